@@ -1,0 +1,14 @@
+"""Merge an adapter into its base model: python merge.py adapter_name_or_path=RUN/adapter export_dir=OUT."""
+
+from near.app import output_dir, run, script
+
+
+@script("merge")
+def main(cfg):
+    from near.merge import merge
+
+    merge(cfg, output_dir())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,132 @@
+"""Entry scripts: compose, check, call, and answer faults with one line and a status of 1."""
+
+import errno
+import functools
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from near.config import CONF, check, flat_keys, register_resolvers
+from near.errors import UserError, did_you_mean, one_line
+from near.signature import keywords
+
+register_resolvers()
+# Hydra then raises instead of printing its own report, and `run` says it in one line.
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+
+
+def run(main: Callable[[], object]) -> None:
+    """Call a Hydra main function; end the process with one line and status 1 when the fault is one a user can mend."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        _stop(error)
+
+
+def _stop(error: Exception) -> None:
+    """Print the line for `error` and end with status 1; raise it where it is a bug, or NEAR_TRACEBACK is set."""
+    fault = _fault(error)
+    if fault is None or os.environ.get("NEAR_TRACEBACK"):
+        raise error
+    print(f"error: {fault}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _fault(error: BaseException) -> str | None:
+    """The line to show for `error`, or None when it is ours and the traceback is what helps."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+        if isinstance(link, OSError) and link.errno == errno.ENOSPC:
+            return (
+                f"no space left on the device of {link.filename or 'the output or cache folder'}; free some, run again"
+            )
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice}: no such choice{did_you_mean(choice, error.options or [])}"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _hydra_line(error)
+    return None
+
+
+def _hydra_line(error: Exception) -> str:
+    line = one_line(error)
+    match = re.search(r"Could not (?:override|append to config.*?key|delete.*?)\s*'([^']+)'", line) or re.search(
+        r"Key '([^']+)' is not in struct", str(error)
+    )
+    if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", line):
+        return f"{ambiguous.group(1)} holds a comma: for a sweep add -m, for a list write key=[a,b]"
+    if line.startswith("Error parsing override"):
+        return f"{line}; write key=value, and put quotes around a value with special characters"
+    if not match:
+        return line
+    key = match.group(1).split("=")[0].split("@")[0]
+    cfg = _defaults()
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent, throw_on_missing=False) if parent else None
+    if node is not None and OmegaConf.is_dict(node) and "_target_" in node:
+        taken = keywords(node._target_)
+        if taken is None or leaf in taken:
+            return f"{key} is not in the configuration yet: write +{key}=..."
+        return f"{key} is not an option of {node._target_.rpartition('.')[2]}{did_you_mean(leaf, taken)}"
+    known = [k for k in flat_keys(cfg) if k.rpartition(".")[0] == parent] if node is not None else flat_keys(cfg)
+    return f"{key} is not in the configuration{did_you_mean(key, known)}"
+
+
+def _defaults():
+    """The configuration of the running script without what was typed, for near misses."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(Path(sys.argv[0]).stem)
+
+
+def output_dir() -> Path:
+    """The folder of the running job, made by Hydra."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def drop_empty_output() -> None:
+    """Take back a job's folder when nothing but Hydra's own notes went into it."""
+    folder = output_dir()
+    if {p.name for p in folder.iterdir()} <= {".hydra", f"{HydraConfig.get().job.name}.log"}:
+        shutil.rmtree(folder)
+
+
+def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], object]]:
+    """Decorator for an entry script's function: composed from conf/<name>.yaml and checked before it is called.
+
+    A job that is refused for a fault leaves no folder behind.
+    """
+
+    def decorate(work: Callable[[DictConfig], object]) -> Callable[[], object]:
+        @functools.wraps(work)
+        def job(cfg: DictConfig) -> object:
+            try:
+                check(cfg)
+                return work(cfg)
+            except UserError as error:
+                drop_empty_output()
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise  # the other jobs go on; Hydra raises it again at the end
+                _stop(error)
+
+        return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
+
+    return decorate

@@ -1,0 +1,24 @@
+"""Faults that a user can mend: one line, with the value received and the fix."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Shown as `error: <message>` on one line, without a traceback; the process ends with status 1."""
+
+
+def one_line(text: object) -> str:
+    """The first line of `text` that says something, or its type's name when there is none."""
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    return lines[0] if lines else type(text).__name__
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean a, b?` for the near misses of `word` among `known`, else `; there are: ...`."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    if close:
+        return f"; did you mean {', '.join(close)}?"
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return f"; there are: {shown}" if names else ""

@@ -1,0 +1,170 @@
+"""Raw rows of every supported format to one canonical form: a list of chat messages that ends with the answer.
+
+A message is {"role": system|user|assistant|tool, "content": text}. Single-turn formats become a user turn and an
+assistant turn; chats stay chats. What can't be made into that raises Fault, which names the field.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from near.errors import UserError, did_you_mean
+
+Message = dict[str, str]
+ROLES = {"system", "user", "assistant", "tool"}
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "system": "system",
+}
+
+
+class Fault(Exception):
+    """A row that can't be used: the field and what is wrong with it."""
+
+    def __init__(self, field: str, reason: str):
+        super().__init__(f"field '{field}' {reason}")
+
+
+class Field:
+    """Access to a raw row through the `columns` map, with faults that name the user's column."""
+
+    def __init__(self, raw: Mapping, columns: Mapping[str, str]):
+        self.raw, self.columns = raw, columns
+
+    def name(self, field: str) -> str:
+        return self.columns.get(field, field)
+
+    def get(self, field: str) -> object:
+        return self.raw.get(self.name(field))
+
+    def text(self, field: str, required: bool = True) -> str:
+        """The field's text, stripped at neither end; "" for an optional one that is absent or null."""
+        name, value = self.name(field), self.get(field)
+        if value is None and not required:
+            return ""
+        if value is None:
+            raise Fault(name, "is missing" if name not in self.raw else "is null")
+        if not isinstance(value, str):
+            raise Fault(name, f"is of type {type(value).__name__}, not text")
+        if required and not value.strip():
+            raise Fault(name, "is empty")
+        return value
+
+    def turns(self, field: str) -> list:
+        name, value = self.name(field), self.get(field)
+        if not isinstance(value, list | tuple) or not value:
+            raise Fault(
+                name, "is empty" if isinstance(value, list) else f"is of type {type(value).__name__}, not a list"
+            )
+        return list(value)
+
+
+def _system(field: Field) -> list[Message]:
+    text = field.text("system", required=False)
+    return [{"role": "system", "content": text}] if text.strip() else []
+
+
+def _alpaca(field: Field, answer: bool) -> list[Message]:
+    messages = _system(field)
+    history = field.get("history") or []
+    if not isinstance(history, list):
+        raise Fault(field.name("history"), f"is of type {type(history).__name__}, not a list of pairs")
+    for pair in history:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(t, str) for t in pair):
+            raise Fault(field.name("history"), "holds something else than [question, answer] pairs")
+        messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    more = field.text("input", required=False)
+    prompt = field.text("instruction") + (f"\n{more}" if more.strip() else "")
+    messages.append({"role": "user", "content": prompt})
+    text = field.text("output", required=answer)
+    return [*messages, {"role": "assistant", "content": text}] if text.strip() else messages
+
+
+def _chat(field: Field, name: str, role_key: str, text_key: str, roles: Mapping[str, str]) -> list[Message]:
+    messages = []
+    column = field.name(name)
+    for i, turn in enumerate(field.turns(name)):
+        where = f"{column}[{i}]"
+        if not isinstance(turn, Mapping) or role_key not in turn or text_key not in turn:
+            raise Fault(where, f"is not a turn with '{role_key}' and '{text_key}'")
+        role, text = turn[role_key], turn[text_key]
+        if role not in roles:
+            raise Fault(f"{where}.{role_key}", f"is {role!r}, not one of {', '.join(roles)}")
+        if not isinstance(text, str):
+            raise Fault(f"{where}.{text_key}", f"is of type {type(text).__name__}, not text")
+        messages.append({"role": roles[role], "content": text})
+    return messages
+
+
+def _messages(field: Field, answer: bool) -> list[Message]:
+    return _chat(field, "messages", "role", "content", {r: r for r in sorted(ROLES)})
+
+
+def _sharegpt(field: Field, answer: bool) -> list[Message]:
+    return _system(field) + _chat(field, "conversations", "from", "value", SHAREGPT_ROLES)
+
+
+def _prompt_completion(field: Field, answer: bool) -> list[Message]:
+    messages = _system(field)
+    for name, role, required in (("prompt", "user", True), ("completion", "assistant", answer)):
+        if isinstance(field.get(name), list):
+            messages += _chat(field, name, "role", "content", {r: r for r in sorted(ROLES)})
+        elif (text := field.text(name, required)).strip():
+            messages.append({"role": role, "content": text})
+    return messages
+
+
+class Format(NamedTuple):
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    read: Callable[[Field, bool], list[Message]]
+
+
+FORMATS: dict[str, Format] = {
+    "messages": Format(("messages",), (), _messages),
+    "sharegpt": Format(("conversations",), ("system",), _sharegpt),
+    "prompt_completion": Format(("prompt", "completion"), ("system",), _prompt_completion),
+    "alpaca": Format(("instruction", "output"), ("input", "system", "history"), _alpaca),
+}
+
+
+def decide(format: str, columns: Mapping[str, str], first: Mapping, where: str, answer: bool) -> str:
+    """The format's name (found by its columns for "auto"), checked against the first row's columns.
+
+    Raises UserError for an unknown `columns` key and for a column that is not there, naming the columns that are.
+    """
+    there = f"its columns: {', '.join(map(str, first)) or 'none'}"
+    if format == "auto":
+        names = {key for key in columns if columns[key] in first} | (set(first) - set(columns.values()))
+        fits = [n for n, f in FORMATS.items() if names.issuperset(f.required if answer else f.required[:1])]
+        if not fits:
+            raise UserError(f"{where}: no known format fits; {there}; set format and columns")
+        format = fits[0]
+    known = [*FORMATS[format].required, *FORMATS[format].optional, "source"]
+    for key, column in columns.items():
+        if key not in known:
+            raise UserError(f"{where}: columns.{key} is not a field of format {format}{did_you_mean(key, known)}")
+        if column not in first and key not in FORMATS[format].optional:
+            raise UserError(f"{where}: no column '{column}' (columns.{key}); {there}")
+    for key in FORMATS[format].required if answer else FORMATS[format].required[:1]:
+        if columns.get(key, key) not in first:
+            raise UserError(f"{where}: no column '{columns.get(key, key)}' (format {format}); {there}")
+    return format
+
+
+def canonical(raw: object, format: str, columns: Mapping[str, str], answer: bool) -> list[Message]:
+    """The messages of one raw row. `answer`: it must end with an assistant turn that says something."""
+    if not isinstance(raw, Mapping):
+        raise Fault("row", f"is of type {type(raw).__name__}, not an object with columns")
+    messages = FORMATS[format].read(Field(raw, columns), answer)
+    name = columns.get(FORMATS[format].required[0], FORMATS[format].required[0])
+    if not any(m["role"] != "assistant" and m["content"].strip() for m in messages):
+        raise Fault(name, "holds no prompt")
+    if answer and (messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip()):
+        raise Fault(name, "holds no answer at its end")
+    return messages

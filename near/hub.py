@@ -1,0 +1,42 @@
+"""Where a model's files are: a folder, a built-in, or a hub model fetched by its commit."""
+
+from pathlib import Path
+
+from near.assets import resolve
+from near.errors import UserError, one_line
+
+SKIPPED = ["onnx/*", "openvino/*", "original/*", "*.pth", "*.gguf", "*.msgpack", "*.h5"]
+
+
+def model_folder(key: str, path: str, revision: str | None, cache_dir: str, instead: str) -> str:
+    """The local folder of model `path`. `key`: the option it came from; `instead`: the built-in choice to name.
+
+    Raises UserError when it is neither a folder nor a model the hub gives.
+    """
+    found = resolve(path, cache_dir)
+    if Path(found).expanduser().is_dir():
+        folder = Path(found).expanduser()
+        if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
+            raise UserError(f"{key}={path}: the folder holds no model (no config.json)")
+        return str(folder)
+    if found.startswith((".", "/", "~")) or found.count("/") > 1:
+        raise UserError(f"{key}={path}: no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return snapshot_download(found, revision=revision, ignore_patterns=SKIPPED)
+    except (OSError, ValueError, HFValidationError, RuntimeError) as error:
+        raise UserError(
+            f"{key}={path}: no such folder, and the hub did not give it ({one_line(error)[:160]}); "
+            f"where no hub is in reach use {instead}, which is built in"
+        ) from error
+
+
+def wanted_dtype(dtype: str) -> str:
+    """`dtype`, with auto made bfloat16 on a GPU that computes in it and float32 elsewhere."""
+    if dtype != "auto":
+        return dtype
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"

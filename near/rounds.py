@@ -1,0 +1,60 @@
+"""The schedule: which optimizer steps belong to which round, and how rounds become epochs of a sampler."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One round's steps: [start, start + steps). `warmup`: random rows, no selector."""
+
+    index: int
+    start: int
+    steps: int
+    warmup: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`cycles` times: `warmup_step` steps on random rows, then `update_times` rounds of `update_step` steps.
+
+    >>> s = Schedule(4, 6, 3)
+    >>> [r.start for r in s.rounds()], s.total, s.slice_steps
+    ([0, 4, 10, 16], 22, 2)
+    """
+
+    warmup_step: int
+    update_step: int
+    update_times: int
+    cycles: int = 1
+
+    @property
+    def total(self) -> int:
+        return self.cycles * (self.warmup_step + self.update_step * self.update_times)
+
+    @property
+    def slice_steps(self) -> int:
+        """Steps of the sampler's epoch: the longest that makes every round boundary an epoch boundary."""
+        if not self.warmup_step:
+            return self.update_step
+        return math.gcd(self.warmup_step, self.update_step) if self.update_times else self.warmup_step
+
+    def rounds(self) -> list[Stretch]:
+        found, start = [], 0
+        for _ in range(self.cycles):
+            lengths = [(self.warmup_step, True)] * bool(self.warmup_step)
+            for steps, warmup in lengths + [(self.update_step, False)] * self.update_times:
+                found.append(Stretch(len(found), start, steps, warmup))
+                start += steps
+        return found
+
+    def at(self, step: int) -> Stretch:
+        """The round that optimizer step `step` (from 0) belongs to."""
+        per_cycle = self.warmup_step + self.update_step * self.update_times
+        cycle, within = divmod(step, per_cycle)
+        each = self.update_times + bool(self.warmup_step)
+        if within < self.warmup_step:
+            return Stretch(cycle * each, cycle * per_cycle, self.warmup_step, True)
+        nth = (within - self.warmup_step) // self.update_step
+        start = cycle * per_cycle + self.warmup_step + nth * self.update_step
+        return Stretch(cycle * each + bool(self.warmup_step) + nth, start, self.update_step, False)

@@ -1,0 +1,154 @@
+"""Selection: rows and queries to vectors, every query's nearest rows, and the files that hold them."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from near.config import public
+from near.data import Rows, load
+from near.embedders.base import Embedder
+from near.errors import UserError
+from near.files import digest, folder_aside, provenance, read_json, write_json, write_npy
+from near.store import CHUNK, Store
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """ids int64 (n_queries, max_K): rows of the pool, best first, ties by lower id; scores float32, cosine."""
+
+    ids: np.ndarray
+    scores: np.ndarray
+    manifest: dict
+
+
+def select(cfg: DictConfig, output_dir: Path) -> None:
+    """What select.py does: write top_indices.npy, top_scores.npy and manifest.json into `output_dir`."""
+    target = output_dir / "manifest.json"
+    candidates = load(cfg.data, "candidates", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
+    queries = load(cfg.data, "queries", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
+    neighbours = find_neighbours(cfg, candidates, queries)
+    if target.exists() and not cfg.overwrite and read_json(target)["key"] != neighbours.manifest["key"]:
+        raise UserError(f"{output_dir} holds another selection; set overwrite=true or another output_dir")
+    write_npy(output_dir / "top_indices.npy", neighbours.ids)
+    write_npy(output_dir / "top_scores.npy", neighbours.scores)
+    write_json(target, {**neighbours.manifest, **provenance(), "config": public(cfg)})
+    shape = " x ".join(map(str, neighbours.ids.shape))
+    log.info(f"wrote {output_dir / 'top_indices.npy'} ({shape}, mean similarity of the nearest {_mean(neighbours, 0)})")
+
+
+def _mean(neighbours: Neighbours, rank: int) -> str:
+    return f"{neighbours.scores[:, rank].mean():.3f}"
+
+
+def pool_fingerprint(rows: Rows) -> str:
+    """What indices are bound to: content and order of the pool's rows, with those that are not eligible."""
+    return rows.fingerprint
+
+
+def find_neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbours:
+    """The neighbour matrix of `cfg`: from the cache where the same one was made before, else embedded and searched."""
+    eligible = candidates.eligible()
+    if cfg.max_K > len(eligible):
+        raise UserError(f"max_K={cfg.max_K} is more than the {len(eligible)} candidates; use max_K<={len(eligible)}")
+    embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
+    index = instantiate(cfg.index)
+    made_of = {
+        "schema_version": SCHEMA_VERSION,
+        "candidates": {"fingerprint": pool_fingerprint(candidates), "rows": len(candidates), "eligible": len(eligible)},
+        "queries": {"fingerprint": queries.fingerprint, "rows": len(queries)},
+        "embedder": embedder.signature,
+        "index": index.signature,
+        "max_K": cfg.max_K,
+    }
+    key = digest(made_of)
+    folder = Path(cfg.cache_dir).expanduser().resolve() / "neighbours" / key
+    if (folder / "manifest.json").is_file():
+        log.info(f"neighbours: found in the cache ({key[:12]}), embedded 0 texts")
+    else:
+        with folder_aside(folder) as new:
+            ids, scores, figures = _search(cfg, embedder, index, candidates, eligible, queries)
+            write_npy(new / "top_indices.npy", ids)
+            write_npy(new / "top_scores.npy", scores)
+            write_json(new / "manifest.json", {**made_of, "key": key, "figures": figures})
+    return _read(folder)
+
+
+def _search(cfg, embedder: Embedder, index, candidates: Rows, eligible: np.ndarray, queries: Rows):
+    store = Store(cfg.cache_dir, embedder.space)
+    begun = time.perf_counter()
+    asked = queries.eligible()
+    wanted = [embedder.as_query(t) for t in queries.texts(asked, embedder.embed_field)]
+    with tqdm(total=len(eligible) + len(asked), desc="embedding", unit="text", mininterval=1) as bar:
+
+        def embed(texts: list[str]) -> np.ndarray:
+            return embedder.embed(texts, bar.update)
+
+        def pool():
+            for start in range(0, len(eligible), CHUNK):
+                yield candidates.texts(eligible[start : start + CHUNK], embedder.embed_field)
+
+        pool_keys, distinct, embedded = store.fill(pool(), embed)
+        query_keys, _, embedded_queries = store.fill(iter([wanted]), embed)
+        bar.update(bar.total - bar.n)
+    embed_seconds = time.perf_counter() - begun
+    log.info(
+        f"embedded {embedded + embedded_queries} texts, found {distinct - embedded} of the pool's {distinct} distinct "
+        f"texts in the store ({embed_seconds:.1f} s)"
+    )
+    begun = time.perf_counter()
+    vectors = store.get(query_keys)
+    with tqdm(total=len(eligible), desc="searching", unit="row", mininterval=1) as bar:
+        scores, rows = index.search(
+            vectors, lambda a, b: store.get(pool_keys[a:b]), len(eligible), cfg.max_K, bar.update
+        )
+    figures = {
+        "distinct_texts": distinct,
+        "embedded": embedded + embedded_queries,
+        "embed_seconds": round(embed_seconds, 3),
+        "search_seconds": round(time.perf_counter() - begun, 3),
+    }
+    return eligible[rows], scores, figures
+
+
+def read_neighbours(path: str | Path, candidates: Rows, queries: Rows) -> Neighbours:
+    """A matrix that select.py wrote, refused unless it was made for this pool and these queries."""
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    for name in ("top_indices.npy", "top_scores.npy", "manifest.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"indices_path={path}: no {name} in {folder}; give a top_indices.npy that select.py wrote")
+    neighbours = _read(folder)
+    for name, rows in (("candidates", candidates), ("queries", queries)):
+        made_for = neighbours.manifest[name]["fingerprint"]
+        if made_for != rows.fingerprint:
+            raise UserError(
+                f"indices_path={path} was made for other {name} ({made_for[:12]}, {neighbours.manifest[name]['rows']} "
+                f"rows) than data.{name} ({rows.fingerprint[:12]}, {len(rows)} rows); run select.py on these"
+            )
+    return neighbours
+
+
+def _read(folder: Path) -> Neighbours:
+    try:
+        ids = np.load(folder / "top_indices.npy", allow_pickle=False)
+        scores = np.load(folder / "top_scores.npy", allow_pickle=False)
+        manifest = read_json(folder / "manifest.json")
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(
+            f"the selection in {folder} is damaged ({error}); delete the folder and select again"
+        ) from error
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{folder / 'manifest.json'} has schema {manifest.get('schema_version')}, not {SCHEMA_VERSION}")
+    if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape != scores.shape or ids.size and ids.min() < 0:
+        raise UserError(f"{folder / 'top_indices.npy'} is not an int64 matrix of row ids like its scores; select again")
+    return Neighbours(ids, scores, manifest)

@@ -1,0 +1,80 @@
+"""The contract of a selector."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from near.errors import UserError
+
+if TYPE_CHECKING:
+    from near.selection import Neighbours
+
+
+@dataclass(frozen=True)
+class Subset:
+    """`ids`: int64, distinct eligible rows of the pool, in the selector's order; `scores`: float32, one each."""
+
+    ids: np.ndarray
+    scores: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a selector is told. `size`: the most rows it may return; `previous`: the subsets of the rounds before."""
+
+    index: int
+    count: int
+    step: int
+    size: int
+    seed: int
+    eligible: np.ndarray
+    previous: tuple[np.ndarray, ...] = ()
+    neighbours: "Neighbours | None" = None
+    model: object = None
+    optimizer: object = None
+    collator: object = None
+    accelerator: object = None
+
+    def rng(self) -> np.random.Generator:
+        """A generator of this seed and round: the same numbers on every process and after a restart."""
+        return np.random.default_rng((self.seed, self.index))
+
+
+class Selector(ABC):
+    """A pure function of its configuration, the seed, the round, and the model if it looks at one."""
+
+    needs_neighbours = False  # whether the round must bring the neighbour matrix
+
+    def __init__(self, subset_size: int | None = None):
+        self.subset_size = subset_size
+
+    @abstractmethod
+    def select(self, round: Round) -> Subset:
+        """1 to `round.size` distinct eligible ids; the same on every process."""
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """What must survive a restart, as arrays; goes into every checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Take back what state_dict gave."""
+        del state
+
+
+def checked(subset: Subset, round: Round, name: str) -> Subset:
+    """`subset`, or a UserError that says how it breaks the contract."""
+    ids = np.asarray(subset.ids)
+    if ids.dtype != np.int64 or ids.ndim != 1:
+        raise UserError(f"selector {name} returned ids of {ids.dtype} {ids.shape}; they must be int64 in one dimension")
+    if not 1 <= len(ids) <= round.size:
+        raise UserError(
+            f"selector {name} returned {len(ids)} rows in round {round.index}; it may return 1 to {round.size}"
+        )
+    if len(np.unique(ids)) != len(ids):
+        raise UserError(f"selector {name} returned {len(ids) - len(np.unique(ids))} rows twice in round {round.index}")
+    strangers = np.setdiff1d(ids, round.eligible)
+    if len(strangers):
+        raise UserError(f"selector {name} returned row {strangers[0]}, which is not eligible, in round {round.index}")
+    return subset

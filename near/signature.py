@@ -1,0 +1,134 @@
+"""The keywords a class or function takes, read from its source without importing it.
+
+Configurations name classes of torch, transformers and peft; importing those takes seconds, so that a mistyped option
+would be answered late. Reading the source takes milliseconds. What can't be read that way (a compiled module, a name
+made at run time) is imported and inspected instead.
+"""
+
+import ast
+import functools
+import importlib
+import importlib.util
+import inspect
+from pathlib import Path
+
+from near.errors import UserError
+
+
+class _Unreadable(Exception):
+    pass
+
+
+def keywords(target: str) -> set[str] | None:
+    """Names that `target` ("package.module.Class") takes as keyword arguments; None where it takes any (**kwargs).
+
+    Raises UserError when there is no such module or attribute.
+    """
+    module, _, name = target.rpartition(".")
+    if not module:
+        raise UserError(f"_target_={target} is not a dotted path to a class")
+    try:
+        return _keywords(module, name)
+    except _Unreadable:
+        return _inspected(target, module, name)
+
+
+def _inspected(target: str, module: str, name: str) -> set[str] | None:
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"_target_={target} cannot be loaded: {error}") from error
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _keywords(module: str, name: str) -> set[str] | None:
+    module, node = _definition(module, name)
+    if isinstance(node, ast.FunctionDef):
+        return _parameters(node)
+    own_init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if own_init is not None:
+        taken = _parameters(own_init)
+        if taken is not None or not node.bases:
+            return taken - {"self"} if taken is not None else None
+        return None
+    inherited: set[str] = set()
+    for base in node.bases:
+        if isinstance(base, ast.Name) and base.id not in ("object", "ABC", "Protocol"):
+            try:
+                found = _keywords(module, base.id)
+            except _Unreadable:
+                if not _is_dataclass(node):
+                    raise
+                continue  # a mixin outside the source tree adds no fields to a dataclass
+            if found is None:
+                return None
+            inherited |= found
+    return inherited | _fields(node) if _is_dataclass(node) else inherited
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    return any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+
+
+def _fields(node: ast.ClassDef) -> set[str]:
+    """Fields of a dataclass that its __init__ takes."""
+    taken = set()
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            value = ast.unparse(item.value) if item.value else ""
+            if "ClassVar" not in ast.unparse(item.annotation) and "init=False" not in value:
+                taken.add(item.target.id)
+    return taken
+
+
+def _parameters(node: ast.FunctionDef) -> set[str] | None:
+    if node.args.kwarg:
+        return None
+    return {a.arg for a in (*node.args.args, *node.args.kwonlyargs)}
+
+
+def _definition(module: str, name: str, depth: int = 0) -> tuple[str, ast.ClassDef | ast.FunctionDef]:
+    """Follow `from x import name` from `module` to the module that defines `name`."""
+    if depth > 8:
+        raise _Unreadable(name)
+    path, tree = _parsed(module)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    source = _absolute(module, path, node)
+                    return _definition(source, alias.name, depth + 1)
+    raise _Unreadable(name)
+
+
+def _absolute(module: str, path: Path, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module
+    parts = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    parts = parts[: len(parts) - (node.level - 1)]
+    return ".".join([*parts, node.module] if node.module else parts)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(module: str) -> tuple[Path, ast.Module]:
+    """A module's file and syntax tree, found without importing its parents."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError) as error:
+        raise _Unreadable(module) from error
+    if spec is None or spec.origin is None:
+        raise _Unreadable(module)
+    path = Path(spec.origin)
+    for part in rest:
+        folder = path.parent
+        path = folder / part / "__init__.py"
+        if not path.is_file():
+            path = folder / f"{part}.py"
+    if not path.is_file() or path.suffix != ".py":
+        raise _Unreadable(module)
+    return path, ast.parse(path.read_text(encoding="utf-8"))

@@ -1,0 +1,155 @@
+"""Chats to the tokens that are trained on: the tokenizer's own chat template, loss on the assistant's turns only."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+
+from near.data import Rows
+from near.errors import UserError
+from near.files import digest
+from near.formats import Message
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+IGNORED = -100  # the label that torch's cross entropy leaves out
+
+
+def render(tokenizer, messages: list[Message], prompt_only: bool = False) -> str:
+    """The chat as text; `prompt_only` ends with the opening of an assistant turn."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt_only)
+
+
+def encode(messages: list[Message], tokenizer, cutoff_len: int) -> dict:
+    """input_ids and labels of one chat, at most `cutoff_len` long; labels are IGNORED outside assistant turns.
+
+    A chat that is too long loses the start of what stands before its last answer, then the end of that answer
+    (`cut_prompt`, `cut_answer`: tokens lost). UserError where the template rewrites earlier turns as later ones
+    come, so that an answer's place can't be told.
+    """
+    text = render(tokenizer, messages)
+    spans = []
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            before = render(tokenizer, messages[:i], prompt_only=True)
+            through = render(tokenizer, messages[: i + 1]).rstrip("\n")
+            if not (text.startswith(before) and text.startswith(through)):
+                raise UserError("the chat template rewrites earlier turns, so that answers can't be located in it")
+            spans.append((len(before), len(through)))
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = np.asarray(coded["input_ids"], dtype=np.int64)
+    begins, ends = np.asarray(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+    answer = np.zeros(len(ids), dtype=bool)
+    for start, stop in spans:
+        answer |= (begins >= start) & (ends <= stop) & (ends > begins)
+    labels = np.where(answer, ids, IGNORED)
+    over = max(0, len(ids) - cutoff_len)
+    last = int(np.searchsorted(begins, spans[-1][0])) if spans else len(ids)
+    cut_prompt = min(over, last)
+    ids, labels = ids[cut_prompt:][:cutoff_len], labels[cut_prompt:][:cutoff_len]
+    return {"input_ids": ids, "labels": labels, "cut_prompt": cut_prompt, "cut_answer": over - cut_prompt}
+
+
+def tokenizer_digest(tokenizer) -> str:
+    """What of a tokenizer decides its output: vocabulary, rules and chat template."""
+    core = tokenizer.backend_tokenizer.to_str()
+    return digest([hashlib.sha256(core.encode()).hexdigest(), tokenizer.chat_template, tokenizer.padding_side])
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """`table`: input_ids and labels of all rows, by id; `eligible`: ids of rows with an answer token, ascending."""
+
+    table: datasets.Dataset
+    eligible: np.ndarray
+    cut: int
+    lengths: np.ndarray
+
+
+def tokenize(rows: Rows, tokenizer, cutoff_len: int, cache_dir: str, num_proc: int | None, refresh: bool) -> Tokens:
+    """Tokens of all rows, from the cache where the same rows met the same tokenizer before."""
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"model {tokenizer.name_or_path} has no chat template; use its instruction-tuned variant, for example "
+            "model=smollm2 or model=qwen2_5_0_5b"
+        )
+    key = digest([VERSION, rows.fingerprint, tokenizer_digest(tokenizer), cutoff_len])
+    path = Path(cache_dir).expanduser().resolve() / "tokens" / f"{key}.arrow"
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def work(batch: dict) -> dict:
+        coded = [
+            encode(messages, tokenizer, cutoff_len) if fault is None else _NOTHING
+            for messages, fault in zip(batch["messages"], batch["fault"], strict=True)
+        ]
+        columns = {name: [c[name] for c in coded] for name in _NOTHING}
+        columns["answer_tokens"] = [int((np.asarray(labels) != IGNORED).sum()) for labels in columns["labels"]]
+        return columns
+
+    table = rows.table.map(
+        work,
+        batched=True,
+        remove_columns=rows.table.column_names,
+        features=_FEATURES,
+        num_proc=num_proc,
+        cache_file_name=str(path),
+        new_fingerprint=key,
+        load_from_cache_file=not refresh,
+        desc="tokenising",
+    )
+    answers = table.data.column("answer_tokens").to_numpy()
+    cut = table.data.column("cut_prompt").to_numpy() + table.data.column("cut_answer").to_numpy()
+    lengths = np.diff(_offsets(table))
+    eligible = np.flatnonzero(answers > 0).astype(np.int64)
+    lost = len(rows.eligible()) - len(eligible)
+    if cut.any():
+        log.info(f"{rows.name}: {int((cut > 0).sum())} of {len(rows)} rows cut to data.cutoff_len={cutoff_len} tokens")
+    if lost:
+        log.info(f"{rows.name}: {lost} rows have no answer token and are not eligible")
+    if not len(eligible):
+        raise UserError(f"data.{rows.name}: no row has an answer token; raise data.cutoff_len={cutoff_len}")
+    return Tokens(table.select_columns(["input_ids", "labels"]), eligible, int((cut > 0).sum()), lengths)
+
+
+def _offsets(table: datasets.Dataset) -> np.ndarray:
+    """Running sum of the rows' lengths, (n + 1,)."""
+    sizes = [np.diff(chunk.offsets.to_numpy()) for chunk in table.data.column("input_ids").chunks]
+    return np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+
+
+_NOTHING = {"input_ids": [], "labels": [], "cut_prompt": 0, "cut_answer": 0}
+_FEATURES = datasets.Features(
+    {
+        "input_ids": datasets.List(datasets.Value("int32")),
+        "labels": datasets.List(datasets.Value("int32")),
+        "cut_prompt": datasets.Value("int32"),
+        "cut_answer": datasets.Value("int32"),
+        "answer_tokens": datasets.Value("int32"),
+    }
+)
+
+
+class Collator:
+    """Rows to a batch: input_ids, attention_mask and labels, int64 (B, longest), padded on the right."""
+
+    def __init__(self, pad_id: int):
+        self.pad_id = pad_id
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        longest = max(len(row["input_ids"]) for row in rows)
+        batch = {
+            "input_ids": torch.full((len(rows), longest), self.pad_id),
+            "attention_mask": torch.zeros((len(rows), longest), dtype=torch.long),
+            "labels": torch.full((len(rows), longest), IGNORED),
+        }
+        for i, row in enumerate(rows):
+            size = len(row["input_ids"])
+            batch["input_ids"][i, :size] = torch.as_tensor(row["input_ids"])
+            batch["attention_mask"][i, :size] = 1
+            batch["labels"][i, :size] = torch.as_tensor(row["labels"])
+        return batch

@@ -1,0 +1,14 @@
+"""Runs side by side, in the terminal and as one HTML file: python report.py runs=FOLDER."""
+
+from near.app import output_dir, run, script
+
+
+@script("report")
+def main(cfg):
+    from near.report import report
+
+    report(cfg, output_dir())
+
+
+if __name__ == "__main__":
+    run(main)
