@@ -169,3 +169,25 @@ ASSETS: dict[str, Callable[[Path, str | Path], None]] = {
     "evals": _evals,
     "tiny": _tiny,
 }
+
+
+def main() -> None:
+    """Fetch what the default configuration needs: `python -m near.assets`."""
+    import os
+
+    from near.demo_data import TARGET
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("near").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
+    try:
+        for name in ("SmolLM2-135M-Instruct", "all-MiniLM-L6-v2", f"evals-demo-{TARGET}"):
+            resolve(PREFIX + name, os.environ.get("NEAR_CACHE", ".cache"))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from near.assets import resolve
 from near.errors import UserError, did_you_mean, one_line
@@ -89,15 +90,12 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
     if source is None or source.path is None:
         return None
     where = f"data.{part}"
-    columns = OmegaConf.to_container(source.columns or OmegaConf.create({}))
+    columns = {field: column for field, column in (source.columns or {}).items() if column is not None}
     content, opened = _open(source, where, cache_dir)
     key = digest([VERSION, content, source.format, columns, source.limit, answer])
     folder = Path(cache_dir).expanduser().resolve() / "data" / key
     if cfg.refresh or not (folder / "info.json").is_file():
-        if folder.is_dir():
-            import shutil
-
-            shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         with folder_aside(folder) as new:
             info = _write(new, opened(), source, columns, where, answer, cfg.on_error)
             write_json(new / "info.json", info)

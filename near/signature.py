@@ -35,9 +35,13 @@ def keywords(target: str) -> set[str] | None:
 
 def _inspected(target: str, module: str, name: str) -> set[str] | None:
     try:
-        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
         raise UserError(f"_target_={target} cannot be loaded: {error}") from error
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):  # compiled without a signature: it decides itself
+        return None
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -53,6 +57,8 @@ def _keywords(module: str, name: str) -> set[str] | None:
         if taken is not None or not node.bases:
             return taken - {"self"} if taken is not None else None
         return None
+    if any(isinstance(n, ast.FunctionDef) and n.name == "__new__" for n in node.body):
+        raise _Unreadable(name)
     inherited: set[str] = set()
     for base in node.bases:
         if isinstance(base, ast.Name) and base.id not in ("object", "ABC", "Protocol"):

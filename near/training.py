@@ -61,15 +61,37 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
     tracker = instantiate(cfg.tracker)
     with tracker.run(cfg, output_dir, state.is_main_process) as track:
         trainer, seconds = _fit(
-            cfg, output_dir, selector, name, candidates, tokens, tokenizer, model, neighbours, run_identity, track, resume
+            cfg,
+            output_dir,
+            selector,
+            name,
+            candidates,
+            tokens,
+            tokenizer,
+            model,
+            neighbours,
+            run_identity,
+            track,
+            resume,
         )
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        _save(trainer, tokenizer, output_dir, "adapter" if "_target_" in cfg.finetuning else "model", cfg.model.name_or_path)
+        _save(
+            trainer,
+            tokenizer,
+            output_dir,
+            "adapter" if "_target_" in cfg.finetuning else "model",
+            cfg.model.name_or_path,
+        )
         if state.is_main_process:
             metrics, answers = measure(trained, tokenizer, eval_rows, cfg)
-            track({f"target/{k}": metrics[k]
+            track(
+                {
+                    f"target/{k}": metrics[k]
                     for k in ("target_loss", "perplexity", "answers_right")
-                    if metrics[k] is not None}, trainer.state.global_step)
+                    if metrics[k] is not None
+                },
+                trainer.state.global_step,
+            )
             _write_metrics(cfg, output_dir, name, trainer, seconds, run_identity, metrics, answers, base, seen)
             log.info(f"base: {summary(base)}")
             log.info(f"{name}: {summary(metrics)}; wrote {output_dir}")
@@ -156,7 +178,9 @@ def _write_config(cfg: DictConfig, output_dir: Path, write: bool) -> None:
             temporary.write_text(yaml.safe_dump(public(cfg), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _fit(cfg, output_dir, selector, name, candidates, tokens, tokenizer, model, neighbours, run_identity, track, resume):
+def _fit(
+    cfg, output_dir, selector, name, candidates, tokens, tokenizer, model, neighbours, run_identity, track, resume
+):
     from near.trackers.base import LogCallback
     from near.trainer import Job
 

@@ -1,0 +1,188 @@
+"""Runs side by side: a table in the terminal and one HTML file that needs no network."""
+
+import html
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import plotly.graph_objects as go
+from omegaconf import DictConfig
+from plotly.offline import get_plotlyjs
+from rich.console import Console
+from rich.table import Table
+
+from near.errors import UserError
+from near.files import aside, read_json
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("selector", "seed", "run", "target loss", "answers right", "distinct rows", "train s", "select s")
+SEEN = "evaluated on the queries, which selection saw"
+
+
+@dataclass
+class Run:
+    """One row of the table. `folder` is None for the untrained base model found in another run's metrics."""
+
+    selector: str
+    metrics: dict
+    folder: Path | None = None
+    training: dict = field(default_factory=dict)
+    rounds: list[dict] = field(default_factory=list)
+
+    @property
+    def seed(self) -> object:
+        return self.metrics.get("seed")
+
+    def cells(self, root: Path) -> list[str]:
+        m, t = self.metrics, self.training
+        right = "-" if m["answers_right"] is None else f"{m['answers_right']}/{m['rows']}"
+        name = "-" if self.folder is None else str(self.folder.relative_to(root))
+        cells = [self.selector, _dash(self.seed), name, f"{m['target_loss']:.4f}", right]
+        return [*cells, _dash(t.get("distinct_rows")), _dash(t.get("train_seconds")), _dash(t.get("select_seconds"))]
+
+
+def _dash(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def report(cfg: DictConfig, output_dir: Path) -> None:
+    """What report.py does: print the table of all runs below cfg.runs and write report.html there."""
+    root = Path(cfg.runs)
+    runs, unfinished = collect(root)
+    _print(runs, root, unfinished)
+    path = output_dir / "report.html"
+    with aside(path) as temporary:
+        temporary.write_text(page(runs, root, unfinished), encoding="utf-8")
+    log.info(f"report: {path}")
+
+
+def collect(root: Path) -> tuple[list[Run], list[Path]]:
+    """Finished runs, the base model first, and the folders of runs that have begun and not ended."""
+    if not root.is_dir():
+        raise UserError(f"runs={root}: no such folder")
+    runs, bases = [], {}
+    for path in sorted(root.rglob("metrics.json")):
+        folder, metrics = path.parent, _read(path)
+        if metrics["selector"] == "base":
+            bases[_evaluated(metrics)] = Run("base", metrics, folder)
+            continue
+        if metrics.get("base"):
+            bases.setdefault(_evaluated(metrics), Run("base", metrics["base"]))
+        training = _read(folder / "train_metrics.json") if (folder / "train_metrics.json").is_file() else {}
+        lines = folder / "rounds" / "rounds.jsonl"
+        rounds = [json.loads(x) for x in lines.read_text(encoding="utf-8").splitlines()] if lines.is_file() else []
+        runs.append(Run(metrics["selector"] or "model", metrics, folder, training, rounds))
+    begun = [p.parent for p in sorted(root.rglob("config.yaml")) if p.parent.name != ".hydra"]
+    unfinished = [folder for folder in begun if not (folder / "metrics.json").exists()]
+    if not runs and not bases:
+        raise UserError(f"runs={root}: no metrics.json below it; give the output folder of train.py or eval.py")
+    runs.sort(key=lambda r: (r.selector, str(r.seed), str(r.folder)))
+    return [*bases.values(), *runs], unfinished
+
+
+def _evaluated(metrics: dict) -> tuple:
+    """What must be equal for two target losses to be compared."""
+    return metrics["eval_fingerprint"], metrics["rows"], metrics["tokens"]
+
+
+def _read(path: Path) -> dict:
+    try:
+        return read_json(path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is not readable as JSON ({error}); evaluate that run again") from error
+
+
+def notes(runs: list[Run], unfinished: list[Path]) -> list[str]:
+    """What a reader of the table must know."""
+    found = []
+    if any(r.metrics.get("selection_saw_them") for r in runs):
+        found.append(f"The rows were {SEEN}: the losses are not of unseen data.")
+    if len({_evaluated(r.metrics) for r in runs}) > 1:
+        found.append("These runs were evaluated on different rows: their losses can't be compared.")
+    if len({r.seed for r in runs if r.selector != "base"}) < 3:
+        found.append("Fewer than three seeds: differences may be chance.")
+    found += [f"{folder}: begun and not finished." for folder in unfinished]
+    return found
+
+
+def _print(runs: list[Run], root: Path, unfinished: list[Path]) -> None:
+    table = Table(*COLUMNS)
+    for run in runs:
+        table.add_row(*run.cells(root))
+    console = Console(width=max(Console().width, 120))  # a table cut to a pipe's 80 columns can't be read
+    console.print(table)
+    for note in notes(runs, unfinished):
+        console.print(note, style="dim", markup=False, highlight=False)
+
+
+def page(runs: list[Run], root: Path, unfinished: list[Path]) -> str:
+    """The whole HTML document; all text from data and configurations is escaped."""
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in COLUMNS)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in r.cells(root)) + "</tr>" for r in runs)
+    remarks = "".join(f"<p class=note>{html.escape(n)}</p>" for n in notes(runs, unfinished))
+    figures = "".join(_figure(f) for f in (_losses(runs, root), *_sources(runs, root)) if f is not None)
+    table = f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>near: {html.escape(root.name)}</title>"
+        f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style>"
+        f"<script>{get_plotlyjs()}</script><h1>near: {html.escape(root.name)}</h1>"
+        f"{table}{remarks}{figures}</html>"
+    )
+
+
+def _figure(figure: go.Figure) -> str:
+    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+
+
+def _name(run: Run, root: Path) -> str:
+    return html.escape(str(run.folder.relative_to(root)) if run.folder and run.folder != root else run.selector)
+
+
+def _losses(runs: list[Run], root: Path) -> go.Figure | None:
+    curves = [
+        go.Scatter(
+            x=[line["step"] for line in run.training["history"]],
+            y=[line["loss"] for line in run.training["history"]],
+            name=_name(run, root),
+            mode="lines",
+        )
+        for run in runs
+        if run.training.get("history")
+    ]
+    if not curves:
+        return None
+    figure = go.Figure(curves)
+    return figure.update_layout(title="Training loss", xaxis_title="optimizer step", template="plotly_white")
+
+
+def _sources(runs: list[Run], root: Path) -> list[go.Figure]:
+    """For each run, what its rounds took from each source, stacked."""
+    figures = []
+    for run in runs:
+        if not run.rounds:
+            continue
+        rounds = [f"{r['round']} ({r['selector']})" for r in run.rounds]
+        totals: dict[str, int] = {}
+        for line in run.rounds:
+            for source, count in line["sources"].items():
+                totals[source] = totals.get(source, 0) + count
+        figure = go.Figure(
+            [
+                go.Bar(x=rounds, y=[r["sources"].get(s, 0) for r in run.rounds], name=html.escape(s))
+                for s in sorted(totals, key=lambda s: -totals[s])
+            ]
+        )
+        title = f"Rows of each round by source: {_name(run, root)}"
+        figures.append(figure.update_layout(barmode="stack", title=title, yaxis_title="rows", template="plotly_white"))
+    return figures
+
+
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse}th,td{padding:.3rem .8rem;text-align:left;border-bottom:1px solid #ccc}
+td:nth-child(n+4){font-variant-numeric:tabular-nums}.wide{overflow-x:auto}.note{color:#666}
+"""

@@ -1,0 +1,112 @@
+"""Shared by all tests: a cache, small data on disk, and scripts called in-process or as real processes."""
+
+import copy
+import functools
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from near.config import CONF, check, register_resolvers
+
+ROOT = Path(__file__).resolve().parent.parent
+register_resolvers()
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing a test does may ask a hub
+
+
+@functools.lru_cache(maxsize=512)
+def composed(script: str, overrides: tuple[str, ...]):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(script, overrides=list(overrides), return_hydra_config=True)
+
+
+def configured(script: str, *overrides: str):
+    """The configuration of `script` under `overrides`, checked, with Hydra's own part set as a running job has it."""
+    cfg = copy.deepcopy(composed(script, overrides))
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    check(cfg)
+    return cfg
+
+
+def process(*command: str, cwd: Path = ROOT, env: dict | None = None) -> subprocess.CompletedProcess:
+    """Run python with `command` as a process of its own."""
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def write_rows(path: Path, rows: list) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """A cache for tests without the real model."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def real_cache() -> Path:
+    """The project's own cache, so that the real model is fetched and its texts embedded once."""
+    return Path(os.environ.get("NEAR_CACHE", ROOT / ".cache")).resolve()
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory) -> list[str]:
+    """60 rows about colours, sums and animals; the queries and the eval rows are about sums. As overrides."""
+    folder = tmp_path_factory.mktemp("data")
+    rng, numbers = np.random.default_rng(0), itertools.count(100)
+
+    def row(domain: str) -> dict:
+        a, b = next(numbers), int(rng.integers(1, 50))  # every row is another one
+        told = {
+            "sum": (f"what is the sum of {a} and {b}", str(a + b)),
+            "colour": (f"name the colour of paint pot {a}", "red"),
+            "animal": (f"which animal lives in cage {a}", "a cat"),
+        }
+        question, answer = told[domain]
+        return {"instruction": question, "input": "", "output": answer, "domain": domain}
+
+    pool = [row(domain) for _ in range(20) for domain in ("colour", "sum", "animal")]
+    paths = {
+        "candidates": write_rows(folder / "pool.jsonl", pool),
+        "queries": write_rows(folder / "queries.jsonl", [row("sum") for _ in range(4)]),
+        "eval": write_rows(folder / "eval.jsonl", [row("sum") for _ in range(5)]),
+    }
+    overrides = [f"data.{part}.path={path}" for part, path in paths.items()]
+    return ["data=files", *overrides, "data.candidates.columns.source=domain"]
+
+
+@pytest.fixture()
+def tiny(small_data, cache) -> list[str]:
+    """Overrides of a run that takes a second: random weights, hashed words, few rows."""
+    return [
+        *small_data,
+        f"cache_dir={cache}",
+        "embedder=hashing",
+        "max_K=15",
+        "model=tiny",
+        "finetuning.r=4",
+        "trainer.warmup_step=2",
+        "trainer.update_step=4",
+        "trainer.update_times=2",
+        "trainer.args.per_device_train_batch_size=2",
+        "+trainer.args.disable_tqdm=true",
+        "evaluation.max_new_tokens=4",
+    ]

@@ -1,0 +1,114 @@
+"""Every file under conf/ and sweeps/ composes, passes the check and names a class that takes its keys."""
+
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from near.config import CONF
+from near.embedders.base import Embedder
+from near.selectors.base import Selector
+from tests.conftest import ROOT, configured
+
+GROUPS = {
+    "data": ("select", ("data.queries.path=q.jsonl", "data.candidates.path=c.jsonl")),
+    "embedder": ("select", ()),
+    "index": ("select", ()),
+    "selector": ("train", ()),
+    "model": ("train", ()),
+    "finetuning": ("train", ()),
+    "trainer": ("train", ()),
+    "parallel": ("train", ()),
+    "evaluation": ("eval", ()),
+    "tracker": ("train", ()),
+    "experiment": ("train", ()),
+}
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+SWEEPS = sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml"))
+
+
+def choices(group: str) -> list[str]:
+    return [name for g, name in CHOICES if g == group]
+
+
+def test_every_file_is_seen():
+    assert len(CHOICES) == 26
+    assert len(SWEEPS) == 1
+    found = {p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "sweeps"}
+    assert found == {Path(g) / f"{n}.yaml" for g, n in CHOICES}
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_choice_composes(group, name):
+    script, more = GROUPS[group]
+    cfg = configured(script, f"{group}={name}", *more)
+    assert group == "experiment" or group in cfg
+
+
+@pytest.mark.parametrize("script", ["select", "train", "merge", "eval", "report"])
+def test_script_composes(script):
+    needed = {"merge": ("adapter_name_or_path=a", "export_dir=b"), "report": ("runs=r",)}
+    assert configured(script, *needed.get(script, ())).seed == 42
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweep_composes(name):
+    cfg = configured("train", f"sweeps={name}")
+    assert cfg.sweep_name == name
+
+
+def test_every_file_opens_with_its_command():
+    for path in [*CONF.glob("*.yaml"), *CONF.glob("*/*.yaml"), *(ROOT / "sweeps").glob("*.yaml")]:
+        head = path.read_text().splitlines()[:2]
+        assert any("python " in line for line in head) or path.name == "base.yaml", path
+
+
+@pytest.mark.parametrize("name", choices("embedder"))
+def test_embedder_keeps_the_contract(name, cache):
+    embedder = instantiate(configured("select", f"embedder={name}").embedder, cache_dir=str(cache))
+    assert isinstance(embedder, Embedder)
+    assert embedder.embed_field == "prompt"
+    assert embedder.as_query("x").endswith("x")
+
+
+def test_qwen3_puts_its_instruction_before_queries_only(cache):
+    embedder = instantiate(configured("select", "embedder=qwen3").embedder, cache_dir=str(cache))
+    assert embedder.model == "Qwen/Qwen3-Embedding-0.6B"
+    assert embedder.as_query("cats") == (
+        "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:cats"
+    )
+
+
+@pytest.mark.parametrize("name", choices("selector"))
+def test_selector_instantiates(name):
+    assert isinstance(instantiate(configured("train", f"selector={name}").selector), Selector)
+
+
+@pytest.mark.parametrize("name", choices("trainer"))
+def test_training_arguments_are_accepted(name, tmp_path):
+    args = instantiate(configured("train", f"trainer={name}").trainer.args)(output_dir=str(tmp_path), report_to="none")
+    assert args.lr_scheduler_type == "cosine"
+
+
+@pytest.mark.parametrize("name", choices("finetuning"))
+def test_finetuning_instantiates(name):
+    cfg = configured("train", f"finetuning={name}").finetuning
+    made = instantiate(cfg)
+    assert made.r == 16 if name == "lora" else OmegaConf.to_container(cfg) == {}
+
+
+def test_openhermes_holds_the_known_values():
+    cfg = configured("train", "experiment=openhermes")
+    candidates, queries = cfg.data.candidates, cfg.data.queries
+    assert (candidates.path, candidates.split) == ("OpenDCAI/DataFlex-selector-openhermes-10w", "train")
+    assert (queries.path, queries.split) == ("OpenDCAI/DataFlex-selector-openhermes-10w", "validation")
+    assert (cfg.max_K, cfg.seed, cfg.embedder.batch_size) == (1000, 42, 32)
+    assert (cfg.data.cutoff_len, cfg.data.num_proc) == (4096, 16)
+    trainer, lora = cfg.trainer, cfg.finetuning
+    assert (trainer.warmup_step, trainer.update_step, trainer.update_times) == (400, 500, 2)
+    assert (lora.r, lora.lora_alpha, lora.target_modules) == (16, 8, "all-linear")
+    args = trainer.args
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 16)
+    assert (args.learning_rate, args.lr_scheduler_type, args.warmup_steps, args.bf16) == (1e-4, "cosine", 0.1, True)
+    assert (args.logging_steps, args.save_steps, args.save_only_model) == (10, 100, False)

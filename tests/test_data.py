@@ -1,0 +1,197 @@
+"""Files of every format become the same canonical rows; ids stay; faults name file, row and field."""
+
+import gzip
+import json
+
+import datasets
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from near.data import embedded_text, load
+from near.errors import UserError
+from tests.conftest import configured, write_rows
+
+CHAT = [{"role": "user", "content": "what is 2+2"}, {"role": "assistant", "content": "4"}]
+ALPACA = {"instruction": "what is 2+2", "input": "", "output": "4"}
+
+
+def loaded(path, cache, *overrides, part="candidates", answer=True, limit=None):
+    cfg = configured("select", "data=files", "data.queries.path=q", "data.candidates.path=x")
+    cfg.data.candidates.path, cfg.data.candidates.limit = str(path), limit
+    for override in overrides:
+        OmegaConf.update(cfg, *override.split("=", 1))
+    return load(cfg.data, part, str(cache), answer)
+
+
+def refused(path, cache, *overrides) -> str:
+    with pytest.raises(UserError) as caught:
+        loaded(path, cache, *overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("format", "row"),
+    [
+        ("alpaca", ALPACA),
+        ("messages", {"messages": CHAT}),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "what is 2+2"}, {"from": "gpt", "value": "4"}]}),
+        ("prompt_completion", {"prompt": "what is 2+2", "completion": "4"}),
+        ("prompt_completion", {"prompt": CHAT[:1], "completion": CHAT[1:]}),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "jsonl.gz", "parquet"])
+def test_formats_and_files_agree(tmp_path, cache, format, row, suffix):
+    rows, path = [row, {**row, "extra": 1}], tmp_path / f"pool.{suffix}"
+    if suffix == "json":
+        path.write_text(json.dumps(rows))
+    elif suffix == "parquet":
+        datasets.Dataset.from_list([row, row]).to_parquet(path)
+    elif suffix == "jsonl":
+        write_rows(path, rows)
+    else:
+        path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows).encode()))
+    for asked in (format, "auto"):
+        found = loaded(path, cache, f"data.candidates.format={asked}")
+        assert len(found) == 2
+        assert found.messages(1) == CHAT
+        assert found.sources().tolist() == ["pool", "pool"]
+
+
+def test_csv(tmp_path, cache):
+    path = tmp_path / "pool.csv"
+    path.write_text('question,answer,kind\n"what, exactly, is ""2+2""?",4,sum\n"two\nlines",b,text\n', encoding="utf-8")
+    columns = {"instruction": "question", "output": "answer", "source": "kind"}
+    found = loaded(path, cache, *(f"data.candidates.columns.{k}={v}" for k, v in columns.items()))
+    assert found.messages(0)[0]["content"] == 'what, exactly, is "2+2"?'
+    assert found.messages(1)[0]["content"] == "two\nlines"
+    assert found.sources().tolist() == ["sum", "text"]
+
+
+def test_alpaca_input_system_and_history(tmp_path, cache):
+    row = {**ALPACA, "input": "in words", "system": "be brief", "history": [["hi", "hello"]]}
+    found = loaded(write_rows(tmp_path / "p.jsonl", [row]), cache)
+    assert [m["role"] for m in found.messages(0)] == ["system", "user", "assistant", "user", "assistant"]
+    assert found.messages(0)[3]["content"] == "what is 2+2\nin words"
+
+
+def test_sharegpt_tool_turns(tmp_path, cache):
+    turns = [("human", "weather?"), ("function_call", "{}"), ("observation", "rain"), ("gpt", "It rains.")]
+    row = {"conversations": [{"from": f, "value": v} for f, v in turns]}
+    found = loaded(write_rows(tmp_path / "p.jsonl", [row]), cache)
+    assert [m["role"] for m in found.messages(0)] == ["user", "assistant", "tool", "assistant"]
+
+
+def test_what_is_embedded():
+    chat = [{"role": "system", "content": "S"}, *CHAT]
+    assert embedded_text(chat, "prompt") == "what is 2+2"
+    assert embedded_text(chat, "answer") == "4"
+    assert embedded_text(chat, "both") == "what is 2+2\n4"
+    assert embedded_text([chat[0], CHAT[1]], "prompt") == "S"
+
+
+def test_limit_and_fingerprint(tmp_path, cache):
+    rows = [{**ALPACA, "output": str(i)} for i in range(10)]
+    path = write_rows(tmp_path / "p.jsonl", rows)
+    whole, part = loaded(path, cache), loaded(path, cache, limit=3)
+    assert (len(whole), len(part)) == (10, 3)
+    assert whole.fingerprint != part.fingerprint
+    same = loaded(write_rows(tmp_path / "q.jsonl", rows), cache, "data.candidates.columns.output=output")
+    assert same.sources()[0] == "q"
+    changed = loaded(write_rows(path, rows[:9] + [{**ALPACA, "output": "x"}]), cache)
+    assert changed.fingerprint != whole.fingerprint
+    swapped = loaded(write_rows(path, rows[::-1]), cache)
+    assert swapped.fingerprint != whole.fingerprint
+
+
+FAULTY = [
+    ('{"instruction": "a", "output": ""}', "field 'output' is empty"),
+    ('{"instruction": "a", "output": null}', "field 'output' is null"),
+    ('{"instruction": "a"}', "field 'output' is missing"),
+    ('{"instruction": "a", "output": 4}', "field 'output' is of type int, not text"),
+    ('{"instruction": "", "output": "b"}', "field 'instruction' is empty"),
+    ('{"instruction": "a", "input": ["x"], "output": "b"}', "field 'input' is of type list, not text"),
+    ('{"instruction": "a", "history": [["x"]], "output": "b"}', "field 'history' holds something else"),
+    ('{"instruction": "a", "output": "b"', "field 'line' is not JSON"),
+    ("[1, 2]", "field 'row' is of type list"),
+    ("\xff", "field 'line' is not"),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), FAULTY)
+def test_a_faulty_row_is_named_or_skipped(tmp_path, cache, line, says):
+    good = json.dumps(ALPACA).encode()
+    path = tmp_path / "pool.jsonl"
+    path.write_bytes(b"\n".join([good, b"", line.encode("latin-1"), good]) + b"\n")
+    told = refused(path, cache)
+    assert says in told
+    assert f"{path}, row 1 (line 3)" in told
+    assert "data.on_error=skip" in told
+    found = loaded(path, cache, "data.on_error=skip")
+    assert len(found) == 3
+    assert found.eligible().tolist() == [0, 2]  # ids stay
+    assert found.faults == 1
+    assert found.messages(2) == CHAT
+    assert says in refused(path, cache)  # the cached table does not hide the fault from on_error=raise
+
+
+@pytest.mark.parametrize(
+    ("turns", "says"),
+    [
+        ([], "field 'messages' is empty"),
+        ([{"role": "user", "content": "a"}], "holds no answer at its end"),
+        ([{"role": "assistant", "content": "a"}], "holds no prompt"),
+        ([{"role": "robot", "content": "a"}], "field 'messages[0].role' is 'robot', not one of"),
+        ([{"role": "user", "content": None}], "field 'messages[0].content' is of type NoneType"),
+        ([{"role": "user"}], "is not a turn with 'role' and 'content'"),
+        ("hello", "is of type str, not a list"),
+    ],
+)
+def test_faulty_chats(tmp_path, cache, turns, says):
+    assert says in refused(write_rows(tmp_path / "p.jsonl", [{"messages": turns}]), cache)
+
+
+def test_missing_file_column_split_and_empty(tmp_path, cache):
+    path = write_rows(tmp_path / "pool.jsonl", [ALPACA])
+    assert "did you mean pool.jsonl" in refused(tmp_path / "poll.jsonl", cache)
+    assert "no such file; there is no folder" in refused(tmp_path / "no" / "poll.jsonl", cache)
+    told = refused(path, cache, "data.candidates.columns.output=anser")
+    assert "no column 'anser' (columns.output); its columns: instruction, input, output" in told
+    assert "columns.prompt is not a field of format alpaca" in refused(
+        path, cache, "data.candidates.columns.prompt=instruction", "data.candidates.format=alpaca"
+    )
+    assert "no column 'messages' (format messages)" in refused(path, cache, "data.candidates.format=messages")
+    assert "a file has no name or split" in refused(path, cache, "data.candidates.split=train")
+    assert "is a folder; name a file in it" in refused(tmp_path, cache)
+    assert "holds no row" in refused(write_rows(tmp_path / "empty.jsonl", []), cache)
+    broken = write_rows(tmp_path / "allbad.jsonl", [{**ALPACA, "output": ""}])
+    assert "holds no usable row" in refused(broken, cache, "data.on_error=skip")
+    (tmp_path / "p.txt").write_text("x")
+    assert "files can be .json" in refused(tmp_path / "p.txt", cache)
+    (tmp_path / "p.json").write_text('{"a": 1}')
+    assert "holds a dict, not a list of rows" in refused(tmp_path / "p.json", cache)
+    (tmp_path / "p.json").write_text('{"a": 1}\n{"a": 2}')
+    assert "belongs into a .jsonl file" in refused(tmp_path / "p.json", cache)
+    (tmp_path / "p.parquet").write_text("x")
+    assert "not a readable parquet file" in refused(tmp_path / "p.parquet", cache)
+    unknown = write_rows(tmp_path / "unknown.jsonl", [{"a": "b"}])
+    assert "no known format fits; its columns: a" in refused(unknown, cache)
+
+
+def test_a_hub_out_of_reach_is_one_line(cache):
+    told = refused("someone/some-data", cache)
+    assert "data=demo" in told
+
+
+def test_nothing_half_written_stays(tmp_path):
+    path = tmp_path / "pool.jsonl"
+    path.write_text(json.dumps(ALPACA) + "\n{broken\n")
+    refused(path, tmp_path / "c")
+    assert list((tmp_path / "c" / "data").iterdir()) == []
+
+
+def test_queries_may_come_without_answers(tmp_path, cache):
+    path = write_rows(tmp_path / "q.jsonl", [{"instruction": "a"}, {"instruction": "b", "output": ""}])
+    found = loaded("x", cache, f"data.queries.path={path}", part="queries", answer=False)
+    assert found.texts(np.array([1, 0]), "prompt") == ["b", "a"]

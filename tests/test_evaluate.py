@@ -1,0 +1,122 @@
+"""Target loss and answers, against a slow reference; the base model once; a run's folder evaluated again."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from near import evaluate as module
+from near.data import load
+from near.errors import UserError
+from near.evaluate import evaluate, measure, normalise
+from near.model import base_folder, load_base, load_tokenizer
+from near.tokens import IGNORED, encode
+from near.training import train
+from tests.conftest import configured
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture()
+def parts(tiny, cache):
+    cfg = configured("train", *tiny)
+    tokenizer = load_tokenizer(base_folder(cfg.model, str(cache)))
+    return cfg, load_base(cfg.model, str(cache)), tokenizer, load(cfg.data, "eval", str(cache))
+
+
+def test_loss_is_the_mean_over_answer_tokens(parts):
+    cfg, model, tokenizer, rows = parts
+    metrics, answers = measure(model, tokenizer, rows, cfg)
+    total, count = 0.0, 0
+    for at in range(len(rows)):
+        coded = encode(rows.messages(at), tokenizer, cfg.data.cutoff_len)
+        ids = torch.tensor(np.asarray(coded["input_ids"]))[None]
+        logs = torch.log_softmax(model.eval()(ids).logits[0].double(), -1)
+        own = [-logs[i - 1, t].item() for i, t in enumerate(coded["labels"]) if t != IGNORED]
+        assert answers[at]["loss"] == pytest.approx(np.mean(own), abs=1e-5)
+        assert answers[at]["tokens"] == len(own)
+        total, count = total + sum(own), count + len(own)
+    assert metrics["target_loss"] == pytest.approx(total / count, abs=1e-5)
+    assert metrics["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-4)
+    assert metrics["tokens"] == count
+
+
+def test_batch_size_changes_nothing_but_rounding(parts):
+    cfg, model, tokenizer, rows = parts
+    found = []
+    for size in (1, 2, 5):
+        cfg = OmegaConf.merge(cfg, {"evaluation": {"batch_size": size}})
+        found.append(measure(model, tokenizer, rows, cfg))
+    for metrics, answers in found[1:]:
+        assert metrics["target_loss"] == pytest.approx(found[0][0]["target_loss"], abs=1e-6)
+        assert [a["answer"] for a in answers] == [a["answer"] for a in found[0][1]]
+
+
+def test_answers_are_scored_by_normalised_exact_match(parts, monkeypatch):
+    cfg, model, tokenizer, rows = parts
+    right = rows.messages(2)[-1]["content"]
+    monkeypatch.setattr(module, "_answers", lambda *a: ["x", "x", f"  {right}. ", "x", "x"])
+    metrics, answers = measure(model, tokenizer, rows, cfg)
+    assert (metrics["answers_right"], metrics["rows"]) == (1, 5)
+    assert [a["right"] for a in answers] == [False, False, True, False, False]
+    assert answers[2]["reference"] == right
+    assert answers[2]["prompt"] == rows.messages(2)[0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("Tuesday, May 17, 1927.", "tuesday,  may 17, 1927", True),
+        ("Ｃ）", "c)", True),
+        ("1.5", "15", False),
+        ("(stack 1 2)", "(stack 12)", False),
+        ("Straße", "STRASSE", True),
+    ],
+)
+def test_normalise(a, b, same):
+    assert (normalise(a) == normalise(b)) is same
+
+
+def test_a_run_is_evaluated_as_at_its_end(tiny, tmp_path):
+    train(configured("train", *tiny), tmp_path / "run")
+    kept = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    (tmp_path / "run" / "metrics.json").unlink()
+    cache_dir = next(t for t in tiny if t.startswith("cache_dir"))
+    evaluate(configured("eval", f"run={tmp_path}/run", cache_dir, "evaluation.max_new_tokens=4"), tmp_path / "run")
+    again = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    for name in ("selector", "seed", "target_loss", "rows", "answers_right", "eval_fingerprint"):
+        assert again[name] == kept[name]
+
+
+def test_the_base_model_is_measured_once(tiny, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    settings = [t for t in tiny if t.split(".")[0].split("=")[0] in ("data", "cache_dir", "model")]
+    for name in ("a", "b"):
+        evaluate(configured("eval", *settings, "evaluation.max_new_tokens=3"), tmp_path / name)
+    assert caplog.text.count("evaluation found in the cache") == 1
+    first, second = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in "ab")
+    assert first["selector"] == "base"
+    assert first["target_loss"] == second["target_loss"]
+    assert (tmp_path / "a" / "answers.jsonl").read_text() == (tmp_path / "b" / "answers.jsonl").read_text()
+
+
+def test_queries_stand_in_for_eval_and_it_is_said(tiny, tmp_path):
+    train(configured("train", *tiny, "data.eval.path=null"), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["selection_saw_them"] is True
+    assert (metrics["evaluated_on"], metrics["rows"]) == ("queries", 4)
+
+
+def test_bad_input(tiny, tmp_path):
+    settings = [t for t in tiny if t.split(".")[0].split("=")[0] in ("data", "cache_dir", "model")]
+    for more, says in (
+        ("run=nowhere", "no train_metrics.json there"),
+        ("adapter_name_or_path=nowhere", "no adapter_config.json"),
+        ("model.name_or_path=./nowhere", "no such folder"),
+    ):
+        with pytest.raises(UserError, match=says):
+            evaluate(configured("eval", *settings, more), tmp_path / "out")
+        assert not (tmp_path / "out").exists()

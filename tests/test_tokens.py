@@ -1,0 +1,89 @@
+"""Loss on the assistant's turns only; a cut takes the prompt's start first."""
+
+import pytest
+import torch
+
+from near.assets import resolve
+from near.data import load
+from near.errors import UserError
+from near.model import load_tokenizer
+from near.tokens import IGNORED, Collator, encode, tokenize
+from tests.conftest import configured
+
+pytestmark = pytest.mark.model
+CHAT = [
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "hello"},
+    {"role": "user", "content": "2+2?"},
+    {"role": "assistant", "content": "4"},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(cache):
+    return load_tokenizer(resolve("builtin:tiny", cache))
+
+
+def trained(tokenizer, coded) -> str:
+    return tokenizer.decode([t for t in coded["labels"] if t != IGNORED])
+
+
+def test_labels_are_the_answers_and_their_ends(tokenizer):
+    coded = encode(CHAT, tokenizer, 1000)
+    assert trained(tokenizer, coded) == "hello<|im_end|>4<|im_end|>"
+    assert tokenizer.decode(coded["input_ids"]) == tokenizer.apply_chat_template(CHAT, tokenize=False)
+    assert (coded["cut_prompt"], coded["cut_answer"]) == (0, 0)
+    assert all(label in (IGNORED, token) for token, label in zip(coded["input_ids"], coded["labels"], strict=True))
+
+
+def test_a_cut_takes_the_prompts_start_first(tokenizer):
+    whole = encode(CHAT, tokenizer, 1000)
+    n = len(whole["input_ids"])
+    cut = encode(CHAT, tokenizer, n - 10)
+    assert (cut["cut_prompt"], cut["cut_answer"]) == (10, 0)
+    assert list(cut["input_ids"]) == list(whole["input_ids"][10:])
+    only = encode(CHAT, tokenizer, 2)  # "4<|im_end|>" and the newline after it
+    assert trained(tokenizer, only) == "4<|im_end|>"
+    assert len(only["input_ids"]) == 2
+    assert only["cut_prompt"] + only["cut_answer"] == n - 2
+
+
+def test_a_template_that_rewrites_turns_is_refused(tokenizer):
+    old = tokenizer.chat_template
+    tokenizer.chat_template = "{{ messages | length }}" + old
+    try:
+        with pytest.raises(UserError, match="rewrites earlier turns"):
+            encode(CHAT, tokenizer, 100)
+    finally:
+        tokenizer.chat_template = old
+
+
+def test_collator_pads_on_the_right():
+    rows = [{"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7]}, {"input_ids": [8], "labels": [8]}]
+    batch = Collator(0)(rows)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, 6, 7], [8, IGNORED, IGNORED]]
+    assert batch["labels"].dtype == torch.long
+
+
+def test_rows_keep_their_ids(tokenizer, small_data, cache):
+    cfg = configured("train", *small_data)
+    rows = load(cfg.data, "candidates", str(cache))
+    tokens = tokenize(rows, tokenizer, 200, str(cache), None, False)
+    assert len(tokens.table) == len(rows)
+    for row in (0, 17, 59):
+        assert trained(tokenizer, tokens.table[row]) == rows.messages(row)[-1]["content"] + "<|im_end|>"
+    assert tokens.lengths.tolist() == [len(tokens.table[i]["input_ids"]) for i in range(len(rows))]
+    assert tokens.eligible.tolist() == list(range(60))
+
+
+def test_a_model_without_a_chat_template_is_refused(tokenizer, small_data, cache):
+    rows = load(configured("train", *small_data).data, "candidates", str(cache))
+    old, tokenizer.chat_template = tokenizer.chat_template, None
+    try:
+        with pytest.raises(UserError, match="has no chat template; use its instruction-tuned variant"):
+            tokenize(rows, tokenizer, 200, str(cache), None, False)
+    finally:
+        tokenizer.chat_template = old

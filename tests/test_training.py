@@ -1,0 +1,295 @@
+"""Rounds inside the Hugging Face Trainer, on a model of random weights: exact steps, exact rows, exact resumes."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from near import training
+from near.errors import UserError
+from near.selectors.base import Round, Selector, Subset
+from near.selectors.near import Near
+from near.trainer import DynamicSelectTrainer
+from near.training import train
+from tests.conftest import configured
+
+near = Near.select
+HISTORY = ("step", "loss", "grad_norm", "learning_rate")
+
+
+class Probe(Selector):
+    """Takes the first rows and remembers the step and the weights it was shown."""
+
+    seen: list = []
+
+    def __init__(self, subset_size: int | None = None, shift: int = 0):
+        super().__init__(subset_size)
+        self.shift = shift
+
+    def select(self, round: Round) -> Subset:
+        weights = torch.cat([p.detach().ravel() for p in round.model.parameters() if p.requires_grad])
+        Probe.seen.append((round.index, round.step, weights.clone()))
+        return Subset(np.roll(round.eligible, -5 * round.index - self.shift)[: round.size])
+
+
+class Watch(TrainerCallback):
+    """The weights after every optimizer step."""
+
+    after: dict = {}
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        Watch.after[state.global_step] = torch.cat([p.detach().ravel() for p in model.parameters() if p.requires_grad])
+
+
+@pytest.fixture()
+def spied(monkeypatch):
+    """Every batch's rows as the collator sees them, and the weights after every step."""
+    Probe.seen, Watch.after, batches = [], {}, []
+    made = DynamicSelectTrainer.__init__
+
+    def init(self, *args, **kwargs):
+        made(self, *args, **kwargs)
+        table, collate = self.train_dataset, self.data_collator
+        rows = {tuple(table[i]["input_ids"]): i for i in range(len(table))}
+
+        def watching(batch):
+            batches.append([rows[tuple(r["input_ids"])] for r in batch])
+            return collate(batch)
+
+        self.data_collator = watching
+        self.add_callback(Watch())
+
+    monkeypatch.setattr(DynamicSelectTrainer, "__init__", init)
+    return batches
+
+
+pytestmark = pytest.mark.model
+PROBE = ["selector._target_=tests.test_training.Probe"]
+
+
+def history(folder: Path) -> list[dict]:
+    lines = json.loads((folder / "train_metrics.json").read_text())["history"]
+    return [{k: line[k] for k in HISTORY} for line in lines]
+
+
+def test_the_selector_sees_the_weights_after_exactly_the_steps_before(tiny, tmp_path, spied):
+    """Also under gradient accumulation; the pinned transformers must make every round boundary an epoch's."""
+    more = ["trainer.warmup_step=4", "trainer.update_step=6", "trainer.update_times=3"]
+    more += ["trainer.args.gradient_accumulation_steps=2"]
+    train(configured("train", *tiny, *more, *PROBE), tmp_path)
+    assert [(index, step) for index, step, _ in Probe.seen] == [(1, 4), (2, 10), (3, 16)]
+    for _, step, weights in Probe.seen:
+        assert torch.equal(weights, Watch.after[step])
+    assert len(Watch.after) == 22
+
+
+def test_the_rows_trained_are_exactly_the_rounds_rows(tiny, tmp_path, spied):
+    train(configured("train", *tiny, *PROBE), tmp_path)
+    rounds = [np.load(tmp_path / "rounds" / f"{i:03d}.npy") for i in range(3)]
+    lengths = [2, 4, 4]
+    start = 0
+    for ids, steps in zip(rounds, lengths, strict=True):
+        trained = [row for batch in spied[start : start + steps] for row in batch]
+        assert sorted(trained) == sorted(ids.tolist())
+        start += steps
+    assert start == len(spied)
+
+
+def test_fewer_rows_than_draws_are_passed_over_again(tiny, tmp_path, spied, caplog):
+    caplog.set_level(logging.INFO)
+    train(configured("train", *tiny, *PROBE, "selector.subset_size=3"), tmp_path)
+    rows = [row for batch in spied[2:6] for row in batch]
+    assert sorted(np.bincount(rows)[np.unique(rows)].tolist()) == [2, 3, 3]
+    assert "3 distinct rows, 2.7 passes" in caplog.text
+
+
+@pytest.mark.parametrize("selector", ["near", "random", "full"])
+def test_a_run_writes_what_it_promises(tiny, tmp_path, selector, small_data):
+    train(configured("train", *tiny, f"selector={selector}"), tmp_path)
+    written = {p.name for p in tmp_path.iterdir()}
+    assert written == {
+        "adapter",
+        "rounds",
+        "checkpoints",
+        "config.yaml",
+        "train_metrics.json",
+        "metrics.json",
+        "answers.jsonl",
+        "loss.png",
+    }
+    adapter = tmp_path / "adapter"
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "builtin:tiny"
+    assert not list(adapter.glob("*.bin"))  # the Trainer's pickled arguments
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["selector"] == selector
+    assert metrics["base"]["target_loss"] != metrics["target_loss"]
+    assert len(history(tmp_path)) == 10
+    rounds = [json.loads(line) for line in (tmp_path / "rounds" / "rounds.jsonl").read_text().splitlines()]
+    assert [(r["selector"], r["step"], r["rows"]) for r in rounds] == [
+        ("warm-up", 0, 4),
+        (selector, 2, 8),
+        (selector, 6, 8),
+    ]
+    if selector == "near":
+        assert [r["sources"] for r in rounds[1:]] == [{"sum": 8}, {"sum": 8}]  # the target's domain and no other
+
+
+def test_random_selectors_share_their_warm_up(tiny, tmp_path):
+    for selector in ("near", "random"):
+        train(configured("train", *tiny, f"selector={selector}"), tmp_path / selector)
+    warm_ups = [np.load(tmp_path / s / "rounds" / "000.npy").tolist() for s in ("near", "random")]
+    assert warm_ups[0] == warm_ups[1]
+
+
+def test_random_causes_no_embedding(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "find_neighbours", lambda *a: pytest.fail("embedded"))
+    train(configured("train", *tiny, "selector=random"), tmp_path)
+
+
+def stopped(monkeypatch, settings: list[str], folder: Path) -> None:
+    """Train until the first checkpoint is written, then die."""
+    save = DynamicSelectTrainer._save_checkpoint
+
+    def stopping(self, *args):
+        save(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DynamicSelectTrainer, "_save_checkpoint", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train(configured("train", *settings), folder)
+
+
+def _once(self: Near, round: Round) -> Subset:
+    """Stands in for Near.select after a restart within round 1."""
+    assert round.index > 1, "selected again"
+    return near(self, round)
+
+
+KINDS = {
+    "lora": ["finetuning.r=4", "finetuning.lora_dropout=0.1"],
+    "accumulation": ["finetuning.r=4", "finetuning.lora_dropout=0.1", "trainer.args.gradient_accumulation_steps=2"],
+    "boundary": ["finetuning.r=4", "finetuning.lora_dropout=0.1", "trainer.args.save_steps=6"],
+    "full": ["finetuning=full"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monkeypatch, kind):
+    """Stopped at step 5, within a round (`boundary`: at step 6, where one ends)."""
+    settings = ["trainer.args.save_steps=5", *KINDS[kind], *(t for t in tiny if not t.startswith("finetuning."))]
+    train(configured("train", *settings), tmp_path / "whole")
+    stopped(monkeypatch, settings, tmp_path / "broken")
+    assert not (tmp_path / "broken" / "metrics.json").exists()
+    monkeypatch.setattr(Near, "select", _once)
+    train(configured("train", *settings, "resume=auto"), tmp_path / "broken")
+    assert history(tmp_path / "broken") == history(tmp_path / "whole")
+    for i in range(3):
+        name = f"rounds/{i:03d}.npy"
+        np.testing.assert_array_equal(np.load(tmp_path / "broken" / name), np.load(tmp_path / "whole" / name))
+    assert len((tmp_path / "broken" / "rounds" / "rounds.jsonl").read_text().splitlines()) == 3
+    weights = "model/model.safetensors" if kind == "full" else "adapter/adapter_model.safetensors"
+    assert (tmp_path / "broken" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
+def test_a_resume_under_another_configuration_is_refused(tiny, tmp_path, monkeypatch):
+    settings = [*tiny, "trainer.args.save_steps=5"]
+    stopped(monkeypatch, settings, tmp_path)
+    with pytest.raises(
+        UserError, match="belongs to another run: config.selector._target_ was near.selectors.near.Near"
+    ):
+        train(configured("train", *settings, "resume=auto", "selector=random"), tmp_path)
+    with pytest.raises(UserError, match="is not a whole checkpoint"):
+        train(configured("train", *settings, f"resume={tmp_path}/checkpoints/checkpoint-6"), tmp_path)
+
+
+def test_a_half_written_checkpoint_is_passed_over(tiny, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    settings = [*tiny, "trainer.args.save_steps=5"]
+    stopped(monkeypatch, settings, tmp_path)
+    (tmp_path / "checkpoints" / "checkpoint-7").mkdir()
+    train(configured("train", *settings, "resume=auto"), tmp_path)
+    assert "checkpoint-7: it was not written to its end" in caplog.text
+    assert "resuming from" in caplog.text
+    assert len(history(tmp_path)) == 10
+
+
+def test_a_finished_run_is_not_done_again_and_not_replaced(tiny, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train(configured("train", *tiny), tmp_path)
+    before = (tmp_path / "train_metrics.json").read_bytes()
+    train(configured("train", *tiny), tmp_path)
+    assert "is done already" in caplog.text
+    assert (tmp_path / "train_metrics.json").read_bytes() == before
+    with pytest.raises(UserError, match=r"another configuration \(config.seed was 42, now 7\); set overwrite=true"):
+        train(configured("train", *tiny, "seed=7"), tmp_path)
+    train(configured("train", *tiny, "seed=7", "overwrite=true"), tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["seed"] == 7
+
+
+def test_same_seed_same_run_other_seed_other_run(tiny, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(configured("train", *tiny, f"seed={seed}"), tmp_path / name)
+    assert history(tmp_path / "a") == history(tmp_path / "b")
+    assert history(tmp_path / "a") != history(tmp_path / "c")
+
+
+def test_static_is_the_plain_trainer_on_the_whole_pool(small_data, cache, tmp_path):
+    settings = [*small_data, f"cache_dir={cache}", "model=tiny", "trainer=static", "trainer.args.max_steps=3"]
+    train(configured("train", *settings, "selector=random", "evaluation.answers=false"), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["selector"], metrics["answers_right"]) == ("static", None)
+    assert len(history(tmp_path)) == 3
+    assert len(np.load(tmp_path / "rounds" / "000.npy")) == 60
+
+
+def refused(tmp_path, *overrides) -> str:
+    with pytest.raises(UserError) as caught:
+        train(configured("train", *overrides), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir()) if tmp_path.exists() else True
+    return str(caught.value)
+
+
+def test_bad_input_is_refused_before_heavy_work(tiny, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
+    assert "max_K=61 is more than the 60 candidates; use max_K<=60" in refused(out, *tiny, "max_K=61")
+    assert "subset_size=61 is not between 1 and the 60" in refused(out, *tiny, "selector.subset_size=61")
+    assert "subset_size=0 is not between" in refused(out, *tiny, "selector.subset_size=0")
+    assert "data.queries.path is null" in refused(out, *tiny, "data.queries.path=null")
+    assert "no such folder" in refused(out, *tiny, "model.name_or_path=./nowhere")
+    assert "where no hub is in reach use model=smollm2" in refused(out, *tiny, "model.name_or_path=some/model")
+    assert "did you mean tiny" in refused(out, *tiny, "model.name_or_path=builtin:tinny")
+    assert "no top_indices.npy" in refused(out, *tiny, f"indices_path={tmp_path}/top_indices.npy")
+
+
+def test_faults_of_peft_and_arguments_are_one_line(tiny, tmp_path):
+    assert "finetuning: peft refuses" in refused_late(tmp_path, *tiny, "finetuning.target_modules=[nothing_like_it]")
+    assert "trainer.args:" in refused_late(tmp_path, *tiny, "trainer.args.save_strategy=sometimes")
+
+
+def refused_late(tmp_path, *overrides) -> str:
+    with pytest.raises(UserError) as caught:
+        train(configured("train", *overrides), tmp_path)
+    assert not (tmp_path / "adapter").exists()
+    return str(caught.value)
+
+
+def test_indices_of_select_are_used_and_of_another_pool_refused(tiny, tmp_path, small_data):
+    from near.selection import select
+
+    shared = [t for t in tiny if t.split(".")[0].split("=")[0] in ("data", "cache_dir", "embedder", "max_K")]
+    select(configured("select", *shared), tmp_path / "sel")
+    path = f"indices_path={tmp_path}/sel/top_indices.npy"
+    train(configured("train", *tiny, path), tmp_path / "given")
+    train(configured("train", *tiny), tmp_path / "made")
+    assert history(tmp_path / "given") == history(tmp_path / "made")
+    told = refused(tmp_path / "other", *tiny, path, "data.candidates.limit=59")
+    assert "was made for other candidates" in told
+    assert "60 rows) than data.candidates" in told
+    assert "was made for other queries" in refused(tmp_path / "other", *tiny, path, "data.queries.limit=3")
