@@ -32,7 +32,7 @@ NUMBERS: dict[str, tuple[type, float]] = {
     "finetuning.r": (int, 1),
     "evaluation.batch_size": (int, 1),
     "evaluation.max_new_tokens": (int, 1),
-    "export_size": (float, 0.001),
+    "export_size": (float, 1e-5),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.on_error": ("raise", "skip"),

@@ -43,9 +43,7 @@ def load_base(cfg: DictConfig, cache_dir: str):
         raise UserError(
             f"model.name_or_path={cfg.name_or_path} could not be loaded ({one_line(error)[:160]})"
         ) from error
-    if torch.cuda.is_available():
-        model.to("cuda")
-    return model
+    return model.to(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else model
 
 
 def add_finetuning(model, finetuning: DictConfig):
@@ -77,7 +75,7 @@ def with_adapter(model, path: str | Path):
         raise UserError(f"{misfit} ({one_line(error)[:160]}); name the base it was trained on") from error
     with safe_open(weights, framework="numpy") as file:
         stored = set(file.keys())
-    known = set(get_peft_model_state_dict(adapted))
+    known = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if stored != known:
         odd = sorted(stored ^ known)[0]
         raise UserError(

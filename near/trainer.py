@@ -48,7 +48,7 @@ class Job:
 
 def _arguments(args: functools.partial, job: Job, **fixed):
     """TrainingArguments of `args`, with what this project decides itself."""
-    defaults = {"dataloader_pin_memory": torch.cuda.is_available()}
+    defaults = {"dataloader_pin_memory": torch.cuda.is_available(), "use_cpu": not torch.accelerator.is_available()}
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported() and "fp16" not in args.keywords:
         defaults["bf16"] = True
     try:

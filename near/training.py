@@ -32,7 +32,7 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
     from accelerate.utils import broadcast_object_list
     from transformers import set_seed
 
-    state = PartialState()
+    state = PartialState(cpu=on_cpu(cfg))
     output_dir = Path(broadcast_object_list([str(output_dir)])[0])
     selector: Selector = instantiate(cfg.selector)
     name = HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
@@ -96,6 +96,13 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
             log.info(f"base: {summary(base)}")
             log.info(f"{name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
+
+
+def on_cpu(cfg: DictConfig) -> bool:
+    """Whether training runs without an accelerator; accelerate joins processes through gloo only if it is told so."""
+    import torch
+
+    return bool(cfg.trainer.args.get("use_cpu")) or not torch.accelerator.is_available()
 
 
 def _queries(cfg: DictConfig, evaluated: bool) -> Rows:

@@ -1,0 +1,163 @@
+"""The entry scripts as real processes, and the standard library's `select` beside ours."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, process
+
+SCRIPTS = ("select", "train", "merge", "eval", "report")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_and_a_mistyped_option_answer_before_heavy_imports(script, tmp_path):
+    for words, status in (("--help",), 0), (("sed=1",), 1), (("--cfg", "job"), 0):
+        done = process("-X", "importtime", str(ROOT / f"{script}.py"), *words, cwd=tmp_path)
+        assert done.returncode == status, done.stderr[-500:]
+        imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+        assert "hydra" in imported
+        assert not imported & {"torch", "transformers", "peft", "datasets", "faiss", "sentence_transformers", "wandb"}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["max_k=3"], "max_k is not in the configuration; did you mean max_K?"),
+        (["selector=neer"], "selector=neer: no such choice; did you mean near?"),
+        (["trainer.args.learning_rat=1"], "is not an option of TrainingArguments; did you mean learning_rate"),
+        (["trainer.args.eval_steps=3"], "write +trainer.args.eval_steps=..."),
+        (["+selector.foo=1"], "selector.foo is not an option of Near"),
+        (["seed=0,1"], "for a sweep add -m"),
+        (["nonsense"], "write key=value"),
+        (["trainer.update_step=0"], "use trainer.update_step>=1"),
+        (["data=files", "data.candidates.path=no.jsonl", "data.queries.path=no.jsonl"], "no.jsonl: no such file"),
+    ],
+)
+def test_a_fault_is_one_line_and_leaves_nothing(words, says, tmp_path):
+    done = process(str(ROOT / "train.py"), *words, cwd=tmp_path, env={"NEAR_CACHE": str(tmp_path / "cache")})
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+    left = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert left == []
+
+
+@pytest.mark.model
+def test_a_sweep_goes_on_after_a_failing_job(tiny, tmp_path):
+    words = ["-m", *tiny, "max_K=61,15", f"output_dir={tmp_path}/sweep", "selector=near"]
+    done = process(str(ROOT / "train.py"), *words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == "error: max_K=61 is more than the 60 candidates; use max_K<=60"
+    finished = [p.parent.name for p in (tmp_path / "sweep").glob("*/metrics.json")]
+    assert len(finished) == 1
+    again = process(str(ROOT / "train.py"), *words, cwd=tmp_path)
+    assert "is done already" in again.stdout
+    assert [p.name for p in (tmp_path / "sweep").glob("*/")].count(finished[0]) == 1
+
+
+@pytest.mark.model
+def test_select_from_another_folder_embeds_nothing_the_second_time(small_data, tmp_path):
+    words = [str(ROOT / "select.py"), *small_data, "embedder=hashing", "max_K=7"]
+    env = {"NEAR_CACHE": str(tmp_path / "cache")}
+    first = process(*words, "output_dir=one", cwd=tmp_path, env=env)
+    assert first.returncode == 0, first.stderr
+    assert "embedded 64 texts" in first.stdout
+    second = process(*words, "output_dir=two", cwd=tmp_path, env=env)
+    assert "embedded 0 texts" in second.stdout
+    third = process(*words[:-1], "max_K=9", "output_dir=three", cwd=tmp_path, env=env)
+    assert "embedded 0 texts" in third.stdout  # another max_K costs a search, no embedding
+    ids = [np.load(tmp_path / n / "top_indices.npy") for n in ("one", "two", "three")]
+    assert (ids[0].dtype, ids[0].shape) == (np.int64, (4, 7))
+    np.testing.assert_array_equal(ids[0], ids[1])
+    np.testing.assert_array_equal(ids[0], ids[2][:, :7])
+    scores = np.load(tmp_path / "one" / "top_scores.npy")
+    assert scores.dtype == np.float32
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+@pytest.mark.model
+def test_two_ranks_train_the_same_rounds(tiny, tmp_path):
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "train.py"), *tiny]
+    done = process(*words, "selector=random", f"output_dir={tmp_path}/run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rounds = [np.load(tmp_path / "run" / "rounds" / f"{i:03d}.npy") for i in range(3)]
+    assert [len(r) for r in rounds] == [8, 16, 16]  # two rows a rank, so twice one process's
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+# --- our select.py beside the standard library's `select` ------------------------------------------------------------
+
+USES_SELECT = "import select, selectors, subprocess, asyncio; select.poll; selectors.DefaultSelector(); "
+PROGRAMS = {
+    "c": USES_SELECT + "print('ok')",
+    "pool": """
+import concurrent.futures as f, multiprocessing as m
+def work(i):
+    import select, subprocess
+    return i + (select.poll is None)
+if __name__ == "__main__":
+    for how in ("fork", "spawn"):
+        with f.ProcessPoolExecutor(2, mp_context=m.get_context(how)) as pool:
+            assert list(pool.map(work, range(4))) == [0, 1, 2, 3]
+    print("ok")
+""",
+    "loader": """
+import torch
+class Rows(torch.utils.data.Dataset):
+    def __len__(self): return 6
+    def __getitem__(self, i):
+        import select, subprocess
+        return i + (select.poll is None)
+if __name__ == "__main__":
+    for how in ("fork", "spawn"):
+        loader = torch.utils.data.DataLoader(Rows(), batch_size=2, num_workers=2, multiprocessing_context=how)
+        assert torch.cat(list(loader)).tolist() == list(range(6))
+    print("ok")
+""",
+    "ranks": """
+import select, torch, torch.distributed as dist
+select.poll
+dist.init_process_group("gloo")
+value = torch.ones(1)
+dist.all_reduce(value)
+print("ok" if value.item() == 2 else "wrong")
+dist.destroy_process_group()
+""",
+}
+
+
+def test_python_c_from_the_root():
+    done = process("-c", PROGRAMS["c"], cwd=ROOT)
+    assert done.stdout.strip() == "ok", done.stderr
+
+
+@pytest.mark.parametrize(("name", "launcher"), [("pool", []), ("loader", []), ("ranks", ["torch.distributed.run"])])
+def test_processes_started_with_the_root_on_the_path(name, launcher, tmp_path):
+    path = tmp_path / f"program_{name}.py"
+    path.write_text(PROGRAMS[name])
+    words = ["-m", *launcher, "--standalone", "--nproc_per_node=2", str(path)] if launcher else [str(path)]
+    done = process(*words, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("ok") == (2 if launcher else 1)
+    assert "wrong" not in done.stdout
+
+
+def test_pytest_as_a_module_from_the_root(tmp_path):
+    path = tmp_path / "test_it.py"
+    path.write_text(f"def test_it():\n    {USES_SELECT}\n    assert select.__file__ != {str(ROOT / 'select.py')!r}\n")
+    done = process("-m", "pytest", "-p", "no:cacheprovider", str(path), cwd=ROOT)
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_the_guard_hands_over_the_real_module():
+    code = "import sys, select; print(select.__spec__.origin, 'hydra' in sys.modules, sys.modules['select'] is select)"
+    done = process("-c", code, cwd=ROOT)
+    origin, hydra, same = done.stdout.split()
+    assert Path(origin) != ROOT / "select.py"
+    assert (hydra, same) == ("False", "True")
+    assert sys.version_info >= (3, 10)
