@@ -40,12 +40,11 @@ def evaluate(cfg: DictConfig, output_dir: Path) -> None:
     base = base_metrics(cfg, model, rows) if adapter is None else None
     if base is not None:
         metrics, answers = base
-        if cfg.run is None:
-            described["selector"] = "base"
     else:
         loaded = with_adapter(load_base(model, cfg.cache_dir), adapter)
         tokenizer = load_tokenizer(base_folder(model, cfg.cache_dir), model.trust_remote_code)
         metrics, answers = measure(loaded, tokenizer, rows, cfg)
+    described |= {"model": str(model.name_or_path), "adapter": adapter}
     write_metrics(output_dir, {**described, **metrics, "selection_saw_them": seen}, answers, cfg)
     log.info(summary(metrics))
 

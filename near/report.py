@@ -17,7 +17,7 @@ from near.files import aside, read_json
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("selector", "seed", "run", "target loss", "answers right", "distinct rows", "train s", "select s")
+COLUMNS = ("selector", "seed", "run", "model", "target loss", "answers right", "distinct rows", "train s", "select s")
 SEEN = "evaluated on the queries, which selection saw"
 
 
@@ -39,7 +39,7 @@ class Run:
         m, t = self.metrics, self.training
         right = "-" if m["answers_right"] is None else f"{m['answers_right']}/{m['rows']}"
         name = "-" if self.folder is None else str(self.folder.relative_to(root))
-        cells = [self.selector, _dash(self.seed), name, f"{m['target_loss']:.4f}", right]
+        cells = [self.selector, _dash(self.seed), name, Path(m["model"]).name, f"{m['target_loss']:.4f}", right]
         return [*cells, _dash(t.get("distinct_rows")), _dash(t.get("train_seconds")), _dash(t.get("select_seconds"))]
 
 
@@ -64,18 +64,25 @@ def collect(root: Path) -> tuple[list[Run], list[Path]]:
     """Finished runs, the base model first, and the folders of runs that have begun and not ended."""
     if not root.is_dir():
         raise UserError(f"runs={root}: no such folder")
-    runs, bases = [], {}
+    runs, models, bases = [], [], {}
     for path in sorted(root.rglob("metrics.json")):
         folder, metrics = path.parent, _read(path)
-        if metrics["selector"] == "base":
-            bases[_evaluated(metrics)] = Run("base", metrics, folder)
+        if metrics["selector"] is None:  # a model that eval.py was given: an untrained one, or one merged before
+            models.append(Run("model", metrics, folder))
             continue
         if metrics.get("base"):
-            bases.setdefault(_evaluated(metrics), Run("base", metrics["base"]))
+            base = {**metrics["base"], "model": metrics["model"]}
+            bases.setdefault((_evaluated(base), base["model"]), Run("base", base))
         training = _read(folder / "train_metrics.json") if (folder / "train_metrics.json").is_file() else {}
         lines = folder / "rounds" / "rounds.jsonl"
         rounds = [json.loads(x) for x in lines.read_text(encoding="utf-8").splitlines()] if lines.is_file() else []
-        runs.append(Run(metrics["selector"] or "model", metrics, folder, training, rounds))
+        runs.append(Run(metrics["selector"], metrics, folder, training, rounds))
+    for run in models:
+        key = (_evaluated(run.metrics), run.metrics["model"])
+        if key in bases:
+            bases[key] = Run("base", run.metrics, run.folder)
+        else:
+            runs.append(run)
     begun = [p.parent for p in sorted(root.rglob("config.yaml")) if p.parent.name != ".hydra"]
     unfinished = [folder for folder in begun if not (folder / "metrics.json").exists()]
     if not runs and not bases:
@@ -103,7 +110,7 @@ def notes(runs: list[Run], unfinished: list[Path]) -> list[str]:
         found.append(f"The rows were {SEEN}: the losses are not of unseen data.")
     if len({_evaluated(r.metrics) for r in runs}) > 1:
         found.append("These runs were evaluated on different rows: their losses can't be compared.")
-    if len({r.seed for r in runs if r.selector != "base"}) < 3:
+    if len({r.seed for r in runs if r.rounds}) < 3:
         found.append("Fewer than three seeds: differences may be chance.")
     found += [f"{folder}: begun and not finished." for folder in unfinished]
     return found

@@ -244,8 +244,8 @@ def _write_metrics(cfg, output_dir, name, trainer, seconds, run_identity, metric
             **provenance(),
         },
     )
-    described = {"selector": name, "seed": cfg.seed, "max_K": cfg.max_K, "base": base, "selection_saw_them": seen}
-    write_metrics(output_dir, {**described, **metrics}, answers, cfg)
+    described = {"selector": name, "seed": cfg.seed, "max_K": cfg.max_K, "model": cfg.model.name_or_path}
+    write_metrics(output_dir, {**described, **metrics, "base": base, "selection_saw_them": seen}, answers, cfg)
 
 
 def _plot(history: list[dict], path: Path) -> None:

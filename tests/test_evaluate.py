@@ -98,7 +98,7 @@ def test_the_base_model_is_measured_once(tiny, tmp_path, caplog):
         evaluate(configured("eval", *settings, "evaluation.max_new_tokens=3"), tmp_path / name)
     assert caplog.text.count("evaluation found in the cache") == 1
     first, second = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in "ab")
-    assert first["selector"] == "base"
+    assert (first["selector"], first["model"]) == (None, "builtin:tiny")
     assert first["target_loss"] == second["target_loss"]
     assert (tmp_path / "a" / "answers.jsonl").read_text() == (tmp_path / "b" / "answers.jsonl").read_text()
 

@@ -21,7 +21,8 @@ from tests.conftest import ROOT, configured
 
 pytestmark = pytest.mark.real
 LIMIT = 300
-FEW = ["data.eval.limit=6", "data.queries.limit=8", f"data.candidates.limit={LIMIT}", "data.cutoff_len=96", "max_K=40"]
+DATA = ["data.eval.limit=6", "data.queries.limit=8", f"data.candidates.limit={LIMIT}", "data.cutoff_len=96"]
+FEW = [*DATA, "max_K=40"]
 STEPS = ["trainer.warmup_step=1", "trainer.update_step=2", "trainer.update_times=2", "evaluation.max_new_tokens=16"]
 STEPS += ["trainer.args.per_device_train_batch_size=4", "+trainer.args.disable_tqdm=true"]
 
@@ -36,9 +37,9 @@ def runs(tmp_path_factory, real_cache):
     adapter, out = f"adapter_name_or_path={folder}/near/adapter", f"export_dir={folder}/merged"
     merge(configured("merge", adapter, out, cache), folder / "merge")
     tokens = "evaluation.max_new_tokens=16"
-    evaluate(configured("eval", *FEW, cache, tokens), folder / "base")
+    evaluate(configured("eval", *DATA, cache, tokens), folder / "base")
     model = f"model.name_or_path={folder}/merged"
-    evaluate(configured("eval", *FEW, cache, tokens, model), folder / "evaluated")
+    evaluate(configured("eval", *DATA, cache, tokens, model), folder / "evaluated")
     report(configured("report", f"runs={folder}"), folder)
     return folder
 
@@ -65,11 +66,11 @@ def test_neighbours_are_brute_forces_on_real_embeddings(runs, real_cache):
     np.testing.assert_allclose(np.take_along_axis(scores, ids, axis=1)[swapped], by_rank[swapped], atol=2e-5)
 
 
-def test_nears_rows_come_from_the_targets_domain(runs):
+def test_nears_rows_come_from_the_targets_domain(runs, real_cache):
     lines = [json.loads(x) for x in (runs / "near" / "rounds" / "rounds.jsonl").read_text().splitlines()]
     for line in lines[1:]:
         assert line["sources"].get("imperial_date_to_string", 0) / line["rows"] >= 0.9
-    rows = load(configured("select", *FEW).data, "candidates", str(runs / "cache2"))
+    rows = load(configured("select", *FEW).data, "candidates", str(real_cache))
     share = (rows.sources() == "imperial_date_to_string").mean()
     assert share < 0.3
 

@@ -9,7 +9,15 @@ from near.errors import UserError
 from near.report import collect, notes, page, report
 from tests.conftest import configured
 
-METRICS = {"rows": 10, "tokens": 90, "eval_fingerprint": "e", "answers_right": 4, "target_loss": 0.5, "seed": 1}
+METRICS = {
+    "rows": 10,
+    "tokens": 90,
+    "eval_fingerprint": "e",
+    "answers_right": 4,
+    "target_loss": 0.5,
+    "seed": 1,
+    "model": "x/tiny",
+}
 BASE = {**METRICS, "target_loss": 2.0, "answers_right": 0, "seed": None}
 
 
@@ -31,8 +39,22 @@ def test_the_base_model_is_always_a_row(tmp_path):
     run(tmp_path / "a", "near", 0.7)
     runs, unfinished = collect(tmp_path)
     assert [(r.selector, r.metrics["target_loss"]) for r in runs] == [("base", 2.0), ("near", 0.7), ("random", 0.9)]
-    assert runs[1].cells(tmp_path) == ["near", "1", "a", "0.7000", "4/10", "3", "1.2", "0.5"]
+    assert runs[1].cells(tmp_path) == ["near", "1", "a", "tiny", "0.7000", "4/10", "3", "1.2", "0.5"]
     assert unfinished == []
+
+
+def test_an_evaluated_model_is_the_base_only_where_a_run_began_from_it(tmp_path):
+    run(tmp_path / "a", "near", 0.7)
+    for name, model, loss in (("base", "x/tiny", 2.0), ("merged", "out/merged", 0.7)):
+        (tmp_path / name).mkdir()
+        metrics = {**BASE, "selector": None, "model": model, "target_loss": loss}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    runs, _ = collect(tmp_path)
+    assert [(r.selector, r.cells(tmp_path)[2:4]) for r in runs] == [
+        ("base", ["base", "tiny"]),
+        ("model", ["merged", "merged"]),
+        ("near", ["a", "tiny"]),
+    ]
 
 
 def test_the_table_and_the_page(tmp_path, capsys):
@@ -64,7 +86,7 @@ def test_what_a_reader_must_know(tmp_path):
 def test_an_answerless_run_shows_a_dash(tmp_path):
     run(tmp_path / "a", "near", 0.7, answers_right=None, base=None)
     runs, _ = collect(tmp_path)
-    assert runs[0].cells(tmp_path)[4] == "-"
+    assert runs[0].cells(tmp_path)[5] == "-"
     assert "<td>-</td>" in page(runs, tmp_path, [])
 
 
