@@ -1,13 +1,15 @@
 """Target loss and answers of a model or a run: python eval.py run=RUN (or model.name_or_path=...)."""
 
-from near.app import output_dir, run, script
+from pathlib import Path
+
+from near.app import run, script
 
 
 @script("eval")
 def main(cfg):
     from near.evaluate import evaluate
 
-    evaluate(cfg, output_dir())
+    evaluate(cfg, Path(cfg.output_dir))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Merge an adapter into its base model: python merge.py adapter_name_or_path=RUN/adapter export_dir=OUT."""
 
-from near.app import output_dir, run, script
+from pathlib import Path
+
+from near.app import run, script
 
 
 @script("merge")
 def main(cfg):
     from near.merge import merge
 
-    merge(cfg, output_dir())
+    merge(cfg, Path(cfg.output_dir))
 
 
 if __name__ == "__main__":

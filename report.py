@@ -1,13 +1,15 @@
 """Runs side by side, in the terminal and as one HTML file: python report.py runs=FOLDER."""
 
-from near.app import output_dir, run, script
+from pathlib import Path
+
+from near.app import run, script
 
 
 @script("report")
 def main(cfg):
     from near.report import report
 
-    report(cfg, output_dir())
+    report(cfg, Path(cfg.output_dir))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -55,9 +55,20 @@ def _fault(error: BaseException) -> str | None:
         if isinstance(link, UserError):
             return str(link)
         if isinstance(link, OSError) and link.errno == errno.ENOSPC:
-            return (
-                f"no space left on the device of {link.filename or 'the output or cache folder'}; free some, run again"
-            )
+            where = link.filename or "the output or cache folder"
+            return f"no space left on the device of {where}; free some, run again"
+        if isinstance(link, OSError) and link.filename and link.errno in _PATHS:
+            reason = (link.strerror or "not usable").lower()
+            return f"{link.filename}: {reason}; name another file, output_dir or cache_dir"
+        if isinstance(link, MemoryError):
+            return f"out of memory ({one_line(link)}); use smaller batches, blocks or dimensions"
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        target = re.search(r"target '([^']+)'", str(error))
+        return f"{target.group(1) if target else 'a _target_'} refuses its options: {one_line(error.__cause__)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} can't be read as key=value; put quotes around the value: 'key=\"...\"'"
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return "a group takes one of its choices, not null; for example tracker=none, finetuning=full"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={choice}: no such choice{did_you_mean(choice, error.options or [])}"
@@ -73,8 +84,6 @@ def _hydra_line(error: Exception) -> str:
     )
     if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", line):
         return f"{ambiguous.group(1)} holds a comma: for a sweep add -m, for a list write key=[a,b]"
-    if line.startswith("Error parsing override"):
-        return f"{line}; write key=value, and put quotes around a value with special characters"
     if not match:
         return line
     key = match.group(1).split("=")[0].split("@")[0]
@@ -97,6 +106,12 @@ def _defaults():
         return compose(Path(sys.argv[0]).stem)
 
 
+_PATHS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
+}
+
+
 def output_dir() -> Path:
     """The folder of the running job, made by Hydra."""
     return Path(HydraConfig.get().runtime.output_dir)
@@ -105,8 +120,9 @@ def output_dir() -> Path:
 def drop_empty_output() -> None:
     """Take back a job's folder when nothing but Hydra's own notes went into it."""
     folder = output_dir()
-    if {p.name for p in folder.iterdir()} <= {".hydra", f"{HydraConfig.get().job.name}.log"}:
-        shutil.rmtree(folder)
+    own = {".hydra", f"{HydraConfig.get().job.name}.log"}
+    if folder != Path.cwd() and folder.is_dir() and {p.name for p in folder.iterdir()} <= own:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], object]]:
@@ -119,12 +135,15 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
         @functools.wraps(work)
         def job(cfg: DictConfig) -> object:
             try:
-                check(cfg)
+                check(cfg, HydraConfig.get().overrides.task)
                 return work(cfg)
-            except UserError as error:
+            except Exception as error:
+                fault = _fault(error)
+                if fault is None:
+                    raise
                 drop_empty_output()
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise  # the other jobs go on; Hydra raises it again at the end
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on; Hydra raises it again at the end
+                    raise UserError(fault) from error
                 _stop(error)
 
         return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from near.errors import UserError, did_you_mean
-from near.files import file_digest, folder_aside
+from near.files import cache_folder, file_digest, folder_aside
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def resolve(path: str, cache_dir: str | Path) -> str:
         return str(path)
     name, _, member = path.removeprefix(PREFIX).partition("/")
     make = _maker(name)
-    folder = Path(cache_dir).expanduser().resolve() / "assets" / name
+    folder = cache_folder(cache_dir, "assets", name)
     if not folder.is_dir():
         from filelock import FileLock  # comes with datasets; not needed for a look at the configuration
 

@@ -10,9 +10,11 @@ import hashlib
 import json
 import logging
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import datasets
 import numpy as np
@@ -22,8 +24,8 @@ from omegaconf import DictConfig
 
 from near.assets import resolve
 from near.errors import UserError, did_you_mean, one_line
-from near.files import digest, file_digest, folder_aside, read_json, write_json
-from near.formats import Fault, Message, canonical, decide
+from near.files import cache_folder, digest, file_digest, folder_aside, read_json, write_json
+from near.formats import Fault, Message, canonical, decide, shown_columns
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +33,9 @@ VERSION = 1  # of the canonical table; part of its key
 SCHEMA = pa.schema(
     {
         "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
-        "source": pa.string(),
-        "fault": pa.string(),
+        "source": pa.string(),  # null: the source's own label
+        "fault": pa.string(),  # why the row can't be used at all
+        "unanswered": pa.string(),  # why it holds no answer
     }
 )
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".csv", ".parquet")
@@ -42,26 +45,31 @@ Raw = tuple[str, object]  # where a row stands ("line 3"), and the row or the Fa
 
 @dataclass(frozen=True)
 class Rows:
-    """A loaded source: `table` columns messages, source, fault; a row's id is its position."""
+    """A loaded source: `table` columns messages, source, fault, unanswered; a row's id is its position.
+
+    `answer`: rows that hold no answer are not eligible. `label`: the source of rows that name none.
+    """
 
     name: str
-    path: str
+    label: str
     table: datasets.Dataset
     fingerprint: str
-    faults: int
-    first_fault: str | None
+    answer: bool
 
     def __len__(self) -> int:
         return len(self.table)
 
     def eligible(self) -> np.ndarray:
         """Ids of the rows without fault, int64, ascending."""
-        faults = self.table.data.column("fault")
-        return np.flatnonzero(faults.is_null().to_numpy()).astype(np.int64)
+        usable = self._null("fault") & self._null("unanswered") if self.answer else self._null("fault")
+        return np.flatnonzero(usable).astype(np.int64)
+
+    def _null(self, column: str) -> np.ndarray:
+        return self.table.data.column(column).is_null().to_numpy()
 
     def sources(self) -> np.ndarray:
         """The label of every row's source, (n,) of str."""
-        return np.asarray(self.table.data.column("source").to_pylist(), dtype=object)
+        return np.asarray(self.table.data.column("source").fill_null(self.label).to_pylist(), dtype=object)
 
     def messages(self, row: int) -> list[Message]:
         return self.table[int(row)]["messages"]
@@ -80,62 +88,91 @@ def embedded_text(messages: list[Message], embed: str) -> str:
     return {"prompt": prompt, "answer": answer, "both": f"{prompt}\n{answer}"}[embed]
 
 
-def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Rows | None:
-    """Load `data.<part>` (candidates, queries or eval); None where its path is null.
+def given(cfg: DictConfig, part: str) -> bool:
+    """Whether `data.<part>` names a path."""
+    return cfg[part] is not None and cfg[part].path is not None
 
-    `answer`: rows must end with an answer. Raises UserError for a file, split or column that is not there, an empty
-    source, and for the first faulty row unless `data.on_error=skip`.
+
+def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Rows:
+    """Load `data.<part>` (candidates, queries or eval). `answer`: rows must end with an answer.
+
+    Raises UserError for a path, file, split or column that is not there, an empty source, and for the first faulty row
+    unless `data.on_error=skip`.
     """
-    source = cfg[part]
-    if source is None or source.path is None:
-        return None
     where = f"data.{part}"
+    if not given(cfg, part):
+        raise UserError(f"{where}.path is missing: set {where}.path=FILE (or a hub id, or data=demo)")
+    source = cfg[part]
     columns = {field: column for field, column in (source.columns or {}).items() if column is not None}
     content, opened = _open(source, where, cache_dir)
-    key = digest([VERSION, content, source.format, columns, source.limit, answer])
-    folder = Path(cache_dir).expanduser().resolve() / "data" / key
+    key = digest([VERSION, content, source.format, columns, source.limit])
+    folder = cache_folder(cache_dir, "data", key)
     if cfg.refresh or not (folder / "info.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
         with folder_aside(folder) as new:
-            info = _write(new, opened(), source, columns, where, answer, cfg.on_error)
-            write_json(new / "info.json", info)
-    info = read_json(folder / "info.json")
-    if info["faults"] and cfg.on_error == "raise":
-        raise UserError(f"{info['first_fault']}; mend the row or set data.on_error=skip")
-    if info["rows"] == info["faults"]:
-        raise UserError(f"{where}.path={source.path} holds no {'usable ' if info['rows'] else ''}row; give it some")
-    table = datasets.Dataset.from_file(str(folder / "rows.arrow"))
-    if info["faults"]:
-        log.info(f"{where}: {info['faults']} of {info['rows']} rows left out as faulty, first: {info['first_fault']}")
-    return Rows(part, str(source.path), table, info["fingerprint"], info["faults"], info["first_fault"])
+            write_json(new / "info.json", _write(new, opened(), source, columns, where, cfg.on_error))
+    try:
+        info = read_json(folder / "info.json")
+        table = datasets.Dataset.from_file(str(folder / "rows.arrow"))
+        rows = Rows(part, Path(str(source.path)).name.split(".")[0], table, info["fingerprint"], answer)
+    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"the cached rows in {folder} are damaged ({one_line(error)}); set data.refresh=true"
+        ) from error
+    _judge(rows, info, f"{where}: {source.path}", cfg.on_error)
+    return rows
 
 
-def _write(
-    folder: Path, raws: Iterator[Raw], source: DictConfig, columns: dict, where: str, answer: bool, on_error: str
-) -> dict:
-    """Write rows.arrow into `folder`, a batch at a time; return what info.json holds."""
-    state, batch, count, faults, first_fault = hashlib.sha256(), [], 0, 0, None
-    format, label = None, Path(str(source.path)).name.split(".")[0]
+def _judge(rows: Rows, info: dict, where: str, on_error: str) -> None:
+    """Stop for faulty rows, or say how many are left out."""
+    faults = len(rows) - len(rows.eligible())
+    if not len(rows):
+        raise UserError(f"{where} holds no row; give it some")
+    first = info["first_fault"]
+    if rows.answer and (first is None or (info["first_unanswered"] or [len(rows)])[0] < first[0]):
+        first = info["first_unanswered"]
+    if rows.answer and faults == len(rows) and info["columns"] and first is info["first_unanswered"]:
+        raise UserError(f"{where}: no row holds an answer ({first[1]}); {info['columns']}; set columns")
+    if faults and on_error == "raise":
+        raise UserError(f"{where}, {first[1]}; mend the row or set data.on_error=skip")
+    if faults == len(rows):
+        raise UserError(f"{where} holds no usable row ({first[1]})")
+    if faults:
+        log.info(f"{where}: {faults} of {len(rows)} rows left out as faulty, first: {first[1]}")
+
+
+def _write(folder: Path, raws: Iterator[Raw], source: DictConfig, columns: dict, where: str, on_error: str) -> dict:
+    """Write rows.arrow into `folder`, a batch at a time; return what info.json holds.
+
+    Nothing of the source's name goes in: the same content has the same table and fingerprint under any name.
+    """
+    state, batch, count = hashlib.sha256(), [], 0
+    format, shown, first_fault, first_unanswered = None, None, None, None
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
         for position, raw in raws:
             if source.limit is not None and count == source.limit:
                 break
-            messages, fault, own = [], None, label
+            messages, label, fault, unanswered = [], None, None, None
             try:
                 if isinstance(raw, Fault):
                     raise raw
                 if format is None and isinstance(raw, Mapping):
-                    format = decide(source.format, columns, raw, f"{where}.path={source.path}", answer)
-                messages = canonical(raw, format, columns, answer)
+                    format = decide(source.format, columns, raw, f"{where}.path={source.path}")
+                    shown = shown_columns(raw)
+                messages, unanswered = canonical(raw, format, columns)
                 if "source" in columns:
-                    own = str(raw.get(columns["source"], label))
+                    label = raw.get(columns["source"])
             except Fault as error:
-                fault = f"{where}: {source.path}, row {count} ({position}): {error}"
+                fault = str(error)
                 if on_error == "raise":
-                    raise UserError(f"{fault}; mend the row or set data.on_error=skip") from error
-                faults, first_fault = faults + 1, first_fault or fault
-            batch.append({"messages": messages, "source": own, "fault": fault and str(fault)})
-            state.update(json.dumps([messages, own, fault is not None], ensure_ascii=False).encode() + b"\n")
+                    told = f"{where}: {source.path}, row {count} ({position}): {error}"
+                    raise UserError(f"{told}; mend the row or set data.on_error=skip") from error
+                first_fault = first_fault or (count, f"row {count} ({position}): {fault}")
+            if unanswered:
+                first_unanswered = first_unanswered or (count, f"row {count} ({position}): {unanswered}")
+            row = {"messages": messages, "fault": fault, "unanswered": unanswered}
+            batch.append({**row, "source": None if label is None else str(label)})
+            state.update(json.dumps([messages, fault is not None], ensure_ascii=False).encode() + b"\n")
             count += 1
             if len(batch) == BATCH:
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
@@ -144,11 +181,10 @@ def _write(
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
     return {
         "schema_version": VERSION,
-        "path": str(source.path),
         "format": format,
-        "rows": count,
-        "faults": faults,
+        "columns": shown,
         "first_fault": first_fault,
+        "first_unanswered": first_unanswered,
         "fingerprint": state.hexdigest()[:32],
     }
 
@@ -193,7 +229,13 @@ def _hub(source: DictConfig, where: str) -> datasets.Dataset:
 
 
 def _jsonl(path: Path) -> Iterator[Raw]:
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+    try:
+        yield from _lines(gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb"))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is a damaged gzip file ({one_line(error)})") from error
+
+
+def _lines(opened: IO[bytes]) -> Iterator[Raw]:
     with opened as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -202,8 +244,8 @@ def _jsonl(path: Path) -> Iterator[Raw]:
                 yield f"line {number}", json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 yield f"line {number}", Fault("line", f"is not UTF-8 ({error.reason})")
-            except json.JSONDecodeError as error:
-                yield f"line {number}", Fault("line", f"is not JSON ({error.msg})")
+            except (ValueError, RecursionError) as error:  # JSONDecodeError, and numbers or nesting without end
+                yield f"line {number}", Fault("line", f"is not JSON ({one_line(error)[:80]})")
 
 
 def _json(path: Path) -> Iterator[Raw]:

@@ -1,5 +1,6 @@
 """Evaluation: target loss on held-out rows, and greedy answers compared with the references."""
 
+import copy
 import logging
 import math
 import time
@@ -8,13 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from near.config import public
-from near.data import Rows, load
-from near.errors import UserError
-from near.files import digest, folder_aside, folder_digest, provenance, read_json, write_json, write_jsonl
+from near.data import Rows, given, load
+from near.errors import UserError, one_line
+from near.files import cache_folder, digest, folder_aside, folder_digest, provenance, read_json, write_json, write_jsonl
+from near.hub import wanted_dtype
 from near.model import base_folder, load_base, load_tokenizer, with_adapter
 from near.tokens import IGNORED, Collator, encode, render
 
@@ -25,55 +31,68 @@ SCHEMA_VERSION = 1
 
 def evaluate(cfg: DictConfig, output_dir: Path) -> None:
     """What eval.py does: metrics.json and answers.jsonl of a model, of a model with an adapter, or of a run."""
-    adapter, model = cfg.adapter_name_or_path, cfg.model
-    described: dict = {"selector": None, "seed": None}
+    adapter, described, base_model = cfg.adapter_name_or_path, {"selector": None, "seed": None}, cfg.model
     if cfg.run is not None:
-        config, adapter, model_folder = _run_parts(Path(cfg.run))
-        cfg = OmegaConf.merge(cfg, _not_overridden(config))
-        model = cfg.model
-        if model_folder is not None:
-            model = OmegaConf.merge(model, {"name_or_path": str(model_folder)})
-        described = {"selector": config.selector_name, "seed": config.seed, "run": str(cfg.run)}
+        config, adapter, described = _run_parts(Path(cfg.run))
+        cfg = _with_run(cfg, config)
+        base_model = cfg.model
+        if adapter is None:
+            cfg = OmegaConf.merge(cfg, {"model": {"name_or_path": str(Path(cfg.run) / "model")}})
     elif not cfg.overwrite and (output_dir / "train_metrics.json").exists():
         raise UserError(f"{output_dir} is a run of train.py; evaluate it with run={output_dir}")
     rows, seen = evaluation_rows(cfg)
-    base = base_metrics(cfg, model, rows) if adapter is None else None
-    if base is not None:
-        metrics, answers = base
+    if adapter is None:
+        metrics, answers = base_metrics(cfg, cfg.model, rows)
     else:
-        loaded = with_adapter(load_base(model, cfg.cache_dir), adapter)
-        tokenizer = load_tokenizer(base_folder(model, cfg.cache_dir), model.trust_remote_code)
-        metrics, answers = measure(loaded, tokenizer, rows, cfg)
-    described |= {"model": str(model.name_or_path), "adapter": adapter}
-    write_metrics(output_dir, {**described, **metrics, "selection_saw_them": seen}, answers, cfg)
-    log.info(summary(metrics))
+        _look_for_adapter(adapter)
+        tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
+        metrics, answers = measure(with_adapter(load_base(cfg.model, cfg.cache_dir), adapter), tokenizer, rows, cfg)
+    described |= {"model": str(base_model.name_or_path), "adapter": adapter, "selection_saw_them": seen}
+    if adapter is not None or cfg.run is not None:
+        described["base"], _ = base_metrics(cfg, base_model, rows)
+    write_metrics(output_dir, {**described, **metrics}, answers, cfg)
+    log.info(f"{summary(metrics)}; wrote {output_dir}")
 
 
-def _run_parts(folder: Path) -> tuple[DictConfig, str | None, Path | None]:
-    """A run's configuration and what it trained: an adapter or a whole model."""
+def _run_parts(folder: Path) -> tuple[DictConfig, str | None, dict]:
+    """A run's configuration, its adapter (None: every weight was trained) and what its metrics say of it."""
     if not (folder / "train_metrics.json").is_file():
         raise UserError(f"run={folder}: no train_metrics.json there; give the output_dir of a finished train.py")
-    config = OmegaConf.load(folder / "config.yaml")
     trained = read_json(folder / "train_metrics.json")
-    config.selector_name = trained["selector"]
-    if (folder / "adapter").is_dir():
-        return config, str(folder / "adapter"), None
-    return config, None, folder / "model"
+    try:
+        config = OmegaConf.create(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+        kept = {"selector": trained["selector"], "seed": config.seed, "max_K": config.max_K, "run": str(folder)}
+    except (OSError, ValueError, KeyError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"run={folder}: its config.yaml is damaged ({one_line(error)})") from error
+    for name in ("adapter", "model"):
+        if (folder / name).is_dir():
+            return config, str(folder / name) if name == "adapter" else None, kept
+    raise UserError(f"run={folder}: neither adapter/ nor model/ is there; train it again")
 
 
-def _not_overridden(config: DictConfig) -> DictConfig:
-    """The data and model of a run, unless the command names others."""
-    from hydra.core.hydra_config import HydraConfig
+def _with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
+    """`cfg` with the run's data, model and evaluation settings, under what the command itself names."""
+    typed = OverridesParser.create().parse_overrides(HydraConfig.get().overrides.task)
+    groups = {override.key_or_group for override in typed}
+    cfg = copy.deepcopy(cfg)
+    for part in ("data", "model", "evaluation"):
+        if part not in groups:
+            cfg[part] = run[part]
+            for override in typed:
+                if override.key_or_group.startswith(f"{part}."):
+                    OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=True)
+    return cfg
 
-    typed = [o.lstrip("+~").split("=")[0].split(".")[0] for o in HydraConfig.get().overrides.task]
-    return OmegaConf.create({key: config[key] for key in ("data", "model") if key not in typed})
+
+def _look_for_adapter(path: str) -> None:
+    if not (Path(path) / "adapter_config.json").is_file():
+        raise UserError(f"adapter_name_or_path={path}: no adapter_config.json there; give a run's adapter folder")
 
 
 def evaluation_rows(cfg: DictConfig) -> tuple[Rows, bool]:
     """The rows that are evaluated, and whether selection saw them (no data.eval: the queries)."""
-    rows = load(cfg.data, "eval", cfg.cache_dir)
-    if rows is not None:
-        return rows, False
+    if given(cfg.data, "eval"):
+        return load(cfg.data, "eval", cfg.cache_dir), False
     log.info("data.eval is not set: the queries are evaluated on, which selection saw")
     return load(cfg.data, "queries", cfg.cache_dir), True
 
@@ -82,13 +101,21 @@ def base_metrics(cfg: DictConfig, model: DictConfig, rows: Rows, loaded=None) ->
     """Metrics and answers of an untrained model, measured once and then found in the cache."""
     folder = base_folder(model, cfg.cache_dir)
     settings = OmegaConf.to_container(cfg.evaluation)
-    made_of = [SCHEMA_VERSION, folder_digest(folder), model.dtype, rows.fingerprint, cfg.data.cutoff_len, settings]
-    target = Path(cfg.cache_dir).expanduser().resolve() / "evaluations" / digest(made_of)
+    made_of = [
+        SCHEMA_VERSION,
+        folder_digest(folder),
+        wanted_dtype(model.dtype),
+        model.template,
+        rows.fingerprint,
+        cfg.data.cutoff_len,
+        settings,
+    ]
+    target = cache_folder(cfg.cache_dir, "evaluations", digest(made_of))
     if (target / "base.json").is_file():
         log.info("base model: evaluation found in the cache")
         found = read_json(target / "base.json")
         return found["metrics"], found["answers"]
-    tokenizer = load_tokenizer(folder, model.trust_remote_code)
+    tokenizer = load_tokenizer(model, cfg.cache_dir)
     metrics, answers = measure(loaded or load_base(model, cfg.cache_dir), tokenizer, rows, cfg)
     with folder_aside(target) as new:
         write_json(new / "base.json", {"metrics": metrics, "answers": answers})
@@ -131,10 +158,19 @@ def measure(model, tokenizer, rows: Rows, cfg: DictConfig) -> tuple[dict, list[d
     return metrics, records
 
 
-def _batches(lengths: list[int], size: int):
-    """Positions in batches of rows alike in length, the longest first."""
+LOSS_TOKENS = 1024  # of a batch whose logits are held: float32 over the vocabulary, several times over
+
+
+def _batches(lengths: list[int], size: int, tokens: int | None = None) -> list[np.ndarray]:
+    """Positions in batches of rows alike in length, the longest first: at most `size` rows, and no more than `tokens`
+    tokens with their padding where there is more than one row."""
     order = np.argsort([-n for n in lengths], kind="stable")
-    return [order[i : i + size] for i in range(0, len(order), size)]
+    batches, start = [], 0
+    while start < len(order):
+        fit = size if tokens is None else min(size, max(1, tokens // max(1, lengths[order[start]])))
+        batches.append(order[start : start + fit])
+        start += fit
+    return batches
 
 
 def _losses(model, tokenizer, chats: list, cfg: DictConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +178,7 @@ def _losses(model, tokenizer, chats: list, cfg: DictConfig) -> tuple[np.ndarray,
     coded = [encode(chat, tokenizer, cfg.data.cutoff_len) for chat in chats]
     collate = Collator(tokenizer.pad_token_id)
     sums, counts = np.zeros(len(coded)), np.zeros(len(coded), dtype=np.int64)
-    for part in _batches([len(c["input_ids"]) for c in coded], cfg.evaluation.batch_size):
+    for part in _batches([len(c["input_ids"]) for c in coded], cfg.evaluation.batch_size, LOSS_TOKENS):
         batch = {k: v.to(model.device) for k, v in collate([coded[i] for i in part]).items()}
         labels = batch.pop("labels")[:, 1:]
         logits = model(**batch).logits[:, :-1].float()

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from near.errors import UserError, one_line
+
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu", "numpy")
 
 
@@ -49,13 +51,36 @@ def folder_aside(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def cache_folder(cache_dir: str | Path, *parts: str) -> Path:
+    """The folder of `parts` in the cache, absolute; not made."""
+    return Path(cache_dir).expanduser().resolve().joinpath(*parts)
+
+
 def write_json(path: str | Path, value: object) -> None:
     with aside(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> dict:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """The object in a JSON file of ours; UserError where it is damaged."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged (it holds a {type(value).__name__}); delete it and run again")
+    return value
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """The objects in a file of one JSON object a line; UserError where it is damaged."""
+    try:
+        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} is damaged (not an object a line); delete it and run again")
+    return rows
 
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:

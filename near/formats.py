@@ -69,7 +69,7 @@ def _system(field: Field) -> list[Message]:
     return [{"role": "system", "content": text}] if text.strip() else []
 
 
-def _alpaca(field: Field, answer: bool) -> list[Message]:
+def _alpaca(field: Field) -> list[Message]:
     messages = _system(field)
     history = field.get("history") or []
     if not isinstance(history, list):
@@ -81,7 +81,7 @@ def _alpaca(field: Field, answer: bool) -> list[Message]:
     more = field.text("input", required=False)
     prompt = field.text("instruction") + (f"\n{more}" if more.strip() else "")
     messages.append({"role": "user", "content": prompt})
-    text = field.text("output", required=answer)
+    text = field.text("output", required=False)
     return [*messages, {"role": "assistant", "content": text}] if text.strip() else messages
 
 
@@ -93,7 +93,7 @@ def _chat(field: Field, name: str, role_key: str, text_key: str, roles: Mapping[
         if not isinstance(turn, Mapping) or role_key not in turn or text_key not in turn:
             raise Fault(where, f"is not a turn with '{role_key}' and '{text_key}'")
         role, text = turn[role_key], turn[text_key]
-        if role not in roles:
+        if not isinstance(role, str) or role not in roles:
             raise Fault(f"{where}.{role_key}", f"is {role!r}, not one of {', '.join(roles)}")
         if not isinstance(text, str):
             raise Fault(f"{where}.{text_key}", f"is of type {type(text).__name__}, not text")
@@ -101,17 +101,17 @@ def _chat(field: Field, name: str, role_key: str, text_key: str, roles: Mapping[
     return messages
 
 
-def _messages(field: Field, answer: bool) -> list[Message]:
+def _messages(field: Field) -> list[Message]:
     return _chat(field, "messages", "role", "content", {r: r for r in sorted(ROLES)})
 
 
-def _sharegpt(field: Field, answer: bool) -> list[Message]:
+def _sharegpt(field: Field) -> list[Message]:
     return _system(field) + _chat(field, "conversations", "from", "value", SHAREGPT_ROLES)
 
 
-def _prompt_completion(field: Field, answer: bool) -> list[Message]:
+def _prompt_completion(field: Field) -> list[Message]:
     messages = _system(field)
-    for name, role, required in (("prompt", "user", True), ("completion", "assistant", answer)):
+    for name, role, required in (("prompt", "user", True), ("completion", "assistant", False)):
         if isinstance(field.get(name), list):
             messages += _chat(field, name, "role", "content", {r: r for r in sorted(ROLES)})
         elif (text := field.text(name, required)).strip():
@@ -122,7 +122,7 @@ def _prompt_completion(field: Field, answer: bool) -> list[Message]:
 class Format(NamedTuple):
     required: tuple[str, ...]
     optional: tuple[str, ...]
-    read: Callable[[Field, bool], list[Message]]
+    read: Callable[[Field], list[Message]]
 
 
 FORMATS: dict[str, Format] = {
@@ -133,38 +133,51 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def decide(format: str, columns: Mapping[str, str], first: Mapping, where: str, answer: bool) -> str:
+def decide(format: str, columns: Mapping[str, str], first: Mapping, where: str) -> str:
     """The format's name (found by its columns for "auto"), checked against the first row's columns.
 
-    Raises UserError for an unknown `columns` key and for a column that is not there, naming the columns that are.
+    Raises UserError for an unknown `columns` key and for a prompt column that is not there, naming those that are.
     """
-    there = f"its columns: {', '.join(map(str, first)) or 'none'}"
+    there = shown_columns(first)
     if format == "auto":
         names = {key for key in columns if columns[key] in first} | (set(first) - set(columns.values()))
-        fits = [n for n, f in FORMATS.items() if names.issuperset(f.required if answer else f.required[:1])]
+        fits = [n for n, f in FORMATS.items() if f.required[0] in names]
         if not fits:
             raise UserError(f"{where}: no known format fits; {there}; set format and columns")
         format = fits[0]
+    prompt = FORMATS[format].required[0]
     known = [*FORMATS[format].required, *FORMATS[format].optional, "source"]
     for key, column in columns.items():
         if key not in known:
             raise UserError(f"{where}: columns.{key} is not a field of format {format}{did_you_mean(key, known)}")
-        if column not in first and key not in FORMATS[format].optional:
+        if column not in first and key not in (*FORMATS[format].optional, *FORMATS[format].required[1:]):
             raise UserError(f"{where}: no column '{column}' (columns.{key}); {there}")
-    for key in FORMATS[format].required if answer else FORMATS[format].required[:1]:
-        if columns.get(key, key) not in first:
-            raise UserError(f"{where}: no column '{columns.get(key, key)}' (format {format}); {there}")
+    if columns.get(prompt, prompt) not in first:
+        raise UserError(f"{where}: no column '{columns.get(prompt, prompt)}' (format {format}); {there}")
     return format
 
 
-def canonical(raw: object, format: str, columns: Mapping[str, str], answer: bool) -> list[Message]:
-    """The messages of one raw row. `answer`: it must end with an assistant turn that says something."""
+def shown_columns(row: Mapping) -> str:
+    return f"its columns: {', '.join(map(str, row)) or 'none'}"
+
+
+def canonical(raw: object, format: str, columns: Mapping[str, str]) -> tuple[list[Message], str | None]:
+    """The messages of one raw row, and why they hold no answer at their end (None: they do)."""
     if not isinstance(raw, Mapping):
         raise Fault("row", f"is of type {type(raw).__name__}, not an object with columns")
-    messages = FORMATS[format].read(Field(raw, columns), answer)
-    name = columns.get(FORMATS[format].required[0], FORMATS[format].required[0])
+    messages = FORMATS[format].read(Field(raw, columns))
+    asked, *answered = FORMATS[format].required
+    for message in messages:
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError as error:
+            raise Fault(columns.get(asked, asked), "holds half of a surrogate pair, which is no text") from error
     if not any(m["role"] != "assistant" and m["content"].strip() for m in messages):
-        raise Fault(name, "holds no prompt")
-    if answer and (messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip()):
-        raise Fault(name, "holds no answer at its end")
-    return messages
+        raise Fault(columns.get(asked, asked), "holds no prompt")
+    if messages[-1]["role"] == "assistant" and messages[-1]["content"].strip():
+        return messages, None
+    if not answered:
+        return messages, f"field '{columns.get(asked, asked)}' holds no answer at its end"
+    name = columns.get(answered[0], answered[0])
+    lack = "is missing" if name not in raw else "is null" if raw[name] is None else "is empty"
+    return messages, f"field '{name}' {lack}"

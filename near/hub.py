@@ -37,6 +37,11 @@ def wanted_dtype(dtype: str) -> str:
     """`dtype`, with auto made bfloat16 on a GPU that computes in it and float32 elsewhere."""
     if dtype != "auto":
         return dtype
+    return "bfloat16" if computes_bfloat16() else "float32"
+
+
+def computes_bfloat16() -> bool:
+    """Whether there is a GPU that computes in bfloat16 itself (older ones only emulate it)."""
     import torch
 
-    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -24,20 +24,23 @@ PROBES = (
 def merge(cfg: DictConfig, output_dir: Path) -> None:
     """What merge.py does: the merged model, its tokenizer and chat template in `export_dir`, whole or not at all."""
     export_dir, adapter = Path(cfg.export_dir), Path(cfg.adapter_name_or_path)
+    export_dir.parent.mkdir(parents=True, exist_ok=True)
     if export_dir.exists() and (not export_dir.is_dir() or any(export_dir.iterdir())):
         raise UserError(f"export_dir={export_dir} is not empty; name another folder or empty it")
+    base, revision = (cfg.model_name_or_path, None) if cfg.model_name_or_path else _base_of(adapter)
     model_cfg = OmegaConf.create(
         {
-            "name_or_path": cfg.model_name_or_path or _base_of(adapter),
-            "revision": None,
+            "name_or_path": base,
+            "revision": revision,
             "dtype": "float32",  # sums of half-precision weights would round each weight once more
             "trust_remote_code": cfg.trust_remote_code,
+            "template": cfg.template,
         }
     )
-    folder = model_folder("model_name_or_path", model_cfg.name_or_path, None, cfg.cache_dir, "model=smollm2")
-    tokenizer = load_tokenizer(folder, cfg.trust_remote_code)
+    model_folder("model_name_or_path", base, revision, cfg.cache_dir, "model=smollm2")
+    tokenizer = load_tokenizer(model_cfg, cfg.cache_dir)
     device = "cuda" if cfg.export_device == "auto" and torch.cuda.is_available() else "cpu"
-    adapted = with_adapter(load_base(model_cfg, cfg.cache_dir), adapter).to(device).eval()
+    adapted = with_adapter(load_base(model_cfg, cfg.cache_dir, device), adapter).eval()
     before = _logits(adapted, tokenizer)
     try:
         merged = adapted.merge_and_unload(safe_merge=True)
@@ -60,11 +63,15 @@ def merge(cfg: DictConfig, output_dir: Path) -> None:
     log.info(f"wrote {export_dir} ({cfg.export_dtype}; logits differ from the adapter's by {difference:.1e} at most)")
 
 
-def _base_of(adapter: Path) -> str:
+def _base_of(adapter: Path) -> tuple[str, str | None]:
+    """The base model that an adapter names, and its revision."""
     path = adapter / "adapter_config.json"
     if not path.is_file():
         raise UserError(f"adapter_name_or_path={adapter}: no adapter_config.json there; give a run's adapter folder")
-    return read_json(path)["base_model_name_or_path"]
+    config = read_json(path)
+    if not config.get("base_model_name_or_path"):
+        raise UserError(f"{path} names no base model; set model_name_or_path")
+    return config["base_model_name_or_path"], config.get("revision")
 
 
 @torch.inference_mode()
@@ -72,11 +79,7 @@ def _logits(model, tokenizer) -> list[torch.Tensor]:
     """Logits of every position of the probes, float32 (1, T, vocabulary) each."""
     found = []
     for probe in PROBES:
-        text = (
-            render(tokenizer, [{"role": "user", "content": probe}], prompt_only=True)
-            if tokenizer.chat_template
-            else probe
-        )
+        text = render(tokenizer, [{"role": "user", "content": probe}], prompt_only=True)
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"].to(model.device)
         found.append(model(input_ids=ids).logits.float().cpu())
     return found

@@ -1,8 +1,8 @@
 """Runs side by side: a table in the terminal and one HTML file that needs no network."""
 
 import html
-import json
 import logging
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from near.errors import UserError
-from near.files import aside, read_json
+from near.files import aside, read_json, read_jsonl
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("selector", "seed", "run", "model", "target loss", "answers right", "distinct rows", "train s", "select s")
+KEYS = {"selector", "model", "target_loss", "rows", "tokens", "answers_right", "eval_fingerprint"}
 SEEN = "evaluated on the queries, which selection saw"
 
 
@@ -39,8 +40,17 @@ class Run:
         m, t = self.metrics, self.training
         right = "-" if m["answers_right"] is None else f"{m['answers_right']}/{m['rows']}"
         name = "-" if self.folder is None else str(self.folder.relative_to(root))
-        cells = [self.selector, _dash(self.seed), name, Path(m["model"]).name, f"{m['target_loss']:.4f}", right]
-        return [*cells, _dash(t.get("distinct_rows")), _dash(t.get("train_seconds")), _dash(t.get("select_seconds"))]
+        cells = [
+            self.selector,
+            _dash(self.seed),
+            name,
+            re.split(r"[/:]", m["model"].rstrip("/"))[-1],
+            f"{m['target_loss']:.4f}",
+            right,
+        ]
+        spent = [t.get(k) for k in ("select_seconds", "embed_seconds", "search_seconds")]
+        selecting = sum(s for s in spent if s is not None) if t else None
+        return [*cells, _dash(t.get("distinct_rows")), _dash(t.get("train_seconds")), _dash(selecting)]
 
 
 def _dash(value: object) -> str:
@@ -66,16 +76,19 @@ def collect(root: Path) -> tuple[list[Run], list[Path]]:
         raise UserError(f"runs={root}: no such folder")
     runs, models, bases = [], [], {}
     for path in sorted(root.rglob("metrics.json")):
-        folder, metrics = path.parent, _read(path)
+        folder, metrics = path.parent, read_json(path)
+        if not KEYS <= set(metrics):
+            log.info(f"passed over {path}: not written by train.py or eval.py")
+            continue
         if metrics["selector"] is None:  # a model that eval.py was given: an untrained one, or one merged before
             models.append(Run("model", metrics, folder))
             continue
         if metrics.get("base"):
             base = {**metrics["base"], "model": metrics["model"]}
             bases.setdefault((_evaluated(base), base["model"]), Run("base", base))
-        training = _read(folder / "train_metrics.json") if (folder / "train_metrics.json").is_file() else {}
+        training = read_json(folder / "train_metrics.json") if (folder / "train_metrics.json").is_file() else {}
         lines = folder / "rounds" / "rounds.jsonl"
-        rounds = [json.loads(x) for x in lines.read_text(encoding="utf-8").splitlines()] if lines.is_file() else []
+        rounds = read_jsonl(lines) if lines.is_file() else []
         runs.append(Run(metrics["selector"], metrics, folder, training, rounds))
     for run in models:
         key = (_evaluated(run.metrics), run.metrics["model"])
@@ -94,13 +107,6 @@ def collect(root: Path) -> tuple[list[Run], list[Path]]:
 def _evaluated(metrics: dict) -> tuple:
     """What must be equal for two target losses to be compared."""
     return metrics["eval_fingerprint"], metrics["rows"], metrics["tokens"]
-
-
-def _read(path: Path) -> dict:
-    try:
-        return read_json(path)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is not readable as JSON ({error}); evaluate that run again") from error
 
 
 def notes(runs: list[Run], unfinished: list[Path]) -> list[str]:

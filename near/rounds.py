@@ -10,7 +10,7 @@ class Stretch:
 
     index: int
     start: int
-    steps: int
+    steps: int | None
     warmup: bool
 
 

@@ -7,14 +7,15 @@ import torch
 
 
 def draws(ids: np.ndarray, size: int, seed: int, round: int) -> np.ndarray:
-    """`size` draws of `ids`, int64: a seeded shuffle; with fewer ids, pass after pass, each newly shuffled.
+    """`size` draws of `ids`, int64: a seeded shuffle; with fewer ids, pass after pass, each newly shuffled. A last,
+    shorter pass draws from the first of `ids`, the selector's order being its preference.
 
     >>> draws(np.array([7, 8, 9]), 7, seed=0, round=1)
-    array([7, 8, 9, 7, 9, 8, 7])        # three passes, the last one cut
+    array([7, 8, 9, 7, 9, 8, 7])        # two whole passes, and the first row once more
     """
     rng = np.random.default_rng((seed, round, 1))  # 1: another stream than the selectors'
-    passes = -(-size // len(ids))
-    return np.concatenate([rng.permutation(ids) for _ in range(passes)])[:size]
+    passes, rest = divmod(size, len(ids))
+    return np.concatenate([*(rng.permutation(ids) for _ in range(passes)), rng.permutation(ids[:rest])])
 
 
 class RoundSampler(torch.utils.data.Sampler):

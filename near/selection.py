@@ -14,7 +14,7 @@ from near.config import public
 from near.data import Rows, load
 from near.embedders.base import Embedder
 from near.errors import UserError
-from near.files import digest, folder_aside, provenance, read_json, write_json, write_npy
+from near.files import cache_folder, digest, folder_aside, provenance, read_json, write_json, write_npy
 from near.store import CHUNK, Store
 
 log = logging.getLogger(__name__)
@@ -34,11 +34,13 @@ class Neighbours:
 def select(cfg: DictConfig, output_dir: Path) -> None:
     """What select.py does: write top_indices.npy, top_scores.npy and manifest.json into `output_dir`."""
     target = output_dir / "manifest.json"
-    candidates = load(cfg.data, "candidates", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
+    before = read_json(target).get("key") if target.exists() and not cfg.overwrite else None
+    candidates = load(cfg.data, "candidates", cfg.cache_dir)
     queries = load(cfg.data, "queries", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
     neighbours = find_neighbours(cfg, candidates, queries)
-    if target.exists() and not cfg.overwrite and read_json(target)["key"] != neighbours.manifest["key"]:
+    if before not in (None, neighbours.manifest["key"]):
         raise UserError(f"{output_dir} holds another selection; set overwrite=true or another output_dir")
+    target.unlink(missing_ok=True)  # the manifest is written last: where it is, the matrix is whole and its own
     write_npy(output_dir / "top_indices.npy", neighbours.ids)
     write_npy(output_dir / "top_scores.npy", neighbours.scores)
     write_json(target, {**neighbours.manifest, **provenance(), "config": public(cfg)})
@@ -50,11 +52,6 @@ def _mean(neighbours: Neighbours, rank: int) -> str:
     return f"{neighbours.scores[:, rank].mean():.3f}"
 
 
-def pool_fingerprint(rows: Rows) -> str:
-    """What indices are bound to: content and order of the pool's rows, with those that are not eligible."""
-    return rows.fingerprint
-
-
 def find_neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbours:
     """The neighbour matrix of `cfg`: from the cache where the same one was made before, else embedded and searched."""
     eligible = candidates.eligible()
@@ -64,14 +61,14 @@ def find_neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbo
     index = instantiate(cfg.index)
     made_of = {
         "schema_version": SCHEMA_VERSION,
-        "candidates": {"fingerprint": pool_fingerprint(candidates), "rows": len(candidates), "eligible": len(eligible)},
+        "candidates": {"fingerprint": candidates.fingerprint, "rows": len(candidates), "eligible": len(eligible)},
         "queries": {"fingerprint": queries.fingerprint, "rows": len(queries)},
         "embedder": embedder.signature,
         "index": index.signature,
         "max_K": cfg.max_K,
     }
     key = digest(made_of)
-    folder = Path(cfg.cache_dir).expanduser().resolve() / "neighbours" / key
+    folder = cache_folder(cfg.cache_dir, "neighbours", key)
     if (folder / "manifest.json").is_file():
         log.info(f"neighbours: found in the cache ({key[:12]}), embedded 0 texts")
     else:
@@ -120,22 +117,35 @@ def _search(cfg, embedder: Embedder, index, candidates: Rows, eligible: np.ndarr
     return eligible[rows], scores, figures
 
 
-def read_neighbours(path: str | Path, candidates: Rows, queries: Rows) -> Neighbours:
-    """A matrix that select.py wrote, refused unless it was made for this pool and these queries."""
+def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: int) -> Neighbours:
+    """The first `max_K` columns of a matrix that select.py wrote, refused unless it was made for this pool and these
+    queries and is wide enough."""
     path = Path(path)
     folder = path if path.is_dir() else path.parent
+    if path.name not in ("top_indices.npy", folder.name):
+        raise UserError(f"indices_path={path}: give the top_indices.npy that select.py wrote, or its folder")
     for name in ("top_indices.npy", "top_scores.npy", "manifest.json"):
         if not (folder / name).is_file():
             raise UserError(f"indices_path={path}: no {name} in {folder}; give a top_indices.npy that select.py wrote")
     neighbours = _read(folder)
     for name, rows in (("candidates", candidates), ("queries", queries)):
-        made_for = neighbours.manifest[name]["fingerprint"]
-        if made_for != rows.fingerprint:
+        made_for = neighbours.manifest.get(name, {})
+        if made_for.get("fingerprint") != rows.fingerprint:
             raise UserError(
-                f"indices_path={path} was made for other {name} ({made_for[:12]}, {neighbours.manifest[name]['rows']} "
-                f"rows) than data.{name} ({rows.fingerprint[:12]}, {len(rows)} rows); run select.py on these"
+                f"indices_path={path} was made for other {name} ({str(made_for.get('fingerprint'))[:12]}, "
+                f"{made_for.get('rows')} rows) than data.{name} ({rows.fingerprint[:12]}, {len(rows)} rows); "
+                "run select.py on these"
             )
-    return neighbours
+    width = neighbours.ids.shape[1]
+    if width < max_K:
+        raise UserError(
+            f"indices_path={path} holds {width} neighbours a query, fewer than max_K={max_K}; use max_K<={width}"
+        )
+    if neighbours.ids.max() >= len(candidates):
+        raise UserError(
+            f"indices_path={path} names row {neighbours.ids.max()} of a pool of {len(candidates)}; select again"
+        )
+    return Neighbours(neighbours.ids[:, :max_K], neighbours.scores[:, :max_K], neighbours.manifest)
 
 
 def _read(folder: Path) -> Neighbours:

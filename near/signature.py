@@ -61,7 +61,11 @@ def _keywords(module: str, name: str) -> set[str] | None:
         raise _Unreadable(name)
     inherited: set[str] = set()
     for base in node.bases:
-        if isinstance(base, ast.Name) and base.id not in ("object", "ABC", "Protocol"):
+        if isinstance(base, ast.Subscript):  # Generic[...]
+            continue
+        if not isinstance(base, ast.Name):  # module.Class
+            raise _Unreadable(name)
+        if base.id not in ("object", "ABC", "Protocol"):
             try:
                 found = _keywords(module, base.id)
             except _Unreadable:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from near.errors import UserError
-from near.files import aside, digest, write_json
+from near.files import aside, cache_folder, digest, write_json
 
 CHUNK = 2048  # texts embedded before they are written: what a kill can lose
 KEY = np.dtype("V16")
@@ -37,7 +37,7 @@ class Store:
     """Vectors of one space. Look-ups see the shards that were there when the store was opened or last added to."""
 
     def __init__(self, cache_dir: str | Path, space: dict):
-        self.folder = Path(cache_dir).expanduser().resolve() / "embeddings" / digest(space)
+        self.folder = cache_folder(cache_dir, "embeddings", digest(space))
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "space.json").exists():
             write_json(self.folder / "space.json", space)

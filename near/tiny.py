@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+from near.templates import TEMPLATES
 
 
 def write_tiny(folder: Path) -> None:
@@ -21,7 +18,7 @@ def write_tiny(folder: Path) -> None:
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens(specials)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<|pad|>", eos_token="<|im_end|>", chat_template=CHATML
+        tokenizer_object=core, pad_token="<|pad|>", eos_token="<|im_end|>", chat_template=TEMPLATES["chatml"]
     )
     config = LlamaConfig(
         vocab_size=len(vocabulary),

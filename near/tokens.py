@@ -3,20 +3,22 @@
 import hashlib
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
+from jinja2 import TemplateError
+from omegaconf import DictConfig
 
 from near.data import Rows
-from near.errors import UserError
-from near.files import digest
+from near.errors import UserError, one_line
+from near.files import cache_folder, digest
 from near.formats import Message
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
@@ -35,7 +37,7 @@ def encode(messages: list[Message], tokenizer, cutoff_len: int) -> dict:
     text = render(tokenizer, messages)
     spans = []
     for i, message in enumerate(messages):
-        if message["role"] == "assistant":
+        if message["role"] == "assistant" and i:  # one that opens the chat answers nothing
             before = render(tokenizer, messages[:i], prompt_only=True)
             through = render(tokenizer, messages[: i + 1]).rstrip("\n")
             if not (text.startswith(before) and text.startswith(through)):
@@ -67,68 +69,72 @@ class Tokens:
 
     table: datasets.Dataset
     eligible: np.ndarray
-    cut: int
-    lengths: np.ndarray
 
 
-def tokenize(rows: Rows, tokenizer, cutoff_len: int, cache_dir: str, num_proc: int | None, refresh: bool) -> Tokens:
-    """Tokens of all rows, from the cache where the same rows met the same tokenizer before."""
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"model {tokenizer.name_or_path} has no chat template; use its instruction-tuned variant, for example "
-            "model=smollm2 or model=qwen2_5_0_5b"
-        )
-    key = digest([VERSION, rows.fingerprint, tokenizer_digest(tokenizer), cutoff_len])
-    path = Path(cache_dir).expanduser().resolve() / "tokens" / f"{key}.arrow"
+def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
+    """Tokens of all rows, from the cache where the same rows met the same tokenizer before.
+
+    `data`: cutoff_len, num_proc, refresh. A row that the chat template refuses is not eligible; how many is said.
+    """
+    key = digest([VERSION, rows.fingerprint, tokenizer_digest(tokenizer), data.cutoff_len])
+    path = cache_folder(cache_dir, "tokens", f"{key}.arrow")
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def work(batch: dict) -> dict:
-        coded = [
-            encode(messages, tokenizer, cutoff_len) if fault is None else _NOTHING
-            for messages, fault in zip(batch["messages"], batch["fault"], strict=True)
-        ]
-        columns = {name: [c[name] for c in coded] for name in _NOTHING}
-        columns["answer_tokens"] = [int((np.asarray(labels) != IGNORED).sum()) for labels in columns["labels"]]
+        coded = []
+        for messages, fault in zip(batch["messages"], batch["fault"], strict=True):
+            try:
+                coded.append(_NOTHING if fault else encode(messages, tokenizer, data.cutoff_len))
+            except TemplateError as error:
+                coded.append({**_NOTHING, "refused": one_line(error)})
+        columns = {name: [c.get(name, _NOTHING[name]) for c in coded] for name in _NOTHING}
+        columns["answer_tokens"] = [int((labels != IGNORED).sum()) for labels in columns["labels"]]
         return columns
 
-    table = rows.table.map(
-        work,
-        batched=True,
-        remove_columns=rows.table.column_names,
-        features=_FEATURES,
-        num_proc=num_proc,
-        cache_file_name=str(path),
-        new_fingerprint=key,
-        load_from_cache_file=not refresh,
-        desc="tokenising",
-    )
+    try:
+        table = rows.table.map(
+            work,
+            batched=True,
+            remove_columns=rows.table.column_names,
+            features=_FEATURES,
+            num_proc=data.num_proc,
+            cache_file_name=str(path),
+            new_fingerprint=key,
+            load_from_cache_file=not data.refresh,
+            desc="tokenising",
+        )
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"the cached tokens {path} are damaged ({one_line(error)}); set data.refresh=true") from error
     answers = table.data.column("answer_tokens").to_numpy()
-    cut = table.data.column("cut_prompt").to_numpy() + table.data.column("cut_answer").to_numpy()
-    lengths = np.diff(_offsets(table))
-    eligible = np.flatnonzero(answers > 0).astype(np.int64)
-    lost = len(rows.eligible()) - len(eligible)
-    if cut.any():
-        log.info(f"{rows.name}: {int((cut > 0).sum())} of {len(rows)} rows cut to data.cutoff_len={cutoff_len} tokens")
-    if lost:
-        log.info(f"{rows.name}: {lost} rows have no answer token and are not eligible")
+    eligible = np.intersect1d(np.flatnonzero(answers > 0), rows.eligible()).astype(np.int64)
+    _tell(rows, table, len(eligible), data.cutoff_len)
     if not len(eligible):
-        raise UserError(f"data.{rows.name}: no row has an answer token; raise data.cutoff_len={cutoff_len}")
-    return Tokens(table.select_columns(["input_ids", "labels"]), eligible, int((cut > 0).sum()), lengths)
+        raise UserError(f"data.{rows.name}: no row has an answer token; raise data.cutoff_len={data.cutoff_len}")
+    return Tokens(table.select_columns(["input_ids", "labels"]), eligible)
 
 
-def _offsets(table: datasets.Dataset) -> np.ndarray:
-    """Running sum of the rows' lengths, (n + 1,)."""
-    sizes = [np.diff(chunk.offsets.to_numpy()) for chunk in table.data.column("input_ids").chunks]
-    return np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+def _tell(rows: Rows, table: datasets.Dataset, eligible: int, cutoff_len: int) -> None:
+    """Say how many rows were cut, refused or left without an answer."""
+    prompts, answers = (table.data.column(name).to_numpy() for name in ("cut_prompt", "cut_answer"))
+    if prompts.any() or answers.any():
+        cut = f"{int((prompts > 0).sum())} prompts and {int((answers > 0).sum())} answers"
+        log.info(f"{rows.name}: {cut} of {len(rows)} rows cut to data.cutoff_len={cutoff_len} tokens")
+    refused = table.data.column("refused").drop_null()
+    if len(refused):
+        log.info(f"{rows.name}: the chat template refuses {len(refused)} rows, the first with: {refused[0]}")
+    if lost := len(rows.eligible()) - eligible:
+        log.info(f"{rows.name}: {lost} rows have no answer token and are not eligible")
 
 
-_NOTHING = {"input_ids": [], "labels": [], "cut_prompt": 0, "cut_answer": 0}
+_EMPTY = np.empty(0, dtype=np.int64)
+_NOTHING = {"input_ids": _EMPTY, "labels": _EMPTY, "cut_prompt": 0, "cut_answer": 0, "refused": None}
 _FEATURES = datasets.Features(
     {
         "input_ids": datasets.List(datasets.Value("int32")),
         "labels": datasets.List(datasets.Value("int32")),
         "cut_prompt": datasets.Value("int32"),
         "cut_answer": datasets.Value("int32"),
+        "refused": datasets.Value("string"),
         "answer_tokens": datasets.Value("int32"),
     }
 )

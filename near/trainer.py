@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import time
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +17,11 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback
 
-from near.errors import UserError
+from near.config import differences
+from near.data import Rows
+from near.errors import UserError, one_line
 from near.files import aside, write_jsonl, write_npy
+from near.hub import computes_bfloat16
 from near.rounds import Schedule, Stretch
 from near.sampler import RoundSampler, draws
 from near.selection import Neighbours
@@ -37,52 +41,122 @@ class Job:
     selector: Selector
     selector_name: str
     tokens: Tokens
-    sources: np.ndarray
+    pool: Rows
     collator: Collator
     seed: int
     output_dir: Path
     identity: dict
+    dtype: str
+    queries: Rows | None = None
     neighbours: Neighbours | None = None
+    eval_table: object = None  # tokens of the evaluation rows, where trainer.args.eval_strategy asks for them
     callbacks: list[TrainerCallback] = field(default_factory=list)
 
 
 def _arguments(args: functools.partial, job: Job, **fixed):
     """TrainingArguments of `args`, with what this project decides itself."""
     defaults = {"dataloader_pin_memory": torch.cuda.is_available(), "use_cpu": not torch.accelerator.is_available()}
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported() and "fp16" not in args.keywords:
+    if computes_bfloat16() and "fp16" not in args.keywords and job.dtype != "float16":
         defaults["bf16"] = True
+    return args(
+        **{k: v for k, v in defaults.items() if k not in args.keywords},
+        output_dir=str(job.output_dir / "checkpoints"),
+        seed=job.seed,
+        report_to="none",
+        remove_unused_columns=False,
+        **fixed,
+    )
+
+
+class _Checkpoints(Trainer):
+    """What both trainers add to a checkpoint: whose it is, the rounds so far and the seconds spent."""
+
+    job: Job
+    schedule: Schedule | None = None
+
+    def _setup(self, job: Job) -> None:
+        self.job, self.record = job, Record(job)
+        self.subsets: list[np.ndarray] = []  # of every round so far
+        self.seconds_before, self.begun = 0.0, None
+
+    @property
+    def seconds(self) -> float:
+        """Of training and selecting, those before a restart included."""
+        return self.seconds_before + (time.perf_counter() - self.begun if self.begun else 0.0)
+
+    def train(self, *args, **kwargs):
+        self.begun = time.perf_counter()
+        return super().train(*args, **kwargs)
+
+    def log(self, logs: dict, *args, **kwargs) -> None:
+        if self.schedule is not None:
+            logs = {**logs, "round": self.schedule.at(max(0, self.state.global_step - 1)).index}
+        super().log(logs, *args, **kwargs)
+
+    def _identity(self) -> dict:
+        return {**self.job.identity, "processes": self.args.world_size}
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """The rounds go into the checkpoint before the Trainer's own state, whose file marks it as whole."""
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)
+            arrays = {f"round_{i:06d}": ids for i, ids in enumerate(self.subsets)}
+            arrays |= {f"selector_{k}": v for k, v in self.job.selector.state_dict().items()}
+            told = {"identity": self._identity(), "rounds": self.record.rounds, "seconds": self.seconds}
+            arrays["told"] = np.frombuffer(json.dumps(told, sort_keys=True).encode(), dtype=np.uint8)
+            with aside(folder / STATE) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **arrays)
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take back the rounds of a checkpoint; UserError where it belongs to another run."""
+        arrays, told = read_state(checkpoint)
+        differing = differences(told["identity"], json.loads(json.dumps(self._identity())))
+        if differing:
+            raise UserError(
+                f"{checkpoint} belongs to another run: {'; '.join(differing[:6])}; set overwrite=true to begin anew"
+            )
+        self.subsets = [arrays[name] for name in sorted(arrays) if name.startswith("round_")]
+        state = {k.removeprefix("selector_"): v for k, v in arrays.items() if k.startswith("selector_")}
+        self.job.selector.load_state_dict(state)
+        self.seconds_before = told["seconds"]
+        if self.args.should_save:
+            self.record.restore(told["rounds"], self.subsets)
+
+
+def read_state(checkpoint: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """What a checkpoint holds of ours; UserError where that is missing or damaged."""
     try:
-        return args(
-            **{k: v for k, v in defaults.items() if k not in args.keywords},
-            output_dir=str(job.output_dir / "checkpoints"),
-            seed=job.seed,
-            report_to="none",
-            remove_unused_columns=False,
-            **fixed,
-        )
-    except (ValueError, TypeError) as error:
-        raise UserError(f"trainer.args: {str(error).splitlines()[0]}") from error
+        with np.load(checkpoint / STATE, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return arrays, json.loads(arrays.pop("told").tobytes())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{checkpoint}: {STATE} is missing or damaged ({one_line(error)}); use another one") from error
 
 
-class StaticTrainer(Trainer):
+class StaticTrainer(_Checkpoints):
     """The plain Trainer on every eligible row; its length is trainer.args.max_steps or num_train_epochs."""
 
-    def __init__(self, *, args, model, job: Job):
+    def __init__(self, *, args, model=None, job: Job = None):
         super().__init__(
             model=model,
             args=_arguments(args, job),
             train_dataset=job.tokens.table.select(job.tokens.eligible),
+            eval_dataset=job.eval_table,
             data_collator=job.collator,
             callbacks=job.callbacks,
         )
-        self.record = Record(job)
-        self.record.add(Stretch(0, 0, self.args.max_steps, False), Subset(job.tokens.eligible), 0.0, None)
+        self._setup(job)
 
-    def restore(self, checkpoint: Path) -> None:
-        """The Trainer restores all there is."""
+    def train(self, *args, **kwargs):
+        self.record.add(Stretch(0, 0, None, False), Subset(self.job.tokens.eligible), 0.0, None, self.args.should_save)
+        return super().train(*args, **kwargs)
 
 
-class DynamicSelectTrainer(Trainer):
+class DynamicSelectTrainer(_Checkpoints):
     """`warmup_step` steps on random rows, then `update_times` rounds of `update_step` steps on the selector's subset,
     `cycles` times over. (`warmup_step` is not `args.warmup_steps`, the learning rate's warm-up.)"""
 
@@ -101,16 +175,16 @@ class DynamicSelectTrainer(Trainer):
         args = _arguments(args, job, max_steps=self.schedule.total)
         self.draws_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.sampler = RoundSampler(self.schedule.slice_steps * self.draws_per_step)
-        self.job, self.record = job, Record(job)
-        self.subsets: list[np.ndarray] = []  # of every round so far
-        self._round_draws = np.empty(0, dtype=np.int64)  # of the running round
+        self._running = np.empty(0, dtype=np.int64)  # the draws of the running round
         super().__init__(
             model=model,
             args=args,
             train_dataset=job.tokens.table,
+            eval_dataset=job.eval_table,
             data_collator=job.collator,
             callbacks=[*job.callbacks, _Reselect(self)],
         )
+        self._setup(job)
 
     def _get_train_sampler(self, train_dataset=None) -> RoundSampler:
         return self.sampler
@@ -120,13 +194,13 @@ class DynamicSelectTrainer(Trainer):
         stretch = self.schedule.at(step)
         if len(self.subsets) == stretch.index:
             self._begin_round(stretch)
-        if not len(self._round_draws):  # resumed within a round: its subset was restored
-            self._round_draws = self._drawn(stretch)
+        if not len(self._running):  # resumed within a round: its subset was restored
+            self._running = self._draws(stretch)
         size = self.sampler.slice_size
         start = (step - stretch.start) // self.schedule.slice_steps * size
-        self.sampler.rows = self._round_draws[start : start + size]
+        self.sampler.rows = self._running[start : start + size]
 
-    def _drawn(self, stretch: Stretch) -> np.ndarray:
+    def _draws(self, stretch: Stretch) -> np.ndarray:
         size = stretch.steps * self.draws_per_step
         return draws(self.subsets[stretch.index], size, self.job.seed, stretch.index)
 
@@ -134,14 +208,22 @@ class DynamicSelectTrainer(Trainer):
         size = stretch.steps * self.draws_per_step
         selector = Random() if stretch.warmup else self.job.selector
         begun = time.perf_counter()
+        rounds = self.schedule.rounds()
+        trained = np.zeros(len(self.job.pool), dtype=np.int64)
+        for before in rounds[: stretch.index]:
+            np.add.at(trained, self._draws(before), 1)
         round = Round(
             index=stretch.index,
-            count=len(self.schedule.rounds()),
+            count=len(rounds),
             step=stretch.start,
             size=min(size, selector.subset_size or size),
             seed=self.job.seed,
             eligible=self.job.tokens.eligible,
+            draws=size,
+            trained=trained,
             previous=tuple(self.subsets),
+            pool=self.job.pool,
+            queries=self.job.queries,
             neighbours=self.job.neighbours,
             model=self.model,
             optimizer=self.optimizer,
@@ -151,44 +233,8 @@ class DynamicSelectTrainer(Trainer):
         with torch.random.fork_rng():  # what a selector draws must not move the training's dropout
             subset = checked(selector.select(round), round, "random" if stretch.warmup else self.job.selector_name)
         self.subsets.append(subset.ids)
-        self._round_draws = self._drawn(stretch)
-        seconds = time.perf_counter() - begun
-        self.record.add(stretch, subset, seconds, size, write=self.args.should_save)
-
-    def _save_checkpoint(self, model, trial) -> None:
-        """The rounds go into the checkpoint before the Trainer's own state, whose file marks it as whole."""
-        if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            folder.mkdir(parents=True, exist_ok=True)
-            arrays = {f"round_{i:06d}": ids for i, ids in enumerate(self.subsets)}
-            arrays |= {f"selector_{k}": v for k, v in self.job.selector.state_dict().items()}
-            arrays["identity"] = np.frombuffer(json.dumps(self.job.identity, sort_keys=True).encode(), dtype=np.uint8)
-            with aside(folder / STATE) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **arrays)
-        super()._save_checkpoint(model, trial)
-
-    def restore(self, checkpoint: Path) -> None:
-        """Take back the rounds of a checkpoint; UserError where it belongs to another run."""
-        try:
-            with np.load(checkpoint / STATE, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            identity = json.loads(arrays.pop("identity").tobytes())
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"resume={checkpoint}: {STATE} is missing or damaged ({error}); use another one") from error
-        differing = _differences(identity, json.loads(json.dumps(self.job.identity)))
-        if differing:
-            raise UserError(f"resume={checkpoint} belongs to another run: {'; '.join(differing[:6])}")
-        self.subsets = [arrays[name] for name in sorted(arrays) if name.startswith("round_")]
-        state = {k.removeprefix("selector_"): v for k, v in arrays.items() if k.startswith("selector_")}
-        self.job.selector.load_state_dict(state)
-        self.record.keep(len(self.subsets))
-
-
-def _differences(old: object, new: object, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted(set(old) | set(new))
-        return [d for n in names for d in _differences(old.get(n), new.get(n), f"{path}.{n}" if path else n)]
-    return [] if old == new else [f"{path} was {old}, now {new}"]
+        self._running = self._draws(stretch)
+        self.record.add(stretch, subset, time.perf_counter() - begun, size, self.args.should_save)
 
 
 class _Reselect(TrainerCallback):
@@ -203,16 +249,16 @@ class Record:
     """What each round trained on: rounds/000.npy (ids in the selector's order) and rounds/rounds.jsonl."""
 
     def __init__(self, job: Job):
-        self.job, self.folder = job, job.output_dir / "rounds"
+        self.folder, self.name, self.sources = job.output_dir / "rounds", job.selector_name, job.pool.sources()
         self.rounds: list[dict] = []
 
-    def add(self, stretch: Stretch, subset: Subset, seconds: float, size: int | None, write: bool = True) -> None:
+    def add(self, stretch: Stretch, subset: Subset, seconds: float, size: int | None, write: bool) -> None:
         ids = subset.ids
-        sources, counts = np.unique(self.job.sources[ids].astype(str), return_counts=True)
+        sources, counts = np.unique(self.sources[ids].astype(str), return_counts=True)
         by_source = dict(zip(sources.tolist(), counts.tolist(), strict=True))
         line = {
             "round": stretch.index,
-            "selector": "warm-up" if stretch.warmup else self.job.selector_name,
+            "selector": "warm-up" if stretch.warmup else self.name,
             "step": stretch.start,
             "steps": stretch.steps,
             "rows": len(ids),
@@ -231,8 +277,9 @@ class Record:
         what = f"round {stretch.index} ({line['selector']}) at step {stretch.start}"
         log.info(f"{what}: {len(ids)} distinct rows{passes}; {top}")
 
-    def keep(self, count: int) -> None:
-        """After a restart: the lines of the first `count` rounds, as they were written."""
-        path = self.folder / "rounds.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        self.rounds = [json.loads(line) for line in lines[:count]]
+    def restore(self, lines: list[dict], subsets: list[np.ndarray]) -> None:
+        """After a restart: the rounds of the checkpoint, whatever folder it came from."""
+        self.rounds = lines
+        for index, ids in enumerate(subsets):
+            write_npy(self.folder / f"{index:03d}.npy", ids)
+        write_jsonl(self.folder / "rounds.jsonl", lines)

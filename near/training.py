@@ -2,18 +2,22 @@
 
 import logging
 import os
-import time
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from near.config import identity, public
+from near.config import differences, public
+from near.config import identity as outcome
 from near.data import Rows, load
-from near.errors import UserError
+from near.errors import UserError, one_line
 from near.evaluate import base_metrics, evaluation_rows, measure, summary, write_metrics
 from near.files import aside, provenance, read_json, write_json
 from near.model import add_finetuning, base_folder, load_base, load_tokenizer
@@ -32,70 +36,57 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
     from accelerate.utils import broadcast_object_list
     from transformers import set_seed
 
-    state = PartialState(cpu=on_cpu(cfg))
+    wait = timedelta(seconds=cfg.trainer.args.get("ddp_timeout", 1800))
+    state = PartialState(cpu=on_cpu(cfg), timeout=wait)
     output_dir = Path(broadcast_object_list([str(output_dir)])[0])
-    selector: Selector = instantiate(cfg.selector)
-    name = HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
-    name = name if "update_step" in cfg.trainer else "static"
+    cfg = _with_dtype(cfg)
+    selector = instantiate(cfg.selector)
+    if not isinstance(selector, Selector):
+        raise UserError(f"selector._target_={cfg.selector._target_} is not a selector (near.selectors.base.Selector)")
     with state.main_process_first():
-        candidates = load(cfg.data, "candidates", cfg.cache_dir)
-        eval_rows, seen = evaluation_rows(cfg)
-        queries = _queries(cfg, seen)
-        run_identity = _identity(cfg, candidates, queries, eval_rows)
-        if _finished(output_dir, run_identity, cfg.overwrite):
-            return
-        folder = base_folder(cfg.model, cfg.cache_dir)
-        tokenizer = load_tokenizer(folder, cfg.model.trust_remote_code)
-        tokens = _tokens(cfg, candidates, tokenizer)
-        _check_subset(selector, tokens)
-        neighbours = _neighbours(cfg, candidates, queries) if selector.needs_neighbours else None
-    resume = _checkpoint(cfg.resume, output_dir)
-    if resume is None and state.is_main_process:
-        _clear(output_dir)
-    _write_config(cfg, output_dir, state.is_main_process)
+        inputs = _inputs(cfg, selector, output_dir)
+    if inputs is None:
+        return
+    resume = _checkpoint(cfg, output_dir)
     model = load_base(cfg.model, cfg.cache_dir)
     with state.main_process_first():
-        base, _ = base_metrics(cfg, cfg.model, eval_rows, model)
+        base, _ = base_metrics(cfg, cfg.model, inputs.eval_rows, model)
     set_seed(cfg.seed)  # the adapter's first weights
     model = add_finetuning(model, cfg.finetuning)
-    tracker = instantiate(cfg.tracker)
-    with tracker.run(cfg, output_dir, state.is_main_process) as track:
-        trainer, seconds = _fit(
-            cfg,
-            output_dir,
-            selector,
-            name,
-            candidates,
-            tokens,
-            tokenizer,
-            model,
-            neighbours,
-            run_identity,
-            track,
-            resume,
-        )
+    with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process) as track:
+        trainer = _trainer(cfg, output_dir, selector, inputs, model, track)
+        if resume is not None:
+            trainer.restore(resume)
+        elif state.is_main_process:  # nothing is removed before all that can be refused was built
+            _clear(output_dir)
+        _write_config(cfg, output_dir, state.is_main_process)
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        _save(
-            trainer,
-            tokenizer,
-            output_dir,
-            "adapter" if "_target_" in cfg.finetuning else "model",
-            cfg.model.name_or_path,
-        )
+        kind = "adapter" if "_target_" in cfg.finetuning else "model"
+        _save(trainer, inputs.tokenizer, output_dir / kind, cfg.model)
         if state.is_main_process:
-            metrics, answers = measure(trained, tokenizer, eval_rows, cfg)
-            track(
-                {
-                    f"target/{k}": metrics[k]
-                    for k in ("target_loss", "perplexity", "answers_right")
-                    if metrics[k] is not None
-                },
-                trainer.state.global_step,
-            )
-            _write_metrics(cfg, output_dir, name, trainer, seconds, run_identity, metrics, answers, base, seen)
+            metrics, answers = measure(trained, inputs.tokenizer, inputs.eval_rows, cfg)
+            shown = ("target_loss", "perplexity", "answers_right")
+            track({f"target/{k}": metrics[k] for k in shown if metrics[k] is not None}, trainer.state.global_step)
+            _write_metrics(cfg, output_dir, trainer, inputs, metrics, answers, base)
             log.info(f"base: {summary(base)}")
-            log.info(f"{name}: {summary(metrics)}; wrote {output_dir}")
+            log.info(f"{trainer.job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
+
+
+@dataclass
+class Inputs:
+    """What a run needs beside its model. `seen`: the rows that are evaluated are those that selection aims at."""
+
+    candidates: Rows
+    queries: Rows
+    eval_rows: Rows
+    seen: bool
+    tokenizer: object
+    tokens: Tokens
+    eval_table: object
+    neighbours: Neighbours | None
+    identity: dict
 
 
 def on_cpu(cfg: DictConfig) -> bool:
@@ -105,27 +96,51 @@ def on_cpu(cfg: DictConfig) -> bool:
     return bool(cfg.trainer.args.get("use_cpu")) or not torch.accelerator.is_available()
 
 
-def _queries(cfg: DictConfig, evaluated: bool) -> Rows:
-    rows = load(cfg.data, "queries", cfg.cache_dir, answer=evaluated or cfg.embedder.embed != "prompt")
-    if rows is None:
-        raise UserError("data.queries.path is null: name the target's rows")
-    return rows
+def _with_dtype(cfg: DictConfig) -> DictConfig:
+    """`cfg` with `model.dtype=auto` decided for full fine-tuning: weights that are trained stay in float32."""
+    if "_target_" in cfg.finetuning or cfg.model.dtype != "auto":
+        return cfg
+    return OmegaConf.merge(cfg, {"model": {"dtype": "float32"}})
 
 
-def _identity(cfg: DictConfig, candidates: Rows, queries: Rows, eval_rows: Rows) -> dict:
-    """What must be the same for two runs to have the same outcome."""
-    prints = {r.name: r.fingerprint for r in (eval_rows, queries, candidates)}
-    return {"config": identity(cfg), "fingerprints": prints}
+def _dynamic(cfg: DictConfig) -> bool:
+    return "update_step" in cfg.trainer
 
 
-def _finished(output_dir: Path, run_identity: dict, overwrite: bool) -> bool:
+def _inputs(cfg: DictConfig, selector: Selector, output_dir: Path) -> Inputs | None:
+    """Load and check all of it; None where the run is done already."""
+    candidates = load(cfg.data, "candidates", cfg.cache_dir)
+    eval_rows, seen = evaluation_rows(cfg)
+    queries = load(cfg.data, "queries", cfg.cache_dir, answer=seen or cfg.embedder.embed != "prompt")
+    fingerprints = {r.name: r.fingerprint for r in (eval_rows, queries, candidates)}
+    identity = {"config": outcome(cfg), "fingerprints": fingerprints}
+    if _finished(output_dir, identity, cfg.overwrite):
+        return None
+    base_folder(cfg.model, cfg.cache_dir)
+    tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
+    tokens = tokenize(candidates, tokenizer, cfg.data, cfg.cache_dir)
+    if selector.subset_size is not None and selector.subset_size > len(tokens.eligible):
+        raise UserError(
+            f"selector.subset_size={selector.subset_size} is more than the {len(tokens.eligible)} eligible rows of the "
+            "pool"
+        )
+    evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
+    eval_table = tokenize(eval_rows, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
+    neighbours = None
+    if selector.needs_neighbours and _dynamic(cfg):
+        if cfg.indices_path is not None:
+            neighbours = read_neighbours(cfg.indices_path, candidates, queries, cfg.max_K)
+        else:
+            neighbours = find_neighbours(cfg, candidates, queries)
+    return Inputs(candidates, queries, eval_rows, seen, tokenizer, tokens, eval_table, neighbours, identity)
+
+
+def _finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
     """Whether the same run is done already; UserError where another one is in its place."""
     path = output_dir / "metrics.json"
     if overwrite or not path.is_file() or not (output_dir / "train_metrics.json").is_file():
         return False
-    from near.trainer import _differences
-
-    differing = _differences(read_json(output_dir / "train_metrics.json")["identity"], run_identity)
+    differing = differences(read_json(output_dir / "train_metrics.json").get("identity"), identity)
     if differing:
         raise UserError(
             f"{output_dir} holds a finished run with another configuration ({differing[0]}); "
@@ -135,45 +150,32 @@ def _finished(output_dir: Path, run_identity: dict, overwrite: bool) -> bool:
     return True
 
 
-def _tokens(cfg: DictConfig, candidates: Rows, tokenizer) -> Tokens:
-    return tokenize(candidates, tokenizer, cfg.data.cutoff_len, cfg.cache_dir, cfg.data.num_proc, cfg.data.refresh)
-
-
-def _check_subset(selector: Selector, tokens: Tokens) -> None:
-    size, n = selector.subset_size, len(tokens.eligible)
-    if size is not None and not 1 <= size <= n:
-        raise UserError(f"selector.subset_size={size} is not between 1 and the {n} eligible rows of the pool")
-
-
-def _neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbours:
-    if cfg.indices_path is not None:
-        return read_neighbours(cfg.indices_path, candidates, queries)
-    return find_neighbours(cfg, candidates, queries)
-
-
-def _checkpoint(resume: str | None, output_dir: Path) -> Path | None:
+def _checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
     """The checkpoint to go on from: the one named, or for `auto` the newest whole one of `output_dir`."""
-    if resume is None:
+    from near.trainer import read_state
+
+    if cfg.resume not in (None, "auto"):
+        if not (Path(cfg.resume) / "trainer_state.json").is_file():
+            raise UserError(f"resume={cfg.resume} is not a whole checkpoint (no trainer_state.json); try resume=auto")
+        return Path(cfg.resume)
+    if cfg.resume is None or cfg.overwrite:
         return None
-    if resume != "auto":
-        if not (Path(resume) / "trainer_state.json").is_file():
-            raise UserError(f"resume={resume} is not a whole checkpoint (no trainer_state.json); try resume=auto")
-        return Path(resume)
-    folders = sorted((output_dir / "checkpoints").glob("checkpoint-*"), key=lambda p: -int(p.name.split("-")[1]))
-    for folder in folders:
-        if (folder / "trainer_state.json").is_file():
-            log.info(f"resuming from {folder}")
-            return folder
-        log.info(f"passed over {folder}: it was not written to its end")
-    log.info("resume=auto: no checkpoint yet, starting at step 0")
+    numbered = [(re.fullmatch(r"checkpoint-(\d+)", p.name), p) for p in (output_dir / "checkpoints").glob("*")]
+    for folder in [p for m, p in sorted(numbered, key=lambda x: -int(x[0][1]) if x[0] else 0) if m]:
+        try:
+            read_json(folder / "trainer_state.json")
+            read_state(folder)
+        except (UserError, OSError):
+            log.info(f"passed over {folder}: it was not written to its end, or is damaged")
+            continue
+        log.info(f"resuming from {folder}")
+        return folder
     return None
 
 
 def _clear(output_dir: Path) -> None:
     """Remove what an earlier run left in its output folder, so that the files there are of one run."""
-    import shutil
-
-    for name in ("metrics.json", "train_metrics.json", "answers.jsonl"):
+    for name in ("metrics.json", "train_metrics.json", "answers.jsonl", "loss.png"):
         (output_dir / name).unlink(missing_ok=True)
     for name in ("checkpoints", "rounds", "adapter", "model"):
         shutil.rmtree(output_dir / name, ignore_errors=True)
@@ -185,67 +187,81 @@ def _write_config(cfg: DictConfig, output_dir: Path, write: bool) -> None:
             temporary.write_text(yaml.safe_dump(public(cfg), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _fit(
-    cfg, output_dir, selector, name, candidates, tokens, tokenizer, model, neighbours, run_identity, track, resume
-):
+def _trainer(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, model, track):
     from near.trackers.base import LogCallback
     from near.trainer import Job
 
+    name = HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
     job = Job(
         selector=selector,
-        selector_name=name,
-        tokens=tokens,
-        sources=candidates.sources(),
-        collator=Collator(tokenizer.pad_token_id),
+        selector_name=name if _dynamic(cfg) else "static",
+        tokens=inputs.tokens,
+        pool=inputs.candidates,
+        queries=inputs.queries,
+        collator=Collator(inputs.tokenizer.pad_token_id),
         seed=cfg.seed,
         output_dir=output_dir,
-        identity=run_identity,
-        neighbours=neighbours,
+        identity=_resumable(inputs.identity),
+        dtype=cfg.model.dtype,
+        neighbours=inputs.neighbours,
+        eval_table=inputs.eval_table,
         callbacks=[LogCallback(track)],
     )
-    trainer = instantiate(cfg.trainer)(model=model, job=job)
-    if resume is not None:
-        trainer.restore(resume)
-    begun = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    return trainer, time.perf_counter() - begun
+    try:
+        return instantiate(cfg.trainer)(model=model, job=job)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise UserError(f"trainer.args are refused: {one_line(error)[:200]}") from error
 
 
-def _save(trainer, tokenizer, output_dir: Path, name: str, base_name: str) -> None:
+def _resumable(identity: dict) -> dict:
+    """What must not change between a checkpoint and its resume: all but how the result is evaluated."""
+    return {**identity, "config": {k: v for k, v in identity["config"].items() if k != "evaluation"}}
+
+
+def _save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
     """The adapter or model, whole or not at all."""
-    trainer.save_model(str(output_dir / f".{name}.part"))
+    part = target.with_name(f".{target.name}.part")
     if trainer.args.should_save:
-        if name == "model":
-            tokenizer.save_pretrained(output_dir / f".{name}.part")
-        (output_dir / f".{name}.part" / "training_args.bin").unlink(missing_ok=True)  # a pickle
-        if name == "adapter":  # while training its base was a folder of this machine
-            path = output_dir / f".{name}.part" / "adapter_config.json"
-            write_json(path, {**read_json(path), "base_model_name_or_path": base_name})
-        os.rename(output_dir / f".{name}.part", output_dir / name)
+        shutil.rmtree(part, ignore_errors=True)
+    trainer.save_model(str(part))
+    if not trainer.args.should_save:
+        return
+    (part / "training_args.bin").unlink(missing_ok=True)  # a pickle
+    if target.name == "model":
+        tokenizer.save_pretrained(part)
+    else:  # while training its base was a folder of this machine
+        path = part / "adapter_config.json"
+        base = {"base_model_name_or_path": model.name_or_path, "revision": model.revision}
+        write_json(path, {**read_json(path), **base})
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(part, target)
 
 
-def _write_metrics(cfg, output_dir, name, trainer, seconds, run_identity, metrics, answers, base, seen) -> None:
+def _write_metrics(cfg, output_dir: Path, trainer, inputs: Inputs, metrics: dict, answers: list, base: dict) -> None:
     history = [line for line in trainer.state.log_history if "loss" in line]
-    select_seconds = sum(r["select_seconds"] for r in trainer.record.rounds)
-    trained = trainer.subsets if hasattr(trainer, "subsets") else []
+    select_seconds = sum(line["select_seconds"] for line in trainer.record.rounds)
+    # what finding the neighbours took when they were found, be it in this run or in an earlier one
+    found = inputs.neighbours.manifest.get("figures", {}) if inputs.neighbours else {}
     _plot(history, output_dir / "loss.png")
+    described = {"selector": trainer.job.selector_name, "seed": cfg.seed, "max_K": cfg.max_K}
     write_json(
         output_dir / "train_metrics.json",
         {
             "schema_version": SCHEMA_VERSION,
-            "selector": name,
-            "seed": cfg.seed,
+            **described,
             "steps": trainer.state.global_step,
-            "distinct_rows": int(len(np.unique(np.concatenate(trained)))) if trained else None,
-            "train_seconds": round(seconds - select_seconds, 3),
+            "distinct_rows": len(np.unique(np.concatenate(trainer.subsets))) if trainer.subsets else None,
+            "train_seconds": round(trainer.seconds - select_seconds, 3),
             "select_seconds": round(select_seconds, 3),
+            "embed_seconds": found.get("embed_seconds"),
+            "search_seconds": found.get("search_seconds"),
             "history": history,
-            "identity": run_identity,
+            "identity": inputs.identity,
             **provenance(),
         },
     )
-    described = {"selector": name, "seed": cfg.seed, "max_K": cfg.max_K, "model": cfg.model.name_or_path}
-    write_metrics(output_dir, {**described, **metrics, "base": base, "selection_saw_them": seen}, answers, cfg)
+    described |= {"model": cfg.model.name_or_path, "base": base, "selection_saw_them": inputs.seen}
+    write_metrics(output_dir, {**described, **metrics}, answers, cfg)
 
 
 def _plot(history: list[dict], path: Path) -> None:

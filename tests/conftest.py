@@ -34,7 +34,7 @@ def configured(script: str, *overrides: str):
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
-    check(cfg)
+    check(cfg, overrides)
     return cfg
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from near.config import check, job_name, public
@@ -13,8 +14,13 @@ from tests.conftest import ROOT, configured
 
 
 def fault(*overrides: str) -> str:
+    """What the check says of the default configuration under `overrides` (composed once: that is what takes time)."""
+    cfg = configured("train")
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        OmegaConf.update(cfg, key, yaml.safe_load(value), force_add=True, merge=False)
     with pytest.raises(UserError) as caught:
-        configured("train", *overrides)
+        check(cfg, overrides)
     return str(caught.value)
 
 
@@ -42,8 +48,29 @@ def fault(*overrides: str) -> str:
         ("+trainer.args.eval_strategy=epoch", "eval_strategy=epoch counts slices of rounds"),
         ("trainer.args.save_strategy=epoch", "save_strategy=epoch counts slices of rounds"),
         ("+trainer.args.dataloader_persistent_workers=true", "leave it false"),
-        ("+trainer.args.report_to=wandb", "trainer.args.report_to is set by the schedule; use tracker"),
-        ("data=files", "data.candidates.path is missing: set data.candidates.path=..."),
+        ("+trainer.args.auto_find_batch_size=true", "breaks the rounds"),
+        ("+trainer.args.report_to=wandb", "trainer.args.report_to is decided elsewhere; use tracker"),
+        ("max_K=null", "max_K=None is not a whole number"),
+        ("seed=4294967296", "seed=4294967296 is too large"),
+        ("seed=null", "seed=None is not a whole number"),
+        ("trainer.update_step=null", "trainer.update_step=None is not a whole number"),
+        ("trainer.args.per_device_train_batch_size=0", "use trainer.args.per_device_train_batch_size>=1"),
+        ("trainer.args.gradient_accumulation_steps=1.5", "is not a whole number"),
+        ("trainer.args.learning_rate=fast", "trainer.args.learning_rate=fast is not a number"),
+        ("trainer.args=null", "trainer.args=None is not a group of options"),
+        ("finetuning.lora_dropout=2", "finetuning.lora_dropout=2 is too large"),
+        ("selector.subset_size=few", "selector.subset_size=few is not a whole number"),
+        ("model.trust_remote_code=maybe", "model.trust_remote_code=maybe is not true or false"),
+        ("cache_dir=null", "cache_dir=None is not a path or name"),
+        ("cache_dir=''", "cache_dir='' is not a path or name"),
+        ("resume=true", "resume=True is not a path or name"),
+        ("data.on_error=null", "data.on_error=None is not one of raise, skip"),
+        ("data.candidates=pool.jsonl", "data.candidates=pool.jsonl is not a group of options"),
+        ("+data.candidates.colums=x", "data.candidates.colums is not in the configuration; did you mean"),
+        ("+foo=1", "foo is not in the configuration"),
+        ("+trainer.job=1", "trainer.job is handed over by the program"),
+        ("+trainer.args.hub_token=abc", "trainer.args.hub_token is a secret written out; put it into the environment"),
+        ("embedder._target_=3", "embedder._target_=3 is not a dotted path"),
         ("selector._target_=near.selectors.nowhere.X", "cannot be loaded"),
         ("selector._target_=near.selectors.near.Nearest", "cannot be loaded"),
     ],
@@ -94,11 +121,14 @@ def test_the_check_imports_nothing_heavy():
 def test_secrets_are_not_written(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
     cfg = OmegaConf.create(
-        {"hub": {"where": "${oc.env:HF_TOKEN}", "api_key": "sk-12345", "plain": "x"}, "cache": "${oc.env:HOME,.cache}"}
+        {
+            "hub": {"where": "${oc.env:HF_TOKEN}", "head": "Bearer ${oc.env:HF_TOKEN,none} x", "plain": "x"},
+            "cache": "${oc.env:HOME,.cache}",
+        }
     )
     written = str(public(cfg))
     assert "verysecret" not in written
-    assert "sk-12345" not in written
+    assert public(cfg)["hub"]["head"] == "Bearer ${oc.env:HF_TOKEN,none} x"
     assert public(cfg)["hub"]["plain"] == "x"
     assert not public(cfg)["cache"].startswith("${")
 
@@ -110,6 +140,19 @@ def test_job_names_are_folders():
     long = job_name("k-" + "v" * 300)
     assert len(long) < 100
     assert long != job_name("k-" + "v" * 301)
+
+
+def test_a_class_of_another_project(tmp_path, monkeypatch):
+    """Its options are known also where its base is written as module.Class."""
+    (tmp_path / "mylab.py").write_text(
+        "from near.selectors import base\nclass Mine(base.Selector):\n    def select(self, round): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert keywords("mylab.Mine") == {"self", "subset_size"} - {"self"}
+
+
+def test_numbers_that_are_whole_after_all():
+    assert configured("train", "max_K=1e3").max_K == 1000
 
 
 def test_check_passes_a_plain_node():

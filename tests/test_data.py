@@ -16,9 +16,9 @@ CHAT = [{"role": "user", "content": "what is 2+2"}, {"role": "assistant", "conte
 ALPACA = {"instruction": "what is 2+2", "input": "", "output": "4"}
 
 
-def loaded(path, cache, *overrides, part="candidates", answer=True, limit=None):
+def loaded(path, cache, *overrides, part="candidates", answer=True, limit=None, refresh=False):
     cfg = configured("select", "data=files", "data.queries.path=q", "data.candidates.path=x")
-    cfg.data.candidates.path, cfg.data.candidates.limit = str(path), limit
+    cfg.data.candidates.path, cfg.data.candidates.limit, cfg.data.refresh = str(path), limit, refresh
     for override in overrides:
         OmegaConf.update(cfg, *override.split("=", 1))
     return load(cfg.data, part, str(cache), answer)
@@ -111,6 +111,9 @@ FAULTY = [
     ('{"instruction": "a"}', "field 'output' is missing"),
     ('{"instruction": "a", "output": 4}', "field 'output' is of type int, not text"),
     ('{"instruction": "", "output": "b"}', "field 'instruction' is empty"),
+    ('{"instruction": "a\\ud800", "output": "b"}', "holds half of a surrogate pair"),
+    ("[" * 100000, "field 'line' is not JSON"),
+    ('{"instruction": ' + "9" * 5000 + "}", "field 'line' is not JSON"),
     ('{"instruction": "a", "input": ["x"], "output": "b"}', "field 'input' is of type list, not text"),
     ('{"instruction": "a", "history": [["x"]], "output": "b"}', "field 'history' holds something else"),
     ('{"instruction": "a", "output": "b"', "field 'line' is not JSON"),
@@ -131,7 +134,6 @@ def test_a_faulty_row_is_named_or_skipped(tmp_path, cache, line, says):
     found = loaded(path, cache, "data.on_error=skip")
     assert len(found) == 3
     assert found.eligible().tolist() == [0, 2]  # ids stay
-    assert found.faults == 1
     assert found.messages(2) == CHAT
     assert says in refused(path, cache)  # the cached table does not hide the fault from on_error=raise
 
@@ -144,6 +146,7 @@ def test_a_faulty_row_is_named_or_skipped(tmp_path, cache, line, says):
         ([{"role": "assistant", "content": "a"}], "holds no prompt"),
         ([{"role": "robot", "content": "a"}], "field 'messages[0].role' is 'robot', not one of"),
         ([{"role": "user", "content": None}], "field 'messages[0].content' is of type NoneType"),
+        ([{"role": ["user"], "content": "a"}], "field 'messages[0].role' is ['user'], not one of"),
         ([{"role": "user"}], "is not a turn with 'role' and 'content'"),
         ("hello", "is of type str, not a list"),
     ],
@@ -157,7 +160,12 @@ def test_missing_file_column_split_and_empty(tmp_path, cache):
     assert "did you mean pool.jsonl" in refused(tmp_path / "poll.jsonl", cache)
     assert "no such file; there is no folder" in refused(tmp_path / "no" / "poll.jsonl", cache)
     told = refused(path, cache, "data.candidates.columns.output=anser")
-    assert "no column 'anser' (columns.output); its columns: instruction, input, output" in told
+    assert "no row holds an answer (row 0 (line 1): field 'anser' is missing); its columns: instruction, input" in told
+    told = refused(path, cache, "data.candidates.columns.instruction=question")
+    assert "no column 'question' (columns.instruction); its columns: instruction, input, output" in told
+    assert "data.candidates.path is missing: set data.candidates.path=FILE" in refused_null(cache)
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(path.read_bytes() * 500)[:-20])
+    assert "is a damaged gzip file" in refused(tmp_path / "p.jsonl.gz", cache)
     assert "columns.prompt is not a field of format alpaca" in refused(
         path, cache, "data.candidates.columns.prompt=instruction", "data.candidates.format=alpaca"
     )
@@ -166,7 +174,9 @@ def test_missing_file_column_split_and_empty(tmp_path, cache):
     assert "is a folder; name a file in it" in refused(tmp_path, cache)
     assert "holds no row" in refused(write_rows(tmp_path / "empty.jsonl", []), cache)
     broken = write_rows(tmp_path / "allbad.jsonl", [{**ALPACA, "output": ""}])
-    assert "holds no usable row" in refused(broken, cache, "data.on_error=skip")
+    assert "no row holds an answer" in refused(broken, cache, "data.on_error=skip")
+    bare = write_rows(tmp_path / "bare.jsonl", [{**ALPACA, "instruction": ""}])
+    assert "holds no usable row" in refused(bare, cache, "data.on_error=skip")
     (tmp_path / "p.txt").write_text("x")
     assert "files can be .json" in refused(tmp_path / "p.txt", cache)
     (tmp_path / "p.json").write_text('{"a": 1}')
@@ -177,6 +187,43 @@ def test_missing_file_column_split_and_empty(tmp_path, cache):
     assert "not a readable parquet file" in refused(tmp_path / "p.parquet", cache)
     unknown = write_rows(tmp_path / "unknown.jsonl", [{"a": "b"}])
     assert "no known format fits; its columns: a" in refused(unknown, cache)
+
+
+def refused_null(cache) -> str:
+    cfg = configured("select", "data=files")
+    with pytest.raises(UserError) as caught:
+        load(cfg.data, "candidates", str(cache))
+    return str(caught.value)
+
+
+def test_the_same_content_under_another_name_is_the_same_pool(tmp_path):
+    """In one cache and in another; labels and messages name the file that is asked for."""
+    rows = [ALPACA, {"instruction": "b", "output": ""}]
+    first, second = write_rows(tmp_path / "aa.jsonl", rows), write_rows(tmp_path / "bb.jsonl", rows)
+    skip = "data.on_error=skip"
+    found = [loaded(path, tmp_path / c, skip) for path, c in ((first, "c"), (second, "c"), (second, "d"))]
+    assert len({f.fingerprint for f in found}) == 1
+    assert found[1].sources().tolist() == ["bb", "bb"]
+    assert str(second) in refused(second, tmp_path / "c")
+    unanswered = loaded(second, tmp_path / "c", answer=False)  # as select.py may read it
+    assert unanswered.fingerprint == found[0].fingerprint
+    assert (len(unanswered.eligible()), len(found[0].eligible())) == (2, 1)
+
+
+def test_a_first_row_without_an_answer_is_one_faulty_row(tmp_path, cache):
+    path = write_rows(tmp_path / "p.jsonl", [{"instruction": "a"}, ALPACA])
+    assert "row 0 (line 1): field 'output' is missing" in refused(path, cache)
+    assert loaded(path, cache, "data.on_error=skip").eligible().tolist() == [1]
+
+
+def test_a_damaged_cache_says_how_to_mend_it(tmp_path):
+    path = write_rows(tmp_path / "p.jsonl", [ALPACA])
+    loaded(path, tmp_path / "c")
+    for name in ("info.json", "rows.arrow"):
+        file = next((tmp_path / "c" / "data").glob(f"*/{name}"))
+        file.write_bytes(file.read_bytes()[:20])
+        assert "damaged" in refused(path, tmp_path / "c")
+        assert len(loaded(path, tmp_path / "c", refresh=True)) == 1
 
 
 def test_a_hub_out_of_reach_is_one_line(cache):

@@ -12,7 +12,7 @@ from near import evaluate as module
 from near.data import load
 from near.errors import UserError
 from near.evaluate import evaluate, measure, normalise
-from near.model import base_folder, load_base, load_tokenizer
+from near.model import load_base, load_tokenizer
 from near.tokens import IGNORED, encode
 from near.training import train
 from tests.conftest import configured
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.model
 @pytest.fixture()
 def parts(tiny, cache):
     cfg = configured("train", *tiny)
-    tokenizer = load_tokenizer(base_folder(cfg.model, str(cache)))
+    tokenizer = load_tokenizer(cfg.model, str(cache))
     return cfg, load_base(cfg.model, str(cache)), tokenizer, load(cfg.data, "eval", str(cache))
 
 
@@ -85,10 +85,25 @@ def test_a_run_is_evaluated_as_at_its_end(tiny, tmp_path):
     kept = json.loads((tmp_path / "run" / "metrics.json").read_text())
     (tmp_path / "run" / "metrics.json").unlink()
     cache_dir = next(t for t in tiny if t.startswith("cache_dir"))
-    evaluate(configured("eval", f"run={tmp_path}/run", cache_dir, "evaluation.max_new_tokens=4"), tmp_path / "run")
+    evaluate(configured("eval", f"run={tmp_path}/run", cache_dir), tmp_path / "run")
     again = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    for name in ("selector", "seed", "target_loss", "rows", "answers_right", "eval_fingerprint"):
-        assert again[name] == kept[name]
+    for name in (
+        "selector",
+        "seed",
+        "max_K",
+        "model",
+        "base",
+        "target_loss",
+        "rows",
+        "answers_right",
+        "eval_fingerprint",
+    ):
+        assert again[name] == kept[name], name
+    fewer = configured("eval", f"run={tmp_path}/run", cache_dir, "data.eval.limit=2", "evaluation.answers=false")
+    evaluate(fewer, tmp_path / "fewer")  # the run's own data, under what the command names
+    few = json.loads((tmp_path / "fewer" / "metrics.json").read_text())
+    assert (few["rows"], few["answers_right"], few["model"]) == (2, None, "builtin:tiny")
+    assert few["base"]["rows"] == 2
 
 
 def test_the_base_model_is_measured_once(tiny, tmp_path, caplog):

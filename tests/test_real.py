@@ -76,10 +76,10 @@ def test_nears_rows_come_from_the_targets_domain(runs, real_cache):
 
 
 def test_loss_only_on_answer_tokens_of_the_real_tokenizer(real_cache):
-    from near.model import base_folder, load_tokenizer
+    from near.model import load_tokenizer
 
     cfg = configured("train", *FEW, f"cache_dir={real_cache}")
-    tokenizer = load_tokenizer(base_folder(cfg.model, str(real_cache)))
+    tokenizer = load_tokenizer(cfg.model, str(real_cache))
     rows = load(cfg.data, "eval", str(real_cache))
     for at in range(len(rows)):
         coded = encode(rows.messages(at), tokenizer, 512)

@@ -95,6 +95,9 @@ def test_bad_input(tmp_path):
         collect(tmp_path / "no")
     with pytest.raises(UserError, match="no metrics.json below it"):
         collect(tmp_path)
+    (tmp_path / "metrics.json").write_text("{}")  # another program's
+    with pytest.raises(UserError, match="no metrics.json below it"):
+        collect(tmp_path)
     (tmp_path / "metrics.json").write_text('{"selector": ')
-    with pytest.raises(UserError, match="not readable as JSON"):
+    with pytest.raises(UserError, match="is damaged"):
         collect(tmp_path)

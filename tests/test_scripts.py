@@ -31,9 +31,15 @@ def test_help_and_a_mistyped_option_answer_before_heavy_imports(script, tmp_path
         (["trainer.args.eval_steps=3"], "write +trainer.args.eval_steps=..."),
         (["+selector.foo=1"], "selector.foo is not an option of Near"),
         (["seed=0,1"], "for a sweep add -m"),
-        (["nonsense"], "write key=value"),
+        (["nonsense"], "nonsense can't be read as key=value"),
+        (["data.candidates.path=a=b.jsonl"], "put quotes around the value"),
+        (["tracker=null"], "a group takes one of its choices, not null"),
+        (["max_K=${foo}"], "Interpolation key 'foo' not found"),
+        (["output_dir=/dev/null/x"], "/dev/null/x: not a directory"),
         (["trainer.update_step=0"], "use trainer.update_step>=1"),
-        (["data=files", "data.candidates.path=no.jsonl", "data.queries.path=no.jsonl"], "no.jsonl: no such file"),
+        pytest.param(
+            ["data=files", "data.candidates.path=no.jsonl"], "no.jsonl: no such file", marks=pytest.mark.model
+        ),
     ],
 )
 def test_a_fault_is_one_line_and_leaves_nothing(words, says, tmp_path):
@@ -136,7 +142,14 @@ def test_python_c_from_the_root():
     assert done.stdout.strip() == "ok", done.stderr
 
 
-@pytest.mark.parametrize(("name", "launcher"), [("pool", []), ("loader", []), ("ranks", ["torch.distributed.run"])])
+@pytest.mark.parametrize(
+    ("name", "launcher"),
+    [
+        ("pool", []),
+        pytest.param("loader", [], marks=pytest.mark.model),
+        pytest.param("ranks", ["torch.distributed.run"], marks=pytest.mark.model),
+    ],
+)
 def test_processes_started_with_the_root_on_the_path(name, launcher, tmp_path):
     path = tmp_path / f"program_{name}.py"
     path.write_text(PROGRAMS[name])

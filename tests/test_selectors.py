@@ -5,6 +5,7 @@ import pytest
 from hydra.utils import instantiate
 
 from near.errors import UserError
+from near.sampler import draws
 from near.selection import Neighbours
 from near.selectors.base import Round, Subset, checked
 from near.selectors.full import Full
@@ -23,8 +24,20 @@ def matrix(seed=0, queries=4, k=10) -> Neighbours:
     return Neighbours(ids, np.sort(rng.random((queries, k)).astype(np.float32))[:, ::-1], {})
 
 
-def round_of(size=8, index=1, seed=0, previous=(), neighbours=None, eligible=ELIGIBLE) -> Round:
-    return Round(index, 4, index * 5, size, seed, eligible, tuple(previous), neighbours or matrix())
+def round_of(size=8, index=1, seed=0, previous=(), neighbours=None, eligible=ELIGIBLE, trained=None) -> Round:
+    trained = np.zeros(POOL, dtype=np.int64) if trained is None else trained
+    return Round(
+        index=index,
+        count=4,
+        step=index * 5,
+        size=size,
+        seed=seed,
+        eligible=eligible,
+        draws=size,
+        trained=trained,
+        previous=tuple(previous),
+        neighbours=neighbours or matrix(),
+    )
 
 
 @pytest.fixture(params=choices("selector"))
@@ -94,12 +107,16 @@ def test_random_is_new_each_round_and_uniform():
     assert np.abs(counts[ELIGIBLE] - expected).max() < 6 * np.sqrt(expected)
 
 
-def test_full_takes_every_row_once_before_any_twice():
-    previous = [Random().select(round_of(6, index=0)).ids]
+@pytest.mark.parametrize("size", [7, 34, 40, 100])
+def test_full_takes_every_row_once_before_any_twice(size):
+    """Through the sampler, also where a round has more draws than the pool has rows."""
+    trained = np.zeros(POOL, dtype=np.int64)
+    trained[draws(Random().select(round_of(6, index=0)).ids, 6, 0, 0)] += 1
     for index in range(1, 12):
-        previous.append(Full().select(round_of(7, index=index, previous=previous)).ids)
-        counts = np.bincount(np.concatenate(previous), minlength=POOL)[ELIGIBLE]
-        assert counts.max() - counts.min() <= 1
+        ids = Full().select(round_of(size, index=index, trained=trained)).ids
+        np.add.at(trained, draws(ids, size, 0, index), 1)
+        assert trained[ELIGIBLE].max() - trained[ELIGIBLE].min() <= 1
+    assert trained[::7].sum() == 0
 
 
 def test_the_contract_is_enforced():

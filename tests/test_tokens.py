@@ -1,12 +1,15 @@
 """Loss on the assistant's turns only; a cut takes the prompt's start first."""
 
+import copy
+import logging
+
 import pytest
 import torch
 
-from near.assets import resolve
 from near.data import load
 from near.errors import UserError
 from near.model import load_tokenizer
+from near.templates import TEMPLATES, set_template
 from near.tokens import IGNORED, Collator, encode, tokenize
 from tests.conftest import configured
 
@@ -22,7 +25,7 @@ CHAT = [
 
 @pytest.fixture(scope="module")
 def tokenizer(cache):
-    return load_tokenizer(resolve("builtin:tiny", cache))
+    return load_tokenizer(configured("train", "model=tiny").model, str(cache))
 
 
 def trained(tokenizer, coded) -> str:
@@ -71,19 +74,45 @@ def test_collator_pads_on_the_right():
 def test_rows_keep_their_ids(tokenizer, small_data, cache):
     cfg = configured("train", *small_data)
     rows = load(cfg.data, "candidates", str(cache))
-    tokens = tokenize(rows, tokenizer, 200, str(cache), None, False)
+    tokens = tokenize(rows, tokenizer, cfg.data, str(cache))
     assert len(tokens.table) == len(rows)
     for row in (0, 17, 59):
         assert trained(tokenizer, tokens.table[row]) == rows.messages(row)[-1]["content"] + "<|im_end|>"
-    assert tokens.lengths.tolist() == [len(tokens.table[i]["input_ids"]) for i in range(len(rows))]
     assert tokens.eligible.tolist() == list(range(60))
 
 
-def test_a_model_without_a_chat_template_is_refused(tokenizer, small_data, cache):
-    rows = load(configured("train", *small_data).data, "candidates", str(cache))
-    old, tokenizer.chat_template = tokenizer.chat_template, None
-    try:
-        with pytest.raises(UserError, match="has no chat template; use its instruction-tuned variant"):
-            tokenize(rows, tokenizer, 200, str(cache), None, False)
-    finally:
-        tokenizer.chat_template = old
+def test_a_model_without_a_chat_template_is_refused_unless_one_is_named(tokenizer):
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    with pytest.raises(UserError, match="has no chat template; set model.template to one of chatml, llama3, alpaca"):
+        set_template(plain, None)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_locate_every_answer(tokenizer, name):
+    named = copy.deepcopy(tokenizer)
+    set_template(named, name)
+    coded = encode(CHAT, named, 1000)
+    answers = trained(named, coded)
+    assert "hello" in answers
+    assert "4" in answers
+    assert "2+2" not in answers
+    assert "hi" not in answers
+    assert "brief" not in answers
+
+
+def test_an_opening_answer_is_not_trained_on(tokenizer):
+    coded = encode([CHAT[2], *CHAT[3:]], tokenizer, 1000)
+    assert trained(tokenizer, coded) == "4<|im_end|>"
+
+
+def test_rows_that_the_template_refuses_are_counted(tokenizer, small_data, cache, caplog):
+    caplog.set_level(logging.INFO)
+    picky = copy.deepcopy(tokenizer)
+    refusing = "{% if 'colour' in messages[0]['content'] %}{{ raise_exception('no colours') }}{% endif %}"
+    picky.chat_template = refusing + tokenizer.chat_template
+    cfg = configured("train", *small_data)
+    rows = load(cfg.data, "candidates", str(cache))
+    tokens = tokenize(rows, picky, cfg.data, str(cache))
+    assert len(tokens.eligible) == 40
+    assert "the chat template refuses 20 rows, the first with: no colours" in caplog.text

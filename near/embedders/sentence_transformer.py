@@ -20,6 +20,7 @@ class SentenceTransformerEmbedder(Embedder):
         self,
         model: str,
         revision: str | None = None,
+        backend: str = "auto",
         embed: str = "prompt",
         query_prompt: str | None = None,
         max_length: int | None = None,
@@ -34,6 +35,7 @@ class SentenceTransformerEmbedder(Embedder):
         self.embed_field, self.query_prompt = embed, query_prompt
         self.max_length, self.batch_size, self.device = max_length, batch_size, device
         self.trust_remote_code = trust_remote_code
+        self.backend = "sentence-transformers" if backend == "auto" else backend
         self._dtype = dtype
 
     @functools.cached_property
@@ -48,7 +50,7 @@ class SentenceTransformerEmbedder(Embedder):
     @functools.cached_property
     def space(self) -> dict:
         return {
-            "embedder": "sentence-transformers",
+            "embedder": self.backend,
             "model": self.model,
             "files": folder_digest(self.folder),
             "max_length": self.max_length,

@@ -9,6 +9,7 @@ import numpy as np
 from near.errors import UserError
 
 if TYPE_CHECKING:
+    from near.data import Rows
     from near.selection import Neighbours
 
 
@@ -22,7 +23,8 @@ class Subset:
 
 @dataclass(frozen=True)
 class Round:
-    """What a selector is told. `size`: the most rows it may return; `previous`: the subsets of the rounds before."""
+    """What a selector is told. `size`: the most rows it may return; `draws`: how many rows are trained in the round;
+    `previous`: the subsets of the rounds before; `trained`: how often each row of the pool was trained so far, (n,)."""
 
     index: int
     count: int
@@ -30,7 +32,11 @@ class Round:
     size: int
     seed: int
     eligible: np.ndarray
+    draws: int
+    trained: np.ndarray
     previous: tuple[np.ndarray, ...] = ()
+    pool: "Rows | None" = None
+    queries: "Rows | None" = None
     neighbours: "Neighbours | None" = None
     model: object = None
     optimizer: object = None

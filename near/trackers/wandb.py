@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from near.config import public
@@ -36,7 +38,7 @@ class WandbTracker(Tracker):
             entity=self.entity,
             mode=mode,
             dir=str(output_dir),
-            group=cfg.sweep_name,
+            group=cfg.sweep_name if HydraConfig.get().mode == RunMode.MULTIRUN else None,
             name=output_dir.name,
             config=public(cfg),
         ) as run:
