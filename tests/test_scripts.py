@@ -1,25 +1,39 @@
 """The entry scripts as real processes, and the standard library's `select` beside ours."""
 
+import json
+import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
+from near.sampler import draws
 from tests.conftest import ROOT, process
 
 SCRIPTS = ("select", "train", "merge", "eval", "report")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_and_a_mistyped_option_answer_before_heavy_imports(script, tmp_path):
-    for words, status in (("--help",), 0), (("sed=1",), 1), (("--cfg", "job"), 0):
-        done = process("-X", "importtime", str(ROOT / f"{script}.py"), *words, cwd=tmp_path)
-        assert done.returncode == status, done.stderr[-500:]
-        imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-        assert "hydra" in imported
-        assert not imported & {"torch", "transformers", "peft", "datasets", "faiss", "sentence_transformers", "wandb"}
-    assert list(tmp_path.iterdir()) == []
+HEAVY = {"torch", "transformers", "peft", "datasets", "faiss", "sentence_transformers", "wandb", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "status"),
+    [
+        *((script, ["--help"], 0) for script in SCRIPTS),
+        ("train", ["sed=1"], 1),
+        ("train", ["+selector.foo=1"], 1),
+        ("select", ["--cfg", "job"], 0),
+    ],
+)
+def test_help_and_a_mistyped_option_answer_before_heavy_imports(script, words, status, tmp_path):
+    done = process("-X", "importtime", str(ROOT / f"{script}.py"), *words, cwd=tmp_path)
+    assert done.returncode == status, done.stderr[-500:]
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "hydra" in imported
+    assert not imported & HEAVY
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 @pytest.mark.parametrize(
@@ -42,15 +56,21 @@ def test_help_and_a_mistyped_option_answer_before_heavy_imports(script, tmp_path
         ),
     ],
 )
-def test_a_fault_is_one_line_and_leaves_nothing(words, says, tmp_path):
-    done = process(str(ROOT / "train.py"), *words, cwd=tmp_path, env={"NEAR_CACHE": str(tmp_path / "cache")})
-    assert done.returncode == 1
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
+def test_a_fault_is_one_line_and_leaves_nothing(words, says, tmp_path, monkeypatch, capsys):
+    """In this process, the script run as __main__; a real process is started by the tests around it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    GlobalHydra.instance().clear()
+    assert caught.value.code == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     assert says in lines[0]
-    left = [p for p in tmp_path.rglob("*") if p.is_file()]
-    assert left == []
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 @pytest.mark.model
@@ -87,13 +107,22 @@ def test_select_from_another_folder_embeds_nothing_the_second_time(small_data, t
 
 
 @pytest.mark.model
-def test_two_ranks_train_the_same_rounds(tiny, tmp_path):
+def test_two_ranks_train_exactly_the_rounds_rows(tiny, tmp_path):
+    """Both ranks together, each row by one of them; the model and the files are written once."""
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "train.py"), *tiny]
-    done = process(*words, "selector=random", f"output_dir={tmp_path}/run", cwd=tmp_path)
+    words += ["trainer._target_=tests.spy.SpyTrainer", "selector=near", f"output_dir={tmp_path}/run"]
+    done = process(*words, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-3000:]
-    rounds = [np.load(tmp_path / "run" / "rounds" / f"{i:03d}.npy") for i in range(3)]
-    assert [len(r) for r in rounds] == [8, 16, 16]  # two rows a rank, so twice one process's
-    assert (tmp_path / "run" / "metrics.json").is_file()
+    run = tmp_path / "run"
+    batches = [[json.loads(x) for x in (run / f"trained-{rank}.jsonl").read_text().splitlines()] for rank in (0, 1)]
+    assert [len(b) for b in batches] == [10, 10]
+    start = 0
+    for index, steps in enumerate((2, 4, 4)):
+        ids = np.load(run / "rounds" / f"{index:03d}.npy")
+        trained = [row for rank in batches for batch in rank[start : start + steps] for row in batch]
+        assert sorted(trained) == sorted(draws(ids, steps * 4, 42, index).tolist())
+        start += steps
+    assert (run / "metrics.json").is_file()
 
 
 # --- our select.py beside the standard library's `select` ------------------------------------------------------------

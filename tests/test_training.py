@@ -186,7 +186,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monke
     stopped(monkeypatch, settings, tmp_path / "broken")
     assert not (tmp_path / "broken" / "metrics.json").exists()
     monkeypatch.setattr(Near, "select", _once)
-    train(configured("train", *settings, "resume=auto"), tmp_path / "broken")
+    train(configured("train", *settings), tmp_path / "broken")  # resume=auto is the default
     assert history(tmp_path / "broken") == history(tmp_path / "whole")
     for i in range(3):
         name = f"rounds/{i:03d}.npy"
@@ -212,8 +212,9 @@ def test_a_half_written_checkpoint_is_passed_over(tiny, tmp_path, monkeypatch, c
     settings = [*tiny, "trainer.args.save_steps=5"]
     stopped(monkeypatch, settings, tmp_path)
     (tmp_path / "checkpoints" / "checkpoint-7").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint-best").mkdir()
     train(configured("train", *settings, "resume=auto"), tmp_path)
-    assert "checkpoint-7: it was not written to its end" in caplog.text
+    assert "checkpoint-7: it was not written to its end, or is damaged" in caplog.text
     assert "resuming from" in caplog.text
     assert len(history(tmp_path)) == 10
 
@@ -259,9 +260,9 @@ def test_bad_input_is_refused_before_heavy_work(tiny, tmp_path, monkeypatch):
     out = tmp_path / "out"
     monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
     assert "max_K=61 is more than the 60 candidates; use max_K<=60" in refused(out, *tiny, "max_K=61")
-    assert "subset_size=61 is not between 1 and the 60" in refused(out, *tiny, "selector.subset_size=61")
-    assert "subset_size=0 is not between" in refused(out, *tiny, "selector.subset_size=0")
-    assert "data.queries.path is null" in refused(out, *tiny, "data.queries.path=null")
+    assert "subset_size=61 is more than the 60" in refused(out, *tiny, "selector.subset_size=61")
+    assert "data.queries.path is missing" in refused(out, *tiny, "data.queries.path=null")
+    assert "data.candidates.path is missing" in refused(out, *tiny, "data.candidates.path=null")
     assert "no such folder" in refused(out, *tiny, "model.name_or_path=./nowhere")
     assert "where no hub is in reach use model=smollm2" in refused(out, *tiny, "model.name_or_path=some/model")
     assert "did you mean tiny" in refused(out, *tiny, "model.name_or_path=builtin:tinny")
@@ -270,7 +271,9 @@ def test_bad_input_is_refused_before_heavy_work(tiny, tmp_path, monkeypatch):
 
 def test_faults_of_peft_and_arguments_are_one_line(tiny, tmp_path):
     assert "finetuning: peft refuses" in refused_late(tmp_path, *tiny, "finetuning.target_modules=[nothing_like_it]")
-    assert "trainer.args:" in refused_late(tmp_path, *tiny, "trainer.args.save_strategy=sometimes")
+    assert "trainer.args are refused: sometimes" in refused_late(
+        tmp_path, *tiny, "trainer.args.save_strategy=sometimes"
+    )
 
 
 def refused_late(tmp_path, *overrides) -> str:
@@ -289,7 +292,80 @@ def test_indices_of_select_are_used_and_of_another_pool_refused(tiny, tmp_path, 
     train(configured("train", *tiny, path), tmp_path / "given")
     train(configured("train", *tiny), tmp_path / "made")
     assert history(tmp_path / "given") == history(tmp_path / "made")
+    told = refused(tmp_path / "other", *tiny, path, "max_K=20")
+    assert "holds 15 neighbours a query, fewer than max_K=20; use max_K<=15" in told
+    assert "give the top_indices.npy" in refused(tmp_path / "other", *tiny, f"indices_path={tmp_path}/sel/typo.npy")
     told = refused(tmp_path / "other", *tiny, path, "data.candidates.limit=59")
     assert "was made for other candidates" in told
     assert "60 rows) than data.candidates" in told
     assert "was made for other queries" in refused(tmp_path / "other", *tiny, path, "data.queries.limit=3")
+
+
+def test_a_refused_run_leaves_the_finished_one_in_its_place(tiny, tmp_path):
+    train(configured("train", *tiny), tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(UserError):
+        train(configured("train", *tiny, "overwrite=true", "trainer.args.lr_scheduler_type=cosinus"), tmp_path)
+    with pytest.raises(UserError):
+        train(configured("train", *tiny, "overwrite=true", "finetuning.target_modules=[nothing]"), tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_kill_during_the_last_evaluation_is_resumed(tiny, tmp_path, monkeypatch):
+    train(configured("train", *tiny), tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_write_metrics", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
+        train(configured("train", *tiny), tmp_path / "broken")
+    assert (tmp_path / "broken" / "adapter").is_dir()
+    train(configured("train", *tiny), tmp_path / "broken")
+    assert history(tmp_path / "broken") == history(tmp_path / "whole")
+    adapters = [(tmp_path / n / "adapter" / "adapter_model.safetensors").read_bytes() for n in ("whole", "broken")]
+    assert adapters[0] == adapters[1]
+    assert not list(tmp_path.rglob(".adapter.part"))
+
+
+def test_a_checkpoint_resumed_into_another_folder_brings_its_rounds(tiny, tmp_path, monkeypatch):
+    settings = [*tiny, "trainer.args.save_steps=7"]
+    stopped(monkeypatch, settings, tmp_path / "old")
+    checkpoint = tmp_path / "old" / "checkpoints" / "checkpoint-7"
+    train(configured("train", *settings, f"resume={checkpoint}"), tmp_path / "new")
+    lines = [json.loads(line) for line in (tmp_path / "new" / "rounds" / "rounds.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [0, 1, 2]
+    assert sorted(p.name for p in (tmp_path / "new" / "rounds").glob("*.npy")) == ["000.npy", "001.npy", "002.npy"]
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tiny, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    settings = [*tiny, "trainer.args.save_steps=4"]
+    train(configured("train", *settings), tmp_path)
+    whole = history(tmp_path)
+    for name in ("metrics.json", "train_metrics.json"):
+        (tmp_path / name).unlink()
+    state = tmp_path / "checkpoints" / "checkpoint-10" / "selection.npz"
+    state.write_bytes(state.read_bytes()[:100])
+    train(configured("train", *settings), tmp_path)
+    assert "passed over" in caplog.text
+    assert "resuming from" in caplog.text
+    assert history(tmp_path) == whole
+
+
+def test_faulty_rows_are_never_trained_on(tiny, tmp_path, spied):
+    path = tmp_path / "pool.jsonl"
+    rows = [{"instruction": f"what is the sum of {i} and 1", "output": str(i + 1)} for i in range(30)]
+    lines = [json.dumps(row) for row in rows]
+    lines[3], lines[10], lines[11] = "{broken", json.dumps({"instruction": "x", "output": ""}), "[]"
+    path.write_text("\n".join(lines))
+    settings = [*tiny, f"data.candidates.path={path}", "data.candidates.columns.source=null", "selector=full"]
+    settings = [s for s in settings if s != "data.candidates.columns.source=domain"]
+    with pytest.raises(UserError, match="row 3"):
+        train(configured("train", *settings), tmp_path / "out")
+    train(configured("train", *settings, "data.on_error=skip", "trainer.update_step=20"), tmp_path / "out")
+    trained = {row for batch in spied for row in batch}
+    assert trained == set(range(30)) - {3, 10, 11}
+
+
+def test_evaluation_by_steps_is_the_trainers_own(tiny, tmp_path):
+    train(configured("train", *tiny, "+trainer.args.eval_strategy=steps", "+trainer.args.eval_steps=5"), tmp_path)
+    state = json.loads((tmp_path / "checkpoints" / "checkpoint-10" / "trainer_state.json").read_text())
+    assert [line["step"] for line in state["log_history"] if "eval_loss" in line] == [5, 10]
+    assert [line["round"] for line in state["log_history"] if "loss" in line] == [0] * 2 + [1] * 4 + [2] * 4
