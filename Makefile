@@ -24,7 +24,7 @@ assets: $(VENV)/.installed ## fetch the built-in model, embedder and data into t
 	@$(PY) -m near.assets
 
 demo: assets ## the whole job on real data: select, train, merge, evaluate, report
-	@PY="$(PY)" RUNS="$(RUNS)" sh bench/demo.sh
+	@$(PY) bench/demo.py $(RUNS)
 
 test: $(VENV)/.installed-dev ## the tests (under 12 minutes from nothing)
 	$(PY) -m pytest
