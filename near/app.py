@@ -18,7 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from near.config import CONF, check, flat_keys, register_resolvers
+from near.check import check
+from near.config import CONF, flat_keys, register_resolvers
 from near.errors import UserError, did_you_mean, one_line
 from near.signature import keywords
 

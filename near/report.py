@@ -8,9 +8,11 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 from omegaconf import DictConfig
+from plotly.colors import qualitative
 from plotly.offline import get_plotlyjs
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from near.errors import UserError
 from near.files import aside, read_json, read_jsonl
@@ -44,13 +46,17 @@ class Run:
             self.selector,
             _dash(self.seed),
             name,
-            re.split(r"[/:]", m["model"].rstrip("/"))[-1],
+            _model(self),
             f"{m['target_loss']:.4f}",
             right,
         ]
         spent = [t.get(k) for k in ("select_seconds", "embed_seconds", "search_seconds")]
         selecting = sum(s for s in spent if s is not None) if t else None
         return [*cells, _dash(t.get("distinct_rows")), _dash(t.get("train_seconds")), _dash(selecting)]
+
+
+def _model(run: Run) -> str:
+    return re.split(r"[/:]", run.metrics["model"].rstrip("/"))[-1]
 
 
 def _dash(value: object) -> str:
@@ -118,14 +124,26 @@ def notes(runs: list[Run], unfinished: list[Path]) -> list[str]:
         found.append("These runs were evaluated on different rows: their losses can't be compared.")
     if len({r.seed for r in runs if r.rounds}) < 3:
         found.append("Fewer than three seeds: differences may be chance.")
+    models = {_model(r) for r in runs}
+    if len(models) == 1:
+        found.insert(0, f"Model: {models.pop()}.")
     found += [f"{folder}: begun and not finished." for folder in unfinished]
     return found
 
 
+def shown(runs: list[Run], root: Path) -> tuple[list[str], list[list[str]]]:
+    """The table's columns and rows; the model is a column only where there are several."""
+    rows = [run.cells(root) for run in runs]
+    at = COLUMNS.index("model")
+    keep = [i for i in range(len(COLUMNS)) if i != at or len({row[at] for row in rows}) > 1]
+    return [COLUMNS[i] for i in keep], [[row[i] for i in keep] for row in rows]
+
+
 def _print(runs: list[Run], root: Path, unfinished: list[Path]) -> None:
-    table = Table(*COLUMNS)
-    for run in runs:
-        table.add_row(*run.cells(root))
+    names, rows = shown(runs, root)
+    table = Table(*(Column(name, no_wrap=True) for name in names), box=box.SIMPLE, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
     console = Console(width=max(Console().width, 120))  # a table cut to a pipe's 80 columns can't be read
     console.print(table)
     for note in notes(runs, unfinished):
@@ -134,8 +152,9 @@ def _print(runs: list[Run], root: Path, unfinished: list[Path]) -> None:
 
 def page(runs: list[Run], root: Path, unfinished: list[Path]) -> str:
     """The whole HTML document; all text from data and configurations is escaped."""
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in COLUMNS)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in r.cells(root)) + "</tr>" for r in runs)
+    names, rows = shown(runs, root)
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in names)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
     remarks = "".join(f"<p class=note>{html.escape(n)}</p>" for n in notes(runs, unfinished))
     figures = "".join(_figure(f) for f in (_losses(runs, root), *_sources(runs, root)) if f is not None)
     table = f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -173,8 +192,10 @@ def _losses(runs: list[Run], root: Path) -> go.Figure | None:
 
 
 def _sources(runs: list[Run], root: Path) -> list[go.Figure]:
-    """For each run, what its rounds took from each source, stacked."""
-    figures = []
+    """For each run, what its rounds took from each source, stacked; a source has one colour in all of them."""
+    figures, colours = [], qualitative.Plotly + qualitative.Dark24
+    known = sorted({source for run in runs for line in run.rounds for source in line["sources"]})
+    colour = {source: colours[i % len(colours)] for i, source in enumerate(known)}
     for run in runs:
         if not run.rounds:
             continue
@@ -185,7 +206,12 @@ def _sources(runs: list[Run], root: Path) -> list[go.Figure]:
                 totals[source] = totals.get(source, 0) + count
         figure = go.Figure(
             [
-                go.Bar(x=rounds, y=[r["sources"].get(s, 0) for r in run.rounds], name=html.escape(s))
+                go.Bar(
+                    x=rounds,
+                    y=[r["sources"].get(s, 0) for r in run.rounds],
+                    name=html.escape(s),
+                    marker_color=colour[s],
+                )
                 for s in sorted(totals, key=lambda s: -totals[s])
             ]
         )

@@ -15,7 +15,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from near.config import CONF, check, register_resolvers
+from near.check import check
+from near.config import CONF, register_resolvers
 
 ROOT = Path(__file__).resolve().parent.parent
 register_resolvers()
@@ -107,6 +108,7 @@ def tiny(small_data, cache) -> list[str]:
         "trainer.update_step=4",
         "trainer.update_times=2",
         "trainer.args.per_device_train_batch_size=2",
+        "trainer.args.gradient_accumulation_steps=1",
         "+trainer.args.disable_tqdm=true",
         "evaluation.max_new_tokens=4",
     ]

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from near.config import check, job_name, public
+from near.check import check
+from near.config import job_name, public
 from near.errors import UserError
 from near.signature import keywords
 from tests.conftest import ROOT, configured

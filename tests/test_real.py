@@ -24,7 +24,11 @@ LIMIT = 300
 DATA = ["data.eval.limit=6", "data.queries.limit=8", f"data.candidates.limit={LIMIT}", "data.cutoff_len=96"]
 FEW = [*DATA, "max_K=40"]
 STEPS = ["trainer.warmup_step=1", "trainer.update_step=2", "trainer.update_times=2", "evaluation.max_new_tokens=16"]
-STEPS += ["trainer.args.per_device_train_batch_size=4", "+trainer.args.disable_tqdm=true"]
+STEPS += [
+    "trainer.args.per_device_train_batch_size=4",
+    "trainer.args.gradient_accumulation_steps=1",
+    "+trainer.args.disable_tqdm=true",
+]
 
 
 @pytest.fixture(scope="module")

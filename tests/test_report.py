@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from near.errors import UserError
-from near.report import collect, notes, page, report
+from near.report import collect, notes, page, report, shown
 from tests.conftest import configured
 
 METRICS = {
@@ -88,6 +88,14 @@ def test_an_answerless_run_shows_a_dash(tmp_path):
     runs, _ = collect(tmp_path)
     assert runs[0].cells(tmp_path)[5] == "-"
     assert "<td>-</td>" in page(runs, tmp_path, [])
+
+
+def test_the_model_is_a_column_where_there_are_several(tmp_path):
+    run(tmp_path / "a", "near", 0.7)
+    assert "model" not in shown(collect(tmp_path)[0], tmp_path)[0]
+    run(tmp_path / "b", "near", 0.7, model="y/other")
+    names, rows = shown(collect(tmp_path)[0], tmp_path)
+    assert {row[names.index("model")] for row in rows} == {"tiny", "other"}
 
 
 def test_bad_input(tmp_path):

@@ -1,0 +1,247 @@
+"""The check of a composed configuration: every fault in one error, before anything heavy is imported."""
+
+import re
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from near.config import flat_keys, select
+from near.errors import UserError, did_you_mean
+from near.signature import keywords
+
+HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+SECRET = re.compile(r"(^|_)(hub_token|hf_token|auth_token|access_token|api_?key|access_?key|secret|password)$", re.I)
+# key: (type, least value, largest value)
+BIG = float("inf")
+NUMBERS: dict[str, tuple[type, float, float]] = {
+    "max_K": (int, 1, BIG),
+    "seed": (int, 0, 2**32 - 1),
+    "index.block_rows": (int, 1, BIG),
+    "embedder.batch_size": (int, 1, BIG),
+    "embedder.max_length": (int, 1, BIG),
+    "embedder.dim": (int, 1, 1_000_000),
+    "selector.subset_size": (int, 1, BIG),
+    "data.cutoff_len": (int, 2, BIG),
+    "data.num_proc": (int, 1, BIG),
+    "data.candidates.limit": (int, 1, BIG),
+    "data.queries.limit": (int, 1, BIG),
+    "data.eval.limit": (int, 1, BIG),
+    "trainer.warmup_step": (int, 0, BIG),
+    "trainer.update_step": (int, 1, BIG),
+    "trainer.update_times": (int, 0, BIG),
+    "trainer.cycles": (int, 1, BIG),
+    "trainer.args.per_device_train_batch_size": (int, 1, BIG),
+    "trainer.args.gradient_accumulation_steps": (int, 1, BIG),
+    "trainer.args.learning_rate": (float, 0, BIG),
+    "trainer.args.logging_steps": (float, 1e-9, BIG),
+    "trainer.args.save_steps": (float, 1e-9, BIG),
+    "trainer.args.save_total_limit": (int, 1, BIG),
+    "trainer.args.warmup_steps": (float, 0, BIG),
+    "trainer.args.max_grad_norm": (float, 0, BIG),
+    "trainer.args.weight_decay": (float, 0, BIG),
+    "trainer.args.dataloader_num_workers": (int, 0, BIG),
+    "finetuning.r": (int, 1, BIG),
+    "finetuning.lora_alpha": (float, 0, BIG),
+    "finetuning.lora_dropout": (float, 0, 1),
+    "evaluation.batch_size": (int, 1, BIG),
+    "evaluation.max_new_tokens": (int, 1, BIG),
+    "export_size": (float, 1e-5, BIG),
+    "tolerance": (float, 0, BIG),
+}
+BOOLEANS = (
+    "overwrite",
+    "data.refresh",
+    "embedder.trust_remote_code",
+    "model.trust_remote_code",
+    "trust_remote_code",
+    "evaluation.answers",
+    "export_legacy_format",
+)
+TEXTS = (
+    "cache_dir",
+    "output_dir",
+    "indices_path",
+    "resume",
+    "run",
+    "runs",
+    "adapter_name_or_path",
+    "model_name_or_path",
+    "export_dir",
+    "template",
+    "model.name_or_path",
+    "model.revision",
+    "model.template",
+    "embedder.model",
+    "data.candidates.path",
+    "data.queries.path",
+    "data.eval.path",
+)
+MAPPINGS = ("data", "data.candidates", "data.queries", "data.eval", "trainer", "trainer.args", "evaluation", "model")
+NULLABLE = {
+    *("embedder.max_length", "selector.subset_size", "trainer.args.save_total_limit", "output_dir", "indices_path"),
+    *("data.num_proc", "data.candidates.limit", "data.queries.limit", "data.eval.limit", "resume", "run", "template"),
+    *("adapter_name_or_path", "model_name_or_path", "model.revision", "model.template"),
+    *("data.candidates.path", "data.queries.path", "data.eval.path"),
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data.on_error": ("raise", "skip"),
+    "data.candidates.format": ("auto", "alpaca", "messages", "sharegpt", "prompt_completion"),
+    "data.queries.format": ("auto", "alpaca", "messages", "sharegpt", "prompt_completion"),
+    "data.eval.format": ("auto", "alpaca", "messages", "sharegpt", "prompt_completion"),
+    "embedder.backend": ("auto", "sentence-transformers"),
+    "model.template": ("chatml", "llama3", "alpaca"),
+    "template": ("chatml", "llama3", "alpaca"),
+    "embedder.embed": ("prompt", "answer", "both"),
+    "model.dtype": ("auto", "float32", "bfloat16", "float16"),
+    "export_dtype": ("float32", "bfloat16", "float16"),
+    "export_device": ("cpu", "auto"),
+}
+# Training arguments that are decided elsewhere, and where.
+ELSEWHERE = {
+    "output_dir": "output_dir",
+    "seed": "seed",
+    "data_seed": "seed",
+    "report_to": "tracker",
+    "resume_from_checkpoint": "resume",
+    "remove_unused_columns": "data.*.columns",
+}
+SCHEDULED = {
+    "max_steps": "trainer.warmup_step, trainer.update_step and trainer.update_times",
+    "num_train_epochs": "trainer.update_times (or trainer.cycles)",
+    "train_sampling_strategy": "selector",
+}
+# Training arguments that would break the slices which rounds are made of.
+REFUSED = ("auto_find_batch_size", "ignore_data_skip", "dataloader_persistent_workers", "dataloader_drop_last")
+RUNTIME = {"embedder": ("cache_dir",), "trainer": ("model", "job")}  # keywords that are handed over at the call
+
+
+def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
+    """Raise one UserError that lists every fault found in `cfg`; imports nothing heavy.
+
+    `typed`: the overrides of the command, to find those that add a key nobody reads.
+    """
+    faults = [f"{key} is missing: set {key}=..." for key in sorted(OmegaConf.missing_keys(cfg))]
+    faults += _shape_faults(cfg)
+    if not faults:  # what follows takes the shape for granted
+        faults += _target_faults(cfg, "") + _unread_faults(cfg, typed) + _secret_faults(cfg, "")
+        faults += _number_faults(cfg) + _choice_faults(cfg) + _schedule_faults(cfg)
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def _present(cfg: DictConfig, key: str) -> bool:
+    """Whether `cfg` has `key`, be it null."""
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent, throw_on_missing=False) if parent else cfg
+    return isinstance(node, DictConfig) and leaf in node and not OmegaConf.is_missing(node, leaf)
+
+
+def _shape_faults(cfg: DictConfig) -> list[str]:
+    faults = []
+    for key in MAPPINGS:
+        if _present(cfg, key) and not isinstance(value := select(cfg, key), DictConfig):
+            faults.append(f"{key}={value} is not a group of options; set the options below it")
+    for key in BOOLEANS:
+        if _present(cfg, key) and not isinstance(value := select(cfg, key), bool):
+            faults.append(f"{key}={value} is not true or false")
+    for key in TEXTS:
+        if not _present(cfg, key) or (value := select(cfg, key)) is None and key in NULLABLE:
+            continue
+        if isinstance(value, int) and not isinstance(value, bool):
+            OmegaConf.update(cfg, key, str(value), force_add=True)  # a folder may be named 2024
+        elif not isinstance(value, str) or not value:
+            faults.append(f"{key}={value if value != '' else repr(value)} is not a path or name")
+    return faults
+
+
+def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
+    """Keys added with + to a node that no class takes: nobody would read them."""
+    faults = []
+    for override in typed:
+        key = override.lstrip("+").split("=", 1)[0]
+        if not override.startswith("+") or "@" in key or "/" in key or key == "experiment":
+            continue
+        parents = key.split(".")[:-1]
+        nodes = [cfg, *(select(cfg, ".".join(parents[: i + 1])) for i in range(len(parents)))]
+        if not any(isinstance(n, DictConfig) and "_target_" in n for n in nodes):
+            known = [k for k in flat_keys(cfg) if k != key and k.rpartition(".")[0] == ".".join(parents)]
+            faults.append(f"{key} is not in the configuration{did_you_mean(key, known)}")
+    return faults
+
+
+def _secret_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
+    """Secrets written out in the configuration would end up in files and folder names."""
+    faults = []
+    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
+        child, full = node._get_node(key), f"{path}.{key}" if path else str(key)
+        if isinstance(child, DictConfig | ListConfig):
+            faults += [] if child._is_none() or child._is_missing() else _secret_faults(child, full)
+        elif SECRET.search(str(key)) and not child._is_interpolation() and isinstance(child._value(), str):
+            faults.append(f"{full} is a secret written out; put it into the environment: {full}='${{oc.env:NAME}}'")
+    return faults
+
+
+def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
+    """Keys of every `_target_` node that its class does not take (`+selector.foo=1` composes happily)."""
+    faults = []
+    keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_missing():
+            faults += _target_faults(child, f"{path}.{key}" if path else str(key))
+    if isinstance(node, DictConfig) and "_target_" in node:
+        if not isinstance(node._target_, str):
+            return [*faults, f"{path}._target_={node._target_} is not a dotted path to a class"]
+        faults += [f"{path}.{k} is handed over by the program" for k in RUNTIME.get(path, ()) if k in node]
+        try:
+            taken = keywords(node._target_)
+        except UserError as error:
+            return [*faults, f"{path}: {error}"]
+        if taken is not None:
+            for key in node:
+                if key not in taken and key not in HYDRA_KEYS:
+                    cls = node._target_.rpartition(".")[2]
+                    faults.append(f"{path}.{key} is not an option of {cls}{did_you_mean(str(key), taken)}")
+    return faults
+
+
+def _number_faults(cfg: DictConfig) -> list[str]:
+    faults = []
+    for key, (kind, least, most) in NUMBERS.items():
+        value = select(cfg, key)
+        if not _present(cfg, key) or value is None and key in NULLABLE:
+            continue
+        if kind is int and isinstance(value, float) and value.is_integer():  # 1e3
+            OmegaConf.update(cfg, key, value := int(value), force_add=True)
+        if not isinstance(value, int if kind is int else int | float) or isinstance(value, bool):
+            faults.append(f"{key}={value} is not a {'whole ' if kind is int else ''}number")
+        elif not value >= least:
+            faults.append(f"{key}={value} is too small; use {key}>={least}")
+        elif value > most:
+            faults.append(f"{key}={value} is too large; use {key}<={most}")
+    return faults
+
+
+def _choice_faults(cfg: DictConfig) -> list[str]:
+    return [
+        f"{key}={value} is not one of {', '.join(choices)}"
+        for key, choices in CHOICES.items()
+        if _present(cfg, key) and (value := select(cfg, key)) not in choices and not (value is None and key in NULLABLE)
+    ]
+
+
+def _schedule_faults(cfg: DictConfig) -> list[str]:
+    args = select(cfg, "trainer.args")
+    if args is None:
+        return []
+    faults = [f"trainer.args.{k} is decided elsewhere; use {v}" for k, v in ELSEWHERE.items() if k in args]
+    if not _present(cfg, "trainer.update_step"):
+        return faults
+    faults += [f"trainer.args.{k} is set by the schedule; use {v}" for k, v in SCHEDULED.items() if k in args]
+    for key in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if str(args.get(key, "")).endswith("epoch"):
+            faults.append(f"trainer.args.{key}=epoch counts slices of rounds, not passes; use steps")
+    faults += [f"trainer.args.{k}=true breaks the rounds; leave it false" for k in REFUSED if args.get(k)]
+    if (cfg.trainer.warmup_step, cfg.trainer.update_times) == (0, 0):
+        faults.append("trainer.warmup_step=0 with trainer.update_times=0 trains no step; raise one of them")
+    return faults
