@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,14 @@ from near.config import CONF, register_resolvers
 ROOT = Path(__file__).resolve().parent.parent
 register_resolvers()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing a test does may ask a hub
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m "not model"` also spares the import of files that are all about models: that is most of the time."""
+    if "not model" in config.option.markexpr and collection_path.suffix == ".py":
+        text = collection_path.read_text(encoding="utf-8")
+        return True if re.search(r"^pytestmark = pytest\.mark\.(model|real)$", text, re.MULTILINE) else None
+    return None
 
 
 @functools.lru_cache(maxsize=512)

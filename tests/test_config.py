@@ -91,6 +91,7 @@ def test_no_steps_at_all():
     assert "trains no step" in fault("trainer.warmup_step=0", "trainer.update_times=0")
 
 
+@pytest.mark.model
 def test_keywords_follow_imports_and_dataclasses():
     import inspect
 

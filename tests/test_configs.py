@@ -85,12 +85,14 @@ def test_selector_instantiates(name):
     assert isinstance(instantiate(configured("train", f"selector={name}").selector), Selector)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("name", choices("trainer"))
 def test_training_arguments_are_accepted(name, tmp_path):
     args = instantiate(configured("train", f"trainer={name}").trainer.args)(output_dir=str(tmp_path), report_to="none")
     assert args.lr_scheduler_type == "cosine"
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("name", choices("finetuning"))
 def test_finetuning_instantiates(name):
     cfg = configured("train", f"finetuning={name}").finetuning

@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +19,20 @@ SCRIPTS = ("select", "train", "merge", "eval", "report")
 HEAVY = {"torch", "transformers", "peft", "datasets", "faiss", "sentence_transformers", "wandb", "matplotlib"}
 
 
-@pytest.mark.parametrize(
-    ("script", "words", "status"),
-    [
-        *((script, ["--help"], 0) for script in SCRIPTS),
-        ("train", ["sed=1"], 1),
-        ("train", ["+selector.foo=1"], 1),
-        ("select", ["--cfg", "job"], 0),
-    ],
-)
-def test_help_and_a_mistyped_option_answer_before_heavy_imports(script, words, status, tmp_path):
-    done = process("-X", "importtime", str(ROOT / f"{script}.py"), *words, cwd=tmp_path)
-    assert done.returncode == status, done.stderr[-500:]
-    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert "hydra" in imported
-    assert not imported & HEAVY
+def test_help_and_a_mistyped_option_answer_before_heavy_imports(tmp_path):
+    cases = [(script, ["--help"], 0) for script in SCRIPTS]
+    cases += [("train", ["sed=1"], 1), ("train", ["+selector.foo=1"], 1), ("select", ["--cfg", "job"], 0)]
+    with ThreadPoolExecutor(2) as pool:  # each waits for a process
+
+        def start(case):
+            return process("-X", "importtime", str(ROOT / f"{case[0]}.py"), *case[1], cwd=tmp_path)
+
+        found = list(pool.map(start, cases))
+    for (_, words, status), done in zip(cases, found, strict=True):
+        assert done.returncode == status, (words, done.stderr[-500:])
+        imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+        assert "hydra" in imported
+        assert not imported & HEAVY, words
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
