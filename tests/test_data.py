@@ -231,6 +231,24 @@ def test_a_hub_out_of_reach_is_one_line(cache):
     assert "data=demo" in told
 
 
+def test_a_hub_data_set(tmp_path, monkeypatch):
+    """The hub stood in for by what `datasets` gives and raises: splits, and rows that keep their place."""
+    rows = datasets.Dataset.from_list([ALPACA, {**ALPACA, "output": "four"}])
+
+    def load_dataset(path, name=None, split=None, revision=None):
+        if split not in (None, "train"):
+            raise ValueError(f"Unknown split \"{split}\". Should be one of ['train', 'test'].")
+        return rows if split else datasets.DatasetDict(train=rows, test=rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    found = loaded("someone/some-data", tmp_path, "data.candidates.split=train")
+    assert (found.messages(1)[-1]["content"], found.sources()[0]) == ("four", "some-data")
+    assert "split is missing: set it to one of train, test" in refused("someone/some-data", tmp_path)
+    told = refused("someone/some-data", tmp_path, "data.candidates.split=trian")
+    assert "data.candidates.split=trian: Unknown split" in told
+    assert "'train', 'test'" in told
+
+
 def test_nothing_half_written_stays(tmp_path):
     path = tmp_path / "pool.jsonl"
     path.write_text(json.dumps(ALPACA) + "\n{broken\n")

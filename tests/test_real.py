@@ -70,6 +70,12 @@ def test_neighbours_are_brute_forces_on_real_embeddings(runs, real_cache):
     np.testing.assert_allclose(np.take_along_axis(scores, ids, axis=1)[swapped], by_rank[swapped], atol=2e-5)
 
 
+def test_the_demos_pool_is_large_and_of_many_domains(real_cache):
+    rows = load(configured("train").data, "candidates", str(real_cache))
+    assert len(rows) == len(rows.eligible()) >= 5000
+    assert len(set(rows.sources())) == 11
+
+
 def test_nears_rows_come_from_the_targets_domain(runs, real_cache):
     lines = [json.loads(x) for x in (runs / "near" / "rounds" / "rounds.jsonl").read_text().splitlines()]
     for line in lines[1:]:

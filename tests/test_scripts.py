@@ -86,6 +86,16 @@ def test_a_sweep_goes_on_after_a_failing_job(tiny, tmp_path):
     assert [p.name for p in (tmp_path / "sweep").glob("*/")].count(finished[0]) == 1
 
 
+@pytest.mark.slow
+def test_a_sweep_file_runs_its_jobs_in_folders_of_their_own(tiny, tmp_path):
+    words = ["sweeps=selectors", *tiny, f"output_dir={tmp_path}/sweep", "seed=0,1"]
+    done = process(str(ROOT / "train.py"), *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    runs = {p.parent.name: json.loads(p.read_text()) for p in (tmp_path / "sweep").glob("*/metrics.json")}
+    assert len(runs) == 4
+    assert {(m["selector"], m["seed"]) for m in runs.values()} == {(s, n) for s in ("near", "random") for n in (0, 1)}
+
+
 @pytest.mark.model
 def test_select_from_another_folder_embeds_nothing_the_second_time(small_data, tmp_path):
     words = [str(ROOT / "select.py"), *small_data, "embedder=hashing", "max_K=7"]
