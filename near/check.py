@@ -72,22 +72,20 @@ TEXTS = (
     "model.revision",
     "model.template",
     "embedder.model",
-    "data.candidates.path",
-    "data.queries.path",
-    "data.eval.path",
 )
 MAPPINGS = ("data", "data.candidates", "data.queries", "data.eval", "trainer", "trainer.args", "evaluation", "model")
 NULLABLE = {
     *("embedder.max_length", "selector.subset_size", "trainer.args.save_total_limit", "output_dir", "indices_path"),
     *("data.num_proc", "data.candidates.limit", "data.queries.limit", "data.eval.limit", "resume", "run", "template"),
     *("adapter_name_or_path", "model_name_or_path", "model.revision", "model.template"),
-    *("data.candidates.path", "data.queries.path", "data.eval.path"),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.on_error": ("raise", "skip"),
-    "data.candidates.format": ("auto", "alpaca", "messages", "sharegpt", "prompt_completion"),
-    "data.queries.format": ("auto", "alpaca", "messages", "sharegpt", "prompt_completion"),
-    "data.eval.format": ("auto", "alpaca", "messages", "sharegpt", "prompt_completion"),
+    "data.leakage": ("drop", "keep"),
+    "data.dedup": ("none", "exact"),
+    "data.candidates.format": ("auto", "alpaca", "messages", "sharegpt", "prompt_completion", "question_answer"),
+    "data.queries.format": ("auto", "alpaca", "messages", "sharegpt", "prompt_completion", "question_answer"),
+    "data.eval.format": ("auto", "alpaca", "messages", "sharegpt", "prompt_completion", "question_answer"),
     "embedder.backend": ("auto", "sentence-transformers"),
     "model.template": ("chatml", "llama3", "alpaca"),
     "template": ("chatml", "llama3", "alpaca"),

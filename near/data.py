@@ -4,72 +4,89 @@ A row's id is its position in the source as loaded. A faulty row stays in its pl
 never shift; it is simply not eligible. The table lives in the cache under a key of the source's content.
 """
 
-import csv
-import gzip
+import dataclasses
 import hashlib
 import json
 import logging
 import shutil
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from near.assets import resolve
-from near.errors import UserError, did_you_mean, one_line
-from near.files import cache_folder, digest, file_digest, folder_aside, read_json, write_json
+from near.dataset_info import from_dataset_info
+from near.errors import UserError, one_line
+from near.files import cache_folder, digest, folder_aside, read_json, write_json
 from near.formats import Fault, Message, canonical, decide, shown_columns
+from near.readers import BATCH, Opened, open_sources
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the canonical table; part of its key
+VERSION = 2  # of the canonical table; part of its key
+KEY = 16  # bytes of a row's hash
 SCHEMA = pa.schema(
     {
         "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
         "source": pa.string(),  # null: the source's own label
         "fault": pa.string(),  # why the row can't be used at all
         "unanswered": pa.string(),  # why it holds no answer
+        "filtered": pa.bool_(),  # left out by the source's filter
+        "key": pa.binary(KEY),  # of all messages
+        "prompt_key": pa.binary(KEY),  # of what stands before the last answer
     }
 )
-SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".csv", ".parquet")
-BATCH = 1000  # rows of a batch on its way to disk
-Raw = tuple[str, object]  # where a row stands ("line 3"), and the row or the Fault of reading it
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A loaded source: `table` columns messages, source, fault, unanswered; a row's id is its position.
+    """Loaded sources: `table` columns as in SCHEMA; a row's id is its position.
 
-    `answer`: rows that hold no answer are not eligible. `label`: the source of rows that name none.
+    `answer`: rows that hold no answer are not eligible. `labels`: the source of rows that name none, as pairs of label
+    and number of rows. `excluded`: (n,) bool, rows left out for what other rows hold (near/pool.py).
     """
 
     name: str
-    label: str
+    labels: tuple[tuple[str, int], ...]
     table: datasets.Dataset
     fingerprint: str
     answer: bool
+    excluded: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.table)
 
     def eligible(self) -> np.ndarray:
-        """Ids of the rows without fault, int64, ascending."""
-        usable = self._null("fault") & self._null("unanswered") if self.answer else self._null("fault")
-        return np.flatnonzero(usable).astype(np.int64)
+        """Ids of the rows that may be selected and trained, int64, ascending."""
+        usable = self.usable()
+        return np.flatnonzero(usable if self.excluded is None else usable & ~self.excluded).astype(np.int64)
+
+    def usable(self) -> np.ndarray:
+        """(n,) bool: rows without fault that the filter lets through."""
+        kept = self._null("fault") & ~self.table.data.column("filtered").to_numpy()
+        return kept & self._null("unanswered") if self.answer else kept
 
     def _null(self, column: str) -> np.ndarray:
         return self.table.data.column(column).is_null().to_numpy()
 
+    def keys(self, column: str) -> np.ndarray:
+        """(n,) of 16-byte hashes: "key" of all messages, "prompt_key" of what stands before the last answer."""
+        chunks = self.table.data.column(column).chunks
+        found = [np.frombuffer(c.buffers()[1], dtype=f"V{KEY}")[c.offset : c.offset + len(c)] for c in chunks]
+        return np.concatenate(found) if found else np.empty(0, dtype=f"V{KEY}")
+
+    def without(self, excluded: np.ndarray) -> "Rows":
+        """These rows with the (n,) bool mask `excluded` no longer eligible; ids stay."""
+        return dataclasses.replace(self, excluded=excluded)
+
     def sources(self) -> np.ndarray:
         """The label of every row's source, (n,) of str."""
-        return np.asarray(self.table.data.column("source").fill_null(self.label).to_pylist(), dtype=object)
+        own = np.asarray(self.table.data.column("source").to_pylist(), dtype=object)
+        label = np.repeat([label for label, _ in self.labels], [count for _, count in self.labels]).astype(object)
+        return np.where(np.equal(own, None), label, own)
 
     def messages(self, row: int) -> list[Message]:
         return self.table[int(row)]["messages"]
@@ -102,36 +119,62 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
     where = f"data.{part}"
     if not given(cfg, part):
         raise UserError(f"{where}.path is missing: set {where}.path=FILE (or a hub id, or data=demo)")
-    source = cfg[part]
+    source = from_dataset_info(cfg[part], where)
+    left, found = source.limit, []
+    for opened in open_sources(source, where, cache_dir):
+        if left == 0:
+            break
+        rows, info = _load_one(cfg, source, part, opened, left, cache_dir, answer)
+        _judge(rows, info, f"{where}: {opened.path}", cfg.on_error)
+        left = None if left is None else left - len(rows)
+        found.append(rows)
+    if len(found) == 1:
+        rows = found[0]
+    else:
+        table = datasets.concatenate_datasets([rows.table for rows in found])
+        labels = tuple(pair for rows in found for pair in rows.labels)
+        rows = Rows(part, labels, table, digest([rows.fingerprint for rows in found]), answer)
+    if filtered := int(rows.table.data.column("filtered").to_numpy().sum()):
+        log.info(f"{where}: {filtered} of {len(rows)} rows left out by the filter")
+    if not len(rows.eligible()):
+        raise UserError(f"{where}: {where}.filter={source.filter} leaves no row; widen it")
+    return rows
+
+
+def _load_one(
+    cfg: DictConfig, source: DictConfig, part: str, opened: Opened, limit: int | None, cache_dir: str, answer: bool
+) -> tuple[Rows, dict]:
+    """One source's rows, read into the cache when they are not there yet, and what its info.json says."""
     columns = {field: column for field, column in (source.columns or {}).items() if column is not None}
-    content, opened = _open(source, where, cache_dir)
-    key = digest([VERSION, content, source.format, columns, source.limit])
+    filter = OmegaConf.to_container(source.filter) if source.filter else {}
+    tags = OmegaConf.to_container(source.tags) if source.tags else {}
+    key = digest([VERSION, opened.content, source.format, columns, tags, limit, filter])
     folder = cache_folder(cache_dir, "data", key)
     if cfg.refresh or not (folder / "info.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
         with folder_aside(folder) as new:
-            write_json(new / "info.json", _write(new, opened(), source, columns, where, cfg.on_error))
+            form = Form(source.format, columns, tags, filter, limit)
+            write_json(new / "info.json", _write(new, opened, form, f"data.{part}", cfg.on_error))
     try:
         info = read_json(folder / "info.json")
         table = datasets.Dataset.from_file(str(folder / "rows.arrow"))
-        rows = Rows(part, Path(str(source.path)).name.split(".")[0], table, info["fingerprint"], answer)
+        return Rows(part, ((opened.label, len(table)),), table, info["fingerprint"], answer), info
     except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
         raise UserError(
             f"the cached rows in {folder} are damaged ({one_line(error)}); set data.refresh=true"
         ) from error
-    _judge(rows, info, f"{where}: {source.path}", cfg.on_error)
-    return rows
 
 
 def _judge(rows: Rows, info: dict, where: str, on_error: str) -> None:
     """Stop for faulty rows, or say how many are left out."""
-    faults = len(rows) - len(rows.eligible())
     if not len(rows):
         raise UserError(f"{where} holds no row; give it some")
+    kept = ~rows.table.data.column("filtered").to_numpy()
+    faults = int((kept & ~rows.usable()).sum())
     first = info["first_fault"]
     if rows.answer and (first is None or (info["first_unanswered"] or [len(rows)])[0] < first[0]):
         first = info["first_unanswered"]
-    if rows.answer and faults == len(rows) and info["columns"] and first is info["first_unanswered"]:
+    if rows.answer and faults == kept.sum() > 0 and first is info["first_unanswered"]:
         raise UserError(f"{where}: no row holds an answer ({first[1]}); {info['columns']}; set columns")
     if faults and on_error == "raise":
         raise UserError(f"{where}, {first[1]}; mend the row or set data.on_error=skip")
@@ -141,7 +184,18 @@ def _judge(rows: Rows, info: dict, where: str, on_error: str) -> None:
         log.info(f"{where}: {faults} of {len(rows)} rows left out as faulty, first: {first[1]}")
 
 
-def _write(folder: Path, raws: Iterator[Raw], source: DictConfig, columns: dict, where: str, on_error: str) -> dict:
+@dataclass(frozen=True)
+class Form:
+    """How raw rows are read: see conf/data/source/default.yaml."""
+
+    format: str
+    columns: dict
+    tags: dict
+    filter: dict
+    limit: int | None
+
+
+def _write(folder: Path, opened: Opened, form: Form, where: str, on_error: str) -> dict:
     """Write rows.arrow into `folder`, a batch at a time; return what info.json holds.
 
     Nothing of the source's name goes in: the same content has the same table and fingerprint under any name.
@@ -149,30 +203,33 @@ def _write(folder: Path, raws: Iterator[Raw], source: DictConfig, columns: dict,
     state, batch, count = hashlib.sha256(), [], 0
     format, shown, first_fault, first_unanswered = None, None, None, None
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-        for position, raw in raws:
-            if source.limit is not None and count == source.limit:
+        for position, raw in opened.rows():
+            if count == form.limit:
                 break
-            messages, label, fault, unanswered = [], None, None, None
+            row = dict.fromkeys(SCHEMA.names) | {"messages": [], "filtered": False}
             try:
                 if isinstance(raw, Fault):
                     raise raw
-                if format is None and isinstance(raw, Mapping):
-                    format = decide(source.format, columns, raw, f"{where}.path={source.path}")
+                if shown is None and isinstance(raw, Mapping):
+                    format = decide(form.format, form.columns, raw, f"{where}.path={opened.path}")
                     shown = shown_columns(raw)
-                messages, unanswered = canonical(raw, format, columns)
-                if "source" in columns:
-                    label = raw.get(columns["source"])
+                    _check_filter(form.filter, raw, where)
+                row["filtered"] = isinstance(raw, Mapping) and not _passes(raw, form.filter)
+                if not row["filtered"]:
+                    row["messages"], row["unanswered"] = canonical(raw, format, form.columns, form.tags)
+                if "source" in form.columns and raw.get(form.columns["source"]) is not None:
+                    row["source"] = str(raw[form.columns["source"]])
             except Fault as error:
-                fault = str(error)
+                row["fault"] = str(error)
                 if on_error == "raise":
-                    told = f"{where}: {source.path}, row {count} ({position}): {error}"
+                    told = f"{where}: {opened.path}, row {count} ({position}): {error}"
                     raise UserError(f"{told}; mend the row or set data.on_error=skip") from error
-                first_fault = first_fault or (count, f"row {count} ({position}): {fault}")
-            if unanswered:
-                first_unanswered = first_unanswered or (count, f"row {count} ({position}): {unanswered}")
-            row = {"messages": messages, "fault": fault, "unanswered": unanswered}
-            batch.append({**row, "source": None if label is None else str(label)})
-            state.update(json.dumps([messages, fault is not None], ensure_ascii=False).encode() + b"\n")
+                first_fault = first_fault or (count, f"row {count} ({position}): {error}")
+            if row["unanswered"]:
+                first_unanswered = first_unanswered or (count, f"row {count} ({position}): {row['unanswered']}")
+            row["key"], row["prompt_key"] = _keys(row["messages"])
+            batch.append(row)
+            state.update(json.dumps([row["fault"] is not None, row["filtered"]]).encode() + row["key"])
             count += 1
             if len(batch) == BATCH:
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
@@ -189,103 +246,25 @@ def _write(folder: Path, raws: Iterator[Raw], source: DictConfig, columns: dict,
     }
 
 
-def _open(source: DictConfig, where: str, cache_dir: str):
-    """The content's key and a function that yields its raw rows."""
-    path = resolve(str(source.path), cache_dir)
-    local = Path(path).expanduser()
-    if local.is_file():
-        suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if local.name.endswith(s)), None)
-        if suffix is None:
-            raise UserError(f"{where}.path={source.path}: files can be {', '.join(SUFFIXES)}")
-        if source.split is not None or source.name is not None:
-            raise UserError(f"{where}: a file has no name or split; leave {where}.name and {where}.split null")
-        return file_digest(local), lambda: _READERS[suffix](local)
-    if local.is_dir():
-        raise UserError(f"{where}.path={source.path} is a folder; name a file in it ({', '.join(SUFFIXES)})")
-    if local.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        siblings = [p.name for p in local.parent.iterdir()] if local.parent.is_dir() else []
-        hint = did_you_mean(local.name, siblings) if siblings else f"; there is no folder {local.parent} either"
-        raise UserError(f"{where}.path={source.path}: no such file{hint}")
-    data = _hub(source, where)
-    return data._fingerprint, lambda: ((f"row {i}", row) for i, row in enumerate(data))
+def _keys(messages: list[Message]) -> tuple[bytes, bytes]:
+    """Hashes of all messages, and of those before the last answer, by role and text."""
+    prompt = messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+    return tuple(
+        hashlib.blake2b(
+            json.dumps([[m["role"], m["content"]] for m in part], ensure_ascii=False).encode(), digest_size=KEY
+        ).digest()
+        for part in (messages, prompt)
+    )
 
 
-def _hub(source: DictConfig, where: str) -> datasets.Dataset:
-    try:
-        data = datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
-    except (OSError, ValueError, KeyError) as error:
-        line = one_line(error)[:200]
-        if source.split is not None and "split" in line.lower():
-            raise UserError(f"{where}.split={source.split}: {line}") from error
-        raise UserError(
-            f"{where}.path={source.path} is neither a file here nor a data set the hub gave ({line}); "
-            "where no hub is in reach use data=demo, or data=files with files of yours"
-        ) from error
-    if isinstance(data, dict):
-        if len(data) != 1:
-            raise UserError(f"{where}.split is missing: set it to one of {', '.join(data)}")
-        data = next(iter(data.values()))
-    return data
+def _check_filter(filter: dict, first: Mapping, where: str) -> None:
+    for column in filter:
+        if column not in first:
+            raise UserError(f"{where}.filter: no column '{column}'; {shown_columns(first)}")
 
 
-def _jsonl(path: Path) -> Iterator[Raw]:
-    try:
-        yield from _lines(gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb"))
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is a damaged gzip file ({one_line(error)})") from error
-
-
-def _lines(opened: IO[bytes]) -> Iterator[Raw]:
-    with opened as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield f"line {number}", json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                yield f"line {number}", Fault("line", f"is not UTF-8 ({error.reason})")
-            except (ValueError, RecursionError) as error:  # JSONDecodeError, and numbers or nesting without end
-                yield f"line {number}", Fault("line", f"is not JSON ({one_line(error)[:80]})")
-
-
-def _json(path: Path) -> Iterator[Raw]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not JSON ({one_line(error)}); one object a line belongs into a .jsonl file"
-        ) from error
-    if not isinstance(rows, list):
-        raise UserError(f"{path} holds a {type(rows).__name__}, not a list of rows")
-    for i, row in enumerate(rows):
-        yield f"row {i}", row
-
-
-def _csv(path: Path) -> Iterator[Raw]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    yield f"line {reader.line_num}", Fault("line", f"has not {len(reader.fieldnames)} columns")
-                else:
-                    yield f"line {reader.line_num}", row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{path}: not readable as CSV near line {reader.line_num + 1} ({one_line(error)})"
-            ) from error
-
-
-def _parquet(path: Path) -> Iterator[Raw]:
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a readable parquet file ({one_line(error)})") from error
-    row = 0
-    for batch in file.iter_batches(BATCH):
-        for raw in batch.to_pylist():
-            yield f"row {row}", raw
-            row += 1
-
-
-_READERS = {".jsonl": _jsonl, ".jsonl.gz": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+def _passes(raw: Mapping, filter: dict) -> bool:
+    """Whether a raw row has, in every column of `filter`, the value that is asked for or one of them."""
+    return all(
+        raw.get(c) in wanted if isinstance(wanted, list) else raw.get(c) == wanted for c, wanted in filter.items()
+    )

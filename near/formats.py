@@ -23,6 +23,15 @@ SHAREGPT_ROLES = {
 }
 
 
+TAG_ROLES = {
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "function_tag": "assistant",
+    "observation_tag": "tool",
+    "system_tag": "system",
+}
+
+
 class Fault(Exception):
     """A row that can't be used: the field and what is wrong with it."""
 
@@ -33,8 +42,8 @@ class Fault(Exception):
 class Field:
     """Access to a raw row through the `columns` map, with faults that name the user's column."""
 
-    def __init__(self, raw: Mapping, columns: Mapping[str, str]):
-        self.raw, self.columns = raw, columns
+    def __init__(self, raw: Mapping, columns: Mapping[str, str], tags: Mapping[str, str]):
+        self.raw, self.columns, self.tags = raw, columns, tags
 
     def name(self, field: str) -> str:
         return self.columns.get(field, field)
@@ -106,7 +115,13 @@ def _messages(field: Field) -> list[Message]:
 
 
 def _sharegpt(field: Field) -> list[Message]:
-    return _system(field) + _chat(field, "conversations", "from", "value", SHAREGPT_ROLES)
+    """Turns under sharegpt's names, or those of `tags` (LLaMA-Factory's: role_tag, content_tag, user_tag, ...)."""
+    tags, roles = field.tags, SHAREGPT_ROLES
+    if named := {tags[tag]: role for tag, role in TAG_ROLES.items() if tag in tags}:
+        left = {name: role for name, role in SHAREGPT_ROLES.items() if role not in named.values()}
+        roles = {**left, **named}
+    role_key, text_key = tags.get("role_tag", "from"), tags.get("content_tag", "value")
+    return _system(field) + _chat(field, "conversations", role_key, text_key, roles)
 
 
 def _prompt_completion(field: Field) -> list[Message]:
@@ -119,6 +134,12 @@ def _prompt_completion(field: Field) -> list[Message]:
     return messages
 
 
+def _question_answer(field: Field) -> list[Message]:
+    messages = [*_system(field), {"role": "user", "content": field.text("question")}]
+    text = field.text("answer", required=False)
+    return [*messages, {"role": "assistant", "content": text}] if text.strip() else messages
+
+
 class Format(NamedTuple):
     required: tuple[str, ...]
     optional: tuple[str, ...]
@@ -129,6 +150,7 @@ FORMATS: dict[str, Format] = {
     "messages": Format(("messages",), (), _messages),
     "sharegpt": Format(("conversations",), ("system",), _sharegpt),
     "prompt_completion": Format(("prompt", "completion"), ("system",), _prompt_completion),
+    "question_answer": Format(("question", "answer"), ("system",), _question_answer),
     "alpaca": Format(("instruction", "output"), ("input", "system", "history"), _alpaca),
 }
 
@@ -161,11 +183,13 @@ def shown_columns(row: Mapping) -> str:
     return f"its columns: {', '.join(map(str, row)) or 'none'}"
 
 
-def canonical(raw: object, format: str, columns: Mapping[str, str]) -> tuple[list[Message], str | None]:
+def canonical(
+    raw: object, format: str, columns: Mapping[str, str], tags: Mapping[str, str] | None = None
+) -> tuple[list[Message], str | None]:
     """The messages of one raw row, and why they hold no answer at their end (None: they do)."""
     if not isinstance(raw, Mapping):
         raise Fault("row", f"is of type {type(raw).__name__}, not an object with columns")
-    messages = FORMATS[format].read(Field(raw, columns))
+    messages = FORMATS[format].read(Field(raw, columns, tags or {}))
     asked, *answered = FORMATS[format].required
     for message in messages:
         try:

@@ -1,5 +1,6 @@
 """Selection: rows and queries to vectors, every query's nearest rows, and the files that hold them."""
 
+import hashlib
 import logging
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from near.data import Rows, load
 from near.embedders.base import Embedder
 from near.errors import UserError
 from near.files import cache_folder, digest, folder_aside, provenance, read_json, write_json, write_npy
+from near.pool import load_pool
 from near.store import CHUNK, Store
 
 log = logging.getLogger(__name__)
@@ -35,8 +37,8 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     """What select.py does: write top_indices.npy, top_scores.npy and manifest.json into `output_dir`."""
     target = output_dir / "manifest.json"
     before = read_json(target).get("key") if target.exists() and not cfg.overwrite else None
-    candidates = load(cfg.data, "candidates", cfg.cache_dir)
     queries = load(cfg.data, "queries", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
+    candidates = load_pool(cfg, queries)
     neighbours = find_neighbours(cfg, candidates, queries)
     if before not in (None, neighbours.manifest["key"]):
         raise UserError(f"{output_dir} holds another selection; set overwrite=true or another output_dir")
@@ -62,6 +64,7 @@ def find_neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbo
     made_of = {
         "schema_version": SCHEMA_VERSION,
         "candidates": {"fingerprint": candidates.fingerprint, "rows": len(candidates), "eligible": len(eligible)},
+        "eligible_digest": hashlib.sha256(eligible.tobytes()).hexdigest()[:32],
         "queries": {"fingerprint": queries.fingerprint, "rows": len(queries)},
         "embedder": embedder.signature,
         "index": index.signature,
@@ -100,7 +103,7 @@ def _search(cfg, embedder: Embedder, index, candidates: Rows, eligible: np.ndarr
     embed_seconds = time.perf_counter() - begun
     log.info(
         f"embedded {embedded + embedded_queries} texts, found {distinct - embedded} of the pool's {distinct} distinct "
-        f"texts in the store ({embed_seconds:.1f} s)"
+        f"texts in the store ({embed_seconds:.1f} s); {1 - distinct / len(eligible):.1%} of its rows repeat a text"
     )
     begun = time.perf_counter()
     vectors = store.get(query_keys)

@@ -21,6 +21,7 @@ from near.errors import UserError, one_line
 from near.evaluate import base_metrics, evaluation_rows, measure, summary, write_metrics
 from near.files import aside, provenance, read_json, write_json
 from near.model import add_finetuning, base_folder, load_base, load_tokenizer
+from near.pool import load_pool
 from near.selection import Neighbours, find_neighbours, read_neighbours
 from near.selectors.base import Selector
 from near.tokens import Collator, Tokens, tokenize
@@ -109,9 +110,9 @@ def _dynamic(cfg: DictConfig) -> bool:
 
 def _inputs(cfg: DictConfig, selector: Selector, output_dir: Path) -> Inputs | None:
     """Load and check all of it; None where the run is done already."""
-    candidates = load(cfg.data, "candidates", cfg.cache_dir)
     eval_rows, seen = evaluation_rows(cfg)
     queries = load(cfg.data, "queries", cfg.cache_dir, answer=seen or cfg.embedder.embed != "prompt")
+    candidates = load_pool(cfg, queries)
     fingerprints = {r.name: r.fingerprint for r in (eval_rows, queries, candidates)}
     identity = {"config": outcome(cfg), "fingerprints": fingerprints}
     if _finished(output_dir, identity, cfg.overwrite):

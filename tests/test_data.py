@@ -5,6 +5,7 @@ import json
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from omegaconf import OmegaConf
 
@@ -39,17 +40,23 @@ def refused(path, cache, *overrides) -> str:
         ("sharegpt", {"conversations": [{"from": "human", "value": "what is 2+2"}, {"from": "gpt", "value": "4"}]}),
         ("prompt_completion", {"prompt": "what is 2+2", "completion": "4"}),
         ("prompt_completion", {"prompt": CHAT[:1], "completion": CHAT[1:]}),
+        ("question_answer", {"question": "what is 2+2", "answer": "4"}),
     ],
 )
-@pytest.mark.parametrize("suffix", ["jsonl", "json", "jsonl.gz", "parquet"])
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "jsonl.gz", "jsonl.zst", "parquet", "folder"])
 def test_formats_and_files_agree(tmp_path, cache, format, row, suffix):
     rows, path = [row, {**row, "extra": 1}], tmp_path / f"pool.{suffix}"
     if suffix == "json":
         path.write_text(json.dumps(rows))
     elif suffix == "parquet":
         datasets.Dataset.from_list([row, row]).to_parquet(path)
+    elif suffix == "folder":
+        datasets.Dataset.from_list([row, row]).save_to_disk(path := tmp_path / "pool")
     elif suffix == "jsonl":
         write_rows(path, rows)
+    elif suffix == "jsonl.zst":
+        with pa.output_stream(str(path), compression="zstd") as file:
+            file.write("".join(json.dumps(r) + "\n" for r in rows).encode())
     else:
         path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows).encode()))
     for asked in (format, "auto"):
@@ -171,7 +178,10 @@ def test_missing_file_column_split_and_empty(tmp_path, cache):
     )
     assert "no column 'messages' (format messages)" in refused(path, cache, "data.candidates.format=messages")
     assert "a file has no name or split" in refused(path, cache, "data.candidates.split=train")
-    assert "is a folder; name a file in it" in refused(tmp_path, cache)
+    assert "is a folder without a saved data set; name a file in it" in refused(tmp_path, cache)
+    assert "no file matches" in refused(tmp_path / "*.nothing", cache)
+    (tmp_path / "p.jsonl.zst").write_bytes(b"not zstd")
+    assert "is a damaged zstd file" in refused(tmp_path / "p.jsonl.zst", cache)
     assert "holds no row" in refused(write_rows(tmp_path / "empty.jsonl", []), cache)
     broken = write_rows(tmp_path / "allbad.jsonl", [{**ALPACA, "output": ""}])
     assert "no row holds an answer" in refused(broken, cache, "data.on_error=skip")
@@ -260,3 +270,56 @@ def test_queries_may_come_without_answers(tmp_path, cache):
     path = write_rows(tmp_path / "q.jsonl", [{"instruction": "a"}, {"instruction": "b", "output": ""}])
     found = loaded("x", cache, f"data.queries.path={path}", part="queries", answer=False)
     assert found.texts(np.array([1, 0]), "prompt") == ["b", "a"]
+
+
+def test_several_sources_make_one_pool(tmp_path, cache):
+    """A list, a glob and a mapping of labels; ids go on from file to file, each file is read once."""
+    parts = [
+        write_rows(tmp_path / f"part{i}.jsonl", [{**ALPACA, "output": f"{i}{j}"} for j in range(3)]) for i in (0, 1)
+    ]
+    csv = tmp_path / "other.csv"
+    csv.write_text("question,answer\nq,a\n")
+
+    def found(path, limit=None):
+        cfg = configured("select", "data=files")
+        cfg.data.candidates.path, cfg.data.candidates.limit = path, limit
+        return load(cfg.data, "candidates", str(cache))
+
+    listed = found([str(parts[0]), str(csv), str(parts[1])])
+    assert [listed.messages(i)[-1]["content"] for i in range(7)] == ["00", "01", "02", "a", "10", "11", "12"]
+    assert listed.sources().tolist() == ["part0"] * 3 + ["other"] + ["part1"] * 3
+    globbed = found(str(tmp_path / "part*.jsonl"))
+    assert globbed.sources().tolist() == ["part0"] * 3 + ["part1"] * 3
+    assert globbed.fingerprint != listed.fingerprint
+    labelled = found({"sums": str(tmp_path / "part*.jsonl"), "talk": str(csv)})
+    assert labelled.sources().tolist() == ["sums"] * 6 + ["talk"]
+    assert len(found([str(parts[0]), str(parts[1])], limit=4)) == 4
+    with pytest.raises(UserError, match="3 is not a path"):
+        found([3])
+    with pytest.raises(UserError, match="names no file"):
+        found([])
+
+
+def test_a_filter_leaves_rows_out_and_ids_in_place(tmp_path, cache):
+    rows = [
+        {**ALPACA, "lang": lang, "output": out} for lang, out in (("en", "1"), ("de", ""), ("fr", "3"), ("en", "4"))
+    ]
+    cfg = configured("select", "data=files")
+    cfg.data.candidates.path = str(write_rows(tmp_path / "p.jsonl", rows))
+
+    def eligible(filter):
+        cfg.data.candidates.filter = filter
+        return load(cfg.data, "candidates", str(cache)).eligible().tolist()
+
+    assert eligible({"lang": "en"}) == [0, 3]  # the faulty row is not in the way: it is filtered out
+    assert eligible({"lang": ["fr", "en"]}) == [0, 2, 3]
+    with pytest.raises(UserError, match="no column 'language'; its columns: instruction, input, output, lang"):
+        eligible({"language": "en"})
+    with pytest.raises(UserError, match="leaves no row; widen it"):
+        eligible({"lang": "it"})
+
+
+def test_a_csv_field_of_any_length(tmp_path, cache):
+    path = tmp_path / "p.csv"
+    path.write_text(f"instruction,output\n{'a' * 300_000},b\n")
+    assert len(loaded(path, cache).messages(0)[0]["content"]) == 300_000

@@ -51,9 +51,7 @@ def test_help_and_a_mistyped_option_answer_before_heavy_imports(tmp_path):
         (["max_K=${foo}"], "Interpolation key 'foo' not found"),
         (["output_dir=/dev/null/x"], "/dev/null/x: not a directory"),
         (["trainer.update_step=0"], "use trainer.update_step>=1"),
-        pytest.param(
-            ["data=files", "data.candidates.path=no.jsonl"], "no.jsonl: no such file", marks=pytest.mark.model
-        ),
+        pytest.param(["data=files", "data.queries.path=no.jsonl"], "no.jsonl: no such file", marks=pytest.mark.model),
     ],
 )
 def test_a_fault_is_one_line_and_leaves_nothing(words, says, tmp_path, monkeypatch, capsys):
