@@ -18,6 +18,7 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "seed": (int, 0, 2**32 - 1),
     "index.block_rows": (int, 1, BIG),
     "embedder.batch_size": (int, 1, BIG),
+    "embedder.batch_tokens": (int, 1, BIG),
     "embedder.max_length": (int, 1, BIG),
     "embedder.dim": (int, 1, 1_000_000),
     "selector.subset_size": (int, 1, BIG),

@@ -68,7 +68,11 @@ def public(cfg: DictConfig) -> dict:
 
 
 NOT_OUTCOME = ("output_dir", "cache_dir", "sweep_name", "overwrite", "resume", "tracker", "experiment", "sweeps")
-NOT_OUTCOME_BELOW = {"data": ("num_proc", "refresh"), "embedder": ("device",), "index": ("block_rows",)}
+NOT_OUTCOME_BELOW = {
+    "data": ("num_proc", "refresh"),
+    "embedder": ("device", "batch_size", "batch_tokens"),
+    "index": ("block_rows",),
+}
 
 
 def identity(cfg: DictConfig) -> dict:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from near.batches import batches
 from near.config import public
 from near.data import Rows, given, load
 from near.errors import UserError, one_line
@@ -161,24 +162,12 @@ def measure(model, tokenizer, rows: Rows, cfg: DictConfig) -> tuple[dict, list[d
 LOSS_TOKENS = 1024  # of a batch whose logits are held: float32 over the vocabulary, several times over
 
 
-def _batches(lengths: list[int], size: int, tokens: int | None = None) -> list[np.ndarray]:
-    """Positions in batches of rows alike in length, the longest first: at most `size` rows, and no more than `tokens`
-    tokens with their padding where there is more than one row."""
-    order = np.argsort([-n for n in lengths], kind="stable")
-    batches, start = [], 0
-    while start < len(order):
-        fit = size if tokens is None else min(size, max(1, tokens // max(1, lengths[order[start]])))
-        batches.append(order[start : start + fit])
-        start += fit
-    return batches
-
-
 def _losses(model, tokenizer, chats: list, cfg: DictConfig) -> tuple[np.ndarray, np.ndarray]:
     """Sum of the negative log likelihood over each chat's answer tokens, and their number; float64, int64 (n,)."""
     coded = [encode(chat, tokenizer, cfg.data.cutoff_len) for chat in chats]
     collate = Collator(tokenizer.pad_token_id)
     sums, counts = np.zeros(len(coded)), np.zeros(len(coded), dtype=np.int64)
-    for part in _batches([len(c["input_ids"]) for c in coded], cfg.evaluation.batch_size, LOSS_TOKENS):
+    for part in batches([len(c["input_ids"]) for c in coded], cfg.evaluation.batch_size, LOSS_TOKENS):
         batch = {k: v.to(model.device) for k, v in collate([coded[i] for i in part]).items()}
         labels = batch.pop("labels")[:, 1:]
         logits = model(**batch).logits[:, :-1].float()
@@ -195,7 +184,7 @@ def _answers(model, tokenizer, chats: list, cfg: DictConfig) -> list[str]:
     prompts = [tokenizer(render(tokenizer, chat[:-1], True), add_special_tokens=False)["input_ids"] for chat in chats]
     prompts = [p[-cfg.data.cutoff_len :] for p in prompts]
     answers = [""] * len(chats)
-    for part in tqdm(_batches(list(map(len, prompts)), cfg.evaluation.batch_size), desc="answering", mininterval=1):
+    for part in tqdm(batches(list(map(len, prompts)), cfg.evaluation.batch_size), desc="answering", mininterval=1):
         batch = tokenizer.pad({"input_ids": [prompts[i] for i in part]}, padding_side="left", return_tensors="pt").to(
             model.device
         )

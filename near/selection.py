@@ -101,10 +101,7 @@ def _search(cfg, embedder: Embedder, index, candidates: Rows, eligible: np.ndarr
         query_keys, _, embedded_queries = store.fill(iter([wanted]), embed)
         bar.update(bar.total - bar.n)
     embed_seconds = time.perf_counter() - begun
-    log.info(
-        f"embedded {embedded + embedded_queries} texts, found {distinct - embedded} of the pool's {distinct} distinct "
-        f"texts in the store ({embed_seconds:.1f} s); {1 - distinct / len(eligible):.1%} of its rows repeat a text"
-    )
+    _tell(embedder, embedded + embedded_queries, distinct, embedded, len(eligible), embed_seconds)
     begun = time.perf_counter()
     vectors = store.get(query_keys)
     with tqdm(total=len(eligible), desc="searching", unit="row", mininterval=1) as bar:
@@ -114,10 +111,21 @@ def _search(cfg, embedder: Embedder, index, candidates: Rows, eligible: np.ndarr
     figures = {
         "distinct_texts": distinct,
         "embedded": embedded + embedded_queries,
+        "tokens": embedder.tokens,
+        "truncated": embedder.truncated,
         "embed_seconds": round(embed_seconds, 3),
         "search_seconds": round(time.perf_counter() - begun, 3),
     }
     return eligible[rows], scores, figures
+
+
+def _tell(embedder: Embedder, now: int, distinct: int, embedded: int, rows: int, seconds: float) -> None:
+    """Say what was embedded and what was there already."""
+    found = f"found {distinct - embedded} of the pool's {distinct} distinct texts in the store"
+    log.info(f"embedded {now} texts, {found} ({seconds:.1f} s); {1 - distinct / rows:.1%} of its rows repeat a text")
+    if embedder.tokens:
+        share = embedder.padding / (embedder.tokens + embedder.padding)
+        log.info(f"{embedder.tokens} tokens embedded, {share:.1%} padding beside them; {embedder.truncated} texts cut")
 
 
 def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: int) -> Neighbours:

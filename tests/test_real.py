@@ -70,6 +70,25 @@ def test_neighbours_are_brute_forces_on_real_embeddings(runs, real_cache):
     np.testing.assert_allclose(np.take_along_axis(scores, ids, axis=1)[swapped], by_rank[swapped], atol=2e-5)
 
 
+def test_embedding_by_tokens_gives_the_librarys_vectors_with_little_padding(real_cache):
+    from hydra.utils import instantiate
+    from sentence_transformers import SentenceTransformer
+
+    cfg = configured("select", f"cache_dir={real_cache}", "embedder.max_length=64")
+    embedder = instantiate(cfg.embedder, cache_dir=str(real_cache))
+    pool = load(cfg.data, "candidates", str(real_cache))
+    texts = pool.texts(np.arange(600), "prompt")
+    model = SentenceTransformer(str(real_cache / "assets" / "all-MiniLM-L6-v2"), device="cpu")
+    model.max_seq_length = 64
+    own = model.encode(texts, normalize_embeddings=True)
+    vectors = embedder.embed(texts)
+    assert (vectors * own).sum(1).min() > 0.99999
+    whole = [len(ids) for ids in model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
+    assert embedder.truncated == sum(n > 64 for n in whole) > 0
+    assert embedder.tokens == sum(min(n, 64) for n in whole)
+    assert embedder.padding / (embedder.tokens + embedder.padding) < 0.05
+
+
 def test_the_demos_pool_is_large_and_of_many_domains(real_cache):
     rows = load(configured("train").data, "candidates", str(real_cache))
     assert len(rows) == len(rows.eligible()) >= 5000

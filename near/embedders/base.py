@@ -16,6 +16,7 @@ class Embedder(ABC):
 
     embed_field: str  # prompt, answer or both: what of a row is embedded
     query_prompt: str | None  # put before every query's text
+    tokens = padding = truncated = 0  # so far: tokens embedded, tokens of padding beside them, texts cut
 
     @property
     @abstractmethod
