@@ -11,15 +11,17 @@ from near.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def load_pool(cfg: DictConfig, queries: Rows) -> Rows:
+def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
     """data.candidates, with rows no longer eligible whose prompt is one of a query or an eval row (`data.leakage=drop`)
     and rows that repeat an earlier one (`data.dedup=exact`). Ids stay; how many and why is said."""
     pool = load(cfg.data, "candidates", cfg.cache_dir)
     excluded, usable = np.zeros(len(pool), dtype=bool), pool.usable()
     if cfg.data.leakage == "drop":
-        held_out = [queries] + ([load(cfg.data, "eval", cfg.cache_dir)] if given(cfg.data, "eval") else [])
-        keys = np.concatenate([rows.keys("prompt_key")[rows.eligible()] for rows in held_out])
-        excluded |= np.isin(pool.keys("prompt_key"), keys)
+        held_out = [queries] if queries is not None else []
+        if given(cfg.data, "eval"):
+            held_out.append(load(cfg.data, "eval", cfg.cache_dir, answer=False))
+        for rows in held_out:
+            excluded |= np.isin(pool.keys("prompt_key"), rows.keys("prompt_key")[rows.eligible()])
         if leaks := int((excluded & usable).sum()):
             log.info(f"candidates: {leaks} rows left out, their prompts are those of queries or eval rows (leakage)")
     if cfg.data.dedup == "exact":

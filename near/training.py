@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from near.config import differences, public
 from near.config import identity as outcome
-from near.data import Rows, load
+from near.data import Rows, given, load
 from near.errors import UserError, one_line
 from near.evaluate import base_metrics, evaluation_rows, measure, summary, write_metrics
 from near.files import aside, provenance, read_json, write_json
@@ -80,7 +80,7 @@ class Inputs:
     """What a run needs beside its model. `seen`: the rows that are evaluated are those that selection aims at."""
 
     candidates: Rows
-    queries: Rows
+    queries: Rows | None
     eval_rows: Rows
     seen: bool
     tokenizer: object
@@ -111,9 +111,11 @@ def _dynamic(cfg: DictConfig) -> bool:
 def _inputs(cfg: DictConfig, selector: Selector, output_dir: Path) -> Inputs | None:
     """Load and check all of it; None where the run is done already."""
     eval_rows, seen = evaluation_rows(cfg)
-    queries = load(cfg.data, "queries", cfg.cache_dir, answer=seen or cfg.embedder.embed != "prompt")
+    needed, queries = selector.needs_neighbours and _dynamic(cfg), None
+    if needed or given(cfg.data, "queries"):
+        queries = load(cfg.data, "queries", cfg.cache_dir, answer=seen or cfg.embedder.embed != "prompt")
     candidates = load_pool(cfg, queries)
-    fingerprints = {r.name: r.fingerprint for r in (eval_rows, queries, candidates)}
+    fingerprints = {r.name: r.fingerprint for r in (eval_rows, queries, candidates) if r is not None}
     identity = {"config": outcome(cfg), "fingerprints": fingerprints}
     if _finished(output_dir, identity, cfg.overwrite):
         return None
@@ -128,7 +130,7 @@ def _inputs(cfg: DictConfig, selector: Selector, output_dir: Path) -> Inputs | N
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
     eval_table = tokenize(eval_rows, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
     neighbours = None
-    if selector.needs_neighbours and _dynamic(cfg):
+    if needed:
         if cfg.indices_path is not None:
             neighbours = read_neighbours(cfg.indices_path, candidates, queries, cfg.max_K)
         else:

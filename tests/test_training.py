@@ -145,9 +145,11 @@ def test_random_selectors_share_their_warm_up(tiny, tmp_path):
     assert warm_ups[0] == warm_ups[1]
 
 
-def test_random_causes_no_embedding(tiny, tmp_path, monkeypatch):
+def test_random_causes_no_embedding_and_needs_no_queries(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "find_neighbours", lambda *a: pytest.fail("embedded"))
-    train(configured("train", *tiny, "selector=random"), tmp_path)
+    train(configured("train", *tiny, "selector=random"), tmp_path / "with")
+    train(configured("train", *tiny, "selector=random", "data.queries.path=null"), tmp_path / "without")
+    assert history(tmp_path / "with") == history(tmp_path / "without")
 
 
 def stopped(monkeypatch, settings: list[str], folder: Path) -> None:
