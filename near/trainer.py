@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainerCallback
 
 from near.config import differences
@@ -128,13 +129,19 @@ class _Checkpoints(Trainer):
 
 
 def read_state(checkpoint: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """What a checkpoint holds of ours; UserError where that is missing or damaged."""
+    """What a checkpoint holds of ours; UserError where that, or a file of the Trainer's, is missing or cut short."""
     try:
+        for path in checkpoint.glob("*.safetensors"):
+            with safe_open(path, framework="numpy"):
+                pass
+        cut = [path.name for path in checkpoint.glob("*.pt*") if not zipfile.is_zipfile(path)]  # torch's are zip files
+        if cut:
+            raise ValueError(f"{cut[0]} is cut short")
         with np.load(checkpoint / STATE, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return arrays, json.loads(arrays.pop("told").tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{checkpoint}: {STATE} is missing or damaged ({one_line(error)}); use another one") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+        raise UserError(f"{checkpoint} is not whole ({one_line(error)}); use another one") from error
 
 
 class StaticTrainer(_Checkpoints):

@@ -336,14 +336,15 @@ def test_a_checkpoint_resumed_into_another_folder_brings_its_rounds(tiny, tmp_pa
     assert sorted(p.name for p in (tmp_path / "new" / "rounds").glob("*.npy")) == ["000.npy", "001.npy", "002.npy"]
 
 
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tiny, tmp_path, caplog):
+@pytest.mark.parametrize("name", ["selection.npz", "optimizer.pt", "rng_state.pth", "adapter_model.safetensors"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tiny, tmp_path, caplog, name):
     caplog.set_level(logging.INFO)
     settings = [*tiny, "trainer.args.save_steps=4"]
     train(configured("train", *settings), tmp_path)
     whole = history(tmp_path)
-    for name in ("metrics.json", "train_metrics.json"):
-        (tmp_path / name).unlink()
-    state = tmp_path / "checkpoints" / "checkpoint-10" / "selection.npz"
+    for written in ("metrics.json", "train_metrics.json"):
+        (tmp_path / written).unlink()
+    state = tmp_path / "checkpoints" / "checkpoint-10" / name
     state.write_bytes(state.read_bytes()[:100])
     train(configured("train", *settings), tmp_path)
     assert "passed over" in caplog.text
