@@ -39,23 +39,22 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     before = read_json(target).get("key") if target.exists() and not cfg.overwrite else None
     queries = load(cfg.data, "queries", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
     candidates = load_pool(cfg, queries)
-    neighbours = find_neighbours(cfg, candidates, queries)
-    if before not in (None, neighbours.manifest["key"]):
-        raise UserError(f"{output_dir} holds another selection; set overwrite=true or another output_dir")
+    neighbours = find_neighbours(cfg, candidates, queries, (output_dir, before) if before else None)
     target.unlink(missing_ok=True)  # the manifest is written last: where it is, the matrix is whole and its own
     write_npy(output_dir / "top_indices.npy", neighbours.ids)
     write_npy(output_dir / "top_scores.npy", neighbours.scores)
     write_json(target, {**neighbours.manifest, **provenance(), "config": public(cfg)})
-    shape = " x ".join(map(str, neighbours.ids.shape))
-    log.info(f"wrote {output_dir / 'top_indices.npy'} ({shape}, mean similarity of the nearest {_mean(neighbours, 0)})")
+    shape, nearest = " x ".join(map(str, neighbours.ids.shape)), neighbours.scores[:, 0].mean()
+    log.info(f"wrote {output_dir / 'top_indices.npy'} ({shape}, mean similarity of the nearest {nearest:.3f})")
 
 
-def _mean(neighbours: Neighbours, rank: int) -> str:
-    return f"{neighbours.scores[:, rank].mean():.3f}"
+def find_neighbours(
+    cfg: DictConfig, candidates: Rows, queries: Rows, held: tuple[Path, str] | None = None
+) -> Neighbours:
+    """The neighbour matrix of `cfg`: from the cache where the same one was made before, else embedded and searched.
 
-
-def find_neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbours:
-    """The neighbour matrix of `cfg`: from the cache where the same one was made before, else embedded and searched."""
+    `held`: a folder and the key of the selection in it; another one is refused before anything is embedded.
+    """
     eligible = candidates.eligible()
     if cfg.max_K > len(eligible):
         raise UserError(f"max_K={cfg.max_K} is more than the {len(eligible)} candidates; use max_K<={len(eligible)}")
@@ -71,6 +70,8 @@ def find_neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbo
         "max_K": cfg.max_K,
     }
     key = digest(made_of)
+    if held is not None and held[1] != key:
+        raise UserError(f"{held[0]} holds another selection; set overwrite=true or another output_dir")
     folder = cache_folder(cfg.cache_dir, "neighbours", key)
     if (folder / "manifest.json").is_file():
         log.info(f"neighbours: found in the cache ({key[:12]}), embedded 0 texts")

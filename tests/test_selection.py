@@ -1,0 +1,54 @@
+"""What select.py writes, keeps and refuses; without a model."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from near import selection
+from near.embedders.hashing import HashingEmbedder
+from near.errors import UserError
+from near.selection import select
+from tests.conftest import configured
+
+
+@pytest.fixture()
+def settings(small_data, tmp_path):
+    return [*small_data, f"cache_dir={tmp_path}/cache", "embedder=hashing", "max_K=7"]
+
+
+def test_the_matrix_is_brute_forces_and_bound_to_its_data(settings, tmp_path):
+    select(configured("select", *settings), tmp_path)
+    ids, scores = np.load(tmp_path / "top_indices.npy"), np.load(tmp_path / "top_scores.npy")
+    assert (ids.dtype, scores.dtype, ids.shape, scores.shape) == (np.int64, np.float32, (4, 7), (4, 7))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    cfg = configured("select", *settings)
+    pool, queries = (selection.load(cfg.data, part, cfg.cache_dir) for part in ("candidates", "queries"))
+    embed = HashingEmbedder().embed
+    vectors = [embed(rows.texts(rows.eligible(), "prompt")).astype(np.float64) for rows in (queries, pool)]
+    wanted = np.argsort(-np.round(vectors[0] @ vectors[1].T, 7), axis=1, kind="stable")[:, :7]
+    np.testing.assert_array_equal(ids, wanted)
+    assert (manifest["candidates"]["fingerprint"], manifest["queries"]["rows"]) == (pool.fingerprint, 4)
+
+
+def test_another_selection_is_refused_before_it_is_made(settings, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    out = tmp_path / "out"
+    select(configured("select", *settings), out)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(selection, "_search", lambda *a: pytest.fail("searched"))
+        with pytest.raises(UserError, match="holds another selection; set overwrite=true or another output_dir"):
+            select(configured("select", *settings, "max_K=9"), out)
+        assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+        select(configured("select", *settings), out)  # the same one again is found
+    assert "embedded 0 texts" in caplog.text
+    select(configured("select", *settings, "max_K=9", "overwrite=true"), out)
+    assert np.load(out / "top_indices.npy").shape == (4, 9)
+
+
+def test_more_neighbours_than_candidates(settings, tmp_path):
+    with pytest.raises(UserError, match="max_K=61 is more than the 60 candidates; use max_K<=60"):
+        select(configured("select", *settings, "max_K=61"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
