@@ -34,18 +34,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @functools.lru_cache(maxsize=512)
 def composed(script: str, overrides: tuple[str, ...]):
+    """The whole configuration, and its part without Hydra's, checked; once for each command."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(script, overrides=list(overrides), return_hydra_config=True)
+        whole = compose(script, overrides=list(overrides), return_hydra_config=True)
+    cfg = copy.deepcopy(whole)
+    HydraConfig.instance().set_config(whole)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    check(cfg, overrides)
+    return whole, cfg
 
 
 def configured(script: str, *overrides: str):
     """The configuration of `script` under `overrides`, checked, with Hydra's own part set as a running job has it."""
-    cfg = copy.deepcopy(composed(script, overrides))
-    HydraConfig.instance().set_config(cfg)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    check(cfg, overrides)
-    return cfg
+    whole, cfg = composed(script, overrides)
+    HydraConfig.instance().set_config(whole)
+    return copy.deepcopy(cfg)
 
 
 def process(*command: str, cwd: Path = ROOT, env: dict | None = None) -> subprocess.CompletedProcess:
