@@ -67,10 +67,20 @@ def public(cfg: DictConfig) -> dict:
     return walk(cfg)
 
 
-NOT_OUTCOME = ("output_dir", "cache_dir", "sweep_name", "overwrite", "resume", "tracker", "experiment", "sweeps")
+NOT_OUTCOME = (
+    "dry_run",
+    "output_dir",
+    "cache_dir",
+    "sweep_name",
+    "overwrite",
+    "resume",
+    "tracker",
+    "experiment",
+    "sweeps",
+)
 NOT_OUTCOME_BELOW = {
     "data": ("num_proc", "refresh"),
-    "embedder": ("device", "batch_size", "batch_tokens"),
+    "embedder": ("device", "batch_size", "batch_tokens", "chunk", "launcher", "workers", "server"),
     "index": ("block_rows",),
 }
 

@@ -8,8 +8,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,88 +20,98 @@ from omegaconf import DictConfig, OmegaConf
 from near.dataset_info import from_dataset_info
 from near.errors import UserError, one_line
 from near.files import cache_folder, digest, folder_aside, read_json, write_json
-from near.formats import Fault, Message, canonical, decide, shown_columns
-from near.readers import BATCH, Opened, open_sources
+from near.formats import Fault, Message, canonical, decide, embedded_text, is_plain, shown_columns
+from near.locks import lock_file, locked
+from near.readers import Opened, open_sources
+from near.table import FAULT, FILTERED, KEY, UNANSWERED, Table, TableWriter
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the canonical table; part of its key
-KEY = 16  # bytes of a row's hash
-SCHEMA = pa.schema(
-    {
-        "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
-        "source": pa.string(),  # null: the source's own label
-        "fault": pa.string(),  # why the row can't be used at all
-        "unanswered": pa.string(),  # why it holds no answer
-        "filtered": pa.bool_(),  # left out by the source's filter
-        "key": pa.binary(KEY),  # of all messages
-        "prompt_key": pa.binary(KEY),  # of what stands before the last answer
-    }
-)
+VERSION = 3  # of the canonical table; part of its key
+BLOCK = 1 << 16  # rows whose hashes are read at a time
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Loaded sources: `table` columns as in SCHEMA; a row's id is its position.
+    """Loaded sources, as pairs of label and table; a row's id is its position in all of them together.
 
-    `answer`: rows that hold no answer are not eligible. `labels`: the source of rows that name none, as pairs of label
-    and number of rows. `excluded`: (n,) bool, rows left out for what other rows hold (near/pool.py).
+    `answer`: rows that hold no answer are not eligible. `excluded`: (n,) bool, rows left out for what other rows hold
+    (near/pool.py).
     """
 
     name: str
-    labels: tuple[tuple[str, int], ...]
-    table: datasets.Dataset
+    parts: tuple[tuple[str, Table], ...]
     fingerprint: str
     answer: bool
     excluded: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.table)
+        return sum(len(table) for _, table in self.parts)
 
     def eligible(self) -> np.ndarray:
         """Ids of the rows that may be selected and trained, int64, ascending."""
         usable = self.usable()
-        return np.flatnonzero(usable if self.excluded is None else usable & ~self.excluded).astype(np.int64)
+        if self.excluded is not None:
+            usable &= ~self.excluded
+        return np.flatnonzero(usable)
 
     def usable(self) -> np.ndarray:
         """(n,) bool: rows without fault that the filter lets through."""
-        kept = self._null("fault") & ~self.table.data.column("filtered").to_numpy()
-        return kept & self._null("unanswered") if self.answer else kept
+        return self.flagged(FAULT | FILTERED | (UNANSWERED if self.answer else 0), none=True)
 
-    def _null(self, column: str) -> np.ndarray:
-        return self.table.data.column(column).is_null().to_numpy()
+    def flagged(self, flags: int, none: bool = False) -> np.ndarray:
+        """(n,) bool: rows with any of `flags`, or with none of them."""
+        return np.concatenate([(t.flags() & flags == 0) if none else (t.flags() & flags != 0) for _, t in self.parts])
 
-    def keys(self, column: str) -> np.ndarray:
-        """(n,) of 16-byte hashes: "key" of all messages, "prompt_key" of what stands before the last answer."""
-        chunks = self.table.data.column(column).chunks
-        found = [np.frombuffer(c.buffers()[1], dtype=f"V{KEY}")[c.offset : c.offset + len(c)] for c in chunks]
-        return np.concatenate(found) if found else np.empty(0, dtype=f"V{KEY}")
+    def keys(self, column: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Blocks of hashes with the id that each begins at, uint64 (m, 2): "key" of all messages, "prompt_key" of what
+        stands before the last answer."""
+        offset = 0
+        for _, table in self.parts:
+            for start in range(0, len(table), BLOCK):
+                yield offset + start, table.keys(column, start, min(start + BLOCK, len(table)))
+            offset += len(table)
 
     def without(self, excluded: np.ndarray) -> "Rows":
         """These rows with the (n,) bool mask `excluded` no longer eligible; ids stay."""
         return dataclasses.replace(self, excluded=excluded)
 
-    def sources(self) -> np.ndarray:
-        """The label of every row's source, (n,) of str."""
-        own = np.asarray(self.table.data.column("source").to_pylist(), dtype=object)
-        label = np.repeat([label for label, _ in self.labels], [count for _, count in self.labels]).astype(object)
-        return np.where(np.equal(own, None), label, own)
+    def sources(self, ids: np.ndarray | None = None) -> np.ndarray:
+        """The label of the source of every row, or of rows `ids`, (n,) of str."""
+        found = np.empty(len(self) if ids is None else len(ids), dtype=object)
+        for at, label, table, own in self._split(np.arange(len(self)) if ids is None else np.asarray(ids)):
+            for start in range(0, len(own), BLOCK):
+                values = table.column("source", own[start : start + BLOCK])
+                found[at[start : start + BLOCK]] = [label if value is None else value for value in values]
+        return found
 
     def messages(self, row: int) -> list[Message]:
-        return self.table[int(row)]["messages"]
+        return self.chats(np.array([row]))[0]
+
+    def chats(self, ids: np.ndarray) -> list[list[Message]]:
+        """The messages of rows `ids`."""
+        found = [None] * len(ids)
+        for at, _, table, own in self._split(ids):
+            for place, messages in zip(at, table.column("messages", own), strict=True):
+                found[place] = messages
+        return found
 
     def texts(self, ids: np.ndarray, embed: str) -> list[str]:
         """What is embedded of rows `ids`: "prompt" (user turns), "answer" (last assistant turn) or "both"."""
-        return [embedded_text(m, embed) for m in self.table.select(ids)["messages"]] if len(ids) else []
+        return [embedded_text(messages, embed) for messages in self.chats(ids)]
 
+    def dataset(self) -> datasets.Dataset:
+        """All rows as a memory-mapped data set with the columns of near/table.py."""
+        return datasets.concatenate_datasets([table.dataset() for _, table in self.parts])
 
-def embedded_text(messages: list[Message], embed: str) -> str:
-    """The text that stands for a chat. System messages are left out unless there is no user turn: repeated prompts make
-    rows look alike."""
-    turns = [m["content"] for m in messages if m["role"] == "user"]
-    prompt = "\n".join(turns or [m["content"] for m in messages if m["role"] != "assistant"])
-    answer = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
-    return {"prompt": prompt, "answer": answer, "both": f"{prompt}\n{answer}"}[embed]
+    def _split(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, str, Table, np.ndarray]]:
+        """For each part that holds some of `ids`: where they stand in `ids`, its label, its table, their rows there."""
+        offset = 0
+        for label, table in self.parts:
+            at = np.flatnonzero((ids >= offset) & (ids < offset + len(table)))
+            if len(at):
+                yield at, label, table, ids[at] - offset
+            offset += len(table)
 
 
 def given(cfg: DictConfig, part: str) -> bool:
@@ -131,12 +140,11 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
     if len(found) == 1:
         rows = found[0]
     else:
-        table = datasets.concatenate_datasets([rows.table for rows in found])
-        labels = tuple(pair for rows in found for pair in rows.labels)
-        rows = Rows(part, labels, table, digest([rows.fingerprint for rows in found]), answer)
-    if filtered := int(rows.table.data.column("filtered").to_numpy().sum()):
+        parts = tuple(pair for rows in found for pair in rows.parts)
+        rows = Rows(part, parts, digest([rows.fingerprint for rows in found]), answer)
+    if filtered := int(rows.flagged(FILTERED).sum()):
         log.info(f"{where}: {filtered} of {len(rows)} rows left out by the filter")
-    if not len(rows.eligible()):
+    if not rows.usable().any():
         raise UserError(f"{where}: {where}.filter={source.filter} leaves no row; widen it")
     return rows
 
@@ -151,14 +159,14 @@ def _load_one(
     key = digest([VERSION, opened.content, source.format, columns, tags, limit, filter])
     folder = cache_folder(cache_dir, "data", key)
     if cfg.refresh or not (folder / "info.json").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        with folder_aside(folder) as new:
-            form = Form(source.format, columns, tags, filter, limit)
-            write_json(new / "info.json", _write(new, opened, form, f"data.{part}", cfg.on_error))
+        with locked(lock_file(cache_dir, key)):  # who waited finds it there
+            if cfg.refresh or not (folder / "info.json").is_file():
+                with folder_aside(folder, replace=True) as new:
+                    form = Form(source.format, columns, tags, filter, limit)
+                    write_json(new / "info.json", _write(new, opened, form, f"data.{part}", cfg.on_error))
     try:
         info = read_json(folder / "info.json")
-        table = datasets.Dataset.from_file(str(folder / "rows.arrow"))
-        return Rows(part, ((opened.label, len(table)),), table, info["fingerprint"], answer), info
+        return Rows(part, ((opened.label, Table(folder)),), info["fingerprint"], answer), info
     except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
         raise UserError(
             f"the cached rows in {folder} are damaged ({one_line(error)}); set data.refresh=true"
@@ -169,7 +177,7 @@ def _judge(rows: Rows, info: dict, where: str, on_error: str) -> None:
     """Stop for faulty rows, or say how many are left out."""
     if not len(rows):
         raise UserError(f"{where} holds no row; give it some")
-    kept = ~rows.table.data.column("filtered").to_numpy()
+    kept = ~rows.flagged(FILTERED)
     faults = int((kept & ~rows.usable()).sum())
     first = info["first_fault"]
     if rows.answer and (first is None or (info["first_unanswered"] or [len(rows)])[0] < first[0]):
@@ -196,17 +204,18 @@ class Form:
 
 
 def _write(folder: Path, opened: Opened, form: Form, where: str, on_error: str) -> dict:
-    """Write rows.arrow into `folder`, a batch at a time; return what info.json holds.
+    """Write the table into `folder`; return what info.json holds.
 
     Nothing of the source's name goes in: the same content has the same table and fingerprint under any name.
     """
-    state, batch, count = hashlib.sha256(), [], 0
+    state = hashlib.sha256()
     format, shown, first_fault, first_unanswered = None, None, None, None
-    with pa.OSFile(str(folder / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+    with TableWriter(folder) as table:
         for position, raw in opened.rows():
-            if count == form.limit:
+            if table.rows == form.limit:
                 break
-            row = dict.fromkeys(SCHEMA.names) | {"messages": [], "filtered": False}
+            row: dict = {"messages": [], "source": None, "fault": None}
+            unanswered, filtered = None, False
             try:
                 if isinstance(raw, Fault):
                     raise raw
@@ -214,28 +223,24 @@ def _write(folder: Path, opened: Opened, form: Form, where: str, on_error: str) 
                     format = decide(form.format, form.columns, raw, f"{where}.path={opened.path}")
                     shown = shown_columns(raw)
                     _check_filter(form.filter, raw, where)
-                row["filtered"] = isinstance(raw, Mapping) and not _passes(raw, form.filter)
-                if not row["filtered"]:
-                    row["messages"], row["unanswered"] = canonical(raw, format, form.columns, form.tags)
+                filtered = isinstance(raw, Mapping) and not _passes(raw, form.filter)
+                if not filtered:
+                    row["messages"], unanswered = canonical(raw, format, form.columns, form.tags)
                 if "source" in form.columns and raw.get(form.columns["source"]) is not None:
                     row["source"] = str(raw[form.columns["source"]])
             except Fault as error:
                 row["fault"] = str(error)
+                told = f"row {table.rows} ({position}): {error}"
                 if on_error == "raise":
-                    told = f"{where}: {opened.path}, row {count} ({position}): {error}"
-                    raise UserError(f"{told}; mend the row or set data.on_error=skip") from error
-                first_fault = first_fault or (count, f"row {count} ({position}): {error}")
-            if row["unanswered"]:
-                first_unanswered = first_unanswered or (count, f"row {count} ({position}): {row['unanswered']}")
-            row["key"], row["prompt_key"] = _keys(row["messages"])
-            batch.append(row)
-            state.update(json.dumps([row["fault"] is not None, row["filtered"]]).encode() + row["key"])
-            count += 1
-            if len(batch) == BATCH:
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
-                batch = []
-        if batch:
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
+                    line = f"{where}: {opened.path}, {told}; mend the row or set data.on_error=skip"
+                    raise UserError(line) from error
+                first_fault = first_fault or (table.rows, told)
+            if unanswered:
+                first_unanswered = first_unanswered or (table.rows, f"row {table.rows} ({position}): {unanswered}")
+            key, prompt_key = _keys(row["messages"])
+            state.update(bytes([row["fault"] is not None, filtered]) + key)
+            flags = FAULT * (row["fault"] is not None) | UNANSWERED * bool(unanswered) | FILTERED * filtered
+            table.add(row, flags, key, prompt_key)
     return {
         "schema_version": VERSION,
         "format": format,
@@ -247,8 +252,9 @@ def _write(folder: Path, opened: Opened, form: Form, where: str, on_error: str) 
 
 
 def _keys(messages: list[Message]) -> tuple[bytes, bytes]:
-    """Hashes of all messages, and of those before the last answer, by role and text."""
-    prompt = messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+    """Hashes of all messages, and of those before the last answer (of plain text: of itself), by role and text."""
+    answered = messages and messages[-1]["role"] == "assistant" and not is_plain(messages)
+    prompt = messages[:-1] if answered else messages
     return tuple(
         hashlib.blake2b(
             json.dumps([[m["role"], m["content"]] for m in part], ensure_ascii=False).encode(), digest_size=KEY

@@ -21,6 +21,7 @@ from near.config import public
 from near.data import Rows, given, load
 from near.errors import UserError, one_line
 from near.files import cache_folder, digest, folder_aside, folder_digest, provenance, read_json, write_json, write_jsonl
+from near.formats import is_plain
 from near.hub import wanted_dtype
 from near.model import base_folder, load_base, load_tokenizer, with_adapter
 from near.tokens import IGNORED, Collator, encode, render
@@ -128,10 +129,11 @@ def measure(model, tokenizer, rows: Rows, cfg: DictConfig) -> tuple[dict, list[d
     begun, was_training = time.perf_counter(), model.training
     model.eval()
     ids = rows.eligible()
-    chats = [rows.messages(i) for i in ids]
+    chats = rows.chats(ids)
+    asked = cfg.evaluation.answers and not any(map(is_plain, chats))  # plain text asks for no answer
     with torch.inference_mode():
         loss_sums, counts = _losses(model, tokenizer, chats, cfg)
-        answers = _answers(model, tokenizer, chats, cfg) if cfg.evaluation.answers else None
+        answers = _answers(model, tokenizer, chats, cfg) if asked else None
     model.train(was_training)
     records = []
     for at, (row, chat) in enumerate(zip(ids, chats, strict=True)):

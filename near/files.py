@@ -34,14 +34,19 @@ def aside(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def folder_aside(path: str | Path) -> Iterator[Path]:
-    """Like `aside` for a folder. Where another process was quicker, its folder stays and ours is dropped."""
+def folder_aside(path: str | Path, replace: bool = False) -> Iterator[Path]:
+    """Like `aside` for a folder. One that is there already goes (`replace`), or stays and ours is dropped: another
+    process was quicker."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     temporary.mkdir()
     try:
         yield temporary
+        if replace and path.exists():
+            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+            os.rename(path, old)
+            shutil.rmtree(old, ignore_errors=True)
         try:
             os.rename(temporary, path)
         except OSError:

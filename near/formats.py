@@ -140,6 +140,11 @@ def _question_answer(field: Field) -> list[Message]:
     return [*messages, {"role": "assistant", "content": text}] if text.strip() else messages
 
 
+def _text(field: Field) -> list[Message]:
+    """Plain text answers nothing: one assistant turn, trained whole and without a chat template."""
+    return [{"role": "assistant", "content": field.text("text")}]
+
+
 class Format(NamedTuple):
     required: tuple[str, ...]
     optional: tuple[str, ...]
@@ -152,6 +157,7 @@ FORMATS: dict[str, Format] = {
     "prompt_completion": Format(("prompt", "completion"), ("system",), _prompt_completion),
     "question_answer": Format(("question", "answer"), ("system",), _question_answer),
     "alpaca": Format(("instruction", "output"), ("input", "system", "history"), _alpaca),
+    "text": Format(("text",), (), _text),
 }
 
 
@@ -196,7 +202,8 @@ def canonical(
             message["content"].encode()
         except UnicodeEncodeError as error:
             raise Fault(columns.get(asked, asked), "holds half of a surrogate pair, which is no text") from error
-    if not any(m["role"] != "assistant" and m["content"].strip() for m in messages):
+    prompted = any(m["role"] != "assistant" and m["content"].strip() for m in messages)
+    if not prompted and format != "text":
         raise Fault(columns.get(asked, asked), "holds no prompt")
     if messages[-1]["role"] == "assistant" and messages[-1]["content"].strip():
         return messages, None
@@ -205,3 +212,19 @@ def canonical(
     name = columns.get(answered[0], answered[0])
     lack = "is missing" if name not in raw else "is null" if raw[name] is None else "is empty"
     return messages, f"field '{name}' {lack}"
+
+
+def is_plain(messages: list[Message]) -> bool:
+    """Whether a row is plain text: nothing but one assistant turn."""
+    return len(messages) == 1 and messages[0]["role"] == "assistant"
+
+
+def embedded_text(messages: list[Message], embed: str) -> str:
+    """The text that stands for a chat: "prompt" (user turns), "answer" (last assistant turn) or "both". System messages
+    are left out unless there is no user turn: repeated prompts make rows look alike. Plain text stands for itself."""
+    if is_plain(messages):
+        return messages[0]["content"]
+    turns = [m["content"] for m in messages if m["role"] == "user"]
+    prompt = "\n".join(turns or [m["content"] for m in messages if m["role"] != "assistant"])
+    answer = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
+    return {"prompt": prompt, "answer": answer, "both": f"{prompt}\n{answer}"}[embed]

@@ -21,11 +21,17 @@ def model_folder(key: str, path: str, revision: str | None, cache_dir: str, inst
         return str(folder)
     if found.startswith((".", "/", "~")) or found.count("/") > 1:
         raise UserError(f"{key}={path}: no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub import get_token, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
         return snapshot_download(found, revision=revision, ignore_patterns=SKIPPED)
+    except (GatedRepoError, RepositoryNotFoundError) as error:
+        token = "HF_TOKEN is set, but has no access" if get_token() else "HF_TOKEN is not set"
+        raise UserError(
+            f"{key}={path}: the hub has no such model, or it is gated or private: {token}; accept its terms there "
+            "and put a token of that account into the environment variable HF_TOKEN"
+        ) from error
     except (OSError, ValueError, HFValidationError, RuntimeError) as error:
         raise UserError(
             f"{key}={path}: no such folder, and the hub did not give it ({one_line(error)[:160]}); "

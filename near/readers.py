@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import datasets
+import ijson
 import pyarrow as pa
 import pyarrow.parquet
 from omegaconf import DictConfig
@@ -155,16 +156,37 @@ def _lines(opened: IO[bytes]) -> Iterator[Raw]:
 
 
 def _json(path: Path) -> Iterator[Raw]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not JSON ({one_line(error)}); one object a line belongs into a .jsonl file"
-        ) from error
-    if not isinstance(rows, list):
-        raise UserError(f"{path} holds a {type(rows).__name__}, not a list of rows")
-    for i, row in enumerate(rows):
-        yield f"row {i}", row
+    """The rows of a JSON list, read as a stream."""
+    with open(path, "rb") as file:
+        if file.read(3) != b"\xef\xbb\xbf":  # a byte order mark
+            file.seek(0)
+        start, first = file.tell(), b" "
+        while first.isspace():
+            first = file.read(1)
+        file.seek(start)
+        try:
+            if first != b"[":
+                kind = type(json.load(io.TextIOWrapper(file, encoding="utf-8"))).__name__
+                raise UserError(f"{path} holds a {kind}, not a list of rows")
+            for i, row in enumerate(ijson.items(file, "item", use_float=True)):
+                yield f"row {i}", row
+        except (ValueError, RecursionError, ijson.JSONError) as error:
+            raise UserError(
+                f"{path} is not JSON ({one_line(error)}); one object a line belongs into a .jsonl file"
+            ) from error
+
+
+def _txt(path: Path) -> Iterator[Raw]:
+    """Plain text, a row a line."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                yield f"line {number}", {"text": text}
+            except UnicodeDecodeError as error:
+                yield f"line {number}", Fault("line", f"is not UTF-8 ({error.reason})")
 
 
 def _csv(path: Path) -> Iterator[Raw]:
@@ -202,4 +224,5 @@ READERS = {
     ".json": _json,
     ".csv": _csv,
     ".parquet": _parquet,
+    ".txt": _txt,
 }

@@ -9,19 +9,22 @@ from pathlib import Path
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from near.config import public
 from near.data import Rows, load
+from near.dedup import without_near_duplicates
 from near.embedders.base import Embedder
+from near.embedding import Embedded, bar, embed_rows
 from near.errors import UserError
 from near.files import cache_folder, digest, folder_aside, provenance, read_json, write_json, write_npy
+from near.locks import lock_file, locked
 from near.pool import load_pool
-from near.store import CHUNK, Store
+from near.processes import is_main
+from near.store import Store
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,14 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     before = read_json(target).get("key") if target.exists() and not cfg.overwrite else None
     queries = load(cfg.data, "queries", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
     candidates = load_pool(cfg, queries)
+    if cfg.dry_run:
+        from near.dry_run import report
+
+        return report(cfg, candidates, queries)
+    candidates = without_near_duplicates(cfg, candidates)
     neighbours = find_neighbours(cfg, candidates, queries, (output_dir, before) if before else None)
+    if not is_main():
+        return
     target.unlink(missing_ok=True)  # the manifest is written last: where it is, the matrix is whole and its own
     write_npy(output_dir / "top_indices.npy", neighbours.ids)
     write_npy(output_dir / "top_scores.npy", neighbours.scores)
@@ -63,7 +73,7 @@ def find_neighbours(
     made_of = {
         "schema_version": SCHEMA_VERSION,
         "candidates": {"fingerprint": candidates.fingerprint, "rows": len(candidates), "eligible": len(eligible)},
-        "eligible_digest": hashlib.sha256(eligible.tobytes()).hexdigest()[:32],
+        "eligible_digest": hashlib.sha256(eligible).hexdigest()[:32],
         "queries": {"fingerprint": queries.fingerprint, "rows": len(queries)},
         "embedder": embedder.signature,
         "index": index.signature,
@@ -75,55 +85,57 @@ def find_neighbours(
     folder = cache_folder(cfg.cache_dir, "neighbours", key)
     if (folder / "manifest.json").is_file():
         log.info(f"neighbours: found in the cache ({key[:12]}), embedded 0 texts")
-    else:
-        with folder_aside(folder) as new:
-            ids, scores, figures = _search(cfg, embedder, index, candidates, eligible, queries)
-            write_npy(new / "top_indices.npy", ids)
-            write_npy(new / "top_scores.npy", scores)
-            write_json(new / "manifest.json", {**made_of, "key": key, "figures": figures})
+        return _read(folder)
+    with Store(cfg.cache_dir, embedder.space, embedder.store_dtype) as store:
+        pool, asked, figures = _embed(store, embedder, candidates, eligible, queries)
+        with locked(lock_file(cfg.cache_dir, key)):  # of several processes the first one searches
+            if not (folder / "manifest.json").is_file():
+                with folder_aside(folder) as new:
+                    ids, scores, seconds = _search(store, index, pool, asked, eligible, cfg.max_K)
+                    write_npy(new / "top_indices.npy", ids)
+                    write_npy(new / "top_scores.npy", scores)
+                    figures["search_seconds"] = round(seconds, 3)
+                    write_json(new / "manifest.json", {**made_of, "key": key, "figures": figures})
     return _read(folder)
 
 
-def _search(cfg, embedder: Embedder, index, candidates: Rows, eligible: np.ndarray, queries: Rows):
-    store = Store(cfg.cache_dir, embedder.space)
+def _embed(store: Store, embedder: Embedder, candidates: Rows, eligible: np.ndarray, queries: Rows):
     begun = time.perf_counter()
-    asked = queries.eligible()
-    wanted = [embedder.as_query(t) for t in queries.texts(asked, embedder.embed_field)]
-    with tqdm(total=len(eligible) + len(asked), desc="embedding", unit="text", mininterval=1) as bar:
-
-        def embed(texts: list[str]) -> np.ndarray:
-            return embedder.embed(texts, bar.update)
-
-        def pool():
-            for start in range(0, len(eligible), CHUNK):
-                yield candidates.texts(eligible[start : start + CHUNK], embedder.embed_field)
-
-        pool_keys, distinct, embedded = store.fill(pool(), embed)
-        query_keys, _, embedded_queries = store.fill(iter([wanted]), embed)
-        bar.update(bar.total - bar.n)
-    embed_seconds = time.perf_counter() - begun
-    _tell(embedder, embedded + embedded_queries, distinct, embedded, len(eligible), embed_seconds)
-    begun = time.perf_counter()
-    vectors = store.get(query_keys)
-    with tqdm(total=len(eligible), desc="searching", unit="row", mininterval=1) as bar:
-        scores, rows = index.search(
-            vectors, lambda a, b: store.get(pool_keys[a:b]), len(eligible), cfg.max_K, bar.update
-        )
+    pool = embed_rows(store, embedder, candidates, eligible)
+    asked = embed_rows(store, embedder, queries, queries.eligible(), query=True)
+    seconds = time.perf_counter() - begun
+    embedder.close()
+    _tell(embedder, pool, asked, len(eligible), seconds)
     figures = {
-        "distinct_texts": distinct,
-        "embedded": embedded + embedded_queries,
+        "distinct_texts": pool.distinct,
+        "embedded": pool.now + asked.now,
         "tokens": embedder.tokens,
         "truncated": embedder.truncated,
-        "embed_seconds": round(embed_seconds, 3),
-        "search_seconds": round(time.perf_counter() - begun, 3),
+        "embed_seconds": round(seconds, 3),
     }
-    return eligible[rows], scores, figures
+    return pool, asked, figures
 
 
-def _tell(embedder: Embedder, now: int, distinct: int, embedded: int, rows: int, seconds: float) -> None:
+def _search(store: Store, index, pool: Embedded, asked: Embedded, eligible: np.ndarray, max_K: int):
+    begun = time.perf_counter()
+    with bar(len(eligible), "searching") as progress:
+        scores, rows = index.search(
+            store.read(asked.places),
+            lambda a, b: store.read(pool.places[a:b]),
+            len(eligible),
+            max_K,
+            progress.update,
+        )
+    return eligible[rows], scores, time.perf_counter() - begun
+
+
+def _tell(embedder: Embedder, pool: Embedded, asked: Embedded, rows: int, seconds: float) -> None:
     """Say what was embedded and what was there already."""
-    found = f"found {distinct - embedded} of the pool's {distinct} distinct texts in the store"
-    log.info(f"embedded {now} texts, {found} ({seconds:.1f} s); {1 - distinct / rows:.1%} of its rows repeat a text")
+    now, found = pool.now + asked.now, pool.distinct - pool.now
+    log.info(
+        f"embedded {now} texts, found {found} of the pool's {pool.distinct} distinct texts in the store "
+        f"({seconds:.1f} s); {1 - pool.distinct / rows:.1%} of its rows repeat a text"
+    )
     if embedder.tokens:
         share = embedder.padding / (embedder.tokens + embedder.padding)
         log.info(f"{embedder.tokens} tokens embedded, {share:.1%} padding beside them; {embedder.truncated} texts cut")

@@ -1,128 +1,233 @@
-"""The store of embeddings: one vector for each (space, text), shared by all runs.
+"""The store of embeddings: one vector for each (space, text), shared by all runs, processes and hosts.
 
 A space (see Embedder) is a folder under <cache_dir>/embeddings. In it lie shards: safetensors files of `keys`
-(uint8 (n, 16), a hash of each text) and `vectors` (float32 (n, dim)). A shard is written aside and renamed, so that it
-is whole or not there, and is never changed. Several processes may add at once: names do not collide, and a text that
-two of them embed has the same vector twice.
+(uint64 (n, 2), see near/keys.py) and `vectors` (float32 or float16 (n, dim)). A shard is written aside and renamed, so
+that it is whole or not there, and never changes; its name is the SHA-256 of its bytes, so that damage shows. A claim
+is a file of keys that one process is embedding just now, locked as long as that process lives.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from near.errors import UserError
+from near.errors import UserError, one_line
 from near.files import aside, cache_folder, digest, write_json
+from near.keys import Sorted
+from near.locks import acquire, locked
 
-CHUNK = 2048  # texts embedded before they are written: what a kill can lose
-KEY = np.dtype("V16")
+log = logging.getLogger(__name__)
 
-
-def text_key(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def keys_of(texts: list[str]) -> np.ndarray:
-    """(n,) of 16-byte keys."""
-    return np.frombuffer(b"".join(map(text_key, texts)), dtype=KEY)
+SUFFIX = ".safetensors"
+ROWS = 32  # bits of a place that are the row within a shard
 
 
 class Store:
-    """Vectors of one space. Look-ups see the shards that were there when the store was opened or last added to."""
+    """Vectors of one space. While it is open nobody can prune the space; `close` it, or use it as a context."""
 
-    def __init__(self, cache_dir: str | Path, space: dict):
+    def __init__(self, cache_dir: str | Path, space: dict, dtype: str = "float32"):
         self.folder = cache_folder(cache_dir, "embeddings", digest(space))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.dtype = np.dtype(dtype)
+        self._lock = acquire(self.folder / "lock", shared=True)
         if not (self.folder / "space.json").exists():
             write_json(self.folder / "space.json", space)
-        self.shards: list[Path] = []
-        self.keys = np.empty(0, dtype=KEY)  # sorted
-        self._where = np.empty((0, 2), dtype=np.int64)  # shard and row of each key
-        self.refresh()
+        os.utime(self.folder / "space.json")  # its last use
+        self.shards: list[str] = []  # a place names its shard by the position in this list
+        self._numbers: dict[str, int] = {}
+        self._seen: set[str] = set()  # at the last look-up, or since
+        self._arrived = np.empty(0, dtype=np.uint64)  # first halves of the keys that others wrote since, sorted
 
-    def refresh(self) -> None:
-        """Take in the shards that have appeared."""
-        new = sorted(set(self.folder.glob("*.safetensors")) - set(self.shards))
-        keys, where = [self.keys], [self._where]
-        for shard in new:
-            with _opened(shard) as file:
-                found = np.ascontiguousarray(file.get_tensor("keys")).view(KEY).ravel()
-            keys.append(found)
-            where.append(np.stack([np.full(len(found), len(self.shards)), np.arange(len(found))], axis=1))
-            self.shards.append(shard)
-        if new:
-            together = np.concatenate(keys)
-            order = np.argsort(together, kind="stable")
-            self.keys, self._where = together[order], np.concatenate(where)[order]
+    def __enter__(self) -> "Store":
+        return self
 
-    def __len__(self) -> int:
-        return len(self.keys)
+    def __exit__(self, *_) -> None:
+        self.close()
 
-    def has(self, keys: np.ndarray) -> np.ndarray:
-        """(n,) bool: which keys have a vector."""
-        at = np.searchsorted(self.keys, keys)
-        at[at == len(self.keys)] = 0
-        return self.keys[at] == keys if len(self.keys) else np.zeros(len(keys), dtype=bool)
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
-    def get(self, keys: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """float32 (n, dim) in the order of `keys`, into `out` where given. KeyError if one is not stored."""
-        if not self.has(keys).all():
-            raise KeyError(f"{int((~self.has(keys)).sum())} texts are not in the store")
-        where = self._where[np.searchsorted(self.keys, keys)]
-        for shard in np.unique(where[:, 0]):
-            rows = np.flatnonzero(where[:, 0] == shard)
-            with _opened(self.shards[shard]) as file:
-                vectors = file.get_tensor("vectors")
-            if out is None:
-                out = np.empty((len(keys), vectors.shape[1]), dtype=np.float32)
-            out[rows] = vectors[where[rows, 1]]
+    def __del__(self) -> None:
+        if getattr(self, "_lock", None) is not None:
+            self.close()
+
+    def places(self, wanted: Sorted) -> np.ndarray:
+        """int64 (n,): for each place in `wanted.order` that begins a run, where its vector is; -1: not stored.
+
+        Every shard that holds one of them is read whole and checked; a damaged one is named and set aside.
+        """
+        found = np.full(len(wanted.order), -1, dtype=np.int64)
+        names = self._listed()
+        self._seen, self._arrived = set(names), self._arrived[:0]
+        for name in names:
+            try:
+                keys = self._keys(name)
+            except FileNotFoundError:  # set aside by another process in this moment
+                continue
+            except _Damaged as error:
+                self._set_aside(name, error)
+                continue
+            at = wanted.find(keys)
+            rows = np.flatnonzero(at >= 0)
+            if not len(rows):
+                continue
+            if not self._whole(name):
+                self._set_aside(name, "its bytes are not those that were written")
+                continue
+            found[at[rows]] = (self._number(name) << ROWS) | rows
+        return found
+
+    def read(self, places: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """float32 (n, dim), the vectors at `places`, into `out` where given; no more than a shard is held beside it."""
+        shards = places >> ROWS
+        for number in np.unique(shards):
+            at = np.flatnonzero(shards == number)
+            rows = places[at] & ((1 << ROWS) - 1)
+            try:
+                with self._opened(self.shards[number]) as file:
+                    stored = file.get_slice("vectors")
+                    if out is None:
+                        out = np.empty((len(places), stored.get_shape()[1]), dtype=np.float32)
+                    _copy(stored, rows, out, at)
+            except (_Damaged, FileNotFoundError) as error:
+                raise UserError(
+                    f"{self.folder / self.shards[number]} was removed or damaged ({error}); run again"
+                ) from error
         return out
 
-    def add(self, keys: np.ndarray, vectors: np.ndarray) -> None:
-        """Write one shard. Raises UserError for vectors that are not finite."""
-        if not np.isfinite(vectors).all():
-            raise UserError(
-                f"the embedder gave {int((~np.isfinite(vectors)).any(axis=1).sum())} vectors with NaN or inf"
-            )
-        raw = np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), 16)
-        name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}.safetensors"
-        with aside(self.folder / name) as temporary:
-            save_file({"keys": raw, "vectors": np.ascontiguousarray(vectors, dtype=np.float32)}, temporary)
-        self.refresh()
+    @contextlib.contextmanager
+    def claim(self, keys: np.ndarray) -> Iterator[np.ndarray]:
+        """For the time of the block, keep other processes from embedding these texts.
 
-    def fill(self, texts: Iterator[list[str]], embed: Callable[[list[str]], np.ndarray]) -> tuple[np.ndarray, int, int]:
-        """Embed the texts that are not stored, chunk by chunk; the chunks come as lists of any length.
-
-        Returns the key of every text, in order, how many distinct texts there are and how many were embedded now.
+        keys: uint64 (n, 2). Yields bool (n,): those that are ours to embed, being neither claimed by a living process
+        nor stored since the last look-up.
         """
-        all_keys, pending, embedded = [], {}, 0
-        for part in texts:
-            keys = keys_of(part)
-            all_keys.append(keys)
-            for i in np.flatnonzero(~self.has(keys)):
-                pending.setdefault(keys[i].tobytes(), part[i])
-            while len(pending) >= CHUNK:
-                embedded += self._embed(pending, embed)
-        while pending:
-            embedded += self._embed(pending, embed)
-        keys = np.concatenate(all_keys) if all_keys else np.empty(0, dtype=KEY)
-        return keys, len(np.unique(keys)), embedded
+        folder, held, path = self.folder / "claims", None, None
+        with locked(self.folder / "claims.lock"):
+            mine = ~self._claimed(keys, folder)  # claims before shards: a claim ends when its shard is there
+            mine &= ~self._stored_since(keys)
+            if mine.any():
+                path = folder / uuid.uuid4().hex
+                held = acquire(path)
+                os.write(held, np.ascontiguousarray(keys[mine]).tobytes())
+        try:
+            yield mine
+        finally:
+            if held is not None:
+                path.unlink(missing_ok=True)
+                os.close(held)
 
-    def _embed(self, pending: dict[bytes, str], embed: Callable[[list[str]], np.ndarray]) -> int:
-        chunk = [(key, pending.pop(key)) for key in list(pending)[:CHUNK]]
-        vectors = embed([text for _, text in chunk])
-        self.add(np.frombuffer(b"".join(key for key, _ in chunk), dtype=KEY), vectors)
-        return len(chunk)
+    def add(self, keys: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """Write one shard; return the places of its vectors. Raises UserError for vectors that are not finite."""
+        stored = np.ascontiguousarray(vectors, dtype=self.dtype)
+        if not np.isfinite(stored).all():
+            raise UserError(
+                f"the embedder gave {int((~np.isfinite(stored)).any(axis=1).sum())} vectors with NaN or inf"
+            )
+        content = save({"keys": np.ascontiguousarray(keys), "vectors": stored})
+        name = hashlib.sha256(content).hexdigest()[:32] + SUFFIX
+        self._seen.add(name)
+        with aside(self.folder / name) as temporary, open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return (self._number(name) << ROWS) | np.arange(len(keys))
+
+    def _number(self, name: str) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = len(self.shards)
+            self.shards.append(name)
+        return self._numbers[name]
+
+    def _listed(self) -> list[str]:
+        return sorted(e.name for e in os.scandir(self.folder) if e.name.endswith(SUFFIX) and e.name[0] != ".")
+
+    def _opened(self, name: str):
+        path = self.folder / name
+        try:
+            return safe_open(path, framework="numpy")
+        except FileNotFoundError:
+            raise
+        except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            raise _Damaged(one_line(error)) from error
+
+    def _keys(self, name: str) -> np.ndarray:
+        with self._opened(name) as file:
+            try:
+                keys = file.get_tensor("keys")
+            except SafetensorError as error:
+                raise _Damaged(one_line(error)) from error
+        if keys.dtype != np.uint64 or keys.ndim != 2 or keys.shape[1] != 2:
+            raise _Damaged("its keys have another form")
+        return keys
+
+    def _whole(self, name: str) -> bool:
+        with open(self.folder / name, "rb") as file:
+            state = hashlib.sha256()
+            while block := file.read(1 << 20):
+                state.update(block)
+        return name == state.hexdigest()[:32] + SUFFIX
+
+    def _set_aside(self, name: str, reason: object) -> None:
+        target = self.folder / "damaged" / name
+        target.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            os.replace(self.folder / name, target)
+            log.warning(
+                f"the shard {self.folder / name} is damaged ({reason}): set aside, its texts are embedded again"
+            )
+
+    def _claimed(self, keys: np.ndarray, folder: Path) -> np.ndarray:
+        """bool (n,): which keys a living process is embedding. Claims of dead ones are removed."""
+        claimed = np.zeros(len(keys), dtype=bool)
+        for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+            held = acquire(path, wait=False)
+            if held is not None:
+                path.unlink(missing_ok=True)
+                os.close(held)
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                claimed |= _among(keys, np.frombuffer(path.read_bytes(), dtype=np.uint64).reshape(-1, 2))
+        return claimed
+
+    def _stored_since(self, keys: np.ndarray) -> np.ndarray:
+        """bool (n,): which keys are in shards that other processes wrote since the last look-up."""
+        for name in self._listed():
+            if name not in self._seen:
+                self._seen.add(name)
+                with contextlib.suppress(FileNotFoundError, _Damaged):
+                    self._arrived = np.sort(np.concatenate([self._arrived, self._keys(name)[:, 0]]), kind="stable")
+        if not len(self._arrived):
+            return np.zeros(len(keys), dtype=bool)
+        # by their first half: what is wrongly taken for stored is found missing at the next look-up
+        at = np.minimum(np.searchsorted(self._arrived, keys[:, 0]), len(self._arrived) - 1)
+        return self._arrived[at] == keys[:, 0]
 
 
-def _opened(shard: Path):
-    try:
-        return safe_open(shard, framework="numpy")
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{shard} is damaged ({error}); delete it, its texts are then embedded again") from error
+class _Damaged(Exception):
+    pass
+
+
+def _among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+    pairs = np.dtype([("high", np.uint64), ("low", np.uint64)])
+    return np.isin(np.ascontiguousarray(keys).view(pairs).ravel(), np.ascontiguousarray(others).view(pairs).ravel())
+
+
+def _copy(stored, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
+    """`stored[rows]` into `out[at]`: run by run where there are few runs, else through one read of all between."""
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+    if len(starts) * 64 > stored.get_shape()[0]:
+        least = rows.min()
+        out[at] = stored[least : rows.max() + 1][rows - least]
+        return
+    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+        out[at[start:stop]] = stored[rows[start] : rows[stop - 1] + 1]

@@ -14,11 +14,12 @@ from omegaconf import DictConfig
 from near.data import Rows
 from near.errors import UserError, one_line
 from near.files import cache_folder, digest
-from near.formats import Message
+from near.formats import Message, is_plain
+from near.table import SCHEMA
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
@@ -34,6 +35,8 @@ def encode(messages: list[Message], tokenizer, cutoff_len: int) -> dict:
     (`cut_prompt`, `cut_answer`: tokens lost). UserError where the template rewrites earlier turns as later ones
     come, so that an answer's place can't be told.
     """
+    if is_plain(messages):
+        return _encode_plain(messages[0]["content"], tokenizer, cutoff_len)
     text = render(tokenizer, messages)
     spans = []
     for i, message in enumerate(messages):
@@ -55,6 +58,15 @@ def encode(messages: list[Message], tokenizer, cutoff_len: int) -> dict:
     cut_prompt = min(over, last)
     ids, labels = ids[cut_prompt:][:cutoff_len], labels[cut_prompt:][:cutoff_len]
     return {"input_ids": ids, "labels": labels, "cut_prompt": cut_prompt, "cut_answer": over - cut_prompt}
+
+
+def _encode_plain(text: str, tokenizer, cutoff_len: int) -> dict:
+    """Plain text and its end, every token trained on; what is over `cutoff_len` is lost at the end."""
+    ids = tokenizer(text, verbose=False)["input_ids"]
+    if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
+        ids.append(tokenizer.eos_token_id)
+    over, ids = max(0, len(ids) - cutoff_len), np.asarray(ids[:cutoff_len], dtype=np.int64)
+    return {"input_ids": ids, "labels": ids, "cut_prompt": 0, "cut_answer": over}
 
 
 def tokenizer_digest(tokenizer) -> str:
@@ -92,10 +104,10 @@ def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
         return columns
 
     try:
-        table = rows.table.map(
+        table = rows.dataset().map(
             work,
             batched=True,
-            remove_columns=rows.table.column_names,
+            remove_columns=SCHEMA.names,
             features=_FEATURES,
             num_proc=data.num_proc,
             cache_file_name=str(path),

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from near.config import differences, public
 from near.config import identity as outcome
 from near.data import Rows, given, load
+from near.dedup import without_near_duplicates
 from near.errors import UserError, one_line
 from near.evaluate import base_metrics, evaluation_rows, measure, summary, write_metrics
 from near.files import aside, provenance, read_json, write_json
@@ -45,9 +46,14 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
     if not isinstance(selector, Selector):
         raise UserError(f"selector._target_={cfg.selector._target_} is not a selector (near.selectors.base.Selector)")
     with state.main_process_first():
-        inputs = _inputs(cfg, selector, output_dir)
-    if inputs is None:
+        rows = _rows(cfg, selector, output_dir)
+    if rows is None:
         return
+    rows.candidates = without_near_duplicates(cfg, rows.candidates)  # what embeds is done by all processes together
+    with state.main_process_first():
+        inputs = _inputs(cfg, selector, rows)
+    if rows.needed and cfg.indices_path is None:
+        inputs.neighbours = find_neighbours(cfg, rows.candidates, rows.queries)
     resume = _checkpoint(cfg, output_dir)
     model = load_base(cfg.model, cfg.cache_dir)
     with state.main_process_first():
@@ -108,8 +114,20 @@ def _dynamic(cfg: DictConfig) -> bool:
     return "update_step" in cfg.trainer
 
 
-def _inputs(cfg: DictConfig, selector: Selector, output_dir: Path) -> Inputs | None:
-    """Load and check all of it; None where the run is done already."""
+@dataclass
+class LoadedRows:
+    """The rows of a run, whether its selector needs neighbours, and what decides its outcome."""
+
+    candidates: Rows
+    queries: Rows | None
+    eval_rows: Rows
+    seen: bool
+    needed: bool
+    identity: dict
+
+
+def _rows(cfg: DictConfig, selector: Selector, output_dir: Path) -> LoadedRows | None:
+    """Load them; None where the run is done already."""
     eval_rows, seen = evaluation_rows(cfg)
     needed, queries = selector.needs_neighbours and _dynamic(cfg), None
     if needed or given(cfg.data, "queries"):
@@ -120,22 +138,25 @@ def _inputs(cfg: DictConfig, selector: Selector, output_dir: Path) -> Inputs | N
     if _finished(output_dir, identity, cfg.overwrite):
         return None
     base_folder(cfg.model, cfg.cache_dir)
+    return LoadedRows(candidates, queries, eval_rows, seen, needed, identity)
+
+
+def _inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
+    """Tokens of `rows`, and the neighbours that are given as a file."""
     tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
-    tokens = tokenize(candidates, tokenizer, cfg.data, cfg.cache_dir)
+    tokens = tokenize(rows.candidates, tokenizer, cfg.data, cfg.cache_dir)
     if selector.subset_size is not None and selector.subset_size > len(tokens.eligible):
         raise UserError(
             f"selector.subset_size={selector.subset_size} is more than the {len(tokens.eligible)} eligible rows of the "
             "pool"
         )
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
-    eval_table = tokenize(eval_rows, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
+    eval_table = tokenize(rows.eval_rows, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
     neighbours = None
-    if needed:
-        if cfg.indices_path is not None:
-            neighbours = read_neighbours(cfg.indices_path, candidates, queries, cfg.max_K)
-        else:
-            neighbours = find_neighbours(cfg, candidates, queries)
-    return Inputs(candidates, queries, eval_rows, seen, tokenizer, tokens, eval_table, neighbours, identity)
+    if rows.needed and cfg.indices_path is not None:
+        neighbours = read_neighbours(cfg.indices_path, rows.candidates, rows.queries, cfg.max_K)
+    parts = (rows.candidates, rows.queries, rows.eval_rows, rows.seen)
+    return Inputs(*parts, tokenizer, tokens, eval_table, neighbours, rows.identity)
 
 
 def _finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:

@@ -1,5 +1,6 @@
 """Every file under conf/ and sweeps/ composes, passes the check and names a class that takes its keys."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def choices(group: str) -> list[str]:
 
 
 def test_every_file_is_seen():
-    assert len(CHOICES) == 26
+    assert len(CHOICES) == 28
     assert len(SWEEPS) == 1
     found = {p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "sweeps"}
     assert found == {Path(g) / f"{n}.yaml" for g, n in CHOICES}
@@ -72,20 +73,49 @@ def test_every_file_opens_with_its_command():
         assert any("python " in line for line in head) or path.name == "base.yaml", path
 
 
+ASKED = [{"role": "user", "content": "cats"}]
+
+
+@pytest.fixture()
+def model_files(tmp_path) -> str:
+    """A folder that names the prompts of Qwen3-Embedding, as its own configuration does, and no weights."""
+    instruction = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+    prompts = {"prompts": {"query": instruction, "document": ""}, "default_prompt_name": None}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    (tmp_path / "config.json").write_text("{}")
+    return str(tmp_path)
+
+
 @pytest.mark.parametrize("name", choices("embedder"))
-def test_embedder_keeps_the_contract(name, cache):
-    embedder = instantiate(configured("select", f"embedder={name}").embedder, cache_dir=str(cache))
+def test_embedder_keeps_the_contract(name, cache, model_files):
+    cfg = configured("select", f"embedder={name}").embedder
+    if "backend" in cfg:
+        cfg.model = model_files
+    embedder = instantiate(cfg, cache_dir=str(cache))
     assert isinstance(embedder, Embedder)
-    assert embedder.embed_field == "prompt"
-    assert embedder.as_query("x").endswith("x")
+    assert embedder.embed_field == ("chat" if name == "rds" else "prompt")
+    assert (embedder.chunk, embedder.store_dtype, embedder.launcher) == (cfg.chunk, "float32", None)
+    if "backend" in cfg:
+        assert embedder.query(ASKED).endswith("cats")
 
 
-def test_qwen3_puts_its_instruction_before_queries_only(cache):
-    embedder = instantiate(configured("select", "embedder=qwen3").embedder, cache_dir=str(cache))
-    assert embedder.model == "Qwen/Qwen3-Embedding-0.6B"
-    assert embedder.as_query("cats") == (
+def test_a_models_own_instruction_stands_before_queries_only(cache, model_files):
+    cfg = configured("select", "embedder=qwen3").embedder
+    assert (cfg.model, cfg.query_prompt) == ("Qwen/Qwen3-Embedding-0.6B", "auto")
+    cfg.model = model_files
+    embedder = instantiate(cfg, cache_dir=str(cache))
+    assert embedder.query(ASKED) == (
         "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:cats"
     )
+    assert embedder.document(ASKED) == "cats"
+    cfg.query_prompt, cfg.document_prompt = None, "passage: "
+    embedder = instantiate(cfg, cache_dir=str(cache))
+    assert (embedder.query(ASKED), embedder.document(ASKED)) == ("cats", "passage: cats")
+
+
+def test_e5_puts_its_prefix_before_both(cache):
+    embedder = instantiate(configured("select", "embedder=e5").embedder, cache_dir=str(cache))
+    assert (embedder.query(ASKED), embedder.document(ASKED)) == ("query: cats", "query: cats")
 
 
 @pytest.mark.parametrize("name", choices("selector"))

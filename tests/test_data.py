@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 from omegaconf import OmegaConf
 
-from near.data import embedded_text, load
+from near.data import load
 from near.errors import UserError
+from near.formats import embedded_text
 from tests.conftest import configured, write_rows
 
 CHAT = [{"role": "user", "content": "what is 2+2"}, {"role": "assistant", "content": "4"}]
@@ -187,8 +188,8 @@ def test_missing_file_column_split_and_empty(tmp_path, cache):
     assert "no row holds an answer" in refused(broken, cache, "data.on_error=skip")
     bare = write_rows(tmp_path / "bare.jsonl", [{**ALPACA, "instruction": ""}])
     assert "holds no usable row" in refused(bare, cache, "data.on_error=skip")
-    (tmp_path / "p.txt").write_text("x")
-    assert "files can be .json" in refused(tmp_path / "p.txt", cache)
+    (tmp_path / "p.xyz").write_text("x")
+    assert "files can be .json" in refused(tmp_path / "p.xyz", cache)
     (tmp_path / "p.json").write_text('{"a": 1}')
     assert "holds a dict, not a list of rows" in refused(tmp_path / "p.json", cache)
     (tmp_path / "p.json").write_text('{"a": 1}\n{"a": 2}')

@@ -12,14 +12,23 @@ from near.embedders.base import Embedder, normalised
 class HashingEmbedder(Embedder):
     """Feature hashing (Weinberger et al. 2009, arXiv 0902.2206) of lower-cased words into `dim` buckets."""
 
-    query_prompt = None
-
-    def __init__(self, embed: str = "prompt", dim: int = 1024, *, cache_dir: str | None = None):
-        self.embed_field, self._dim = embed, dim
+    def __init__(
+        self,
+        embed: str = "prompt",
+        dim: int = 1024,
+        chunk: int = Embedder.chunk,
+        store_dtype: str = "float32",
+        launcher: str | None = None,
+        workers: int | None = None,
+        *,
+        cache_dir: str | None = None,
+    ):
+        self.embed_field, self._dim, self.chunk, self.store_dtype = embed, dim, chunk, store_dtype
+        self.launcher, self.workers = launcher, workers
 
     @property
     def space(self) -> dict:
-        return {"embedder": "hashing", "version": 1, "dim": self._dim}
+        return {"embedder": "hashing", "version": 1, "dim": self._dim, "store_dtype": self.store_dtype}
 
     @property
     def dim(self) -> int:

@@ -1,0 +1,72 @@
+"""Which engine runs an embedding model: decided here, once, before any work."""
+
+import functools
+import importlib.util
+import logging
+
+from near.embedders.model import ModelEmbedder
+from near.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def model_embedder(
+    model: str,
+    revision: str | None = None,
+    backend: str = "auto",
+    embed: str = "prompt",
+    query_prompt: str | None = "auto",
+    document_prompt: str | None = "auto",
+    max_length: int | None = None,
+    truncate_dim: int | None = None,
+    batch_size: int = 32,
+    batch_tokens: int = 4096,
+    chunk: int = ModelEmbedder.chunk,
+    dtype: str = "auto",
+    store_dtype: str = "float32",
+    device: str | list[str] | None = None,
+    trust_remote_code: bool = False,
+    engine: dict | None = None,
+    server: dict | None = None,
+    launcher: str | None = None,
+    workers: int | None = None,
+    *,
+    cache_dir: str,
+) -> ModelEmbedder:
+    """The embedder of `model` under `backend`: sentence-transformers, vllm, vllm_server or auto.
+
+    auto is vLLM where it is installed and a GPU is usable, else sentence-transformers; which one is said, and is part
+    of the signature. Raises UserError for vllm where it is not installed.
+    """
+    options = {k: v for k, v in locals().items() if k not in ("backend", "engine", "server")}
+    if backend == "auto":
+        backend = _decided()
+    if backend == "sentence-transformers":
+        from near.embedders.sentence_transformer import SentenceTransformerEmbedder
+
+        return SentenceTransformerEmbedder(**options)
+    if backend == "vllm_server":
+        from near.embedders.vllm_server import VllmServerEmbedder
+
+        return VllmServerEmbedder(**options, server=server or {})
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "embedder.backend=vllm: vLLM is not installed; pip install -r requirements-vllm.txt, or use auto"
+        )
+    from near.embedders.vllm import VllmEmbedder
+
+    return VllmEmbedder(**options, engine=engine)
+
+
+@functools.cache
+def _decided() -> str:
+    """What auto means on this machine, said once."""
+    backend, why = "sentence-transformers", "vLLM is not installed"
+    if importlib.util.find_spec("vllm") is not None:
+        import torch
+
+        usable = torch.cuda.is_available()
+        why = f"vLLM is installed, and {'a' if usable else 'no'} GPU is usable"
+        backend = "vllm" if usable else backend
+    log.info(f"embedder.backend=auto: {backend} ({why})")
+    return backend

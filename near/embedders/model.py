@@ -1,0 +1,177 @@
+"""What the embedders that run an embedding model have in common: its files, prompts, lengths and dimensions."""
+
+import functools
+import logging
+import os
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from near.embedders.base import Embedder, normalised
+from near.errors import UserError, one_line
+from near.files import folder_digest, read_json
+from near.hub import model_folder, wanted_dtype
+
+log = logging.getLogger(__name__)
+
+# Names under which sentence-transformers' encode_query and encode_document look for a prompt.
+PROMPTS = {"query_prompt": ("query",), "document_prompt": ("document", "passage", "corpus")}
+
+
+class ModelEmbedder(Embedder):
+    """`model` is a hub id, a folder or a built-in; it is loaded when the first text has to be embedded.
+
+    A prompt of "auto" is the model's own, from its config_sentence_transformers.json. `truncate_dim` keeps the first
+    dimensions (Matryoshka, Kusupati et al. 2022, arXiv 2205.13147) and normalises again.
+    """
+
+    backend: str
+    special = True  # whether the tokenizer adds its special tokens
+
+    def __init__(
+        self,
+        model: str,
+        revision: str | None = None,
+        embed: str = "prompt",
+        query_prompt: str | None = "auto",
+        document_prompt: str | None = "auto",
+        max_length: int | None = None,
+        truncate_dim: int | None = None,
+        batch_size: int = 32,
+        batch_tokens: int = 4096,
+        chunk: int = Embedder.chunk,
+        dtype: str = "auto",
+        store_dtype: str = "float32",
+        device: str | list[str] | None = None,
+        trust_remote_code: bool = False,
+        launcher: str | None = None,
+        workers: int | None = None,
+        *,
+        cache_dir: str,
+    ):
+        self.model, self.revision, self.cache_dir = model, revision, cache_dir
+        self.embed_field, self._prompts = embed, {"query_prompt": query_prompt, "document_prompt": document_prompt}
+        self.max_length, self.truncate_dim, self.device = max_length, truncate_dim, device
+        self.batch_size, self.batch_tokens, self.chunk = batch_size, batch_tokens, chunk
+        self._dtype, self.store_dtype = dtype, store_dtype
+        self.trust_remote_code = trust_remote_code
+        self.launcher, self.workers = launcher, workers
+
+    @functools.cached_property
+    def folder(self) -> str:
+        """Where the model's files are; a hub model is fetched by its commit, and one line says when that fails."""
+        return model_folder("embedder.model", self.model, self.revision, self.cache_dir, "embedder=minilm")
+
+    @functools.cached_property
+    def dtype(self) -> str:
+        return wanted_dtype(self._dtype)
+
+    @functools.cached_property
+    def space(self) -> dict:
+        return {
+            "embedder": self.backend,
+            "model": self.model,
+            "files": folder_digest(self.folder),
+            "max_length": self.max_length,
+            "truncate_dim": self.truncate_dim,
+            "dtype": self.dtype,
+            "store_dtype": self.store_dtype,
+        }
+
+    @functools.cached_property
+    def query_prompt(self) -> str | None:
+        return self._prompt("query_prompt")
+
+    @functools.cached_property
+    def document_prompt(self) -> str | None:
+        return self._prompt("document_prompt")
+
+    def _prompt(self, key: str) -> str | None:
+        if self._prompts[key] != "auto":
+            return self._prompts[key]
+        path = Path(self.folder) / "config_sentence_transformers.json"
+        named = read_json(path).get("prompts") or {} if path.is_file() else {}
+        found = next((named[name] for name in PROMPTS[key] if named.get(name)), None)
+        if found is not None:
+            log.info(f"embedder.{key}={found!r}, the model's own")
+        return found
+
+    @functools.cached_property
+    def tokenizer(self):
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"embedder.model={self.model}: no tokenizer ({one_line(error)[:200]})") from error
+
+    @functools.cached_property
+    def devices(self) -> list[str | None]:
+        """Where to embed: as configured, or all GPUs (under torchrun the rank's own), or None: the library's choice."""
+        import torch
+
+        if self.device is not None:
+            return [self.device] if isinstance(self.device, str) else list(self.device)
+        if not torch.cuda.is_available():
+            return [None]
+        if "LOCAL_RANK" in os.environ:
+            return [f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"]
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+
+    @property
+    @abstractmethod
+    def limit(self) -> int | None:
+        """Tokens of a text that the model sees; None: all of them."""
+
+    @property
+    @abstractmethod
+    def full_dim(self) -> int:
+        """Length of the model's own vectors."""
+
+    @abstractmethod
+    def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
+        """float32 (len(texts), full_dim), of any length."""
+
+    @property
+    def dim(self) -> int:
+        if self.truncate_dim is None:
+            return self.full_dim
+        if self.truncate_dim > self.full_dim:
+            raise UserError(
+                f"embedder.truncate_dim={self.truncate_dim} is more than the {self.full_dim} dimensions of "
+                f"{self.model}; use embedder.truncate_dim<={self.full_dim}"
+            )
+        return self.truncate_dim
+
+    def embed(self, texts: list[str], progress: Callable[[int], object] = lambda n: None) -> np.ndarray:
+        dim = self.dim
+        return normalised(self.vectors(texts, progress)[:, :dim])
+
+    def lengths(self, texts: list[str]) -> np.ndarray:
+        return np.minimum(self._whole_lengths(texts), self.limit or np.iinfo(np.int64).max)
+
+    def _whole_lengths(self, texts: list[str]) -> np.ndarray:
+        coded = self.tokenizer(texts, add_special_tokens=self.special, truncation=False, verbose=False)["input_ids"]
+        return np.array([len(ids) for ids in coded], dtype=np.int64)
+
+    def counted_lengths(self, texts: list[str]) -> np.ndarray:
+        """`lengths`, and those that are cut counted."""
+        whole = self._whole_lengths(texts)
+        lengths = np.minimum(whole, self.limit or np.iinfo(np.int64).max)
+        self.truncated += int((lengths < whole).sum())
+        return lengths
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, cut to `limit`; counts tokens and texts that are cut."""
+        coded = self.tokenizer(texts, add_special_tokens=self.special, truncation=False, verbose=False)["input_ids"]
+        over = [i for i, ids in enumerate(coded) if self.limit and len(ids) > self.limit]
+        if over:
+            options = {"add_special_tokens": self.special, "truncation": True, "max_length": self.limit}
+            cut = self.tokenizer([texts[i] for i in over], **options)["input_ids"]
+            for i, ids in zip(over, cut, strict=True):
+                coded[i] = ids
+        self.truncated += len(over)
+        self.tokens += sum(map(len, coded))
+        return coded

@@ -1,0 +1,58 @@
+"""Locks between processes, on one machine or on several that share a file system: the kernel frees a dead process's."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from near.errors import UserError
+from near.files import cache_folder
+
+
+def acquire(path: str | Path, shared: bool = False, wait: bool = True) -> int | None:
+    """A file descriptor that holds the lock at `path` until it is closed; None where another process holds it and
+    `wait` is false. Several may hold it `shared` at once. Raises UserError on a file system without locks."""
+    path = Path(path)
+    flags = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:  # its folder was removed in this moment
+            continue
+        try:
+            fcntl.flock(held, flags)
+            if _same(held, path):
+                return held
+        except BlockingIOError:
+            os.close(held)
+            return None
+        except OSError as error:
+            os.close(held)
+            raise UserError(
+                f"{path}: no locks on this file system ({error.strerror}); use a cache_dir that has them"
+            ) from error
+        os.close(held)  # whoever held it before removed the file: that lock is nobody's
+
+
+def _same(held: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(held), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def lock_file(cache_dir: str | Path, key: str) -> Path:
+    """The lock of what the cache keeps under `key`."""
+    return cache_folder(cache_dir, "locks", key)
+
+
+@contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold the lock at `path`, waiting for it; its file stays."""
+    held = acquire(path)
+    try:
+        yield
+    finally:
+        os.close(held)
