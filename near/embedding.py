@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 WAIT, LONGEST_WAIT = 0.2, 3.0  # seconds between looks at what other processes are embedding
 Read = Callable[[np.ndarray], list[str]]  # positions, int64 (m,), to their texts
 Progress = Callable[[int], object]
-Launcher = Callable[[Store, "Looked", "RowTexts", Embedder, Progress], int]  # does what embed_missing does
 
 
 @dataclass
@@ -75,13 +74,9 @@ def embed_missing(
         left, worked = [], False
         for start in range(0, len(missing), embedder.chunk):
             positions = missing[start : start + embedder.chunk]
-            texts = read(positions)
-            keys = hashed(texts)
-            with store.claim(keys) as mine:
-                if mine.any():
-                    vectors = embedder.embed([t for t, m in zip(texts, mine, strict=True) if m], progress)
-                    looked.places[positions[mine]] = store.add(keys[mine], vectors)
-                    embedded, worked = embedded + len(vectors), True
+            mine, places = embed_chunk(store, read(positions), embedder, progress)
+            looked.places[positions[mine]] = places
+            embedded, worked = embedded + len(places), worked or len(places) > 0
             left.append(positions[~mine])
         left = np.concatenate(left)
         if len(left) and not worked:
@@ -98,6 +93,19 @@ def embed_missing(
     repeats = np.flatnonzero(looked.places < 0)
     looked.places[repeats] = looked.places[-1 - looked.places[repeats]]
     return embedded
+
+
+def embed_chunk(
+    store: Store, texts: list[str], embedder: Embedder, progress: Progress = lambda n: None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embed and store those of `texts` that no other process has claimed or stored: which they are, bool (n,), and the
+    places of their vectors."""
+    keys = hashed(texts)
+    with store.claim(keys) as mine:
+        if not mine.any():
+            return mine, np.empty(0, dtype=np.int64)
+        vectors = embedder.embed([t for t, m in zip(texts, mine, strict=True) if m], progress)
+        return mine, store.add(keys[mine], vectors)
 
 
 @dataclass(frozen=True)
@@ -123,17 +131,17 @@ class Embedded:
     now: int
 
 
-def embed_rows(
-    store: Store, embedder: Embedder, rows: Rows, ids: np.ndarray, query: bool = False, launcher: Launcher | None = None
-) -> Embedded:
-    """Embed rows `ids` where the store has them not yet, here or by `launcher`; other processes are joined."""
+def embed_rows(store: Store, embedder: Embedder, rows: Rows, ids: np.ndarray, query: bool = False) -> Embedded:
+    """Embed rows `ids` where the store has them not yet, here or by the embedder's launcher; others are joined."""
     read = RowTexts(rows, ids, embedder, query)
     with bar(len(ids), "looking up") as looking:
         looked = look_up(store, read, len(ids), embedder.chunk, looking.update)
     now = 0
     if len(looked.missing):
         with bar(len(looked.missing), "embedding") as embedding:
-            work = embed_missing if launcher is None else launcher
+            work = embed_missing
+            if embedder.launcher == "ray":
+                from near.ray_launcher import embed_on_ray as work
             now = work(store, looked, read, embedder, embedding.update)
             embedding.update(embedding.total - embedding.n)
     return Embedded(looked.places, looked.distinct, now)

@@ -34,6 +34,7 @@ class Store:
     """Vectors of one space. While it is open nobody can prune the space; `close` it, or use it as a context."""
 
     def __init__(self, cache_dir: str | Path, space: dict, dtype: str = "float32"):
+        self._made_of = (str(cache_dir), space, dtype)
         self.folder = cache_folder(cache_dir, "embeddings", digest(space))
         self.dtype = np.dtype(dtype)
         self._lock = acquire(self.folder / "lock", shared=True)
@@ -44,6 +45,9 @@ class Store:
         self._numbers: dict[str, int] = {}
         self._seen: set[str] = set()  # at the last look-up, or since
         self._arrived = np.empty(0, dtype=np.uint64)  # first halves of the keys that others wrote since, sorted
+
+    def __reduce__(self):
+        return Store, self._made_of  # opened anew where it arrives
 
     def __enter__(self) -> "Store":
         return self
@@ -211,6 +215,15 @@ class Store:
         # by their first half: what is wrongly taken for stored is found missing at the next look-up
         at = np.minimum(np.searchsorted(self._arrived, keys[:, 0]), len(self._arrived) - 1)
         return self._arrived[at] == keys[:, 0]
+
+
+def stored_rows(shard: Path) -> int:
+    """Vectors in a shard, read from its header; 0 for one that is damaged."""
+    try:
+        with safe_open(shard, framework="numpy") as file:
+            return file.get_slice("keys").get_shape()[0]
+    except (SafetensorError, OSError, json.JSONDecodeError):
+        return 0
 
 
 class _Damaged(Exception):

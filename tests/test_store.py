@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from near import cache
 from near.embedders.hashing import HashingEmbedder
 from near.embedding import embed_missing, look_up
 from near.errors import UserError
@@ -208,3 +209,36 @@ def test_the_claim_of_a_killed_process_is_taken_over(tmp_path):
     assert (tmp_path / "b").read_text().splitlines() == TEXTS[5:] + TEXTS[:5]
     assert shards(tmp_path / "s") == shards(tmp_path / "one")
     assert not list((tmp_path / "s").rglob("claims/*"))
+
+
+def test_the_cache_is_listed_and_pruned(tmp_path, capsys):
+    fill(tmp_path, TEXTS, space={"embedder": "a", "model": "m/one"})
+    fill(tmp_path, TEXTS[:20], space={"embedder": "b"})
+    old, new = (tmp_path / "embeddings" / digest(s) for s in ({"embedder": "a", "model": "m/one"}, {"embedder": "b"}))
+    os.utime(old / "space.json", (time.time() - 40 * 86400,) * 2)
+    cache.main(["--cache-dir", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == [new.name[:12], old.name[:12]]
+    assert f"{old.name[:12]}  a         m/one  50" in shown
+    cache.main(["--cache-dir", str(tmp_path), "prune", "--unused-days", "30"])
+    assert capsys.readouterr().out.startswith(f"removed {old.name[:12]}: 50 vectors")
+    assert new.exists()
+    assert not old.exists()
+    for words, says in ((["prune"], "prune what?"), (["prune", "--signature", "zz"], "no such space")):
+        with pytest.raises(SystemExit):
+            cache.main(["--cache-dir", str(tmp_path), *words])
+        assert says in capsys.readouterr().err
+    cache.main(["--cache-dir", str(tmp_path), "prune", "--signature", new.name[:6]])
+    assert not list((tmp_path / "embeddings").iterdir())
+
+
+def test_pruning_leaves_alone_what_a_run_reads(tmp_path, capsys):
+    fill(tmp_path, TEXTS)
+    with Store(tmp_path, {}) as store:
+        cache.main(["--cache-dir", str(tmp_path), "prune", "--signature", digest({})[:8]])
+        assert capsys.readouterr().out.startswith("in use, left alone")
+        looked = look_up(store, lambda at: [TEXTS[i] for i in at], 50, 10)
+        assert store.read(looked.places).shape == (50, 16)
+    cache.main(["--cache-dir", str(tmp_path), "prune", "--signature", digest({})[:8]])
+    assert not shards(tmp_path)
+    assert fill(tmp_path, TEXTS)[2] == 50

@@ -172,6 +172,9 @@ class ModelEmbedder(Embedder):
             cut = self.tokenizer([texts[i] for i in over], **options)["input_ids"]
             for i, ids in zip(over, cut, strict=True):
                 coded[i] = ids
+        nothing = [i for i, ids in enumerate(coded) if not ids]  # an engine takes no empty text: its end stands for it
+        for i in nothing:
+            coded[i] = [self.tokenizer.eos_token_id or self.tokenizer.pad_token_id or 0]
         self.truncated += len(over)
         self.tokens += sum(map(len, coded))
         return coded

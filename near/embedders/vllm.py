@@ -73,6 +73,11 @@ class VllmEmbedder(ModelEmbedder):
         progress(len(texts))
         return np.array(found, dtype=np.float32)
 
+    def close(self) -> None:
+        """End the engine, so that its memory is free for what follows."""
+        if "_llm" in self.__dict__:
+            self.__dict__.pop("_llm").llm_engine.engine_core.shutdown()
+
     def _run(self, ids: list[list[int]]) -> list[list[float]]:
         outputs = self._llm.embed([{"prompt_token_ids": i} for i in ids], use_tqdm=False)
         return [output.outputs.embedding for output in outputs]

@@ -13,6 +13,7 @@ import tenacity
 from near.embedders.model import ModelEmbedder
 from near.errors import UserError, one_line
 
+WAIT = tenacity.wait_random_exponential(multiplier=0.5, max=30)  # seconds between tries
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504}  # answers worth another try
 
 
@@ -31,6 +32,8 @@ class VllmServerEmbedder(ModelEmbedder):
         if not self.server.get("url"):
             raise UserError("embedder.server.url is missing: set it, for example to http://127.0.0.1:8000/v1")
         self.url = str(self.server["url"]).rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise UserError(f"embedder.server.url={self.url} is not a URL; write it like http://127.0.0.1:8000/v1")
         self.served = self.server.get("model") or self.model
 
     @functools.cached_property
@@ -113,7 +116,7 @@ class VllmServerEmbedder(ModelEmbedder):
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((_Busy, httpx.TransportError)),
             stop=tenacity.stop_after_attempt(self.server["retries"] + 1),
-            wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
+            wait=WAIT,
             reraise=True,
         )
         try:
@@ -123,7 +126,7 @@ class VllmServerEmbedder(ModelEmbedder):
                 f"embedder.server.url={self.url} did not answer in {self.server['retries'] + 1} tries "
                 f"({one_line(error) or type(error).__name__}); start it and run again: what is stored stays"
             ) from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        except httpx.InvalidURL as error:
             raise UserError(f"embedder.server.url={self.url} is not a URL ({one_line(error)})") from error
 
 

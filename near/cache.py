@@ -1,0 +1,110 @@
+"""The cache of embeddings, listed and pruned: python -m near.cache, python -m near.cache prune --unused-days 30."""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from near.errors import UserError
+from near.files import cache_folder, read_json
+from near.locks import acquire
+from near.store import SUFFIX, stored_rows
+
+DAY = 86400
+
+
+@dataclass(frozen=True)
+class Space:
+    """One folder of the store. `bytes` counts all its files; `used`: seconds since the epoch."""
+
+    digest: str
+    folder: Path
+    told: dict
+    vectors: int
+    bytes: int
+    used: float
+
+
+def spaces(cache_dir: str | Path) -> list[Space]:
+    """All spaces, the last used one first."""
+    found = []
+    for told in cache_folder(cache_dir, "embeddings").glob("*/space.json"):
+        folder = told.parent
+        if folder.name.startswith("."):
+            continue
+        files = [p for p in folder.rglob("*") if p.is_file()]
+        vectors = sum(stored_rows(p) for p in files if p.name.endswith(SUFFIX) and p.parent == folder)
+        size = sum(p.stat().st_size for p in files)
+        found.append(Space(folder.name, folder, read_json(told), vectors, size, told.stat().st_mtime))
+    return sorted(found, key=lambda space: -space.used)
+
+
+def prune(space: Space) -> bool:
+    """Remove a space; False where a run is using it. Nobody ever sees a part of it."""
+    held = acquire(space.folder / "lock", wait=False)
+    if held is None:
+        return False
+    try:
+        gone = space.folder.with_name(f".{space.folder.name}.{uuid.uuid4().hex[:8]}.old")
+        os.rename(space.folder, gone)
+        shutil.rmtree(gone)
+        return True
+    finally:
+        os.close(held)
+
+
+def _chosen(found: list[Space], signature: str | None, unused_days: float | None) -> list[Space]:
+    if signature is None and unused_days is None:
+        raise UserError("prune what? give --signature DIGEST (its first letters do), --unused-days N, or both")
+    if signature is not None:
+        found = [s for s in found if s.digest.startswith(signature)]
+        if not found:
+            raise UserError(f"--signature {signature}: no such space; `python -m near.cache` lists them")
+        if len(found) > 1:
+            raise UserError(f"--signature {signature} fits {len(found)} spaces; give more letters")
+    if unused_days is not None:
+        found = [s for s in found if time.time() - s.used > unused_days * DAY]
+    return found
+
+
+def _shown(found: list[Space]) -> None:
+    table = Table("signature", "embedder", "model", "vectors", "MB", "last use", box=None)
+    for space in found:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(space.used))
+        model = str(space.told.get("model", ""))
+        size = f"{space.bytes / 1e6:.1f}"
+        table.add_row(space.digest[:12], str(space.told.get("embedder")), model, str(space.vectors), size, used)
+    Console().print(table if found else "nothing is stored")
+
+
+def main(words: list[str] | None = None) -> None:
+    """`list` (the default) shows signature, vectors, size and last use; `prune` removes by signature or age."""
+    parser = argparse.ArgumentParser(prog="python -m near.cache", description=__doc__)
+    parser.add_argument("--cache-dir", default=os.environ.get("NEAR_CACHE", ".cache"))
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("list", help="show what is stored (the default)")
+    pruning = commands.add_parser("prune", help="remove embeddings by signature or age")
+    pruning.add_argument("--signature", help="as `list` shows it; its first letters do")
+    pruning.add_argument("--unused-days", type=float, help="those not used for so many days")
+    asked = parser.parse_args(words)
+    try:
+        found = spaces(asked.cache_dir)
+        if asked.command != "prune":
+            return _shown(found)
+        for space in _chosen(found, asked.signature, asked.unused_days):
+            told = f"{space.digest[:12]}: {space.vectors} vectors, {space.bytes / 1e6:.1f} MB"
+            print(f"removed {told}" if prune(space) else f"in use, left alone: {told}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

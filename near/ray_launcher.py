@@ -1,0 +1,83 @@
+"""`embedder.launcher=ray`: missing texts embedded by the actors of a Ray cluster that shares the cache folder."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+
+from near.embedders.base import Embedder
+from near.embedding import Looked, Progress, RowTexts, embed_chunk, embed_missing
+from near.errors import UserError
+from near.store import Store
+
+ROOT = str(Path(__file__).resolve().parent.parent)
+
+
+def embed_on_ray(store: Store, looked: Looked, read: RowTexts, embedder: Embedder, progress: Progress) -> int:
+    """Does what embed_missing does, on the cluster that RAY_ADDRESS names or on this machine.
+
+    Every actor holds a model and embeds whole chunks into the shared store. When one dies Ray starts another, which
+    embeds its chunk anew.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("embedder.launcher=ray: Ray is not installed; pip install -r requirements-ray.txt")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+        environment = {"env_vars": {"PYTHONPATH": path}}
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
+    try:
+        embedded = _run(store, looked.missing, read, embedder, progress)
+    finally:
+        if ours:
+            ray.shutdown()
+    return embedded + embed_missing(store, looked, read, embedder)  # what is left: other runs are at it
+
+
+def _run(store: Store, missing: np.ndarray, read: RowTexts, embedder: Embedder, progress: Progress) -> int:
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    workers = embedder.workers or gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    chunks = -(-len(missing) // embedder.chunk)
+    done = ray.data.range(chunks, override_num_blocks=chunks).map_batches(
+        _Worker,
+        fn_constructor_args=(store, ray.put(missing), read, embedder),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, chunks)),
+        batch_size=1,
+        num_cpus=1,
+        num_gpus=1 if gpus else 0,
+    )
+    embedded = 0
+    try:
+        for row in done.iter_rows():
+            embedded += row["embedded"]
+            progress(row["embedded"])
+    except ray.exceptions.RayError as error:
+        cause = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise UserError(str(cause)) from error if cause is not None else error
+    return embedded
+
+
+class _Worker:
+    def __init__(self, store: Store, missing, read: RowTexts, embedder: Embedder):
+        import ray
+
+        self.missing = ray.get(missing) if isinstance(missing, ray.ObjectRef) else missing
+        self.store, self.read, self.embedder = store, read, embedder
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        size, counts = self.embedder.chunk, []
+        for number in batch["id"]:
+            positions = self.missing[number * size : (number + 1) * size]
+            mine, _ = embed_chunk(self.store, self.read(positions), self.embedder)
+            counts.append(int(mine.sum()))
+        return {"embedded": np.array(counts)}

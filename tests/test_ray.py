@@ -1,0 +1,103 @@
+"""embedder.launcher=ray on a local cluster of two workers, one of which is killed midway."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+from hydra.utils import instantiate
+
+from near.data import load
+from near.embedders.hashing import HashingEmbedder
+from near.embedding import embed_rows
+from near.store import Store
+from tests.conftest import configured, write_rows
+
+pytestmark = pytest.mark.ray
+
+
+class Slow(HashingEmbedder):
+    """Hashing that takes its time and leaves a note of who embeds what."""
+
+    notes: str
+    seconds = 0.3
+
+    def embed(self, texts, progress=lambda n: None):
+        with open(f"{self.notes}/{os.getpid()}", "a") as file:
+            file.write(f"{len(texts)}\n")
+        time.sleep(self.seconds)
+        return super().embed(texts, progress)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    import ray
+
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment = {"env_vars": {"PYTHONPATH": root, "RAY_USAGE_STATS_ENABLED": "0"}}
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture()
+def rows(tmp_path):
+    raw = [{"instruction": f"text {i % 900}", "output": "b"} for i in range(1000)]
+    path = write_rows(tmp_path / "p.jsonl", raw)
+    cfg = configured("select", "data=files", f"data.candidates.path={path}", f"cache_dir={tmp_path}/data")
+    return load(cfg.data, "candidates", cfg.cache_dir)
+
+
+def embedded(rows, folder, embedder):
+    with Store(folder, embedder.space) as store:
+        found = embed_rows(store, embedder, rows, rows.eligible())
+        return store.read(found.places), found.now, {p.name for p in store.folder.glob("*.safetensors")}
+
+
+def slow(tmp_path, **options):
+    embedder = Slow(dim=16, chunk=50, launcher="ray", workers=2, **options)
+    embedder.notes = str(tmp_path / "notes")
+    os.makedirs(embedder.notes)
+    return embedder
+
+
+def test_two_workers_embed_what_one_process_would(cluster, rows, tmp_path):
+    alone, now, shards = embedded(rows, tmp_path / "alone", HashingEmbedder(dim=16, chunk=50))
+    assert now == 900
+    embedder = slow(tmp_path)
+    together, now, theirs = embedded(rows, tmp_path / "ray", embedder)
+    assert now == 900
+    np.testing.assert_array_equal(together, alone)
+    assert theirs == shards, "the same chunks, byte for byte"
+    notes = [open(f"{embedder.notes}/{name}").read().split() for name in os.listdir(embedder.notes)]
+    assert len(notes) == 2 and str(os.getpid()) not in os.listdir(embedder.notes)
+    assert sum(map(len, notes)) == 18
+    assert embedded(rows, tmp_path / "ray", embedder)[1] == 0
+
+
+def test_a_worker_killed_midway_loses_nothing(cluster, rows, tmp_path):
+    alone, _, shards = embedded(rows, tmp_path / "alone", HashingEmbedder(dim=16, chunk=50))
+    embedder, killed = slow(tmp_path), []
+
+    def kill():
+        while not os.listdir(embedder.notes):
+            time.sleep(0.01)
+        time.sleep(0.1)  # in the middle of its chunk
+        killed.append(int(os.listdir(embedder.notes)[0]))
+        os.kill(killed[0], signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    together, _, theirs = embedded(rows, tmp_path / "ray", embedder)
+    assert killed and not psutil.pid_exists(killed[0])
+    np.testing.assert_array_equal(together, alone)
+    assert theirs == shards
+    assert len(os.listdir(embedder.notes)) == 3, "another worker took its place"
+
+
+def test_the_launcher_is_an_option(rows, tmp_path):
+    cfg = configured("select", "embedder=hashing", "embedder.launcher=ray", "embedder.workers=2")
+    embedder = instantiate(cfg.embedder, cache_dir=str(tmp_path))
+    assert (embedder.launcher, embedder.workers) == ("ray", 2)
