@@ -222,6 +222,8 @@ def is_plain(messages: list[Message]) -> bool:
 def embedded_text(messages: list[Message], embed: str) -> str:
     """The text that stands for a chat: "prompt" (user turns), "answer" (last assistant turn) or "both". System messages
     are left out unless there is no user turn: repeated prompts make rows look alike. Plain text stands for itself."""
+    if embed == "chat":
+        raise UserError("embedder.embed=chat is for embedder=rds, whose model has a chat template; use prompt or both")
     if is_plain(messages):
         return messages[0]["content"]
     turns = [m["content"] for m in messages if m["role"] == "user"]
