@@ -6,7 +6,6 @@ never shift; it is simply not eligible. The table lives in the cache under a key
 
 import dataclasses
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from near.dataset_info import from_dataset_info
 from near.errors import UserError, one_line
 from near.files import cache_folder, digest, folder_aside, read_json, write_json
-from near.formats import Fault, Message, canonical, decide, embedded_text, is_plain, shown_columns
+from near.formats import Fault, Message, canonical, decide, embedded_text, shown_columns
 from near.locks import lock_file, locked
 from near.readers import Opened, open_sources
 from near.table import FAULT, FILTERED, KEY, UNANSWERED, Table, TableWriter
@@ -253,14 +252,15 @@ def _write(folder: Path, opened: Opened, form: Form, where: str, on_error: str) 
 
 def _keys(messages: list[Message]) -> tuple[bytes, bytes]:
     """Hashes of all messages, and of those before the last answer (of plain text: of itself), by role and text."""
-    answered = messages and messages[-1]["role"] == "assistant" and not is_plain(messages)
-    prompt = messages[:-1] if answered else messages
-    return tuple(
-        hashlib.blake2b(
-            json.dumps([[m["role"], m["content"]] for m in part], ensure_ascii=False).encode(), digest_size=KEY
-        ).digest()
-        for part in (messages, prompt)
-    )
+    state, prompt = hashlib.blake2b(digest_size=KEY), None
+    answered = len(messages) > 1 and messages[-1]["role"] == "assistant"
+    for i, message in enumerate(messages):
+        if answered and i == len(messages) - 1:
+            prompt = state.digest()
+        content = message["content"].encode()
+        state.update(f"{message['role']} {len(content)} ".encode() + content)
+    key = state.digest()
+    return key, key if prompt is None else prompt
 
 
 def _check_filter(filter: dict, first: Mapping, where: str) -> None:
