@@ -124,8 +124,9 @@ class RowTexts:
 
 @dataclass
 class Embedded:
-    """Vectors of n texts: `places` as Looked has them when nothing is missing; `now`: texts this process embedded."""
+    """Vectors of n texts in one space: `places` int64 (n,), where each is; `now`: texts this process embedded."""
 
+    signature: dict
     places: np.ndarray
     distinct: int
     now: int
@@ -144,7 +145,7 @@ def embed_rows(store: Store, embedder: Embedder, rows: Rows, ids: np.ndarray, qu
                 from near.ray_launcher import embed_on_ray as work
             now = work(store, looked, read, embedder, embedding.update)
             embedding.update(embedding.total - embedding.n)
-    return Embedded(looked.places, looked.distinct, now)
+    return Embedded(embedder.signature, looked.places, looked.distinct, now)
 
 
 def bar(total: int, doing: str) -> tqdm:

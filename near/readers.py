@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import IO
 
 import datasets
-import ijson
 import pyarrow as pa
 import pyarrow.parquet
 from omegaconf import DictConfig
@@ -23,6 +23,8 @@ from near.formats import Fault
 
 BATCH = 1000  # rows read from a parquet file at a time
 LONGEST_FIELD = 1 << 30  # characters of a CSV field; the standard library stops at 128 KiB
+BLOCK = 1 << 20  # characters of a JSON file read at a time
+_SPACE = re.compile(r"[ \t\n\r]*")
 Raw = tuple[str, object]  # where a row stands ("line 3"), and the row or the Fault of reading it
 
 
@@ -156,23 +158,42 @@ def _lines(opened: IO[bytes]) -> Iterator[Raw]:
 
 
 def _json(path: Path) -> Iterator[Raw]:
-    """The rows of a JSON list, read as a stream."""
-    with open(path, "rb") as file:
-        if file.read(3) != b"\xef\xbb\xbf":  # a byte order mark
-            file.seek(0)
-        start, first = file.tell(), b" "
-        while first.isspace():
-            first = file.read(1)
-        file.seek(start)
+    """The rows of a JSON list, read as a stream: no more than a block and a row are held."""
+    row, decoder = 0, json.JSONDecoder()
+    with open(path, encoding="utf-8-sig") as file:
+        text, at, size = file.read(BLOCK), 0, BLOCK
         try:
-            if first != b"[":
-                kind = type(json.load(io.TextIOWrapper(file, encoding="utf-8"))).__name__
+            while not text.strip() and (more := file.read(BLOCK)):
+                text = more
+            if not text.lstrip().startswith("["):
+                kind = type(json.loads(text + file.read())).__name__
                 raise UserError(f"{path} holds a {kind}, not a list of rows")
-            for i, row in enumerate(ijson.items(file, "item", use_float=True)):
-                yield f"row {i}", row
-        except (ValueError, RecursionError, ijson.JSONError) as error:
+            at, ended = text.index("[") + 1, False
+            while not ended:
+                at = _SPACE.match(text, at).end()
+                if not row and text.startswith("]", at):
+                    break
+                try:
+                    value, end = decoder.raw_decode(text, at)
+                    end = _SPACE.match(text, end).end()
+                    if text[end : end + 1] not in (",", "]"):  # none at all: what follows may belong to the value
+                        raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
+                except json.JSONDecodeError:
+                    more = file.read(size)
+                    if not more:
+                        raise
+                    text, at, size = text[at:] + more, 0, 2 * size  # twice as much, should the row be longer than that
+                    continue
+                yield f"row {row}", value
+                row, at, ended, size = row + 1, end + 1, text[end] == "]", BLOCK
+            if (text[at:].removeprefix("" if row else "]") + file.read()).strip():
+                raise json.JSONDecodeError("Extra data", text, at)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 near row {row} ({error.reason})") from error
+        except (ValueError, RecursionError) as error:
+            told = getattr(error, "msg", None) or one_line(error)
             raise UserError(
-                f"{path} is not JSON ({one_line(error)}); one object a line belongs into a .jsonl file"
+                f"{path} is not JSON near row {row} ({told}); one object a line belongs into a .jsonl file"
             ) from error
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from near.config import public
+from near.config import differences, public
 from near.data import Rows, load
 from near.dedup import without_near_duplicates
 from near.embedders.base import Embedder
@@ -117,6 +117,9 @@ def _embed(store: Store, embedder: Embedder, candidates: Rows, eligible: np.ndar
 
 
 def _search(store: Store, index, pool: Embedded, asked: Embedded, eligible: np.ndarray, max_K: int):
+    if pool.signature != asked.signature:
+        told = "; ".join(differences(pool.signature, asked.signature))
+        raise UserError(f"candidates and queries were embedded differently ({told}); embed both with one embedder")
     begun = time.perf_counter()
     with bar(len(eligible), "searching") as progress:
         scores, rows = index.search(

@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 from omegaconf import OmegaConf
 
+from near import readers
 from near.data import load
 from near.errors import UserError
 from near.formats import embedded_text
+from near.pool import load_pool
 from tests.conftest import configured, write_rows
 
 CHAT = [{"role": "user", "content": "what is 2+2"}, {"role": "assistant", "content": "4"}]
@@ -324,3 +326,50 @@ def test_a_csv_field_of_any_length(tmp_path, cache):
     path = tmp_path / "p.csv"
     path.write_text(f"instruction,output\n{'a' * 300_000},b\n")
     assert len(loaded(path, cache).messages(0)[0]["content"]) == 300_000
+
+
+def test_plain_text_by_line_and_by_column(tmp_path, cache):
+    (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfthe first line\n\n  the second one\r\n")
+    by_line = loaded(tmp_path / "p.txt", cache)
+    by_column = loaded(
+        write_rows(tmp_path / "p.jsonl", [{"text": "the first line"}, {"text": "  the second one"}]), cache
+    )
+    for found in (by_line, by_column):
+        assert found.messages(0) == [{"role": "assistant", "content": "the first line"}]
+        for field in ("prompt", "answer", "both"):
+            assert found.texts(found.eligible(), field) == ["the first line", "  the second one"]
+    assert by_line.fingerprint == by_column.fingerprint
+
+
+def test_plain_text_leaks_by_itself_and_not_by_its_lack_of_a_prompt(tmp_path, cache):
+    paths = [tmp_path / "pool.txt", tmp_path / "target.txt"]
+    for path, lines in zip(paths, (["one", "two", "three"], ["two", "four"]), strict=True):
+        path.write_text("\n".join(lines))
+    cfg = configured("select", "data=files", f"data.candidates.path={paths[0]}", f"data.queries.path={paths[1]}")
+    cfg.cache_dir = str(cache)
+    assert load_pool(cfg, load(cfg.data, "queries", str(cache))).eligible().tolist() == [0, 2]
+
+
+def test_a_json_list_is_read_as_a_stream(tmp_path, cache):
+    rows = [
+        {"instruction": f"é {i}", "output": "1.5", "n": 1.5, "big": 10**30, "deep": {"a": [None, True]}}
+        for i in range(5)
+    ]
+    path = tmp_path / "p.json"
+    path.write_bytes(b"\xef\xbb\xbf\n " + json.dumps(rows, ensure_ascii=False).encode())
+    found = loaded(path, cache)
+    assert [found.messages(i)[0]["content"] for i in range(5)] == [f"é {i}" for i in range(5)]
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 1000])
+def test_a_json_list_is_the_same_at_any_block(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(readers, "BLOCK", block)
+    values = [{"a": [1, {"b": "],[{"}]}, 12, -3.5e10, "x", None, True, [], {}, "é" * 30, 10**30]
+    path = tmp_path / "p.json"
+    for text in (json.dumps(values), json.dumps(values, indent=2) + "\n", "[]", " [ ] "):
+        path.write_text(text, encoding="utf-8")
+        assert [row for _, row in readers.READERS[".json"](path)] == json.loads(text)
+    for broken in ("[1, 2", "[1,]", "[1 2]", "[1] 2", "[", "[,1]", '["a]', "[1]]", "[1}"):
+        path.write_text(broken)
+        with pytest.raises(UserError, match="is not JSON near row"):
+            list(readers.READERS[".json"](path))

@@ -3,6 +3,7 @@
 import copy
 import logging
 
+import numpy as np
 import pytest
 import torch
 
@@ -116,3 +117,11 @@ def test_rows_that_the_template_refuses_are_counted(tokenizer, small_data, cache
     tokens = tokenize(rows, picky, cfg.data, str(cache))
     assert len(tokens.eligible) == 40
     assert "the chat template refuses 20 rows, the first with: no colours" in caplog.text
+
+
+def test_plain_text_is_trained_whole_and_without_a_template(tokenizer):
+    coded = encode([{"role": "assistant", "content": "plain words"}], tokenizer, 100)
+    assert tokenizer.decode(coded["input_ids"]) == "plain words<|im_end|>"
+    np.testing.assert_array_equal(coded["labels"], coded["input_ids"])
+    cut = encode([{"role": "assistant", "content": "plain words"}], tokenizer, 5)
+    assert (tokenizer.decode(cut["input_ids"]), cut["cut_answer"]) == ("plain", 7)

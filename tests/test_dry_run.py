@@ -1,0 +1,47 @@
+"""dry_run=true tells what a selection would cost and stores nothing."""
+
+import logging
+
+import pytest
+
+from near import dry_run
+from near.selection import select
+from tests.conftest import configured
+
+
+@pytest.fixture()
+def told(tiny, tmp_path, caplog):
+    words = [w for w in tiny if w.startswith(("data", "embedder", "max_K"))]
+
+    def run(*more):
+        caplog.clear()
+        caplog.set_level(logging.INFO, "near")
+        select(configured("select", *words, f"cache_dir={tmp_path}/c", *more), tmp_path / "out")
+        return caplog.messages
+
+    return run
+
+
+def test_it_tells_and_stores_nothing(told, tmp_path):
+    lines = told("dry_run=true")
+    assert "dry run: 60 candidates, 4 queries, 64 distinct texts, 0 stored already" in lines
+    assert "to embed: 64 texts" in lines
+    assert any(line.startswith("embedding: about 0 seconds, from 64 texts measured") for line in lines)
+    # 64 vectors of 1,024 float32 and their keys, and two copies of a matrix of 4 x 15 ids and scores
+    assert any(line.startswith(f"disk: {round((64 * (4096 + 16) + 2 * 4 * 15 * 12) / 1000)} kB of ") for line in lines)
+    assert any(line.startswith("memory: ") for line in lines)
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "c").rglob("*.safetensors"))
+    assert told("dry_run=true") == [*lines[:-4], *told("dry_run=true")[-4:]]
+
+
+def test_what_is_stored_already_is_counted(told):
+    told()
+    lines = told("dry_run=true", "max_K=10")
+    assert "dry run: 60 candidates, 4 queries, 64 distinct texts, 64 stored already" in lines
+    assert "to embed: nothing" in lines
+
+
+def test_too_small_a_disk_is_said(told, monkeypatch):
+    monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100_000}))
+    assert any("that is too little, free " in line for line in told("dry_run=true"))
