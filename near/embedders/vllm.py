@@ -11,15 +11,9 @@ from near.errors import UserError, one_line
 
 # Engine options that change where and how fast, not what comes out: no part of the space.
 RESOURCES = {
-    *(
-        "gpu_memory_utilization",
-        "tensor_parallel_size",
-        "pipeline_parallel_size",
-        "data_parallel_size",
-        "enforce_eager",
-    ),
-    *("max_num_seqs", "max_num_batched_tokens", "distributed_executor_backend", "swap_space", "cpu_offload_gb"),
-    *("disable_log_stats", "disable_custom_all_reduce", "seed"),
+    *("gpu_memory_utilization", "enforce_eager", "max_num_seqs", "max_num_batched_tokens", "cpu_offload_gb"),
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
+    *("swap_space", "disable_log_stats", "disable_custom_all_reduce", "seed"),
 }
 
 
@@ -40,9 +34,10 @@ class VllmEmbedder(ModelEmbedder):
     def _llm(self):
         import vllm
 
-        if "LOCAL_RANK" in os.environ and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-            # under torchrun an engine sees its rank's GPU alone
-            os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ["LOCAL_RANK"])
+        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:  # under torchrun an engine sees its rank's GPU alone
+            rank = os.environ["LOCAL_RANK"]
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(rank)] if int(rank) < len(visible) > 1 else rank
         options = {
             "model": self.folder,
             "runner": "pooling",
