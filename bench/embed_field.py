@@ -31,6 +31,8 @@ def shares(embedder: str, target: str, field: str) -> list[float]:
         cfg = compose("select", overrides=words)
     queries = load(cfg.data, "queries", cfg.cache_dir)
     pool = load_pool(cfg, queries)
+    if target not in set(pool.sources()):  # a task so small that all of it became queries and evaluation
+        return []
     found = pool.sources(find_neighbours(cfg, pool, queries).ids.ravel()).reshape(len(queries), -1)
     return [float((found[:, :k] == target).mean()) for k in DEPTHS]
 
@@ -41,7 +43,10 @@ def main(embedder: str) -> None:
     print(f"{'target':28}" + "".join(f"{f'{field} @{k}':>13}" for field in FIELDS for k in DEPTHS))
     table = []
     for target in sorted(TASKS):
-        table.append([share for field in FIELDS for share in shares(embedder, target, field)])
+        row = [share for field in FIELDS for share in shares(embedder, target, field)]
+        if not row:
+            continue
+        table.append(row)
         print(f"{target:28}" + "".join(f"{share:13.3f}" for share in table[-1]), flush=True)
     print(f"{'mean':28}" + "".join(f"{share:13.3f}" for share in np.mean(table, axis=0)))
 
