@@ -144,6 +144,7 @@ def test_there_are_enough_of_them():
     assert len(FILES) + len(EMBEDDERS) >= 60
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("case", [3, 23])
 def test_a_process_ends_with_one_line_and_status_1(tmp_path, case):
     name, content, overrides, says = FILES[case]

@@ -19,6 +19,7 @@ SCRIPTS = ("select", "train", "merge", "eval", "report")
 HEAVY = {"torch", "transformers", "peft", "datasets", "faiss", "sentence_transformers", "wandb", "matplotlib"}
 
 
+@pytest.mark.process
 def test_help_and_a_mistyped_option_answer_before_heavy_imports(tmp_path):
     cases = [(script, ["--help"], 0) for script in SCRIPTS]
     cases += [("train", ["sed=1"], 1), ("train", ["+selector.foo=1"], 1), ("select", ["--cfg", "job"], 0)]
@@ -174,11 +175,13 @@ dist.destroy_process_group()
 }
 
 
+@pytest.mark.process
 def test_python_c_from_the_root():
     done = process("-c", PROGRAMS["c"], cwd=ROOT)
     assert done.stdout.strip() == "ok", done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("name", "launcher"),
     [
@@ -197,6 +200,7 @@ def test_processes_started_with_the_root_on_the_path(name, launcher, tmp_path):
     assert "wrong" not in done.stdout
 
 
+@pytest.mark.process
 def test_pytest_as_a_module_from_the_root(tmp_path):
     path = tmp_path / "test_it.py"
     path.write_text(f"def test_it():\n    {USES_SELECT}\n    assert select.__file__ != {str(ROOT / 'select.py')!r}\n")
@@ -204,6 +208,7 @@ def test_pytest_as_a_module_from_the_root(tmp_path):
     assert "1 passed" in done.stdout, done.stdout
 
 
+@pytest.mark.process
 def test_the_guard_hands_over_the_real_module():
     code = "import sys, select; print(select.__spec__.origin, 'hydra' in sys.modules, sys.modules['select'] is select)"
     done = process("-c", code, cwd=ROOT)
