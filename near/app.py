@@ -40,14 +40,14 @@ def run(main: Callable[[], object]) -> None:
 
 def _stop(error: Exception) -> None:
     """Print the line for `error` and end with status 1; raise it where it is a bug, or NEAR_TRACEBACK is set."""
-    fault = _fault(error)
+    fault = fault_line(error)
     if fault is None or os.environ.get("NEAR_TRACEBACK"):
         raise error
     print(f"error: {fault}", file=sys.stderr)
     sys.exit(1)
 
 
-def _fault(error: BaseException) -> str | None:
+def fault_line(error: BaseException) -> str | None:
     """The line to show for `error`, or None when it is ours and the traceback is what helps."""
     chain = [error]
     while chain[-1].__cause__ is not None:
@@ -55,7 +55,7 @@ def _fault(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
-        if isinstance(link, OSError) and link.errno == errno.ENOSPC:
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             where = link.filename or "the output or cache folder"
             return f"no space left on the device of {where}; free some, run again"
         if isinstance(link, OSError) and link.filename and link.errno in _PATHS:
@@ -137,9 +137,12 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
         def job(cfg: DictConfig) -> object:
             try:
                 check(cfg, HydraConfig.get().overrides.task)
-                return work(cfg)
+                result = work(cfg)
+                if cfg.get("dry_run"):
+                    drop_empty_output()
+                return result
             except Exception as error:
-                fault = _fault(error)
+                fault = fault_line(error)
                 if fault is None:
                     raise
                 drop_empty_output()

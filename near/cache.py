@@ -1,6 +1,7 @@
 """The cache of embeddings, listed and pruned: python -m near.cache, python -m near.cache prune --unused-days 30."""
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from near.app import fault_line
 from near.errors import UserError
 from near.files import cache_folder, read_json
 from near.locks import acquire
@@ -39,11 +41,27 @@ def spaces(cache_dir: str | Path) -> list[Space]:
         folder = told.parent
         if folder.name.startswith("."):
             continue
-        files = [p for p in folder.rglob("*") if p.is_file()]
-        vectors = sum(stored_rows(p) for p in files if p.name.endswith(SUFFIX) and p.parent == folder)
-        size = sum(p.stat().st_size for p in files)
-        found.append(Space(folder.name, folder, read_json(told), vectors, size, told.stat().st_mtime))
+        shards = [p for p in folder.glob(f"*{SUFFIX}") if p.name[0] != "."]
+        size = sum(map(_size, folder.rglob("*")))
+        with contextlib.suppress(FileNotFoundError):  # pruned in this moment
+            found.append(
+                Space(folder.name, folder, read_json(told), sum(map(stored_rows, shards)), size, told.stat().st_mtime)
+            )
     return sorted(found, key=lambda space: -space.used)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:  # of a run that is writing
+        return 0
+
+
+def sweep(cache_dir: str | Path) -> None:
+    """Remove what killed processes left half-written, a day after."""
+    for path in cache_folder(cache_dir, "embeddings").rglob(".*"):
+        if path.suffix in (".part", ".old") and time.time() - path.stat().st_mtime > DAY:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def prune(space: Space) -> bool:
@@ -57,7 +75,7 @@ def prune(space: Space) -> bool:
         shutil.rmtree(gone)
         return True
     finally:
-        os.close(held)
+        held.close()
 
 
 def _chosen(found: list[Space], signature: str | None, unused_days: float | None) -> list[Space]:
@@ -101,8 +119,11 @@ def main(words: list[str] | None = None) -> None:
         for space in _chosen(found, asked.signature, asked.unused_days):
             told = f"{space.digest[:12]}: {space.vectors} vectors, {space.bytes / 1e6:.1f} MB"
             print(f"removed {told}" if prune(space) else f"in use, left alone: {told}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sweep(asked.cache_dir)
+    except (UserError, OSError) as error:
+        if (line := fault_line(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
 
 

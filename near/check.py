@@ -10,6 +10,7 @@ from near.errors import UserError, did_you_mean
 from near.signature import keywords
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+URL_SECRET = re.compile(r"://[^/\s@]*:[^/\s@]+@")
 SECRET = re.compile(r"(^|_)(hub_token|hf_token|auth_token|access_token|api_?key|access_?key|secret|password)$", re.I)
 # key: (type, least value, largest value)
 BIG = float("inf")
@@ -203,6 +204,8 @@ def _secret_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
         child, full = node._get_node(key), f"{path}.{key}" if path else str(key)
         if isinstance(child, DictConfig | ListConfig):
             faults += [] if child._is_none() or child._is_missing() else _secret_faults(child, full)
+        elif isinstance(child._value(), str) and URL_SECRET.search(child._value()):
+            faults.append(f"{full} holds a password; put it into the environment, or leave it out of the address")
         elif SECRET.search(str(key)) and not child._is_interpolation() and isinstance(child._value(), str):
             faults.append(f"{full} is a secret written out; put it into the environment: {full}='${{oc.env:NAME}}'")
     return faults

@@ -67,20 +67,11 @@ def public(cfg: DictConfig) -> dict:
     return walk(cfg)
 
 
-NOT_OUTCOME = (
-    "dry_run",
-    "output_dir",
-    "cache_dir",
-    "sweep_name",
-    "overwrite",
-    "resume",
-    "tracker",
-    "experiment",
-    "sweeps",
-)
+NOT_OUTCOME = ("output_dir", "cache_dir", "sweep_name", "overwrite", "resume", "tracker", "experiment", "sweeps")
 NOT_OUTCOME_BELOW = {
     "data": ("num_proc", "refresh"),
-    "embedder": ("device", "batch_size", "batch_tokens", "chunk", "launcher", "workers", "server"),
+    "embedder": ("device", "batch_size", "batch_tokens", "chunk", "launcher", "workers"),
+    "embedder.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "index": ("block_rows",),
 }
 
@@ -88,9 +79,13 @@ NOT_OUTCOME_BELOW = {
 def identity(cfg: DictConfig) -> dict:
     """What of `cfg` decides a run's outcome: all but where it writes, who watches and how fast it is."""
     kept = {k: v for k, v in public(cfg).items() if k not in NOT_OUTCOME}
-    for group, keys in NOT_OUTCOME_BELOW.items():
-        if isinstance(kept.get(group), dict):
-            kept[group] = {k: v for k, v in kept[group].items() if k not in keys}
+    for path, keys in NOT_OUTCOME_BELOW.items():
+        *parents, group = path.split(".")
+        node = kept
+        for parent in parents:
+            node = node.get(parent) or {}
+        if isinstance(node.get(group), dict):
+            node[group] = {k: v for k, v in node[group].items() if k not in keys}
     return kept
 
 

@@ -21,6 +21,7 @@ from near.errors import UserError, one_line
 from near.files import cache_folder, digest, folder_aside, read_json, write_json
 from near.formats import Fault, Message, canonical, decide, embedded_text, shown_columns
 from near.locks import lock_file, locked
+from near.processes import is_main
 from near.readers import Opened, open_sources
 from near.table import FAULT, FILTERED, KEY, UNANSWERED, Table, TableWriter
 
@@ -157,9 +158,10 @@ def _load_one(
     tags = OmegaConf.to_container(source.tags) if source.tags else {}
     key = digest([VERSION, opened.content, source.format, columns, tags, limit, filter])
     folder = cache_folder(cache_dir, "data", key)
-    if cfg.refresh or not (folder / "info.json").is_file():
+    refresh = cfg.refresh and is_main()  # one process does; what it replaces is the same content
+    if refresh or not (folder / "info.json").is_file():
         with locked(lock_file(cache_dir, key)):  # who waited finds it there
-            if cfg.refresh or not (folder / "info.json").is_file():
+            if refresh or not (folder / "info.json").is_file():
                 with folder_aside(folder, replace=True) as new:
                     form = Form(source.format, columns, tags, filter, limit)
                     write_json(new / "info.json", _write(new, opened, form, f"data.{part}", cfg.on_error))

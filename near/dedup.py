@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from near.data import Rows
 from near.embedders.base import Embedder
 from near.embedding import bar, embed_rows
+from near.errors import UserError, one_line
 from near.files import cache_folder, digest, folder_aside, write_npy
 from near.locks import lock_file, locked
 from near.store import Store
@@ -35,7 +36,7 @@ def without_near_duplicates(cfg: DictConfig, pool: Rows) -> Rows:
     made_of = [VERSION, pool.fingerprint, hashlib.sha256(eligible).hexdigest(), embedder.signature]
     folder = cache_folder(cfg.cache_dir, "dedup", digest([*made_of, cfg.data.dedup_threshold, EXACT_ROWS]))
     if not folder.is_dir():
-        with Store(cfg.cache_dir, embedder.space, embedder.store_dtype) as store:
+        with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
             places = embed_rows(store, embedder, pool, eligible).places
             embedder.close()
             with locked(lock_file(cfg.cache_dir, folder.name)):
@@ -43,7 +44,10 @@ def without_near_duplicates(cfg: DictConfig, pool: Rows) -> Rows:
                     with folder_aside(folder) as new:
                         found = _duplicates(store, places, cfg.data.dedup_threshold)
                         write_npy(new / "duplicates.npy", eligible[found])
-    duplicates = np.load(folder / "duplicates.npy", allow_pickle=False)
+    try:
+        duplicates = np.load(folder / "duplicates.npy", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{folder} is damaged ({one_line(error)}); delete it and run again") from error
     log.info(
         f"candidates: {len(duplicates)} rows left out, their similarity to an earlier row is above "
         f"data.dedup_threshold={cfg.data.dedup_threshold}"
@@ -55,11 +59,10 @@ def without_near_duplicates(cfg: DictConfig, pool: Rows) -> Rows:
 
 def _duplicates(store: Store, places: np.ndarray, threshold: float) -> np.ndarray:
     """Positions, int64 ascending, whose text is that of an earlier position or near a kept one."""
-    distinct, first = np.unique(places, return_index=True)
-    first.sort()
+    first = np.sort(np.unique(places, return_index=True)[1])
     exact, begun = len(first) <= EXACT_ROWS, time.perf_counter()
     how = f"every pair compared, as up to {EXACT_ROWS}" if exact else f"an HNSW graph, as beyond {EXACT_ROWS}"
-    log.info(f"data.dedup=near: {len(distinct)} distinct texts, {how}")
+    log.info(f"data.dedup=near: {len(first)} distinct texts, {how}")
     with bar(len(first), "near duplicates") as progress:
         kept = greedy(lambda a, b: store.read(places[first[a:b]]), len(first), threshold, exact, progress.update)
     log.info(f"data.dedup=near: {time.perf_counter() - begun:.1f} s")

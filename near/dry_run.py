@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 from near.data import Rows
 from near.embedders.base import Embedder
 from near.embedding import Looked, RowTexts, look_up
+from near.files import cache_folder, digest
 from near.store import Store
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,8 @@ def report(cfg: DictConfig, candidates: Rows, queries: Rows) -> None:
     embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     pool = RowTexts(candidates, candidates.eligible(), embedder)
     asked = RowTexts(queries, queries.eligible(), embedder, query=True)
-    with Store(cfg.cache_dir, embedder.space, embedder.store_dtype) as store:
+    there = cache_folder(cfg.cache_dir, "embeddings", digest(embedder.space)).is_dir()
+    with tempfile.TemporaryDirectory() as nowhere, Store(cfg.cache_dir if there else nowhere, embedder.space) as store:
         parts = [(read, look_up(store, read, len(read.ids), embedder.chunk)) for read in (pool, asked)]
     n, m = len(pool.ids), len(asked.ids)
     distinct, missing = (sum(count(looked) for _, looked in parts) for count in (_distinct, _missing))
@@ -56,7 +59,9 @@ def report(cfg: DictConfig, candidates: Rows, queries: Rows) -> None:
     log.info(
         f"memory: {_size(held)} beside the embedding model ({_size(block)} of it a block of vectors being searched)"
     )
-    log.info("nothing was embedded for good or written; leave out dry_run=true to start")
+    if cfg.data.dedup == "near":
+        log.info("data.dedup=near is not counted: it is found from the vectors")
+    log.info("nothing was stored; leave out dry_run=true to start")
 
 
 def _distinct(looked: Looked) -> int:

@@ -17,6 +17,7 @@ from near.store import Store
 log = logging.getLogger(__name__)
 
 WAIT, LONGEST_WAIT = 0.2, 3.0  # seconds between looks at what other processes are embedding
+LEFT = 1 << 18  # texts of other processes looked up at a time
 Read = Callable[[np.ndarray], list[str]]  # positions, int64 (m,), to their texts
 Progress = Callable[[int], object]
 
@@ -70,6 +71,9 @@ def embed_missing(
     A chunk that another process has claimed is left to it, and taken over should it die. `looked` is whole afterwards.
     """
     embedded, missing, wait = 0, looked.missing, WAIT
+    looked.missing = missing[:0]
+    if len(missing):
+        embedder.dim  # noqa: B018 loads the model before the first chunk is claimed
     while len(missing):
         left, worked = [], False
         for start in range(0, len(missing), embedder.chunk):
@@ -84,12 +88,15 @@ def embed_missing(
                 log.info(f"waiting for {len(left)} texts that another process is embedding")
             time.sleep(wait)
             wait = min(1.5 * wait, LONGEST_WAIT)
-        again = look_up(store, lambda at, left=left: read(left[at]), len(left), embedder.chunk)
-        there = again.places >= 0
-        looked.places[left[there]] = again.places[there]
-        progress(int(there.sum()))
-        missing = left[~there]
-    looked.missing = missing
+        missing = [left[:0]]
+        for start in range(0, len(left), LEFT):
+            part = left[start : start + LEFT]
+            again = look_up(store, lambda at, part=part: read(part[at]), len(part), embedder.chunk)
+            there = again.places >= 0
+            looked.places[part[there]] = again.places[there]
+            missing.append(part[~there])
+            progress(int(there.sum()))
+        missing = np.concatenate(missing)
     repeats = np.flatnonzero(looked.places < 0)
     looked.places[repeats] = looked.places[-1 - looked.places[repeats]]
     return embedded

@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written aside, then renamed."""
 
 import contextlib
+import fnmatch
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -40,20 +41,20 @@ def folder_aside(path: str | Path, replace: bool = False) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    old = temporary.with_suffix(".old")
     temporary.mkdir()
     try:
         yield temporary
         if replace and path.exists():
-            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
             os.rename(path, old)
-            shutil.rmtree(old, ignore_errors=True)
         try:
             os.rename(temporary, path)
         except OSError:
             if not path.is_dir() or not any(path.iterdir()):
                 raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def cache_folder(cache_dir: str | Path, *parts: str) -> Path:
@@ -117,11 +118,14 @@ def _sha256(file) -> str:  # Python 3.10 has no hashlib.file_digest
     return state.hexdigest()
 
 
-def folder_digest(folder: str | Path) -> str:
-    """32 hex digits over the names and contents of a folder's files, hidden ones left out: a model's revision."""
+def folder_digest(folder: str | Path, ignored: Iterable[str] = ()) -> str:
+    """32 hex digits over the names and contents of a folder's files: a model's revision. Hidden files and folders and
+    those that fit a pattern of `ignored` are left out."""
     folder = Path(folder)
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    return digest([(str(p.relative_to(folder)), file_digest(p)) for p in files])
+    names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    names = [n for n in names if not any(part.startswith(".") for part in n.parts)]
+    kept = [str(n) for n in names if not any(fnmatch.fnmatch(str(n), pattern) for pattern in ignored)]
+    return digest([(name, file_digest(folder / name)) for name in kept])
 
 
 def provenance() -> dict:

@@ -4,6 +4,7 @@ A message is {"role": system|user|assistant|tool, "content": text}. Single-turn 
 assistant turn; chats stay chats. What can't be made into that raises Fault, which names the field.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from near.errors import UserError, did_you_mean
 
 Message = dict[str, str]
 ROLES = {"system", "user", "assistant", "tool"}
+MESSAGE_ROLES = {**{role: role for role in sorted(ROLES)}, "developer": "system"}
 SHAREGPT_ROLES = {
     "human": "user",
     "user": "user",
@@ -94,14 +96,27 @@ def _alpaca(field: Field) -> list[Message]:
     return [*messages, {"role": "assistant", "content": text}] if text.strip() else messages
 
 
+def _spoken(turn: Mapping, content: object) -> object:
+    """The text of a turn whose content is parts of text, or that calls tools (each as a line of JSON)."""
+    if isinstance(content, list) and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content):
+        content = "".join(part["text"] for part in content)
+    calls = turn.get("tool_calls")
+    if not calls or not isinstance(calls, list) or not (content is None or isinstance(content, str)):
+        return content
+    called = [call.get("function", call) if isinstance(call, Mapping) else call for call in calls]
+    return "\n".join([*filter(None, [content]), *(json.dumps(call, ensure_ascii=False) for call in called)])
+
+
 def _chat(field: Field, name: str, role_key: str, text_key: str, roles: Mapping[str, str]) -> list[Message]:
     messages = []
     column = field.name(name)
     for i, turn in enumerate(field.turns(name)):
         where = f"{column}[{i}]"
+        if isinstance(turn, Mapping) and turn.get("tool_calls"):
+            turn = {text_key: None, **turn}
         if not isinstance(turn, Mapping) or role_key not in turn or text_key not in turn:
             raise Fault(where, f"is not a turn with '{role_key}' and '{text_key}'")
-        role, text = turn[role_key], turn[text_key]
+        role, text = turn[role_key], _spoken(turn, turn[text_key])
         if not isinstance(role, str) or role not in roles:
             raise Fault(f"{where}.{role_key}", f"is {role!r}, not one of {', '.join(roles)}")
         if not isinstance(text, str):
@@ -111,7 +126,7 @@ def _chat(field: Field, name: str, role_key: str, text_key: str, roles: Mapping[
 
 
 def _messages(field: Field) -> list[Message]:
-    return _chat(field, "messages", "role", "content", {r: r for r in sorted(ROLES)})
+    return _chat(field, "messages", "role", "content", MESSAGE_ROLES)
 
 
 def _sharegpt(field: Field) -> list[Message]:
@@ -128,7 +143,7 @@ def _prompt_completion(field: Field) -> list[Message]:
     messages = _system(field)
     for name, role, required in (("prompt", "user", True), ("completion", "assistant", False)):
         if isinstance(field.get(name), list):
-            messages += _chat(field, name, "role", "content", {r: r for r in sorted(ROLES)})
+            messages += _chat(field, name, "role", "content", MESSAGE_ROLES)
         elif (text := field.text(name, required)).strip():
             messages.append({"role": role, "content": text})
     return messages

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,41 @@ from near.errors import UserError
 from near.files import cache_folder
 
 
-def acquire(path: str | Path, shared: bool = False, wait: bool = True) -> int | None:
-    """A file descriptor that holds the lock at `path` until it is closed; None where another process holds it and
-    `wait` is false. Several may hold it `shared` at once. Raises UserError on a file system without locks."""
+class Lock:
+    """A lock that is held until `close`, or until the process ends. A forked child does not hold it."""
+
+    _held: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+
+    def __init__(self, file: int):
+        self._file: int | None = file
+        Lock._held.add(self)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def write(self, content: bytes) -> None:
+        """Write `content` into the lock's file."""
+        while content:
+            content = content[os.write(self._file, content) :]
+
+    __del__ = close
+
+    @classmethod
+    def _forked(cls) -> None:
+        for lock in list(cls._held):
+            lock.close()
+
+
+os.register_at_fork(after_in_child=Lock._forked)
+
+
+def acquire(path: str | Path, shared: bool = False, wait: bool = True) -> Lock | None:
+    """The lock at `path`; None where another process holds it and `wait` is false. `shared` ones are held by several.
+
+    Raises UserError on a file system without locks.
+    """
     path = Path(path)
     flags = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     while True:
@@ -24,7 +57,7 @@ def acquire(path: str | Path, shared: bool = False, wait: bool = True) -> int | 
         try:
             fcntl.flock(held, flags)
             if _same(held, path):
-                return held
+                return Lock(held)
         except BlockingIOError:
             os.close(held)
             return None
@@ -55,4 +88,4 @@ def locked(path: str | Path) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(held)
+        held.close()

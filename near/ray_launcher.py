@@ -11,6 +11,7 @@ from near.embedding import Looked, Progress, RowTexts, embed_chunk, embed_missin
 from near.errors import UserError
 from near.store import Store
 
+COUNTS = ("tokens", "padding", "truncated")
 ROOT = str(Path(__file__).resolve().parent.parent)
 
 
@@ -58,6 +59,8 @@ def _run(store: Store, missing: np.ndarray, read: RowTexts, embedder: Embedder, 
     try:
         for row in done.iter_rows():
             embedded += row["embedded"]
+            for name in COUNTS:
+                setattr(embedder, name, getattr(embedder, name) + row[name])
             progress(row["embedded"])
     except ray.exceptions.RayError as error:
         cause = error
@@ -75,9 +78,12 @@ class _Worker:
         self.store, self.read, self.embedder = store, read, embedder
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        size, counts = self.embedder.chunk, []
+        size, told = self.embedder.chunk, {name: [] for name in ("embedded", *COUNTS)}
         for number in batch["id"]:
+            before = {name: getattr(self.embedder, name) for name in COUNTS}
             positions = self.missing[number * size : (number + 1) * size]
             mine, _ = embed_chunk(self.store, self.read(positions), self.embedder)
-            counts.append(int(mine.sum()))
-        return {"embedded": np.array(counts)}
+            told["embedded"].append(int(mine.sum()))
+            for name in COUNTS:
+                told[name].append(getattr(self.embedder, name) - before[name])
+        return {name: np.array(counts) for name, counts in told.items()}

@@ -18,11 +18,11 @@ from omegaconf import DictConfig
 
 from near.assets import resolve
 from near.errors import UserError, did_you_mean, one_line
-from near.files import file_digest, folder_digest
+from near.files import file_digest, folder_digest, read_json
 from near.formats import Fault
 
 BATCH = 1000  # rows read from a parquet file at a time
-LONGEST_FIELD = 1 << 30  # characters of a CSV field; the standard library stops at 128 KiB
+LONGEST_FIELD = 1 << 28  # characters of a CSV field (the standard library stops at 128 KiB), or of a row in a JSON list
 BLOCK = 1 << 20  # characters of a JSON file read at a time
 _SPACE = re.compile(r"[ \t\n\r]*")
 Raw = tuple[str, object]  # where a row stands ("line 3"), and the row or the Fault of reading it
@@ -80,17 +80,24 @@ def _open(path: str, label: str | None, source: DictConfig, where: str, cache_di
             raise UserError(f"{where}: a file has no name or split; leave {where}.name and {where}.split null")
         return Opened(path, label, [suffix, file_digest(local)], lambda: READERS[suffix](local))
     if local.is_dir():
-        return Opened(path, label, *_folder(local, path, where))
+        return Opened(path, label, *_folder(local, path, source.split, where))
     if local.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1:
         siblings = [p.name for p in local.parent.iterdir()] if local.parent.is_dir() else []
         hint = did_you_mean(local.name, siblings) if siblings else f"; there is no folder {local.parent} either"
         raise UserError(f"{where}.path={path}: no such file{'' if local.parent == Path() else hint}")
     data = _hub(path, source, where)
-    return Opened(path, label, data._fingerprint, lambda: _rows(data))
+    return Opened(path, label, data._fingerprint, lambda: _rows(data, path))
 
 
-def _folder(local: Path, path: str, where: str) -> tuple[object, Callable[[], Iterator[Raw]]]:
-    """A data set that `datasets` saved to disk."""
+def _folder(local: Path, path: str, split: str | None, where: str) -> tuple[object, Callable[[], Iterator[Raw]]]:
+    """A data set that `datasets` saved to disk, or the split of one that has several."""
+    if (local / "dataset_dict.json").is_file():
+        splits = read_json(local / "dataset_dict.json").get("splits", [])
+        if split not in splits:
+            raise UserError(f"{where}.split={split}: {path} has the splits {', '.join(splits)}; name one of them")
+        local = local / split
+    elif split is not None:
+        raise UserError(f"{where}.split={split}: {path} has no splits; leave {where}.split null")
     if not (local / "state.json").is_file():
         raise UserError(
             f"{where}.path={path} is a folder without a saved data set; name a file in it ({', '.join(READERS)}), "
@@ -100,7 +107,7 @@ def _folder(local: Path, path: str, where: str) -> tuple[object, Callable[[], It
         data = datasets.load_from_disk(str(local))
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise UserError(f"{where}.path={path} is not a readable data set ({one_line(error)})") from error
-    return folder_digest(local), lambda: _rows(data)
+    return folder_digest(local), lambda: _rows(data, path)
 
 
 def _hub(path: str, source: DictConfig, where: str) -> datasets.Dataset:
@@ -121,9 +128,12 @@ def _hub(path: str, source: DictConfig, where: str) -> datasets.Dataset:
     return data
 
 
-def _rows(data: datasets.Dataset) -> Iterator[Raw]:
-    for i, row in enumerate(data):
-        yield f"row {i}", row
+def _rows(data: datasets.Dataset, path: str) -> Iterator[Raw]:
+    try:
+        for i, row in enumerate(data):
+            yield f"row {i}", row
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)})") from error
 
 
 def _jsonl(path: Path) -> Iterator[Raw]:
@@ -179,7 +189,7 @@ def _json(path: Path) -> Iterator[Raw]:
                     if text[end : end + 1] not in (",", "]"):  # none at all: what follows may belong to the value
                         raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
                 except json.JSONDecodeError:
-                    more = file.read(size)
+                    more = file.read(size) if len(text) - at < LONGEST_FIELD else ""
                     if not more:
                         raise
                     text, at, size = text[at:] + more, 0, 2 * size  # twice as much, should the row be longer than that
@@ -228,14 +238,31 @@ def _csv(path: Path) -> Iterator[Raw]:
 
 def _parquet(path: Path) -> Iterator[Raw]:
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except pa.ArrowInvalid as error:
+        row = 0
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(BATCH):
+            for raw in batch.to_pylist():
+                yield f"row {row}", raw
+                row += 1
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise UserError(f"{path} is not a readable parquet file ({one_line(error)})") from error
-    row = 0
-    for batch in file.iter_batches(BATCH):
-        for raw in batch.to_pylist():
-            yield f"row {row}", raw
-            row += 1
+
+
+def _arrow(path: Path) -> Iterator[Raw]:
+    """An Arrow stream, as `datasets` writes it, or an Arrow file (Feather)."""
+    try:
+        with pa.OSFile(str(path)) as file:
+            kind = pa.ipc.open_file if file.read(6) == b"ARROW1" else pa.ipc.open_stream
+            file.seek(0)
+            opened, row = kind(file), 0
+            batches = (
+                (opened.get_batch(i) for i in range(opened.num_record_batches)) if kind is pa.ipc.open_file else opened
+            )
+            for batch in batches:
+                for raw in batch.to_pylist():
+                    yield f"row {row}", raw
+                    row += 1
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise UserError(f"{path} is not a readable Arrow file ({one_line(error)})") from error
 
 
 READERS = {
@@ -245,5 +272,6 @@ READERS = {
     ".json": _json,
     ".csv": _csv,
     ".parquet": _parquet,
+    ".arrow": _arrow,
     ".txt": _txt,
 }

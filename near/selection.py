@@ -42,10 +42,12 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     before = read_json(target).get("key") if target.exists() and not cfg.overwrite else None
     queries = load(cfg.data, "queries", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
     candidates = load_pool(cfg, queries)
+    if cfg.max_K > len(candidates.eligible()):
+        raise _too_few(cfg.max_K, len(candidates.eligible()))
     if cfg.dry_run:
         from near.dry_run import report
 
-        return report(cfg, candidates, queries)
+        return report(cfg, candidates, queries) if is_main() else None
     candidates = without_near_duplicates(cfg, candidates)
     neighbours = find_neighbours(cfg, candidates, queries, (output_dir, before) if before else None)
     if not is_main():
@@ -58,6 +60,10 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     log.info(f"wrote {output_dir / 'top_indices.npy'} ({shape}, mean similarity of the nearest {nearest:.3f})")
 
 
+def _too_few(max_K: int, candidates: int) -> UserError:
+    return UserError(f"max_K={max_K} is more than the {candidates} candidates; use max_K<={candidates}")
+
+
 def find_neighbours(
     cfg: DictConfig, candidates: Rows, queries: Rows, held: tuple[Path, str] | None = None
 ) -> Neighbours:
@@ -67,7 +73,7 @@ def find_neighbours(
     """
     eligible = candidates.eligible()
     if cfg.max_K > len(eligible):
-        raise UserError(f"max_K={cfg.max_K} is more than the {len(eligible)} candidates; use max_K<={len(eligible)}")
+        raise _too_few(cfg.max_K, len(eligible))
     embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     index = instantiate(cfg.index)
     made_of = {
@@ -86,7 +92,7 @@ def find_neighbours(
     if (folder / "manifest.json").is_file():
         log.info(f"neighbours: found in the cache ({key[:12]}), embedded 0 texts")
         return _read(folder)
-    with Store(cfg.cache_dir, embedder.space, embedder.store_dtype) as store:
+    with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
         pool, asked, figures = _embed(store, embedder, candidates, eligible, queries)
         with locked(lock_file(cfg.cache_dir, key)):  # of several processes the first one searches
             if not (folder / "manifest.json").is_file():

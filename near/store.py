@@ -33,13 +33,14 @@ ROWS = 32  # bits of a place that are the row within a shard
 class Store:
     """Vectors of one space. While it is open nobody can prune the space; `close` it, or use it as a context."""
 
-    def __init__(self, cache_dir: str | Path, space: dict, dtype: str = "float32"):
-        self._made_of = (str(cache_dir), space, dtype)
+    def __init__(self, cache_dir: str | Path, space: dict, dtype: str = "float32", model: str | None = None):
+        """`model`: the name under which the model was asked for, for people to read."""
+        self._made_of = (str(cache_dir), space, dtype, model)
         self.folder = cache_folder(cache_dir, "embeddings", digest(space))
         self.dtype = np.dtype(dtype)
         self._lock = acquire(self.folder / "lock", shared=True)
         if not (self.folder / "space.json").exists():
-            write_json(self.folder / "space.json", space)
+            write_json(self.folder / "space.json", {**space, "model": model} if model else space)
         os.utime(self.folder / "space.json")  # its last use
         self.shards: list[str] = []  # a place names its shard by the position in this list
         self._numbers: dict[str, int] = {}
@@ -56,13 +57,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_lock", None) is not None:
-            self.close()
+        self._lock.close()
 
     def places(self, wanted: Sorted) -> np.ndarray:
         """int64 (n,): for each place in `wanted.order` that begins a run, where its vector is; -1: not stored.
@@ -71,21 +66,18 @@ class Store:
         """
         found = np.full(len(wanted.order), -1, dtype=np.int64)
         names = self._listed()
-        self._seen, self._arrived = set(names), self._arrived[:0]
+        self._seen, self._arrived = set(names), np.empty(0, dtype=np.uint64)
         for name in names:
             try:
-                keys = self._keys(name)
+                at = wanted.find(self._keys(name))
+                rows = np.flatnonzero(at >= 0)
+                if not len(rows):
+                    continue
+                self._check(name)
             except FileNotFoundError:  # set aside by another process in this moment
                 continue
-            except _Damaged as error:
-                self._set_aside(name, error)
-                continue
-            at = wanted.find(keys)
-            rows = np.flatnonzero(at >= 0)
-            if not len(rows):
-                continue
-            if not self._whole(name):
-                self._set_aside(name, "its bytes are not those that were written")
+            except _Damaged:
+                self._set_aside(name)
                 continue
             found[at[rows]] = (self._number(name) << ROWS) | rows
         return found
@@ -116,19 +108,19 @@ class Store:
         nor stored since the last look-up.
         """
         folder, held, path = self.folder / "claims", None, None
-        with locked(self.folder / "claims.lock"):
-            mine = ~self._claimed(keys, folder)  # claims before shards: a claim ends when its shard is there
-            mine &= ~self._stored_since(keys)
-            if mine.any():
-                path = folder / uuid.uuid4().hex
-                held = acquire(path)
-                os.write(held, np.ascontiguousarray(keys[mine]).tobytes())
         try:
+            with locked(self.folder / "claims.lock"):
+                mine = ~self._claimed(keys, folder)  # claims before shards: a claim ends when its shard is there
+                mine &= ~self._stored_since(keys)
+                if mine.any():
+                    path = folder / uuid.uuid4().hex
+                    held = acquire(path)
+                    held.write(np.ascontiguousarray(keys[mine]).tobytes())
             yield mine
         finally:
             if held is not None:
                 path.unlink(missing_ok=True)
-                os.close(held)
+                held.close()
 
     def add(self, keys: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """Write one shard; return the places of its vectors. Raises UserError for vectors that are not finite."""
@@ -174,21 +166,27 @@ class Store:
             raise _Damaged("its keys have another form")
         return keys
 
-    def _whole(self, name: str) -> bool:
+    def _check(self, name: str) -> None:
+        """Raise _Damaged unless the shard's bytes are those that were written."""
+        self._keys(name)
         with open(self.folder / name, "rb") as file:
             state = hashlib.sha256()
             while block := file.read(1 << 20):
                 state.update(block)
-        return name == state.hexdigest()[:32] + SUFFIX
+        if name != state.hexdigest()[:32] + SUFFIX:
+            raise _Damaged("its bytes are not those that were written")
 
-    def _set_aside(self, name: str, reason: object) -> None:
-        target = self.folder / "damaged" / name
-        target.parent.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another process was quicker
-            os.replace(self.folder / name, target)
-            log.warning(
-                f"the shard {self.folder / name} is damaged ({reason}): set aside, its texts are embedded again"
-            )
+    def _set_aside(self, name: str) -> None:
+        with locked(self.folder / "damaged.lock"):  # another process may have set it aside, and written it anew
+            try:
+                self._check(name)
+            except FileNotFoundError:
+                return
+            except _Damaged as reason:
+                (self.folder / "damaged").mkdir(exist_ok=True)
+                os.replace(self.folder / name, self.folder / "damaged" / name)
+                path = self.folder / name
+                log.warning(f"{path} is damaged ({reason}): set aside, its texts are embedded again")
 
     def _claimed(self, keys: np.ndarray, folder: Path) -> np.ndarray:
         """bool (n,): which keys a living process is embedding. Claims of dead ones are removed."""
@@ -197,10 +195,12 @@ class Store:
             held = acquire(path, wait=False)
             if held is not None:
                 path.unlink(missing_ok=True)
-                os.close(held)
+                held.close()
                 continue
             with contextlib.suppress(FileNotFoundError):
-                claimed |= _among(keys, np.frombuffer(path.read_bytes(), dtype=np.uint64).reshape(-1, 2))
+                content = path.read_bytes()
+                whole = content[: len(content) // 16 * 16]  # a full disk may have cut it
+                claimed |= _among(keys, np.frombuffer(whole, dtype=np.uint64).reshape(-1, 2))
         return claimed
 
     def _stored_since(self, keys: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ fixed number of bytes a row, flags.bin, key.bin and prompt_key.bin.
 """
 
 import os
+import time
 from pathlib import Path
 
 import datasets
@@ -115,6 +116,8 @@ class Table:
 
     def _read(self, number: int) -> pa.RecordBatch:
         if self._held is None or self._held[0] != number:
+            if not self.folder.is_dir():  # in the moment in which a refresh puts the same table in its place
+                time.sleep(0.2)
             try:
                 with pa.OSFile(str(self.folder / "rows.arrow")) as file:
                     file.seek(int(self._offsets[number]))

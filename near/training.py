@@ -41,7 +41,7 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
     wait = timedelta(seconds=cfg.trainer.args.get("ddp_timeout", 1800))
     state = PartialState(cpu=on_cpu(cfg), timeout=wait)
     output_dir = Path(broadcast_object_list([str(output_dir)])[0])
-    cfg = _with_dtype(cfg)
+    cfg = _with_backend(_with_dtype(cfg))
     selector = instantiate(cfg.selector)
     if not isinstance(selector, Selector):
         raise UserError(f"selector._target_={cfg.selector._target_} is not a selector (near.selectors.base.Selector)")
@@ -108,6 +108,15 @@ def _with_dtype(cfg: DictConfig) -> DictConfig:
     if "_target_" in cfg.finetuning or cfg.model.dtype != "auto":
         return cfg
     return OmegaConf.merge(cfg, {"model": {"dtype": "float32"}})
+
+
+def _with_backend(cfg: DictConfig) -> DictConfig:
+    """`cfg` with `embedder.backend=auto` decided: what it means differs between machines."""
+    if cfg.embedder.get("backend") != "auto":
+        return cfg
+    from near.embedders.backend import decided
+
+    return OmegaConf.merge(cfg, {"embedder": {"backend": decided()}})
 
 
 def _dynamic(cfg: DictConfig) -> bool:

@@ -115,7 +115,7 @@ def answer(folder, choice: str, overrides) -> str:
     with pytest.raises(Exception) as caught:
         check(cfg, overrides)
         select(cfg, folder / "out")
-    line = app._fault(caught.value)
+    line = app.fault_line(caught.value)
     assert line is not None, f"a traceback: {caught.value!r}"
     assert "\n" not in line
     assert not (folder / "out" / "manifest.json").exists()

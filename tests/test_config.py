@@ -1,12 +1,17 @@
 """The check of a composed configuration, and what is written of it."""
 
+import errno
+
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from near.app import fault_line
 from near.check import check
-from near.config import job_name, public
+from near.config import identity, job_name, public
 from near.errors import UserError
+from near.files import folder_digest
+from near.hub import SKIPPED
 from near.signature import keywords
 from tests.conftest import configured
 
@@ -147,3 +152,32 @@ def test_numbers_that_are_whole_after_all():
 
 def test_check_passes_a_plain_node():
     check(OmegaConf.create({"max_K": 3, "anything": {"else": [1, 2]}}))
+
+
+def test_a_run_of_another_served_model_is_another_run_and_another_address_is_not():
+    cfg = configured("train")
+    identities = []
+    for key, value in (("url", "http://a/v1"), ("url", "http://b/v1"), ("model", "other")):
+        OmegaConf.update(cfg, f"embedder.server.{key}", value)
+        identities.append(identity(cfg))
+    assert identities[0] == identities[1] != identities[2]
+
+
+def test_a_password_in_an_address_is_refused():
+    assert "embedder.server.url holds a password" in fault("embedder.server.url=http://me:pw@host/v1")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_or_quota_is_one_line(number):
+    assert fault_line(OSError(number, "full", "/some/file")).startswith("no space left on the device of /some/file")
+
+
+def test_a_models_digest_is_of_what_makes_it(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    before = folder_digest(tmp_path, SKIPPED)
+    for name in ("onnx/m.onnx", ".cache/huggingface/x.metadata", "old.pth"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert folder_digest(tmp_path, SKIPPED) == before
+    (tmp_path / "config.json").write_text("{ }")
+    assert folder_digest(tmp_path, SKIPPED) != before

@@ -6,6 +6,7 @@ import json
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from omegaconf import OmegaConf
 
@@ -373,3 +374,58 @@ def test_a_json_list_is_the_same_at_any_block(tmp_path, monkeypatch, block):
         path.write_text(broken)
         with pytest.raises(UserError, match="is not JSON near row"):
             list(readers.READERS[".json"](path))
+
+
+def test_tool_calls_parts_and_developer_turns(tmp_path, cache):
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Ulm"}'}}
+    turns = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "weather"}, {"type": "text", "text": " in Ulm?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "rain"},
+        {"role": "assistant", "tool_calls": [call], "content": "I look again."},
+    ]
+    found = loaded(write_rows(tmp_path / "p.jsonl", [{"messages": turns}]), cache).messages(0)
+    said = json.dumps(call["function"])
+    assert [(m["role"], m["content"]) for m in found] == [
+        ("system", "be brief"),
+        ("user", "weather in Ulm?"),
+        ("assistant", said),
+        ("tool", "rain"),
+        ("assistant", f"I look again.\n{said}"),
+    ]
+
+
+def test_splits_of_a_saved_data_set_and_arrow_files(tmp_path, cache):
+    whole = datasets.Dataset.from_list([ALPACA, {**ALPACA, "output": "four"}])
+    datasets.DatasetDict({"train": whole, "test": whole.select([1])}).save_to_disk(tmp_path / "saved")
+    assert len(loaded(tmp_path / "saved", cache, "data.candidates.split=test")) == 1
+    assert "saved has the splits train, test; name one" in refused(tmp_path / "saved", cache)
+    assert "has no splits" in refused(tmp_path / "saved" / "train", cache, "data.candidates.split=train")
+    (stream,) = (tmp_path / "saved" / "train").glob("*.arrow")
+    assert loaded(stream, cache).messages(1)[-1]["content"] == "four"
+    with pa.ipc.new_file(str(tmp_path / "file.arrow"), whole.data.table.schema) as file:
+        file.write_table(whole.data.table)
+    assert loaded(tmp_path / "file.arrow", cache).fingerprint == loaded(stream, cache).fingerprint
+
+
+@pytest.mark.parametrize("compression", ["snappy", "none"])
+def test_damage_inside_a_parquet_file_is_one_line(tmp_path, cache, compression):
+    rows = [{**ALPACA, "output": f"{i} é" * 30} for i in range(2000)]
+    path = tmp_path / "p.parquet"
+    pa.parquet.write_table(pa.Table.from_pylist(rows), path, compression=compression, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[20000:20400] = b"\xff" * 400
+    path.write_bytes(content)
+    assert "not a readable parquet file" in refused(path, cache) or compression == "none"
+
+
+def test_only_the_main_rank_reads_again(tmp_path, cache, monkeypatch):
+    path = write_rows(tmp_path / "p.jsonl", [ALPACA])
+    loaded(path, cache)
+    monkeypatch.setattr(readers, "open", lambda *a, **k: 1 / 0, raising=False)
+    monkeypatch.setenv("RANK", "1")
+    assert len(loaded(path, cache, refresh=True)) == 1
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ZeroDivisionError):
+        loaded(path, cache, refresh=True)

@@ -14,6 +14,7 @@ from near.embedding import embed_missing, look_up
 from near.errors import UserError
 from near.files import digest
 from near.keys import hashed
+from near.locks import acquire
 from near.store import Store
 
 TEXTS = [f"text number {i}" for i in range(50)]
@@ -242,3 +243,46 @@ def test_pruning_leaves_alone_what_a_run_reads(tmp_path, capsys):
     cache.main(["--cache-dir", str(tmp_path), "prune", "--signature", digest({})[:8]])
     assert not shards(tmp_path)
     assert fill(tmp_path, TEXTS)[2] == 50
+
+
+def test_a_forked_child_that_outlives_its_parent_holds_nothing(tmp_path):
+    class Forking(Counting):
+        def embed(self, texts, progress=lambda n: None):
+            if os.fork() == 0:
+                time.sleep(20)
+                os._exit(0)
+            os.kill(os.getpid(), 9)
+
+    worker = multiprocessing.get_context("fork").Process(target=fill, args=(tmp_path, TEXTS, Forking()))
+    worker.start()
+    assert ended([worker]) == [-9]
+    begun = time.perf_counter()
+    assert fill(tmp_path, TEXTS)[2] == 50
+    assert time.perf_counter() - begun < 10
+
+
+def test_a_claim_that_a_full_disk_cut_short_is_read_as_far_as_it_goes(tmp_path):
+    keys = hashed(TEXTS[:3])
+    with Store(tmp_path, {}) as store:
+        cut = acquire(store.folder / "claims" / "other")
+        cut.write(keys.tobytes()[:20])
+        with store.claim(keys) as mine:
+            assert mine.tolist() == [False, True, True]
+        cut.close()
+
+
+def test_a_shard_that_was_set_aside_and_written_anew_is_left_alone(tmp_path):
+    fill(tmp_path, TEXTS)
+    with Store(tmp_path, {}) as store:
+        for name in shards(tmp_path):
+            store._set_aside(name)  # judged from what was there a moment ago
+    assert len(shards(tmp_path)) == 5
+
+
+def test_listing_goes_on_while_files_come_and_go(tmp_path, monkeypatch):
+    fill(tmp_path, TEXTS)
+    ghost = tmp_path / "embeddings" / digest({}) / ".ghost.part"
+    monkeypatch.setattr(type(ghost), "is_file", lambda self: True)
+    os.symlink(ghost, ghost.with_name("gone"))
+    (space,) = cache.spaces(tmp_path)
+    assert space.vectors == 50

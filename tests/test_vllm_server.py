@@ -2,6 +2,7 @@
 
 import base64
 import json
+import pickle
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,7 +29,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, models=("tiny",), max_model_len=32, key=KEY, encoded=True):
+    def __init__(self, models=("tiny",), max_model_len=2048, key=KEY, encoded=True):
         super().__init__(("127.0.0.1", 0), Handler)
         self.models, self.max_model_len, self.key, self.encoded = models, max_model_len, key, encoded
         self.fail, self.busy, self.most, self.lock = lambda: None, 0, 0, threading.Lock()
@@ -122,7 +123,7 @@ TEXTS = [f"{'word ' * (i % 7)}number {i}" for i in range(60)]
 
 @pytest.mark.parametrize("encoded", [True, False])
 def test_every_text_gets_its_own_vector(server, client, encoded):
-    embedder = client(server(encoded=encoded, max_model_len=2048).url)
+    embedder = client(server(encoded=encoded).url)
     vectors = embedder.embed(TEXTS)
     expected = np.stack([vector(ids) for ids in embedder.tokenizer(TEXTS)["input_ids"]])
     np.testing.assert_allclose(vectors, expected, atol=1e-7)
@@ -131,12 +132,11 @@ def test_every_text_gets_its_own_vector(server, client, encoded):
 
 
 def test_long_texts_are_cut_and_counted(server, client):
-    running = server(max_model_len=32)
+    running = server()
     embedder = client(running.url, "embedder.max_length=20")
     embedder.embed([*TEXTS[:3], "word " * 500, "other " * 500])
     assert embedder.truncated == 2
     assert max(running.lengths) == 20
-    assert client(running.url, "embedder.max_length=900").limit == 32
 
 
 def test_concurrency_is_bounded(server, client):
@@ -201,3 +201,47 @@ def test_a_server_that_dies_midway_loses_nothing_stored(server, client, tmp_path
     assert now == 40
     np.testing.assert_allclose(vectors, again.embed(TEXTS), atol=1e-7)
     assert digest({"a": 1}) in str(next((tmp_path / "embeddings").iterdir()))
+
+
+@pytest.mark.parametrize("path", ["/models", "/embeddings"])
+@pytest.mark.parametrize(
+    "said",
+    [[], {}, {"data": None}, {"data": [{}]}, {"data": [3]}, {"data": [{"index": 0, "embedding": "A"}]}]
+    + [{"data": [{"index": 0, "embedding": None}]}, {"data": [{"index": 0, "embedding": [[1.0]]}]}, "text"],
+)
+def test_an_answer_of_another_form_is_one_line(server, client, monkeypatch, path, said):
+    embedder = client(server().url)
+    original = embedder._json
+    monkeypatch.setattr(
+        embedder, "_json", lambda method, at, body=None: said if at == path else original(method, at, body)
+    )
+    with pytest.raises(UserError, match="answers something else than|serves .*, not tiny|changing length"):
+        embedder.embed(TEXTS)
+
+
+def test_a_limit_below_ours_is_refused_and_one_of_none_is_part_of_the_space(server, client):
+    with pytest.raises(UserError, match="max_length=256 is more than the 32 tokens .* use embedder.max_length=32"):
+        client(server(max_model_len=32).url).embed(TEXTS)
+    spaces = [client(server(max_model_len=n).url, "embedder.max_length=null").space for n in (32, 64)]
+    assert [space["max_length"] for space in spaces] == [32, 64]
+
+
+@pytest.mark.parametrize("key", ["sk-s\u00e9cret", "sk-se\x07cret"])
+def test_a_key_that_is_none_is_not_shown(server, client, monkeypatch, key):
+    embedder = client(server().url)
+    monkeypatch.setenv("VLLM_API_KEY", key)
+    with pytest.raises(UserError, match="VLLM_API_KEY holds something that is no key") as caught:
+        embedder.embed(TEXTS)
+    assert "cret" not in str(caught.value)
+
+
+def test_a_key_may_end_with_a_line_break(server, client, monkeypatch):
+    embedder = client(server().url, "embedder.max_length=32")
+    monkeypatch.setenv("VLLM_API_KEY", KEY + "\n")
+    assert embedder.embed(TEXTS).shape == (60, 8)
+
+
+def test_it_travels_after_use(server, client):
+    embedder = client(server().url, "embedder.max_length=32")
+    first = embedder.embed(TEXTS)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(embedder)).embed(TEXTS), first)

@@ -4,6 +4,8 @@ import functools
 import importlib.util
 import logging
 
+from omegaconf import OmegaConf
+
 from near.embedders.model import ModelEmbedder
 from near.errors import UserError
 
@@ -39,8 +41,9 @@ def model_embedder(
     of the signature. Raises UserError for vllm where it is not installed.
     """
     options = {k: v for k, v in locals().items() if k not in ("backend", "engine", "server")}
+    engine, server = _plain(engine), _plain(server)
     if backend == "auto":
-        backend = _decided()
+        backend = decided()
     if backend == "sentence-transformers":
         from near.embedders.sentence_transformer import SentenceTransformerEmbedder
 
@@ -48,7 +51,7 @@ def model_embedder(
     if backend == "vllm_server":
         from near.embedders.vllm_server import VllmServerEmbedder
 
-        return VllmServerEmbedder(**options, server=server or {})
+        return VllmServerEmbedder(**options, server=server)
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
             "embedder.backend=vllm: vLLM is not installed; pip install -r requirements-vllm.txt, or use auto"
@@ -58,8 +61,12 @@ def model_embedder(
     return VllmEmbedder(**options, engine=engine)
 
 
+def _plain(options: object) -> dict:
+    return OmegaConf.to_container(options, resolve=True) if OmegaConf.is_config(options) else dict(options or {})
+
+
 @functools.cache
-def _decided() -> str:
+def decided() -> str:
     """What auto means on this machine, said once."""
     backend, why = "sentence-transformers", "vLLM is not installed"
     if importlib.util.find_spec("vllm") is not None:

@@ -16,6 +16,7 @@ class Embedder(ABC):
     makes two vectors comparable in one search.
     """
 
+    model: str | None = None  # as it was asked for, for people to read
     embed_field: str  # prompt, answer or both: what of a row is embedded
     query_prompt: str | None = None  # put before every query's text
     document_prompt: str | None = None  # put before every candidate's text

@@ -12,7 +12,7 @@ import numpy as np
 from near.embedders.base import Embedder, normalised
 from near.errors import UserError, one_line
 from near.files import folder_digest, read_json
-from near.hub import model_folder, wanted_dtype
+from near.hub import SKIPPED, model_folder, wanted_dtype
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,11 @@ class ModelEmbedder(Embedder):
         self.trust_remote_code = trust_remote_code
         self.launcher, self.workers = launcher, workers
 
+    def __getstate__(self) -> dict:
+        """Travels without what was loaded or started here."""
+        loaded = ("_model", "_llm", "_pool", "_client", "tokenizer", "limit", "full_dim")
+        return {name: value for name, value in self.__dict__.items() if name not in loaded}
+
     @functools.cached_property
     def folder(self) -> str:
         """Where the model's files are; a hub model is fetched by its commit, and one line says when that fails."""
@@ -72,8 +77,7 @@ class ModelEmbedder(Embedder):
     def space(self) -> dict:
         return {
             "embedder": self.backend,
-            "model": self.model,
-            "files": folder_digest(self.folder),
+            "files": folder_digest(self.folder, SKIPPED),
             "max_length": self.max_length,
             "truncate_dim": self.truncate_dim,
             "dtype": self.dtype,
@@ -92,8 +96,10 @@ class ModelEmbedder(Embedder):
         if self._prompts[key] != "auto":
             return self._prompts[key]
         path = Path(self.folder) / "config_sentence_transformers.json"
-        named = read_json(path).get("prompts") or {} if path.is_file() else {}
-        found = next((named[name] for name in PROMPTS[key] if named.get(name)), None)
+        told = read_json(path) if path.is_file() else {}
+        named = told.get("prompts") or {}
+        names = (*PROMPTS[key], told.get("default_prompt_name"))
+        found = next((named[name] for name in names if named.get(name)), None)
         if found is not None:
             log.info(f"embedder.{key}={found!r}, the model's own")
         return found

@@ -9,7 +9,7 @@ from near.batches import batches
 from near.embedders.model import ModelEmbedder
 from near.embedders.sentence_transformer import ALIKE
 from near.errors import UserError, one_line
-from near.formats import Message, embedded_text
+from near.formats import Message, embedded_text, is_plain
 from near.templates import TEMPLATES
 
 
@@ -42,6 +42,8 @@ class RdsEmbedder(ModelEmbedder):
         *,
         cache_dir: str,
     ):
+        if device is not None and not isinstance(device, str):
+            raise UserError(f"embedder.device={device}: embedder=rds runs on one device; for more start it by torchrun")
         options = {k: v for k, v in locals().items() if k not in ("self", "template", "__class__")}
         super().__init__(**options, query_prompt=None, document_prompt=None)
         self.template, self.special = template, embed != "chat"  # a chat template writes the special tokens itself
@@ -68,7 +70,7 @@ class RdsEmbedder(ModelEmbedder):
     def text(self, messages: list[Message]) -> str:
         if self.embed_field != "chat":
             return embedded_text(messages, self.embed_field)
-        if len(messages) == 1:  # plain text is trained without a template
+        if is_plain(messages):  # plain text is trained without a template
             return messages[0]["content"]
         return self.tokenizer.apply_chat_template(messages, tokenize=False)
 
@@ -81,10 +83,10 @@ class RdsEmbedder(ModelEmbedder):
             model = AutoModel.from_pretrained(
                 self.folder, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+            return model.to(self.devices[0] or accelerator).eval()
+        except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
             raise UserError(f"embedder.model={self.model} could not be loaded ({one_line(error)[:200]})") from error
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        return model.to(self.devices[0] or accelerator).eval()
 
     @property
     def limit(self) -> int | None:

@@ -29,7 +29,7 @@ class SentenceTransformerEmbedder(ModelEmbedder):
                 trust_remote_code=self.trust_remote_code,
                 model_kwargs={"dtype": getattr(torch, self.dtype)},
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
             raise UserError(f"embedder.model={self.model} could not be loaded ({one_line(error)[:200]})") from error
         if self.max_length is not None:
             limit = model.max_seq_length

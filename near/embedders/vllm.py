@@ -24,7 +24,7 @@ class VllmEmbedder(ModelEmbedder):
 
     def __init__(self, *, engine: dict | None = None, **options):
         super().__init__(**options)
-        self.engine = dict(engine or {})
+        self.engine = engine or {}
 
     @functools.cached_property
     def space(self) -> dict:

@@ -28,7 +28,7 @@ class VllmServerEmbedder(ModelEmbedder):
 
     def __init__(self, *, server: dict, **options):
         super().__init__(**options)
-        self.server = dict(server)
+        self.server = server
         if not self.server.get("url"):
             raise UserError("embedder.server.url is missing: set it, for example to http://127.0.0.1:8000/v1")
         self.url = str(self.server["url"]).rstrip("/")
@@ -38,11 +38,19 @@ class VllmServerEmbedder(ModelEmbedder):
 
     @functools.cached_property
     def space(self) -> dict:
-        return {**super().space, "served": self.served}
+        own = {
+            **super().space,
+            "dtype": self._dtype,
+            "served": self.served,
+        }  # in what it computes is the server's affair
+        return own if self.max_length else {**own, "max_length": self.limit}
 
     @functools.cached_property
     def _client(self) -> httpx.Client:
-        key = os.environ.get(self.server.get("api_key_env") or "", "")
+        name = self.server.get("api_key_env") or ""
+        key = os.environ.get(name, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(f"the environment variable {name} holds something that is no key; set it anew")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=self.server["concurrency"])
         return httpx.Client(headers=headers, timeout=self.server["timeout"], limits=limits)
@@ -50,16 +58,22 @@ class VllmServerEmbedder(ModelEmbedder):
     @functools.cached_property
     def limit(self) -> int | None:
         """The server's own limit, if it tells one, and ours; also the check that it serves the model that was asked."""
-        cards = self._json("GET", "/models").get("data", [])
-        card = next((c for c in cards if c.get("id") == self.served), None)
-        if card is None:
-            names = ", ".join(str(c.get("id")) for c in cards) or "nothing"
+        try:
+            cards = {str(card["id"]): card for card in self._json("GET", "/models")["data"]}
+            longest = cards.get(self.served, {}).get("max_model_len")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"embedder.server.url={self.url}/models answers something else than models") from error
+        if self.served not in cards:
             raise UserError(
-                f"embedder.server.url={self.url} serves {names}, not {self.served}; "
+                f"embedder.server.url={self.url} serves {', '.join(cards) or 'nothing'}, not {self.served}; "
                 "set embedder.server.model to its name there, or start the server with this model"
             )
-        limits = [n for n in (self.max_length, card.get("max_model_len")) if n]
-        return min(limits) if limits else None
+        if longest and self.max_length and self.max_length > longest:  # its vectors would pass for longer ones
+            raise UserError(
+                f"embedder.max_length={self.max_length} is more than the {longest} tokens that {self.url} takes; "
+                f"use embedder.max_length={longest}"
+            )
+        return self.max_length or longest
 
     @functools.cached_property
     def full_dim(self) -> int:
@@ -86,10 +100,20 @@ class VllmServerEmbedder(ModelEmbedder):
 
     def _request(self, ids: list[list[int]]) -> np.ndarray:
         body = {"model": self.served, "input": ids, "encoding_format": "base64"}
-        data = sorted(self._json("POST", "/embeddings", body).get("data", []), key=lambda entry: entry["index"])
-        if [entry["index"] for entry in data] != list(range(len(ids))):
-            raise UserError(f"embedder.server.url={self.url} gave {len(data)} vectors for {len(ids)} texts")
-        return np.stack([_vector(entry["embedding"]) for entry in data])
+        try:
+            data = {
+                entry["index"]: _vector(entry["embedding"]) for entry in self._json("POST", "/embeddings", body)["data"]
+            }
+            found = np.stack([data[i] for i in range(len(ids))])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            told = f"{type(error).__name__}: {one_line(error)}"
+            raise UserError(
+                f"embedder.server.url={self.url}/embeddings answers something else than a vector for each of "
+                f"{len(ids)} texts ({told[:120]})"
+            ) from error
+        if found.ndim != 2 or found.shape[1] != self.__dict__.get("full_dim", found.shape[1]):
+            raise UserError(f"embedder.server.url={self.url} gave vectors of changing length ({found.shape})")
+        return found
 
     def _json(self, method: str, path: str, body: dict | None = None) -> dict:
         """The JSON that the server answers; tried again, each time after a longer pause, while it is busy or away."""
