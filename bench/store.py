@@ -41,6 +41,8 @@ def chunks(start: int, stop: int):
 
 def near_write(folder: str, start: int, stop: int, dim: int) -> None:
     with Store(folder, {"bench": dim}) as store:
+        looked = look_up(store, lambda at: texts(start + at[0], start + at[-1] + 1), stop - start, CHUNK)
+        assert len(looked.missing) == stop - start
         for a, b in chunks(start, stop):
             keys = hashed(texts(a, b))
             with store.claim(keys) as mine:

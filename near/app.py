@@ -141,6 +141,9 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                 if cfg.get("dry_run"):
                     drop_empty_output()
                 return result
+            except KeyboardInterrupt:
+                drop_empty_output()
+                raise
             except Exception as error:
                 fault = fault_line(error)
                 if fault is None:

@@ -37,17 +37,20 @@ class Space:
 def spaces(cache_dir: str | Path) -> list[Space]:
     """All spaces, the last used one first."""
     found = []
-    for told in cache_folder(cache_dir, "embeddings").glob("*/space.json"):
-        folder = told.parent
-        if folder.name.startswith("."):
-            continue
-        shards = [p for p in folder.glob(f"*{SUFFIX}") if p.name[0] != "."]
-        size = sum(map(_size, folder.rglob("*")))
-        with contextlib.suppress(FileNotFoundError):  # pruned in this moment
-            found.append(
-                Space(folder.name, folder, read_json(told), sum(map(stored_rows, shards)), size, told.stat().st_mtime)
-            )
+    for folder in cache_folder(cache_dir, "embeddings").glob("[!.]*"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # pruned in this moment
+            shards = [p for p in folder.glob(f"*{SUFFIX}") if p.name[0] != "."]
+            size, used = sum(map(_size, folder.rglob("*"))), (folder / "lock").stat().st_mtime
+            found.append(Space(folder.name, folder, _told(folder), sum(map(stored_rows, shards)), size, used))
     return sorted(found, key=lambda space: -space.used)
+
+
+def _told(folder: Path) -> dict:
+    """What a space says of itself; nothing where that is lost, which its vectors don't need."""
+    try:
+        return read_json(folder / "space.json")
+    except (FileNotFoundError, UserError):
+        return {}
 
 
 def _size(path: Path) -> int:
@@ -59,7 +62,7 @@ def _size(path: Path) -> int:
 
 def sweep(cache_dir: str | Path) -> None:
     """Remove what killed processes left half-written, a day after."""
-    for path in cache_folder(cache_dir, "embeddings").rglob(".*"):
+    for path in list(cache_folder(cache_dir).rglob(".*")):
         if path.suffix in (".part", ".old") and time.time() - path.stat().st_mtime > DAY:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -88,6 +91,8 @@ def _chosen(found: list[Space], signature: str | None, unused_days: float | None
         if len(found) > 1:
             raise UserError(f"--signature {signature} fits {len(found)} spaces; give more letters")
     if unused_days is not None:
+        if not unused_days >= 0:
+            raise UserError(f"--unused-days {unused_days:g} is no number of days; use 0 or more")
         found = [s for s in found if time.time() - s.used > unused_days * DAY]
     return found
 
@@ -98,17 +103,19 @@ def _shown(found: list[Space]) -> None:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(space.used))
         model = str(space.told.get("model", ""))
         size = f"{space.bytes / 1e6:.1f}"
-        table.add_row(space.digest[:12], str(space.told.get("embedder")), model, str(space.vectors), size, used)
+        table.add_row(space.digest[:12], str(space.told.get("embedder", "?")), model, str(space.vectors), size, used)
     Console().print(table if found else "nothing is stored")
 
 
 def main(words: list[str] | None = None) -> None:
     """`list` (the default) shows signature, vectors, size and last use; `prune` removes by signature or age."""
     parser = argparse.ArgumentParser(prog="python -m near.cache", description=__doc__)
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--cache-dir", default=argparse.SUPPRESS, help="default: $NEAR_CACHE or .cache")
     parser.add_argument("--cache-dir", default=os.environ.get("NEAR_CACHE", ".cache"))
     commands = parser.add_subparsers(dest="command")
-    commands.add_parser("list", help="show what is stored (the default)")
-    pruning = commands.add_parser("prune", help="remove embeddings by signature or age")
+    commands.add_parser("list", help="show what is stored (the default)", parents=[where])
+    pruning = commands.add_parser("prune", help="remove embeddings by signature or age", parents=[where])
     pruning.add_argument("--signature", help="as `list` shows it; its first letters do")
     pruning.add_argument("--unused-days", type=float, help="those not used for so many days")
     asked = parser.parse_args(words)

@@ -169,6 +169,14 @@ def _shape_faults(cfg: DictConfig) -> list[str]:
     for key in MAPPINGS:
         if _present(cfg, key) and not isinstance(value := select(cfg, key), DictConfig):
             faults.append(f"{key}={value} is not a group of options; set the options below it")
+    for part in ("data.candidates", "data.queries", "data.eval"):
+        for key in (f"{part}.columns", f"{part}.tags", f"{part}.filter"):
+            if _present(cfg, key) and not isinstance(value := select(cfg, key), DictConfig | None):
+                faults.append(f"{key}={value} is not a mapping; write it like {{name: value}}")
+        if _present(cfg, f"{part}.path") and not isinstance(
+            value := select(cfg, f"{part}.path"), str | DictConfig | ListConfig | None
+        ):
+            faults.append(f"{part}.path={value} is not a path, a list of paths or {{label: path}}")
     for key in BOOLEANS:
         if _present(cfg, key) and not isinstance(value := select(cfg, key), bool):
             faults.append(f"{key}={value} is not true or false")
@@ -177,7 +185,7 @@ def _shape_faults(cfg: DictConfig) -> list[str]:
             continue
         if isinstance(value, int) and not isinstance(value, bool):
             OmegaConf.update(cfg, key, str(value), force_add=True)  # a folder may be named 2024
-        elif not isinstance(value, str) or not value:
+        elif not isinstance(value, str) or not value and not key.endswith("_prompt"):
             faults.append(f"{key}={value if value != '' else repr(value)} is not a path or name")
     return faults
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from near.dataset_info import from_dataset_info
 from near.errors import UserError, one_line
 from near.files import cache_folder, digest, folder_aside, read_json, write_json
-from near.formats import Fault, Message, canonical, decide, embedded_text, shown_columns
+from near.formats import Fault, Message, canonical, check_text, decide, embedded_text, shown_columns
 from near.locks import lock_file, locked
 from near.processes import is_main
 from near.readers import Opened, open_sources
@@ -229,6 +229,7 @@ def _write(folder: Path, opened: Opened, form: Form, where: str, on_error: str) 
                     row["messages"], unanswered = canonical(raw, format, form.columns, form.tags)
                 if "source" in form.columns and raw.get(form.columns["source"]) is not None:
                     row["source"] = str(raw[form.columns["source"]])
+                    check_text(row["source"], form.columns["source"])
             except Fault as error:
                 row["fault"] = str(error)
                 told = f"row {table.rows} ({position}): {error}"

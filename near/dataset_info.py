@@ -32,7 +32,7 @@ def from_dataset_info(source: DictConfig, where: str) -> DictConfig:
         return source
     file, name = Path(source.dataset_info), str(source.path)
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"{where}.dataset_info={file} can't be read ({one_line(error)})") from error
     if name not in entries:

@@ -35,13 +35,13 @@ def without_near_duplicates(cfg: DictConfig, pool: Rows) -> Rows:
     eligible = pool.eligible()
     made_of = [VERSION, pool.fingerprint, hashlib.sha256(eligible).hexdigest(), embedder.signature]
     folder = cache_folder(cfg.cache_dir, "dedup", digest([*made_of, cfg.data.dedup_threshold, EXACT_ROWS]))
-    if not folder.is_dir():
+    if not (folder / "duplicates.npy").is_file():
         with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
             places = embed_rows(store, embedder, pool, eligible).places
             embedder.close()
             with locked(lock_file(cfg.cache_dir, folder.name)):
-                if not folder.is_dir():
-                    with folder_aside(folder) as new:
+                if not (folder / "duplicates.npy").is_file():
+                    with folder_aside(folder, replace=True) as new:
                         found = _duplicates(store, places, cfg.data.dedup_threshold)
                         write_npy(new / "duplicates.npy", eligible[found])
     try:

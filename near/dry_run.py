@@ -34,16 +34,13 @@ def report(cfg: DictConfig, candidates: Rows, queries: Rows) -> None:
     with tempfile.TemporaryDirectory() as nowhere, Store(cfg.cache_dir if there else nowhere, embedder.space) as store:
         parts = [(read, look_up(store, read, len(read.ids), embedder.chunk)) for read in (pool, asked)]
     n, m = len(pool.ids), len(asked.ids)
-    distinct, missing = (sum(count(looked) for _, looked in parts) for count in (_distinct, _missing))
+    distinct, missing = sum(looked.distinct for _, looked in parts), sum(len(looked.missing) for _, looked in parts)
     log.info(f"dry run: {n} candidates, {m} queries, {distinct} distinct texts, {distinct - missing} stored already")
     sample = _sample(parts, COUNTED)
     if missing:
         tokens, exact = _tokens(embedder, sample, missing)
-        log.info(
-            f"to embed: {missing} texts, {'' if exact else 'about '}{tokens} tokens"
-            if tokens
-            else f"to embed: {missing} texts"
-        )
+        counted = f", {'' if exact else 'about '}{tokens} tokens" if tokens else ""
+        log.info(f"to embed: {missing} texts{counted}")
         seconds, measured = _seconds(embedder, sample, missing)
         log.info(f"embedding: about {_duration(seconds)}, from {measured} texts measured")
     else:
@@ -56,20 +53,10 @@ def report(cfg: DictConfig, candidates: Rows, queries: Rows) -> None:
     log.info(f"disk: {_size(disk)} of {_size(free)} free{short}")
     block = min(n, cfg.index.get("block_rows") or n) * embedder.dim * 4
     held = n * ROW_BYTES + block + matrix + embedder.chunk * embedder.dim * 4
-    log.info(
-        f"memory: {_size(held)} beside the embedding model ({_size(block)} of it a block of vectors being searched)"
-    )
+    log.info(f"memory: {_size(held)} beside the embedding model, {_size(block)} of it the block that is searched")
     if cfg.data.dedup == "near":
         log.info("data.dedup=near is not counted: it is found from the vectors")
     log.info("nothing was stored; leave out dry_run=true to start")
-
-
-def _distinct(looked: Looked) -> int:
-    return looked.distinct
-
-
-def _missing(looked: Looked) -> int:
-    return len(looked.missing)
 
 
 def _sample(parts: list[tuple[RowTexts, Looked]], size: int) -> list[str]:

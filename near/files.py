@@ -64,7 +64,7 @@ def cache_folder(cache_dir: str | Path, *parts: str) -> Path:
 
 def write_json(path: str | Path, value: object) -> None:
     with aside(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(_encoded(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
 
 
 def read_json(path: str | Path) -> dict:
@@ -95,14 +95,19 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
 
 
 def write_jsonl(path: str | Path, rows: list[dict]) -> None:
-    with aside(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with aside(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(_encoded(json.dumps(row, ensure_ascii=False) + "\n") for row in rows)
+
+
+def _encoded(text: str) -> bytes:
+    """JSON as UTF-8; half of a surrogate pair, as in a file name that is not UTF-8, as JSON's own escape."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def digest(value: object) -> str:
     """32 hex digits of SHA-256 over `value` as canonical JSON: the key of whatever depends on `value`."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(_encoded(text)).hexdigest()[:32]
 
 
 def file_digest(path: str | Path) -> str:

@@ -204,6 +204,13 @@ def shown_columns(row: Mapping) -> str:
     return f"its columns: {', '.join(map(str, row)) or 'none'}"
 
 
+def check_text(text: str, field: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Fault(field, "holds half of a surrogate pair, which is no text") from error
+
+
 def canonical(
     raw: object, format: str, columns: Mapping[str, str], tags: Mapping[str, str] | None = None
 ) -> tuple[list[Message], str | None]:
@@ -213,10 +220,7 @@ def canonical(
     messages = FORMATS[format].read(Field(raw, columns, tags or {}))
     asked, *answered = FORMATS[format].required
     for message in messages:
-        try:
-            message["content"].encode()
-        except UnicodeEncodeError as error:
-            raise Fault(columns.get(asked, asked), "holds half of a surrogate pair, which is no text") from error
+        check_text(message["content"], columns.get(asked, asked))
     prompted = any(m["role"] != "assistant" and m["content"].strip() for m in messages)
     if not prompted and format != "text":
         raise Fault(columns.get(asked, asked), "holds no prompt")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from near.embedders.base import Embedder
-from near.embedding import Looked, Progress, RowTexts, embed_chunk, embed_missing
+from near.embedding import Looked, Progress, RowTexts, embed_chunk, embed_missing, look_up
 from near.errors import UserError
 from near.store import Store
 
@@ -36,6 +36,8 @@ def embed_on_ray(store: Store, looked: Looked, read: RowTexts, embedder: Embedde
     finally:
         if ours:
             ray.shutdown()
+    again = look_up(store, read, len(read.ids), embedder.chunk)
+    looked.places[:], looked.missing = again.places, again.missing
     return embedded + embed_missing(store, looked, read, embedder)  # what is left: other runs are at it
 
 

@@ -208,23 +208,28 @@ def _json(path: Path) -> Iterator[Raw]:
 
 
 def _txt(path: Path) -> Iterator[Raw]:
-    """Plain text, a row a line."""
+    """Plain text, a row a line, whichever way its lines end."""
+    number = 0
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                yield f"line {number}", {"text": text}
-            except UnicodeDecodeError as error:
-                yield f"line {number}", Fault("line", f"is not UTF-8 ({error.reason})")
+        for ended in file:
+            for line in ended.rstrip(b"\r\n").split(b"\r"):
+                number += 1
+                if not line.strip():
+                    continue
+                try:
+                    yield f"line {number}", {"text": line.decode("utf-8-sig" if number == 1 else "utf-8")}
+                except UnicodeDecodeError as error:
+                    yield f"line {number}", Fault("line", f"is not UTF-8 ({error.reason})")
 
 
 def _csv(path: Path) -> Iterator[Raw]:
     csv.field_size_limit(LONGEST_FIELD)
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)  # a quote that is never closed would swallow the rest
         try:
+            named = reader.fieldnames or []
+            if repeated := sorted({name for name in named if named.count(name) > 1}):
+                raise UserError(f"{path} has several columns named {', '.join(repeated)}; rename them")
             for row in reader:
                 if None in row or None in row.values():
                     yield f"line {reader.line_num}", Fault("line", f"has not {len(reader.fieldnames)} columns")

@@ -19,7 +19,7 @@ from near.errors import UserError
 from near.files import cache_folder, digest, folder_aside, provenance, read_json, write_json, write_npy
 from near.locks import lock_file, locked
 from near.pool import load_pool
-from near.processes import is_main
+from near.processes import is_main, rank_shown
 from near.store import Store
 
 log = logging.getLogger(__name__)
@@ -52,12 +52,20 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     neighbours = find_neighbours(cfg, candidates, queries, (output_dir, before) if before else None)
     if not is_main():
         return
-    target.unlink(missing_ok=True)  # the manifest is written last: where it is, the matrix is whole and its own
-    write_npy(output_dir / "top_indices.npy", neighbours.ids)
-    write_npy(output_dir / "top_scores.npy", neighbours.scores)
-    write_json(target, {**neighbours.manifest, **provenance(), "config": public(cfg)})
+    with locked(lock_file(cfg.cache_dir, digest(str(output_dir.resolve())))):
+        now = read_json(target).get("key") if target.exists() and not cfg.overwrite else None
+        if now not in (None, neighbours.manifest["key"]):  # another run has just written it
+            raise _held(output_dir)
+        target.unlink(missing_ok=True)  # the manifest is written last: where it is, the matrix is whole and its own
+        write_npy(output_dir / "top_indices.npy", neighbours.ids)
+        write_npy(output_dir / "top_scores.npy", neighbours.scores)
+        write_json(target, {**neighbours.manifest, **provenance(), "config": public(cfg)})
     shape, nearest = " x ".join(map(str, neighbours.ids.shape)), neighbours.scores[:, 0].mean()
     log.info(f"wrote {output_dir / 'top_indices.npy'} ({shape}, mean similarity of the nearest {nearest:.3f})")
+
+
+def _held(folder: Path) -> UserError:
+    return UserError(f"{folder} holds another selection; set overwrite=true or another output_dir")
 
 
 def _too_few(max_K: int, candidates: int) -> UserError:
@@ -87,7 +95,7 @@ def find_neighbours(
     }
     key = digest(made_of)
     if held is not None and held[1] != key:
-        raise UserError(f"{held[0]} holds another selection; set overwrite=true or another output_dir")
+        raise _held(held[0])
     folder = cache_folder(cfg.cache_dir, "neighbours", key)
     if (folder / "manifest.json").is_file():
         log.info(f"neighbours: found in the cache ({key[:12]}), embedded 0 texts")
@@ -96,7 +104,7 @@ def find_neighbours(
         pool, asked, figures = _embed(store, embedder, candidates, eligible, queries)
         with locked(lock_file(cfg.cache_dir, key)):  # of several processes the first one searches
             if not (folder / "manifest.json").is_file():
-                with folder_aside(folder) as new:
+                with folder_aside(folder, replace=True) as new:
                     ids, scores, seconds = _search(store, index, pool, asked, eligible, cfg.max_K)
                     write_npy(new / "top_indices.npy", ids)
                     write_npy(new / "top_scores.npy", scores)
@@ -139,10 +147,10 @@ def _search(store: Store, index, pool: Embedded, asked: Embedded, eligible: np.n
 
 
 def _tell(embedder: Embedder, pool: Embedded, asked: Embedded, rows: int, seconds: float) -> None:
-    """Say what was embedded and what was there already."""
+    """Say what this process embedded and what was there already."""
     now, found = pool.now + asked.now, pool.distinct - pool.now
     log.info(
-        f"embedded {now} texts, found {found} of the pool's {pool.distinct} distinct texts in the store "
+        f"{rank_shown()}embedded {now} texts, found {found} of the pool's {pool.distinct} distinct texts in the store "
         f"({seconds:.1f} s); {1 - pool.distinct / rows:.1%} of its rows repeat a text"
     )
     if embedder.tokens:

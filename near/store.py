@@ -41,7 +41,7 @@ class Store:
         self._lock = acquire(self.folder / "lock", shared=True)
         if not (self.folder / "space.json").exists():
             write_json(self.folder / "space.json", {**space, "model": model} if model else space)
-        os.utime(self.folder / "space.json")  # its last use
+        os.utime(self.folder / "lock")  # its last use
         self.shards: list[str] = []  # a place names its shard by the position in this list
         self._numbers: dict[str, int] = {}
         self._seen: set[str] = set()  # at the last look-up, or since

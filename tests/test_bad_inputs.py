@@ -56,6 +56,20 @@ FILES = [
     ("p.json", b"", (), "p.json is not JSON"),
     ("p.csv", b"question,answer\na,b,c\n", (), "has not 2 columns"),
     ("p.csv", b"question,answer\n\xff,b\n", (), "not readable as CSV"),
+    ("p.csv", b"text,text\na,b\n", (), "has several columns named text; rename them"),
+    ("p.csv", b'question,answer\n"a,b\nc,d\n', (), "not readable as CSV near line"),
+    (
+        "p.jsonl",
+        lines({**GOOD[0], "from": "\ud800"}),
+        ("data.candidates.columns={source: from}",),
+        "half of a surrogate",
+    ),
+    ("p.jsonl", lines(*GOOD), ("data.candidates.filter=3",), "data.candidates.filter=3 is not a mapping"),
+    ("p.jsonl", lines(*GOOD), ("data.candidates.filter=[output]",), "is not a mapping; write it like {name: value}"),
+    ("p.jsonl", lines(*GOOD), ("data.candidates.tags=abc",), "data.candidates.tags=abc is not a mapping"),
+    ("p.jsonl", lines(*GOOD), ("data.candidates.columns=3",), "data.candidates.columns=3 is not a mapping"),
+    ("p.jsonl", lines(*GOOD), ("data.candidates.path=5",), "data.candidates.path=5 is not a path, a list of paths"),
+    ("p.arrow", b"ARROW1 not really", (), "is not a readable Arrow file"),
     ("p.parquet", b"PAR1 not really", (), "is not a readable parquet file"),
     ("p.txt", b"a line\n\xff\xfe\n", (), "row 1 (line 2): field 'line' is not UTF-8"),
     ("p.txt", b"", (), "p.txt holds no row"),
@@ -145,7 +159,7 @@ def test_there_are_enough_of_them():
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("case", [3, 23])
+@pytest.mark.parametrize("case", [3, 24])
 def test_a_process_ends_with_one_line_and_status_1(tmp_path, case):
     name, content, overrides, says = FILES[case]
     (tmp_path / name).write_bytes(content)

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from near import readers
 from near.data import load
 from near.errors import UserError
+from near.files import read_json, write_json
 from near.formats import embedded_text
 from near.pool import load_pool
 from tests.conftest import configured, write_rows
@@ -429,3 +430,16 @@ def test_only_the_main_rank_reads_again(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ZeroDivisionError):
         loaded(path, cache, refresh=True)
+
+
+def test_lines_of_plain_text_end_in_any_way(tmp_path, cache):
+    (tmp_path / "p.txt").write_bytes(b"one\rtwo\r\nthree\nfour")
+    found = loaded(tmp_path / "p.txt", cache)
+    assert found.texts(found.eligible(), "prompt") == ["one", "two", "three", "four"]
+
+
+def test_names_that_are_no_unicode_are_written_as_escapes(tmp_path, cache):
+    found = loaded(write_rows(tmp_path / "p.jsonl", [{**ALPACA, "\ud800": "z"}]), cache)
+    assert found.messages(0) == CHAT
+    write_json(tmp_path / "x.json", {"path": "bad\udcff.jsonl"})
+    assert read_json(tmp_path / "x.json") == {"path": "bad\udcff.jsonl"}

@@ -7,6 +7,7 @@ import pytest
 
 from near import dedup
 from near.dedup import greedy
+from near.errors import UserError
 from tests.conftest import configured, write_rows
 
 
@@ -80,3 +81,15 @@ def test_which_index_is_used_is_said(command, tmp_path, caplog, monkeypatch):
     select(configured("select", *command, "data.dedup_threshold=0.9"), tmp_path / "out")
     assert "4 distinct texts, an HNSW graph, as beyond 2" in caplog.text
     assert "2 rows left out" in caplog.text
+
+
+def test_a_damaged_result_says_what_to_delete(command, tmp_path):
+    from near.selection import select
+
+    select(configured("select", *command), tmp_path / "out")
+    (path,) = (tmp_path / "c" / "dedup").glob("*/duplicates.npy")
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=f"{path.parent} is damaged .*; delete it and run again"):
+        select(configured("select", *command), tmp_path / "out")
+    path.unlink()
+    select(configured("select", *command), tmp_path / "out")

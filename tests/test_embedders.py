@@ -116,3 +116,19 @@ def test_sentence_transformers_truncates_as_its_own_library_does(real_cache):
     texts = ["a short text", "another one that is a bit longer"]
     own = embedder._model.encode(texts, truncate_dim=64, normalize_embeddings=True)
     np.testing.assert_allclose(embedder.embed(texts), own, atol=1e-5)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_length_without_room_for_a_word_is_refused(real_cache, length):
+    embedder = instantiate(configured("select", f"embedder.max_length={length}").embedder, cache_dir=str(real_cache))
+    with pytest.raises(UserError, match="leaves no token beside the model's 2 special ones; use embedder.max_length>2"):
+        embedder.dim  # noqa: B018
+
+
+@pytest.mark.parametrize("override", ["embedder.device=cuda", "embedder.device=gpu0", "embedder.device=[cpu,cpu]"])
+def test_a_device_that_is_not_there_is_one_line(folder, override):
+    if "cuda" in override and torch.cuda.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(Exception, match="could not be loaded|runs on one device"):
+        built(folder, override).embed(TEXTS)

@@ -52,3 +52,30 @@ def test_more_neighbours_than_candidates(settings, tmp_path):
     with pytest.raises(UserError, match="max_K=61 is more than the 60 candidates; use max_K<=60"):
         select(configured("select", *settings, "max_K=61"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_of_two_selections_into_one_folder_at_once_the_second_is_refused(tiny, tmp_path, monkeypatch):
+    words = [w for w in tiny if w.startswith(("data", "cache_dir", "embedder"))]
+    found = selection.find_neighbours
+
+    def meanwhile(*args):
+        monkeypatch.setattr(selection, "find_neighbours", found)
+        selection.select(configured("select", *words, "max_K=4"), tmp_path / "out")
+        return found(*args)
+
+    monkeypatch.setattr(selection, "find_neighbours", meanwhile)
+    with pytest.raises(UserError, match="holds another selection"):
+        selection.select(configured("select", *words, "max_K=5"), tmp_path / "out")
+    assert np.load(tmp_path / "out" / "top_indices.npy").shape == (4, 4)
+
+
+def test_what_is_left_of_a_cached_selection_is_replaced(tiny, tmp_path):
+    words = [w for w in tiny if w.startswith(("data", "embedder"))]
+    cfg = configured("select", *words, "max_K=4", f"cache_dir={tmp_path}/c")
+    selection.select(cfg, tmp_path / "one")
+    (folder,) = (tmp_path / "c" / "neighbours").iterdir()
+    for name in ("manifest.json", "top_indices.npy"):
+        (folder / name).unlink()
+    selection.select(cfg, tmp_path / "two")
+    for name in ("top_indices.npy", "top_scores.npy"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -216,7 +216,7 @@ def test_the_cache_is_listed_and_pruned(tmp_path, capsys):
     fill(tmp_path, TEXTS, space={"embedder": "a", "model": "m/one"})
     fill(tmp_path, TEXTS[:20], space={"embedder": "b"})
     old, new = (tmp_path / "embeddings" / digest(s) for s in ({"embedder": "a", "model": "m/one"}, {"embedder": "b"}))
-    os.utime(old / "space.json", (time.time() - 40 * 86400,) * 2)
+    os.utime(old / "lock", (time.time() - 40 * 86400,) * 2)
     cache.main(["--cache-dir", str(tmp_path)])
     shown = capsys.readouterr().out
     assert [line.split()[0] for line in shown.splitlines()[1:]] == [new.name[:12], old.name[:12]]
@@ -286,3 +286,20 @@ def test_listing_goes_on_while_files_come_and_go(tmp_path, monkeypatch):
     os.symlink(ghost, ghost.with_name("gone"))
     (space,) = cache.spaces(tmp_path)
     assert space.vectors == 50
+
+
+def test_a_space_that_lost_its_description_can_still_be_pruned(tmp_path, capsys):
+    fill(tmp_path, TEXTS)
+    (tmp_path / "embeddings" / digest({}) / "space.json").write_text("{")
+    cache.main(["--cache-dir", str(tmp_path)])
+    assert f"{digest({})[:12]}  ?" in capsys.readouterr().out
+    for days in ("-5", "nan"):
+        with pytest.raises(SystemExit):
+            cache.main(["prune", f"--unused-days={days}", "--cache-dir", str(tmp_path)])
+        assert "is no number of days" in capsys.readouterr().err
+    leftover = tmp_path / "data" / ".x.1234.part"
+    leftover.mkdir(parents=True)
+    os.utime(leftover, (time.time() - 2 * 86400,) * 2)
+    cache.main(["prune", "--signature", digest({})[:8], "--cache-dir", str(tmp_path)])
+    assert not shards(tmp_path)
+    assert not leftover.exists()

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -125,7 +126,7 @@ def test_ranks_under_torchrun_embed_disjoint_chunks(tmp_path, words):
     ranks = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-backend=c10d"]
     done = process(*ranks, *command(tmp_path / "two", words))
     assert done.returncode == 0, done.stderr[-2000:]
-    now = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("embedded ")]
+    now = [int(found) for found in re.findall(r"rank [01]: embedded (\d+) texts", done.stdout)]
     assert len(now) == 2 and sum(now) == _distinct(tmp_path / "one"), done.stdout
     assert artifacts(tmp_path / "two") == artifacts(tmp_path / "one")
 

@@ -142,6 +142,12 @@ class ModelEmbedder(Embedder):
 
     @property
     def dim(self) -> int:
+        special = self.tokenizer.num_special_tokens_to_add() if self.special else 0
+        if self.max_length is not None and self.max_length <= special:
+            raise UserError(
+                f"embedder.max_length={self.max_length} leaves no token beside the model's {special} special ones; "
+                f"use embedder.max_length>{special}"
+            )
         if self.truncate_dim is None:
             return self.full_dim
         if self.truncate_dim > self.full_dim:
