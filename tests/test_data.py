@@ -439,7 +439,8 @@ def test_lines_of_plain_text_end_in_any_way(tmp_path, cache):
 
 
 def test_names_that_are_no_unicode_are_written_as_escapes(tmp_path, cache):
-    found = loaded(write_rows(tmp_path / "p.jsonl", [{**ALPACA, "\ud800": "z"}]), cache)
+    (tmp_path / "p.jsonl").write_text(json.dumps({**ALPACA, "\ud800": "z"}))
+    found = loaded(tmp_path / "p.jsonl", cache)
     assert found.messages(0) == CHAT
     write_json(tmp_path / "x.json", {"path": "bad\udcff.jsonl"})
     assert read_json(tmp_path / "x.json") == {"path": "bad\udcff.jsonl"}
