@@ -95,6 +95,7 @@ def test_two_signatures_are_not_mixed():
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_several_devices_share_one_call(real_cache):
     texts = [f"number {i} " + "word " * (i % 40) for i in range(60)]
     options = ["embedder=minilm", "embedder.batch_size=8"]

@@ -164,6 +164,7 @@ def test_a_full_disk_is_one_line_and_leaves_a_usable_store(tmp_path, small_disk)
     assert manifest["figures"]["embedded"] == 3001 - stored
 
 
+@pytest.mark.slow
 def test_a_shard_that_rots_on_disk_is_embedded_again(tmp_path, words):
     words = [*words, "data.candidates.limit=100"]
     assert process(*command(tmp_path, words)).returncode == 0
