@@ -40,7 +40,7 @@ demo: assets ## the whole job on real data: select, train, merge, evaluate, repo
 test: $(VENV)/.installed-dev ## the tests (under 12 minutes from nothing)
 	$(PY) -m pytest
 
-test-quick: $(VENV)/.installed-dev ## the tests that need no model and no process of their own (30 seconds)
+test-quick: $(VENV)/.installed-dev ## the tests that need no model and no process of their own (under a minute)
 	$(PY) -m pytest -m "not (slow or real or model or process or ray or vllm)"
 
 test-slow: $(VENV)/.installed-dev ## what takes minutes
