@@ -15,6 +15,7 @@ from pathlib import Path
 
 from near.errors import UserError, did_you_mean
 from near.files import cache_folder, file_digest, folder_aside
+from near.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +63,7 @@ def resolve(path: str, cache_dir: str | Path) -> str:
     make = _maker(name)
     folder = cache_folder(cache_dir, "assets", name)
     if not folder.is_dir():
-        from filelock import FileLock  # comes with datasets; not needed for a look at the configuration
-
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{name}.lock"):
+        with locked(folder.parent / f".{name}.lock"):
             if not folder.is_dir():
                 with folder_aside(folder) as new:
                     make(new, cache_dir)

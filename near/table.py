@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from near.errors import UserError, one_line
 from near.files import write_npy
-from near.formats import Message
 
 BATCH = 1000  # rows of a batch: what is read for one row
 KEY = 16  # bytes of a row's hash
@@ -106,9 +105,6 @@ class Table:
             for place, value in zip(at, values, strict=True):
                 found[place] = value
         return found
-
-    def messages(self, row: int) -> list[Message]:
-        return self.column("messages", np.array([row]))[0]
 
     def dataset(self) -> datasets.Dataset:
         """All of it as a memory-mapped data set."""

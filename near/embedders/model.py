@@ -161,18 +161,12 @@ class ModelEmbedder(Embedder):
         dim = self.dim
         return normalised(self.vectors(texts, progress)[:, :dim])
 
-    def lengths(self, texts: list[str]) -> np.ndarray:
-        return np.minimum(self._whole_lengths(texts), self.limit or np.iinfo(np.int64).max)
-
-    def _whole_lengths(self, texts: list[str]) -> np.ndarray:
+    def lengths(self, texts: list[str], count: bool = False) -> np.ndarray:
+        """As in Embedder; `count`: those that are cut are counted."""
         coded = self.tokenizer(texts, add_special_tokens=self.special, truncation=False, verbose=False)["input_ids"]
-        return np.array([len(ids) for ids in coded], dtype=np.int64)
-
-    def counted_lengths(self, texts: list[str]) -> np.ndarray:
-        """`lengths`, and those that are cut counted."""
-        whole = self._whole_lengths(texts)
+        whole = np.array([len(ids) for ids in coded], dtype=np.int64)
         lengths = np.minimum(whole, self.limit or np.iinfo(np.int64).max)
-        self.truncated += int((lengths < whole).sum())
+        self.truncated += int((lengths < whole).sum()) if count else 0
         return lengths
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:

@@ -54,7 +54,7 @@ class SentenceTransformerEmbedder(ModelEmbedder):
 
     def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
         found = np.empty((len(texts), self.full_dim), dtype=np.float32)
-        lengths = self.counted_lengths(texts)
+        lengths = self.lengths(texts, count=True)
         parts = batches(lengths, self.batch_size, self.batch_tokens, ALIKE)
         for part in parts:
             self.tokens += int(lengths[part].sum())
