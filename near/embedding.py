@@ -155,6 +155,6 @@ def embed_rows(store: Store, embedder: Embedder, rows: Rows, ids: np.ndarray, qu
     return Embedded(embedder.signature, looked.places, looked.distinct, now)
 
 
-def bar(total: int, doing: str) -> tqdm:
-    """A progress bar for texts or rows; quick work shows none, and of several processes one does."""
-    return tqdm(total=total, desc=doing, unit="text", mininterval=1, delay=1, disable=not is_main())
+def bar(total: int, doing: str, unit: str = "text") -> tqdm:
+    """A progress bar with the time left; quick work shows none, and of several processes one does."""
+    return tqdm(total=total, desc=doing, unit=unit, mininterval=1, delay=1, disable=not is_main())

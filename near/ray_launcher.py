@@ -1,7 +1,12 @@
-"""`embedder.launcher=ray`: missing texts embedded by the actors of a Ray cluster that shares the cache folder."""
+"""`embedder.launcher=ray`, `index.launcher=ray`: work for a Ray cluster that shares the cache folder.
 
+Missing texts are embedded by actors, each with a model; shards of the pool are searched by tasks.
+"""
+
+import contextlib
 import importlib.util
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +20,11 @@ COUNTS = ("tokens", "padding", "truncated")
 ROOT = str(Path(__file__).resolve().parent.parent)
 
 
-def embed_on_ray(store: Store, looked: Looked, read: RowTexts, embedder: Embedder, progress: Progress) -> int:
-    """Does what embed_missing does, on the cluster that RAY_ADDRESS names or on this machine.
-
-    Every actor holds a model and embeds whole chunks into the shared store. When one dies Ray starts another, which
-    embeds its chunk anew.
-    """
+@contextlib.contextmanager
+def cluster() -> Iterator[None]:
+    """Be connected to the cluster that RAY_ADDRESS names, or to one of this machine that ends with the block."""
     if importlib.util.find_spec("ray") is None:
-        raise UserError("embedder.launcher=ray: Ray is not installed; pip install -r requirements-ray.txt")
+        raise UserError("launcher=ray: Ray is not installed; pip install -r requirements-ray.txt")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
@@ -32,10 +34,58 @@ def embed_on_ray(store: Store, looked: Looked, read: RowTexts, embedder: Embedde
         environment = {"env_vars": {"PYTHONPATH": path}}
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
     try:
-        embedded = _run(store, looked.missing, read, embedder, progress)
+        yield
     finally:
         if ours:
             ray.shutdown()
+
+
+def cluster_cpus() -> int:
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def on_cluster(count: int, work: Callable[[int], int], progress: Progress) -> None:
+    """Call `work(0)` to `work(count - 1)`, each in a task with one CPU; `progress` is told what they return. A task
+    whose process dies is started anew by Ray."""
+    import ray
+
+    task = ray.remote(num_cpus=1)(_call)
+    shared = ray.put(work)
+    waiting = [task.remote(shared, number) for number in range(count)]
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        with _own_errors():
+            progress(ray.get(done[0]))
+
+
+def _call(work: Callable[[int], int], number: int) -> int:
+    return work(number)
+
+
+@contextlib.contextmanager
+def _own_errors() -> Iterator[None]:
+    """A UserError that was raised in the cluster, as itself."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise UserError(str(cause)) from error if cause is not None else error
+
+
+def embed_on_ray(store: Store, looked: Looked, read: RowTexts, embedder: Embedder, progress: Progress) -> int:
+    """Does what embed_missing does, on the cluster that RAY_ADDRESS names or on this machine.
+
+    Every actor holds a model and embeds whole chunks into the shared store. When one dies Ray starts another, which
+    embeds its chunk anew.
+    """
+    with cluster():
+        embedded = _run(store, looked.missing, read, embedder, progress)
     again = look_up(store, read, len(read.ids), embedder.chunk)
     looked.places[:], looked.missing = again.places, again.missing
     return embedded + embed_missing(store, looked, read, embedder)  # what is left: other runs are at it
@@ -58,17 +108,12 @@ def _run(store: Store, missing: np.ndarray, read: RowTexts, embedder: Embedder, 
         num_gpus=1 if gpus else 0,
     )
     embedded = 0
-    try:
+    with _own_errors():
         for row in done.iter_rows():
             embedded += row["embedded"]
             for name in COUNTS:
                 setattr(embedder, name, getattr(embedder, name) + row[name])
             progress(row["embedded"])
-    except ray.exceptions.RayError as error:
-        cause = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        raise UserError(str(cause)) from error if cause is not None else error
     return embedded
 
 

@@ -1,5 +1,7 @@
 """Selection: rows and queries to vectors, every query's nearest rows, and the files that hold them."""
 
+import contextlib
+import dataclasses
 import hashlib
 import logging
 import time
@@ -17,14 +19,19 @@ from near.embedders.base import Embedder
 from near.embedding import Embedded, bar, embed_rows
 from near.errors import UserError
 from near.files import cache_folder, digest, folder_aside, provenance, read_json, write_json, write_npy
+from near.indexes.base import Index
 from near.locks import lock_file, locked
 from near.pool import load_pool
 from near.processes import is_main, rank_shown
+from near.ray_launcher import cluster
+from near.search import clear, put_together, search_shards, shards_of
 from near.store import Store
+from near.sweep import swept
+from near.vectors import StoredVectors
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -91,26 +98,66 @@ def find_neighbours(
         "queries": {"fingerprint": queries.fingerprint, "rows": len(queries)},
         "embedder": embedder.signature,
         "index": index.signature,
-        "max_K": cfg.max_K,
     }
     key = digest(made_of)
-    if held is not None and held[1] != key:
+    if held is not None and held[1] != digest([key, cfg.max_K]):
         raise _held(held[0])
     folder = cache_folder(cfg.cache_dir, "neighbours", key)
-    if (folder / "manifest.json").is_file():
+    if _width(folder) < cfg.max_K:
+        _search(cfg, made_of, folder, embedder, index, candidates, queries)
+    else:
         log.info(f"neighbours: found in the cache ({key[:12]}), embedded 0 texts")
-        return _read(folder)
-    with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
+    found = _first(_read(folder), cfg.max_K)
+    return dataclasses.replace(found, manifest={**found.manifest, "max_K": cfg.max_K, "key": digest([key, cfg.max_K])})
+
+
+def _width(folder: Path) -> int:
+    """Neighbours of a query in the cached matrix; 0 where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return read_json(folder / "manifest.json").get("searched_max_K", 0)
+    return 0
+
+
+def _search(
+    cfg: DictConfig,
+    made_of: dict,
+    folder: Path,
+    embedder: Embedder,
+    index: Index,
+    candidates: Rows,
+    queries: Rows,
+) -> None:
+    """Embed, search and write `folder`, together with all processes that do the same."""
+    eligible, key = candidates.eligible(), folder.name
+    width = min(max([cfg.max_K, *(k for k in swept("max_K") if isinstance(k, int))]), len(eligible))
+    with (
+        cluster() if "ray" in (embedder.launcher, index.launcher) else contextlib.nullcontext(),
+        Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store,
+    ):
         pool, asked, figures = _embed(store, embedder, candidates, eligible, queries)
-        with locked(lock_file(cfg.cache_dir, key)):  # of several processes the first one searches
-            if not (folder / "manifest.json").is_file():
+        begun = time.perf_counter()
+        vectors, asked = StoredVectors(store, pool.places), store.read(asked.places)
+        unfinished = cache_folder(cfg.cache_dir, "neighbours", f".{key}-{width}.part")
+        shards = shards_of(index, asked, vectors, width, unfinished)
+        with bar(len(eligible), "searching", "row") as progress:
+            if shards is not None:
+                search_shards(shards, lambda: _width(folder) >= width, progress.update)
+                progress.update(progress.total - progress.n)  # what others searched
+            with locked(lock_file(cfg.cache_dir, key)):  # of several processes the first one puts it together
+                if _width(folder) >= width:
+                    return clear(unfinished)
+                if shards is not None:
+                    scores, rows = put_together(shards)
+                else:
+                    made = {k: v for k, v in made_of.items() if k not in ("queries", "index")}
+                    keep = cache_folder(cfg.cache_dir, "indexes", digest([made, index.built]))
+                    scores, rows = index.search(asked, vectors, width, progress.update, keep)
+                figures |= {"search_seconds": round(time.perf_counter() - begun, 3), **index.told}
                 with folder_aside(folder, replace=True) as new:
-                    ids, scores, seconds = _search(store, index, pool, asked, eligible, cfg.max_K)
-                    write_npy(new / "top_indices.npy", ids)
+                    write_npy(new / "top_indices.npy", eligible[rows])
                     write_npy(new / "top_scores.npy", scores)
-                    figures["search_seconds"] = round(seconds, 3)
-                    write_json(new / "manifest.json", {**made_of, "key": key, "figures": figures})
-    return _read(folder)
+                    write_json(new / "manifest.json", {**made_of, "searched_max_K": width, "figures": figures})
+                clear(unfinished)
 
 
 def _embed(store: Store, embedder: Embedder, candidates: Rows, eligible: np.ndarray, queries: Rows):
@@ -119,6 +166,7 @@ def _embed(store: Store, embedder: Embedder, candidates: Rows, eligible: np.ndar
     asked = embed_rows(store, embedder, queries, queries.eligible(), query=True)
     seconds = time.perf_counter() - begun
     embedder.close()
+    check_alike(pool, asked)
     _tell(embedder, pool, asked, len(eligible), seconds)
     figures = {
         "distinct_texts": pool.distinct,
@@ -130,20 +178,11 @@ def _embed(store: Store, embedder: Embedder, candidates: Rows, eligible: np.ndar
     return pool, asked, figures
 
 
-def _search(store: Store, index, pool: Embedded, asked: Embedded, eligible: np.ndarray, max_K: int):
+def check_alike(pool: Embedded, asked: Embedded) -> None:
+    """UserError unless candidates and queries can be compared."""
     if pool.signature != asked.signature:
         told = "; ".join(differences(pool.signature, asked.signature))
         raise UserError(f"candidates and queries were embedded differently ({told}); embed both with one embedder")
-    begun = time.perf_counter()
-    with bar(len(eligible), "searching") as progress:
-        scores, rows = index.search(
-            store.read(asked.places),
-            lambda a, b: store.read(pool.places[a:b]),
-            len(eligible),
-            max_K,
-            progress.update,
-        )
-    return eligible[rows], scores, time.perf_counter() - begun
 
 
 def _tell(embedder: Embedder, pool: Embedded, asked: Embedded, rows: int, seconds: float) -> None:
@@ -186,13 +225,18 @@ def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: in
         raise UserError(
             f"indices_path={path} names row {neighbours.ids.max()} of a pool of {len(candidates)}; select again"
         )
-    return Neighbours(neighbours.ids[:, :max_K], neighbours.scores[:, :max_K], neighbours.manifest)
+    return _first(neighbours, max_K)
+
+
+def _first(neighbours: Neighbours, max_K: int) -> Neighbours:
+    """Each query's first `max_K` neighbours, in memory of their own."""
+    parts = (np.ascontiguousarray(a[:, :max_K]) for a in (neighbours.ids, neighbours.scores))
+    return Neighbours(*parts, neighbours.manifest)
 
 
 def _read(folder: Path) -> Neighbours:
     try:
-        ids = np.load(folder / "top_indices.npy", allow_pickle=False)
-        scores = np.load(folder / "top_scores.npy", allow_pickle=False)
+        ids, scores = (np.load(folder / f"top_{name}.npy", "r", allow_pickle=False) for name in ("indices", "scores"))
         manifest = read_json(folder / "manifest.json")
     except (ValueError, OSError, EOFError) as error:
         raise UserError(

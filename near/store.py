@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import struct
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,7 @@ class Store:
         self._arrived = np.empty(0, dtype=np.uint64)  # first halves of the keys that others wrote since, sorted
 
     def __reduce__(self):
-        return Store, self._made_of  # opened anew where it arrives
+        return _reopened, (self._made_of, self.shards)  # opened anew where it arrives, where its places stay good
 
     def __enter__(self) -> "Store":
         return self
@@ -83,22 +84,24 @@ class Store:
         return found
 
     def read(self, places: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """float32 (n, dim), the vectors at `places`, into `out` where given; no more than a shard is held beside it."""
+        """float32 (n, dim), the vectors at `places`, into `out` where given; no more than a shard is held beside it.
+
+        Files are read, not mapped: a map's pages would count as this process's memory.
+        """
         shards = places >> ROWS
-        for number in np.unique(shards):
-            at = np.flatnonzero(shards == number)
-            rows = places[at] & ((1 << ROWS) - 1)
+        order = np.argsort(shards, kind="stable")
+        begins = np.flatnonzero(np.diff(shards[order], prepend=-1))
+        for at in np.split(order, begins[1:]) if len(order) else []:
+            path = self.folder / self.shards[shards[at[0]]]
             try:
-                with self._opened(self.shards[number]) as file:
-                    stored = file.get_slice("vectors")
+                with open(path, "rb", buffering=0) as file:
+                    stored = _Stored(file)
                     if out is None:
-                        out = np.empty((len(places), stored.get_shape()[1]), dtype=np.float32)
-                    _copy(stored, rows, out, at)
+                        out = np.empty((len(places), stored.dim), dtype=np.float32)
+                    _copy(stored, places[at] & ((1 << ROWS) - 1), out, at)
             except (_Damaged, FileNotFoundError) as error:
-                raise UserError(
-                    f"{self.folder / self.shards[number]} was removed or damaged ({error}); run again"
-                ) from error
-        return out
+                raise UserError(f"{path} was removed or damaged ({error}); run again") from error
+        return np.empty((0, 0), dtype=np.float32) if out is None else out
 
     @contextlib.contextmanager
     def claim(self, keys: np.ndarray) -> Iterator[np.ndarray]:
@@ -217,6 +220,13 @@ class Store:
         return self._arrived[at] == keys[:, 0]
 
 
+def _reopened(made_of: tuple, shards: list[str]) -> Store:
+    store = Store(*made_of)
+    for name in shards:
+        store._number(name)
+    return store
+
+
 def stored_rows(shard: Path) -> int:
     """Vectors in a shard, read from its header; 0 for one that is damaged."""
     try:
@@ -235,12 +245,42 @@ def _among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.isin(np.ascontiguousarray(keys).view(pairs).ravel(), np.ascontiguousarray(others).view(pairs).ravel())
 
 
-def _copy(stored, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
-    """`stored[rows]` into `out[at]`: run by run where there are few runs, else through one read of all between."""
-    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
-    if len(starts) * 64 > stored.get_shape()[0]:
+class _Stored:
+    """The vectors of an open shard."""
+
+    def __init__(self, file):
+        self.file = file
+        try:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, 1 << 20)))["vectors"]
+            self.dtype = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}[header["dtype"]]
+            self.rows, self.dim = header["shape"]
+            self.begin = 8 + length + header["data_offsets"][0]
+        except (struct.error, ValueError, KeyError, TypeError) as error:
+            raise _Damaged(f"its header can't be read: {one_line(error)}") from error
+
+    def read(self, start: int, out: np.ndarray) -> None:
+        """Vectors `start` and following into the C-contiguous `out`."""
+        raw = out if out.dtype == self.dtype else np.empty(out.shape, dtype=self.dtype)
+        self.file.seek(self.begin + start * self.dim * self.dtype.itemsize)
+        view, done = memoryview(raw).cast("B"), 0
+        while done < len(view):
+            got = self.file.readinto(view[done:])
+            if not got:
+                raise _Damaged("it is cut short")
+            done += got
+        if raw is not out:
+            out[:] = raw
+
+
+def _copy(stored: _Stored, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
+    """Vectors `rows` into `out[at]`: run by run where there are few runs, else through one read of all between."""
+    starts = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | (np.diff(at, prepend=-2) != 1))
+    if len(starts) * 64 > stored.rows:
         least = rows.min()
-        out[at] = stored[least : rows.max() + 1][rows - least]
+        between = np.empty((rows.max() + 1 - least, stored.dim), dtype=np.float32)
+        stored.read(least, between)
+        out[at] = between[rows - least]
         return
     for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
-        out[at[start:stop]] = stored[rows[start] : rows[stop - 1] + 1]
+        stored.read(rows[start], out[at[start] : at[stop - 1] + 1])

@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from near.embedding import Embedded
 from near.errors import UserError
-from near.selection import _search
+from near.selection import check_alike
 from near.tiny import write_tiny
 from tests.conftest import configured
 
@@ -91,7 +91,7 @@ def test_two_signatures_are_not_mixed():
     empty = np.empty(0, dtype=np.int64)
     pool, asked = Embedded({"model": "a"}, empty, 0, 0), Embedded({"model": "b"}, empty, 0, 0)
     with pytest.raises(UserError, match="embedded differently .model was a, now b.; embed both with one embedder"):
-        _search(None, None, pool, asked, empty, 1)
+        check_alike(pool, asked)
 
 
 @pytest.mark.real

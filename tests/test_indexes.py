@@ -5,6 +5,7 @@ import pytest
 from hydra.utils import instantiate
 
 from near.embedders.base import normalised
+from near.vectors import ArrayVectors
 from tests.conftest import configured
 from tests.test_configs import choices
 
@@ -17,7 +18,7 @@ def brute(queries, pool, k):
 
 def search(name, queries, pool, k, *overrides):
     index = instantiate(configured("select", f"index={name}", *overrides).index)
-    return index.search(queries, lambda a, b: pool[a:b], len(pool), k)
+    return index.search(queries, ArrayVectors(pool), k)
 
 
 def vectors(n, d, seed):

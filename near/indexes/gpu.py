@@ -1,0 +1,62 @@
+"""Exact search with FAISS's GPU kernels, where its GPU build is installed: the pool's blocks over all GPUs."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import faiss
+import numpy as np
+
+from near.errors import UserError
+from near.indexes.topk import merged, pack
+from near.vectors import Vectors
+
+log = logging.getLogger(__name__)
+
+LARGEST = 2048  # neighbours that FAISS's GPU kernels find for a query
+
+
+def gpus(device: str, k: int) -> int:
+    """How many GPUs to search on: 0 is the CPU, which `auto` takes where there is none or k is too large for them."""
+    found = faiss.get_num_gpus() if hasattr(faiss, "knn_gpu") and hasattr(faiss, "StandardGpuResources") else 0
+    if device == "cpu" or device == "auto" and not found:
+        return 0
+    if not found:
+        raise UserError("index.device=gpu: FAISS sees no GPU; install faiss-gpu-cu12, or set index.device=cpu")
+    if k >= LARGEST:
+        if device == "gpu":
+            raise UserError(f"index.device=gpu: max_K={k} is not below {LARGEST}, FAISS's limit; set index.device=cpu")
+        log.info(f"searching on the CPU: FAISS's GPU kernels find fewer than {LARGEST} neighbours, max_K={k}")
+        return 0
+    return found
+
+
+def search_on_gpus(devices, queries, pool: Vectors, k, start, stop, block_rows, progress) -> np.ndarray:
+    """Like Flat.best. Each GPU takes the next block; one more neighbour shows where rows tie at its k-th place."""
+    resources = [faiss.StandardGpuResources() for _ in range(devices)]
+    best = np.zeros((len(queries), k), dtype=np.uint64)
+    blocks = [(a, min(a + block_rows, stop)) for a in range(start, stop, block_rows)]
+    buffers = [np.empty((min(block_rows, stop - start), pool.dim), dtype=np.float32) for _ in range(devices)]
+    with ThreadPoolExecutor(devices) as workers:
+        for turn in range(0, len(blocks), devices):
+            now = blocks[turn : turn + devices]
+            found = workers.map(partial(_block, queries, pool, k), now, range(len(now)), resources, buffers)
+            best = merged([best, *found], k)
+            progress(sum(b - a for a, b in now))
+    return best
+
+
+def _block(queries, pool: Vectors, k: int, rows: tuple[int, int], device: int, resources, buffer) -> np.ndarray:
+    a, b = rows
+    block = buffer[: b - a]
+    pool.read(slice(a, b), block)
+    wide = min(k + 1, b - a)
+    scores, found = faiss.knn_gpu(resources, queries, block, wide, metric=faiss.METRIC_INNER_PRODUCT, device=device)
+    keys = pack(scores, found + a)
+    if wide > k:
+        for q in np.flatnonzero(scores[:, k] == scores[:, k - 1]):  # any of the tied rows may have been kept
+            tied = np.flatnonzero(block @ queries[q] >= scores[q, k - 1] - 1e-6)
+            known = dict(zip(found[q], scores[q], strict=True))
+            own = np.array([known.get(row, scores[q, k - 1]) for row in tied], dtype=np.float32)
+            keys[q] = merged([pack(own, tied + a)[None]], wide)[0]
+    return keys

@@ -1,0 +1,100 @@
+"""The best k rows of each query while scores arrive tile by tile; what was found so far decides what is looked at next.
+
+A score and its row are one unsigned integer, the key: the score's bits in an order that integers share, then the
+row's complement. A larger key is a better neighbour: the higher score, and of equal scores the lower row. So the
+k largest keys are the neighbours, in one sort, whatever order they came in. Key 0 stands for no row.
+"""
+
+import numpy as np
+
+from near.errors import UserError
+
+ROWS = 1 << 32  # that a key can tell apart
+_LOW, _HALF, _SIGN = np.uint64(ROWS - 1), np.uint64(32), np.uint32(1 << 31)
+
+
+def pack(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """uint64 keys of float32 `scores` (finite or infinite) and integer `rows` (0 to 2**32 - 1) of the same shape."""
+    bits = (scores + np.float32(0)).view(np.uint32)  # -0 becomes 0
+    bits ^= (bits.view(np.int32) >> 31).view(np.uint32) | _SIGN  # negative: all bits turned, else the sign alone
+    keys = bits.astype(np.uint64)
+    keys <<= _HALF
+    keys |= _LOW - rows.astype(np.uint64)
+    return keys
+
+
+def unpack(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores, float32, and rows, int64, of keys; what pack was given."""
+    ordered = (keys >> _HALF).astype(np.uint32)
+    bits = np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered)
+    return bits.view(np.float32), (_LOW - (keys & _LOW)).astype(np.int64)
+
+
+def merged(parts: list[np.ndarray], k: int) -> np.ndarray:
+    """The k best keys of each query out of those in `parts`, each uint64 (Q, k) and best first, as is the result."""
+    best = parts[0]
+    for part in parts[1:]:
+        best = _best_first(np.concatenate([best, part], axis=1), k)
+    return best
+
+
+def _best_first(keys: np.ndarray, k: int) -> np.ndarray:
+    """The k largest of each query's keys, descending."""
+    kept = np.partition(keys, keys.shape[1] - k, axis=1)[:, keys.shape[1] - k :]
+    kept.sort(axis=1)
+    return np.ascontiguousarray(kept[:, ::-1])
+
+
+def whole(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores float32 (Q, k) and rows int64 (Q, k) of sorted keys none of which is 0."""
+    if keys.size and not keys.all():
+        raise UserError("scores are NaN: the vectors' inner products overflow float32; normalise them")
+    return unpack(keys)
+
+
+class Best:
+    """The best k of each of Q queries so far, held in (Q, 2k + tile) integers.
+
+    `floor` float32 (Q,): only scores above it are taken. It rises as soon as k better ones are known; one that is
+    given at the beginning may be too high, which shows as a 0 among `keys`.
+    """
+
+    def __init__(self, k: int, tile: int, floor: np.ndarray):
+        self.k, self.floor = k, floor.copy()
+        self._held = np.zeros((len(floor), 2 * k + tile), dtype=np.uint64)
+        self._count = np.zeros(len(floor), dtype=np.int64)
+
+    def offer(self, scores: np.ndarray, first: int, above: np.ndarray) -> None:
+        """Take of a tile's `scores` (float32 (Q, tile), contiguous; -inf where there is no row) those that count; the
+        tile's width is a power of two.
+
+        first: the row of its first column; above: bool (Q, tile) to work in.
+        """
+        shift = scores.shape[1].bit_length() - 1
+        np.greater(scores, self.floor[:, None], out=above)
+        at = np.flatnonzero(above.reshape(-1))
+        if not len(at):
+            return
+        query, column = at >> shift, at & ((1 << shift) - 1)
+        counts = np.bincount(query, minlength=len(scores))
+        begin = np.arange(len(scores)) * self._held.shape[1] + self._count - (np.cumsum(counts) - counts)
+        self._held.reshape(-1)[begin[query] + np.arange(len(at))] = pack(scores.reshape(-1)[at], column + first)
+        self._count += counts
+        if self._count.max() > 2 * self.k:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Keep the k best of each query; those that have k now take only what is better than the last of them."""
+        width = int(self._count.max())
+        best = np.partition(self._held[:, :width], width - self.k, axis=1)[:, -self.k :]
+        self._held[:, :width] = 0
+        self._held[:, : self.k] = best
+        # a query with fewer than k keeps zeros at the front: its next ones go behind the k slots all the same
+        self._count[:] = self.k
+        full = best[:, 0] != 0
+        self.floor[full] = np.maximum(self.floor[full], unpack(np.ascontiguousarray(best[full, 0]))[0])
+
+    def keys(self) -> np.ndarray:
+        """uint64 (Q, k), best first; 0 where fewer than k scores were above the floor."""
+        width = max(int(self._count.max()), self.k)
+        return _best_first(self._held[:, :width], self.k)

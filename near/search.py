@@ -1,0 +1,122 @@
+"""One search by however many processes there are: an exact one is cut into shards, each a file until all are there.
+
+Ranks of torchrun, tasks on Ray and runs that were started twice take shards that nobody has; a killed one loses the
+shard it was at. Because scores do not depend on the cuts (near/indexes/flat.py) the result is that of one process.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from near.errors import UserError
+from near.files import write_npy
+from near.indexes.base import Index, Progress
+from near.indexes.flat import TILE, Flat
+from near.indexes.topk import ROWS, merged, whole
+from near.locks import acquire
+from near.processes import world_size
+from near.ray_launcher import cluster_cpus, on_cluster
+from near.vectors import Vectors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of one exact search for `k` neighbours, each a file in `folder`; from `cuts` to `cuts` of rows."""
+
+    index: Flat
+    queries: np.ndarray
+    pool: Vectors
+    k: int
+    folder: Path
+    cuts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.cuts) - 1
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{self.cuts[number]}-{self.cuts[number + 1]}-best-{self.k}.npy"
+
+    def search(self, number: int, progress: Progress = lambda rows: None) -> None:
+        """Search one shard and keep what was found."""
+        start, stop = self.cuts[number], self.cuts[number + 1]
+        write_npy(self.path(number), self.index.best(self.queries, self.pool, self.k, start, stop, progress))
+
+    def search_if_free(self, number: int, wait: bool, done: Callable[[], bool], progress: Progress) -> None:
+        """Search one shard unless it is there, or another process is at it; with `wait` see that process end first."""
+        held = acquire(self.path(number).with_suffix(".lock"), wait=wait)
+        if held is None:
+            return
+        try:
+            if not self.path(number).exists() and not done():
+                self.search(number, progress)
+        finally:
+            held.close()
+
+    def search_there(self, number: int) -> int:
+        """Search one shard in a task of a cluster, unless another process has it; returns its rows."""
+        self.search_if_free(number, False, lambda: False, lambda rows: None)
+        return self.cuts[number + 1] - self.cuts[number]
+
+    def found(self, number: int) -> np.ndarray:
+        """A shard's keys, uint64 (Q, k); searched again where its file is damaged or not there."""
+        try:
+            keys = np.load(self.path(number), allow_pickle=False)
+            if keys.shape == (len(self.queries), self.k) and keys.dtype == np.uint64:
+                return keys
+        except (ValueError, OSError, EOFError):
+            pass
+        self.search(number)
+        return np.load(self.path(number), allow_pickle=False)
+
+
+def cuts(n: int, shards: int, shard_rows: int) -> tuple[int, ...]:
+    """Where a pool of n rows is cut: into `shards`, or more where they would be larger than `shard_rows`."""
+    tiles = -(-n // TILE)
+    count = min(max(shards, -(-n // shard_rows)), tiles)
+    return (*(TILE * (tiles * i // count) for i in range(count)), n)
+
+
+def shards_of(index: Index, queries: np.ndarray, pool: Vectors, k: int, folder: Path) -> Shards | None:
+    """The shards to search, or None where one process does it all: an index of its own, or a pool that is small."""
+    if pool.n >= ROWS:
+        raise UserError(f"{pool.n} candidates are more than a search tells apart ({ROWS - 1}); split the pool")
+    if not isinstance(index, Flat):
+        return None
+    if index.launcher == "ray":
+        wanted = index.workers or cluster_cpus()
+    else:
+        wanted = world_size()
+    plan = cuts(pool.n, wanted, index.shard_rows)
+    return Shards(index, queries, pool, k, folder, plan) if len(plan) > 2 else None
+
+
+def search_shards(shards: Shards, done: Callable[[], bool], progress: Progress) -> None:
+    """See that all shards are searched, here or elsewhere. `done`: whether their result was put together already."""
+    if shards.index.launcher == "ray":
+        on_cluster(len(shards), shards.search_there, progress)
+    first = int(os.environ.get("RANK", "0")) * len(shards) // world_size()  # ranks begin apart
+    for wait in (False, True):
+        for number in [*range(first, len(shards)), *range(first)]:
+            if done():
+                return
+            shards.search_if_free(number, wait, done, progress)
+
+
+def put_together(shards: Shards) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows of the whole search, as Index.search gives them."""
+    best = shards.found(0)
+    for number in range(1, len(shards)):
+        best = merged([best, shards.found(number)], shards.k)
+    return whole(best)
+
+
+def clear(folder: Path) -> None:
+    """Remove shards that are no longer needed."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,25 @@
+"""What a job of a multirun knows of the others: Hydra keeps the sweep as it was asked for in multirun.yaml."""
+
+import contextlib
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+def swept(key: str) -> list:
+    """All values that the running sweep gives `key`; none outside a sweep, or where it is not known."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return []
+    path = Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir, "multirun.yaml")
+    with contextlib.suppress(OSError, ValueError, HydraException, OmegaConfBaseException):
+        asked = OmegaConf.load(path).hydra
+        params = [f"{k}={v}" for k, v in (asked.sweeper.get("params") or {}).items() if v is not None]
+        for override in reversed(OverridesParser.create().parse_overrides([*params, *asked.overrides.task])):
+            if override.key_or_group == key:  # what is typed comes after what a sweep's file says
+                return list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+    return []
