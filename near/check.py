@@ -16,10 +16,17 @@ SECRET = re.compile(r"(^|_)(hub_token|hf_token|auth_token|access_token|api_?key|
 BIG = float("inf")
 NUMBERS: dict[str, tuple[type, float, float]] = {
     "max_K": (int, 1, BIG),
+    "n": (int, 1, BIG),
     "seed": (int, 0, 2**32 - 1),
     "index.block_rows": (int, 1, BIG),
     "index.shard_rows": (int, 1, BIG),
     "index.workers": (int, 1, BIG),
+    "index.nlist": (int, 1, BIG),
+    "index.nprobe": (int, 1, BIG),
+    "index.M": (int, 2, 512),
+    "index.ef_construction": (int, 1, 1_000_000),
+    "index.ef_search": (int, 1, 2**31 - 1),
+    "index.recall_queries": (int, 1, BIG),
     "embedder.batch_size": (int, 1, BIG),
     "embedder.batch_tokens": (int, 1, BIG),
     "embedder.max_length": (int, 1, BIG),
@@ -103,7 +110,10 @@ NULLABLE = {
         "trainer.args.save_total_limit",
         "output_dir",
         "indices_path",
+        "n",
+        "export",
     ),
+    *("index.nlist", "index.nprobe", "index.M", "index.ef_construction", "index.ef_search"),
     *("data.num_proc", "data.candidates.limit", "data.queries.limit", "data.eval.limit", "resume", "run", "template"),
     *("adapter_name_or_path", "model_name_or_path", "model.revision", "model.template"),
     *("embedder.server.url", "embedder.server.model", "embedder.server.api_key_env"),
@@ -111,6 +121,7 @@ NULLABLE = {
 }
 FORMATS = ("auto", "alpaca", "messages", "sharegpt", "prompt_completion", "question_answer", "text")
 CHOICES: dict[str, tuple[str, ...]] = {
+    "export": ("jsonl", "parquet"),
     "data.on_error": ("raise", "skip"),
     "data.leakage": ("drop", "keep"),
     "data.dedup": ("none", "exact", "near"),
@@ -158,7 +169,7 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     faults += _shape_faults(cfg)
     if not faults:  # what follows takes the shape for granted
         faults += _target_faults(cfg, "") + _unread_faults(cfg, typed) + _secret_faults(cfg, "")
-        faults += _number_faults(cfg) + _choice_faults(cfg) + _schedule_faults(cfg)
+        faults += _number_faults(cfg) + _choice_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg)
     if faults:
         raise UserError("; ".join(faults))
 
@@ -288,4 +299,21 @@ def _schedule_faults(cfg: DictConfig) -> list[str]:
     faults += [f"trainer.args.{k}=true breaks the rounds; leave it false" for k in REFUSED if args.get(k)]
     if (cfg.trainer.warmup_step, cfg.trainer.update_times) == (0, 0):
         faults.append("trainer.warmup_step=0 with trainer.update_times=0 trains no step; raise one of them")
+    return faults
+
+
+def _subset_faults(cfg: DictConfig) -> list[str]:
+    """select.py picks a subset by `selector` and `n` together; `export` writes its rows."""
+    if not _present(cfg, "export"):
+        return []
+    given = {key: select(cfg, key) for key in ("export", "n", "selector")}
+    shown = [f"{key}={value}" if key != "selector" else key for key, value in given.items() if value is not None]
+    lacking = {key: fix for key, fix in (("selector", "selector=near"), ("n", "n=ROWS")) if given[key] is None}
+    faults = []
+    if shown and lacking:
+        faults.append(
+            f"{' '.join(shown)} picks no rows without {' and '.join(lacking)}; add {' '.join(lacking.values())}"
+        )
+    if size := select(cfg, "selector.subset_size"):
+        faults.append(f"selector.subset_size={size} bounds a round of training; use n={size}")
     return faults

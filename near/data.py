@@ -149,21 +149,48 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
     return rows
 
 
+def raw_rows(cfg: DictConfig, rows: Rows, ids: np.ndarray, cache_dir: str) -> Iterator[tuple[int, Mapping]]:
+    """Rows `ids` (distinct) of what `load` made of `cfg`, as they stand in their sources: (id, row) by ascending id,
+    with the sources read once more as streams.
+
+    Raises UserError where a source no longer holds what was loaded.
+    """
+    where = f"data.{rows.name}"
+    source = from_dataset_info(cfg[rows.name], where)
+    sources = open_sources(source, where, cache_dir)
+    if len(sources) < len(rows.parts):
+        raise UserError(f"{where}.path={source.path} names fewer files than when it was loaded; run again")
+    wanted, offset, left = np.sort(ids), 0, source.limit
+    for (_, table), opened in zip(rows.parts, sources, strict=False):  # sources beyond the limit have no table
+        changed = UserError(f"{where}: {opened.path} has changed since it was loaded; run again")
+        if Form.of(source, left).key(opened) != table.folder.name:
+            raise changed
+        first, last = np.searchsorted(wanted, [offset, offset + len(table)])
+        own = set((wanted[first:last] - offset).tolist())
+        for place, (_, raw) in enumerate(opened.rows() if own else ()):
+            if place in own and isinstance(raw, Mapping):
+                yield offset + place, raw
+                own.remove(place)
+                if not own:
+                    break
+        if own:
+            raise changed
+        offset += len(table)
+        left = None if left is None else left - len(table)
+
+
 def _load_one(
     cfg: DictConfig, source: DictConfig, part: str, opened: Opened, limit: int | None, cache_dir: str, answer: bool
 ) -> tuple[Rows, dict]:
     """One source's rows, read into the cache when they are not there yet, and what its info.json says."""
-    columns = {field: column for field, column in (source.columns or {}).items() if column is not None}
-    filter = OmegaConf.to_container(source.filter) if source.filter else {}
-    tags = OmegaConf.to_container(source.tags) if source.tags else {}
-    key = digest([VERSION, opened.content, source.format, columns, tags, limit, filter])
+    form = Form.of(source, limit)
+    key = form.key(opened)
     folder = cache_folder(cache_dir, "data", key)
     refresh = cfg.refresh and is_main()  # one process does; what it replaces is the same content
     if refresh or not (folder / "info.json").is_file():
         with locked(lock_file(cache_dir, key)):  # who waited finds it there
             if refresh or not (folder / "info.json").is_file():
                 with folder_aside(folder, replace=True) as new:
-                    form = Form(source.format, columns, tags, filter, limit)
                     write_json(new / "info.json", _write(new, opened, form, f"data.{part}", cfg.on_error))
     try:
         info = read_json(folder / "info.json")
@@ -202,6 +229,16 @@ class Form:
     tags: dict
     filter: dict
     limit: int | None
+
+    @classmethod
+    def of(cls, source: DictConfig, limit: int | None) -> "Form":
+        columns = {field: column for field, column in (source.columns or {}).items() if column is not None}
+        tags = OmegaConf.to_container(source.tags) if source.tags else {}
+        return cls(source.format, columns, tags, OmegaConf.to_container(source.filter) if source.filter else {}, limit)
+
+    def key(self, opened: Opened) -> str:
+        """The name of the table that `opened` becomes."""
+        return digest([VERSION, opened.content, self.format, self.columns, self.tags, self.limit, self.filter])
 
 
 def _write(folder: Path, opened: Opened, form: Form, where: str, on_error: str) -> dict:

@@ -15,6 +15,7 @@ from near.data import Rows
 from near.embedders.base import Embedder
 from near.embedding import Looked, RowTexts, look_up
 from near.files import cache_folder, digest
+from near.indexes.flat import TILE
 from near.store import Store
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,10 @@ def report(cfg: DictConfig, candidates: Rows, queries: Rows) -> None:
     free = shutil.disk_usage(_existing(Path(cfg.cache_dir))).free
     short = "" if disk < free else f"; that is too little, free {_size(disk - free)}"
     log.info(f"disk: {_size(disk)} of {_size(free)} free{short}")
-    block = min(n, cfg.index.get("block_rows") or n) * embedder.dim * 4
-    held = n * ROW_BYTES + block + matrix + embedder.chunk * embedder.dim * 4
-    log.info(f"memory: {_size(held)} beside the embedding model, {_size(block)} of it the block that is searched")
+    # searched: one block while the next is read, and twice the neighbours; an index that is built holds all vectors
+    block = min(n, 2 * cfg.index.block_rows if "block_rows" in cfg.index else n) * embedder.dim * 4
+    held = n * ROW_BYTES + block + m * (2 * cfg.max_K + TILE) * 8 + matrix + embedder.chunk * embedder.dim * 4
+    log.info(f"memory: {_size(held)} beside the embedding model, {_size(block)} of it vectors that are searched")
     if cfg.data.dedup == "near":
         log.info("data.dedup=near is not counted: it is found from the vectors")
     log.info("nothing was stored; leave out dry_run=true to start")

@@ -13,19 +13,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from near.config import differences, public
-from near.data import Rows, load
+from near.data import Rows, given, load
 from near.dedup import without_near_duplicates
 from near.embedders.base import Embedder
 from near.embedding import Embedded, bar, embed_rows
 from near.errors import UserError
+from near.export import Export
 from near.files import cache_folder, digest, folder_aside, provenance, read_json, write_json, write_npy
 from near.indexes.base import Index
 from near.locks import lock_file, locked
 from near.pool import load_pool
 from near.processes import is_main, rank_shown
 from near.ray_launcher import cluster
-from near.search import clear, put_together, search_shards, shards_of
+from near.shards import clear, put_together, search_shards, shards_of
 from near.store import Store
+from near.summary import summarise, typical_scores
 from near.sweep import swept
 from near.vectors import StoredVectors
 
@@ -36,19 +38,31 @@ SCHEMA_VERSION = 3
 
 @dataclass(frozen=True)
 class Neighbours:
-    """ids int64 (n_queries, max_K): rows of the pool, best first, ties by lower id; scores float32, cosine."""
+    """ids int64 (n_queries, max_K): rows of the pool, best first, ties by lower id; scores float32, cosine.
+
+    typical: float32 (n_queries,), each query's similarity with just any row; found: nothing had to be searched.
+    """
 
     ids: np.ndarray
     scores: np.ndarray
     manifest: dict
+    typical: np.ndarray | None = None
+    found: bool = False
 
 
 def select(cfg: DictConfig, output_dir: Path) -> None:
-    """What select.py does: write top_indices.npy, top_scores.npy and manifest.json into `output_dir`."""
+    """What select.py does: write top_indices.npy, top_scores.npy and manifest.json into `output_dir`, and the subset
+    that is asked for: that alone where its selector needs no neighbours."""
     target = output_dir / "manifest.json"
+    export = Export(cfg, output_dir)
     before = read_json(target).get("key") if target.exists() and not cfg.overwrite else None
-    queries = load(cfg.data, "queries", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
+    queries = None
+    if export.needs_matrix or given(cfg.data, "queries"):
+        queries = load(cfg.data, "queries", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
     candidates = load_pool(cfg, queries)
+    export.check(candidates)
+    if not export.needs_matrix:
+        return export.without_matrix(candidates, queries)
     if cfg.max_K > len(candidates.eligible()):
         raise _too_few(cfg.max_K, len(candidates.eligible()))
     if cfg.dry_run:
@@ -63,12 +77,13 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
         now = read_json(target).get("key") if target.exists() and not cfg.overwrite else None
         if now not in (None, neighbours.manifest["key"]):  # another run has just written it
             raise _held(output_dir)
-        target.unlink(missing_ok=True)  # the manifest is written last: where it is, the matrix is whole and its own
-        write_npy(output_dir / "top_indices.npy", neighbours.ids)
-        write_npy(output_dir / "top_scores.npy", neighbours.scores)
-        write_json(target, {**neighbours.manifest, **provenance(), "config": public(cfg)})
-    shape, nearest = " x ".join(map(str, neighbours.ids.shape)), neighbours.scores[:, 0].mean()
-    log.info(f"wrote {output_dir / 'top_indices.npy'} ({shape}, mean similarity of the nearest {nearest:.3f})")
+        with export.prepared(neighbours.manifest["key"], candidates, queries, neighbours) as place:
+            target.unlink(missing_ok=True)  # the manifest is written last: where it is, the files are whole and its own
+            write_npy(output_dir / "top_indices.npy", neighbours.ids)
+            write_npy(output_dir / "top_scores.npy", neighbours.scores)
+            write_json(target, {**neighbours.manifest, **place(), **provenance(), "config": public(cfg)})
+    summarise(neighbours, candidates, queries)
+    log.info(f"wrote {output_dir / 'top_indices.npy'} ({' x '.join(map(str, neighbours.ids.shape))})")
 
 
 def _held(folder: Path) -> UserError:
@@ -103,12 +118,14 @@ def find_neighbours(
     if held is not None and held[1] != digest([key, cfg.max_K]):
         raise _held(held[0])
     folder = cache_folder(cfg.cache_dir, "neighbours", key)
-    if _width(folder) < cfg.max_K:
+    ready = _width(folder) >= cfg.max_K
+    if not ready:
         _search(cfg, made_of, folder, embedder, index, candidates, queries)
     else:
         log.info(f"neighbours: found in the cache ({key[:12]}), embedded 0 texts")
-    found = _first(_read(folder), cfg.max_K)
-    return dataclasses.replace(found, manifest={**found.manifest, "max_K": cfg.max_K, "key": digest([key, cfg.max_K])})
+    read = _first(_read(folder), cfg.max_K)
+    manifest = {**read.manifest, "max_K": cfg.max_K, "key": digest([key, cfg.max_K])}
+    return dataclasses.replace(read, manifest=manifest, found=ready)
 
 
 def _width(folder: Path) -> int:
@@ -147,7 +164,7 @@ def _search(
                 if _width(folder) >= width:
                     return clear(unfinished)
                 if shards is not None:
-                    scores, rows = put_together(shards)
+                    scores, rows = put_together(shards, width)
                 else:
                     made = {k: v for k, v in made_of.items() if k not in ("queries", "index")}
                     keep = cache_folder(cfg.cache_dir, "indexes", digest([made, index.built]))
@@ -156,6 +173,7 @@ def _search(
                 with folder_aside(folder, replace=True) as new:
                     write_npy(new / "top_indices.npy", eligible[rows])
                     write_npy(new / "top_scores.npy", scores)
+                    write_npy(new / "typical_scores.npy", typical_scores(asked, vectors))
                     write_json(new / "manifest.json", {**made_of, "searched_max_K": width, "figures": figures})
                 clear(unfinished)
 
@@ -170,6 +188,7 @@ def _embed(store: Store, embedder: Embedder, candidates: Rows, eligible: np.ndar
     _tell(embedder, pool, asked, len(eligible), seconds)
     figures = {
         "distinct_texts": pool.distinct,
+        "query_texts": asked.distinct,
         "embedded": pool.now + asked.now,
         "tokens": embedder.tokens,
         "truncated": embedder.truncated,
@@ -231,12 +250,13 @@ def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: in
 def _first(neighbours: Neighbours, max_K: int) -> Neighbours:
     """Each query's first `max_K` neighbours, in memory of their own."""
     parts = (np.ascontiguousarray(a[:, :max_K]) for a in (neighbours.ids, neighbours.scores))
-    return Neighbours(*parts, neighbours.manifest)
+    return dataclasses.replace(neighbours, **dict(zip(("ids", "scores"), parts, strict=True)))
 
 
 def _read(folder: Path) -> Neighbours:
     try:
         ids, scores = (np.load(folder / f"top_{name}.npy", "r", allow_pickle=False) for name in ("indices", "scores"))
+        typical = np.load(path, allow_pickle=False) if (path := folder / "typical_scores.npy").is_file() else None
         manifest = read_json(folder / "manifest.json")
     except (ValueError, OSError, EOFError) as error:
         raise UserError(
@@ -246,4 +266,4 @@ def _read(folder: Path) -> Neighbours:
         raise UserError(f"{folder / 'manifest.json'} has schema {manifest.get('schema_version')}, not {SCHEMA_VERSION}")
     if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape != scores.shape or ids.size and ids.min() < 0:
         raise UserError(f"{folder / 'top_indices.npy'} is not an int64 matrix of row ids like its scores; select again")
-    return Neighbours(ids, scores, manifest)
+    return Neighbours(ids, scores, manifest, typical)

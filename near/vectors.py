@@ -31,31 +31,44 @@ class StoredVectors:
 
 
 class ArrayVectors:
-    """An array (n, dim) of numbers. Of a memory map the file is read, not the map, which would stay in memory."""
+    """An array (n, dim) of numbers; `normalise`: its rows at unit length, zeros as they are.
 
-    def __init__(self, array: np.ndarray, name: str = "vectors"):
+    Of a memory map the file is read, not the map, which would stay in memory.
+    """
+
+    def __init__(self, array: np.ndarray, name: str = "vectors", normalise: bool = False):
         if not isinstance(array, np.memmap):
             array = np.asarray(array)
         if array.ndim != 2 or not all(array.shape) or array.dtype.kind not in "fiu":
             raise UserError(f"{name}: {array.dtype} {array.shape} is not a matrix of numbers; give (rows, dimensions)")
-        self.array, self.name = array, name
+        self.array, self.name, self.normalise = array, name, normalise
         self.n, self.dim = array.shape
         plain = isinstance(array, np.memmap) and array.flags.c_contiguous and array.base is not None
         self._file = str(array.filename) if plain and type(array.base).__name__ == "mmap" else None
 
     def read(self, rows: slice | np.ndarray, out: np.ndarray) -> None:
-        if self._file is not None and isinstance(rows, slice):
-            width = self.dim * self.array.dtype.itemsize
-            start, stop, _ = rows.indices(self.n)
+        if self._file is not None:
             into = out if self.array.dtype == out.dtype else np.empty(out.shape, self.array.dtype)
-            with open(self._file, "rb", buffering=0) as file:
-                file.seek(self.array.offset + start * width)
-                read_whole(file, into)
+            self._from_file(rows, into)
             if into is not out:
                 out[:] = into
         else:
             out[:] = self.array[rows]
         check_finite(out, rows, self.name)
+        if self.normalise:
+            lengths = np.sqrt(np.einsum("ij,ij->i", out, out, dtype=np.float64))
+            out /= np.where(lengths > 0, lengths, 1).astype(np.float32)[:, None]
+
+    def _from_file(self, rows: slice | np.ndarray, out: np.ndarray) -> None:
+        width = self.dim * self.array.dtype.itemsize
+        with open(self._file, "rb", buffering=0) as file:
+            if isinstance(rows, slice):
+                file.seek(self.array.offset + rows.indices(self.n)[0] * width)
+                return read_whole(file, out)
+            starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+            for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+                file.seek(self.array.offset + int(rows[start]) * width)
+                read_whole(file, out[start:stop])
 
 
 def read_whole(file, out: np.ndarray) -> None:

@@ -21,6 +21,7 @@ def lines(*rows) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
+PICK = "selector={_target_: near.selectors.near.Near}"
 # name of the candidates' file, its bytes, overrides, what the line says
 FILES = [
     ("none.jsonl", None, (), "none.jsonl: no such file"),
@@ -92,6 +93,26 @@ FILES = [
     ("p.jsonl", lines(*GOOD), ("data.dedup_threshold=2",), "data.dedup_threshold=2 is too large"),
     ("p.jsonl", lines(*GOOD), ("cache_dir=FOLDER/p.jsonl",), "p.jsonl"),
     ("p.jsonl", lines(*GOOD), ("dry_run=maybe",), "dry_run=maybe is not true or false"),
+    ("p.jsonl", lines(*GOOD), ("n=5",), "n=5 picks no rows without selector; add selector=near"),
+    (
+        "p.jsonl",
+        lines(*GOOD),
+        ("export=jsonl",),
+        "export=jsonl picks no rows without selector and n; add selector=near",
+    ),
+    ("p.jsonl", lines(*GOOD), (PICK,), "selector picks no rows without n; add n=ROWS"),
+    ("p.jsonl", lines(*GOOD), (PICK, "export=parquet"), "export=parquet selector picks no rows without n; add n=ROWS"),
+    ("p.jsonl", lines(*GOOD), (PICK, "n=0"), "n=0 is too small; use n>=1"),
+    ("p.jsonl", lines(*GOOD), (PICK, "n=half"), "n=half is not a whole number"),
+    ("p.jsonl", lines(*GOOD), (PICK, "n=7"), "n=7 is more than the 6 rows that may be selected; use n<=6"),
+    ("p.jsonl", lines(*GOOD), (PICK, "n=2", "export=csv"), "export=csv is not one of jsonl, parquet"),
+    ("p.jsonl", lines(*GOOD), (PICK, "n=2", "selector.subset_size=1"), "bounds a round of training; use n=1"),
+    (
+        "p.jsonl",
+        lines(*GOOD, {**GOOD[0], "instruction": "say 9", "output": "9", "more": 1}, {**GOOD[1], "more": "1"}),
+        ("selector={_target_: near.selectors.full.Full}", "n=8", "export=parquet"),
+        "column 'more' does not fit one type",
+    ),
 ]
 HUB = "embedder.model=no-such-org/no-such-model"
 SERVER = "embedder.backend=vllm_server"

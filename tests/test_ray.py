@@ -1,4 +1,4 @@
-"""embedder.launcher=ray on a local cluster of two workers, one of which is killed midway."""
+"""embedder.launcher=ray on a local cluster of two workers, one of which is killed midway; index.launcher=ray."""
 
 import os
 import signal
@@ -11,9 +11,16 @@ import pytest
 from hydra.utils import instantiate
 
 from near.data import load
+from near.embedders.base import normalised
 from near.embedders.hashing import HashingEmbedder
 from near.embedding import embed_rows
+from near.errors import UserError
+from near.indexes.flat import TILE, Flat
+from near.ray_launcher import on_cluster
+from near.selection import select
+from near.shards import put_together, shards_of
 from near.store import Store
+from near.vectors import ArrayVectors
 from tests.conftest import configured, write_rows
 
 pytestmark = pytest.mark.ray
@@ -101,3 +108,39 @@ def test_the_launcher_is_an_option(rows, tmp_path):
     cfg = configured("select", "embedder=hashing", "embedder.launcher=ray", "embedder.workers=2")
     embedder = instantiate(cfg.embedder, cache_dir=str(tmp_path))
     assert (embedder.launcher, embedder.workers) == ("ray", 2)
+
+
+def test_a_search_is_a_task_for_each_shard(cluster, tmp_path):
+    """index.launcher=ray: what tasks find is what one process finds, and none of it is searched again here."""
+    raw = [{"instruction": f"text {i} of {i % 7} things", "output": "b"} for i in range(3000)]
+    target = write_rows(tmp_path / "t.jsonl", [{"instruction": f"text {i}", "output": "b"} for i in range(5)])
+    path = write_rows(tmp_path / "p.jsonl", raw)
+    words = [
+        "data=files",
+        f"data.candidates.path={path}",
+        f"data.queries.path={target}",
+        "embedder=hashing",
+        "max_K=40",
+    ]
+    found = {}
+    for name, more in (("one", []), ("ray", ["index.launcher=ray"])):
+        cfg = configured("select", *words, *more, f"cache_dir={tmp_path}/{name}")
+        select(cfg, tmp_path / name / "out")
+        found[name] = [(tmp_path / name / "out" / f"top_{what}.npy").read_bytes() for what in ("indices", "scores")]
+    assert found["one"] == found["ray"]
+
+
+def test_tasks_leave_a_shard_each_and_their_errors_are_ours(cluster, tmp_path):
+    pool = normalised(np.random.default_rng(0).normal(size=(3 * TILE, 8)))
+    job = shards_of(Flat(launcher="ray"), pool[:5], ArrayVectors(pool), 20, tmp_path / "shards")
+    assert len(job) == 3, "one for each CPU of the cluster"
+    told = []
+    on_cluster(len(job), job.search_there, told.append)
+    assert (told, sorted(p.suffix for p in job.folder.iterdir())) == ([TILE] * 3, [".lock"] * 3 + [".npy"] * 3)
+    scores, rows = put_together(job, 20)
+    wanted = Flat().search(pool[:5], ArrayVectors(pool), 20)
+    assert (scores.tobytes(), rows.tobytes()) == (wanted[0].tobytes(), wanted[1].tobytes())
+    pool[2 * TILE + 5] = np.nan
+    job = shards_of(Flat(launcher="ray"), pool[:5], ArrayVectors(pool, "candidates"), 20, tmp_path / "bad")
+    with pytest.raises(UserError, match=f"candidates: row {2 * TILE + 5} holds NaN or infinity"):
+        on_cluster(len(job), job.search_there, told.append)

@@ -10,7 +10,8 @@ from threadpoolctl import threadpool_limits
 
 from near.indexes.base import Index, Progress
 from near.indexes.gpu import gpus, search_on_gpus
-from near.indexes.topk import Best, merged, whole
+from near.indexes.ties import settle, with_slack
+from near.indexes.topk import Best, merged
 from near.vectors import Vectors
 
 TILE = 1024  # rows of one matrix product; always all of them, so that a score never depends on where a block ends
@@ -36,7 +37,7 @@ class Flat(Index):
         launcher: str | None = None,
         workers: int | None = None,
     ):
-        """device: auto, cpu or gpu; the others: see near/search.py."""
+        """device: auto, cpu or gpu; the others: see near/shards.py."""
         super().__init__()
         self.block_rows, self.device = -(-block_rows // TILE) * TILE, device
         self.shard_rows, self.launcher, self.workers = shard_rows, launcher, workers
@@ -47,7 +48,8 @@ class Flat(Index):
 
     def search(self, queries, pool, k, progress=lambda rows: None, keep=None):
         """See Index.search. Nothing is built."""
-        return whole(self.best(queries, pool, k, 0, pool.n, progress))
+        keys = self.best(queries, pool, with_slack(k, pool.n), 0, pool.n, progress)
+        return settle(self, queries, pool, keys, k)
 
     def best(
         self,
@@ -57,23 +59,31 @@ class Flat(Index):
         start: int,
         stop: int,
         progress: Progress = lambda rows: None,
+        only: np.ndarray | None = None,
     ) -> np.ndarray:
         """Keys (near/indexes/topk.py) of each query's k best rows among `start` to `stop`, uint64 (Q, k), best first,
-        0 where there are fewer. `start` is a multiple of TILE."""
+        0 where there are fewer. `start` is a multiple of TILE; `only`: bool (Q,), the queries to search for."""
         found = gpus(self.device, k)
         if found:
-            return search_on_gpus(found, queries, pool, k, start, stop, self.block_rows, progress)
-        keys = self._pass(queries, pool, k, start, stop, progress, self._floor)
-        short = np.flatnonzero(keys[:, min(k, stop - start) - 1] == 0)
-        if len(short):  # the estimate was too high for these
-            keys[short] = self._pass(queries[short], pool, k, start, stop, lambda rows: None, _no_floor)
-        return keys
-
-    def _pass(self, queries, pool, k, start, stop, progress, estimate) -> np.ndarray:
-        threads = threads_to_use()
+            keys, asked = np.zeros((len(queries), k), dtype=np.uint64), slice(None) if only is None else only
+            keys[asked] = search_on_gpus(found, queries[asked], pool, k, start, stop, self.block_rows, progress)
+            return keys
         count = -(-len(queries) // BATCH)
         ends = np.arange(count + 1) * len(queries) // count  # fixed by the number of queries alone
         batches = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        keys = np.zeros((len(queries), k), dtype=np.uint64)
+        if only is None:
+            self._pass(queries, pool, k, start, stop, progress, self._floor, batches, keys)
+            only = keys[:, min(k, stop - start) - 1] == 0  # the estimate was too high for these
+        if only.any():  # in the same products as ever, so that scores are the same bits
+            floor = np.where(only, -np.inf, np.inf).astype(np.float32)
+            again = [batch for batch in batches if only[batch].any()]
+            self._pass(queries, pool, k, start, stop, lambda rows: None, lambda *_: floor, again, keys)
+        return keys
+
+    def _pass(self, queries, pool, k, start, stop, progress, estimate, batches, keys) -> None:
+        """Put into `keys` those of `batches` with scores above what `estimate` gives; leave it where there is none."""
+        threads, count = threads_to_use(), len(batches)
         # tiles are shared out too where there are few batches, so that no thread has nothing to do
         stripes = next(s for s in range(1, threads + 1) if s * count % threads == 0 or s * count >= 4 * threads)
         size = min(self.block_rows, -(-(stop - start) // TILE) * TILE)
@@ -97,7 +107,9 @@ class Flat(Index):
                 list(workers.map(partial(_search_block, queries, block, a, b - a, stripes, scratch), work))
                 progress(b - a)
             parts = list(workers.map(lambda item: item[1].keys(), work))
-        return np.concatenate([merged(parts[i : i + stripes], k) for i in range(0, len(parts), stripes)])
+        for number, batch in enumerate(batches):
+            found = merged(parts[number * stripes : (number + 1) * stripes], k)
+            keys[batch] = np.where(found[:, :1] > 0, found, keys[batch])
 
     def _floor(self, queries, pool, k, start, stop, buffer, workers, batches) -> np.ndarray:
         """A score for each query, float32 (Q,), that very likely k rows exceed, from a sample of the rows: without
@@ -107,7 +119,7 @@ class Flat(Index):
         mean = size * k / rows  # rows of the sample among the k best
         rank = int(mean + 4 * mean**0.5 + 4)  # too few exceed the score at this rank once in ten thousand queries
         if rank > size // 2 or 4 * size > rows:
-            return _no_floor(queries)
+            return np.full(len(queries), -np.inf, dtype=np.float32)
         sample = buffer[:size]
         drawn = np.random.default_rng(0).choice(rows, size, replace=False, shuffle=False)
         pool.read(np.sort(drawn) + start, sample)
@@ -120,10 +132,6 @@ class Flat(Index):
         return floor
 
 
-def _no_floor(queries: np.ndarray, *_) -> np.ndarray:
-    return np.full(len(queries), -np.inf, dtype=np.float32)
-
-
 def _search_block(queries, block, first, rows, stripes, scratch, item: tuple[slice, Best, int]) -> None:
     """Offer every `stripes`-th tile of a block to one batch's best."""
     batch, best, stripe = item
@@ -132,7 +140,8 @@ def _search_block(queries, block, first, rows, stripes, scratch, item: tuple[sli
         scratch.scores, scratch.above = np.empty(BATCH * TILE, np.float32), np.empty(BATCH * TILE, bool)
     scores, above = (s[: len(some) * TILE].reshape(len(some), TILE) for s in (scratch.scores, scratch.above))
     for a in range(stripe * TILE, rows, stripes * TILE):
-        np.matmul(some, block[a : a + TILE].T, out=scores)  # of the last tile the rows after the end hold old values
+        with np.errstate(over="ignore", invalid="ignore"):  # told by `whole`
+            np.matmul(some, block[a : a + TILE].T, out=scores)  # after the last row the block holds old values
         scores[:, max(rows - a, 0) :] = -np.inf
         best.offer(scores, first + a, above)
 

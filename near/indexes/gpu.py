@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 
 from near.errors import UserError
+from near.indexes.ties import SLACK
 from near.indexes.topk import merged, pack
 from near.vectors import Vectors
 
@@ -23,16 +24,17 @@ def gpus(device: str, k: int) -> int:
         return 0
     if not found:
         raise UserError("index.device=gpu: FAISS sees no GPU; install faiss-gpu-cu12, or set index.device=cpu")
-    if k >= LARGEST:
+    if k > LARGEST:
+        told = f"FAISS's GPU kernels find {LARGEST} neighbours, {k - SLACK} and {SLACK} for ties are asked for"
         if device == "gpu":
-            raise UserError(f"index.device=gpu: max_K={k} is not below {LARGEST}, FAISS's limit; set index.device=cpu")
-        log.info(f"searching on the CPU: FAISS's GPU kernels find fewer than {LARGEST} neighbours, max_K={k}")
+            raise UserError(f"index.device=gpu: {told}; use max_K<={LARGEST - SLACK}, or set index.device=cpu")
+        log.info(f"searching on the CPU: {told}")
         return 0
     return found
 
 
 def search_on_gpus(devices, queries, pool: Vectors, k, start, stop, block_rows, progress) -> np.ndarray:
-    """Like Flat.best. Each GPU takes the next block; one more neighbour shows where rows tie at its k-th place."""
+    """Like Flat.best; each GPU takes the next block."""
     resources = [faiss.StandardGpuResources() for _ in range(devices)]
     best = np.zeros((len(queries), k), dtype=np.uint64)
     blocks = [(a, min(a + block_rows, stop)) for a in range(start, stop, block_rows)]
@@ -50,13 +52,7 @@ def _block(queries, pool: Vectors, k: int, rows: tuple[int, int], device: int, r
     a, b = rows
     block = buffer[: b - a]
     pool.read(slice(a, b), block)
-    wide = min(k + 1, b - a)
-    scores, found = faiss.knn_gpu(resources, queries, block, wide, metric=faiss.METRIC_INNER_PRODUCT, device=device)
-    keys = pack(scores, found + a)
-    if wide > k:
-        for q in np.flatnonzero(scores[:, k] == scores[:, k - 1]):  # any of the tied rows may have been kept
-            tied = np.flatnonzero(block @ queries[q] >= scores[q, k - 1] - 1e-6)
-            known = dict(zip(found[q], scores[q], strict=True))
-            own = np.array([known.get(row, scores[q, k - 1]) for row in tied], dtype=np.float32)
-            keys[q] = merged([pack(own, tied + a)[None]], wide)[0]
-    return keys
+    scores, found = faiss.knn_gpu(
+        resources, queries, block, min(k, b - a), metric=faiss.METRIC_INNER_PRODUCT, device=device
+    )
+    return pack(scores, found + a)

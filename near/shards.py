@@ -17,7 +17,8 @@ from near.errors import UserError
 from near.files import write_npy
 from near.indexes.base import Index, Progress
 from near.indexes.flat import TILE, Flat
-from near.indexes.topk import ROWS, merged, whole
+from near.indexes.ties import settle, with_slack
+from near.indexes.topk import ROWS, merged
 from near.locks import acquire
 from near.processes import world_size
 from near.ray_launcher import cluster_cpus, on_cluster
@@ -94,7 +95,7 @@ def shards_of(index: Index, queries: np.ndarray, pool: Vectors, k: int, folder: 
     else:
         wanted = world_size()
     plan = cuts(pool.n, wanted, index.shard_rows)
-    return Shards(index, queries, pool, k, folder, plan) if len(plan) > 2 else None
+    return Shards(index, queries, pool, with_slack(k, pool.n), folder, plan) if len(plan) > 2 else None
 
 
 def search_shards(shards: Shards, done: Callable[[], bool], progress: Progress) -> None:
@@ -109,12 +110,12 @@ def search_shards(shards: Shards, done: Callable[[], bool], progress: Progress) 
             shards.search_if_free(number, wait, done, progress)
 
 
-def put_together(shards: Shards) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and rows of the whole search, as Index.search gives them."""
+def put_together(shards: Shards, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows of the whole search for `k` neighbours, as Index.search gives them."""
     best = shards.found(0)
     for number in range(1, len(shards)):
         best = merged([best, shards.found(number)], shards.k)
-    return whole(best)
+    return settle(shards.index, shards.queries, shards.pool, best, k)
 
 
 def clear(folder: Path) -> None:

@@ -1,0 +1,197 @@
+"""Searching, beside the bare matrix product and the other ways: seconds, recall, rows that came back short.
+
+    python bench/search.py [rows=100000 dim=384 queries=2000 max_K=1000 hnsw=1]
+
+First vectors drawn around 200 centres, in a store on disk that is read while it is searched, warm; then the demo's
+real embeddings (minilm), where `make demo` or `make assets` with one select.py has made them. The bare product is
+`q @ b.T` in blocks into one buffer, the fastest of several block sizes of numpy and torch, found in the same run.
+Recall is against float64: the share of rows found whose score is not below the k-th best by more than 1e-6. The seed
+system's index is its own class with its defaults (bench/peer.py). Each is the fastest of three; the methods take
+turns, so that what else the machine does falls on all of them.
+"""
+
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # in place of this folder, whose select.py hides the standard library's
+
+import faiss  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from faiss.contrib.exhaustive_search import knn_ground_truth  # noqa: E402
+
+from bench.peer import peer_ivf  # noqa: E402
+from near.indexes.flat import Flat  # noqa: E402
+from near.indexes.hnsw import HNSW  # noqa: E402
+from near.indexes.ivf import IVF  # noqa: E402
+from near.store import Store  # noqa: E402
+from near.vectors import StoredVectors  # noqa: E402
+
+CHUNK = 2048  # vectors of a shard of the store, as embedding writes them
+TURNS = 3
+
+
+def clustered(n: int, dim: int, seed: int) -> np.ndarray:
+    """Unit vectors float32 (n, dim) around 200 centres, in no order."""
+    centres = np.random.default_rng(0).normal(size=(200, dim)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    found = centres[rng.integers(0, 200, n)] + rng.normal(size=(n, dim)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def stored(folder: str, vectors: np.ndarray) -> StoredVectors:
+    """The vectors in a store, as embedding leaves them."""
+    store, places = Store(folder, {"bench": "search"}), []
+    for start in range(0, len(vectors), CHUNK):
+        part = vectors[start : start + CHUNK]
+        keys = np.repeat(np.arange(start, start + len(part), dtype=np.uint64)[:, None], 2, axis=1)
+        places.append(store.add(keys, part))
+    return StoredVectors(store, np.concatenate(places))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def in_turns(methods: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """The fastest of TURNS, after one that does not count."""
+    took = {name: [] for name in methods}
+    for turn in range(TURNS + 1):
+        for name, work in methods.items():
+            took[name] += [seconds(work)] if turn else [work() and 0.0 or 9e9]
+    return {name: min(found) for name, found in took.items()}
+
+
+def products(q: np.ndarray, b: np.ndarray) -> dict[str, Callable[[], object]]:
+    """The bare product in blocks of several sizes, by numpy and by torch, into one buffer each."""
+    tq, tb, found = torch.from_numpy(q), torch.from_numpy(b), {}
+    for size in (1024, 4096, 16384, len(b)):
+        if size > len(b):
+            continue
+        out = np.empty((len(q), size), dtype=np.float32)
+        ends = [(a, min(a + size, len(b))) for a in range(0, len(b), size)]
+
+        shared = torch.from_numpy(out)
+
+        def numpy_(ends=ends, out=out):
+            for a, e in ends:
+                np.matmul(q, b[a:e].T, out=out[:, : e - a] if e - a == out.shape[1] else None)
+
+        def torch_(ends=ends, out=shared):
+            for a, e in ends:
+                torch.mm(tq, tb[a:e].T, out=out) if e - a == out.shape[1] else torch.mm(tq, tb[a:e].T)
+
+        found[f"numpy {size}"], found[f"torch {size}"] = numpy_, torch_
+    return found
+
+
+def exact_kth(q: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
+    """Each query's k-th best inner product, float64 (Q,)."""
+    wide, best = b.astype(np.float64), np.empty(len(q))
+    for a in range(0, len(q), 256):
+        scores = q[a : a + 256].astype(np.float64) @ wide.T
+        best[a : a + 256] = np.partition(scores, len(b) - k, axis=1)[:, len(b) - k]
+    return best
+
+
+def recall(q: np.ndarray, b: np.ndarray, ids: np.ndarray, kth: np.ndarray) -> float:
+    good = 0
+    for row in range(len(q)):
+        found = np.unique(ids[row][ids[row] >= 0])
+        good += np.count_nonzero(b[found].astype(np.float64) @ q[row] >= kth[row] - 1e-6)
+    return good / ids.size
+
+
+def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool) -> None:
+    print(f"\n{len(b)} x {b.shape[1]} vectors, {len(q)} queries, max_K={k}")
+    found: dict[str, np.ndarray] = {}
+
+    def keep(name: str, work: Callable[[], np.ndarray]) -> Callable[[], object]:
+        def run():
+            found[name] = work()
+
+        return run
+
+    def blocks():
+        return (b[a : a + 50_000] for a in range(0, len(b), 50_000))
+
+    with tempfile.TemporaryDirectory() as folder:
+        pool, kth = stored(folder, b), exact_kth(q, b, k)
+        bare = in_turns(products(q, b))
+        shape = min(bare, key=bare.get)
+        methods = {
+            "bare": products(q, b)[shape],
+            "near index=flat": keep("near index=flat", lambda: Flat().search(q, pool, k)[1]),
+            "faiss.knn, in memory": keep(
+                "faiss.knn, in memory", lambda: faiss.knn(q, b, k, metric=faiss.METRIC_INNER_PRODUCT)[1]
+            ),
+            "faiss contrib, 50k blocks": keep(
+                "faiss contrib, 50k blocks",
+                lambda: knn_ground_truth(q, blocks(), k, metric_type=faiss.METRIC_INNER_PRODUCT, ngpu=0)[1],
+            ),
+        }
+        took = in_turns(methods)
+        base = took.pop("bare")
+        print(f"{'':30}{'seconds':>9}{'of bare':>9}{'build s':>9}{'recall':>9}{'with -1':>9}")
+        print(f"{'bare product, ' + shape:30}{base:9.3f}{1:9.2f}")
+        built = {}
+        approximate = {"near index=ivf": IVF(recall_queries=1)} | (
+            {"near index=hnsw": HNSW(recall_queries=1)} if hnsw else {}
+        )
+        for name, index in approximate.items():
+            search = partial(index.search, q, pool, k, keep=Path(folder, name))
+            search()
+            built[name] = index.told["build_seconds"]
+            took[name] = min(seconds(keep(name, lambda search=search: search()[1])) for _ in range(TURNS))
+        name = "seed system, IVF nprobe 10"
+        found[name], built[name], took[name] = peer_ivf(b, q, k)
+        for name, best in took.items():
+            short = int((found[name] < 0).any(axis=1).sum())
+            told = f"{built[name]:9.1f}" if name in built else f"{'':9}"
+            share = recall(q, b, found[name], kth)
+            print(f"{name:30}{best:9.3f}{best / base:9.2f}{told}{share:9.4f}{short:9d}", flush=True)
+        pool.store.close()
+
+
+def demo() -> tuple[np.ndarray, np.ndarray]:
+    """The demo's pool and queries as minilm embeds them, from the store."""
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    from near.config import CONF, register_resolvers
+    from near.data import load
+    from near.embedding import embed_rows
+    from near.pool import load_pool
+
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("select")
+    queries = load(cfg.data, "queries", cfg.cache_dir)
+    pool, embedder = load_pool(cfg, queries), instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
+    with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
+        places = [embed_rows(store, embedder, pool, pool.eligible()).places]
+        places.append(embed_rows(store, embedder, queries, queries.eligible(), query=True).places)
+        return tuple(map(store.read, places))
+
+
+def main(rows: int, dim: int, queries: int, max_K: int, hnsw: int) -> None:
+    os.chdir(ROOT)
+    logging.disable(logging.WARNING)
+    compare(clustered(rows, dim, 1), clustered(queries, dim, 2), max_K, bool(hnsw))
+    pool, asked = demo()
+    for k in (1000, 2000, 4000):
+        compare(pool, asked, k, bool(hnsw))
+
+
+if __name__ == "__main__":
+    asked = {"rows": 100_000, "dim": 384, "queries": 2000, "max_K": 1000, "hnsw": 1}
+    main(**{**asked, **{k: int(v) for k, v in (word.split("=") for word in sys.argv[1:])}})

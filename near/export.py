@@ -1,0 +1,296 @@
+"""The rows that a selector picks, as files for any other trainer: `select.py selector=near n=5000 export=jsonl`.
+
+subset.npy holds their ids, int64 (m,), in the selector's order; subset.jsonl or subset.parquet the rows themselves in
+that order, each with the columns of its source as they are there (a line of text as `text`) and four more:
+
+    rank             its place in the subset, from 1
+    score            its highest similarity to any query in the matrix; null where it is not in it, or there is none
+    nearest_query    the id of that query, the lowest of several; null likewise
+    source           its label: data.candidates.columns.source, the label of its path, or its file's name
+
+Where a source has a column of one of these names, ours are near_rank, near_score, ... in all rows.
+"""
+
+import base64
+import contextlib
+import datetime
+import decimal
+import hashlib
+import logging
+import math
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from near.config import differences, public
+from near.data import Rows, raw_rows
+from near.dedup import without_near_duplicates
+from near.errors import UserError, one_line
+from near.files import aside, digest, provenance, read_json, write_json, write_jsonl, write_npy
+from near.locks import lock_file, locked
+from near.processes import is_main
+from near.selectors.base import Round, Selector, checked
+
+if TYPE_CHECKING:
+    from near.selection import Neighbours
+
+log = logging.getLogger(__name__)
+
+ROW_GROUP = 1000  # rows of a parquet file that are converted and written at a time
+DEEPEST = 32  # levels of lists and objects in a parquet column; pyarrow reads back 49 of lists, crashes at 10,000
+COLUMNS = {"rank": pa.int64(), "score": pa.float32(), "nearest_query": pa.int64(), "source": pa.string()}
+
+
+class Export:
+    """The subset that `cfg` asks for by `selector`, `n` and `export`; none without a selector. A folder holds one
+    selection: its manifest's `key` names the matrix, or the pool where there is none, and `subset` what was picked."""
+
+    def __init__(self, cfg: DictConfig, folder: Path):
+        self.cfg, self.folder, self.selector, self.asked = cfg, folder, None, None
+        if cfg.get("selector") is None:
+            return
+        self.selector = instantiate(cfg.selector)
+        if not isinstance(self.selector, Selector):
+            raise UserError(
+                f"selector._target_={cfg.selector._target_} is not a selector (near.selectors.base.Selector)"
+            )
+        self.name = HydraConfig.get().runtime.choices.get("selector") or type(self.selector).__name__
+        self.asked = {"selector": public(cfg)["selector"], "n": cfg.n, "seed": cfg.seed, "export": cfg.export}
+
+    @property
+    def needs_matrix(self) -> bool:
+        """Whether queries and their neighbours are needed: the matrix is what is asked for, or what is picked from."""
+        return self.selector is None or self.selector.needs_neighbours
+
+    def check(self, candidates: Rows) -> None:
+        """UserError for more rows than may be picked, and where the folder holds another subset."""
+        if self.selector is None:
+            return
+        eligible = len(candidates.eligible())
+        if self.cfg.n > eligible:
+            raise UserError(f"n={self.cfg.n} is more than the {eligible} rows that may be selected; use n<={eligible}")
+        there = self._manifest().get("subset")
+        if there is not None and not self.cfg.overwrite:
+            differing = differences({key: there.get(key) for key in self.asked}, self.asked)
+            if differing:
+                raise self._occupied(f"another subset ({differing[0]})")
+
+    def without_matrix(self, candidates: Rows, queries: Rows | None) -> None:
+        """What select.py does for a selector that needs no neighbours: the subset alone. Nothing is embedded, unless
+        data.dedup=near asks for it."""
+        if self.cfg.dry_run:
+            if is_main():
+                log.info(f"dry run: selector {self.name} looks at no neighbours, so nothing would be embedded")
+            return
+        candidates = without_near_duplicates(self.cfg, candidates)
+        if not is_main():
+            return
+        eligible = candidates.eligible()
+        made_of = {
+            "candidates": {"fingerprint": candidates.fingerprint, "rows": len(candidates), "eligible": len(eligible)},
+            "eligible_digest": hashlib.sha256(eligible).hexdigest()[:32],
+        }
+        key = digest(["no matrix", made_of])
+        with locked(lock_file(self.cfg.cache_dir, digest(str(self.folder.resolve())))):
+            if not self.cfg.overwrite and self._manifest().get("key", key) != key:
+                raise self._occupied("another selection")
+            with self.prepared(key, candidates, queries, None) as place:
+                for name in ("manifest.json", "top_indices.npy", "top_scores.npy"):
+                    (self.folder / name).unlink(missing_ok=True)
+                manifest = {**made_of, "key": key, **place(), **provenance(), "config": public(self.cfg)}
+                write_json(self.folder / "manifest.json", manifest)
+
+    @contextlib.contextmanager
+    def prepared(
+        self, key: str, candidates: Rows, queries: Rows | None, neighbours: "Neighbours | None"
+    ) -> Iterator[Callable[[], dict]]:
+        """Pick the rows and write them aside, refusing what can be refused. What is yielded puts the files in their
+        places, to be called while the folder has no manifest, and returns what the manifest says of them.
+
+        Without a selector, a subset that is there stays while its matrix (`key`) is the same, and goes with it.
+        """
+        if self.selector is None:
+            former = self._manifest()
+            kept = {"subset": former["subset"]} if "subset" in former and former.get("key") == key else {}
+            yield lambda: kept or self._remove_but() or {}
+            return
+        self.check(candidates)  # once more: others may have written into the folder, and duplicates are out now
+        ids = self._pick(candidates, queries, neighbours)
+        names = ["subset.npy"]
+        with contextlib.ExitStack() as files:
+            write_npy(files.enter_context(aside(self.folder / "subset.npy")), ids)
+            if self.cfg.export is not None:
+                names.append(f"subset.{self.cfg.export}")
+                rows, ours = self._rows(ids, candidates, queries, neighbours)
+                WRITERS[self.cfg.export](files.enter_context(aside(self.folder / names[-1])), rows, ours)
+
+            def place() -> dict:
+                files.close()
+                self._remove_but(*names)
+                sources = Counter(candidates.sources(ids).tolist()).most_common(3)
+                shares = ", ".join(f"{source} {count / len(ids):.0%}" for source, count in sources)
+                log.info(f"wrote {self.folder / names[-1]} ({len(ids)} rows by selector {self.name}: {shares})")
+                return {"subset": {**self.asked, "rows": len(ids)}}
+
+            yield place
+
+    def _manifest(self) -> dict:
+        path = self.folder / "manifest.json"
+        with contextlib.suppress(UserError if self.cfg.overwrite else ()):  # a damaged one is replaced
+            return read_json(path) if path.is_file() else {}
+        return {}
+
+    def _occupied(self, by: str) -> UserError:
+        return UserError(f"{self.folder} holds {by}; set overwrite=true or another output_dir")
+
+    def _remove_but(self, *names: str) -> None:
+        for name in ("subset.npy", *(f"subset.{export}" for export in WRITERS)):
+            if name not in names:
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _pick(self, candidates: Rows, queries: Rows | None, neighbours: "Neighbours | None") -> np.ndarray:
+        """The ids of the subset, int64 (m,), in the selector's order."""
+        cfg = self.cfg
+        round = Round(
+            index=0,
+            count=1,
+            step=0,
+            size=cfg.n,
+            seed=cfg.seed,
+            eligible=candidates.eligible(),
+            draws=cfg.n,
+            trained=np.zeros(len(candidates), dtype=np.int64),
+            pool=candidates,
+            queries=queries,
+            neighbours=neighbours,
+        )
+        ids = checked(self.selector.select(round), round, self.name).ids
+        if len(ids) < cfg.n:
+            more = f"; a larger max_K than {cfg.max_K} reaches more" if neighbours is not None else ""
+            log.warning(f"selector {self.name} picked {len(ids)} rows, fewer than n={cfg.n}{more}")
+        return ids
+
+    def _rows(
+        self, ids: np.ndarray, candidates: Rows, queries: Rows | None, neighbours: "Neighbours | None"
+    ) -> tuple[list[dict], dict[str, pa.DataType]]:
+        """The rows of the subset in its order, with our columns, and these columns' names and types."""
+        places = {row: place for place, row in enumerate(ids.tolist())}
+        rows: list[dict] = [{}] * len(ids)
+        for row, raw in raw_rows(self.cfg.data, candidates, ids, self.cfg.cache_dir):
+            rows[places[row]] = dict(raw)
+        prefix, taken = "", {name for row in rows for name in row}
+        while any(prefix + name in taken for name in COLUMNS):
+            prefix += "near_"
+        names = [prefix + name for name in COLUMNS]
+        if prefix:
+            log.info(f"subset: the rows have columns of our names, so ours are {', '.join(names)}")
+        sources = candidates.sources(ids)
+        for place, (row, (score, query)) in enumerate(zip(rows, nearest(ids, queries, neighbours), strict=True)):
+            row.update(zip(names, (place + 1, score, query, str(sources[place])), strict=True))
+        return rows, dict(zip(names, COLUMNS.values(), strict=True))
+
+
+def nearest(
+    ids: np.ndarray, queries: Rows | None, neighbours: "Neighbours | None"
+) -> list[tuple[float | None, int | None]]:
+    """The highest similarity of each of `ids` in the matrix, and the id of the query (the lowest) that it is to."""
+    if neighbours is None:
+        return [(None, None)] * len(ids)
+    order = np.argsort(ids)
+    best, query = np.full(len(ids), -np.inf, dtype=np.float32), np.full(len(ids), -1)
+    for number, (rows, scores) in enumerate(zip(neighbours.ids, neighbours.scores, strict=True)):
+        at = order[np.minimum(np.searchsorted(ids, rows, sorter=order), len(ids) - 1)]
+        nearer = (ids[at] == rows) & (scores > best[at])  # a query names a row once
+        best[at[nearer]], query[at[nearer]] = scores[nearer], number
+    asked = queries.eligible()
+    return [(float(s), int(asked[q])) if q >= 0 else (None, None) for s, q in zip(best, query, strict=True)]
+
+
+def _jsonl(path: Path, rows: list[dict], ours: dict[str, pa.DataType]) -> None:
+    """A row a line, each with the columns that it has."""
+
+    def lines() -> Iterator[dict]:
+        for place, row in enumerate(rows):
+            line = {}
+            for name, value in row.items():
+                try:
+                    line[name] = as_json(value)
+                except (TypeError, RecursionError) as error:
+                    raise UserError(
+                        f"export=jsonl: column '{name}' of the subset's row {place + 1} holds what JSON can't "
+                        f"({one_line(error)}); leave it out of the source"
+                    ) from error
+            yield line
+
+    write_jsonl(path, lines())
+
+
+def as_json(value: object) -> object:
+    """`value` with what JSON has no form for in another: dates and times in ISO's, a duration in seconds, bytes in
+    base64, a decimal or UUID as text, NaN and infinities as null, an array as a list. TypeError for anything else."""
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, decimal.Decimal | uuid.UUID | np.datetime64):
+        return str(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return as_json(value.tolist())
+    raise TypeError(f"it is of type {type(value).__name__}")
+
+
+def _parquet(path: Path, rows: list[dict], ours: dict[str, pa.DataType]) -> None:
+    """One table with the columns of all rows, null where a row lacks one; a column's type is that of all its values."""
+    types = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        with _of_one_type(f"column '{name}' does"):
+            values = [row.get(name) for row in rows]
+            if any(_deeper(value, DEEPEST) for value in values):
+                raise ValueError(f"nested deeper than {DEEPEST} levels")
+            types[name] = ours.get(name) or pa.infer_type(values)
+    schema = pa.schema(types)
+    with _of_one_type("the rows do"), pyarrow.parquet.ParquetWriter(path, schema) as file:
+        for start in range(0, len(rows), ROW_GROUP):
+            part, arrays = rows[start : start + ROW_GROUP], []
+            for name, kind in types.items():
+                with _of_one_type(f"column '{name}' does"):
+                    arrays.append(pa.array([row.get(name) for row in part], kind))
+            file.write_table(pa.table(arrays, schema=schema))
+
+
+def _deeper(value: object, levels: int) -> bool:
+    """Whether lists and objects are nested in `value` on more than `levels`."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else None
+    return inner is not None and (not levels or any(_deeper(item, levels - 1) for item in inner))
+
+
+@contextlib.contextmanager
+def _of_one_type(what: str) -> Iterator[None]:
+    """UserError in place of all that pyarrow raises for values that fit no type."""
+    try:
+        yield
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        reason = one_line(error)[:100]
+        raise UserError(f"export=parquet: {what} not fit one type ({reason}); use export=jsonl") from error
+
+
+WRITERS = {"jsonl": _jsonl, "parquet": _parquet}

@@ -1,0 +1,81 @@
+"""Equal vectors tie, and ties go to the lower row: near ties are settled by products that don't depend on position.
+
+A BLAS rounds a product by where it stands in the matrix: of equal vectors, up to 3e-7 apart were seen. So neighbours
+whose scores are closer than that are scored again one by one, in float64, and sorted again.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from near.indexes.topk import pack, unpack, whole
+from near.vectors import Vectors
+
+if TYPE_CHECKING:
+    from near.indexes.flat import Flat
+
+CLOSE = 1e-6  # of the largest score: scores nearer to each other are settled
+SLACK = 64  # neighbours found beyond the k-th, among which may be some that tie with it
+MOST = 8192  # rows that may tie: of more, which are kept is the BLAS's rounding
+HELD = 1 << 24  # keys held while queries with many ties are searched again
+CHUNK = 4096  # vectors read, and products taken, at a time
+
+
+def with_slack(k: int, n: int) -> int:
+    """How many neighbours to find so that k can be settled."""
+    return min(k + SLACK, n)
+
+
+def settle(index: "Flat", queries: np.ndarray, pool: Vectors, keys: np.ndarray, k: int):
+    """Scores float32 (Q, k) and rows int64 (Q, k) of each query's k best, ties by lower row, out of `keys`: uint64
+    (Q, with_slack(k)), best first. Queries for which more rows tie are searched again."""
+    scores, rows = whole(keys)
+    width = keys.shape[1]
+    most = min(max(2 * width, min(MOST, HELD // len(queries))), pool.n)
+    open_ = width < most and _reach(scores, k) > width - 1
+    settled = _settled(queries, pool, scores, rows, k)
+    if np.any(open_):
+        wide = index.best(queries, pool, most, 0, pool.n, only=open_)[open_]
+        for mine, other in zip(settled, _settled(queries[open_], pool, *unpack(wide), k), strict=True):
+            mine[open_] = other
+    return settled
+
+
+def _reach(scores: np.ndarray, k: int) -> np.ndarray:
+    """How many of each query's scores are not clearly below its k-th, int64 (Q,)."""
+    return np.count_nonzero(scores >= scores[:, k - 1 : k] - _close(scores), axis=1)
+
+
+def _close(scores: np.ndarray) -> np.ndarray:
+    return CLOSE * np.maximum(np.abs(scores[:, :1]), np.abs(scores[:, -1:]))
+
+
+def _settled(queries, pool, scores, rows, k):
+    near = np.diff(scores, axis=1) >= -_close(scores)
+    tied = np.zeros(scores.shape, dtype=bool)
+    tied[:, :-1] |= near
+    tied[:, 1:] |= near
+    tied[:, k:] &= scores[:, k:] >= scores[:, k - 1 : k] - _close(scores)
+    query, column = np.nonzero(tied)
+    if len(query):
+        scores[query, column] = _products(queries, pool, query, rows[query, column])
+        keys = pack(scores, rows)
+        keys.sort(axis=1)
+        scores, rows = unpack(np.ascontiguousarray(keys[:, ::-1]))
+    return np.ascontiguousarray(scores[:, :k]), np.ascontiguousarray(rows[:, :k])
+
+
+def _products(queries, pool: Vectors, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Inner products of queries[query] and vectors `row` of the pool, each by itself, float32."""
+    wanted, where = np.unique(row, return_inverse=True)
+    order, found = np.argsort(where, kind="stable"), np.empty(len(row), dtype=np.float32)
+    ends = np.searchsorted(where[order], np.arange(0, len(wanted) + CHUNK, CHUNK))
+    vectors = np.empty((min(CHUNK, len(wanted)), pool.dim), dtype=np.float32)
+    for first, a, b in zip(range(0, len(wanted), CHUNK), ends[:-1], ends[1:], strict=False):
+        some = wanted[first : first + CHUNK]
+        pool.read(some, vectors[: len(some)])
+        for start in range(a, b, CHUNK):
+            at = order[start : min(start + CHUNK, b)]
+            products = vectors[where[at] - first].astype(np.float64) * queries[query[at]]
+            found[at] = products.sum(axis=1)
+    return found

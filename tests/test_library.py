@@ -1,0 +1,106 @@
+"""near.search and near.select from Python, on arrays, files and rows."""
+
+import subprocess
+import sys
+
+import datasets
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+import near
+from near.errors import UserError
+from near.selection import select
+from tests.conftest import ROOT, configured, write_rows
+
+POOL = np.random.default_rng(0).normal(size=(300, 6))
+QUERIES = np.random.default_rng(1).normal(size=(4, 6))
+
+
+def cosines(queries, pool):
+    return (queries @ pool.T) / np.linalg.norm(queries, axis=1)[:, None] / np.linalg.norm(pool, axis=1)
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf", "hnsw"])
+@pytest.mark.parametrize("kind", ["array", "list", "file", "map", "float16"])
+def test_vectors_of_any_kind(index, kind, tmp_path):
+    pool = POOL.astype(np.float16) if kind == "float16" else POOL
+    np.save(tmp_path / "pool.npy", pool)
+    given = {"list": pool.tolist(), "file": tmp_path / "pool.npy", "map": np.load(tmp_path / "pool.npy", mmap_mode="r")}
+    found = near.search(QUERIES, given.get(kind, pool), 300, index=index)
+    wanted = cosines(QUERIES, pool.astype(np.float64))
+    np.testing.assert_array_equal(found.ids, np.argsort(-wanted, axis=1, kind="stable"))
+    np.testing.assert_allclose(found.scores, -np.sort(-wanted, axis=1), atol=1e-6)
+    assert (found.ids.dtype, found.scores.dtype) == (np.int64, np.float32)
+
+
+def test_inner_products_of_vectors_as_they_are():
+    found = near.search(QUERIES, POOL, 5, normalise=False)
+    np.testing.assert_allclose(found.scores, -np.sort(-(QUERIES @ POOL.T), axis=1)[:, :5], rtol=1e-5)
+
+
+def test_the_selectors_choice_among_vectors():
+    chosen = near.select(QUERIES, POOL, 9, 50)
+    walk = list(dict.fromkeys(np.argsort(-cosines(QUERIES, POOL), axis=1).T.ravel()))
+    assert chosen.ids.tolist() == walk[:9]
+    drawn = [near.select(QUERIES, POOL, 9, 50, selector="random", seed=seed).ids for seed in (1, 1, 2)]
+    assert drawn[0].tolist() == drawn[1].tolist() != drawn[2].tolist()
+    assert len(set(drawn[0].tolist())) == 9
+
+
+@pytest.fixture()
+def rows():
+    pool = [{"instruction": f"add {i} and {i + 1}", "output": str(2 * i + 1)} for i in range(40)]
+    return [{"instruction": "add 7 and 9", "output": "16"}, {"instruction": "add 30 and 31", "output": "61"}], pool
+
+
+def test_rows_give_what_select_py_writes(rows, tmp_path):
+    queries, pool = rows
+    write_rows(tmp_path / "pool.jsonl", pool)
+    write_rows(tmp_path / "target.jsonl", queries)
+    words = [f"data.candidates.path={tmp_path}/pool.jsonl", f"data.queries.path={tmp_path}/target.jsonl"]
+    cfg = configured("select", "data=files", *words, "embedder=hashing", "max_K=11", f"cache_dir={tmp_path}/one")
+    select(cfg, tmp_path / "out")
+    options = {"overrides": ["embedder=hashing"], "cache_dir": tmp_path / "two, with=odd 'name'"}
+    for given in (rows, [datasets.Dataset.from_list(part) for part in rows]):
+        found = near.search(*given, 11, **options)
+        np.testing.assert_array_equal(found.ids, np.load(tmp_path / "out" / "top_indices.npy"))
+        np.testing.assert_array_equal(found.scores, np.load(tmp_path / "out" / "top_scores.npy"))
+    pool = datasets.Dataset.from_list(pool)
+    chosen = near.select(queries, pool, 3, 11, **options)
+    assert chosen.ids[:2].tolist() == found.ids[:, 0].tolist()
+    assert "add 30 and 31" not in pool.select(chosen.ids)["instruction"], "the query's own prompt is no candidate"
+    texts = near.search(["boil rice"], ["how to boil rice", "the sky is blue"], 2, **options)
+    assert texts.ids.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: near.search(QUERIES, POOL, 301), "max_K=301 is more than the 300 candidates; use max_K<=300"),
+        (lambda: near.search(QUERIES, POOL[:, :5], 3), "queries have 6 dimensions, candidates 5"),
+        (lambda: near.search(QUERIES, ["a text"], 1), "must be of one kind"),
+        (lambda: near.search(QUERIES[0], POOL, 1), "queries: float64 .6,. is not a matrix of numbers"),
+        (lambda: near.search(QUERIES, POOL[:0], 1), "candidates: .* is not a matrix"),
+        (lambda: near.search(QUERIES, np.where(POOL > 2, np.nan, POOL), 3), "candidates: row .* holds NaN or infinity"),
+        (lambda: near.search("nowhere.npy", POOL, 1), "nowhere.npy is not a readable .npy file"),
+        (lambda: near.search([], POOL, 1), "queries: .* is not a matrix"),
+        (lambda: near.search(QUERIES, POOL, 0), "max_K"),
+        (lambda: near.select(QUERIES, POOL, 0, 3), "n=0 is no number of rows"),
+        (lambda: near.select(QUERIES, POOL, 301, 3), "n=301 is more than the 300 candidates; use n<=300"),
+        (lambda: near.search(QUERIES, POOL, 3, overrides=["index.blocks=3"]), "blocks"),
+    ],
+)
+def test_what_is_refused(call, says):
+    with pytest.raises(UserError, match=says):
+        call()
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_importing_near_imports_nothing_heavy():
+    code = (
+        "import near, sys; assert not {'faiss', 'numpy', 'hydra', 'torch'} & set(sys.modules); near.search; near.select"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    with pytest.raises(AttributeError, match="no attribute 'serach'"):
+        near.serach  # noqa: B018

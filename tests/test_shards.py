@@ -1,0 +1,127 @@
+"""A search cut into shards: the result of one process, whoever searches which shard and whatever is killed."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from near import selection, shards
+from near.embedders.base import normalised
+from near.indexes.flat import TILE, Flat
+from near.shards import clear, cuts, put_together, search_shards, shards_of
+from near.vectors import ArrayVectors
+from tests.conftest import configured
+
+POOL = normalised(np.random.default_rng(0).normal(size=(5 * TILE + 3, 8)))
+QUERIES = normalised(np.random.default_rng(1).normal(size=(6, 8)))
+
+
+def made(folder, k=30, **options):
+    return shards_of(Flat(**{"shard_rows": TILE, **options}), QUERIES, ArrayVectors(POOL), k, folder)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return Flat().search(QUERIES, ArrayVectors(POOL), 30)
+
+
+@pytest.mark.parametrize(
+    ("n", "wanted", "shard_rows", "found"),
+    [
+        (10, 1, 1000, (0, 10)),
+        (10, 4, 1000, (0, 10)),
+        (5 * TILE, 2, 10**9, (0, 2 * TILE, 5 * TILE)),
+        (4 * TILE + 1, 1, 2 * TILE, (0, TILE, 3 * TILE, 4 * TILE + 1)),
+        (2 * TILE, 9, 10, (0, TILE, 2 * TILE)),
+    ],
+)
+def test_where_a_pool_is_cut(n, wanted, shard_rows, found):
+    assert cuts(n, wanted, shard_rows) == found
+
+
+def test_a_small_pool_is_not_cut(tmp_path):
+    assert made(tmp_path, shard_rows=10**6) is None
+
+
+@pytest.mark.parametrize("ranks", ["1", "2", "4"])
+@pytest.mark.parametrize("k", [30, 3 * TILE])
+def test_all_shards_together_are_the_whole_search(ranks, k, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    job, told = made(tmp_path, k, shard_rows=2 * TILE), []
+    search_shards(job, lambda: False, told.append)
+    scores, rows = put_together(job, k)
+    wanted = Flat().search(QUERIES, ArrayVectors(POOL), k)
+    assert (scores.tobytes(), rows.tobytes()) == (wanted[0].tobytes(), wanted[1].tobytes())
+    assert sum(told) == len(POOL)
+
+
+def test_several_at_once_search_every_shard_once(tmp_path, whole, monkeypatch):
+    best, searched = Flat.best, []
+    monkeypatch.setattr(
+        Flat, "best", lambda self, q, p, k, start, *a: searched.append(start) or best(self, q, p, k, start, *a)
+    )
+    jobs = [made(tmp_path) for _ in range(3)]
+    threads = [threading.Thread(target=search_shards, args=(job, lambda: False, lambda n: None)) for job in jobs]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert sorted(searched) == [TILE * i for i in range(6)]
+    for job in jobs:
+        assert put_together(job, 30)[1].tobytes() == whole[1].tobytes()
+
+
+def test_an_interrupted_search_goes_on_at_its_shard(tmp_path, whole, monkeypatch):
+    job, best = made(tmp_path), Flat.best
+
+    def dies(self, queries, pool, k, start, *rest):
+        if start == 3 * TILE:
+            raise KeyboardInterrupt
+        return best(self, queries, pool, k, start, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Flat, "best", dies)
+        with pytest.raises(KeyboardInterrupt):
+            search_shards(job, lambda: False, lambda n: None)
+    searched = []
+    monkeypatch.setattr(
+        Flat, "best", lambda self, q, p, k, start, *a: searched.append(start) or best(self, q, p, k, start, *a)
+    )
+    search_shards(made(tmp_path), lambda: False, lambda n: None)
+    assert searched == [3 * TILE, 4 * TILE, 5 * TILE]
+    assert put_together(job, 30)[0].tobytes() == whole[0].tobytes()
+    clear(tmp_path)
+    assert not tmp_path.exists()
+
+
+DAMAGE = {
+    "gone": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:200]),
+    "another": lambda path: np.save(path, np.zeros((2, 2))),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_shard_is_searched_again(damage, tmp_path, whole):
+    job = made(tmp_path)
+    search_shards(job, lambda: False, lambda n: None)
+    damage(job.path(2))
+    assert put_together(job, 30)[1].tobytes() == whole[1].tobytes()
+
+
+def test_more_rows_than_a_key_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "ROWS", 5000)
+    with pytest.raises(Exception, match="5123 candidates are more than a search tells apart"):
+        made(tmp_path)
+
+
+def test_select_leaves_no_shards_behind(small_data, tmp_path, monkeypatch):
+    """The same files through shards as in one; what is left half-done is one folder that `prune` removes."""
+    monkeypatch.setattr(shards, "TILE", 16)  # the small pool has several tiles
+    words = [*small_data, "embedder=hashing", "max_K=7"]
+    for name, more in (("one", []), ("cut", ["index.shard_rows=16"])):
+        cfg = configured("select", *words, f"cache_dir={tmp_path}/{name}-cache", *more)
+        selection.select(cfg, tmp_path / name)
+    for name in ("top_indices.npy", "top_scores.npy"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+    assert [p.name[0] for p in (tmp_path / "cut-cache" / "neighbours").iterdir()] != ["."]
+    assert len(list((tmp_path / "cut-cache" / "neighbours").iterdir())) == 1
