@@ -28,7 +28,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from near.config import differences, public
@@ -38,7 +37,7 @@ from near.errors import UserError, one_line
 from near.files import aside, digest, provenance, read_json, write_json, write_jsonl, write_npy
 from near.locks import lock_file, locked
 from near.processes import is_main
-from near.selectors.base import Round, Selector, checked
+from near.selectors.base import Round, checked, selector_of
 
 if TYPE_CHECKING:
     from near.selection import Neighbours
@@ -58,11 +57,7 @@ class Export:
         self.cfg, self.folder, self.selector, self.asked = cfg, folder, None, None
         if cfg.get("selector") is None:
             return
-        self.selector = instantiate(cfg.selector)
-        if not isinstance(self.selector, Selector):
-            raise UserError(
-                f"selector._target_={cfg.selector._target_} is not a selector (near.selectors.base.Selector)"
-            )
+        self.selector = selector_of(cfg.selector)
         self.name = HydraConfig.get().runtime.choices.get("selector") or type(self.selector).__name__
         self.asked = {"selector": public(cfg)["selector"], "n": cfg.n, "seed": cfg.seed, "export": cfg.export}
 
@@ -160,19 +155,8 @@ class Export:
     def _pick(self, candidates: Rows, queries: Rows | None, neighbours: "Neighbours | None") -> np.ndarray:
         """The ids of the subset, int64 (m,), in the selector's order."""
         cfg = self.cfg
-        round = Round(
-            index=0,
-            count=1,
-            step=0,
-            size=cfg.n,
-            seed=cfg.seed,
-            eligible=candidates.eligible(),
-            draws=cfg.n,
-            trained=np.zeros(len(candidates), dtype=np.int64),
-            pool=candidates,
-            queries=queries,
-            neighbours=neighbours,
-        )
+        known = {"pool": candidates, "queries": queries, "neighbours": neighbours}
+        round = Round.alone(cfg.n, cfg.seed, candidates.eligible(), len(candidates), **known)
         ids = checked(self.selector.select(round), round, self.name).ids
         if len(ids) < cfg.n:
             more = f"; a larger max_K than {cfg.max_K} reaches more" if neighbours is not None else ""

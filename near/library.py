@@ -19,7 +19,7 @@ from near.dedup import without_near_duplicates
 from near.errors import UserError, one_line
 from near.pool import load_pool
 from near.selection import Neighbours, find_neighbours
-from near.selectors.base import Round, Subset, checked
+from near.selectors.base import Round, Subset, checked, selector_of
 from near.vectors import ArrayVectors
 
 Rows = np.ndarray | str | os.PathLike | datasets.Dataset | Sequence[dict] | Sequence[str]
@@ -78,7 +78,7 @@ def select(
     vectors = _both(queries, candidates)
     words = [f"max_K={max_K}", f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
     cfg = _configured("train", words, cache_dir)
-    picker, neighbours, pool = instantiate(cfg.selector), None, None
+    picker, neighbours, pool = selector_of(cfg.selector), None, None
     if vectors:
         total = _vectors(vectors[1], "candidates", normalise).n
         eligible = np.arange(total)
@@ -92,18 +92,7 @@ def select(
         eligible = np.arange(total)
     if n > len(eligible):
         raise UserError(f"n={n} is more than the {len(eligible)} candidates; use n<={len(eligible)}")
-    asked = Round(
-        index=0,
-        count=1,
-        step=0,
-        size=n,
-        seed=seed,
-        eligible=eligible,
-        draws=n,
-        trained=np.zeros(total, dtype=np.int64),
-        pool=pool,
-        neighbours=neighbours,
-    )
+    asked = Round.alone(n, seed, eligible, total, pool=pool, neighbours=neighbours)
     return checked(picker.select(asked), asked, selector)
 
 

@@ -158,6 +158,8 @@ def _search(
         shards = shards_of(index, asked, vectors, width, unfinished)
         with bar(len(eligible), "searching", "row") as progress:
             if shards is not None:
+                if is_main():
+                    log.info(f"searching in {len(shards)} shards")
                 search_shards(shards, lambda: _width(folder) >= width, progress.update)
                 progress.update(progress.total - progress.n)  # what others searched
             with locked(lock_file(cfg.cache_dir, key)):  # of several processes the first one puts it together
@@ -249,7 +251,7 @@ def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: in
 
 def _first(neighbours: Neighbours, max_K: int) -> Neighbours:
     """Each query's first `max_K` neighbours, in memory of their own."""
-    parts = (np.ascontiguousarray(a[:, :max_K]) for a in (neighbours.ids, neighbours.scores))
+    parts = (np.array(a[:, :max_K]) for a in (neighbours.ids, neighbours.scores))
     return dataclasses.replace(neighbours, **dict(zip(("ids", "scores"), parts, strict=True)))
 
 

@@ -24,7 +24,7 @@ from near.files import aside, provenance, read_json, write_json
 from near.model import add_finetuning, base_folder, load_base, load_tokenizer
 from near.pool import load_pool
 from near.selection import Neighbours, find_neighbours, read_neighbours
-from near.selectors.base import Selector
+from near.selectors.base import Selector, selector_of
 from near.tokens import Collator, Tokens, tokenize
 
 log = logging.getLogger(__name__)
@@ -42,9 +42,7 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
     state = PartialState(cpu=on_cpu(cfg), timeout=wait)
     output_dir = Path(broadcast_object_list([str(output_dir)])[0])
     cfg = _with_backend(_with_dtype(cfg))
-    selector = instantiate(cfg.selector)
-    if not isinstance(selector, Selector):
-        raise UserError(f"selector._target_={cfg.selector._target_} is not a selector (near.selectors.base.Selector)")
+    selector = selector_of(cfg.selector)
     with state.main_process_first():
         rows = _rows(cfg, selector, output_dir)
     if rows is None:

@@ -1,6 +1,10 @@
 """A search cut into shards: the result of one process, whoever searches which shard and whatever is killed."""
 
+import contextlib
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from near.embedders.base import normalised
 from near.indexes.flat import TILE, Flat
 from near.shards import clear, cuts, put_together, search_shards, shards_of
 from near.vectors import ArrayVectors
-from tests.conftest import configured
+from tests.conftest import ROOT, configured, process, write_rows
 
 POOL = normalised(np.random.default_rng(0).normal(size=(5 * TILE + 3, 8)))
 QUERIES = normalised(np.random.default_rng(1).normal(size=(6, 8)))
@@ -125,3 +129,44 @@ def test_select_leaves_no_shards_behind(small_data, tmp_path, monkeypatch):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
     assert [p.name[0] for p in (tmp_path / "cut-cache" / "neighbours").iterdir()] != ["."]
     assert len(list((tmp_path / "cut-cache" / "neighbours").iterdir())) == 1
+
+
+@pytest.mark.process
+def test_a_search_killed_midway_ends_as_if_undisturbed(tmp_path):
+    """A real process, killed as soon as two of its shards are there; the next one searches the rest only."""
+    pool = [{"instruction": f"text {i} of {i % 7} and {i % 101}", "output": "b"} for i in range(16_000)]
+    write_rows(tmp_path / "pool.jsonl", pool)
+    write_rows(tmp_path / "target.jsonl", [{"instruction": f"text {i}", "output": "b"} for i in range(200)])
+    paths = [f"data.candidates.path={tmp_path}/pool.jsonl", f"data.queries.path={tmp_path}/target.jsonl"]
+    words = ["select.py", "data=files", "data.leakage=keep", *paths, "embedder=hashing", "max_K=500"]
+    cut = ["index.shard_rows=1024", f"cache_dir={tmp_path}/cache", f"output_dir={tmp_path}/out"]
+    running = subprocess.Popen([sys.executable, *words, *cut], cwd=ROOT, stdout=subprocess.DEVNULL)
+    while len(kept := list((tmp_path / "cache" / "neighbours").glob(".*.part/*.npy"))) < 2:
+        assert running.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    running.kill()
+    running.wait()
+    times = {path: path.stat().st_mtime_ns for path in kept}
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    watched = threading.Thread(target=_watch, args=(kept[0].parent, changed := {}, times))
+    watched.start()
+    done = process(*words, *cut)
+    watched.join()
+    assert done.returncode == 0, done.stderr
+    assert "searching in 16 shards" in done.stdout
+    assert not changed, "a shard that was there was searched again"
+    assert [p.name[0] for p in (tmp_path / "cache" / "neighbours").iterdir()] != ["."]
+    one = process(*words, f"cache_dir={tmp_path}/one-cache", f"output_dir={tmp_path}/one")
+    assert "shards" not in one.stdout
+    for name in ("top_indices.npy", "top_scores.npy"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def _watch(folder, changed, times):
+    """Until the folder is gone, note the files whose time is no longer what it was."""
+    while folder.exists():
+        for path, before in times.items():
+            with contextlib.suppress(FileNotFoundError):
+                if (now := path.stat().st_mtime_ns) != before:
+                    changed[path] = now
+        time.sleep(0.002)

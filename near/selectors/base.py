@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
 from near.errors import UserError
 
@@ -43,6 +45,14 @@ class Round:
     collator: object = None
     accelerator: object = None
 
+    @classmethod
+    def alone(cls, size: int, seed: int, eligible: np.ndarray, rows: int, **known: object) -> "Round":
+        """The only round there is, of a pool of `rows`: a selection outside training."""
+        trained = np.zeros(rows, dtype=np.int64)
+        return cls(
+            index=0, count=1, step=0, size=size, seed=seed, eligible=eligible, draws=size, trained=trained, **known
+        )
+
     def rng(self) -> np.random.Generator:
         """A generator of this seed and round: the same numbers on every process and after a restart."""
         return np.random.default_rng((self.seed, self.index))
@@ -67,6 +77,14 @@ class Selector(ABC):
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Take back what state_dict gave."""
         del state
+
+
+def selector_of(cfg: DictConfig) -> Selector:
+    """The selector that the group `selector` of a configuration names; UserError for another kind of class."""
+    found = instantiate(cfg)
+    if not isinstance(found, Selector):
+        raise UserError(f"selector._target_={cfg._target_} is not a selector (near.selectors.base.Selector)")
+    return found
 
 
 def checked(subset: Subset, round: Round, name: str) -> Subset:
