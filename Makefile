@@ -46,7 +46,7 @@ test-quick: $(VENV)/.installed-dev ## the tests that need no model and no proces
 test-slow: $(VENV)/.installed-dev ## what takes minutes
 	$(PY) -m pytest -m slow
 
-test-ray: $(VENV)/.installed-ray ## embedding on a local Ray cluster (requirements-ray.txt)
+test-ray: $(VENV)/.installed-ray ## embedding and searching on a local Ray cluster (requirements-ray.txt)
 	$(PY) -m pytest -m ray
 
 test-vllm: $(VENV)-vllm/.installed ## the real vLLM, CPU build, in an environment of its own (4 GB)

@@ -145,4 +145,6 @@ def _select(candidates: str, queries: str, model: str, max_K: str, folder: str) 
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("error: nothing to run here; python bench/select.py does")
     print(json.dumps({"ivf": _ivf, "texts": _texts, "select": _select}[sys.argv[1]](*sys.argv[2:])))

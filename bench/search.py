@@ -29,8 +29,8 @@ from faiss.contrib.exhaustive_search import knn_ground_truth  # noqa: E402
 
 from bench.peer import peer_ivf  # noqa: E402
 from near.indexes.flat import Flat  # noqa: E402
-from near.indexes.hnsw import HNSW  # noqa: E402
-from near.indexes.ivf import IVF  # noqa: E402
+from near.indexes.hnsw import Hnsw  # noqa: E402
+from near.indexes.ivf import Ivf  # noqa: E402
 from near.store import Store  # noqa: E402
 from near.vectors import StoredVectors  # noqa: E402
 
@@ -144,8 +144,8 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool) -> None:
         print(f"{'':30}{'seconds':>9}{'of bare':>9}{'build s':>9}{'recall':>9}{'with -1':>9}")
         print(f"{'bare product, ' + shape:30}{base:9.3f}{1:9.2f}")
         built = {}
-        approximate = {"near index=ivf": IVF(recall_queries=1)} | (
-            {"near index=hnsw": HNSW(recall_queries=1)} if hnsw else {}
+        approximate = {"near index=ivf": Ivf(recall_queries=1)} | (
+            {"near index=hnsw": Hnsw(recall_queries=1)} if hnsw else {}
         )
         for name, index in approximate.items():
             search = partial(index.search, q, pool, k, keep=Path(folder, name))

@@ -11,8 +11,8 @@ peer_sweep=estimate runs the peer once and takes its other runs for as long, but
 its index for each max_K.
 
 The peer embeds instruction, input, output and an empty prediction with their names before them; of ours embed=both,
-question and answer, is the closer to that, embed=prompt is the default. How much text each embeds is printed. The last
-table compares the indexes, on the vectors that the peer embedded.
+question and answer, is the closer to that, embed=prompt is the default. How much text each embeds is printed. The
+indexes are compared apart, on the vectors that the peer embedded.
 """
 
 if __name__ == "select":  # imported in place of the standard library's `select`, as by any script in this folder that

@@ -31,7 +31,7 @@ class Flat(Index):
 
     def __init__(
         self,
-        block_rows: int = 50_000,
+        block_rows: int = 16_384,
         device: str = "auto",
         shard_rows: int = 1 << 20,
         launcher: str | None = None,
