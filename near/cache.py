@@ -1,4 +1,4 @@
-"""The cache of embeddings, listed and pruned: python -m near.cache, python -m near.cache prune --unused-days 30."""
+"""The cache of embeddings and built indexes, listed and pruned: python -m near.cache [prune --unused-days 30]."""
 
 import argparse
 import contextlib
@@ -60,6 +60,27 @@ def _size(path: Path) -> int:
         return 0
 
 
+def indexes(cache_dir: str | Path) -> list[tuple[Path, int, float]]:
+    """Built indexes (near/indexes/approximate.py): folder, bytes, when it was used last in seconds since the epoch."""
+    found = []
+    for folder in cache_folder(cache_dir, "indexes").glob("[!.]*"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # a lock, or gone in this moment
+            found.append((folder, sum(map(_size, folder.rglob("*"))), (folder / "manifest.json").stat().st_mtime))
+    return found
+
+
+def prune_index(folder: Path) -> bool:
+    """Remove a built index; False where a run is opening or building it. One that is in memory needs no file."""
+    held = acquire(folder.with_name(f"{folder.name}.lock"), wait=False)
+    if held is None:
+        return False
+    try:
+        shutil.rmtree(folder)
+        return True
+    finally:
+        held.close()
+
+
 def sweep(cache_dir: str | Path) -> None:
     """Remove what killed processes left half-written, a day after."""
     for path in list(cache_folder(cache_dir).rglob(".*")):
@@ -97,7 +118,7 @@ def _chosen(found: list[Space], signature: str | None, unused_days: float | None
     return found
 
 
-def _shown(found: list[Space]) -> None:
+def _shown(found: list[Space], cache_dir: str | Path) -> None:
     table = Table("signature", "embedder", "model", "vectors", "MB", "last use", box=None)
     for space in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(space.used))
@@ -105,10 +126,13 @@ def _shown(found: list[Space]) -> None:
         size = f"{space.bytes / 1e6:.1f}"
         table.add_row(space.digest[:12], str(space.told.get("embedder", "?")), model, str(space.vectors), size, used)
     Console().print(table if found else "nothing is stored")
+    if kept := indexes(cache_dir):
+        Console().print(f"and {len(kept)} built indexes, {sum(size for _, size, _ in kept) / 1e6:.1f} MB")
 
 
 def main(words: list[str] | None = None) -> None:
-    """`list` (the default) shows signature, vectors, size and last use; `prune` removes by signature or age."""
+    """`list` (the default) shows signature, vectors, size and last use; `prune` removes by signature or age, built
+    indexes by age."""
     parser = argparse.ArgumentParser(prog="python -m near.cache", description=__doc__)
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--cache-dir", default=argparse.SUPPRESS, help="default: $NEAR_CACHE or .cache")
@@ -122,10 +146,14 @@ def main(words: list[str] | None = None) -> None:
     try:
         found = spaces(asked.cache_dir)
         if asked.command != "prune":
-            return _shown(found)
+            return _shown(found, asked.cache_dir)
         for space in _chosen(found, asked.signature, asked.unused_days):
             told = f"{space.digest[:12]}: {space.vectors} vectors, {space.bytes / 1e6:.1f} MB"
             print(f"removed {told}" if prune(space) else f"in use, left alone: {told}")
+        for folder, size, used in indexes(asked.cache_dir) if asked.unused_days is not None else []:
+            if not asked.signature and time.time() - used > asked.unused_days * DAY:
+                told = f"index {folder.name[:12]}, {size / 1e6:.1f} MB"
+                print(f"removed {told}" if prune_index(folder) else f"in use, left alone: {told}")
         sweep(asked.cache_dir)
     except (UserError, OSError) as error:
         if (line := fault_line(error)) is None:

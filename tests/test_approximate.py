@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 import pytest
 
-from near import selection
+from near import cache, selection
 from near.embedders.base import normalised
 from near.errors import UserError
 from near.files import digest, file_digest
@@ -21,6 +21,7 @@ from near.indexes import approximate
 from near.indexes.approximate import INDEX, MANIFEST, NUMBERS, Distinct
 from near.indexes.hnsw import Hnsw
 from near.indexes.ivf import Ivf
+from near.locks import acquire
 from near.vectors import ArrayVectors
 from tests.conftest import ROOT, configured
 
@@ -435,3 +436,24 @@ def test_select_tells_recall_and_keeps_the_index(name, small_data, tmp_path, sai
     words = [*small_data, f"cache_dir={tmp_path}/cache", "embedder=hashing", "max_K=7"]
     selection.select(configured("select", *words), tmp_path)
     np.testing.assert_array_equal(ids, np.load(tmp_path / "top_indices.npy"))
+
+
+def test_built_indexes_are_listed_and_pruned_by_age(tmp_path, capsys):
+    keep = tmp_path / "indexes" / "abcdef0123456789"
+    search(Ivf(), keep=keep)
+    words = ["--cache-dir", str(tmp_path)]
+    cache.main(words)
+    assert "and 1 built indexes, 0." in capsys.readouterr().out
+    long_ago = os.stat(keep / MANIFEST).st_mtime - 40 * cache.DAY
+    os.utime(keep / MANIFEST, (long_ago, long_ago))
+    search(Ivf(), keep=keep)  # which uses it
+    cache.main([*words, "prune", "--unused-days", "30"])
+    assert keep.is_dir()
+    os.utime(keep / MANIFEST, (long_ago, long_ago))
+    held = acquire(keep.with_name(f"{keep.name}.lock"))
+    cache.main([*words, "prune", "--unused-days", "30"])
+    assert "in use, left alone: index abcdef012345" in capsys.readouterr().out
+    held.close()
+    cache.main([*words, "prune", "--unused-days", "30"])
+    assert "removed index abcdef012345" in capsys.readouterr().out
+    assert not keep.exists()

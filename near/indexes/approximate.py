@@ -217,6 +217,7 @@ class Approximate(Index):
         form = (index.ntotal, index.d, index.metric_type, manifest["structure"])
         if form != (vectors.n, pool.dim, faiss.METRIC_INNER_PRODUCT, self.structure(vectors.n)):
             raise _Unusable(f"{keep / INDEX} is of another form")
+        os.utime(keep / MANIFEST)  # its last use
         return Built(index, vectors, manifest, found=True)
 
     def _full(self, built: Built, queries: np.ndarray, k: int, progress: Progress) -> tuple[np.ndarray, dict]:
