@@ -74,13 +74,13 @@ QUERIES, MAX_K, DIM = 256, 1000, 384
 SEARCHED = (100_000, 300_000, 1_000_000)
 
 
-def write_vectors(path: Path, rows: int) -> None:
+def write_vectors(path: Path, rows: int, dim: int = DIM) -> None:
     import numpy as np
 
-    out = np.lib.format.open_memmap(path, "w+", np.float32, (rows, DIM))
+    out = np.lib.format.open_memmap(path, "w+", np.float32, (rows, dim))
     for start in range(0, rows, 10_000):
-        part = np.random.default_rng(start).normal(size=(10_000, DIM)).astype(np.float32)
-        out[start : start + 10_000] = part / np.linalg.norm(part, axis=1, keepdims=True)
+        part = np.random.default_rng(start).normal(size=(min(10_000, rows - start), dim)).astype(np.float32)
+        out[start : start + len(part)] = part / np.linalg.norm(part, axis=1, keepdims=True)
     out.flush()
 
 

@@ -19,45 +19,26 @@ sys.path[0] = str(ROOT)  # in place of this folder, whose select.py hides the st
 
 import numpy as np  # noqa: E402
 
+from bench.memory import disk, write_vectors  # noqa: E402
 from near.indexes.flat import Flat  # noqa: E402
+from near.indexes.ties import with_slack  # noqa: E402
 from near.indexes.topk import merged  # noqa: E402
 from near.shards import Shards, cuts, put_together  # noqa: E402
 from near.vectors import ArrayVectors  # noqa: E402
-
-BLOCK = 10_000
-
-
-def write(path: Path, n: int, dim: int) -> None:
-    out = np.lib.format.open_memmap(path, "w+", np.float32, (n, dim))
-    for start in range(0, n, BLOCK):
-        part = np.random.default_rng(start).normal(size=(min(BLOCK, n - start), dim)).astype(np.float32)
-        out[start : start + len(part)] = part / np.linalg.norm(part, axis=1, keepdims=True)
-    out.flush()
 
 
 def shards(folder: Path, count: int, k: int) -> Shards:
     pool = ArrayVectors(np.load(folder / "pool.npy", mmap_mode="r"))
     queries = np.load(folder / "queries.npy")
     place = folder / f"shards-{count}"
-    return Shards(Flat(), queries, pool, k, place, cuts(pool.n, count, pool.n))
-
-
-def disk(path: Path) -> float:
-    """Bytes a second of reading a file that is not in the page cache."""
-    with open(path, "rb", buffering=0) as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        buffer, begun, read = bytearray(1 << 24), time.perf_counter(), 0
-        while got := file.readinto(buffer):
-            read += got
-        return read / (time.perf_counter() - begun)
+    return Shards(Flat(), queries, pool, k, place, place / "done", cuts(pool.n, count, pool.n))
 
 
 def main(rows: int, dim: int, queries: int, max_K: int) -> None:
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(folder / "pool.npy", rows, dim)
+        write_vectors(folder / "pool.npy", rows, dim)
         np.save(
             folder / "queries.npy", np.load(folder / "pool.npy", mmap_mode="r")[:: max(rows // queries, 1)][:queries]
         )
@@ -65,12 +46,12 @@ def main(rows: int, dim: int, queries: int, max_K: int) -> None:
         print(f"{'shards':>8}{'seconds':>10}{'merge s':>10}   result")
         first, alone = None, 0.0
         for count in (1, 2, 4):
-            job = shards(folder, count, max_K + 64)
+            job = shards(folder, count, with_slack(max_K, rows))
             env = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // count))}
             begun = time.perf_counter()
             ran = [
                 subprocess.Popen(
-                    [sys.executable, __file__, "shard", name, str(count), str(i), str(max_K + 64)], env=env
+                    [sys.executable, __file__, "shard", name, str(count), str(i), str(with_slack(max_K, rows))], env=env
                 )
                 for i in range(count)
             ]
@@ -83,10 +64,10 @@ def main(rows: int, dim: int, queries: int, max_K: int) -> None:
             first, alone = first or found, alone or took
             same = all(a.tobytes() == b.tobytes() for a, b in zip(found, first, strict=True))
             print(f"{count:8d}{took:10.2f}{merge:10.2f}   {'equal, to the bit' if same else 'DIFFERENT'}", flush=True)
-        job, begun = shards(folder, 1, max_K + 64), time.perf_counter()
+        keys = [job.found(i) for i in range(len(job))]
+        job, begun = shards(folder, 1, with_slack(max_K, rows)), time.perf_counter()
         job.index.search(job.queries, job.pool, max_K)
         within = time.perf_counter() - begun
-        keys = [np.load(p) for p in (folder / "shards-4").glob("*.npy")]
         begun = time.perf_counter()
         merged(keys, max_K)
         per_merge = (time.perf_counter() - begun) / (len(keys) - 1)

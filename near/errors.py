@@ -14,6 +14,12 @@ def one_line(text: object) -> str:
     return lines[0] if lines else type(text).__name__
 
 
+def printable(text: object, most: int) -> str:
+    """`text` of a data set for a terminal or a log: one line of at most `most` characters that steer nothing."""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean a, b?` for the near misses of `word` among `known`, else `; there are: ...`."""
     names = sorted(set(known))

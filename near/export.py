@@ -33,7 +33,7 @@ from omegaconf import DictConfig
 from near.config import differences, public
 from near.data import Rows, raw_rows
 from near.dedup import without_near_duplicates
-from near.errors import UserError, one_line
+from near.errors import UserError, one_line, printable
 from near.files import aside, digest, provenance, read_json, write_json, write_jsonl, write_npy
 from near.locks import lock_file, locked
 from near.processes import is_main
@@ -132,7 +132,7 @@ class Export:
                 files.close()
                 self._remove_but(*names)
                 sources = Counter(candidates.sources(ids).tolist()).most_common(3)
-                shares = ", ".join(f"{source} {count / len(ids):.0%}" for source, count in sources)
+                shares = ", ".join(f"{printable(source, 40)} {count / len(ids):.0%}" for source, count in sources)
                 log.info(f"wrote {self.folder / names[-1]} ({len(ids)} rows by selector {self.name}: {shares})")
                 return {"subset": {**self.asked, "rows": len(ids)}}
 

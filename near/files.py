@@ -94,7 +94,7 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def write_jsonl(path: str | Path, rows: list[dict]) -> None:
+def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     with aside(path) as temporary, open(temporary, "wb") as file:
         file.writelines(_encoded(json.dumps(row, ensure_ascii=False) + "\n") for row in rows)
 

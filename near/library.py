@@ -1,8 +1,9 @@
 """The same search and selection from Python: `near.search` and `near.select`, on arrays or on data sets of rows."""
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -17,6 +18,7 @@ from near.config import CONF, register_resolvers
 from near.data import load
 from near.dedup import without_near_duplicates
 from near.errors import UserError, one_line
+from near.files import write_jsonl
 from near.pool import load_pool
 from near.selection import Neighbours, find_neighbours
 from near.selectors.base import Round, Subset, checked, selector_of
@@ -41,7 +43,7 @@ def search(
     rows, as a datasets.Dataset, dicts in any format that select.py reads, or texts, which are then embedded.
     index: flat (exact), ivf or hnsw. normalise: for vectors; scores are cosines, otherwise inner products.
     overrides: what select.py takes on its command line, such as "embedder=qwen3", "index.block_rows=20000".
-    cache_dir: for rows and built indexes; default $NEAR_CACHE or .cache.
+    cache_dir: for rows, their embeddings and neighbours; default $NEAR_CACHE or .cache. Nothing of vectors is kept.
 
     Returns Neighbours: ids int64 (n_queries, max_K), best first, ties by lower id, and scores float32. Ids are
     positions in `candidates`. Raises UserError for what can't be searched. A pool that is not in memory is read in
@@ -52,7 +54,10 @@ def search(
     """
     vectors = _both(queries, candidates)
     cfg = _configured("select", [f"max_K={max_K}", f"index={index}", *overrides], cache_dir)
-    return _search_vectors(cfg, *vectors, normalise) if vectors else _search_rows(cfg, queries, candidates)[0]
+    if vectors:
+        return _search_vectors(cfg, *vectors, normalise)
+    with _loaded(cfg, queries, candidates) as (cfg, asked, pool):
+        return find_neighbours(cfg, pool, asked)
 
 
 def select(
@@ -73,26 +78,25 @@ def select(
 
     >>> near.select(target, pool, 5000).ids            # pool.select(ids) is the subset of a datasets.Dataset
     """
-    if n < 1:
-        raise UserError(f"n={n} is no number of rows; use 1 or more")
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise UserError(f"n={n!r} is no number of rows; use a whole number from 1")
     vectors = _both(queries, candidates)
     words = [f"max_K={max_K}", f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
     cfg = _configured("train", words, cache_dir)
-    picker, neighbours, pool = selector_of(cfg.selector), None, None
+    picker, known = selector_of(cfg.selector), {}
     if vectors:
-        total = _vectors(vectors[1], "candidates", normalise).n
+        total = ArrayVectors(vectors[1], "candidates").n
         eligible = np.arange(total)
         if picker.needs_neighbours:
-            neighbours = _search_vectors(cfg, *vectors, normalise)
-    elif picker.needs_neighbours:
-        neighbours, pool = _search_rows(cfg, queries, candidates)
-        eligible, total = pool.eligible(), len(pool)
+            known["neighbours"] = _search_vectors(cfg, *vectors, normalise)
     else:
-        total = len(candidates)
-        eligible = np.arange(total)
+        with _loaded(cfg, queries, candidates) as (cfg, asked, pool):
+            known, total, eligible = {"queries": asked, "pool": pool}, len(pool), pool.eligible()
+            if picker.needs_neighbours:
+                known["neighbours"] = find_neighbours(cfg, pool, asked)
     if n > len(eligible):
-        raise UserError(f"n={n} is more than the {len(eligible)} candidates; use n<={len(eligible)}")
-    asked = Round.alone(n, seed, eligible, total, pool=pool, neighbours=neighbours)
+        raise UserError(f"n={n} is more than the {len(eligible)} rows that may be selected; use n<={len(eligible)}")
+    asked = Round.alone(int(n), seed, eligible, total, **known)
     return checked(picker.select(asked), asked, selector)
 
 
@@ -140,12 +144,8 @@ def _as_array(value: Rows) -> np.ndarray | None:
         raise UserError(f"a {type(value).__name__} is neither vectors nor rows; give an array or a Dataset") from error
 
 
-def _vectors(array: np.ndarray, name: str, normalise: bool) -> ArrayVectors:
-    return ArrayVectors(array, name, normalise)
-
-
 def _search_vectors(cfg: DictConfig, queries: np.ndarray, candidates: np.ndarray, normalise: bool) -> Neighbours:
-    asked, pool = _vectors(queries, "queries", normalise), _vectors(candidates, "candidates", normalise)
+    asked, pool = ArrayVectors(queries, "queries", normalise), ArrayVectors(candidates, "candidates", normalise)
     if asked.dim != pool.dim:
         raise UserError(f"queries have {asked.dim} dimensions, candidates {pool.dim}; embed both with one embedder")
     if cfg.max_K > pool.n:
@@ -157,19 +157,42 @@ def _search_vectors(cfg: DictConfig, queries: np.ndarray, candidates: np.ndarray
     return Neighbours(rows, scores, {"index": index.signature, "max_K": cfg.max_K, "figures": dict(index.told)})
 
 
-def _search_rows(cfg: DictConfig, queries: Rows, candidates: Rows):
+@contextlib.contextmanager
+def _loaded(cfg: DictConfig, queries: Rows, candidates: Rows) -> Iterator[tuple]:
+    """The configuration with its paths, the queries and the pool, as select.py loads them."""
     with tempfile.TemporaryDirectory(prefix="near-") as folder:
-        paths = [_saved(rows, Path(folder, name)) for name, rows in (("pool", candidates), ("target", queries))]
-        cfg = _with_paths(cfg, *paths)
+        given = {"candidates": candidates, "queries": queries}
+        cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in given.items()))
         asked = load(cfg.data, "queries", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
-        pool = without_near_duplicates(cfg, load_pool(cfg, asked))
-        return find_neighbours(cfg, pool, asked), pool
+        yield cfg, asked, without_near_duplicates(cfg, load_pool(cfg, asked))
 
 
-def _saved(rows: Rows, folder: Path) -> str:
-    """Rows as a data set on disk, from which they are read like any other source."""
-    if not isinstance(rows, datasets.Dataset):
-        texts = isinstance(rows[0], str)
-        rows = datasets.Dataset.from_dict({"text": list(rows)}) if texts else datasets.Dataset.from_list(list(rows))
-    rows.save_to_disk(str(folder))
-    return str(folder)
+def _saved(rows: Rows, path: Path, name: str) -> str:
+    """Rows on disk, from which they are read like any other source."""
+    if not len(rows):
+        raise UserError(f"{name}: no row; give some")
+    if isinstance(rows, datasets.Dataset):
+        with _quiet():
+            rows.save_to_disk(str(path))
+        return str(path)
+    kind = type(rows[0])
+    if strange := next((row for row in rows if not isinstance(row, kind)), None):
+        raise UserError(f"{name}: rows are {kind.__name__} and {type(strange).__name__}; give rows of one kind")
+    path = path.with_suffix(".jsonl")
+    try:
+        write_jsonl(path, ({"text": row} if isinstance(row, str) else dict(row) for row in rows))
+    except TypeError as error:
+        raise UserError(f"{name}: a row holds what JSON can't ({one_line(error)}); give a datasets.Dataset") from error
+    return str(path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars of `datasets`, unless its user has turned them off anyway."""
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from near.embedders.base import Embedder
 from near.embedding import Embedded, bar, embed_rows
 from near.errors import UserError
 from near.export import Export
-from near.files import cache_folder, digest, folder_aside, provenance, read_json, write_json, write_npy
+from near.files import cache_folder, digest, file_digest, folder_aside, provenance, read_json, write_json, write_npy
 from near.indexes.base import Index
 from near.locks import lock_file, locked
 from near.pool import load_pool
@@ -81,7 +82,8 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
             target.unlink(missing_ok=True)  # the manifest is written last: where it is, the files are whole and its own
             write_npy(output_dir / "top_indices.npy", neighbours.ids)
             write_npy(output_dir / "top_scores.npy", neighbours.scores)
-            write_json(target, {**neighbours.manifest, **place(), **provenance(), "config": public(cfg)})
+            manifest = {**neighbours.manifest, "sha256": _digests(output_dir)}
+            write_json(target, {**manifest, **place(), **provenance(), "config": public(cfg)})
     summarise(neighbours, candidates, queries)
     log.info(f"wrote {output_dir / 'top_indices.npy'} ({' x '.join(map(str, neighbours.ids.shape))})")
 
@@ -117,36 +119,44 @@ def find_neighbours(
     key = digest(made_of)
     if held is not None and held[1] != digest([key, cfg.max_K]):
         raise _held(held[0])
-    folder = cache_folder(cfg.cache_dir, "neighbours", key)
-    ready = _width(folder) >= cfg.max_K
-    if not ready:
-        _search(cfg, made_of, folder, embedder, index, candidates, queries)
-    else:
+    if found := _cached(cfg, key):
         log.info(f"neighbours: found in the cache ({key[:12]}), embedded 0 texts")
-    read = _first(_read(folder), cfg.max_K)
+        read = _first(found, cfg.max_K)
+    else:
+        read = _first(_search(cfg, made_of, key, embedder, index, candidates, queries), cfg.max_K)
     manifest = {**read.manifest, "max_K": cfg.max_K, "key": digest([key, cfg.max_K])}
-    return dataclasses.replace(read, manifest=manifest, found=ready)
+    return dataclasses.replace(read, manifest=manifest, found=found is not None)
 
 
-def _width(folder: Path) -> int:
-    """Neighbours of a query in the cached matrix; 0 where there is none."""
-    with contextlib.suppress(FileNotFoundError):
-        return read_json(folder / "manifest.json").get("searched_max_K", 0)
-    return 0
+def _cached(cfg: DictConfig, key: str) -> Neighbours | None:
+    """The narrowest matrix of `key` in the cache that is wide enough; one that is damaged is named and removed.
+
+    There is a folder for each width, written once, so that nobody reads a matrix while it is replaced.
+    """
+    widths = {int(p.name.split("-")[1]): p for p in cache_folder(cfg.cache_dir, "neighbours").glob(f"{key}-*")}
+    for width in sorted(w for w in widths if w >= cfg.max_K):
+        try:
+            return _read(widths[width])
+        except UserError as error:
+            log.warning(f"{error}: it is searched again")
+            shutil.rmtree(widths[width], ignore_errors=True)
+    return None
 
 
 def _search(
     cfg: DictConfig,
     made_of: dict,
-    folder: Path,
+    key: str,
     embedder: Embedder,
     index: Index,
     candidates: Rows,
     queries: Rows,
-) -> None:
-    """Embed, search and write `folder`, together with all processes that do the same."""
-    eligible, key = candidates.eligible(), folder.name
-    width = min(max([cfg.max_K, *(k for k in swept("max_K") if isinstance(k, int))]), len(eligible))
+) -> Neighbours:
+    """Embed, search and keep what is found, together with all processes that do the same."""
+    eligible = candidates.eligible()
+    others = [int(k) for k in swept("max_K") if isinstance(k, int | float) and k == int(k)]
+    width = min(max([cfg.max_K, *others]), len(eligible))
+    folder = cache_folder(cfg.cache_dir, "neighbours", f"{key}-{width}")
     with (
         cluster() if "ray" in (embedder.launcher, index.launcher) else contextlib.nullcontext(),
         Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store,
@@ -155,16 +165,16 @@ def _search(
         begun = time.perf_counter()
         vectors, asked = StoredVectors(store, pool.places), store.read(asked.places)
         unfinished = cache_folder(cfg.cache_dir, "neighbours", f".{key}-{width}.part")
-        shards = shards_of(index, asked, vectors, width, unfinished)
+        shards = shards_of(index, asked, vectors, width, unfinished, folder / "manifest.json")
         with bar(len(eligible), "searching", "row") as progress:
             if shards is not None:
                 if is_main():
                     log.info(f"searching in {len(shards)} shards")
-                search_shards(shards, lambda: _width(folder) >= width, progress.update)
+                search_shards(shards, progress.update)
                 progress.update(progress.total - progress.n)  # what others searched
             with locked(lock_file(cfg.cache_dir, key)):  # of several processes the first one puts it together
-                if _width(folder) >= width:
-                    return clear(unfinished)
+                if found := _cached(cfg, key):
+                    return found
                 if shards is not None:
                     scores, rows = put_together(shards, width)
                 else:
@@ -176,8 +186,16 @@ def _search(
                     write_npy(new / "top_indices.npy", eligible[rows])
                     write_npy(new / "top_scores.npy", scores)
                     write_npy(new / "typical_scores.npy", typical_scores(asked, vectors))
-                    write_json(new / "manifest.json", {**made_of, "searched_max_K": width, "figures": figures})
+                    manifest = {**made_of, "searched_max_K": width, "figures": figures}
+                    write_json(new / "manifest.json", {**manifest, "sha256": _digests(new)})
                 clear(unfinished)
+    return _read(folder)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of a matrix's files."""
+    names = ("top_indices.npy", "top_scores.npy", "typical_scores.npy")
+    return {name: file_digest(folder / name) for name in names if (folder / name).is_file()}
 
 
 def _embed(store: Store, embedder: Embedder, candidates: Rows, eligible: np.ndarray, queries: Rows):
@@ -260,10 +278,13 @@ def _read(folder: Path) -> Neighbours:
         ids, scores = (np.load(folder / f"top_{name}.npy", "r", allow_pickle=False) for name in ("indices", "scores"))
         typical = np.load(path, allow_pickle=False) if (path := folder / "typical_scores.npy").is_file() else None
         manifest = read_json(folder / "manifest.json")
+        digests = _digests(folder)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(
             f"the selection in {folder} is damaged ({error}); delete the folder and select again"
         ) from error
+    if not isinstance(manifest.get("sha256"), dict) or any(digests.get(n) != d for n, d in manifest["sha256"].items()):
+        raise UserError(f"the selection in {folder} is damaged (its bytes changed); delete the folder and select again")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{folder / 'manifest.json'} has schema {manifest.get('schema_version')}, not {SCHEMA_VERSION}")
     if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape != scores.shape or ids.size and ids.min() < 0:

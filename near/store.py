@@ -36,7 +36,7 @@ class Store:
 
     def __init__(self, cache_dir: str | Path, space: dict, dtype: str = "float32", model: str | None = None):
         """`model`: the name under which the model was asked for, for people to read."""
-        self._made_of = (str(cache_dir), space, dtype, model)
+        self._made_of = (str(Path(cache_dir).expanduser().resolve()), space, dtype, model)
         self.folder = cache_folder(cache_dir, "embeddings", digest(space))
         self.dtype = np.dtype(dtype)
         self._lock = acquire(self.folder / "lock", shared=True)
@@ -276,7 +276,7 @@ class _Stored:
 def _copy(stored: _Stored, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
     """Vectors `rows` into `out[at]`: run by run where there are few runs, else through one read of all between."""
     starts = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | (np.diff(at, prepend=-2) != 1))
-    if len(starts) * 64 > stored.rows:
+    if len(starts) * 8 > stored.rows:  # reading a row by itself costs as much as reading some eight in one go
         least = rows.min()
         between = np.empty((rows.max() + 1 - least, stored.dim), dtype=np.float32)
         stored.read(least, between)

@@ -10,6 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from near.data import Rows
+from near.errors import printable
+from near.processes import world_size
 from near.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ FAR = 0.4  # of the way from that similarity to 1: on the demo's pool rows of th
 SAME = 1e-6  # a difference of scores that is none
 NEAREST = 10  # ranks whose sources are counted
 SHOWN = 72  # characters of a text
+LABEL = 40  # characters of a source's label
 WIDTH = 110  # columns of a table that goes into a file
 
 
@@ -52,15 +55,17 @@ def _table(neighbours: "Neighbours", candidates: Rows, asked: np.ndarray) -> Tab
     embedded = 0 if neighbours.found else figures["embedded"]
     eligible = neighbours.manifest["candidates"]["eligible"]
     sources = Counter(map(str, candidates.sources(ids[:, :NEAREST].ravel())))
-    shares = [f"{name} {count / sources.total():.0%}" for name, count in sources.most_common(5)]
+    shares = [f"{printable(name, LABEL)} {count / sources.total():.0%}" for name, count in sources.most_common(5)]
     others = [f"{len(sources) - 5} others"] if len(sources) > 5 else []
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("pool", f"{len(candidates)} rows, {eligible} may be selected")
     table.add_row("queries", str(len(asked)))
     texts, of_queries = figures["distinct_texts"], figures["query_texts"]
     found = texts + of_queries - embedded
-    table.add_row("distinct texts", f"{texts}, and {of_queries} of queries: {embedded} embedded now, {found} found")
-    table.add_row("truncated", f"{figures['truncated']} texts")
+    table.add_row(
+        "distinct texts", f"{texts}, and {of_queries} of queries: {embedded} embedded now{_here()}, {found} found"
+    )
+    table.add_row("truncated", f"{figures['truncated']} of the texts embedded {'then' if neighbours.found else 'now'}")
     how = "the same search as before" if neighbours.found else neighbours.manifest["index"]["index"]
     recall = f", recall {figures['recall']:.3f}" if "recall" in figures else ""
     table.add_row("search", f"{0 if neighbours.found else figures['search_seconds']:.1f} s, {how}{recall}")
@@ -73,11 +78,14 @@ def _table(neighbours: "Neighbours", candidates: Rows, asked: np.ndarray) -> Tab
     return table
 
 
+def _here() -> str:
+    """Counts are of this process: other ranks embed and search their parts."""
+    return " by this rank" if world_size() > 1 else ""
+
+
 def _text(rows: Rows, row: int) -> str:
     """The beginning of a row's prompt, as data: nothing in it is markup or steers the terminal."""
-    text = " ".join(rows.texts(np.array([row]), "prompt")[0].split())
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return escape(text if len(text) <= SHOWN else text[: SHOWN - 3] + "...")
+    return escape(printable(rows.texts(np.array([row]), "prompt")[0], SHOWN))
 
 
 def warn(scores: np.ndarray, typical: np.ndarray | None, asked: np.ndarray) -> None:

@@ -1,8 +1,11 @@
 """Exact search: the same bits however it is cut, against float64, over its thresholds; GPU kernels by a stand-in."""
 
+import threading
+
 import faiss
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from near.embedders.base import normalised
 from near.errors import UserError
@@ -101,21 +104,20 @@ def test_the_same_bits_for_many_batches_of_queries(large, monkeypatch):
 
 def test_a_floor_that_was_too_high_is_noticed(large, monkeypatch):
     pool, queries, (scores, rows) = large
-    floors = []
+    passes = []
     run = Flat._pass
 
-    def seen(self, q, p, k, start, stop, progress, estimate, *rest):
-        def told(*a):
-            floors.append(estimate(*a))
-            return floors[-1]
+    def seen(self, *a):
+        passes.append(len(a[-1]))
+        return run(self, *a)
 
-        run(self, q, p, k, start, stop, progress, told, *rest)
+    def too_high(self, *a):
+        a[-1][:] = np.where(np.arange(len(a[-1])) % 2, 0.99, -1)
 
     monkeypatch.setattr(Flat, "_pass", seen)
-    monkeypatch.setattr(Flat, "_floor", lambda self, q, *a: np.where(np.arange(len(q)) % 2, 0.99, -1).astype("f4"))
+    monkeypatch.setattr(Flat, "_floor", too_high)
     again = Flat().search(queries, ArrayVectors(pool), 200)
-    assert [(floor == -np.inf).sum() for floor in floors] == [0, 20]
-    assert (floors[1] == np.inf).sum() == 20, "the others are not searched again"
+    assert passes[:2] == [40, 20], "the others are not searched again"
     assert (again[1].tobytes(), again[0].tobytes()) == (rows.tobytes(), scores.tobytes())
 
 
@@ -137,10 +139,10 @@ def test_vectors_that_are_not_finite_are_named(bad):
         Flat(1024).search(vectors(2, 4), ArrayVectors(pool, "candidates"), 5)
 
 
-def test_products_that_overflow_are_refused():
-    huge = np.full((3, 4), 1e30, dtype=np.float32) * [1, -1, 1, -1]
+@pytest.mark.parametrize("pool", [np.full((3, 4), 1e30) * [1, -1, 1, -1], np.full((3, 4), 1e30)])
+def test_products_that_overflow_are_refused(pool):
     with np.errstate(all="ignore"), pytest.raises(UserError, match="overflow float32; normalise"):
-        Flat().search(np.full((1, 4), 1e30, dtype=np.float32), ArrayVectors(huge), 2)
+        Flat().search(np.full((1, 4), 1e30, dtype=np.float32), ArrayVectors(pool), 2)
 
 
 class StandIn:
@@ -202,3 +204,49 @@ def test_more_ties_than_are_settled_are_still_the_best():
     scores, rows = Flat().search(vectors(20, 48, 1), ArrayVectors(pool), 5)
     assert all(len(set(found)) == 5 for found in rows.tolist())
     np.testing.assert_allclose(scores, (vectors(20, 48, 1) @ pool[:1].T).repeat(5, axis=1), atol=1e-6)
+
+
+def test_equal_vectors_tie_where_scores_are_near_zero():
+    """Rounding is of the vectors' lengths, not of the score."""
+    rng = np.random.default_rng(0)
+    queries = vectors(33, 384)
+    basis = np.linalg.qr(queries.T.astype(np.float64))[0]
+    raw = rng.normal(size=(20, 384))
+    across = normalised(raw - raw @ basis @ basis.T)
+    pool = rng.permutation(np.repeat(across, 100, axis=0))
+    _, rows = Flat().search(queries, ArrayVectors(pool), len(pool))
+    for found in rows:
+        for vector in across:
+            copies = np.flatnonzero((pool[found] == vector).all(axis=1))
+            assert (np.diff(found[copies]) > 0).all()
+
+
+def test_more_ties_than_a_gpu_finds(monkeypatch):
+    pool = np.zeros((5000, 8), dtype=np.float32)
+    StandIn(monkeypatch, 2)
+    scores, rows = Flat(device="gpu").search(vectors(3, 8), ArrayVectors(pool), 100)
+    assert not scores.any() and all(len(set(found)) == 100 for found in rows.tolist())
+
+
+def test_memory_is_held_for_queries_not_for_threads(monkeypatch):
+    held = []
+    init = Best.__init__
+    monkeypatch.setattr(
+        Best, "__init__", lambda self, k, tile, floor: held.append(len(floor) * k) or init(self, k, tile, floor)
+    )
+    monkeypatch.setattr(flat, "HELD", 200 * 3000)
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    Flat().search(vectors(100, 8), ArrayVectors(vectors(5000, 8, 1)), 500)
+    assert len(held) == 2, "two keep within HELD, 64 would not"
+
+
+def test_searches_at_once_leave_the_blas_as_it_was():
+    def threads():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    before = threads()
+    pool = ArrayVectors(vectors(20_000, 32))
+    at_once = [threading.Thread(target=Flat().search, args=(vectors(n, 32, n), pool, 50)) for n in range(50, 450, 50)]
+    [thread.start() for thread in at_once]
+    [thread.join() for thread in at_once]
+    assert threads() == before

@@ -74,6 +74,26 @@ def test_rows_give_what_select_py_writes(rows, tmp_path):
     assert texts.ids.tolist() == [[0, 1]]
 
 
+def test_rows_are_those_that_may_be_selected_whatever_the_selector(tmp_path):
+    pool = [{"instruction": "the query", "output": "x"}] + [
+        {"instruction": f"row {i}", "output": "x"} for i in (1, 2, 1)
+    ]
+    options = {"overrides": ["embedder=hashing", "data.dedup=exact"], "cache_dir": tmp_path}
+    for selector in ("near", "random", "full"):
+        chosen = near.select([{"instruction": "the query"}], pool, 2, 2, selector=selector, **options)
+        assert sorted(chosen.ids.tolist()) == [1, 2]
+        with pytest.raises(UserError, match="n=3 is more than the 2 rows that may be selected"):
+            near.select([{"instruction": "the query"}], pool, 3, 2, selector=selector, **options)
+
+
+def test_rows_with_columns_of_their_own(tmp_path):
+    pool = [{"instruction": "x", "output": "a"}, {"instruction": "y", "input": "zebra", "output": ["a", 1][0]}]
+    options = {"overrides": ["embedder=hashing"], "cache_dir": tmp_path}
+    for order in (pool, pool[::-1]):
+        found = near.search([{"instruction": "zebra"}], order, 2, **options)
+        assert order[found.ids[0, 0]]["instruction"] == "y" and found.scores[0, 0] > 0.5
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -87,7 +107,11 @@ def test_rows_give_what_select_py_writes(rows, tmp_path):
         (lambda: near.search([], POOL, 1), "queries: .* is not a matrix"),
         (lambda: near.search(QUERIES, POOL, 0), "max_K"),
         (lambda: near.select(QUERIES, POOL, 0, 3), "n=0 is no number of rows"),
-        (lambda: near.select(QUERIES, POOL, 301, 3), "n=301 is more than the 300 candidates; use n<=300"),
+        (lambda: near.select(QUERIES, POOL, 301, 3), "n=301 is more than the 300 rows"),
+        (lambda: near.select(QUERIES, POOL, 2.5, 3), "n=2.5 is no number of rows; use a whole number"),
+        (lambda: near.search(["a"], datasets.Dataset.from_list([]), 1), "candidates: no row; give some"),
+        (lambda: near.search(["a"], ["b", {"instruction": "c"}], 1), "candidates: rows are str and dict"),
+        (lambda: near.search(["a"], [{"text": {1, 2}}], 1), "candidates: a row holds what JSON can't"),
         (lambda: near.search(QUERIES, POOL, 3, overrides=["index.blocks=3"]), "blocks"),
     ],
 )

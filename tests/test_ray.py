@@ -132,15 +132,17 @@ def test_a_search_is_a_task_for_each_shard(cluster, tmp_path):
 
 def test_tasks_leave_a_shard_each_and_their_errors_are_ours(cluster, tmp_path):
     pool = normalised(np.random.default_rng(0).normal(size=(3 * TILE, 8)))
-    job = shards_of(Flat(launcher="ray"), pool[:5], ArrayVectors(pool), 20, tmp_path / "shards")
+    job = shards_of(Flat(launcher="ray"), pool[:5], ArrayVectors(pool), 20, tmp_path / "shards", tmp_path / "result")
     assert len(job) == 3, "one for each CPU of the cluster"
     told = []
     on_cluster(len(job), job.search_there, told.append)
-    assert (told, sorted(p.suffix for p in job.folder.iterdir())) == ([TILE] * 3, [".lock"] * 3 + [".npy"] * 3)
+    assert (told, sorted(p.suffix for p in job.folder.iterdir())) == ([TILE] * 3, [".bin"] * 3 + [".lock"] * 3)
     scores, rows = put_together(job, 20)
     wanted = Flat().search(pool[:5], ArrayVectors(pool), 20)
     assert (scores.tobytes(), rows.tobytes()) == (wanted[0].tobytes(), wanted[1].tobytes())
     pool[2 * TILE + 5] = np.nan
-    job = shards_of(Flat(launcher="ray"), pool[:5], ArrayVectors(pool, "candidates"), 20, tmp_path / "bad")
+    job = shards_of(
+        Flat(launcher="ray"), pool[:5], ArrayVectors(pool, "candidates"), 20, tmp_path / "bad", tmp_path / "result"
+    )
     with pytest.raises(UserError, match=f"candidates: row {2 * TILE + 5} holds NaN or infinity"):
         on_cluster(len(job), job.search_there, told.append)

@@ -21,7 +21,9 @@ QUERIES = normalised(np.random.default_rng(1).normal(size=(6, 8)))
 
 
 def made(folder, k=30, **options):
-    return shards_of(Flat(**{"shard_rows": TILE, **options}), QUERIES, ArrayVectors(POOL), k, folder)
+    return shards_of(
+        Flat(**{"shard_rows": TILE, **options}), QUERIES, ArrayVectors(POOL), k, folder, folder.parent / "result.json"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_a_small_pool_is_not_cut(tmp_path):
 def test_all_shards_together_are_the_whole_search(ranks, k, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", ranks)
     job, told = made(tmp_path, k, shard_rows=2 * TILE), []
-    search_shards(job, lambda: False, told.append)
+    search_shards(job, told.append)
     scores, rows = put_together(job, k)
     wanted = Flat().search(QUERIES, ArrayVectors(POOL), k)
     assert (scores.tobytes(), rows.tobytes()) == (wanted[0].tobytes(), wanted[1].tobytes())
@@ -65,7 +67,7 @@ def test_several_at_once_search_every_shard_once(tmp_path, whole, monkeypatch):
         Flat, "best", lambda self, q, p, k, start, *a: searched.append(start) or best(self, q, p, k, start, *a)
     )
     jobs = [made(tmp_path) for _ in range(3)]
-    threads = [threading.Thread(target=search_shards, args=(job, lambda: False, lambda n: None)) for job in jobs]
+    threads = [threading.Thread(target=search_shards, args=(job, lambda n: None)) for job in jobs]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert sorted(searched) == [TILE * i for i in range(6)]
@@ -84,12 +86,12 @@ def test_an_interrupted_search_goes_on_at_its_shard(tmp_path, whole, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Flat, "best", dies)
         with pytest.raises(KeyboardInterrupt):
-            search_shards(job, lambda: False, lambda n: None)
+            search_shards(job, lambda n: None)
     searched = []
     monkeypatch.setattr(
         Flat, "best", lambda self, q, p, k, start, *a: searched.append(start) or best(self, q, p, k, start, *a)
     )
-    search_shards(made(tmp_path), lambda: False, lambda n: None)
+    search_shards(made(tmp_path), lambda n: None)
     assert searched == [3 * TILE, 4 * TILE, 5 * TILE]
     assert put_together(job, 30)[0].tobytes() == whole[0].tobytes()
     clear(tmp_path)
@@ -101,13 +103,14 @@ DAMAGE = {
     "empty": lambda path: path.write_bytes(b""),
     "cut": lambda path: path.write_bytes(path.read_bytes()[:200]),
     "another": lambda path: np.save(path, np.zeros((2, 2))),
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_shard_is_searched_again(damage, tmp_path, whole):
     job = made(tmp_path)
-    search_shards(job, lambda: False, lambda n: None)
+    search_shards(job, lambda n: None)
     damage(job.path(2))
     assert put_together(job, 30)[1].tobytes() == whole[1].tobytes()
 
@@ -141,7 +144,7 @@ def test_a_search_killed_midway_ends_as_if_undisturbed(tmp_path):
     words = ["select.py", "data=files", "data.leakage=keep", *paths, "embedder=hashing", "max_K=500"]
     cut = ["index.shard_rows=1024", f"cache_dir={tmp_path}/cache", f"output_dir={tmp_path}/out"]
     running = subprocess.Popen([sys.executable, *words, *cut], cwd=ROOT, stdout=subprocess.DEVNULL)
-    while len(kept := list((tmp_path / "cache" / "neighbours").glob(".*.part/*.npy"))) < 2:
+    while len(kept := list((tmp_path / "cache" / "neighbours").glob(".*.part/*.bin"))) < 2:
         assert running.poll() is None, "it ended before it could be killed"
         time.sleep(0.002)
     running.kill()

@@ -59,7 +59,7 @@ def test_the_table_and_the_rows_to_look_at(words, tmp_path, capsys, caplog):
     assert lines["pool"] == "62 rows, 62 may be selected"
     assert lines["queries"] == "2"
     assert lines["distinct texts"] == "61, and 2 of queries: 63 embedded now, 0 found"
-    assert lines["truncated"] == "0 texts"
+    assert lines["truncated"] == "0 of the texts embedded now"
     scores = np.load(tmp_path / "a" / "top_scores.npy").mean(axis=0)
     shown = ", ".join(f"{scores[rank - 1]:.3f} at rank {rank}" for rank in (1, 10, 12))
     assert lines["mean similarity"] == shown
@@ -78,3 +78,15 @@ def test_a_query_of_another_kind_is_warned_of(words, tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     select(configured("select", *words, "max_K=3"), tmp_path / "a")
     assert "1 of 1 queries have no near row in the pool: query 0's nearest" in caplog.text
+
+
+def test_a_source_is_data_too(words, tmp_path, capsys):
+    path = tmp_path / "bad.jsonl"
+    label = "evil\x1b[31m\x1b]0;pwn\x07\nINFO all is [red]well"
+    write_rows(path, [{"instruction": f"capital {i}", "output": "x", "from": label} for i in range(5)])
+    words = [w for w in words if "candidates" not in w]
+    more = [f"data.candidates.path={path}", "data.candidates.columns.source=from", "max_K=2"]
+    select(configured("select", *words, *more), tmp_path / "a")
+    told = capsys.readouterr().out
+    assert "evil?[31m?]0;pwn? INFO all is" in told
+    assert "\x1b" not in told

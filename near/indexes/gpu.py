@@ -55,4 +55,4 @@ def _block(queries, pool: Vectors, k: int, rows: tuple[int, int], device: int, r
     scores, found = faiss.knn_gpu(
         resources, queries, block, min(k, b - a), metric=faiss.METRIC_INNER_PRODUCT, device=device
     )
-    return pack(scores, found + a)
+    return np.where(found < 0, np.uint64(0), pack(scores, np.maximum(found, 0) + a))  # -1: no row, for NaN

@@ -14,10 +14,10 @@ from near.vectors import Vectors
 if TYPE_CHECKING:
     from near.indexes.flat import Flat
 
-CLOSE = 1e-6  # of the largest score: scores nearer to each other are settled
+CLOSE = 1e-6  # of the vectors' lengths: scores nearer to each other are settled
 SLACK = 64  # neighbours found beyond the k-th, among which may be some that tie with it
 MOST = 8192  # rows that may tie: of more, which are kept is the BLAS's rounding
-HELD = 1 << 24  # keys held while queries with many ties are searched again
+HELD = 1 << 22  # keys of queries with many ties that are searched again together
 CHUNK = 4096  # vectors read, and products taken, at a time
 DENSE = 30  # times faster a matrix product is for each of its entries than taking one by itself
 
@@ -32,31 +32,26 @@ def settle(index: "Flat", queries: np.ndarray, pool: Vectors, keys: np.ndarray, 
     (Q, with_slack(k)), best first. Queries for which more rows tie are searched again."""
     scores, rows = whole(keys)
     width = keys.shape[1]
-    most = min(max(2 * width, min(MOST, HELD // len(queries))), pool.n)
-    open_ = width < most and _reach(scores, k) > width - 1
-    settled = _settled(queries, pool, scores, rows, k)
-    if np.any(open_):
-        wide = index.best(queries, pool, most, 0, pool.n, only=open_)[open_]
-        for mine, other in zip(settled, _settled(queries[open_], pool, *unpack(wide), k), strict=True):
-            mine[open_] = other
+    close = CLOSE * pool.largest * np.linalg.norm(queries, axis=1)
+    most = min(max(2 * width, MOST), index.most(width), pool.n)
+    open_ = np.flatnonzero(scores[:, -1] >= scores[:, k - 1] - close) if width < most else np.arange(0)
+    settled = _settled(queries, pool, scores, rows, k, close)
+    for start in range(0, len(open_), max(1, HELD // most)):
+        some = open_[start : start + max(1, HELD // most)]
+        wide = whole(index.best(queries, pool, most, 0, pool.n, only=some))
+        for mine, other in zip(settled, _settled(queries[some], pool, *wide, k, close[some]), strict=True):
+            mine[some] = other
     return settled
 
 
-def _reach(scores: np.ndarray, k: int) -> np.ndarray:
-    """How many of each query's scores are not clearly below its k-th, int64 (Q,)."""
-    return np.count_nonzero(scores >= scores[:, k - 1 : k] - _close(scores), axis=1)
-
-
-def _close(scores: np.ndarray) -> np.ndarray:
-    return CLOSE * np.maximum(np.abs(scores[:, :1]), np.abs(scores[:, -1:]))
-
-
-def _settled(queries, pool, scores, rows, k):
-    near = np.diff(scores, axis=1) >= -_close(scores)
+def _settled(queries, pool, scores, rows, k, close):
+    """The k best of what was found, float32 (Q, k) and int64 (Q, k), where scores closer than `close` (Q,) are new."""
+    close = close[:, None]
+    near = np.diff(scores, axis=1) >= -close
     tied = np.zeros(scores.shape, dtype=bool)
     tied[:, :-1] |= near
     tied[:, 1:] |= near
-    tied[:, k:] &= scores[:, k:] >= scores[:, k - 1 : k] - _close(scores)
+    tied[:, k:] &= scores[:, k:] >= scores[:, k - 1 : k] - close
     query, column = np.nonzero(tied)
     if len(query):
         scores[query, column] = _products(queries, pool, query, rows[query, column])

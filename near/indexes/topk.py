@@ -46,10 +46,12 @@ def _best_first(keys: np.ndarray, k: int) -> np.ndarray:
 
 
 def whole(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores float32 (Q, k) and rows int64 (Q, k) of sorted keys none of which is 0."""
-    if keys.size and not keys.all():
-        raise UserError("scores are NaN: the vectors' inner products overflow float32; normalise them")
-    return unpack(keys)
+    """Scores float32 (Q, k) and rows int64 (Q, k) of sorted keys; UserError where a score is NaN, which leaves a key 0,
+    or infinite."""
+    scores, rows = unpack(keys)
+    if not (keys.all() and np.isfinite(scores).all()):
+        raise UserError("the vectors' inner products overflow float32; normalise them")
+    return scores, rows
 
 
 class Best:
