@@ -30,6 +30,7 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 def run(main: Callable[[], object]) -> None:
     """Call a Hydra main function; end the process with one line and status 1 when the fault is one a user can mend."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a row's script is no fault
     try:
         main()
     except KeyboardInterrupt:

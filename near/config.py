@@ -22,8 +22,8 @@ def _first(*values: object) -> object:
 def job_name(overrides: str) -> str:
     """A sweep job's folder: its overrides, without what a path or a Hydra override can't hold."""
     name = re.sub(r"[^\w.+-]+", "-", str(overrides)).strip("-") or "default"
-    if len(name) <= 100:
-        return name
+    if len(name) <= 100 and name in (str(overrides), "default"):
+        return name  # otherwise another job's overrides may have come out the same
     return f"{name[:80]}-{hashlib.sha256(str(overrides).encode()).hexdigest()[:12]}"
 
 

@@ -251,7 +251,8 @@ def _parquet(path: Path, rows: list[dict], ours: dict[str, pa.DataType]) -> None
             if any(_deeper(value, DEEPEST) for value in values):
                 raise ValueError(f"nested deeper than {DEEPEST} levels")
             types[name] = ours.get(name) or pa.infer_type(values)
-    schema = pa.schema(types)
+    with _of_one_type("the names of the columns do"):
+        schema = pa.schema(types)
     with _of_one_type("the rows do"), pyarrow.parquet.ParquetWriter(path, schema) as file:
         for start in range(0, len(rows), ROW_GROUP):
             part, arrays = rows[start : start + ROW_GROUP], []

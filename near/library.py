@@ -9,9 +9,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from near.check import check
 from near.config import CONF, register_resolvers
@@ -46,7 +48,8 @@ def search(
     cache_dir: for rows, their embeddings and neighbours; default $NEAR_CACHE or .cache. Nothing of vectors is kept.
 
     Returns Neighbours: ids int64 (n_queries, max_K), best first, ties by lower id, and scores float32. Ids are
-    positions in `candidates`. Raises UserError for what can't be searched. A pool that is not in memory is read in
+    positions in `candidates`; of rows, those whose prompt is a query's are left out (`data.leakage=keep` keeps them).
+    Raises UserError for what can't be searched. A pool that is not in memory is read in
     blocks, so that memory does not grow with it.
 
     >>> near.search(np.eye(3)[:1], np.eye(3), 2).ids
@@ -102,14 +105,23 @@ def select(
 
 def _configured(script: str, overrides: Sequence[str], cache_dir: str | os.PathLike | None) -> DictConfig:
     register_resolvers()
+    if strange := next((word for word in overrides if not isinstance(word, str)), None):
+        raise UserError(f"overrides: {strange!r} is no override; give strings such as 'embedder=qwen3'")
+    if not isinstance(cache_dir, str | os.PathLike | None):
+        raise UserError(f"cache_dir={cache_dir!r} is no path")
+    if "${" in os.fspath(cache_dir or ""):
+        raise UserError(f"cache_dir={cache_dir} holds ${{, which configurations resolve; name another folder")
+    surrounding, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # the caller may run under Hydra
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose(script, overrides=["data=files", *overrides])
-    except HydraException as error:
+        if cache_dir is not None:
+            cfg.cache_dir = os.fspath(cache_dir)
+        check(_with_paths(cfg, ".", "."), list(overrides))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"overrides: {one_line(error)}") from error
-    if cache_dir is not None:
-        cfg.cache_dir = os.fspath(cache_dir)
-    check(_with_paths(cfg, ".", "."), list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = surrounding
     return cfg
 
 
@@ -140,7 +152,7 @@ def _as_array(value: Rows) -> np.ndarray | None:
         return None
     try:
         return value if isinstance(value, np.ndarray) else np.asarray(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"a {type(value).__name__} is neither vectors nor rows; give an array or a Dataset") from error
 
 
@@ -172,8 +184,13 @@ def _saved(rows: Rows, path: Path, name: str) -> str:
     if not len(rows):
         raise UserError(f"{name}: no row; give some")
     if isinstance(rows, datasets.Dataset):
-        with _quiet():
-            rows.save_to_disk(str(path))
+        try:
+            with _quiet():
+                rows.save_to_disk(str(path))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{name}: the data set can't be saved ({one_line(error)}); give its rows as dicts"
+            ) from error
         return str(path)
     kind = type(rows[0])
     if strange := next((row for row in rows if not isinstance(row, kind)), None):
@@ -181,7 +198,7 @@ def _saved(rows: Rows, path: Path, name: str) -> str:
     path = path.with_suffix(".jsonl")
     try:
         write_jsonl(path, ({"text": row} if isinstance(row, str) else dict(row) for row in rows))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{name}: a row holds what JSON can't ({one_line(error)}); give a datasets.Dataset") from error
     return str(path)
 

@@ -132,7 +132,7 @@ def _rows(data: datasets.Dataset, path: str) -> Iterator[Raw]:
     try:
         for i, row in enumerate(data):
             yield f"row {i}", row
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, OverflowError, pa.ArrowException) as error:
         raise UserError(f"{path} is damaged ({one_line(error)})") from error
 
 
@@ -248,7 +248,7 @@ def _parquet(path: Path) -> Iterator[Raw]:
             for raw in batch.to_pylist():
                 yield f"row {row}", raw
                 row += 1
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, OverflowError, pa.ArrowException) as error:
         raise UserError(f"{path} is not a readable parquet file ({one_line(error)})") from error
 
 
@@ -266,7 +266,7 @@ def _arrow(path: Path) -> Iterator[Raw]:
                 for raw in batch.to_pylist():
                     yield f"row {row}", raw
                     row += 1
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, OverflowError, pa.ArrowException) as error:
         raise UserError(f"{path} is not a readable Arrow file ({one_line(error)})") from error
 
 

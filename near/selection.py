@@ -155,7 +155,7 @@ def _search(
     """Embed, search and keep what is found, together with all processes that do the same."""
     eligible = candidates.eligible()
     others = [int(k) for k in swept("max_K") if isinstance(k, int | float) and k == int(k)]
-    width = min(max([cfg.max_K, *others]), len(eligible))
+    width = max([cfg.max_K, *(k for k in others if k <= len(eligible))])
     folder = cache_folder(cfg.cache_dir, "neighbours", f"{key}-{width}")
     with (
         cluster() if "ray" in (embedder.launcher, index.launcher) else contextlib.nullcontext(),

@@ -40,8 +40,8 @@ def typical_scores(queries: np.ndarray, pool: Vectors) -> np.ndarray:
 def summarise(neighbours: "Neighbours", candidates: Rows, queries: Rows) -> None:
     """Print the table and three nearest rows of two queries, and warn of queries whose neighbours are far or equal."""
     asked = queries.eligible()
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=WIDTH)
+    plain = {"highlight": False, "emoji": False}  # a row's text is data
+    console = Console(**plain) if Console().is_terminal else Console(**plain, width=WIDTH)
     console.print(_table(neighbours, candidates, asked))
     for at in np.unique([0, len(asked) // 2]):
         console.print(f"query {asked[at]}: {_text(queries, asked[at])}", soft_wrap=True)

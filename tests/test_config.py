@@ -130,7 +130,8 @@ def test_secrets_are_not_written(monkeypatch):
 
 def test_job_names_are_folders():
     assert job_name("selector-near_seed-0") == "selector-near_seed-0"
-    assert job_name("a-/x/y z") == "a--x-y-z"
+    assert job_name("a-/x/y z").startswith("a--x-y-z-")
+    assert job_name("a-/x/y z") != job_name("a-/x-y z"), "two jobs, two folders"
     assert job_name("") == "default"
     long = job_name("k-" + "v" * 300)
     assert len(long) < 100

@@ -6,6 +6,7 @@ import sys
 import datasets
 import numpy as np
 import pytest
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 import near
@@ -94,6 +95,13 @@ def test_rows_with_columns_of_their_own(tmp_path):
         assert order[found.ids[0, 0]]["instruction"] == "y" and found.scores[0, 0] > 0.5
 
 
+def test_under_a_hydra_of_the_callers(tmp_path):
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        mine = GlobalHydra.instance().hydra
+        assert near.search(np.eye(3)[:1], np.eye(3), 1).ids.tolist() == [[0]]
+        assert GlobalHydra.instance().hydra is mine
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -113,6 +121,11 @@ def test_rows_with_columns_of_their_own(tmp_path):
         (lambda: near.search(["a"], ["b", {"instruction": "c"}], 1), "candidates: rows are str and dict"),
         (lambda: near.search(["a"], [{"text": {1, 2}}], 1), "candidates: a row holds what JSON can't"),
         (lambda: near.search(QUERIES, POOL, 3, overrides=["index.blocks=3"]), "blocks"),
+        (lambda: near.search(QUERIES, POOL, 3, overrides=["index=null"]), "overrides: "),
+        (lambda: near.search(QUERIES, POOL, 3, overrides=["seed=${oc.env:NOPE}"]), "NOPE"),
+        (lambda: near.search(QUERIES, POOL, 3, overrides=[5]), "overrides: 5 is no override"),
+        (lambda: near.search(QUERIES, POOL, 3, cache_dir=5), "cache_dir=5 is no path"),
+        (lambda: near.search(["a"], ["b"], 1, cache_dir="x${y}"), "cache_dir=x.* holds"),
     ],
 )
 def test_what_is_refused(call, says):

@@ -128,6 +128,7 @@ def test_ranks_under_torchrun_embed_disjoint_chunks(tmp_path, words):
     assert done.returncode == 0, done.stderr[-2000:]
     now = [int(found) for found in re.findall(r"rank [01]: embedded (\d+) texts", done.stdout)]
     assert len(now) == 2 and sum(now) == _distinct(tmp_path / "one"), done.stdout
+    assert "searching in 2 shards" in done.stdout
     assert artifacts(tmp_path / "two") == artifacts(tmp_path / "one")
 
 
