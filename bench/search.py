@@ -6,8 +6,8 @@ First vectors drawn around 200 centres, in a store on disk that is read while it
 real embeddings (minilm), where `make demo` or `make assets` with one select.py has made them. The bare product is
 `q @ b.T` in blocks into one buffer, the fastest of several block sizes of numpy and torch, found in the same run.
 Recall is against float64: the share of rows found whose score is not below the k-th best by more than 1e-6. The seed
-system's index is its own class with its defaults (bench/peer.py). Each is the fastest of three; the methods take
-turns, so that what else the machine does falls on all of them.
+system's index is its own class with its defaults (bench/peer.py). Exact methods are the fastest of three, in turns, so
+that what else the machine does falls on all of them; approximate ones are timed once, after they were built.
 """
 
 import logging
@@ -151,7 +151,7 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool) -> None:
             search = partial(index.search, q, pool, k, keep=Path(folder, name))
             search()
             built[name] = index.told["build_seconds"]
-            took[name] = min(seconds(keep(name, lambda search=search: search()[1])) for _ in range(TURNS))
+            took[name] = seconds(keep(name, lambda search=search: search()[1]))
         name = "seed system, IVF nprobe 10"
         found[name], built[name], took[name] = peer_ivf(b, q, k)
         for name, best in took.items():
