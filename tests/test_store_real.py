@@ -174,7 +174,7 @@ def test_a_shard_that_rots_on_disk_is_embedded_again(tmp_path, words):
     with open(rotten, "r+b") as file:
         file.seek(-100, os.SEEK_END)
         file.write(b"\0\1\2\3")
-    done = process(*command(tmp_path, words, "max_K=20", "overwrite=true"))
+    done = process(*command(tmp_path, words, "max_K=60", "overwrite=true"))  # wider: it has to be searched
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"{rotten} is damaged" in done.stdout + done.stderr
     assert process(*command(tmp_path, words, "overwrite=true")).returncode == 0
