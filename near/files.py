@@ -89,6 +89,16 @@ def read_jsonl(path: str | Path) -> list[dict]:
     return rows
 
 
+def read_whole(file, out: np.ndarray) -> None:
+    """Fill the contiguous `out` from an unbuffered file; a file that ends before is an OSError."""
+    view, done = memoryview(out).cast("B"), 0
+    while done < len(view):
+        got = file.readinto(view[done:])
+        if not got:
+            raise OSError(f"{file.name} ended {len(view) - done} bytes too early")
+        done += got
+
+
 def write_npy(path: str | Path, array: np.ndarray) -> None:
     with aside(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array, allow_pickle=False)

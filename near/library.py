@@ -49,8 +49,8 @@ def search(
 
     Returns Neighbours: ids int64 (n_queries, max_K), best first, ties by lower id, and scores float32. Ids are
     positions in `candidates`; of rows, those whose prompt is a query's are left out (`data.leakage=keep` keeps them).
-    Raises UserError for what can't be searched. A pool that is not in memory is read in
-    blocks, so that memory does not grow with it.
+    Raises UserError for what can't be searched. A pool that is not in memory is read in blocks, so that memory does
+    not grow with it.
 
     >>> near.search(np.eye(3)[:1], np.eye(3), 2).ids
     array([[0, 1]])

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from near.errors import UserError, one_line
-from near.files import aside, cache_folder, digest, write_json
+from near.files import aside, cache_folder, digest, read_whole, write_json
 from near.keys import Sorted
 from near.locks import acquire, locked
 
@@ -263,12 +263,10 @@ class _Stored:
         """Vectors `start` and following into the C-contiguous `out`."""
         raw = out if out.dtype == self.dtype else np.empty(out.shape, dtype=self.dtype)
         self.file.seek(self.begin + start * self.dim * self.dtype.itemsize)
-        view, done = memoryview(raw).cast("B"), 0
-        while done < len(view):
-            got = self.file.readinto(view[done:])
-            if not got:
-                raise _Damaged("it is cut short")
-            done += got
+        try:
+            read_whole(self.file, raw)
+        except OSError as error:
+            raise _Damaged(one_line(error)) from error
         if raw is not out:
             out[:] = raw
 

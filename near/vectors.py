@@ -5,6 +5,7 @@ from typing import Protocol
 import numpy as np
 
 from near.errors import UserError
+from near.files import read_whole
 from near.store import Store
 
 
@@ -74,16 +75,6 @@ class ArrayVectors:
             for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
                 file.seek(self._begin + int(rows[start]) * width)
                 read_whole(file, out[start:stop])
-
-
-def read_whole(file, out: np.ndarray) -> None:
-    """Fill the contiguous `out` from an unbuffered file; a file that ends before is an OSError."""
-    view, done = memoryview(out).cast("B"), 0
-    while done < len(view):
-        got = file.readinto(view[done:])
-        if not got:
-            raise OSError(f"{file.name} ended {len(view) - done} bytes too early")
-        done += got
 
 
 def _file_of(array: np.ndarray) -> tuple[str | None, int]:

@@ -7,8 +7,9 @@ import pytest
 
 from near import store as store_module
 from near.errors import UserError
+from near.files import read_whole
 from near.store import Store
-from near.vectors import ArrayVectors, StoredVectors, read_whole
+from near.vectors import ArrayVectors, StoredVectors
 
 
 def read(vectors, rows):

@@ -1,19 +1,16 @@
 """Exact search: every query with every row of the pool, which is read block by block and never held."""
 
-import contextlib
-import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from near.indexes.base import Index, Progress
 from near.indexes.gpu import LARGEST, gpus, search_on_gpus
 from near.indexes.ties import settle, with_slack
 from near.indexes.topk import ROWS, Best, merged
+from near.threads import one_blas_thread, threads_to_use
 from near.vectors import Vectors
 
 TILE = 1024  # rows of one matrix product; always all of them, so that a score never depends on where a block ends
@@ -152,26 +149,3 @@ def _search_block(queries, block, first, rows, stripes, scratch, item: tuple[sli
             best.offer(scores, first + a, above)
         else:
             best.offer(scores[own - batch.start], first + a, above[: len(own)])
-
-
-_limit_lock, _limits = threading.Lock(), []  # how many searches this process runs, and what they found set
-
-
-@contextlib.contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Products on the calling thread alone, for all searches of this process; the last one puts back what was set."""
-    with _limit_lock:
-        _limits.append(threadpool_limits(1, user_api="blas") if not _limits else _limits[0])
-    try:
-        yield
-    finally:
-        with _limit_lock:
-            limit = _limits.pop()
-            if not _limits:
-                limit.restore_original_limits()
-
-
-def threads_to_use() -> int:
-    """As many as OMP_NUM_THREADS says, which torchrun sets for its ranks, else one for each core this process has."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))

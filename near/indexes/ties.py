@@ -4,11 +4,13 @@ A BLAS rounds a product by where it stands in the matrix: of equal vectors, up t
 whose scores are closer than that are scored again in float64, whose rounding is lost in float32, and sorted again.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from near.indexes.topk import pack, unpack, whole
+from near.threads import one_blas_thread, threads_to_use
 from near.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -18,7 +20,9 @@ CLOSE = 1e-6  # of the vectors' lengths: scores nearer to each other are settled
 SLACK = 64  # neighbours found beyond the k-th, among which may be some that tie with it
 MOST = 8192  # rows that may tie: of more, which are kept is the BLAS's rounding
 HELD = 1 << 22  # keys of queries with many ties that are searched again together
-CHUNK = 4096  # vectors read, and products taken, at a time
+GROUP = 64  # queries settled at a time: few enough that their scores stay in a core's cache
+CHUNK = 4096  # vectors read at a time
+SINGLE = 512  # products taken one by one at a time
 DENSE = 30  # times faster a matrix product is for each of its entries than taking one by itself
 
 
@@ -30,53 +34,86 @@ def with_slack(k: int, n: int) -> int:
 def settle(index: "Flat", queries: np.ndarray, pool: Vectors, keys: np.ndarray, k: int):
     """Scores float32 (Q, k) and rows int64 (Q, k) of each query's k best, ties by lower row, out of `keys`: uint64
     (Q, with_slack(k)), best first. Queries for which more rows tie are searched again."""
-    scores, rows = whole(keys)
     width = keys.shape[1]
     close = CLOSE * pool.largest * np.linalg.norm(queries, axis=1)
     most = min(max(2 * width, MOST), index.most(width), pool.n)
-    open_ = np.flatnonzero(scores[:, -1] >= scores[:, k - 1] - close) if width < most else np.arange(0)
-    settled = _settled(queries, pool, scores, rows, k, close)
+    *settled, open_ = _settled(queries, pool, keys, k, close)
+    if width >= most:
+        return tuple(settled)
     for start in range(0, len(open_), max(1, HELD // most)):
         some = open_[start : start + max(1, HELD // most)]
-        wide = whole(index.best(queries, pool, most, 0, pool.n, only=some))
-        for mine, other in zip(settled, _settled(queries[some], pool, *wide, k, close[some]), strict=True):
+        wide = index.best(queries, pool, most, 0, pool.n, only=some)
+        *again, _ = _settled(queries[some], pool, wide, k, close[some])
+        for mine, other in zip(settled, again, strict=True):
             mine[some] = other
-    return settled
+    return tuple(settled)
 
 
-def _settled(queries, pool, scores, rows, k, close):
-    """The k best of what was found, float32 (Q, k) and int64 (Q, k), where scores closer than `close` (Q,) are new."""
-    close = close[:, None]
-    near = np.diff(scores, axis=1) >= -close
-    tied = np.zeros(scores.shape, dtype=bool)
-    tied[:, :-1] |= near
-    tied[:, 1:] |= near
-    tied[:, k:] &= scores[:, k:] >= scores[:, k - 1 : k] - close
-    query, column = np.nonzero(tied)
-    if len(query):
-        scores[query, column] = _products(queries, pool, query, rows[query, column])
-        keys = pack(scores, rows)
-        keys.sort(axis=1)
-        scores, rows = unpack(np.ascontiguousarray(keys[:, ::-1]))
-    return np.ascontiguousarray(scores[:, :k]), np.ascontiguousarray(rows[:, :k])
+def _settled(queries, pool, keys, k, close):
+    """The k best of what was found, float32 (Q, k) and int64 (Q, k), where scores closer than `close` (Q,) are new; and
+    the queries, int64 (m,), for which rows that were not found may tie with the k-th."""
+    groups = [slice(a, a + GROUP) for a in range(0, len(keys), GROUP)]
+    scores, rows = np.empty((len(keys), k), dtype=np.float32), np.empty((len(keys), k), dtype=np.int64)
+
+    def tied(group: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Queries and columns of what is close to another one, the rows there, and which queries may lack some."""
+        found, own = whole(keys[group])
+        limits = close[group, None]
+        near = np.diff(found, axis=1) >= -limits
+        both = np.zeros(found.shape, dtype=bool)
+        both[:, :-1] |= near
+        both[:, 1:] |= near
+        last = found[:, k - 1 : k] - limits
+        both[:, k:] &= found[:, k:] >= last
+        query, column = np.nonzero(both)
+        return query + group.start, column, own[query, column], np.flatnonzero(found[:, -1:] >= last) + group.start
+
+    def sort(group: slice, query: np.ndarray, column: np.ndarray, products: np.ndarray) -> None:
+        found, own = unpack(keys[group])
+        if len(query):
+            found[query - group.start, column] = products
+            again = pack(found, own)
+            again.sort(axis=1)
+            found, own = unpack(again[:, : -k - 1 : -1])
+        scores[group], rows[group] = found[:, :k], own[:, :k]
+
+    with one_blas_thread(), ThreadPoolExecutor(threads_to_use()) as workers:
+        parts = list(workers.map(tied, groups))
+        query, column, row, short = (np.concatenate(part) for part in zip(*parts, strict=True))
+        products = _products(queries, pool, query, row, workers)
+        ends = np.cumsum([len(part[0]) for part in parts])[:-1]
+        list(workers.map(sort, groups, *(np.split(part, ends) for part in (query, column, products))))
+    return scores, rows, short
 
 
-def _products(queries, pool: Vectors, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+def _products(queries, pool: Vectors, query: np.ndarray, row: np.ndarray, workers: ThreadPoolExecutor) -> np.ndarray:
     """Inner products of queries[query] and vectors `row` of the pool, float32 (m,)."""
     wanted, where = np.unique(row, return_inverse=True)
     order, found = np.argsort(where, kind="stable"), np.empty(len(row), dtype=np.float32)
     ends = np.searchsorted(where[order], np.arange(0, len(wanted) + CHUNK, CHUNK))
-    vectors = np.empty((min(CHUNK, len(wanted)), pool.dim), dtype=np.float32)
-    for first, a, b in zip(range(0, len(wanted), CHUNK), ends[:-1], ends[1:], strict=False):
-        some = wanted[first : first + CHUNK]
-        pool.read(some, vectors[: len(some)])
-        chunk, at = vectors[: len(some)], order[a:b]
+
+    def multiply(first: int, chunk: np.ndarray, at: np.ndarray) -> None:
+        """Of the pairs `at` all, whose vectors are those of `chunk`."""
         asked, which = np.unique(query[at], return_inverse=True)
-        if len(at) * DENSE > len(some) * len(asked):
+        if len(at) * DENSE > len(chunk) * len(asked):
             every = queries[asked].astype(np.float64) @ chunk.T.astype(np.float64)
             found[at] = every[which, where[at] - first]
-            continue
-        for start in range(0, len(at), CHUNK):
-            own = at[start : start + CHUNK]
+            return
+        for start in range(0, len(at), SINGLE):
+            own = at[start : start + SINGLE]
             found[own] = (chunk[where[own] - first].astype(np.float64) * queries[query[own]]).sum(axis=1)
+
+    threads = threads_to_use()
+    buffers = np.empty((threads, min(CHUNK, len(wanted)), pool.dim), dtype=np.float32)
+    running: list = [None] * threads
+    for number, (a, b) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+        first, turn = number * CHUNK, number % threads
+        if running[turn]:
+            running[turn].result()
+        some = wanted[first : first + CHUNK]
+        chunk = buffers[turn, : len(some)]
+        pool.read(some, chunk)
+        running[turn] = workers.submit(multiply, first, chunk, order[a:b])
+    for work in filter(None, running):
+        work.result()
     return found
