@@ -139,13 +139,13 @@ def test_vectors_that_are_not_finite_are_named(bad):
         Flat(1024).search(vectors(2, 4), ArrayVectors(pool, "candidates"), 5)
 
 
-@pytest.mark.parametrize("pool", [np.full((3, 4), 1e30) * [1, -1, 1, -1], np.full((3, 4), 1e30)])
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 1])
 def test_positions_of_flags_are_found_by_words(share):
     flags = np.random.default_rng(0).random(8 * 1000) < share
     np.testing.assert_array_equal(_positions(flags), np.flatnonzero(flags))
 
 
+@pytest.mark.parametrize("pool", [np.full((3, 4), 1e30) * [1, -1, 1, -1], np.full((3, 4), 1e30)])
 def test_products_that_overflow_are_refused(pool):
     with np.errstate(all="ignore"), pytest.raises(UserError, match="overflow float32; normalise"):
         Flat().search(np.full((1, 4), 1e30, dtype=np.float32), ArrayVectors(pool), 2)
