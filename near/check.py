@@ -38,7 +38,9 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "embedder.server.timeout": (float, 0.001, BIG),
     "data.dedup_threshold": (float, 0, 1),
     "embedder.dim": (int, 1, 1_000_000),
-    "selector.subset_size": (int, 1, BIG),
+    "selector.subset_size": (float, 1e-9, BIG),
+    "selector.temperature": (float, 1e-4, BIG),
+    "selector.mix": (float, 0, 0.999),
     "data.cutoff_len": (int, 2, BIG),
     "data.num_proc": (int, 1, BIG),
     "data.candidates.limit": (int, 1, BIG),
@@ -69,6 +71,7 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
 BOOLEANS = (
     "overwrite",
     "dry_run",
+    "trainer.group_by_length",
     "data.refresh",
     "embedder.trust_remote_code",
     "model.trust_remote_code",
@@ -122,6 +125,7 @@ NULLABLE = {
 FORMATS = ("auto", "alpaca", "messages", "sharegpt", "prompt_completion", "question_answer", "text")
 CHOICES: dict[str, tuple[str, ...]] = {
     "export": ("jsonl", "parquet"),
+    "selector.policy": ("repeat", "advance", "sample"),
     "data.on_error": ("raise", "skip"),
     "data.leakage": ("drop", "keep"),
     "data.dedup": ("none", "exact", "near"),
@@ -179,6 +183,12 @@ def _present(cfg: DictConfig, key: str) -> bool:
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(cfg, parent, throw_on_missing=False) if parent else cfg
     return isinstance(node, DictConfig) and leaf in node and not OmegaConf.is_missing(node, leaf)
+
+
+def _others(cfg: DictConfig, key: str) -> bool:
+    """Whether `key` is an option of a class from outside, which decides itself what it takes."""
+    target = select(cfg, f"{key.partition('.')[0]}._target_")
+    return key.startswith("selector.") and isinstance(target, str) and not target.startswith("near.")
 
 
 def _shape_faults(cfg: DictConfig) -> list[str]:
@@ -264,8 +274,10 @@ def _number_faults(cfg: DictConfig) -> list[str]:
     faults = []
     for key, (kind, least, most) in NUMBERS.items():
         value = select(cfg, key)
-        if not _present(cfg, key) or value is None and key in NULLABLE:
+        if not _present(cfg, key) or value is None and key in NULLABLE or _others(cfg, key):
             continue
+        if key == "selector.subset_size" and isinstance(value, int | float) and value > 1:
+            kind = int  # rows; a float up to 1 is a share of the pool
         if kind is int and isinstance(value, float) and value.is_integer():  # 1e3
             OmegaConf.update(cfg, key, value := int(value), force_add=True)
         if not isinstance(value, int if kind is int else int | float) or isinstance(value, bool):
@@ -281,7 +293,10 @@ def _choice_faults(cfg: DictConfig) -> list[str]:
     return [
         f"{key}={value} is not one of {', '.join(choices)}"
         for key, choices in CHOICES.items()
-        if _present(cfg, key) and (value := select(cfg, key)) not in choices and not (value is None and key in NULLABLE)
+        if _present(cfg, key)
+        and (value := select(cfg, key)) not in choices
+        and not (value is None and key in NULLABLE)
+        and not _others(cfg, key)
     ]
 
 

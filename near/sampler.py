@@ -2,8 +2,13 @@
 
 from collections.abc import Iterator
 
+import datasets
 import numpy as np
+import pyarrow.compute as pc
 import torch
+
+STRETCH = 50  # batches that are sorted by length together
+LOOKED_AT = 10_000  # rows whose length is looked up at a time
 
 
 def draws(ids: np.ndarray, size: int, seed: int, round: int) -> np.ndarray:
@@ -16,6 +21,39 @@ def draws(ids: np.ndarray, size: int, seed: int, round: int) -> np.ndarray:
     rng = np.random.default_rng((seed, round, 1))  # 1: another stream than the selectors'
     passes, rest = divmod(size, len(ids))
     return np.concatenate([*(rng.permutation(ids) for _ in range(passes)), rng.permutation(ids[:rest])])
+
+
+def lengths(table: datasets.Dataset) -> np.ndarray:
+    """Tokens of every row of a table of `input_ids`, int64 (n,)."""
+    column = table.with_format("arrow")
+    parts = [pc.list_value_length(batch["input_ids"]) for batch in column.iter(LOOKED_AT)]
+    return np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts]).astype(np.int64)
+
+
+def grouped_by_length(
+    order: np.ndarray, rows: int, lengths: np.ndarray, batch: int, seed: int, round: int
+) -> np.ndarray:
+    """`order` (draws of a subset of `rows` rows, pass after pass) with rows alike in length side by side, so that
+    batches have little padding: within every pass, stretches of 50 batches are sorted by length, cut into batches, and
+    these are shuffled. Still pass after pass, so that no row comes twice in one batch but where passes meet.
+
+    >>> grouped_by_length(np.arange(6), 6, np.array([9, 1, 8, 2, 9, 1]), batch=2, seed=0, round=0)
+    array([0, 4, 2, 3, 1, 5])
+    """
+    rng = np.random.default_rng((seed, round, 3))  # 3: another stream than the draws'
+    found = []
+    for start in range(0, len(order), rows):
+        part, batches = order[start : start + rows], []
+        for first in range(0, len(part), STRETCH * batch):
+            some = part[first : first + STRETCH * batch]
+            some = some[np.argsort(-lengths[some], kind="stable")]
+            batches += [some[i : i + batch] for i in range(0, len(some), batch)]
+        short = [
+            b for b in batches if len(b) < batch
+        ]  # at most the last one: at the end, so that the others stay whole
+        whole = [b for b in batches if len(b) == batch]
+        found += [whole[i] for i in rng.permutation(len(whole))] + short
+    return np.concatenate(found)
 
 
 class RoundSampler(torch.utils.data.Sampler):

@@ -21,10 +21,11 @@ from transformers import Trainer, TrainerCallback
 from near.config import differences
 from near.data import Rows
 from near.errors import UserError, one_line
-from near.files import aside, write_jsonl, write_npy
+from near.files import aside
 from near.hub import computes_bfloat16
+from near.record import Record
 from near.rounds import Schedule, Stretch
-from near.sampler import RoundSampler, draws
+from near.sampler import RoundSampler, draws, grouped_by_length, lengths
 from near.selection import Neighbours
 from near.selectors.base import Round, Selector, Subset, checked
 from near.selectors.random import Random
@@ -33,6 +34,7 @@ from near.tokens import Collator, Tokens
 log = logging.getLogger(__name__)
 
 STATE = "selection.npz"  # the rounds so far, in every checkpoint
+TRACKED = ("rows", "mean_score", "overlap", "never_seen", "select_seconds")  # of every round
 
 
 @dataclass
@@ -76,7 +78,9 @@ class _Checkpoints(Trainer):
     schedule: Schedule | None = None
 
     def _setup(self, job: Job) -> None:
-        self.job, self.record = job, Record(job)
+        self.job = job
+        per_step = getattr(self, "draws_per_step", None)
+        self.record = Record(job.output_dir / "rounds", job.selector_name, job.pool, per_step, self.args.should_save)
         self.subsets: list[np.ndarray] = []  # of every round so far
         self.seconds_before, self.begun = 0.0, None
 
@@ -124,8 +128,10 @@ class _Checkpoints(Trainer):
         state = {k.removeprefix("selector_"): v for k, v in arrays.items() if k.startswith("selector_")}
         self.job.selector.load_state_dict(state)
         self.seconds_before = told["seconds"]
-        if self.args.should_save:
-            self.record.restore(told["rounds"], self.subsets)
+        self._restore_orders(told["rounds"])
+
+    def _restore_orders(self, lines: list[dict]) -> None:
+        self.record.restore(lines, [], [])
 
 
 def read_state(checkpoint: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -159,7 +165,7 @@ class StaticTrainer(_Checkpoints):
         self._setup(job)
 
     def train(self, *args, **kwargs):
-        self.record.add(Stretch(0, 0, None, False), Subset(self.job.tokens.eligible), 0.0, None, self.args.should_save)
+        self.record.add(Stretch(0, 0, None, False), Subset(self.job.tokens.eligible), 0.0, None)
         return super().train(*args, **kwargs)
 
 
@@ -175,6 +181,7 @@ class DynamicSelectTrainer(_Checkpoints):
         update_step: int,
         update_times: int,
         cycles: int = 1,
+        group_by_length: bool = False,
         model=None,
         job: Job = None,
     ):
@@ -183,6 +190,9 @@ class DynamicSelectTrainer(_Checkpoints):
         self.draws_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.sampler = RoundSampler(self.schedule.slice_steps * self.draws_per_step)
         self._running = np.empty(0, dtype=np.int64)  # the draws of the running round
+        self._trained = np.zeros(len(job.pool), dtype=np.int64)  # how often each row was, those of this round included
+        self._lengths = lengths(job.tokens.table) if group_by_length else None
+        self._batch = args.train_batch_size * args.world_size  # rows that all processes go through at once
         super().__init__(
             model=model,
             args=args,
@@ -209,25 +219,32 @@ class DynamicSelectTrainer(_Checkpoints):
 
     def _draws(self, stretch: Stretch) -> np.ndarray:
         size = stretch.steps * self.draws_per_step
-        return draws(self.subsets[stretch.index], size, self.job.seed, stretch.index)
+        order = draws(self.subsets[stretch.index], size, self.job.seed, stretch.index)
+        if self._lengths is None:
+            return order
+        rows = len(self.subsets[stretch.index])
+        return grouped_by_length(order, rows, self._lengths, self._batch, self.job.seed, stretch.index)
+
+    def _restore_orders(self, lines: list[dict]) -> None:
+        orders = [self._draws(stretch) for stretch in self.schedule.rounds()[: len(self.subsets)]]
+        for order in orders:
+            np.add.at(self._trained, order, 1)
+        self.record.restore(lines, self.subsets, orders)
 
     def _begin_round(self, stretch: Stretch) -> None:
         size = stretch.steps * self.draws_per_step
         selector = Random() if stretch.warmup else self.job.selector
         begun = time.perf_counter()
         rounds = self.schedule.rounds()
-        trained = np.zeros(len(self.job.pool), dtype=np.int64)
-        for before in rounds[: stretch.index]:
-            np.add.at(trained, self._draws(before), 1)
         round = Round(
             index=stretch.index,
             count=len(rounds),
             step=stretch.start,
-            size=min(size, selector.subset_size or size),
+            size=min(size, selector.most(len(self.job.tokens.eligible)) or size),
             seed=self.job.seed,
             eligible=self.job.tokens.eligible,
             draws=size,
-            trained=trained,
+            trained=self._trained,
             previous=tuple(self.subsets),
             pool=self.job.pool,
             queries=self.job.queries,
@@ -241,7 +258,11 @@ class DynamicSelectTrainer(_Checkpoints):
             subset = checked(selector.select(round), round, "random" if stretch.warmup else self.job.selector_name)
         self.subsets.append(subset.ids)
         self._running = self._draws(stretch)
-        self.record.add(stretch, subset, time.perf_counter() - begun, size, self.args.should_save)
+        np.add.at(self._trained, self._running, 1)
+        line = self.record.add(stretch, subset, time.perf_counter() - begun, self._running)
+        for callback in self.job.callbacks:  # the trackers, but not the progress bar: the log says it
+            told = {f"round/{k}": v for k, v in line.items() if k in TRACKED and v is not None}
+            callback.on_log(self.args, self.state, self.control, logs=told)
 
 
 class _Reselect(TrainerCallback):
@@ -250,43 +271,3 @@ class _Reselect(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer.begin_epoch(state.global_step)
-
-
-class Record:
-    """What each round trained on: rounds/000.npy (ids in the selector's order) and rounds/rounds.jsonl."""
-
-    def __init__(self, job: Job):
-        self.folder, self.name, self.sources = job.output_dir / "rounds", job.selector_name, job.pool.sources()
-        self.rounds: list[dict] = []
-
-    def add(self, stretch: Stretch, subset: Subset, seconds: float, size: int | None, write: bool) -> None:
-        ids = subset.ids
-        sources, counts = np.unique(self.sources[ids].astype(str), return_counts=True)
-        by_source = dict(zip(sources.tolist(), counts.tolist(), strict=True))
-        line = {
-            "round": stretch.index,
-            "selector": "warm-up" if stretch.warmup else self.name,
-            "step": stretch.start,
-            "steps": stretch.steps,
-            "rows": len(ids),
-            "draws": size,
-            "mean_score": None if subset.scores is None else round(float(np.mean(subset.scores)), 6),
-            "sources": dict(sorted(by_source.items(), key=lambda item: -item[1])),
-            "select_seconds": round(seconds, 4),
-        }
-        self.rounds.append(line)
-        if not write:
-            return
-        write_npy(self.folder / f"{stretch.index:03d}.npy", ids)
-        write_jsonl(self.folder / "rounds.jsonl", self.rounds)
-        passes = "" if size is None else f", {size / len(ids):.1f} passes"
-        top = ", ".join(f"{s} {c / len(ids):.0%}" for s, c in list(line["sources"].items())[:3])
-        what = f"round {stretch.index} ({line['selector']}) at step {stretch.start}"
-        log.info(f"{what}: {len(ids)} distinct rows{passes}; {top}")
-
-    def restore(self, lines: list[dict], subsets: list[np.ndarray]) -> None:
-        """After a restart: the rounds of the checkpoint, whatever folder it came from."""
-        self.rounds = lines
-        for index, ids in enumerate(subsets):
-            write_npy(self.folder / f"{index:03d}.npy", ids)
-        write_jsonl(self.folder / "rounds.jsonl", lines)

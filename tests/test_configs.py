@@ -34,8 +34,8 @@ def choices(group: str) -> list[str]:
 
 
 def test_every_file_is_seen():
-    assert len(CHOICES) == 30
-    assert len(SWEEPS) == 1
+    assert len(CHOICES) == 33
+    assert len(SWEEPS) == 2
     found = {p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "sweeps"}
     assert found == {Path(g) / f"{n}.yaml" for g, n in CHOICES}
 

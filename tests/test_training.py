@@ -68,7 +68,7 @@ def spied(monkeypatch):
 
 
 pytestmark = pytest.mark.model
-PROBE = ["selector._target_=tests.test_training.Probe"]
+PROBE = ["selector=random", "selector._target_=tests.test_training.Probe"]
 
 
 def history(folder: Path) -> list[dict]:
@@ -333,7 +333,14 @@ def test_a_checkpoint_resumed_into_another_folder_brings_its_rounds(tiny, tmp_pa
     train(configured("train", *settings, f"resume={checkpoint}"), tmp_path / "new")
     lines = [json.loads(line) for line in (tmp_path / "new" / "rounds" / "rounds.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1, 2]
-    assert sorted(p.name for p in (tmp_path / "new" / "rounds").glob("*.npy")) == ["000.npy", "001.npy", "002.npy"]
+    assert sorted(p.name for p in (tmp_path / "new" / "rounds").glob("*.npy")) == [
+        "000.npy",
+        "000_order.npy",
+        "001.npy",
+        "001_order.npy",
+        "002.npy",
+        "002_order.npy",
+    ]
 
 
 @pytest.mark.parametrize("name", ["selection.npz", "optimizer.pt", "rng_state.pth", "adapter_model.safetensors"])

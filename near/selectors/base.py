@@ -63,8 +63,16 @@ class Selector(ABC):
 
     needs_neighbours = False  # whether the round must bring the neighbour matrix
 
-    def __init__(self, subset_size: int | None = None):
+    def __init__(self, subset_size: int | float | None = None):
+        """subset_size: the most distinct rows of a round: a number of them (int), or a share of the eligible rows
+        (float, up to 1.0); None: one for each draw."""
         self.subset_size = subset_size
+
+    def most(self, eligible: int) -> int | None:
+        """`subset_size` in rows, of a pool with `eligible` ones."""
+        if isinstance(self.subset_size, float):
+            return max(1, int(self.subset_size * eligible + 0.5))
+        return self.subset_size
 
     @abstractmethod
     def select(self, round: Round) -> Subset:

@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from near.errors import UserError
 from near.selectors.base import Round, Selector, Subset
+
+POLICIES = ("repeat", "advance", "sample")
 
 
 class Near(Selector):
@@ -11,15 +14,62 @@ class Near(Selector):
 
     >>> matrix [[5, 2, 7],
     ...         [5, 9, 2]]   and size 3   ->   5, 2, 9
+
+    policy, from round to round:
+        repeat: the same rows, the nearest.
+        advance: the next rows of the walk that no earlier round took; when all were, those taken least often, from the
+            beginning.
+        sample: drawn without replacement, new in every round, with probability in proportion to exp(s / temperature),
+            s being a row's highest similarity to any query: the largest of s / temperature + Gumbel noise (Kool et al.
+            2019, Stochastic Beams and Where to Find Them).
+    mix: the share of a round that is random rows instead, new in every round; they come last.
     """
 
     needs_neighbours = True
 
+    def __init__(
+        self,
+        subset_size: int | float | None = None,
+        policy: str = "repeat",
+        temperature: float = 0.05,
+        mix: float = 0.0,
+    ):
+        super().__init__(subset_size)
+        if policy not in POLICIES:
+            raise UserError(f"selector.policy={policy} is not one of {', '.join(POLICIES)}")
+        self.policy, self.temperature, self.mix = policy, temperature, mix
+
     def select(self, round: Round) -> Subset:
-        walk = round.neighbours.ids.T.ravel()
-        scores = round.neighbours.scores.T.ravel()
+        size = round.size - round_half_up(self.mix * round.size)
+        ids, scores = self._near(round, max(1, size))
+        if not self.mix:
+            return Subset(ids, scores)
+        share = round_half_up(len(ids) * self.mix / (1 - self.mix))  # of a short walk too
+        others = np.setdiff1d(round.eligible, ids)
+        random = np.random.default_rng((round.seed, round.index, 2)).permutation(others)
+        random = random[: min(share, round.size - len(ids))]
+        unknown = np.full(len(random), np.nan, dtype=np.float32)
+        return Subset(np.concatenate([ids, random]), np.concatenate([scores, unknown]))
+
+    def _near(self, round: Round, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """At most `size` distinct rows of the matrix, int64, in the policy's order, and their similarities, float32."""
+        walk, scores = round.neighbours.ids.T.ravel(), round.neighbours.scores.T.ravel()
         allowed = np.isin(walk, round.eligible)
         walk, scores = walk[allowed], scores[allowed]
-        _, first = np.unique(walk, return_index=True)
-        first = np.sort(first)[: round.size]
-        return Subset(walk[first], scores[first])
+        rows, first, where = np.unique(walk, return_index=True, return_inverse=True)
+        if self.policy == "sample":
+            best = np.full(len(rows), -np.inf, dtype=np.float32)
+            np.maximum.at(best, where, scores)
+            drawn = np.argsort(-(best / self.temperature + round.rng().gumbel(size=len(rows))), kind="stable")[:size]
+            return rows[drawn], best[drawn]
+        order = np.sort(first)
+        if self.policy == "advance":
+            taken = np.zeros(len(round.trained), dtype=np.int64)
+            for before in round.previous:
+                taken[before] += 1
+            order = order[np.argsort(taken[walk[order]], kind="stable")]
+        return walk[order[:size]], scores[order[:size]]
+
+
+def round_half_up(value: float) -> int:
+    return int(value + 0.5)

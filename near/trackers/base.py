@@ -20,13 +20,12 @@ class Tracker:
 
 
 class LogCallback(TrainerCallback):
-    """Hands what the Trainer logs to a tracker, under train/."""
+    """Hands what the Trainer logs to a tracker, under train/ where it has no group of its own."""
 
     def __init__(self, log: Log):
         self.log = log
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:
-            self.log(
-                {f"train/{k}": v for k, v in (logs or {}).items() if isinstance(v, int | float)}, state.global_step
-            )
+            found = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
+            self.log({k if "/" in k else f"train/{k}": v for k, v in found.items()}, state.global_step)

@@ -1,0 +1,97 @@
+"""What a run trained on, round by round: a folder `rounds/` that can be looked up while the run goes on and after it.
+
+000.npy         ids of round 0's subset, int64 (rows,), in the selector's order
+000_order.npy   ids as they are trained, int64 (draws,): the first `draws_per_step` of them are its first step's
+rounds.jsonl    one line a round
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from near.data import Rows
+from near.files import write_jsonl, write_npy
+from near.rounds import Stretch
+from near.selectors.base import Subset
+
+log = logging.getLogger(__name__)
+
+
+def overlap(ids: np.ndarray, others: np.ndarray) -> float:
+    """Jaccard index of two sets of distinct ids: what both hold, as a share of what either holds."""
+    both = len(np.intersect1d(ids, others, assume_unique=True))
+    return both / (len(ids) + len(others) - both)
+
+
+class Record:
+    """The rounds of a run so far, and their files in `folder`, which only one process writes (`write`)."""
+
+    def __init__(self, folder: Path, name: str, pool: Rows, draws_per_step: int | None, write: bool):
+        self.folder, self.name, self.pool, self.write = folder, name, pool, write
+        self.draws_per_step = draws_per_step
+        self.rounds: list[dict] = []
+        self._before: np.ndarray | None = None
+        self._seen = np.zeros(len(pool), dtype=bool)
+
+    def add(self, stretch: Stretch, subset: Subset, seconds: float, order: np.ndarray | None) -> dict:
+        """Keep a round, tell of it, and return its line. `order`: its draws; None where the Trainer shuffles by itself.
+
+        overlap: with the round before; never_seen: the share of its rows that no earlier round had; mean_score: of
+        the rows whose similarity is known.
+        """
+        ids, scores = subset.ids, subset.scores
+        known = scores is not None and bool(np.isfinite(scores).any())
+        sources, counts = np.unique(self.pool.sources(ids).astype(str), return_counts=True)
+        line = {
+            "round": stretch.index,
+            "selector": "warm-up" if stretch.warmup else self.name,
+            "step": stretch.start,
+            "steps": stretch.steps,
+            "rows": len(ids),
+            "draws": None if order is None else len(order),
+            "draws_per_step": self.draws_per_step,
+            "mean_score": round(float(np.nanmean(scores)), 6) if known else None,
+            "overlap": None if self._before is None else round(overlap(ids, self._before), 6),
+            "never_seen": round(1 - float(self._seen[ids].mean()), 6),
+            "sources": {str(sources[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")},
+            "select_seconds": round(seconds, 4),
+        }
+        self.rounds.append(line)
+        self._note(ids)
+        if self.write:
+            self._write(stretch.index, ids, order)
+            write_jsonl(self.folder / "rounds.jsonl", self.rounds)
+            log.info(told(line))
+        return line
+
+    def restore(self, lines: list[dict], subsets: list[np.ndarray], orders: list[np.ndarray]) -> None:
+        """After a restart: the rounds of the checkpoint, whatever folder it came from."""
+        self.rounds = lines
+        for ids in subsets:
+            self._note(ids)
+        if self.write:
+            for index, (ids, order) in enumerate(zip(subsets, orders, strict=True)):
+                self._write(index, ids, order)
+            write_jsonl(self.folder / "rounds.jsonl", lines)
+
+    def _note(self, ids: np.ndarray) -> None:
+        self._before = ids
+        self._seen[ids] = True
+
+    def _write(self, index: int, ids: np.ndarray, order: np.ndarray | None) -> None:
+        write_npy(self.folder / f"{index:03d}.npy", ids)
+        if order is not None:
+            write_npy(self.folder / f"{index:03d}_order.npy", order)
+
+
+def told(line: dict) -> str:
+    """A round in one line of the log."""
+    rows = line["rows"]
+    parts = [f"{rows} distinct rows" + (f", {line['draws'] / rows:.1f} passes" if line["draws"] else "")]
+    if line["mean_score"] is not None:
+        parts.append(f"mean similarity {line['mean_score']:.3f}")
+    if line["overlap"] is not None:
+        parts.append(f"overlap with the round before {line['overlap']:.2f}, {line['never_seen']:.0%} never seen before")
+    parts.append(", ".join(f"{source} {count / rows:.0%}" for source, count in list(line["sources"].items())[:3]))
+    return f"round {line['round']} ({line['selector']}) at step {line['step']}: {'; '.join(parts)}"
