@@ -17,6 +17,7 @@ BIG = float("inf")
 NUMBERS: dict[str, tuple[type, float, float]] = {
     "max_K": (int, 1, BIG),
     "n": (int, 1, BIG),
+    "row": (int, 0, BIG),
     "seed": (int, 0, 2**32 - 1),
     "index.block_rows": (int, 1, BIG),
     "index.shard_rows": (int, 1, BIG),
@@ -114,6 +115,7 @@ NULLABLE = {
         "output_dir",
         "indices_path",
         "n",
+        "row",
         "export",
     ),
     *("index.nlist", "index.nprobe", "index.M", "index.ef_construction", "index.ef_search"),

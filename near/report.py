@@ -3,6 +3,7 @@
 import html
 import logging
 import re
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from rich.table import Column, Table
 
 from near.errors import UserError
 from near.files import aside, read_json, read_jsonl
+from near.lookup import lookup
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("selector", "seed", "run", "model", "target loss", "answers right", "distinct rows", "train s", "select s")
+OVER_SEEDS = ("selector", "seeds", "mean target loss", "mean answers right", "mean distinct rows")
 KEYS = {"selector", "model", "target_loss", "rows", "tokens", "answers_right", "eval_fingerprint"}
 SEEN = "evaluated on the queries, which selection saw"
 
@@ -66,8 +69,11 @@ def _dash(value: object) -> str:
 
 
 def report(cfg: DictConfig, output_dir: Path) -> None:
-    """What report.py does: print the table of all runs below cfg.runs and write report.html there."""
+    """What report.py does: print the table of all runs below cfg.runs and write report.html there; with cfg.row, print
+    where that row was trained instead."""
     root = Path(cfg.runs)
+    if cfg.row is not None:
+        return lookup(root, cfg.row)
     runs, unfinished = collect(root)
     _print(runs, root, unfinished)
     path = output_dir / "report.html"
@@ -139,6 +145,28 @@ def shown(runs: list[Run], root: Path) -> tuple[list[str], list[list[str]]]:
     return [COLUMNS[i] for i in keep], [[row[i] for i in keep] for row in rows]
 
 
+def over_seeds(runs: list[Run]) -> list[list[str]]:
+    """Cells of OVER_SEEDS, a row for each selector that was run with several seeds on the same rows and model: means
+    and, of losses, the standard deviation between seeds (n - 1 in its denominator)."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        if run.rounds and run.seed is not None:
+            groups.setdefault(
+                (run.selector, run.training.get("max_K"), *_evaluated(run.metrics), _model(run)), []
+            ).append(run)
+    found = []
+    for same in groups.values():
+        if len({run.seed for run in same}) < 2 or len({run.seed for run in same}) < len(same):
+            continue  # several of one seed differ in something that the table does not name
+        losses = [run.metrics["target_loss"] for run in same]
+        right = [run.metrics["answers_right"] for run in same]
+        rows = [run.training.get("distinct_rows") or 0 for run in same]
+        answers = "-" if None in right else f"{statistics.mean(right):.1f}/{same[0].metrics['rows']}"
+        spread = f"{statistics.mean(losses):.4f} ± {statistics.stdev(losses):.4f}"
+        found.append([same[0].selector, str(len(same)), spread, answers, f"{statistics.mean(rows):.0f}"])
+    return sorted(found, key=lambda cells: float(cells[2].split()[0]))
+
+
 def _print(runs: list[Run], root: Path, unfinished: list[Path]) -> None:
     names, rows = shown(runs, root)
     table = Table(*(Column(name, no_wrap=True) for name in names), box=box.SIMPLE, pad_edge=False)
@@ -146,6 +174,11 @@ def _print(runs: list[Run], root: Path, unfinished: list[Path]) -> None:
         table.add_row(*row)
     console = Console(width=max(Console().width, 120))  # a table cut to a pipe's 80 columns can't be read
     console.print(table)
+    if groups := over_seeds(runs):
+        table = Table(*(Column(name, no_wrap=True) for name in OVER_SEEDS), box=box.SIMPLE, pad_edge=False)
+        for cells in groups:
+            table.add_row(*cells)
+        console.print(table)
     for note in notes(runs, unfinished):
         console.print(note, style="dim", markup=False, highlight=False)
 
@@ -157,13 +190,21 @@ def page(runs: list[Run], root: Path, unfinished: list[Path]) -> str:
     body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
     remarks = "".join(f"<p class=note>{html.escape(n)}</p>" for n in notes(runs, unfinished))
     figures = "".join(_figure(f) for f in (_losses(runs, root), *_sources(runs, root)) if f is not None)
-    table = f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    table = _html_table(head, body)
+    if groups := over_seeds(runs):
+        head = "".join(f"<th>{html.escape(c)}</th>" for c in OVER_SEEDS)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in groups)
+        table += _html_table(head, body)
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>near: {html.escape(root.name)}</title>"
         f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style>"
         f"<script>{get_plotlyjs()}</script><h1>near: {html.escape(root.name)}</h1>"
         f"{table}{remarks}{figures}</html>"
     )
+
+
+def _html_table(head: str, body: str) -> str:
+    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _figure(figure: go.Figure) -> str:

@@ -261,7 +261,7 @@ class DynamicSelectTrainer(_Checkpoints):
         np.add.at(self._trained, self._running, 1)
         line = self.record.add(stretch, subset, time.perf_counter() - begun, self._running)
         for callback in self.job.callbacks:  # the trackers, but not the progress bar: the log says it
-            told = {f"round/{k}": v for k, v in line.items() if k in TRACKED and v is not None}
+            told = {f"selection/{k}": v for k, v in line.items() if k in TRACKED and v is not None}
             callback.on_log(self.args, self.state, self.control, logs=told)
 
 

@@ -7,10 +7,19 @@ from near.trainer import DynamicSelectTrainer
 
 class SpyTrainer(DynamicSelectTrainer):
     def __init__(
-        self, *, args, warmup_step: int, update_step: int, update_times: int, cycles: int = 1, model=None, job=None
+        self,
+        *,
+        args,
+        warmup_step: int,
+        update_step: int,
+        update_times: int,
+        cycles: int = 1,
+        group_by_length: bool = False,
+        model=None,
+        job=None,
     ):
         steps = {"warmup_step": warmup_step, "update_step": update_step, "update_times": update_times}
-        super().__init__(args=args, model=model, job=job, cycles=cycles, **steps)
+        super().__init__(args=args, model=model, job=job, cycles=cycles, group_by_length=group_by_length, **steps)
         table, collate = self.train_dataset, self.data_collator
         rows = {tuple(table[i]["input_ids"]): i for i in range(len(table))}
         job.output_dir.mkdir(parents=True, exist_ok=True)

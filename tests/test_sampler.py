@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from near.sampler import RoundSampler, draws
+from near.sampler import RoundSampler, draws, grouped_by_length
 
 IDS = np.array([7, 8, 9, 20, 31])
 
@@ -40,3 +40,27 @@ def test_the_sampler_yields_what_it_was_given():
     sampler.rows = np.array([5, 1, 5])
     assert list(sampler) == [5, 1, 5]
     assert len(sampler) == 3
+
+
+def test_batches_by_length_keep_every_pass_whole():
+    lengths = np.random.default_rng(0).integers(1, 500, 1000)
+    ids = np.random.default_rng(1).permutation(1000)[:300]
+    order = draws(ids, 700, 0, 1)
+    grouped = grouped_by_length(order, 300, lengths, 4, 0, 1)
+    for start in (0, 300, 600):
+        assert sorted(grouped[start : start + 300]) == sorted(order[start : start + 300])
+    np.testing.assert_array_equal(grouped, grouped_by_length(order, 300, lengths, 4, 0, 1))
+    assert (grouped != grouped_by_length(order, 300, lengths, 4, 1, 1)).any()
+
+    def padding(rows):
+        batches = lengths[rows].reshape(-1, 4)
+        return (batches.max(axis=1, keepdims=True) - batches).sum() / batches.sum()
+
+    assert padding(grouped) < 0.2 * padding(order)
+    middles = lengths[grouped[:300]].reshape(-1, 4).mean(axis=1)
+    assert abs(np.corrcoef(np.arange(75), middles)[0, 1]) < 0.5, "batches come in no order of length"
+
+
+def test_the_documented_grouping():
+    grouped = grouped_by_length(np.arange(6), 6, np.array([9, 1, 8, 2, 9, 1]), batch=2, seed=0, round=0)
+    assert grouped.tolist() == [0, 4, 2, 3, 1, 5]

@@ -132,3 +132,83 @@ def test_the_contract_is_enforced():
     assert "returned 1 rows twice" in told([1, 1, 2])
     assert "returned row 7, which is not eligible" in told([1, 7])
     assert "must be int64" in told([1.0, 2.0])
+
+
+def rows_of(policy, previous=(), size=4, index=1, seed=0, neighbours=None, **options) -> list[int]:
+    round = round_of(size, index=index, seed=seed, previous=previous, neighbours=neighbours)
+    return checked(Near(policy=policy, **options).select(round), round, policy).ids.tolist()
+
+
+def test_repeat_takes_the_same_rows_every_round():
+    first = rows_of("repeat")
+    assert rows_of("repeat", [np.array(first)], index=2) == first
+
+
+def test_advance_takes_the_next_unused_rows_and_then_begins_anew():
+    """By hand: the walk is 5 2 9 7 11 (columns of [[5 2 7] [5 9 11]]); the warm-up took 2."""
+    ids = np.array([[5, 2, 7], [5, 9, 11]])
+    neighbours = Neighbours(ids, np.zeros(ids.shape, dtype=np.float32), {})
+    eligible, previous, found = np.arange(POOL), [np.array([2, 30])], []
+    for index in range(1, 5):
+        round = round_of(2, index=index, previous=previous, neighbours=neighbours, eligible=eligible)
+        found.append(Near(policy="advance").select(round).ids.tolist())
+        previous.append(np.array(found[-1]))
+    # all five once (2 by the warm-up); then the least taken from the beginning of the walk
+    assert found == [[5, 9], [7, 11], [5, 2], [9, 7]]
+
+
+def test_advance_over_all_rounds_takes_every_row_of_the_matrix_before_any_twice():
+    previous, neighbours = [], matrix(seed=3)
+    distinct = len(np.intersect1d(neighbours.ids, ELIGIBLE))
+    for index in range(12):
+        previous.append(np.array(rows_of("advance", previous, 5, index, neighbours=neighbours)))
+        counts = np.bincount(np.concatenate(previous), minlength=POOL)[np.intersect1d(neighbours.ids, ELIGIBLE)]
+        assert counts.max() - counts.min() <= 1
+    assert len(np.unique(np.concatenate(previous))) == distinct
+
+
+def test_sample_draws_in_proportion_to_exp_of_similarity_over_temperature():
+    """The first row drawn has probability exp(s / t) / sum, s being the highest similarity to any query."""
+    ids = np.array([[1, 2, 3], [3, 1, 4]])
+    scores = np.array([[0.9, 0.8, 0.5], [0.7, 0.6, 0.55]], dtype=np.float32)
+    best = {1: 0.9, 2: 0.8, 3: 0.7, 4: 0.55}
+    wanted = np.exp(np.array(list(best.values())) / 0.2)
+    wanted /= wanted.sum()
+    counts = np.zeros(5)
+    for index in range(4000):
+        round = round_of(2, index=index, neighbours=Neighbours(ids, scores, {}), eligible=np.arange(POOL))
+        subset = Near(policy="sample", temperature=0.2).select(round)
+        assert subset.scores.tolist() == pytest.approx([best[i] for i in subset.ids.tolist()])
+        counts[subset.ids[0]] += 1
+    np.testing.assert_allclose(counts[1:] / 4000, wanted, atol=4 * np.sqrt(0.25 / 4000))
+
+
+def test_sample_is_new_every_round_and_nearest_when_cold():
+    assert rows_of("sample", index=1) != rows_of("sample", index=2)
+    ids, scores = matrix().ids.ravel(), matrix().scores.ravel()
+    best = {int(row): float(scores[(ids == row)].max()) for row in np.intersect1d(ids, ELIGIBLE)}
+    assert rows_of("sample", size=6, temperature=1e-4) == sorted(best, key=lambda row: -best[row])[:6]
+
+
+@pytest.mark.parametrize("policy", ["repeat", "advance", "sample"])
+@pytest.mark.parametrize(("mix", "size", "random"), [(0.25, 8, 2), (0.5, 3, 2), (0.1, 4, 0), (0.9, 1, 0)])
+def test_mix_keeps_a_share_random(policy, mix, size, random):
+    inside = set(matrix().ids.ravel().tolist())
+    first, second = (rows_of(policy, size=size, index=i, mix=mix) for i in (1, 2))
+    assert len(first) == size
+    if random:
+        assert first[size - random :] != second[size - random :]
+    if policy == "repeat":
+        assert first[: size - random] == second[: size - random] == rows_of("repeat", size=size - random)
+    assert set(first[: size - random]) <= inside
+
+
+def test_mix_stays_a_share_where_the_matrix_is_short():
+    neighbours = matrix(queries=1, k=6)
+    near = len(np.intersect1d(neighbours.ids, ELIGIBLE))
+    assert len(rows_of("repeat", size=30, neighbours=neighbours, mix=0.5)) == 2 * near
+
+
+@pytest.mark.parametrize(("size", "rows"), [(None, None), (7, 7), (0.1, 3), (0.001, 1), (1.0, 34)])
+def test_subset_size_is_rows_or_a_share(size, rows):
+    assert Random(subset_size=size).most(34) == rows

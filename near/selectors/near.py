@@ -40,11 +40,13 @@ class Near(Selector):
         self.policy, self.temperature, self.mix = policy, temperature, mix
 
     def select(self, round: Round) -> Subset:
-        size = round.size - round_half_up(self.mix * round.size)
-        ids, scores = self._near(round, max(1, size))
+        size = max(1, round.size - round_half_up(self.mix * round.size))
+        ids, scores = self._near(round, size)
         if not self.mix:
             return Subset(ids, scores)
-        share = round_half_up(len(ids) * self.mix / (1 - self.mix))  # of a short walk too
+        share = round.size - size
+        if len(ids) < size:  # the matrix is used up; the share stays what it is
+            share = round_half_up(len(ids) * self.mix / (1 - self.mix))
         others = np.setdiff1d(round.eligible, ids)
         random = np.random.default_rng((round.seed, round.index, 2)).permutation(others)
         random = random[: min(share, round.size - len(ids))]
