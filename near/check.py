@@ -159,7 +159,7 @@ ELSEWHERE = {
 SCHEDULED = {
     "max_steps": "trainer.warmup_step, trainer.update_step and trainer.update_times",
     "num_train_epochs": "trainer.update_times (or trainer.cycles)",
-    "train_sampling_strategy": "selector",
+    "train_sampling_strategy": "trainer.group_by_length",
 }
 # Training arguments that would break the slices which rounds are made of.
 REFUSED = ("auto_find_batch_size", "ignore_data_skip", "dataloader_persistent_workers", "dataloader_drop_last")

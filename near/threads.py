@@ -1,4 +1,4 @@
-"""How many threads search, and that no product starts further ones."""
+"""How many threads or processes share work here, and that no matrix product starts further threads."""
 
 import contextlib
 import os

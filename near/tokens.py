@@ -16,10 +16,12 @@ from near.errors import UserError, one_line
 from near.files import cache_folder, digest
 from near.formats import Message, is_plain
 from near.table import SCHEMA
+from near.threads import threads_to_use
 
 log = logging.getLogger(__name__)
 
 VERSION = 3
+PER_PROCESS = 2000  # rows
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
@@ -109,7 +111,7 @@ def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
             batched=True,
             remove_columns=SCHEMA.names,
             features=_FEATURES,
-            num_proc=data.num_proc,
+            num_proc=data.num_proc or processes(len(rows)),
             cache_file_name=str(path),
             new_fingerprint=key,
             load_from_cache_file=not data.refresh,
@@ -123,6 +125,12 @@ def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
     if not len(eligible):
         raise UserError(f"data.{rows.name}: no row has an answer token; raise data.cutoff_len={data.cutoff_len}")
     return Tokens(table.select_columns(["input_ids", "labels"]), eligible)
+
+
+def processes(rows: int) -> int | None:
+    """How many tokenise that many rows: starting one costs about what a thousand rows do."""
+    count = min(threads_to_use(), rows // PER_PROCESS)
+    return count if count > 1 else None
 
 
 def _tell(rows: Rows, table: datasets.Dataset, eligible: int, cutoff_len: int) -> None:

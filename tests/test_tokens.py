@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from near import tokens as tokens_module
 from near.data import load
 from near.errors import UserError
 from near.model import load_tokenizer
 from near.templates import TEMPLATES, set_template
-from near.tokens import IGNORED, Collator, encode, tokenize
+from near.tokens import IGNORED, Collator, encode, processes, tokenize
 from tests.conftest import configured
 
 pytestmark = pytest.mark.model
@@ -125,3 +126,38 @@ def test_plain_text_is_trained_whole_and_without_a_template(tokenizer):
     np.testing.assert_array_equal(coded["labels"], coded["input_ids"])
     cut = encode([{"role": "assistant", "content": "plain words"}], tokenizer, 5)
     assert (tokenizer.decode(cut["input_ids"]), cut["cut_answer"]) == ("plain", 7)
+
+
+def test_several_processes_give_the_tokens_of_one_and_are_not_asked_twice(tokenizer, small_data, tmp_path, monkeypatch):
+    cfg, found = configured("train", *small_data), {}
+    for count in (1, 3):
+        cfg.data.num_proc = count
+        rows = load(cfg.data, "candidates", str(tmp_path / str(count)))
+        found[count] = tokenize(rows, tokenizer, cfg.data, str(tmp_path / str(count))).table.to_list()
+    assert found[1] == found[3]
+    monkeypatch.setattr(tokens_module, "encode", lambda *a: pytest.fail("tokenised again"))
+    for count in (None, 2):  # with another number of processes than the cache was made by
+        cfg.data.num_proc = count
+        assert tokenize(rows, tokenizer, cfg.data, str(tmp_path / "3")).table.to_list() == found[3]
+
+
+def test_processes_are_started_where_they_pay(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert [processes(n) for n in (60, 3999, 4000, 7000, 10**6)] == [None, None, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", [None, *TEMPLATES])
+def test_tools_and_systems_are_read_and_not_trained_on(tokenizer, name):
+    named = copy.deepcopy(tokenizer)
+    set_template(named, name)
+    chat = [
+        {"role": "system", "content": "you may call rain()"},
+        {"role": "user", "content": "will it rain"},
+        {"role": "assistant", "content": "rain(today)"},
+        {"role": "tool", "content": "it pours"},
+        {"role": "assistant", "content": "yes"},
+    ]
+    coded = encode(chat, named, 1000)
+    whole, answers = named.decode(coded["input_ids"]), trained(named, coded)
+    assert all(m["content"] in whole for m in chat)
+    assert [m["content"] in answers for m in chat] == [False, False, True, False, True]

@@ -76,3 +76,16 @@ def test_tensorboard_records_are_read_back(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 1.5), (2, 0.5)]
+
+
+def test_every_round_is_tracked_at_its_step(tiny, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from near.training import train
+
+    train(configured("train", *tiny, "tracker=tensorboard"), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("selection/rows")] == [(0, 4), (2, 8), (6, 8)]
+    assert [(e.step, e.value) for e in events.Scalars("selection/overlap")][1] == (6, 1)
+    assert {e.step for e in events.Scalars("selection/mean_score")} == {2, 6}, "random rows have no similarity"

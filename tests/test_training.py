@@ -138,6 +138,33 @@ def test_a_run_writes_what_it_promises(tiny, tmp_path, selector, small_data):
         assert [r["sources"] for r in rounds[1:]] == [{"sum": 8}, {"sum": 8}]  # the target's domain and no other
 
 
+def test_policies_move_through_the_matrix(tiny, tmp_path):
+    for policy in ("repeat", "advance", "sample"):
+        more = [f"selector=near_{policy}", "selector.subset_size=0.1"]
+        train(configured("train", *tiny, *more, "trainer.update_times=3"), tmp_path / policy)
+    rounds = {
+        p: [set(np.load(tmp_path / p / "rounds" / f"00{i}.npy").tolist()) for i in (0, 1, 2, 3)]
+        for p in ("repeat", "advance", "sample")
+    }
+    assert all(len(r) == 6 for found in rounds.values() for r in found[1:]), "a tenth of 60 rows"
+    assert rounds["repeat"][1] == rounds["repeat"][2] == rounds["repeat"][3]
+    warm_up, first, second, _ = rounds["advance"]
+    assert not (first & second or first & warm_up or second & warm_up)
+    assert rounds["sample"][1] != rounds["sample"][2] != rounds["sample"][3]
+
+
+def test_batches_by_length_have_less_padding_and_the_same_rows(tiny, tmp_path, spied):
+    more = ["selector=full", "trainer.warmup_step=0", "trainer.update_step=30", "trainer.update_times=1"]
+    train(configured("train", *tiny, *more), tmp_path / "plain")
+    plain = [sorted(batch) for batch in spied]
+    spied.clear()
+    train(configured("train", *tiny, *more, "trainer.group_by_length=true"), tmp_path / "grouped")
+    assert sorted(sum(plain, [])) == sorted(row for batch in spied for row in batch) == list(range(60))
+    tokens = np.load(tmp_path / "grouped" / "rounds" / "000_order.npy").reshape(30, 2).tolist()
+    assert tokens == spied
+    assert [sorted(batch) for batch in spied] != plain
+
+
 def test_random_selectors_share_their_warm_up(tiny, tmp_path):
     for selector in ("near", "random"):
         train(configured("train", *tiny, f"selector={selector}"), tmp_path / selector)
@@ -177,6 +204,7 @@ KINDS = {
     "accumulation": ["finetuning.r=4", "finetuning.lora_dropout=0.1", "trainer.args.gradient_accumulation_steps=2"],
     "boundary": ["finetuning.r=4", "finetuning.lora_dropout=0.1", "trainer.args.save_steps=6"],
     "full": ["finetuning=full"],
+    "grouped": ["finetuning.r=4", "trainer.group_by_length=true", "selector=near_sample", "selector.mix=0.25"],
 }
 
 
