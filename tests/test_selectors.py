@@ -76,7 +76,7 @@ def test_near_walks_column_by_column():
     round = round_of(3, neighbours=Neighbours(ids, scores, {}), eligible=np.arange(10))
     subset = Near().select(round)
     assert subset.ids.tolist() == [5, 2, 9]
-    np.testing.assert_allclose(subset.scores, [0.9, 0.8, 0.6])
+    np.testing.assert_allclose(subset.scores, [0.9, 0.8, 0.6])  # each row's highest similarity to any query
 
 
 def test_near_skips_what_is_not_eligible_and_gives_what_there_is():

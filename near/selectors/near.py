@@ -1,9 +1,14 @@
 """NEAR: the rows nearest to the target, query by query."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from near.errors import UserError
 from near.selectors.base import Round, Selector, Subset
+
+if TYPE_CHECKING:
+    from near.selection import Neighbours
 
 POLICIES = ("repeat", "advance", "sample")
 
@@ -38,6 +43,7 @@ class Near(Selector):
         if policy not in POLICIES:
             raise UserError(f"selector.policy={policy} is not one of {', '.join(POLICIES)}")
         self.policy, self.temperature, self.mix = policy, temperature, mix
+        self._walked: tuple | None = None  # the matrix and its rows, the same in every round
 
     def select(self, round: Round) -> Subset:
         size = max(1, round.size - round_half_up(self.mix * round.size))
@@ -55,22 +61,36 @@ class Near(Selector):
 
     def _near(self, round: Round, size: int) -> tuple[np.ndarray, np.ndarray]:
         """At most `size` distinct rows of the matrix, int64, in the policy's order, and their similarities, float32."""
-        walk, scores = round.neighbours.ids.T.ravel(), round.neighbours.scores.T.ravel()
-        allowed = np.isin(walk, round.eligible)
-        walk, scores = walk[allowed], scores[allowed]
-        rows, first, where = np.unique(walk, return_index=True, return_inverse=True)
+        if self._walked is None or self._walked[0] is not round.neighbours:
+            self._walked = round.neighbours, *walk(round.neighbours, len(round.trained))
+        _, rows, scores = self._walked
+        allowed = np.isin(rows, round.eligible)
+        rows, scores = rows[allowed], scores[allowed]
         if self.policy == "sample":
-            best = np.full(len(rows), -np.inf, dtype=np.float32)
-            np.maximum.at(best, where, scores)
-            drawn = np.argsort(-(best / self.temperature + round.rng().gumbel(size=len(rows))), kind="stable")[:size]
-            return rows[drawn], best[drawn]
-        order = np.sort(first)
-        if self.policy == "advance":
+            keys = scores / self.temperature + round.rng().gumbel(size=len(rows))
+            order = np.argsort(-keys, kind="stable")
+        elif self.policy == "advance":
             taken = np.zeros(len(round.trained), dtype=np.int64)
             for before in round.previous:
                 taken[before] += 1
-            order = order[np.argsort(taken[walk[order]], kind="stable")]
-        return walk[order[:size]], scores[order[:size]]
+            order = np.argsort(taken[rows], kind="stable")
+        else:
+            order = np.arange(len(rows))
+        return rows[order[:size]], scores[order[:size]]
+
+
+def walk(neighbours: "Neighbours", n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct rows of the matrix (of a pool of n), int64 (m,), in the order in which a walk column by column meets
+    them first, and each one's highest similarity to any query, float32 (m,)."""
+    queries, width = neighbours.ids.shape
+    first, best = np.full(n, queries * width), np.full(n, -np.inf, dtype=np.float32)
+    for column in reversed(range(width)):
+        ids = neighbours.ids[:, column]
+        first[ids[::-1]] = column * queries + np.arange(queries)[::-1]  # what is assigned last stays
+        np.maximum.at(best, ids, neighbours.scores[:, column])
+    rows = np.flatnonzero(first < queries * width)
+    rows = rows[np.argsort(first[rows])]
+    return rows, best[rows]
 
 
 def round_half_up(value: float) -> int:
