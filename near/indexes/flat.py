@@ -16,7 +16,7 @@ from near.vectors import Vectors
 TILE = 1024  # rows of one matrix product; always all of them, so that a score never depends on where a block ends
 BATCH = 1024  # queries of one matrix product, at most; a larger product wastes less
 HELD = 1 << 24  # keys held at most, where that is more than one set for each query
-SAMPLED = (1024, 1 << 15)  # rows from which the scores worth looking at are estimated: one in 64 within these bounds
+SAMPLED = 36, 1024, 1 << 15  # the scores worth looking at are estimated from one row in 36, within these bounds
 
 
 class Flat(Index):
@@ -112,14 +112,15 @@ class Flat(Index):
         """Put into `floor`, float32 (Q,), a score for each query that very likely k rows exceed, from a sample of the
         rows: without one, the first tiles would all be taken."""
         rows = stop - start
-        size = min(len(buffer), max(SAMPLED[0], min(rows // 64, SAMPLED[1])))
+        size = min(len(buffer), max(SAMPLED[1], min(rows // SAMPLED[0], SAMPLED[2])))
         mean = size * k / rows  # rows of the sample among the k best
         rank = int(mean + 4 * mean**0.5 + 4)  # too few exceed the score at this rank once in ten thousand queries
         if rank > size // 2 or 4 * size > rows:
             return
         sample = buffer[:size]
-        drawn = np.random.default_rng(0).choice(rows, size, replace=False, shuffle=False)
-        pool.read(np.sort(drawn) + start, sample)
+        drawn = np.sort(np.random.default_rng(0).choice(rows, size, replace=False, shuffle=False)) + start
+        halves = slice(0, size // 2), slice(size // 2, size)
+        list(workers.map(lambda half: pool.read(drawn[half], sample[half]), halves))
 
         def estimate(batch: slice) -> None:
             floor[batch] = np.partition(queries[batch] @ sample.T, size - rank, axis=1)[:, size - rank]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from near.indexes.topk import pack, unpack, whole
+from near.indexes.topk import pack, rows_of, unpack, whole
 from near.threads import one_blas_thread, threads_to_use
 from near.vectors import Vectors
 
@@ -69,13 +69,10 @@ def _settled(queries, pool, keys, k, close):
         return query + group.start, column, own[query, column], np.flatnonzero(found[:, -1:] >= last) + group.start
 
     def sort(group: slice, query: np.ndarray, column: np.ndarray, products: np.ndarray) -> None:
-        found, own = unpack(keys[group])
-        if len(query):
-            found[query - group.start, column] = products
-            again = pack(found, own)
-            again.sort(axis=1)
-            found, own = unpack(again[:, : -k - 1 : -1])
-        scores[group], rows[group] = found[:, :k], own[:, :k]
+        again = keys[group].copy()
+        again[query - group.start, column] = pack(products, rows_of(again[query - group.start, column]))
+        again.sort(axis=1, kind="stable")  # which is quick where most is in order
+        scores[group], rows[group] = unpack(again[:, : -k - 1 : -1])
 
     with one_blas_thread(), ThreadPoolExecutor(threads_to_use()) as workers:
         parts = list(workers.map(tied, groups))
@@ -92,8 +89,12 @@ def _products(queries, pool: Vectors, query: np.ndarray, row: np.ndarray, worker
     order, found = np.argsort(where, kind="stable"), np.empty(len(row), dtype=np.float32)
     ends = np.searchsorted(where[order], np.arange(0, len(wanted) + CHUNK, CHUNK))
 
-    def multiply(first: int, chunk: np.ndarray, at: np.ndarray) -> None:
-        """Of the pairs `at` all, whose vectors are those of `chunk`."""
+    def multiply(number: int) -> None:
+        """All pairs whose vectors are those of one chunk."""
+        first, at = number * CHUNK, order[ends[number] : ends[number + 1]]
+        some = wanted[first : first + CHUNK]
+        chunk = buffers[number % threads, : len(some)]
+        pool.read(some, chunk)
         asked, which = np.unique(query[at], return_inverse=True)
         if len(at) * DENSE > len(chunk) * len(asked):
             every = queries[asked].astype(np.float64) @ chunk.T.astype(np.float64)
@@ -101,19 +102,16 @@ def _products(queries, pool: Vectors, query: np.ndarray, row: np.ndarray, worker
             return
         for start in range(0, len(at), SINGLE):
             own = at[start : start + SINGLE]
-            found[own] = (chunk[where[own] - first].astype(np.float64) * queries[query[own]]).sum(axis=1)
+            pairs = np.multiply(chunk[where[own] - first], queries[query[own]], dtype=np.float64)
+            found[own] = pairs.sum(axis=1)
 
     threads = threads_to_use()
     buffers = np.empty((threads, min(CHUNK, len(wanted)), pool.dim), dtype=np.float32)
     running: list = [None] * threads
-    for number, (a, b) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
-        first, turn = number * CHUNK, number % threads
-        if running[turn]:
-            running[turn].result()
-        some = wanted[first : first + CHUNK]
-        chunk = buffers[turn, : len(some)]
-        pool.read(some, chunk)
-        running[turn] = workers.submit(multiply, first, chunk, order[a:b])
+    for number in range(len(ends) - 1):
+        if running[number % threads]:
+            running[number % threads].result()  # its buffer is free again
+        running[number % threads] = workers.submit(multiply, number)
     for work in filter(None, running):
         work.result()
     return found

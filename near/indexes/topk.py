@@ -27,7 +27,12 @@ def unpack(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores, float32, and rows, int64, of keys; what pack was given."""
     ordered = (keys >> _HALF).astype(np.uint32)
     bits = np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered)
-    return bits.view(np.float32), (_LOW - (keys & _LOW)).astype(np.int64)
+    return bits.view(np.float32), rows_of(keys)
+
+
+def rows_of(keys: np.ndarray) -> np.ndarray:
+    """The rows of keys, int64."""
+    return (_LOW - (keys & _LOW)).view(np.int64)
 
 
 def merged(parts: list[np.ndarray], k: int) -> np.ndarray:
@@ -94,19 +99,17 @@ class Best:
         begin = np.arange(len(scores)) * self._held.shape[1] + self._count - (np.cumsum(counts) - counts)
         self._held.reshape(-1)[begin[query] + np.arange(len(at))] = pack(scores.reshape(-1)[at], column + first)
         self._count += counts
-        if self._count.max() > 2 * self.k:
-            self._drop()
+        full = np.flatnonzero(self._count > 2 * self.k)
+        if len(full):
+            self._drop(full)
 
-    def _drop(self) -> None:
-        """Keep the k best of each query; those that have k now take only what is better than the last of them."""
-        width = int(self._count.max())
-        best = np.partition(self._held[:, :width], width - self.k, axis=1)[:, -self.k :]
-        self._held[:, :width] = 0
-        self._held[:, : self.k] = best
-        # a query with fewer than k keeps zeros at the front: its next ones go behind the k slots all the same
-        self._count[:] = self.k
-        full = best[:, 0] != 0
-        self.floor[full] = np.maximum(self.floor[full], unpack(np.ascontiguousarray(best[full, 0]))[0])
+    def _drop(self, full: np.ndarray) -> None:
+        """Keep the k best of queries `full`, which have more; they now take only what is better than the last of them."""
+        width = int(self._count[full].max())
+        best = np.partition(self._held[full, :width], width - self.k, axis=1)[:, -self.k :]
+        self._held[full, : self.k], self._held[full, self.k : width] = best, 0
+        self._count[full] = self.k
+        self.floor[full] = np.maximum(self.floor[full], unpack(np.ascontiguousarray(best[:, 0]))[0])
 
     def keys(self) -> np.ndarray:
         """uint64 (Q, k), best first; 0 where fewer than k scores were above the floor."""
