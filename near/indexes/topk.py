@@ -104,7 +104,7 @@ class Best:
             self._drop(full)
 
     def _drop(self, full: np.ndarray) -> None:
-        """Keep the k best of queries `full`, which have more; they now take only what is better than the last of them."""
+        """Keep the k best of queries `full`, which have more; they now take only what is better than the last one."""
         width = int(self._count[full].max())
         best = np.partition(self._held[full, :width], width - self.k, axis=1)[:, -self.k :]
         self._held[full, : self.k], self._held[full, self.k : width] = best, 0
