@@ -5,23 +5,23 @@ Trainer. There all prefetching has ended: the selector sees the weights after ex
 picks are the next ones read.
 """
 
+import contextlib
 import functools
+import hashlib
 import json
 import logging
 import time
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainerCallback
 
 from near.config import differences
 from near.data import Rows
-from near.errors import UserError, one_line
-from near.files import aside
+from near.errors import UserError
+from near.files import digest
 from near.hub import computes_bfloat16
 from near.record import Record
 from near.rounds import Schedule, Stretch
@@ -29,11 +29,11 @@ from near.sampler import RoundSampler, draws, grouped_by_length, lengths
 from near.selection import Neighbours
 from near.selectors.base import Round, Selector, Subset, checked
 from near.selectors.random import Random
+from near.state import SELECTED, STATE, read_checkpoint, read_state, write_state
 from near.tokens import Collator, Tokens
 
 log = logging.getLogger(__name__)
 
-STATE = "selection.npz"  # the rounds so far, in every checkpoint
 TRACKED = ("rows", "mean_score", "overlap", "never_seen", "select_seconds")  # of every round
 
 
@@ -105,49 +105,36 @@ class _Checkpoints(Trainer):
         """The rounds go into the checkpoint before the Trainer's own state, whose file marks it as whole."""
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            folder.mkdir(parents=True, exist_ok=True)
             arrays = {f"round_{i:06d}": ids for i, ids in enumerate(self.subsets)}
-            arrays |= {f"selector_{k}": v for k, v in self.job.selector.state_dict().items()}
+            arrays |= self._selector_state()
             told = {"identity": self._identity(), "rounds": self.record.rounds, "seconds": self.seconds}
-            arrays["told"] = np.frombuffer(json.dumps(told, sort_keys=True).encode(), dtype=np.uint8)
-            with aside(folder / STATE) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **arrays)
+            write_state(folder / STATE, arrays, told)
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
 
     def restore(self, checkpoint: Path) -> None:
         """Take back the rounds of a checkpoint; UserError where it belongs to another run."""
-        arrays, told = read_state(checkpoint)
+        arrays, told = read_checkpoint(checkpoint)
         differing = differences(told["identity"], json.loads(json.dumps(self._identity())))
         if differing:
             raise UserError(
                 f"{checkpoint} belongs to another run: {'; '.join(differing[:6])}; set overwrite=true to begin anew"
             )
         self.subsets = [arrays[name] for name in sorted(arrays) if name.startswith("round_")]
-        state = {k.removeprefix("selector_"): v for k, v in arrays.items() if k.startswith("selector_")}
-        self.job.selector.load_state_dict(state)
+        self._load_selector_state(arrays)
         self.seconds_before = told["seconds"]
         self._restore_orders(told["rounds"])
 
     def _restore_orders(self, lines: list[dict]) -> None:
         self.record.restore(lines, [], [])
 
+    def _selector_state(self) -> dict[str, np.ndarray]:
+        return {f"selector_{k}": v for k, v in self.job.selector.state_dict().items()}
 
-def read_state(checkpoint: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """What a checkpoint holds of ours; UserError where that, or a file of the Trainer's, is missing or cut short."""
-    try:
-        for path in checkpoint.glob("*.safetensors"):
-            with safe_open(path, framework="numpy"):
-                pass
-        cut = [path.name for path in checkpoint.glob("*.pt*") if not zipfile.is_zipfile(path)]  # torch's are zip files
-        if cut:
-            raise ValueError(f"{cut[0]} is cut short")
-        with np.load(checkpoint / STATE, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return arrays, json.loads(arrays.pop("told").tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
-        raise UserError(f"{checkpoint} is not whole ({one_line(error)}); use another one") from error
+    def _load_selector_state(self, arrays: dict[str, np.ndarray]) -> None:
+        state = {k.removeprefix("selector_"): v for k, v in arrays.items() if k.startswith("selector_")}
+        self.job.selector.load_state_dict(state)
 
 
 class StaticTrainer(_Checkpoints):
@@ -191,6 +178,7 @@ class DynamicSelectTrainer(_Checkpoints):
         self.sampler = RoundSampler(self.schedule.slice_steps * self.draws_per_step)
         self._running = np.empty(0, dtype=np.int64)  # the draws of the running round
         self._trained = np.zeros(len(job.pool), dtype=np.int64)  # how often each row was, those of this round included
+        self._selected: tuple[dict, dict] | None = None  # a selection that was made before a restart
         self._lengths = lengths(job.tokens.table) if group_by_length else None
         self._batch = args.train_batch_size * args.world_size  # rows that all processes go through at once
         super().__init__(
@@ -229,6 +217,8 @@ class DynamicSelectTrainer(_Checkpoints):
         orders = [self._draws(stretch) for stretch in self.schedule.rounds()[: len(self.subsets)]]
         for order in orders:
             np.add.at(self._trained, order, 1)
+        with contextlib.suppress(UserError):  # there is none, or it is damaged: the round is selected anew
+            self._selected = read_state(self.record.folder / SELECTED)
         self.record.restore(lines, self.subsets, orders)
 
     def _begin_round(self, stretch: Stretch) -> None:
@@ -254,15 +244,41 @@ class DynamicSelectTrainer(_Checkpoints):
             collator=self.job.collator,
             accelerator=self.accelerator,
         )
-        with torch.random.fork_rng():  # what a selector draws must not move the training's dropout
-            subset = checked(selector.select(round), round, "random" if stretch.warmup else self.job.selector_name)
+        subset, seconds = self._made_before(stretch) or self._select(stretch, selector, round, begun)
         self.subsets.append(subset.ids)
         self._running = self._draws(stretch)
         np.add.at(self._trained, self._running, 1)
-        line = self.record.add(stretch, subset, time.perf_counter() - begun, self._running)
+        line = self.record.add(stretch, subset, seconds, self._running)
         for callback in self.job.callbacks:  # the trackers, but not the progress bar: the log says it
             told = {f"selection/{k}": v for k, v in line.items() if k in TRACKED and v is not None}
             callback.on_log(self.args, self.state, self.control, logs=told)
+
+    def _select(self, stretch: Stretch, selector: Selector, round: Round, begun: float) -> tuple[Subset, float]:
+        """The subset and the seconds it took; kept at once, as it may have taken longer than many steps do."""
+        with torch.random.fork_rng():  # what a selector draws must not move the training's dropout
+            subset = checked(selector.select(round), round, "random" if stretch.warmup else self.job.selector_name)
+        seconds = time.perf_counter() - begun
+        if self.args.should_save:
+            arrays = {"ids": subset.ids} | ({} if subset.scores is None else {"scores": subset.scores})
+            told = {"of": self._place(stretch), "seconds": seconds}
+            write_state(self.record.folder / SELECTED, arrays | self._selector_state(), told)
+        return subset, seconds
+
+    def _made_before(self, stretch: Stretch) -> tuple[Subset, float] | None:
+        """The selection that was made for this round before a restart, if there is one."""
+        if self._selected is None:
+            return None
+        arrays, told = self._selected
+        if told["of"] != self._place(stretch):
+            return None
+        log.info(f"round {stretch.index} was selected before the restart and is not selected again")
+        self._load_selector_state(arrays)
+        return Subset(arrays["ids"], arrays.get("scores")), told["seconds"]
+
+    def _place(self, stretch: Stretch) -> list:
+        """What a selection is for: the run, the round and all rounds before, as text."""
+        before = [hashlib.sha256(ids.tobytes()).hexdigest() for ids in self.subsets]
+        return [stretch.index, digest([json.dumps(self._identity(), sort_keys=True), *before])]
 
 
 class _Reselect(TrainerCallback):

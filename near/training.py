@@ -25,6 +25,7 @@ from near.model import add_finetuning, base_folder, load_base, load_tokenizer
 from near.pool import load_pool
 from near.selection import Neighbours, find_neighbours, read_neighbours
 from near.selectors.base import Selector, selector_of
+from near.state import read_checkpoint
 from near.tokens import Collator, Tokens, tokenize
 
 log = logging.getLogger(__name__)
@@ -183,8 +184,6 @@ def _finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
 
 def _checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
     """The checkpoint to go on from: the one named, or for `auto` the newest whole one of `output_dir`."""
-    from near.trainer import read_state
-
     if cfg.resume not in (None, "auto"):
         if not (Path(cfg.resume) / "trainer_state.json").is_file():
             raise UserError(f"resume={cfg.resume} is not a whole checkpoint (no trainer_state.json); try resume=auto")
@@ -195,7 +194,7 @@ def _checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
     for folder in [p for m, p in sorted(numbered, key=lambda x: -int(x[0][1]) if x[0] else 0) if m]:
         try:
             read_json(folder / "trainer_state.json")
-            read_state(folder)
+            read_checkpoint(folder)
         except (UserError, OSError):
             log.info(f"passed over {folder}: it was not written to its end, or is damaged")
             continue

@@ -226,6 +226,37 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monke
     assert (tmp_path / "broken" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_selection_made_after_the_last_checkpoint_is_not_made_again(tiny, tmp_path, monkeypatch, caplog, damaged):
+    """Checkpoint at step 5, round 2 selected at step 6, stopped at step 7; a damaged selection is made anew."""
+    caplog.set_level(logging.INFO)
+    settings = [*tiny, "trainer.args.save_steps=5", "finetuning.lora_dropout=0.1"]
+    train(configured("train", *settings), tmp_path / "whole")
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 7:
+                raise KeyboardInterrupt
+
+    made = DynamicSelectTrainer.__init__
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            DynamicSelectTrainer, "__init__", lambda self, **kw: (made(self, **kw), self.add_callback(Stop()))[0]
+        )
+        train(configured("train", *settings), tmp_path / "broken")
+    kept = tmp_path / "broken" / "rounds" / "selected.npz"
+    if damaged:
+        kept.write_bytes(kept.read_bytes()[:50])
+    else:
+        monkeypatch.setattr(Near, "select", lambda *a: pytest.fail("selected again"))
+    train(configured("train", *settings), tmp_path / "broken")
+    assert ("round 2 was selected before the restart" in caplog.text) is not damaged
+    assert history(tmp_path / "broken") == history(tmp_path / "whole")
+    names = ("rounds/002.npy", "rounds/002_order.npy", "adapter/adapter_model.safetensors")
+    assert all((tmp_path / "broken" / n).read_bytes() == (tmp_path / "whole" / n).read_bytes() for n in names)
+    assert len((tmp_path / "broken" / "rounds" / "rounds.jsonl").read_text().splitlines()) == 3
+
+
 def test_a_resume_under_another_configuration_is_refused(tiny, tmp_path, monkeypatch):
     settings = [*tiny, "trainer.args.save_steps=5"]
     stopped(monkeypatch, settings, tmp_path)
