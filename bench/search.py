@@ -36,6 +36,7 @@ from near.vectors import StoredVectors  # noqa: E402
 
 CHUNK = 2048  # vectors of a shard of the store, as embedding writes them
 TURNS = 3
+REST = 0.3  # seconds before each: threads of the method before still spin for a while
 
 
 def clustered(n: int, dim: int, seed: int) -> np.ndarray:
@@ -57,6 +58,7 @@ def stored(folder: str, vectors: np.ndarray) -> StoredVectors:
 
 
 def seconds(work: Callable[[], object]) -> float:
+    time.sleep(REST)
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun

@@ -112,6 +112,10 @@ class Best:
         self.floor[full] = np.maximum(self.floor[full], unpack(np.ascontiguousarray(best[:, 0]))[0])
 
     def keys(self) -> np.ndarray:
-        """uint64 (Q, k), best first; 0 where fewer than k scores were above the floor."""
+        """uint64 (Q, k), best first; 0 where fewer than k scores were above the floor. The end: what is held is sorted
+        in place and the result is a view of it."""
         width = max(int(self._count.max()), self.k)
-        return _best_first(self._held[:, :width], self.k)
+        self._held[:, :width].partition(width - self.k, axis=1)
+        best = self._held[:, width - self.k : width]
+        best.sort(axis=1)
+        return best[:, ::-1]
