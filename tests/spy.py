@@ -1,7 +1,13 @@
-"""A trainer that writes down which rows each process trained: a class from outside the package, named by `_target_`."""
+"""Classes from outside the package, named by `_target_`: a trainer that writes down which rows each process trained, a
+selector that writes down what it was asked."""
 
 import json
+import os
+import time
 
+from near.processes import is_main
+from near.selectors.base import Round, Subset
+from near.selectors.near import Near
 from near.trainer import DynamicSelectTrainer
 
 
@@ -31,3 +37,17 @@ class SpyTrainer(DynamicSelectTrainer):
             return collate(batch)
 
         self.data_collator = watching
+
+
+class SlowNear(Near):
+    """NEAR that takes its time and writes down which rounds it was asked for."""
+
+    def __init__(self, subset_size=None, policy: str = "repeat", temperature: float = 0.05, mix: float = 0.0):
+        super().__init__(subset_size, policy, temperature, mix)
+
+    def select(self, round: Round) -> Subset:
+        if is_main():
+            with open(os.environ["NEAR_TEST_SELECTIONS"], "a", encoding="utf-8") as file:
+                file.write(f"{round.index}\n")
+        time.sleep(0.1)
+        return super().select(round)
