@@ -34,7 +34,7 @@ def choices(group: str) -> list[str]:
 
 
 def test_every_file_is_seen():
-    assert len(CHOICES) == 33
+    assert len(CHOICES) == 34
     assert len(SWEEPS) == 2
     found = {p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "sweeps"}
     assert found == {Path(g) / f"{n}.yaml" for g, n in CHOICES}
@@ -135,7 +135,10 @@ def test_training_arguments_are_accepted(name, tmp_path):
 def test_finetuning_instantiates(name):
     cfg = configured("train", f"finetuning={name}").finetuning
     made = instantiate(cfg)
-    assert made.r == 16 if name == "lora" else OmegaConf.to_container(cfg) == {}
+    if name == "full":
+        assert OmegaConf.to_container(cfg) == {}
+    else:
+        assert (made.r, made.use_dora) == (16, name == "dora")
 
 
 def test_openhermes_holds_the_known_values():

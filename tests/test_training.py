@@ -204,6 +204,7 @@ KINDS = {
     "accumulation": ["finetuning.r=4", "finetuning.lora_dropout=0.1", "trainer.args.gradient_accumulation_steps=2"],
     "boundary": ["finetuning.r=4", "finetuning.lora_dropout=0.1", "trainer.args.save_steps=6"],
     "full": ["finetuning=full"],
+    "dora": ["finetuning=dora", "finetuning.r=4", "finetuning.lora_dropout=0.1"],
     "grouped": ["finetuning.r=4", "trainer.group_by_length=true", "selector=near_sample", "selector.mix=0.25"],
 }
 
