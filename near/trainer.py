@@ -79,10 +79,15 @@ class _Checkpoints(Trainer):
 
     def _setup(self, job: Job) -> None:
         self.job = job
-        per_step = getattr(self, "draws_per_step", None)
+        per_step = None if self.schedule is None else self.draws_per_step
         self.record = Record(job.output_dir / "rounds", job.selector_name, job.pool, per_step, self.args.should_save)
         self.subsets: list[np.ndarray] = []  # of every round so far
         self.seconds_before, self.begun = 0.0, None
+
+    @property
+    def draws_per_step(self) -> int:
+        """Rows that an optimizer step trains, over all processes."""
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     @property
     def seconds(self) -> float:
@@ -174,7 +179,7 @@ class DynamicSelectTrainer(_Checkpoints):
     ):
         self.schedule = Schedule(warmup_step, update_step, update_times, cycles)
         args = _arguments(args, job, max_steps=self.schedule.total)
-        self.draws_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self.args = args  # the Trainer sets it too, after it has asked for the sampler
         self.sampler = RoundSampler(self.schedule.slice_steps * self.draws_per_step)
         self._running = np.empty(0, dtype=np.int64)  # the draws of the running round
         self._trained = np.zeros(len(job.pool), dtype=np.int64)  # how often each row was, those of this round included

@@ -273,6 +273,7 @@ def _write_metrics(cfg, output_dir: Path, trainer, inputs: Inputs, metrics: dict
     # what finding the neighbours took when they were found, be it in this run or in an earlier one
     found = inputs.neighbours.manifest.get("figures", {}) if inputs.neighbours else {}
     _plot(history, output_dir / "loss.png")
+    trained = trainer.state.global_step * trainer.draws_per_step
     described = {"selector": trainer.job.selector_name, "seed": cfg.seed, "max_K": cfg.max_K}
     write_json(
         output_dir / "train_metrics.json",
@@ -281,6 +282,8 @@ def _write_metrics(cfg, output_dir: Path, trainer, inputs: Inputs, metrics: dict
             **described,
             "steps": trainer.state.global_step,
             "distinct_rows": len(np.unique(np.concatenate(trainer.subsets))) if trainer.subsets else None,
+            "rows_trained": trained,  # draws: a row that is passed over twice counts twice
+            "rows_per_second": round(trained / max(1e-9, trainer.seconds - select_seconds), 3),
             "train_seconds": round(trainer.seconds - select_seconds, 3),
             "select_seconds": round(select_seconds, 3),
             "embed_seconds": found.get("embed_seconds"),

@@ -128,6 +128,8 @@ def test_a_run_writes_what_it_promises(tiny, tmp_path, selector, small_data):
     assert metrics["selector"] == selector
     assert metrics["base"]["target_loss"] != metrics["target_loss"]
     assert len(history(tmp_path)) == 10
+    told = json.loads((tmp_path / "train_metrics.json").read_text())
+    assert told["rows_trained"] == 20 and told["rows_per_second"] > 0
     rounds = [json.loads(line) for line in (tmp_path / "rounds" / "rounds.jsonl").read_text().splitlines()]
     assert [(r["selector"], r["step"], r["rows"]) for r in rounds] == [
         ("warm-up", 0, 4),
