@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -151,3 +152,11 @@ def provenance() -> dict:
             versions[name] = metadata.version(name)
     command = " ".join(["python", os.path.basename(sys.argv[0]), *sys.argv[1:]])
     return {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command, "versions": versions}
+
+
+def raise_if_full(folder: Path) -> None:
+    """OSError where `folder` has no room for another megabyte: for writers whose own errors don't say so."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback
 
 from near.config import differences
 from near.data import Rows
 from near.errors import UserError
-from near.files import digest
+from near.files import digest, raise_if_full
 from near.hub import computes_bfloat16
 from near.record import Record
 from near.rounds import Schedule, Stretch
@@ -114,7 +115,11 @@ class _Checkpoints(Trainer):
             arrays |= self._selector_state()
             told = {"identity": self._identity(), "rounds": self.record.rounds, "seconds": self.seconds}
             write_state(folder / STATE, arrays, told)
-        super()._save_checkpoint(model, trial)
+        try:
+            super()._save_checkpoint(model, trial)
+        except (RuntimeError, SafetensorError):  # their writers do not say why they could not write
+            raise_if_full(folder)
+            raise
         if self.args.should_save:
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
 

@@ -125,3 +125,15 @@ def tiny(small_data, cache) -> list[str]:
         "+trainer.args.disable_tqdm=true",
         "evaluation.max_new_tokens=4",
     ]
+
+
+@pytest.fixture()
+def small_disk(tmp_path):
+    """A file system of its own, and how to give it another size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+    subprocess.run(["umount", "-l", str(folder)], check=True)

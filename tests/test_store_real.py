@@ -134,20 +134,9 @@ def test_ranks_under_torchrun_embed_disjoint_chunks(tmp_path, words):
     assert artifacts(tmp_path / "two") == artifacts(tmp_path / "one")
 
 
-@pytest.fixture()
-def small_disk(tmp_path):
-    """A file system of 6 MB, and how to make it larger."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
-    yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=200m", str(folder)], check=True)
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_is_one_line_and_leaves_a_usable_store(tmp_path, small_disk):
-    disk, enlarge = small_disk
+    disk, resize = small_disk
+    resize("6m")
     rows = [{"instruction": f"row number {i}", "output": "b"} for i in range(3000)]
     paths = [f"data.candidates.path={write_rows(tmp_path / 'p.jsonl', rows)}"]
     paths.append(f"data.queries.path={write_rows(tmp_path / 't.jsonl', [{'instruction': 'target', 'output': 'b'}])}")
@@ -159,7 +148,7 @@ def test_a_full_disk_is_one_line_and_leaves_a_usable_store(tmp_path, small_disk)
     stored = sum(space.vectors for space in cache.spaces(disk / "cache"))
     assert 0 < stored < 3000 and stored % 256 == 0
     assert not list(disk.rglob("*.part"))
-    enlarge()
+    resize("200m")
     done = process("select.py", *words, f"cache_dir={disk}/cache")
     assert done.returncode == 0, done.stderr
     assert f"embedded {3001 - stored} texts" in done.stdout

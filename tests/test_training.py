@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from near import training
+from near.app import fault_line
 from near.errors import UserError
 from near.selectors.base import Round, Selector, Subset
 from near.selectors.near import Near
@@ -281,6 +282,26 @@ def test_a_half_written_checkpoint_is_passed_over(tiny, tmp_path, monkeypatch, c
     assert "checkpoint-7: it was not written to its end, or is damaged" in caplog.text
     assert "resuming from" in caplog.text
     assert len(history(tmp_path)) == 10
+
+
+@pytest.mark.parametrize("size", ["600k", "800k"])
+def test_a_disk_that_fills_up_during_a_save_leaves_the_checkpoint_before(tiny, tmp_path, small_disk, caplog, size):
+    """At 600 kB torch's zip writer hits the end, at 800 kB safetensors'; neither raises an OSError."""
+    caplog.set_level(logging.INFO)
+    disk, resize = small_disk
+    settings = [t for t in tiny if not t.startswith("finetuning.")]
+    settings += ["finetuning=full", "trainer.args.save_steps=2", "evaluation.answers=false"]
+    train(configured("train", *settings), tmp_path / "whole")
+    resize(size)
+    with pytest.raises(Exception) as caught:
+        train(configured("train", *settings), disk / "out")
+    assert "no space left on the device" in fault_line(caught.value)
+    resize("200m")
+    train(configured("train", *settings), disk / "out")
+    assert "passed over" in caplog.text and "resuming from" in caplog.text
+    assert history(disk / "out") == history(tmp_path / "whole")
+    weights = "model/model.safetensors"
+    assert (disk / "out" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
 
 
 def test_a_finished_run_is_not_done_again_and_not_replaced(tiny, tmp_path, caplog):
