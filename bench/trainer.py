@@ -4,7 +4,8 @@
 
 Each run is a process of its own, in turns: rounds (near: a warm-up of 4 steps, rounds of 4) and transformers' Trainer
 with the rows those rounds trained, in order, 4 rows a step of at most 64 tokens, LoRA. A step's seconds: from the first
-step's begin to the last one's end, selections included, over the steps. Memory: the most the process held (VmHWM).
+step's begin to the last one's end, selections included, over the steps; what lies between steps, where rounds begin,
+is told apart, as steps themselves differ by more from run to run. Memory: the most the process held (VmHWM).
 Then, on the model of random weights: seconds from train() to the first step of a run resumed at step 10 and at step
 1,000, with the batches made before that step; and a schedule whose rounds share no divisor (10, 7), so that each step
 is an epoch of the Trainer, with 0 and 2 dataloader workers.
@@ -102,7 +103,9 @@ def step_seconds(folder: Path, kind: str, *overrides: str) -> dict:
     trainer.add_callback(watch)
     trainer.train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": (watch.ended[-1] - watch.begun[0]) / len(watch.ended), "peak": peak, "steps": len(watch.ended)}
+    steps, outside = len(watch.ended), sum(b - e for e, b in zip(watch.ended, watch.begun[1:], strict=False))
+    seconds = (watch.ended[-1] - watch.begun[0]) / steps
+    return {"seconds": seconds, "outside": outside / steps, "peak": peak, "steps": steps}
 
 
 def resume_seconds(folder: Path, step: int) -> dict:
@@ -151,7 +154,9 @@ def main(pairs: int, steps: int, model: str) -> None:
         each = [one["seconds"] for one in told]
         spread = f"{min(each):.4f} to {max(each):.4f}"
         peak = statistics.median(one["peak"] for one in told)
-        print(f"{kind:8} {statistics.median(each):.4f} s a step ({spread}), {peak:.0f} MB", flush=True)
+        outside = statistics.median(one["outside"] for one in told)
+        print(f"{kind:8} {statistics.median(each):.4f} s a step ({spread}), of it between steps {outside:.4f}", end="")
+        print(f", {peak:.0f} MB", flush=True)
     ratios = [a["seconds"] / b["seconds"] for a, b in zip(found["rounds"], found["plain"], strict=True)]
     print(
         f"rounds / plain, pair by pair: median {statistics.median(ratios):.4f}, {min(ratios):.4f} to {max(ratios):.4f}"
