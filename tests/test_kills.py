@@ -109,7 +109,7 @@ def assert_same(broken: Path, whole: Path) -> None:
 @pytest.mark.slow
 def test_killed_at_20_moments_it_is_the_undisturbed_run(tiny, tmp_path):
     """At any step, while a checkpoint is written, during a selection; no selection that was made is made again."""
-    command = words(tiny, "trainer.update_times=30", "finetuning.lora_dropout=0.1")
+    command = words(tiny, "trainer.update_times=60", "finetuning.lora_dropout=0.1")
     whole, broken, rng = Run(tmp_path / "whole", command), Run(tmp_path / "broken", command), random.Random(5)
     whole.finish()
     for number in range(20):
