@@ -11,8 +11,8 @@ from near.errors import UserError, one_line
 from near.files import aside
 
 STATE = "selection.npz"  # the rounds so far, in every checkpoint
-SELECTED = "selected.npz"  # the newest selection, from the moment it is made: a run killed before its next checkpoint
-# does not select again
+# the newest selection, from the moment it is made: a run killed before its next checkpoint does not select again
+SELECTED = "selected.npz"
 
 
 def write_state(path: Path, arrays: dict[str, np.ndarray], told: dict) -> None:

@@ -274,6 +274,8 @@ def _write_metrics(cfg, output_dir: Path, trainer, inputs: Inputs, metrics: dict
     found = inputs.neighbours.manifest.get("figures", {}) if inputs.neighbours else {}
     _plot(history, output_dir / "loss.png")
     trained = trainer.state.global_step * trainer.draws_per_step
+    if trainer.schedule is None:  # the last batch of the plain Trainer's epoch may be a short one
+        trained = round(trainer.state.epoch * len(trainer.train_dataset))
     described = {"selector": trainer.job.selector_name, "seed": cfg.seed, "max_K": cfg.max_K}
     write_json(
         output_dir / "train_metrics.json",

@@ -330,6 +330,9 @@ def test_static_is_the_plain_trainer_on_the_whole_pool(small_data, cache, tmp_pa
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (metrics["selector"], metrics["answers_right"]) == ("static", None)
     assert len(history(tmp_path)) == 3
+    train(configured("train", *settings[:-1], "selector=random", "evaluation.answers=false"), tmp_path / "epoch")
+    told = [json.loads((f / "train_metrics.json").read_text())["rows_trained"] for f in (tmp_path, tmp_path / "epoch")]
+    assert told == [24, 60]
     assert len(np.load(tmp_path / "rounds" / "000.npy")) == 60
 
 
