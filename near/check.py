@@ -102,6 +102,7 @@ TEXTS = (
     "embedder.document_prompt",
 )
 MAPPINGS = ("data", "data.candidates", "data.queries", "data.eval", "trainer", "trainer.args", "evaluation", "model")
+MAPPINGS += ("finetuning", "parallel")
 NULLABLE = {
     *(
         "embedder.max_length",
@@ -155,6 +156,9 @@ ELSEWHERE = {
     "report_to": "tracker",
     "resume_from_checkpoint": "resume",
     "remove_unused_columns": "data.*.columns",
+    "deepspeed": "parallel=deepspeed_z2 with parallel.deepspeed (options, or the path of a JSON file)",
+    "fsdp": "parallel=fsdp",
+    "fsdp_config": "parallel.fsdp_config",
 }
 SCHEDULED = {
     "max_steps": "trainer.warmup_step, trainer.update_step and trainer.update_times",
@@ -224,7 +228,8 @@ def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     faults = []
     for override in typed:
         key = override.lstrip("+").split("=", 1)[0]
-        if not override.startswith("+") or "@" in key or "/" in key or key == "experiment":
+        others = key == "experiment" or key.startswith("parallel.")  # DeepSpeed and accelerate know theirs
+        if not override.startswith("+") or "@" in key or "/" in key or others:
             continue
         parents = key.split(".")[:-1]
         nodes = [cfg, *(select(cfg, ".".join(parents[: i + 1])) for i in range(len(parents)))]

@@ -1,5 +1,6 @@
 """Evaluation: target loss on held-out rows, and greedy answers compared with the references."""
 
+import contextlib
 import copy
 import logging
 import math
@@ -14,7 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from tqdm import tqdm
+from transformers import TrainerCallback
 
 from near.batches import batches
 from near.config import public
@@ -24,6 +27,7 @@ from near.files import cache_folder, digest, folder_aside, folder_digest, proven
 from near.formats import is_plain
 from near.hub import wanted_dtype
 from near.model import base_folder, load_base, load_tokenizer, with_adapter
+from near.processes import is_main
 from near.tokens import IGNORED, Collator, encode, render
 
 log = logging.getLogger(__name__)
@@ -101,27 +105,58 @@ def evaluation_rows(cfg: DictConfig) -> tuple[Rows, bool]:
 
 def base_metrics(cfg: DictConfig, model: DictConfig, rows: Rows, loaded=None) -> tuple[dict, list[dict]]:
     """Metrics and answers of an untrained model, measured once and then found in the cache."""
-    folder = base_folder(model, cfg.cache_dir)
-    settings = OmegaConf.to_container(cfg.evaluation)
+    target = _base_folder(cfg, model, rows)
+    found = _found(target)
+    if found is not None:
+        if is_main():
+            log.info("base model: evaluation found in the cache")
+        return found["metrics"], found["answers"]
+    tokenizer = load_tokenizer(model, cfg.cache_dir)
+    metrics, answers = measure(loaded or load_base(model, cfg.cache_dir), tokenizer, rows, cfg)
+    if is_main():
+        with folder_aside(target) as new:
+            write_json(new / "base.json", {"metrics": metrics, "answers": answers})
+    return metrics, answers
+
+
+def _found(target: Path) -> dict | None:
+    return read_json(target / "base.json") if (target / "base.json").is_file() else None
+
+
+def _base_folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
+    """Where the evaluation of an untrained model is kept, by all that decides it."""
     made_of = [
         SCHEMA_VERSION,
-        folder_digest(folder),
+        folder_digest(base_folder(model, cfg.cache_dir)),
         wanted_dtype(model.dtype),
         model.template,
         rows.fingerprint,
         cfg.data.cutoff_len,
-        settings,
+        OmegaConf.to_container(cfg.evaluation),
     ]
-    target = cache_folder(cfg.cache_dir, "evaluations", digest(made_of))
-    if (target / "base.json").is_file():
-        log.info("base model: evaluation found in the cache")
-        found = read_json(target / "base.json")
-        return found["metrics"], found["answers"]
-    tokenizer = load_tokenizer(model, cfg.cache_dir)
-    metrics, answers = measure(loaded or load_base(model, cfg.cache_dir), tokenizer, rows, cfg)
-    with folder_aside(target) as new:
-        write_json(new / "base.json", {"metrics": metrics, "answers": answers})
-    return metrics, answers
+    if model.get("quantization") is not None:
+        made_of.append(OmegaConf.to_container(model.quantization))
+    return cache_folder(cfg.cache_dir, "evaluations", digest(made_of))
+
+
+class BaseMetrics(TrainerCallback):
+    """`metrics` of the model before training; None where they are not known."""
+
+    def __init__(self, cfg: DictConfig, rows: Rows):
+        self.cfg, self.rows, self.metrics = cfg, rows, None
+
+    def measure(self, model) -> None:
+        self.metrics, _ = base_metrics(self.cfg, self.cfg.model, self.rows, model)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Measure a model whose weights are spread over all processes, without its adapter."""
+        adapted = "_target_" in self.cfg.finetuning
+        if not adapted and state.global_step:  # resumed: these are not the base's weights any more
+            found = _found(_base_folder(self.cfg, self.cfg.model, self.rows))
+            self.metrics = None if found is None else found["metrics"]
+            return
+        with torch.random.fork_rng(), model.disable_adapter() if adapted else contextlib.nullcontext():
+            self.measure(model)
 
 
 def measure(model, tokenizer, rows: Rows, cfg: DictConfig) -> tuple[dict, list[dict]]:
@@ -131,7 +166,7 @@ def measure(model, tokenizer, rows: Rows, cfg: DictConfig) -> tuple[dict, list[d
     ids = rows.eligible()
     chats = rows.chats(ids)
     asked = cfg.evaluation.answers and not any(map(is_plain, chats))  # plain text asks for no answer
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: weights that ZeRO-3 gathers under it can't be trained afterwards
         loss_sums, counts = _losses(model, tokenizer, chats, cfg)
         answers = _answers(model, tokenizer, chats, cfg) if asked else None
     model.train(was_training)
@@ -185,6 +220,8 @@ def _answers(model, tokenizer, chats: list, cfg: DictConfig) -> list[str]:
     """Greedy answers to each chat's last turn, at most `max_new_tokens` long."""
     prompts = [tokenizer(render(tokenizer, chat[:-1], True), add_special_tokens=False)["input_ids"] for chat in chats]
     prompts = [p[-cfg.data.cutoff_len :] for p in prompts]
+    if isinstance(model, FSDPModule) and "generate" not in vars(model):
+        register_fsdp_forward_method(model, "generate")  # else it would bypass what gathers the outermost weights
     answers = [""] * len(chats)
     for part in tqdm(batches(list(map(len, prompts)), cfg.evaluation.batch_size), desc="answering", mininterval=1):
         batch = tokenizer.pad({"input_ids": [prompts[i] for i in part]}, padding_side="left", return_tensors="pt").to(

@@ -1,10 +1,12 @@
 """The base model, its tokenizer, and adapters on it."""
 
+import importlib.util
 from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors import SafetensorError, safe_open
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from near.errors import UserError, one_line
 from near.hub import model_folder, wanted_dtype
@@ -33,31 +35,64 @@ def load_tokenizer(cfg: DictConfig, cache_dir: str):
     return tokenizer
 
 
+def check_quantization(cfg: DictConfig, finetuning: DictConfig) -> None:
+    """UserError where `cfg.quantization` can't be had, or not with this kind of fine-tuning."""
+    if cfg.get("quantization") is None:
+        return
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("model.quantization needs bitsandbytes; pip install -r requirements-qlora.txt")
+    if "_target_" not in finetuning:
+        raise UserError("finetuning=full can't train quantised weights; set model.quantization=null")
+
+
 def load_base(cfg: DictConfig, cache_dir: str, device: str | None = None):
-    """The base causal language model in `cfg.dtype`, on `device` (None: the accelerator, where there is one)."""
+    """The base causal language model in `cfg.dtype`, on `device` (None: the accelerator, where there is one).
+
+    Its linear layers are quantised where `cfg.quantization` (a BitsAndBytesConfig) says so.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    folder, dtype = base_folder(cfg, cache_dir), wanted_dtype(cfg.dtype)
+    folder, dtype = base_folder(cfg, cache_dir), getattr(torch, wanted_dtype(cfg.dtype))
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    quantised = _quantised(cfg, dtype, device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), trust_remote_code=cfg.trust_remote_code
+            folder, dtype=dtype, trust_remote_code=cfg.trust_remote_code, **quantised
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
         raise UserError(
             f"model.name_or_path={cfg.name_or_path} could not be loaded ({one_line(error)[:160]})"
         ) from error
-    if device is None and torch.accelerator.is_available():
-        device = torch.accelerator.current_accelerator()
-    return model if device is None else model.to(device)
+    if not quantised:
+        return model if is_deepspeed_zero3_enabled() else model.to(device)
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False  # evaluated once, it would be packed into a form without gradients
+    return model
+
+
+def _quantised(cfg: DictConfig, dtype, device) -> dict:
+    """What from_pretrained needs to quantise a model; nothing where it is not to be."""
+    if cfg.get("quantization") is None:
+        return {}
+    # weights are stored in the dtype of all others, so that ZeRO-3 and FSDP can spread them
+    numbers = {"bnb_4bit_compute_dtype": dtype, "bnb_4bit_quant_storage": dtype}
+    made = {"quantization_config": instantiate(cfg.quantization, **numbers)}
+    return made if is_deepspeed_zero3_enabled() else made | {"device_map": {"": device}}
 
 
 def add_finetuning(model, finetuning: DictConfig):
     """`model` with the adapter of `finetuning` (a peft config), or as it is when every weight is trained."""
     if "_target_" not in finetuning:
         return model
-    from peft import get_peft_model
+    from peft import get_peft_model, prepare_model_for_kbit_training
 
+    if getattr(
+        model, "is_quantized", False
+    ):  # norms and embeddings in float32; gradient checkpointing is trainer.args' to ask for
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
         return get_peft_model(model, instantiate(finetuning, _convert_="all"))
     except (ValueError, TypeError) as error:

@@ -36,12 +36,17 @@ def read_state(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 def read_checkpoint(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
     """What a checkpoint holds of ours; UserError where that, or a file of the Trainer's, is missing or cut short."""
     try:
-        for path in folder.glob("*.safetensors"):
+        for path in folder.rglob("*.safetensors"):
             with safe_open(path, framework="numpy"):
                 pass
-        cut = [path.name for path in folder.glob("*.pt*") if not zipfile.is_zipfile(path)]  # torch's are zip files
+        cut = [path.name for path in folder.rglob("*.pt*") if not zipfile.is_zipfile(path)]  # torch's are zip files
         if cut:
             raise ValueError(f"{cut[0]} is cut short")
-        return read_state(folder / STATE)
+        arrays, told = read_state(folder / STATE)
+        processes = told["identity"].get("processes", 1)
+        for rank in range(processes if processes > 1 else 0):  # each writes its own, and none waits for the others
+            if not (folder / f"rng_state_{rank}.pth").exists():
+                raise ValueError(f"rng_state_{rank}.pth is missing")
+        return arrays, told
     except (OSError, ValueError, SafetensorError, UserError) as error:
         raise UserError(f"{folder} is not whole ({one_line(error)}); use another one") from error

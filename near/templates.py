@@ -1,4 +1,8 @@
-"""Chat templates by name, for base models that bring none, in the form the field knows them by."""
+"""Chat templates by name, for base models that bring none, in the form the field knows them by.
+
+A tool's answer is a turn of its own: `tool` in chatml, `ipython` in llama3 (Meta's name for it), and in alpaca, which
+knows no tools, the further input of an instruction.
+"""
 
 from near.errors import UserError, did_you_mean
 
@@ -8,13 +12,15 @@ TEMPLATES = {
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
     "llama3": (
-        "<|begin_of_text|>{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+        "<|begin_of_text|>{% for m in messages %}"
+        "<|start_header_id|>{{ 'ipython' if m['role'] == 'tool' else m['role'] }}<|end_header_id|>\n\n"
         "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
         "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
     ),
     "alpaca": (
         "{% for m in messages %}{% if m['role'] == 'user' %}### Instruction:\n{{ m['content'] }}\n\n"
         "{% elif m['role'] == 'assistant' %}### Response:\n{{ m['content'] }}{{ eos_token }}\n\n"
+        "{% elif m['role'] == 'tool' %}### Input:\n{{ m['content'] }}\n\n"
         "{% else %}{{ m['content'] }}\n\n{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}### Response:\n{% endif %}"
     ),

@@ -6,7 +6,6 @@ picks are the next ones read.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -17,13 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from near.config import differences
 from near.data import Rows
 from near.errors import UserError
 from near.files import digest, raise_if_full
-from near.hub import computes_bfloat16
 from near.record import Record
 from near.rounds import Schedule, Stretch
 from near.sampler import RoundSampler, draws, grouped_by_length, lengths
@@ -50,26 +48,10 @@ class Job:
     seed: int
     output_dir: Path
     identity: dict
-    dtype: str
     queries: Rows | None = None
     neighbours: Neighbours | None = None
     eval_table: object = None  # tokens of the evaluation rows, where trainer.args.eval_strategy asks for them
     callbacks: list[TrainerCallback] = field(default_factory=list)
-
-
-def _arguments(args: functools.partial, job: Job, **fixed):
-    """TrainingArguments of `args`, with what this project decides itself."""
-    defaults = {"dataloader_pin_memory": torch.cuda.is_available(), "use_cpu": not torch.accelerator.is_available()}
-    if computes_bfloat16() and "fp16" not in args.keywords and job.dtype != "float16":
-        defaults["bf16"] = True
-    return args(
-        **{k: v for k, v in defaults.items() if k not in args.keywords},
-        output_dir=str(job.output_dir / "checkpoints"),
-        seed=job.seed,
-        report_to="none",
-        remove_unused_columns=False,
-        **fixed,
-    )
 
 
 class _Checkpoints(Trainer):
@@ -150,10 +132,10 @@ class _Checkpoints(Trainer):
 class StaticTrainer(_Checkpoints):
     """The plain Trainer on every eligible row; its length is trainer.args.max_steps or num_train_epochs."""
 
-    def __init__(self, *, args, model=None, job: Job = None):
+    def __init__(self, *, args: TrainingArguments, model=None, job: Job = None):
         super().__init__(
             model=model,
-            args=_arguments(args, job),
+            args=args,
             train_dataset=job.tokens.table.select(job.tokens.eligible),
             eval_dataset=job.eval_table,
             data_collator=job.collator,
@@ -173,7 +155,7 @@ class DynamicSelectTrainer(_Checkpoints):
     def __init__(
         self,
         *,
-        args,
+        args: TrainingArguments,
         warmup_step: int,
         update_step: int,
         update_times: int,
@@ -183,7 +165,7 @@ class DynamicSelectTrainer(_Checkpoints):
         job: Job = None,
     ):
         self.schedule = Schedule(warmup_step, update_step, update_times, cycles)
-        args = _arguments(args, job, max_steps=self.schedule.total)
+        args.max_steps = self.schedule.total
         self.args = args  # the Trainer sets it too, after it has asked for the sampler
         self.sampler = RoundSampler(self.schedule.slice_steps * self.draws_per_step)
         self._running = np.empty(0, dtype=np.int64)  # the draws of the running round

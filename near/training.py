@@ -14,14 +14,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from near.arguments import is_sharded, partitioned, tell_precision, training_arguments
 from near.config import differences, public
 from near.config import identity as outcome
 from near.data import Rows, given, load
 from near.dedup import without_near_duplicates
 from near.errors import UserError, one_line
-from near.evaluate import base_metrics, evaluation_rows, measure, summary, write_metrics
+from near.evaluate import BaseMetrics, evaluation_rows, measure, summary, write_metrics
 from near.files import aside, provenance, read_json, write_json
-from near.model import add_finetuning, base_folder, load_base, load_tokenizer
+from near.model import add_finetuning, base_folder, check_quantization, load_base, load_tokenizer
 from near.pool import load_pool
 from near.selection import Neighbours, find_neighbours, read_neighbours
 from near.selectors.base import Selector, selector_of
@@ -42,6 +43,8 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
     wait = timedelta(seconds=cfg.trainer.args.get("ddp_timeout", 1800))
     state = PartialState(cpu=on_cpu(cfg), timeout=wait)
     output_dir = Path(broadcast_object_list([str(output_dir)])[0])
+    check_quantization(cfg.model, cfg.finetuning)
+    args = training_arguments(cfg, output_dir)
     cfg = _with_backend(_with_dtype(cfg))
     selector = selector_of(cfg.selector)
     with state.main_process_first():
@@ -54,13 +57,19 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
     if rows.needed and cfg.indices_path is None:
         inputs.neighbours = find_neighbours(cfg, rows.candidates, rows.queries)
     resume = _checkpoint(cfg, output_dir)
-    model = load_base(cfg.model, cfg.cache_dir)
-    with state.main_process_first():
-        base, _ = base_metrics(cfg, cfg.model, inputs.eval_rows, model)
+    partitioned(args)
+    model = load_base(cfg.model, cfg.cache_dir, "cpu" if is_sharded(args) else None)
+    base = BaseMetrics(cfg, inputs.eval_rows)
+    if not is_sharded(args):
+        with state.main_process_first():
+            base.measure(model)
+    tell_precision(args, model.dtype)
     set_seed(cfg.seed)  # the adapter's first weights
     model = add_finetuning(model, cfg.finetuning)
     with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process) as track:
-        trainer = _trainer(cfg, output_dir, selector, inputs, model, track)
+        trainer = _trainer(cfg, output_dir, selector, inputs, model, args, track)
+        if is_sharded(args):  # its weights can be computed with from the beginning of training on
+            trainer.add_callback(base)
         if resume is not None:
             trainer.restore(resume)
         elif state.is_main_process:  # nothing is removed before all that can be refused was built
@@ -70,12 +79,14 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
         trained = trainer.accelerator.unwrap_model(trainer.model)
         kind = "adapter" if "_target_" in cfg.finetuning else "model"
         _save(trainer, inputs.tokenizer, output_dir / kind, cfg.model)
-        if state.is_main_process:
+        if is_sharded(args) or state.is_main_process:  # sharded: it takes all processes to compute one answer
             metrics, answers = measure(trained, inputs.tokenizer, inputs.eval_rows, cfg)
+        if state.is_main_process:
             shown = ("target_loss", "perplexity", "answers_right")
             track({f"target/{k}": metrics[k] for k in shown if metrics[k] is not None}, trainer.state.global_step)
-            _write_metrics(cfg, output_dir, trainer, inputs, metrics, answers, base)
-            log.info(f"base: {summary(base)}")
+            _write_metrics(cfg, output_dir, trainer, inputs, metrics, answers, base.metrics)
+            if base.metrics is not None:
+                log.info(f"base: {summary(base.metrics)}")
             log.info(f"{trainer.job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
 
@@ -217,7 +228,7 @@ def _write_config(cfg: DictConfig, output_dir: Path, write: bool) -> None:
             temporary.write_text(yaml.safe_dump(public(cfg), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _trainer(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, model, track):
+def _trainer(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, model, args, track):
     from near.trackers.base import LogCallback
     from near.trainer import Job
 
@@ -232,13 +243,12 @@ def _trainer(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inpu
         seed=cfg.seed,
         output_dir=output_dir,
         identity=_resumable(inputs.identity),
-        dtype=cfg.model.dtype,
         neighbours=inputs.neighbours,
         eval_table=inputs.eval_table,
         callbacks=[LogCallback(track)],
     )
     try:
-        return instantiate(cfg.trainer)(model=model, job=job)
+        return instantiate(cfg.trainer)(model=model, job=job, args=args)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"trainer.args are refused: {one_line(error)[:200]}") from error
 

@@ -20,6 +20,8 @@ from near.check import check
 from near.config import CONF, register_resolvers
 
 ROOT = Path(__file__).resolve().parent.parent
+# two processes, at a port that is free
+RANKS = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-backend=c10d"]
 register_resolvers()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing a test does may ask a hub
 

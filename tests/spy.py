@@ -5,6 +5,7 @@ import json
 import os
 import time
 
+from near.errors import UserError
 from near.processes import is_main
 from near.selectors.base import Round, Subset
 from near.selectors.near import Near
@@ -37,6 +38,31 @@ class SpyTrainer(DynamicSelectTrainer):
             return collate(batch)
 
         self.data_collator = watching
+
+
+class Wrapped(SpyTrainer):
+    """Writes down what DeepSpeed made of the model."""
+
+    def begin_epoch(self, step: int) -> None:
+        super().begin_epoch(step)
+        engine = self.model_wrapped
+        told = {"wrapped": type(engine).__name__, "stage": engine.zero_optimization_stage()}
+        told["held"] = sum(p.numel() for p in self.model.parameters())  # ZeRO-3 leaves empty ones between steps
+        told["optimizer"] = type(engine.optimizer).__name__
+        path = self.job.output_dir / f"wrapped-{self.args.process_index}.json"
+        path.write_text(json.dumps(told), encoding="utf-8")
+
+
+class FailsOnRank1(Near):
+    """A selector that fails in one of two processes."""
+
+    def __init__(self, subset_size=None, policy: str = "repeat", temperature: float = 0.05, mix: float = 0.0):
+        super().__init__(subset_size, policy, temperature, mix)
+
+    def select(self, round: Round) -> Subset:
+        if not is_main():
+            raise UserError("selector.policy=repeat is refused by rank 1 alone")
+        return super().select(round)
 
 
 class SlowNear(Near):

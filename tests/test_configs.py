@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from near.config import CONF
 from near.embedders.base import Embedder
 from near.selectors.base import Selector
+from near.signature import keywords
 from tests.conftest import ROOT, configured
 
 GROUPS = (
@@ -34,7 +35,7 @@ def choices(group: str) -> list[str]:
 
 
 def test_every_file_is_seen():
-    assert len(CHOICES) == 34
+    assert len(CHOICES) == 39
     assert len(SWEEPS) == 2
     found = {p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "sweeps"}
     assert found == {Path(g) / f"{n}.yaml" for g, n in CHOICES}
@@ -47,6 +48,7 @@ def test_every_choice_composes(turn):
     cfg = configured("train", *(f"{group}={name}" for group, name in chosen.items()))
     for group, name in chosen.items():
         written = OmegaConf.load(CONF / group / f"{name}.yaml")
+        written = written[group] if group in written else written  # `@package _global_` sets others, too
         assert set(written) - {"defaults"} <= set(cfg[group]), group
 
 
@@ -70,7 +72,7 @@ def test_sweep_composes(name):
 def test_every_file_opens_with_its_command():
     for path in [*CONF.glob("*.yaml"), *CONF.glob("*/*.yaml"), *(ROOT / "sweeps").glob("*.yaml")]:
         head = path.read_text().splitlines()[:2]
-        assert any("python " in line for line in head) or path.name == "base.yaml", path
+        assert any("python " in line or "torchrun " in line for line in head) or path.name == "base.yaml", path
 
 
 ASKED = [{"role": "user", "content": "cats"}]
@@ -130,11 +132,24 @@ def test_training_arguments_are_accepted(name, tmp_path):
     assert args.lr_scheduler_type == "cosine"
 
 
+@pytest.mark.parametrize("name", choices("parallel"))
+def test_sharing_is_keywords_of_training_arguments(name):
+    cfg = configured("train", f"parallel={name}", "finetuning=qlora", "model=tiny").parallel
+    assert set(cfg) <= keywords("transformers.training_args.TrainingArguments")
+    if name.startswith("deepspeed"):
+        assert cfg.deepspeed.zero_optimization.stage == int(name[-1])
+
+
 @pytest.mark.model
 @pytest.mark.parametrize("name", choices("finetuning"))
 def test_finetuning_instantiates(name):
-    cfg = configured("train", f"finetuning={name}").finetuning
+    whole = configured("train", f"finetuning={name}")
+    cfg = whole.finetuning
     made = instantiate(cfg)
+    if name == "qlora":
+        assert instantiate(whole.model.quantization).load_in_4bit
+    else:
+        assert whole.model.quantization is None
     if name == "full":
         assert OmegaConf.to_container(cfg) == {}
     else:

@@ -13,11 +13,10 @@ import pytest
 
 from near.errors import UserError
 from near.state import SELECTED, read_state
-from tests.conftest import ROOT
+from tests.conftest import RANKS, ROOT
 from tests.test_training import history
 
 pytestmark = pytest.mark.model
-RANKS = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-backend=c10d"]
 EVERY = 2  # steps between checkpoints
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from near import cache
-from tests.conftest import ROOT, process, write_rows
+from tests.conftest import RANKS, ROOT, process, write_rows
 
 pytestmark = pytest.mark.real
 ROWS = 2500
@@ -125,8 +125,7 @@ def test_ranks_under_torchrun_embed_disjoint_chunks(tmp_path, words):
     words = [*words, "data.candidates.limit=2000", "embedder=hashing", "embedder.chunk=32"]
     words = [w for w in words if not w.startswith("embedder.model")]
     assert process(*command(tmp_path / "one", words)).returncode == 0
-    ranks = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-backend=c10d"]
-    done = process(*ranks, *command(tmp_path / "two", words))
+    done = process(*RANKS, *command(tmp_path / "two", words))
     assert done.returncode == 0, done.stderr[-2000:]
     now = [int(found) for found in re.findall(r"rank [01]: embedded (\d+) texts", done.stdout)]
     assert len(now) == 2 and sum(now) == _distinct(tmp_path / "one"), done.stdout
