@@ -1,9 +1,13 @@
 """Classes from outside the package, named by `_target_`: a trainer that writes down which rows each process trained, a
 selector that writes down what it was asked."""
 
+import hashlib
 import json
 import os
 import time
+from pathlib import Path
+
+from transformers import TrainerCallback
 
 from near.errors import UserError
 from near.processes import is_main
@@ -38,6 +42,46 @@ class SpyTrainer(DynamicSelectTrainer):
             return collate(batch)
 
         self.data_collator = watching
+        if self.args.dataloader_num_workers:  # which have collators of their own
+            self.data_collator = collate
+        self.add_callback(After(job.output_dir / f"after-{self.args.process_index}.jsonl"))
+
+
+class After(TrainerCallback):
+    """Writes down a digest of the trained weights after every step."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        note(self.path, {"step": state.global_step, "weights": weights(model)})
+
+
+class Sees(Near):
+    """NEAR that writes down the step and a digest of the weights it was shown."""
+
+    def __init__(self, subset_size=None, policy: str = "repeat", temperature: float = 0.05, mix: float = 0.0):
+        super().__init__(subset_size, policy, temperature, mix)
+
+    def select(self, round: Round) -> Subset:
+        path = Path(os.environ["NEAR_TEST_SEEN"], f"seen-{os.environ.get('RANK', 0)}.jsonl")
+        note(path, {"step": round.step, "weights": weights(round.model)})
+        return super().select(round)
+
+
+def weights(model) -> str:
+    """A digest of all weights that are trained."""
+    found = hashlib.sha256()
+    for weight in model.parameters():
+        if weight.requires_grad:
+            found.update(weight.detach().numpy().tobytes())
+    return found.hexdigest()
+
+
+def note(path: Path, told: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(told) + "\n")
 
 
 class Wrapped(SpyTrainer):

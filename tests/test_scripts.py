@@ -11,7 +11,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from near.sampler import draws
-from tests.conftest import ROOT, process
+from tests.conftest import RANKS, ROOT, process
 
 SCRIPTS = ("select", "train", "merge", "eval", "report")
 
@@ -116,21 +116,38 @@ def test_select_from_another_folder_embeds_nothing_the_second_time(small_data, t
 
 
 @pytest.mark.model
-def test_two_ranks_train_exactly_the_rounds_rows(tiny, tmp_path):
-    """Both ranks together, each row by one of them; the model and the files are written once."""
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "train.py"), *tiny]
-    words += ["trainer._target_=tests.spy.SpyTrainer", "selector=near", f"output_dir={tmp_path}/run"]
-    done = process(*words, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+@pytest.mark.parametrize(("ranks", "accumulation", "workers"), [(2, 1, 0), (2, 2, 0), (1, 2, 2)])
+def test_ranks_train_exactly_the_rounds_rows(tiny, tmp_path, ranks, accumulation, workers):
+    """All ranks together, each row by one of them; each selects at the stated steps, seeing the weights after exactly
+    that many; the model and the files are written once."""
+    run, batch = tmp_path / "run", 2
+    words = [*RANKS, str(ROOT / "train.py")] if ranks > 1 else [str(ROOT / "train.py")]
+    words += [w for w in tiny if "accumulation" not in w]
+    words += ["trainer._target_=tests.spy.SpyTrainer", "selector._target_=tests.spy.Sees", f"output_dir={run}"]
+    words += [f"trainer.args.gradient_accumulation_steps={accumulation}"]
+    words += [f"+trainer.args.dataloader_num_workers={workers}"]
+    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NEAR_TEST_SEEN": str(run)}
+    done = process(*words, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
-    run = tmp_path / "run"
-    batches = [[json.loads(x) for x in (run / f"trained-{rank}.jsonl").read_text().splitlines()] for rank in (0, 1)]
-    assert [len(b) for b in batches] == [10, 10]
-    start = 0
+
+    def lines(name: str) -> list[list]:
+        return [[json.loads(x) for x in (run / f"{name}-{r}.jsonl").read_text().splitlines()] for r in range(ranks)]
+
+    for seen, after in zip(lines("seen"), lines("after"), strict=True):
+        weights = {line["step"]: line["weights"] for line in after}
+        assert len(set(weights.values())) == 10
+        assert [(line["step"], line["weights"]) for line in seen] == [(2, weights[2]), (6, weights[6])]
+    assert lines("seen")[0] == lines("seen")[-1]
+    start, batches = 0, [] if workers else lines("trained")
     for index, steps in enumerate((2, 4, 4)):
-        ids = np.load(run / "rounds" / f"{index:03d}.npy")
-        trained = [row for rank in batches for batch in rank[start : start + steps] for row in batch]
-        assert sorted(trained) == sorted(draws(ids, steps * 4, 42, index).tolist())
-        start += steps
+        size, ids = steps * batch * accumulation * ranks, np.load(run / "rounds" / f"{index:03d}.npy")
+        order = np.load(run / "rounds" / f"{index:03d}_order.npy")
+        assert order.tolist() == draws(ids, size, 42, index).tolist()
+        count = steps * accumulation
+        trained = [row for rank in batches for batch in rank[start : start + count] for row in batch]
+        assert workers or sorted(trained) == sorted(order.tolist())
+        start += count
+    assert all(len(rank) == start for rank in batches)
     assert (run / "metrics.json").is_file()
 
 
