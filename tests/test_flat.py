@@ -167,12 +167,12 @@ class StandIn:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_blocks_go_over_all_gpus(count, monkeypatch):
-    pool, queries = np.repeat(vectors(1500, 16), 3, axis=0), vectors(9, 16, 1)
+    pool, queries = np.repeat(vectors(3 * TILE // 2, 16), 3, axis=0), vectors(9, 16, 1)
     scores, rows = Flat(device="cpu").search(queries, ArrayVectors(pool), 100)
     gpu = StandIn(monkeypatch, count)
     told = []
     again = Flat(TILE).search(queries, ArrayVectors(pool), 100, told.append)
-    assert sorted(size for _, size in gpu.used) == [4500 - 4 * TILE] + [TILE] * 4
+    assert sorted(size for _, size in gpu.used) == [TILE // 2] + [TILE] * 4
     assert {device for device, _ in gpu.used} == set(range(count))
     assert sum(told) == len(pool)
     np.testing.assert_allclose(again[0], scores, atol=1e-6)
@@ -240,7 +240,7 @@ def test_memory_is_held_for_queries_not_for_threads(monkeypatch):
     monkeypatch.setattr(
         Best, "__init__", lambda self, k, tile, floor: held.append(len(floor) * k) or init(self, k, tile, floor)
     )
-    monkeypatch.setattr(flat, "HELD", 200 * 3000)
+    monkeypatch.setattr(flat, "HELD", 200 * (2 * 600 + TILE))
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     Flat().search(vectors(100, 8), ArrayVectors(vectors(5000, 8, 1)), 500)
     assert len(held) == 2, "two keep within HELD, 64 would not"

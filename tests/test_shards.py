@@ -116,8 +116,8 @@ def test_a_damaged_shard_is_searched_again(damage, tmp_path, whole):
 
 
 def test_more_rows_than_a_key_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "ROWS", 5000)
-    with pytest.raises(Exception, match="5123 candidates are more than a search tells apart"):
+    monkeypatch.setattr(shards, "ROWS", 5 * TILE)
+    with pytest.raises(Exception, match=f"{5 * TILE + 3} candidates are more than a search tells apart"):
         made(tmp_path)
 
 
@@ -137,12 +137,12 @@ def test_select_leaves_no_shards_behind(small_data, tmp_path, monkeypatch):
 @pytest.mark.process
 def test_a_search_killed_midway_ends_as_if_undisturbed(tmp_path):
     """A real process, killed as soon as two of its shards are there; the next one searches the rest only."""
-    pool = [{"instruction": f"text {i} of {i % 7} and {i % 101}", "output": "b"} for i in range(16_000)]
+    pool = [{"instruction": f"text {i} of {i % 7} and {i % 101}", "output": "b"} for i in range(16 * TILE - 5)]
     write_rows(tmp_path / "pool.jsonl", pool)
     write_rows(tmp_path / "target.jsonl", [{"instruction": f"text {i}", "output": "b"} for i in range(200)])
     paths = [f"data.candidates.path={tmp_path}/pool.jsonl", f"data.queries.path={tmp_path}/target.jsonl"]
     words = ["select.py", "data=files", "data.leakage=keep", *paths, "embedder=hashing", "max_K=500"]
-    cut = ["index.shard_rows=1024", f"cache_dir={tmp_path}/cache", f"output_dir={tmp_path}/out"]
+    cut = [f"index.shard_rows={TILE}", f"cache_dir={tmp_path}/cache", f"output_dir={tmp_path}/out"]
     running = subprocess.Popen([sys.executable, *words, *cut], cwd=ROOT, stdout=subprocess.DEVNULL)
     while len(kept := list((tmp_path / "cache" / "neighbours").glob(".*.part/*.bin"))) < 2:
         assert running.poll() is None, "it ended before it could be killed"

@@ -122,7 +122,7 @@ def test_two_processes_share_the_embedding_and_end_alike(tmp_path, words):
 
 
 def test_ranks_under_torchrun_embed_disjoint_chunks(tmp_path, words):
-    words = [*words, "data.candidates.limit=2000", "embedder=hashing", "embedder.chunk=32"]
+    words = [*words, "data.candidates.limit=4000", "embedder=hashing", "embedder.chunk=32"]
     words = [w for w in words if not w.startswith("embedder.model")]
     assert process(*command(tmp_path / "one", words)).returncode == 0
     done = process(*RANKS, *command(tmp_path / "two", words))
