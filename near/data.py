@@ -76,6 +76,12 @@ class Rows:
         """These rows with the (n,) bool mask `excluded` no longer eligible; ids stay."""
         return dataclasses.replace(self, excluded=excluded)
 
+    def followed_by(self, others: "Rows") -> "Rows":
+        """These rows and, with the ids after theirs, `others`."""
+        excluded = [np.zeros(len(r), dtype=bool) if r.excluded is None else r.excluded for r in (self, others)]
+        fingerprint = digest([self.fingerprint, others.fingerprint])
+        return Rows(self.name, self.parts + others.parts, fingerprint, self.answer, np.concatenate(excluded))
+
     def sources(self, ids: np.ndarray | None = None) -> np.ndarray:
         """The label of the source of every row, or of rows `ids`, (n,) of str."""
         found = np.empty(len(self) if ids is None else len(ids), dtype=object)

@@ -26,9 +26,10 @@ from near.errors import UserError, one_line
 from near.files import cache_folder, digest, folder_aside, folder_digest, provenance, read_json, write_json, write_jsonl
 from near.formats import is_plain
 from near.hub import wanted_dtype
+from near.losses import answer_losses, by_row
 from near.model import base_folder, load_base, load_tokenizer, with_adapter
 from near.processes import is_main
-from near.tokens import IGNORED, Collator, encode, render
+from near.tokens import Collator, encode, render
 
 log = logging.getLogger(__name__)
 
@@ -206,13 +207,8 @@ def _losses(model, tokenizer, chats: list, cfg: DictConfig) -> tuple[np.ndarray,
     sums, counts = np.zeros(len(coded)), np.zeros(len(coded), dtype=np.int64)
     for part in batches([len(c["input_ids"]) for c in coded], cfg.evaluation.batch_size, LOSS_TOKENS):
         batch = {k: v.to(model.device) for k, v in collate([coded[i] for i in part]).items()}
-        labels = batch.pop("labels")[:, 1:]
-        logits = model(**batch).logits[:, :-1].float()
-        losses = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
-        )
-        sums[part] = losses.double().sum(1).cpu().numpy()
-        counts[part] = (labels != IGNORED).sum(1).cpu().numpy()
+        found = by_row(*answer_losses(model, batch), len(part))
+        sums[part], counts[part] = (values.cpu().numpy() for values in found)
     return sums, counts
 
 

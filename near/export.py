@@ -4,7 +4,8 @@ subset.npy holds their ids, int64 (m,), in the selector's order; subset.jsonl or
 that order, each with the columns of its source as they are there (a line of text as `text`) and four more:
 
     rank             its place in the subset, from 1
-    score            its highest similarity to any query in the matrix; null where it is not in it, or there is none
+    score            the selector's own; of one that gives none its highest similarity to any query in the matrix; null
+                     where there is neither
     nearest_query    the id of that query, the lowest of several; null likewise
     source           its label: data.candidates.columns.source, the label of its path, or its file's name
 
@@ -33,11 +34,13 @@ from omegaconf import DictConfig
 from near.config import differences, public
 from near.data import Rows, raw_rows
 from near.dedup import without_near_duplicates
+from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, one_line, printable
 from near.files import aside, digest, provenance, read_json, write_json, write_jsonl, write_npy
 from near.locks import lock_file, locked
+from near.needs import Needs, needs_of
 from near.processes import is_main
-from near.selectors.base import Round, checked, selector_of
+from near.selectors.base import Round, Subset, checked, selector_of
 
 if TYPE_CHECKING:
     from near.selection import Neighbours
@@ -55,16 +58,22 @@ class Export:
 
     def __init__(self, cfg: DictConfig, folder: Path):
         self.cfg, self.folder, self.selector, self.asked = cfg, folder, None, None
+        self.needs, self._picked = Needs(), None
         if cfg.get("selector") is None:
             return
         self.selector = selector_of(cfg.selector)
         self.name = HydraConfig.get().runtime.choices.get("selector") or type(self.selector).__name__
+        if self.selector.only_in_training:
+            raise UserError(f"selector={self.name} {self.selector.only_in_training}; use it in train.py")
+        self.needs = needs_of(cfg, self.selector)
         self.asked = {"selector": public(cfg)["selector"], "n": cfg.n, "seed": cfg.seed, "export": cfg.export}
+        if self.needs.asks_model:
+            self.asked |= {name: public(cfg)[name] for name in ("model", "scoring", "similarity")}
 
     @property
     def needs_matrix(self) -> bool:
         """Whether queries and their neighbours are needed: the matrix is what is asked for, or what is picked from."""
-        return self.selector is None or self.selector.needs_neighbours
+        return self.selector is None or self.needs.neighbours
 
     def check(self, candidates: Rows) -> None:
         """UserError for more rows than may be picked, and where the folder holds another subset."""
@@ -87,6 +96,7 @@ class Export:
                 log.info(f"dry run: selector {self.name} looks at no neighbours, so nothing would be embedded")
             return
         candidates = without_near_duplicates(self.cfg, candidates)
+        self.pick(candidates, queries, None)
         if not is_main():
             return
         eligible = candidates.eligible()
@@ -94,6 +104,8 @@ class Export:
             "candidates": {"fingerprint": candidates.fingerprint, "rows": len(candidates), "eligible": len(eligible)},
             "eligible_digest": hashlib.sha256(eligible).hexdigest()[:32],
         }
+        if self.needs.asks_model and queries is not None:
+            made_of["queries"] = {"fingerprint": queries.fingerprint, "rows": len(queries)}
         key = digest(["no matrix", made_of])
         with locked(lock_file(self.cfg.cache_dir, digest(str(self.folder.resolve())))):
             if not self.cfg.overwrite and self._manifest().get("key", key) != key:
@@ -119,7 +131,7 @@ class Export:
             yield lambda: kept or self._remove_but() or {}
             return
         self.check(candidates)  # once more: others may have written into the folder, and duplicates are out now
-        ids = self._pick(candidates, queries, neighbours)
+        ids = self.pick(candidates, queries, neighbours).ids
         names = ["subset.npy"]
         with contextlib.ExitStack() as files:
             write_npy(files.enter_context(aside(self.folder / "subset.npy")), ids)
@@ -152,16 +164,24 @@ class Export:
             if name not in names:
                 (self.folder / name).unlink(missing_ok=True)
 
-    def _pick(self, candidates: Rows, queries: Rows | None, neighbours: "Neighbours | None") -> np.ndarray:
-        """The ids of the subset, int64 (m,), in the selector's order."""
+    def pick(self, candidates: Rows, queries: Rows | None, neighbours: "Neighbours | None") -> Subset:
+        """The subset, made once. Processes that share the scoring by a model all call this."""
+        if self._picked is not None or self.selector is None or not (is_main() or self.needs.asks_model):
+            return self._picked
         cfg = self.cfg
         known = {"pool": candidates, "queries": queries, "neighbours": neighbours}
+        if neighbours is not None:
+            known["similarity"] = EmbeddingSimilarity(cfg, candidates, queries, neighbours)
         round = Round.alone(cfg.n, cfg.seed, candidates.eligible(), len(candidates), **known)
-        ids = checked(self.selector.select(round), round, self.name).ids
-        if len(ids) < cfg.n:
+        if self.needs.asks_model:
+            from near.offline import with_model
+
+            round = with_model(cfg, self.needs, round, candidates, queries)
+        self._picked = checked(self.selector.select(round), round, self.name)
+        if len(self._picked.ids) < cfg.n:
             more = f"; a larger max_K than {cfg.max_K} reaches more" if neighbours is not None else ""
-            log.warning(f"selector {self.name} picked {len(ids)} rows, fewer than n={cfg.n}{more}")
-        return ids
+            log.warning(f"selector {self.name} picked {len(self._picked.ids)} rows, fewer than n={cfg.n}{more}")
+        return self._picked
 
     def _rows(
         self, ids: np.ndarray, candidates: Rows, queries: Rows | None, neighbours: "Neighbours | None"
@@ -178,7 +198,10 @@ class Export:
         if prefix:
             log.info(f"subset: the rows have columns of our names, so ours are {', '.join(names)}")
         sources = candidates.sources(ids)
+        scores = self._picked.scores
         for place, (row, (score, query)) in enumerate(zip(rows, nearest(ids, queries, neighbours), strict=True)):
+            if scores is not None and np.isfinite(scores[place]):
+                score = float(scores[place])
             row.update(zip(names, (place + 1, score, query, str(sources[place])), strict=True))
         return rows, dict(zip(names, COLUMNS.values(), strict=True))
 

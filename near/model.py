@@ -99,8 +99,9 @@ def add_finetuning(model, finetuning: DictConfig):
         raise UserError(f"finetuning: peft refuses these values ({one_line(error)[:200]})") from error
 
 
-def with_adapter(model, path: str | Path):
-    """`model` with the adapter in folder `path`; UserError where it was made for another model."""
+def with_adapter(model, path: str | Path, trainable: bool = False):
+    """`model` with the adapter in folder `path`, whose weights want a gradient by choice; UserError where it was made
+    for another model."""
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
 
@@ -110,7 +111,7 @@ def with_adapter(model, path: str | Path):
         raise UserError(f"adapter_name_or_path={path}: no adapter_config.json and adapter_model.safetensors there")
     misfit = f"adapter_name_or_path={path} does not fit the model {model.name_or_path}"
     try:
-        adapted = PeftModel.from_pretrained(model, str(path))
+        adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{misfit} ({one_line(error)[:160]}); name the base it was trained on") from error
     with safe_open(weights, framework="numpy") as file:

@@ -90,7 +90,7 @@ def told(line: dict) -> str:
     rows = line["rows"]
     parts = [f"{rows} distinct rows" + (f", {line['draws'] / rows:.1f} passes" if line["draws"] else "")]
     if line["mean_score"] is not None:
-        parts.append(f"mean similarity {line['mean_score']:.3f}")
+        parts.append(f"mean score {line['mean_score']:.3f}")
     if line["overlap"] is not None:
         parts.append(f"overlap with the round before {line['overlap']:.2f}, {line['never_seen']:.0%} never seen before")
     parts.append(", ".join(f"{source} {count / rows:.0%}" for source, count in list(line["sources"].items())[:3]))

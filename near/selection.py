@@ -59,7 +59,8 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     before = read_json(target).get("key") if target.exists() and not cfg.overwrite else None
     queries = None
     if export.needs_matrix or given(cfg.data, "queries"):
-        queries = load(cfg.data, "queries", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
+        answer = export.needs.answers or cfg.embedder.embed != "prompt"
+        queries = load(cfg.data, "queries", cfg.cache_dir, answer=answer)
     candidates = load_pool(cfg, queries)
     export.check(candidates)
     if not export.needs_matrix:
@@ -72,6 +73,7 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
         return report(cfg, candidates, queries) if is_main() else None
     candidates = without_near_duplicates(cfg, candidates)
     neighbours = find_neighbours(cfg, candidates, queries, (output_dir, before) if before else None)
+    export.pick(candidates, queries, neighbours)
     if not is_main():
         return
     with locked(lock_file(cfg.cache_dir, digest(str(output_dir.resolve())))):

@@ -79,10 +79,12 @@ def tokenizer_digest(tokenizer) -> str:
 
 @dataclass(frozen=True)
 class Tokens:
-    """`table`: input_ids and labels of all rows, by id; `eligible`: ids of rows with an answer token, ascending."""
+    """`table`: input_ids and labels of all rows, by id; `eligible`: ids of rows with an answer token, ascending;
+    `fingerprint`: of the rows and what made tokens of them."""
 
     table: datasets.Dataset
     eligible: np.ndarray
+    fingerprint: str = ""
 
 
 def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
@@ -124,7 +126,7 @@ def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
     _tell(rows, table, len(eligible), data.cutoff_len)
     if not len(eligible):
         raise UserError(f"data.{rows.name}: no row has an answer token; raise data.cutoff_len={data.cutoff_len}")
-    return Tokens(table.select_columns(["input_ids", "labels"]), eligible)
+    return Tokens(table.select_columns(["input_ids", "labels"]), eligible, key)
 
 
 def processes(rows: int) -> int | None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from near.files import digest, raise_if_full
 from near.record import Record
 from near.rounds import Schedule, Stretch
 from near.sampler import RoundSampler, draws, grouped_by_length, lengths
-from near.selection import Neighbours
+from near.scoring import Scorer
 from near.selectors.base import Round, Selector, Subset, checked
 from near.selectors.random import Random
 from near.state import SELECTED, STATE, read_checkpoint, read_state, write_state
@@ -49,7 +50,8 @@ class Job:
     output_dir: Path
     identity: dict
     queries: Rows | None = None
-    neighbours: Neighbours | None = None
+    represent: Callable[[Round], Round] = lambda round: round  # gives a round its neighbours
+    scorer: Scorer | None = None
     eval_table: object = None  # tokens of the evaluation rows, where trainer.args.eval_strategy asks for them
     callbacks: list[TrainerCallback] = field(default_factory=list)
 
@@ -230,7 +232,9 @@ class DynamicSelectTrainer(_Checkpoints):
             previous=tuple(self.subsets),
             pool=self.job.pool,
             queries=self.job.queries,
-            neighbours=self.job.neighbours,
+            update=sum(not r.warmup for r in rounds[: stretch.index]),
+            updates=sum(not r.warmup for r in rounds),
+            scorer=self.job.scorer,
             model=self.model,
             optimizer=self.optimizer,
             collator=self.job.collator,
@@ -248,6 +252,8 @@ class DynamicSelectTrainer(_Checkpoints):
     def _select(self, stretch: Stretch, selector: Selector, round: Round, begun: float) -> tuple[Subset, float]:
         """The subset and the seconds it took; kept at once, as it may have taken longer than many steps do."""
         with torch.random.fork_rng():  # what a selector draws must not move the training's dropout
+            if not stretch.warmup:
+                round = self.job.represent(round)
             subset = checked(selector.select(round), round, "random" if stretch.warmup else self.job.selector_name)
         seconds = time.perf_counter() - begun
         if self.args.should_save:

@@ -1,9 +1,11 @@
 """What train.py does: data, selection, model, training, and the evaluation at its end."""
 
+import dataclasses
 import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,13 +21,17 @@ from near.config import differences, public
 from near.config import identity as outcome
 from near.data import Rows, given, load
 from near.dedup import without_near_duplicates
+from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, one_line
 from near.evaluate import BaseMetrics, evaluation_rows, measure, summary, write_metrics
 from near.files import aside, provenance, read_json, write_json
+from near.gradients import watched_layers
 from near.model import add_finetuning, base_folder, check_quantization, load_base, load_tokenizer
+from near.needs import Needs, check_training, needs_of
 from near.pool import load_pool
+from near.scoring import scorer_of
 from near.selection import Neighbours, find_neighbours, read_neighbours
-from near.selectors.base import Selector, selector_of
+from near.selectors.base import Round, Selector, selector_of
 from near.state import read_checkpoint
 from near.tokens import Collator, Tokens, tokenize
 
@@ -47,14 +53,16 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
     args = training_arguments(cfg, output_dir)
     cfg = _with_backend(_with_dtype(cfg))
     selector = selector_of(cfg.selector)
+    needs = needs_of(cfg, selector) if _dynamic(cfg) else Needs()
+    check_training(needs, args, cfg.scoring)
     with state.main_process_first():
-        rows = _rows(cfg, selector, output_dir)
+        rows = _rows(cfg, needs, output_dir)
     if rows is None:
         return
     rows.candidates = without_near_duplicates(cfg, rows.candidates)  # what embeds is done by all processes together
     with state.main_process_first():
         inputs = _inputs(cfg, selector, rows)
-    if rows.needed and cfg.indices_path is None:
+    if rows.needs.neighbours and cfg.indices_path is None:
         inputs.neighbours = find_neighbours(cfg, rows.candidates, rows.queries)
     resume = _checkpoint(cfg, output_dir)
     partitioned(args)
@@ -66,6 +74,8 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
     tell_precision(args, model.dtype)
     set_seed(cfg.seed)  # the adapter's first weights
     model = add_finetuning(model, cfg.finetuning)
+    if needs.asks_model == "gradients":
+        watched_layers(model, cfg.scoring.modules)  # what can't be taken is refused before anything is trained
     with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process) as track:
         trainer = _trainer(cfg, output_dir, selector, inputs, model, args, track)
         if is_sharded(args):  # its weights can be computed with from the beginning of training on
@@ -93,14 +103,16 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
 
 @dataclass
 class Inputs:
-    """What a run needs beside its model. `seen`: the rows that are evaluated are those that selection aims at."""
+    """What a run has beside its model. `seen`: the rows that are evaluated are those that selection aims at."""
 
+    needs: Needs
     candidates: Rows
     queries: Rows | None
     eval_rows: Rows
     seen: bool
     tokenizer: object
     tokens: Tokens
+    query_tokens: Tokens | None
     eval_table: object
     neighbours: Neighbours | None
     identity: dict
@@ -135,29 +147,34 @@ def _dynamic(cfg: DictConfig) -> bool:
 
 @dataclass
 class LoadedRows:
-    """The rows of a run, whether its selector needs neighbours, and what decides its outcome."""
+    """The rows of a run, what its selector needs beside the pool, and what decides its outcome."""
 
     candidates: Rows
     queries: Rows | None
     eval_rows: Rows
     seen: bool
-    needed: bool
+    needs: Needs
     identity: dict
 
 
-def _rows(cfg: DictConfig, selector: Selector, output_dir: Path) -> LoadedRows | None:
+def _rows(cfg: DictConfig, needs: Needs, output_dir: Path) -> LoadedRows | None:
     """Load them; None where the run is done already."""
     eval_rows, seen = evaluation_rows(cfg)
-    needed, queries = selector.needs_neighbours and _dynamic(cfg), None
-    if needed or given(cfg.data, "queries"):
-        queries = load(cfg.data, "queries", cfg.cache_dir, answer=seen or cfg.embedder.embed != "prompt")
+    queries = None
+    if needs.queries or given(cfg.data, "queries"):
+        answer = seen or needs.answers or cfg.embedder.embed != "prompt"
+        queries = load(cfg.data, "queries", cfg.cache_dir, answer=answer)
     candidates = load_pool(cfg, queries)
+    if needs.trains_on_queries:
+        if seen:
+            raise UserError("selector=queries would train on what is evaluated; give data.eval.path, rows of their own")
+        candidates = candidates.followed_by(queries)
     fingerprints = {r.name: r.fingerprint for r in (eval_rows, queries, candidates) if r is not None}
     identity = {"config": outcome(cfg), "fingerprints": fingerprints}
     if _finished(output_dir, identity, cfg.overwrite):
         return None
     base_folder(cfg.model, cfg.cache_dir)
-    return LoadedRows(candidates, queries, eval_rows, seen, needed, identity)
+    return LoadedRows(candidates, queries, eval_rows, seen, needs, identity)
 
 
 def _inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
@@ -169,13 +186,19 @@ def _inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
             f"selector.subset_size={selector.subset_size} is more than the {len(tokens.eligible)} eligible rows of the "
             "pool"
         )
+    if rows.needs.trains_on_queries:  # whose ids follow the pool's
+        first = len(rows.candidates) - len(rows.queries)
+        tokens = dataclasses.replace(tokens, eligible=tokens.eligible[tokens.eligible >= first])
+    query_tokens = None
+    if rows.needs.asks_model and rows.queries is not None:
+        query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cfg.cache_dir)
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
     eval_table = tokenize(rows.eval_rows, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
     neighbours = None
-    if rows.needed and cfg.indices_path is not None:
+    if rows.needs.neighbours and cfg.indices_path is not None:
         neighbours = read_neighbours(cfg.indices_path, rows.candidates, rows.queries, cfg.max_K)
     parts = (rows.candidates, rows.queries, rows.eval_rows, rows.seen)
-    return Inputs(*parts, tokenizer, tokens, eval_table, neighbours, rows.identity)
+    return Inputs(rows.needs, *parts, tokenizer, tokens, query_tokens, eval_table, neighbours, rows.identity)
 
 
 def _finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
@@ -243,14 +266,34 @@ def _trainer(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inpu
         seed=cfg.seed,
         output_dir=output_dir,
         identity=_resumable(inputs.identity),
-        neighbours=inputs.neighbours,
+        represent=representation(cfg, inputs),
         eval_table=inputs.eval_table,
         callbacks=[LogCallback(track)],
     )
+    if inputs.needs.asks_model:
+        numbers = f"{args.device.type} {'bf16' if args.bf16 else 'fp16' if args.fp16 else ''}"
+        job.scorer = scorer_of(cfg, inputs.tokens, inputs.query_tokens, inputs.tokenizer, numbers)
     try:
         return instantiate(cfg.trainer)(model=model, job=job, args=args)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"trainer.args are refused: {one_line(error)[:200]}") from error
+
+
+def representation(cfg: DictConfig, inputs: Inputs) -> Callable[[Round], Round]:
+    """How a round gets what its selector is to know of similarities: neighbours, and what lies beyond them."""
+    similarity = instantiate(cfg.similarity, _convert_="all")
+    known = None
+    if inputs.neighbours is not None:
+        known = EmbeddingSimilarity(cfg, inputs.candidates, inputs.queries, inputs.neighbours)
+
+    def represent(round: Round) -> Round:
+        round = dataclasses.replace(round, neighbours=inputs.neighbours, similarity=known)
+        if not similarity.asks_model:
+            return round
+        found = similarity.of(round, cfg.max_K)
+        return dataclasses.replace(round, neighbours=found.neighbours, similarity=found)
+
+    return represent
 
 
 def _resumable(identity: dict) -> dict:

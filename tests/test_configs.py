@@ -24,6 +24,8 @@ GROUPS = (
     "parallel",
     "evaluation",
     "tracker",
+    "similarity",
+    "scoring",
 )
 GROUPS = (*GROUPS, "experiment")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -35,8 +37,8 @@ def choices(group: str) -> list[str]:
 
 
 def test_every_file_is_seen():
-    assert len(CHOICES) == 39
-    assert len(SWEEPS) == 2
+    assert len(CHOICES) == 56
+    assert len(SWEEPS) == 3
     found = {p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "sweeps"}
     assert found == {Path(g) / f"{n}.yaml" for g, n in CHOICES}
 

@@ -14,6 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from near import export, selection
+from near.config import CONF
 from near.data import load
 from near.embedders.hashing import HashingEmbedder
 from near.errors import UserError
@@ -223,7 +224,15 @@ def test_a_selector_without_neighbours_embeds_nothing(config, pool, tmp_path, mo
     assert pa.parquet.read_schema(out / "subset.parquet").field("score").type == pa.float32()
 
 
-@pytest.mark.parametrize("name", choices("selector"))
+# tests/test_asking_runs.py has those that ask the model; near_rds embeds with it
+WITHOUT_MODEL = sorted(
+    name
+    for name in set(choices("selector")) - {"near_rds", "queries"}
+    if "shortlist" not in (CONF / "selector" / f"{name}.yaml").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("name", WITHOUT_MODEL)
 def test_every_selector_picks_what_it_picks_in_training(config, pool, tmp_path, name):
     cfg = config(pool, name)
     write_rows(tmp_path / "target.jsonl", [*TARGET, ROWS[4]])  # row 4 is a query's, so that it may not be picked

@@ -13,7 +13,7 @@ import tenacity
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from near.embedders import vllm_server
+import near.server
 from near.errors import UserError
 from near.files import digest
 from near.tiny import write_tiny
@@ -107,7 +107,7 @@ def folder(tmp_path_factory):
 @pytest.fixture()
 def client(folder, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", KEY)
-    monkeypatch.setattr(vllm_server, "WAIT", tenacity.wait_none())
+    monkeypatch.setattr(near.server, "WAIT", tenacity.wait_none())
 
     def make(url, *overrides):
         words = ["embedder.backend=vllm_server", f"embedder.model={folder}", f"embedder.server.url={url}"]
@@ -211,9 +211,9 @@ def test_a_server_that_dies_midway_loses_nothing_stored(server, client, tmp_path
 )
 def test_an_answer_of_another_form_is_one_line(server, client, monkeypatch, path, said):
     embedder = client(server().url)
-    original = embedder._json
+    original = embedder.server.json
     monkeypatch.setattr(
-        embedder, "_json", lambda method, at, body=None: said if at == path else original(method, at, body)
+        embedder.server, "json", lambda method, at, body=None: said if at == path else original(method, at, body)
     )
     with pytest.raises(UserError, match="answers something else than|serves .*, not tiny|changing length"):
         embedder.embed(TEXTS)

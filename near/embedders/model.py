@@ -61,7 +61,7 @@ class ModelEmbedder(Embedder):
 
     def __getstate__(self) -> dict:
         """Travels without what was loaded or started here."""
-        loaded = ("_model", "_llm", "_pool", "_client", "tokenizer", "limit", "full_dim")
+        loaded = ("_model", "_llm", "_pool", "tokenizer", "limit", "full_dim")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
 
     @functools.cached_property

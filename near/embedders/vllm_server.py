@@ -2,19 +2,14 @@
 
 import base64
 import functools
-import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-import httpx
 import numpy as np
-import tenacity
 
 from near.embedders.model import ModelEmbedder
 from near.errors import UserError, one_line
-
-WAIT = tenacity.wait_random_exponential(multiplier=0.5, max=30)  # seconds between tries
-BUSY = {408, 409, 425, 429, 500, 502, 503, 504}  # answers worth another try
+from near.server import Server
 
 
 class VllmServerEmbedder(ModelEmbedder):
@@ -28,13 +23,8 @@ class VllmServerEmbedder(ModelEmbedder):
 
     def __init__(self, *, server: dict, **options):
         super().__init__(**options)
-        self.server = server
-        if not self.server.get("url"):
-            raise UserError("embedder.server.url is missing: set it, for example to http://127.0.0.1:8000/v1")
-        self.url = str(self.server["url"]).rstrip("/")
-        if not self.url.startswith(("http://", "https://")):
-            raise UserError(f"embedder.server.url={self.url} is not a URL; write it like http://127.0.0.1:8000/v1")
-        self.served = self.server.get("model") or self.model
+        self.server = Server(server, "embedder.server")
+        self.url, self.served = self.server.url, server.get("model") or self.model
 
     @functools.cached_property
     def space(self) -> dict:
@@ -46,20 +36,10 @@ class VllmServerEmbedder(ModelEmbedder):
         return own if self.max_length else {**own, "max_length": self.limit}
 
     @functools.cached_property
-    def _client(self) -> httpx.Client:
-        name = self.server.get("api_key_env") or ""
-        key = os.environ.get(name, "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise UserError(f"the environment variable {name} holds something that is no key; set it anew")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        limits = httpx.Limits(max_connections=self.server["concurrency"])
-        return httpx.Client(headers=headers, timeout=self.server["timeout"], limits=limits)
-
-    @functools.cached_property
     def limit(self) -> int | None:
         """The server's own limit, if it tells one, and ours; also the check that it serves the model that was asked."""
         try:
-            cards = {str(card["id"]): card for card in self._json("GET", "/models")["data"]}
+            cards = {str(card["id"]): card for card in self.server.json("GET", "/models")["data"]}
             longest = cards.get(self.served, {}).get("max_model_len")
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"embedder.server.url={self.url}/models answers something else than models") from error
@@ -89,7 +69,7 @@ class VllmServerEmbedder(ModelEmbedder):
             found[part] = self._request([ids[i] for i in part])
             progress(len(part))
 
-        with ThreadPoolExecutor(self.server["concurrency"]) as pool:
+        with ThreadPoolExecutor(self.server.concurrency) as pool:
             running = [pool.submit(work, part) for part in parts]
             done, _ = wait(running, return_when=FIRST_EXCEPTION)
             if any(job.exception() for job in done):
@@ -102,7 +82,8 @@ class VllmServerEmbedder(ModelEmbedder):
         body = {"model": self.served, "input": ids, "encoding_format": "base64"}
         try:
             data = {
-                entry["index"]: _vector(entry["embedding"]) for entry in self._json("POST", "/embeddings", body)["data"]
+                entry["index"]: _vector(entry["embedding"])
+                for entry in self.server.json("POST", "/embeddings", body)["data"]
             }
             found = np.stack([data[i] for i in range(len(ids))])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -114,48 +95,6 @@ class VllmServerEmbedder(ModelEmbedder):
         if found.ndim != 2 or found.shape[1] != self.__dict__.get("full_dim", found.shape[1]):
             raise UserError(f"embedder.server.url={self.url} gave vectors of changing length ({found.shape})")
         return found
-
-    def _json(self, method: str, path: str, body: dict | None = None) -> dict:
-        """The JSON that the server answers; tried again, each time after a longer pause, while it is busy or away."""
-
-        def once() -> dict:
-            answer = self._client.request(method, self.url + path, json=body)
-            if answer.status_code in BUSY:
-                raise _Busy(f"status {answer.status_code}")
-            if answer.status_code in (401, 403):
-                name = self.server.get("api_key_env")
-                raise UserError(
-                    f"embedder.server.url={self.url} refuses the key (status {answer.status_code}); "
-                    f"put it into the environment variable {name} (embedder.server.api_key_env)"
-                )
-            if answer.is_error:
-                raise UserError(
-                    f"embedder.server.url={self.url}{path} answers {answer.status_code}: {one_line(answer.text)[:200]}"
-                )
-            try:
-                return answer.json()
-            except ValueError as error:
-                raise UserError(f"embedder.server.url={self.url}{path} answers something that is not JSON") from error
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((_Busy, httpx.TransportError)),
-            stop=tenacity.stop_after_attempt(self.server["retries"] + 1),
-            wait=WAIT,
-            reraise=True,
-        )
-        try:
-            return retrying(once)
-        except (_Busy, httpx.TransportError) as error:
-            raise UserError(
-                f"embedder.server.url={self.url} did not answer in {self.server['retries'] + 1} tries "
-                f"({one_line(error) or type(error).__name__}); start it and run again: what is stored stays"
-            ) from error
-        except httpx.InvalidURL as error:
-            raise UserError(f"embedder.server.url={self.url} is not a URL ({one_line(error)})") from error
-
-
-class _Busy(Exception):
-    pass
 
 
 def _vector(told: str | list[float]) -> np.ndarray:

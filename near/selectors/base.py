@@ -13,6 +13,7 @@ from near.errors import UserError
 if TYPE_CHECKING:
     from near.data import Rows
     from near.selection import Neighbours
+    from near.similarity import Similarity
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,11 @@ class Subset:
 @dataclass(frozen=True)
 class Round:
     """What a selector is told. `size`: the most rows it may return; `draws`: how many rows are trained in the round;
-    `previous`: the subsets of the rounds before; `trained`: how often each row of the pool was trained so far, (n,)."""
+    `previous`: the subsets of the rounds before; `trained`: how often each row of the pool was trained so far, (n,).
+
+    `update` of `updates`: which of the selector's own rounds this is, warm-ups not counted, from 0. `similarity`: how
+    alike queries and rows are beyond the matrix; `scorer`: what the model says of rows.
+    """
 
     index: int
     count: int
@@ -40,6 +45,10 @@ class Round:
     pool: "Rows | None" = None
     queries: "Rows | None" = None
     neighbours: "Neighbours | None" = None
+    similarity: "Similarity | None" = None
+    update: int = 0
+    updates: int = 1
+    scorer: object = None
     model: object = None
     optimizer: object = None
     collator: object = None
@@ -61,7 +70,10 @@ class Round:
 class Selector(ABC):
     """A pure function of its configuration, the seed, the round, and the model if it looks at one."""
 
-    needs_neighbours = False  # whether the round must bring the neighbour matrix
+    needs_neighbours = False  # whether the round must bring the neighbour matrix, and how alike rows are (`similarity`)
+    asks_model: str | None = None  # what of the model it asks a round's `scorer` for: "losses" or "gradients"
+    only_in_training: str | None = None  # why select.py can't pick by it
+    trains_on_queries = False  # whether its rows are the queries, whose ids then follow the pool's
 
     def __init__(self, subset_size: int | float | None = None):
         """subset_size: the most distinct rows of a round: a number of them (int), or a share of the eligible rows

@@ -1,0 +1,280 @@
+"""Per-example gradients with their projection, beside a plain backward pass and the seed system's loop.
+
+    python bench/gradients.py [rows=160 timed=48 seeds=6]
+
+SmolLM2-135M, LoRA on all linear layers, rows of the demo. Three parts:
+
+1. Seconds an example, on `timed` rows: a plain batched forward and backward pass under the same token budget; features
+   of near/gradients.py, with Adam's direction, at 4096 and 8192 dimensions; and the seed system's way: batches of one,
+   its gradients in a buffer of 16, projected by traker 0.3.2's BasicProjector (Rademacher, 8192 dimensions, blocks of
+   128). The latter projects two of its 64 blocks and is multiplied by 32. In turns, the fastest of three; the seed's
+   once.
+2. The error of projected inner products: unit gradients of `rows` rows (LoRA of rank 2) in Adam's direction, root mean
+   square over all pairs and `seeds` seeds, of our sparse projection with 1 and 4 hashes and of a dense Rademacher one.
+3. Final scores of LESS for these rows and 16 queries: rank correlation with an exact reference (one by one by autograd,
+   no projection), and the share of the top tenth that is the reference's, means over the seeds.
+"""
+
+import hashlib
+import importlib
+import logging
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # in place of this folder, whose select.py hides the standard library's
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from hydra import compose, initialize_config_dir  # noqa: E402
+
+from near.batches import batches  # noqa: E402
+from near.config import CONF, register_resolvers  # noqa: E402
+from near.data import load  # noqa: E402
+from near.gradients import PerExample, Projection, moments_of  # noqa: E402
+from near.model import add_finetuning, load_base, load_tokenizer  # noqa: E402
+from near.pool import load_pool  # noqa: E402
+from near.tokens import Collator, Tokens, tokenize  # noqa: E402
+from near.weights import trained  # noqa: E402
+
+TOKENS = 1024  # of a batch with its padding
+DIMS = (1024, 2048, 4096, 8192)
+BLOCK = 128  # dimensions of a dense projection that are drawn at a time, as in the seed system
+BUFFER = 16  # its gradients that are projected together
+TRAKER = "6a3702b7ab749c57c6d8838fad1772f90c12a58bda572f1e8c02628fd7f091ec"
+
+
+def loaded(r: int):
+    """Model with LoRA of rank `r` and its optimizer after 8 steps on random rows; tokens of pool and queries."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"finetuning.r={r}"])
+    tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
+    queries = load(cfg.data, "queries", cfg.cache_dir)
+    parts = [tokenize(rows, tokenizer, cfg.data, cfg.cache_dir) for rows in (load_pool(cfg, queries), queries)]
+    torch.manual_seed(0)
+    model = add_finetuning(load_base(cfg.model, cfg.cache_dir, "cpu"), cfg.finetuning).train()
+    optimizer = torch.optim.AdamW(list(trained(model).values()), lr=5e-4)
+    for step in range(8):
+        optimizer.zero_grad()
+        for batch in batched(drawn(parts[0], 8, seed=100 + step)):
+            model(**batch, use_cache=False).loss.backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return model, optimizer, *parts
+
+
+def drawn(tokens: Tokens, count: int, seed: int) -> list[dict]:
+    ids = np.random.default_rng(seed).choice(tokens.eligible, count, replace=False)
+    return [tokens.table[int(i)] for i in ids]
+
+
+def batched(rows: list[dict]) -> list[dict[str, torch.Tensor]]:
+    return [Collator(0)([rows[i] for i in part]) for part in batches([len(r["input_ids"]) for r in rows], 64, TOKENS)]
+
+
+# 1. seconds
+
+
+def timings(timed: int) -> None:
+    model, optimizer, pool, _ = loaded(16)
+    rows, weights = drawn(pool, timed, seed=0), trained(model)
+    some = batched(rows)
+    size = sum(weight.numel() for weight in weights.values())
+    print(
+        f"\n{timed} rows, {sum(len(r['input_ids']) for r in rows) / timed:.0f} tokens each, {size / 1e6:.1f}M weights"
+    )
+
+    def plain() -> None:
+        for batch in some:
+            model(**batch, use_cache=False).loss.backward()
+        optimizer.zero_grad()
+
+    moments, methods = moments_of(optimizer, weights), {"plain forward and backward": plain}
+    for dim in (4096, 8192):
+        projection = Projection(dim)
+
+        def features(projection=projection) -> None:
+            with PerExample(model, projection) as per_example:
+                for batch in some:
+                    per_example(batch, moments=moments)
+
+        methods[f"features, {dim} dimensions"] = features
+    took = {name: [] for name in methods}
+    for turn in range(4):  # the first does not count
+        for name, work in methods.items():
+            begun = time.perf_counter()
+            work()
+            took[name] += [time.perf_counter() - begun] if turn else []
+    base = min(took["plain forward and backward"]) / timed
+    for name, found in took.items():
+        spread = "  ".join(f"{seconds / timed:.3f}" for seconds in found)
+        print(f"{name:34}{min(found) / timed:8.3f} s{min(found) / timed / base:8.2f}   ({spread})", flush=True)
+    loop, dense = seed_system(model, optimizer, rows[:BUFFER])
+    ours = min(took["features, 8192 dimensions"]) / timed
+    print(f"{'seed system: batches of one':34}{loop:8.3f} s{loop / base:8.2f}")
+    print(f"{'seed system: its projection':34}{dense:8.3f} s{dense / base:8.2f}")
+    print(f"seed system, together: {loop + dense:.2f} s an example, {(loop + dense) / ours:.1f} times ours")
+
+
+def seed_system(model, optimizer, rows: list[dict]) -> tuple[float, float]:
+    """Seconds an example of its forward, backward and Adam, and of its projection: its code's steps in its order."""
+    weights = list(trained(model).values())
+    size = sum(weight.numel() for weight in weights)
+    first, second = (torch.cat([optimizer.state[w][k].flatten() for w in weights]) for k in ("exp_avg", "exp_avg_sq"))
+    buffer = torch.zeros(len(rows), size, dtype=torch.float16)
+    model.train()  # as there: dropout stays on
+    begun = time.perf_counter()
+    for place, row in enumerate(rows):
+        model(**Collator(0)([row])).loss.backward()
+        gradient = torch.cat([weight.grad.view(-1) for weight in weights])
+        denominator = second.mul(0.999).addcmul_(gradient, gradient, value=0.001).sqrt_().add_(1e-8)
+        gradient.mul_(0.1).add_(first, alpha=0.9).div_(denominator)
+        model.zero_grad()
+        buffer[place].copy_(gradient)
+    loop = (time.perf_counter() - begun) / len(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        module = trak_projectors(Path(folder))
+        best = 1e9
+        for dtype in (torch.float16, torch.float32):  # its own; and what a CPU is quicker at
+            projector = module.BasicProjector(
+                size, 2 * BLOCK, 42, module.ProjectionType.rademacher, torch.device("cpu"), BLOCK, dtype
+            )
+            begun = time.perf_counter()
+            projector.project(buffer.to(dtype), model_id=0)
+            best = min(best, time.perf_counter() - begun)
+    return loop, best * (8192 / BLOCK / 2) / len(rows)
+
+
+def trak_projectors(folder: Path):
+    """traker's module of projectors, out of its own package, which is fetched into `folder` and checked."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    command += ["--no-build-isolation", "--disable-pip-version-check", "--dest", str(folder), "traker==0.3.2"]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = folder.glob("*.tar.gz")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != TRAKER:
+        sys.exit(f"error: {path.name} is another file than was measured; fetch it again")
+    with tarfile.open(path) as archive:
+        for name in ("projectors.py", "utils.py"):
+            (folder / name).write_bytes(archive.extractfile(f"traker-0.3.2/trak/{name}").read())
+    package = types.ModuleType("trak")
+    package.__path__ = [str(folder)]
+    sys.modules["trak"] = package
+    return importlib.import_module("trak.projectors")
+
+
+# 2. and 3. projections
+
+
+def quality(rows: int, seeds: int) -> None:
+    model, optimizer, pool, queries = loaded(2)
+    names = trained(model)
+    directions = directed(one_by_one(model, drawn(pool, rows, seed=1)), optimizer, names)
+    target = one_by_one(model, drawn(queries, 16, seed=2))
+    ours = features(model, drawn(pool, rows, seed=1), moments_of(optimizer, names))
+    apart = ((ours - directions).norm(dim=1) / directions.norm(dim=1)).max()
+    print(f"\n{rows} rows, {directions.shape[1] / 1e6:.2f}M weights; batched gradients are {apart:.1e} of their length")
+    print("from one-by-one ones at most")
+    units, wanted = (torch.nn.functional.normalize(g, dim=1) for g in (directions, target))
+    exact, scores = units @ units.T, (units @ wanted.T).mean(1)
+    both = torch.cat([units, wanted])
+    found: dict[tuple[str, int], list] = {}
+    for seed in range(seeds):
+        for dim in DIMS:
+            for hashes in (1, 4):
+                low = sparse(both, dim, hashes, seed, {n: w.numel() for n, w in names.items()})
+                found.setdefault((f"sparse, {hashes} a coordinate", dim), []).append(low)
+        for dim, low in dense(both, seed).items():
+            found.setdefault(("dense Rademacher", dim), []).append(low)
+    print(f"{'':26}{'dims':>6}{'error':>9}{'rank corr.':>12}{'top tenth':>11}")
+    pairs = torch.triu_indices(rows, rows, 1)
+    for (name, dim), lows in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
+        errors, ranks, shares = [], [], []
+        for low in lows:
+            products = low[:rows] @ low[:rows].T
+            errors.append((products - exact)[pairs[0], pairs[1]].square().mean().item())
+            unit = torch.nn.functional.normalize(low, dim=1)
+            got = (unit[:rows] @ unit[rows:].T).mean(1)
+            ranks.append(rank_correlation(got, scores))
+            top = rows // 10
+            shares.append(len(set(got.topk(top).indices.tolist()) & set(scores.topk(top).indices.tolist())) / top)
+        error = np.mean(errors) ** 0.5
+        print(f"{name:26}{dim:6d}{error:9.4f}{np.mean(ranks):12.4f}{np.mean(shares):11.3f}", flush=True)
+
+
+def one_by_one(model, rows: list[dict]) -> torch.Tensor:
+    """Gradients float32 (rows, p) by autograd, dropout off."""
+    model.eval()
+    found = []
+    for row in rows:
+        model.zero_grad()
+        model(**Collator(0)([row]), use_cache=False).loss.backward()
+        found.append(torch.cat([weight.grad.flatten() for weight in trained(model).values()]))
+    model.zero_grad()
+    return torch.stack(found)
+
+
+def features(model, rows: list[dict], moments) -> torch.Tensor:
+    """Ours without a projection, float32 (rows, p)."""
+    order = batches([len(r["input_ids"]) for r in rows], 64, TOKENS)
+    with PerExample(model, Projection(None)) as per_example:
+        found = [per_example(batch, moments=moments) for batch in batched(rows)]
+    out = torch.empty_like(torch.cat(found))
+    out[np.concatenate(order)] = torch.cat(found)
+    return out
+
+
+def directed(gradients: torch.Tensor, optimizer, names) -> torch.Tensor:
+    """Adam's direction by the textbook."""
+    states = [optimizer.state[weight] for weight in names.values()]
+    first, second = (torch.cat([s[key].flatten() for s in states]) for key in ("exp_avg", "exp_avg_sq"))
+    steps = int(states[0]["step"]) + 1
+    out = torch.empty_like(gradients)
+    for place, gradient in enumerate(gradients):
+        m, v = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
+        out[place] = m / (1 - 0.9**steps) / ((v / (1 - 0.999**steps)).sqrt() + 1e-8)
+    return out
+
+
+def sparse(vectors: torch.Tensor, dim: int, hashes: int, seed: int, sizes: dict[str, int]) -> torch.Tensor:
+    projection, start = Projection(dim, hashes, seed), 0
+    out = projection.zeros(len(vectors), sizes, "cpu")
+    for name, size in sizes.items():
+        projection.add(out, name, vectors[:, start : start + size])
+        start += size
+    return projection.finished(out)
+
+
+def dense(vectors: torch.Tensor, seed: int) -> dict[int, torch.Tensor]:
+    """A dense Rademacher projection to the largest of DIMS; to fewer by its first dimensions."""
+    rng, parts = np.random.default_rng(seed), []
+    count = -(-vectors.shape[1] // 8)
+    for _ in range(0, DIMS[-1], BLOCK):
+        bits = np.unpackbits(np.frombuffer(rng.bytes(BLOCK * count), np.uint8).reshape(BLOCK, count), axis=1)
+        signs = torch.from_numpy(bits[:, : vectors.shape[1]]).float().mul_(2).sub_(1)
+        parts.append(vectors @ signs.T)
+    whole = torch.cat(parts, dim=1)
+    return {dim: whole[:, :dim] / dim**0.5 for dim in DIMS}
+
+
+def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Spearman's."""
+    return float(np.corrcoef(a.argsort().argsort().numpy(), b.argsort().argsort().numpy())[0, 1])
+
+
+def main(rows: int, timed: int, seeds: int) -> None:
+    os.chdir(ROOT)
+    logging.disable(logging.WARNING)
+    register_resolvers()
+    timings(timed)
+    quality(rows, seeds)
+
+
+if __name__ == "__main__":
+    asked = {"rows": 160, "timed": 48, "seeds": 6}
+    main(**{**asked, **{k: int(v) for k, v in (word.split("=") for word in sys.argv[1:])}})

@@ -1,0 +1,47 @@
+"""A judge behind an OpenAI-compatible endpoint: whether an answer says what its reference does."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+from near.errors import UserError
+from near.server import Server
+
+PROMPT = (
+    "Question:\n{question}\n\nReference answer:\n{reference}\n\nAnswer to judge:\n{answer}\n\n"
+    "Does the answer say the same as the reference? Reply with yes or no."
+)
+
+
+class Judge:
+    """Asks `/chat/completions` of a server for a verdict, at temperature 0. server: see near.server.Server, and
+    `model`, its name there; prompt: with {question}, {reference} and {answer}."""
+
+    def __init__(self, server: dict, prompt: str = PROMPT, where: str = "judge"):
+        self.server, self.prompt, self.where = Server(server, f"{where}.server"), prompt, where
+        self.model = server.get("model")
+        if not self.model:
+            raise UserError(f"{where}.server.model is missing: set it to the judge's name at the server")
+
+    def verdicts(self, asked: list[tuple[str, str, str]]) -> list[bool]:
+        """Of each question, reference and answer: whether the answer is right. UserError where the judge says neither
+        yes nor no."""
+        with ThreadPoolExecutor(self.server.concurrency) as workers:
+            return list(workers.map(self._verdict, asked))
+
+    def _verdict(self, one: tuple[str, str, str]) -> bool:
+        question, reference, answer = one
+        parts = {"{question}": question, "{reference}": reference, "{answer}": answer}
+        text = re.sub("|".join(map(re.escape, parts)), lambda found: parts[found.group()], self.prompt)
+        messages = [{"role": "user", "content": text}]
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 8}
+        told = self.server.json("POST", "/chat/completions", body)
+        try:
+            said = str(told["choices"][0]["message"]["content"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise UserError(f"{self.where}.server.url={self.server.url} answers something else than a chat") from error
+        word = re.search(r"\b(yes|no)\b", said.casefold())
+        if word is None:
+            raise UserError(
+                f"{self.where}: {self.model} says {said[:60]!r}, neither yes nor no; set another {self.where}.prompt"
+            )
+        return word.group() == "yes"

@@ -1,0 +1,63 @@
+"""What a selector needs beside the pool, told before anything heavy is loaded; what can't be had is refused there."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from near.data import given
+from near.errors import UserError
+from near.selectors.base import Selector
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+@dataclass(frozen=True)
+class Needs:
+    """queries: the target set has to be given; answers: with answers. neighbours: the matrix of embeddings. asks_model:
+    what the model is asked for, "losses" or "gradients"."""
+
+    queries: bool = False
+    answers: bool = False
+    neighbours: bool = False
+    asks_model: str | None = None
+    trains_on_queries: bool = False
+
+
+def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
+    """What `selector` needs under `similarity`, which says how alike rows and queries are by what."""
+    asks, neighbours, similarity = selector.asks_model, selector.needs_neighbours, instantiate(cfg.similarity)
+    if similarity.asks_model:
+        if not neighbours or asks:
+            raise UserError(
+                "similarity=gradients is for selectors over neighbours (near, uot, doubly_greedy, tsds, ...); "
+                "leave it at embeddings for this one"
+            )
+        asks, neighbours = similarity.asks_model, similarity.needs_neighbours
+    gradients = asks == "gradients"
+    if asks and given(cfg.data, "queries") is False and gradients:
+        raise UserError("data.queries.path is missing: the target whose gradients are followed; set it to a file")
+    answers = gradients or selector.trains_on_queries
+    return Needs(neighbours or answers, answers, neighbours, asks, selector.trains_on_queries)
+
+
+# optimizers that keep Adam's moments as they are; others quantise or factor them, or have none
+ADAM = ("adamw_torch", "adamw_torch_fused", "adamw_apex_fused", "adamw_torch_npu_fused")
+
+
+def check_training(needs: Needs, args: "TrainingArguments", scoring: DictConfig) -> None:
+    """UserError where the model can't be asked while it trains: its weights or Adam's moments are spread over
+    processes, or the optimizer is not Adam."""
+    if needs.asks_model == "gradients" and scoring.adam and not scoring.checkpoints and args.optim not in ADAM:
+        raise UserError(
+            f"trainer.args.optim={args.optim} has no moments of Adam's to turn gradients by; use adamw_torch, or "
+            "scoring.adam=false for plain gradients"
+        )
+    if needs.asks_model and (args.deepspeed or args.fsdp):
+        spread = "FSDP spreads weights and optimizer" if args.fsdp else "DeepSpeed holds weights and Adam's moments"
+        raise UserError(
+            f"the selector asks the model for {needs.asks_model} of single rows, which no process can compute by "
+            f"itself where {spread} in a form of its own; use parallel=none (torchrun trains it with DDP)"
+        )

@@ -1,0 +1,123 @@
+"""For tests of what asks a model: a tiny one with LoRA and an optimizer, rows as tokens, and answers made up."""
+
+import dataclasses
+
+import datasets
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from near.model import add_finetuning, load_base, load_tokenizer
+from near.scoring import Asked, Scorer, Scoring
+from near.selectors.base import Round
+from near.tokens import IGNORED, Tokens
+from near.weights import trained
+from tests.conftest import configured
+
+ROWS, QUERIES = 12, 5
+
+
+def tokens(count: int, seed: int, vocabulary: int = 200) -> Tokens:
+    """Rows of 6 to 12 tokens, the last half of them answers."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        ids = rng.integers(3, vocabulary, rng.integers(6, 13))
+        rows.append({"input_ids": ids, "labels": np.where(np.arange(len(ids)) >= len(ids) // 2, ids, IGNORED)})
+    table = datasets.Dataset.from_list(rows)
+    return Tokens(table, np.arange(count), f"{count} of {seed}")
+
+
+def model_and_optimizer(cache, *overrides: str, steps: int = 2):
+    """The tiny model with LoRA, after some steps of Adam."""
+    cfg = configured("train", "data=files", "model=tiny", "finetuning.r=2", f"cache_dir={cache}", *overrides)
+    torch.manual_seed(0)
+    model = add_finetuning(load_base(cfg.model, cfg.cache_dir, "cpu"), cfg.finetuning).train()
+    with torch.no_grad():
+        for weight in trained(model).values():
+            weight.add_(torch.randn_like(weight) * 0.05)
+    optimizer = torch.optim.AdamW(list(trained(model).values()), lr=1e-3)
+    step(model, optimizer, steps)
+    return model, optimizer, load_tokenizer(cfg.model, cfg.cache_dir)
+
+
+def step(model, optimizer, steps: int = 1) -> None:
+    table = tokens(4, seed=9).table
+    for i in range(steps):
+        optimizer.zero_grad()
+        model(
+            input_ids=torch.tensor([table[i % 4]["input_ids"]]), labels=torch.tensor([table[i % 4]["labels"]])
+        ).loss.backward()
+        optimizer.step()
+    optimizer.zero_grad()
+
+
+def scorer(cache, tokenizer: PreTrainedTokenizerFast, **options) -> Scorer:
+    options = {"dim": None, "chunk": 5, "batch_tokens": 40, **options}
+    return Scorer(Scoring(**options), tokens(ROWS, 1), tokens(QUERIES, 2), tokenizer, 64, str(cache), "tiny")
+
+
+def gradient(model, row: dict) -> torch.Tensor:
+    """The gradient of a row's loss by autograd, all weights in turn, float32 (p,)."""
+    model.zero_grad()
+    was_training = model.training
+    model.eval()
+    model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
+    model.train(was_training)
+    found = torch.cat([weight.grad.flatten() for weight in trained(model).values()])
+    model.zero_grad()
+    return found
+
+
+class Queries:
+    """What a selector asks of the queries' rows."""
+
+    def __init__(self, sources: list[str], chats: list | None = None):
+        self._sources, self._chats = np.array(sources, dtype=object), chats
+
+    def sources(self, ids: np.ndarray) -> np.ndarray:
+        return self._sources[ids]
+
+    def chats(self, ids: np.ndarray) -> list:
+        return [self._chats[i] for i in ids]
+
+
+def round_for(scorer=None, size: int = 4, **known) -> Round:
+    known = {"queries": Queries(["a"] * QUERIES), "eligible": np.arange(ROWS), **known}
+    eligible = known.pop("eligible")
+    return dataclasses.replace(Round.alone(size, known.pop("seed", 0), eligible, ROWS), scorer=scorer, **known)
+
+
+class FakeFeatures:
+    """Vectors in place of features."""
+
+    def __init__(self, vectors: np.ndarray):
+        self.vectors = np.asarray(vectors, dtype=np.float32)
+        self.norms = np.linalg.norm(self.vectors, axis=1)
+        self.rows = len(self.vectors)
+
+    def matrix(self) -> np.ndarray:
+        return self.vectors
+
+    def __iter__(self):
+        for start in range(0, self.rows, 3):
+            yield np.arange(start, min(start + 3, self.rows)), self.vectors[start : start + 3]
+
+
+class FakeScorer:
+    """Losses and gradients that are told: by round or by checkpoint; `asked`: the rows that were asked for."""
+
+    def __init__(self, losses=(), pool=(), queries=(), weights=(1.0,)):
+        self._losses, self._pool, self._queries, self._weights = list(losses), pool, queries, weights
+        self.asked: list[np.ndarray] = []
+        self.options = Scoring()
+        self.queries = Tokens(None, np.arange(len(queries[0]) if len(queries) else 0))
+
+    def losses(self, model, ids: np.ndarray) -> np.ndarray:
+        self.asked.append(ids)
+        return np.asarray(self._losses.pop(0), dtype=np.float32)[ids]
+
+    def gradients(self, model, optimizer, ids: np.ndarray):
+        self.asked.append(ids)
+        for weight, pool, queries in zip(self._weights, self._pool, self._queries, strict=True):
+            yield Asked(weight, FakeFeatures(np.asarray(pool)[ids]), FakeFeatures(queries))
