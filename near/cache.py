@@ -1,4 +1,4 @@
-"""The cache of embeddings and built indexes, listed and pruned: python -m near.cache [prune --unused-days 30]."""
+"""The cache of embeddings, indexes and scores, listed and pruned: python -m near.cache [prune --unused-days 30]."""
 
 import argparse
 import contextlib
@@ -81,6 +81,15 @@ def prune_index(folder: Path) -> bool:
         held.close()
 
 
+def scores(cache_dir: str | Path) -> list[tuple[Path, int, float]]:
+    """What models said of rows (near/scoring.py): folder, bytes, when it was used last in seconds since the epoch."""
+    found = []
+    for folder in cache_folder(cache_dir, "scores").glob("[!.]*"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found.append((folder, sum(map(_size, folder.rglob("*"))), folder.stat().st_mtime))
+    return found
+
+
 def sweep(cache_dir: str | Path) -> None:
     """Remove what killed processes left half-written, a day after."""
     for path in list(cache_folder(cache_dir).rglob(".*")):
@@ -128,11 +137,13 @@ def _shown(found: list[Space], cache_dir: str | Path) -> None:
     Console().print(table if found else "nothing is stored")
     if kept := indexes(cache_dir):
         Console().print(f"and {len(kept)} built indexes, {sum(size for _, size, _ in kept) / 1e6:.1f} MB")
+    if kept := scores(cache_dir):
+        Console().print(f"and losses and gradients of {len(kept)} scorings, {sum(s for _, s, _ in kept) / 1e6:.1f} MB")
 
 
 def main(words: list[str] | None = None) -> None:
     """`list` (the default) shows signature, vectors, size and last use; `prune` removes by signature or age, built
-    indexes by age."""
+    indexes and scores by age."""
     parser = argparse.ArgumentParser(prog="python -m near.cache", description=__doc__)
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--cache-dir", default=argparse.SUPPRESS, help="default: $NEAR_CACHE or .cache")
@@ -154,6 +165,10 @@ def main(words: list[str] | None = None) -> None:
             if not asked.signature and time.time() - used > asked.unused_days * DAY:
                 told = f"index {folder.name[:12]}, {size / 1e6:.1f} MB"
                 print(f"removed {told}" if prune_index(folder) else f"in use, left alone: {told}")
+        for folder, size, used in scores(asked.cache_dir) if asked.unused_days is not None else []:
+            if not asked.signature and time.time() - used > asked.unused_days * DAY:
+                shutil.rmtree(folder, ignore_errors=True)  # what a run reads was used just now
+                print(f"removed scores {folder.name[:12]}, {size / 1e6:.1f} MB")
         sweep(asked.cache_dir)
     except (UserError, OSError) as error:
         if (line := fault_line(error)) is None:

@@ -69,6 +69,9 @@ def test_script_composes(script):
 def test_sweep_composes(name):
     cfg = configured("train", f"sweeps={name}")
     assert cfg.sweep_name == name
+    written = OmegaConf.load(ROOT / "sweeps" / f"{name}.yaml")
+    del written["hydra"]
+    assert OmegaConf.merge(cfg, written) == cfg  # what it sets goes before the script's own values
 
 
 def test_every_file_opens_with_its_command():

@@ -236,3 +236,17 @@ def test_moments_of_a_checkpoint_are_the_optimizers(made, tmp_path):
     (checkpoint,) = Checkpoint.all([folder])
     for name, moments in moments_of(optimizer, trained(model)).items():
         assert checkpoint.moments(model)[name].digest() == moments.digest()
+
+
+def test_scores_are_listed_and_pruned_by_age(made, tmp_path, capsys):
+    from near.cache import main
+
+    model, _, scorer = made
+    scorer().losses(model, np.arange(4))
+    main(["--cache-dir", str(tmp_path)])
+    assert "losses and gradients of 1 scorings" in capsys.readouterr().out
+    main(["prune", "--cache-dir", str(tmp_path), "--unused-days", "1"])
+    (folder,) = (tmp_path / "scores").iterdir()
+    os.utime(folder, (1, 1))
+    main(["prune", "--cache-dir", str(tmp_path), "--unused-days", "1"])
+    assert "removed scores" in capsys.readouterr().out and not list((tmp_path / "scores").iterdir())
