@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -23,11 +21,12 @@ from near.data import Rows, given, load
 from near.dedup import without_near_duplicates
 from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, one_line
-from near.evaluate import BaseMetrics, evaluation_rows, measure, summary, write_metrics
-from near.files import aside, provenance, read_json, write_json
+from near.evaluate import BaseMetrics, evaluation_rows, measure, summary
+from near.files import aside, read_json
 from near.gradients import watched_layers
 from near.model import add_finetuning, base_folder, check_quantization, load_base, load_tokenizer
 from near.needs import Needs, check_training, needs_of
+from near.outcome import save, write_outcome
 from near.pool import load_pool
 from near.scoring import scorer_of
 from near.selection import Neighbours, find_neighbours, read_neighbours
@@ -36,8 +35,6 @@ from near.state import read_checkpoint
 from near.tokens import Collator, Tokens, tokenize
 
 log = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 1
 
 
 def train(cfg: DictConfig, output_dir: Path) -> None:
@@ -56,7 +53,7 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
     needs = needs_of(cfg, selector) if _dynamic(cfg) else Needs()
     check_training(needs, args, cfg.scoring)
     with state.main_process_first():
-        rows = _rows(cfg, needs, output_dir)
+        rows = _rows(cfg, selector, needs, output_dir)
     if rows is None:
         return
     rows.candidates = without_near_duplicates(cfg, rows.candidates)  # what embeds is done by all processes together
@@ -88,13 +85,13 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         kind = "adapter" if "_target_" in cfg.finetuning else "model"
-        _save(trainer, inputs.tokenizer, output_dir / kind, cfg.model)
+        save(trainer, inputs.tokenizer, output_dir / kind, cfg.model)
         if is_sharded(args) or state.is_main_process:  # sharded: it takes all processes to compute one answer
             metrics, answers = measure(trained, inputs.tokenizer, inputs.eval_rows, cfg)
         if state.is_main_process:
             shown = ("target_loss", "perplexity", "answers_right")
             track({f"target/{k}": metrics[k] for k in shown if metrics[k] is not None}, trainer.state.global_step)
-            _write_metrics(cfg, output_dir, trainer, inputs, metrics, answers, base.metrics)
+            write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base.metrics)
             if base.metrics is not None:
                 log.info(f"base: {summary(base.metrics)}")
             log.info(f"{trainer.job.selector_name}: {summary(metrics)}; wrote {output_dir}")
@@ -157,13 +154,15 @@ class LoadedRows:
     identity: dict
 
 
-def _rows(cfg: DictConfig, needs: Needs, output_dir: Path) -> LoadedRows | None:
+def _rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Path) -> LoadedRows | None:
     """Load them; None where the run is done already."""
     eval_rows, seen = evaluation_rows(cfg)
     queries = None
     if needs.queries or given(cfg.data, "queries"):
         answer = seen or needs.answers or cfg.embedder.embed != "prompt"
         queries = load(cfg.data, "queries", cfg.cache_dir, answer=answer)
+    if needs.asks_model == "gradients":
+        selector.check(queries, cfg.scoring)
     candidates = load_pool(cfg, queries)
     if needs.trains_on_queries:
         if seen:
@@ -299,69 +298,3 @@ def representation(cfg: DictConfig, inputs: Inputs) -> Callable[[Round], Round]:
 def _resumable(identity: dict) -> dict:
     """What must not change between a checkpoint and its resume: all but how the result is evaluated."""
     return {**identity, "config": {k: v for k, v in identity["config"].items() if k != "evaluation"}}
-
-
-def _save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
-    """The adapter or model, whole or not at all."""
-    part = target.with_name(f".{target.name}.part")
-    if trainer.args.should_save:
-        shutil.rmtree(part, ignore_errors=True)
-    trainer.save_model(str(part))
-    if not trainer.args.should_save:
-        return
-    (part / "training_args.bin").unlink(missing_ok=True)  # a pickle
-    if target.name == "model":
-        tokenizer.save_pretrained(part)
-    else:  # while training its base was a folder of this machine
-        path = part / "adapter_config.json"
-        base = {"base_model_name_or_path": model.name_or_path, "revision": model.revision}
-        write_json(path, {**read_json(path), **base})
-    shutil.rmtree(target, ignore_errors=True)
-    os.rename(part, target)
-
-
-def _write_metrics(cfg, output_dir: Path, trainer, inputs: Inputs, metrics: dict, answers: list, base: dict) -> None:
-    history = [line for line in trainer.state.log_history if "loss" in line]
-    select_seconds = sum(line["select_seconds"] for line in trainer.record.rounds)
-    # what finding the neighbours took when they were found, be it in this run or in an earlier one
-    found = inputs.neighbours.manifest.get("figures", {}) if inputs.neighbours else {}
-    _plot(history, output_dir / "loss.png")
-    trained = trainer.state.global_step * trainer.draws_per_step
-    if trainer.schedule is None:  # the last batch of the plain Trainer's epoch may be a short one
-        trained = round(trainer.state.epoch * len(trainer.train_dataset))
-    described = {"selector": trainer.job.selector_name, "seed": cfg.seed, "max_K": cfg.max_K}
-    write_json(
-        output_dir / "train_metrics.json",
-        {
-            "schema_version": SCHEMA_VERSION,
-            **described,
-            "steps": trainer.state.global_step,
-            "distinct_rows": len(np.unique(np.concatenate(trainer.subsets))) if trainer.subsets else None,
-            "rows_trained": trained,  # draws: a row that is passed over twice counts twice
-            "rows_per_second": round(trained / max(1e-9, trainer.seconds - select_seconds), 3),
-            "train_seconds": round(trainer.seconds - select_seconds, 3),
-            "select_seconds": round(select_seconds, 3),
-            "embed_seconds": found.get("embed_seconds"),
-            "search_seconds": found.get("search_seconds"),
-            "history": history,
-            "identity": inputs.identity,
-            **provenance(),
-        },
-    )
-    described |= {"model": cfg.model.name_or_path, "base": base, "selection_saw_them": inputs.seen}
-    write_metrics(output_dir, {**described, **metrics}, answers, cfg)
-
-
-def _plot(history: list[dict], path: Path) -> None:
-    """The loss curve as a picture beside the run."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
-    axes.plot([line["step"] for line in history], [line["loss"] for line in history])
-    axes.set(xlabel="optimizer step", ylabel="training loss")
-    with aside(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)

@@ -86,6 +86,11 @@ class Selector(ABC):
             return max(1, int(self.subset_size * eligible + 0.5))
         return self.subset_size
 
+    def check(self, queries: "Rows", scoring: DictConfig) -> None:
+        """UserError for queries, or settings of `scoring`, that it can't do with: before anything is trained. Called
+        for selectors that ask the model for gradients."""
+        del queries, scoring
+
     @abstractmethod
     def select(self, round: Round) -> Subset:
         """1 to `round.size` distinct eligible ids; the same on every process."""

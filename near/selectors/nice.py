@@ -4,11 +4,14 @@ import logging
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 
 from near.batches import batches
 from near.chunks import Chunks
+from near.data import Rows
 from near.errors import UserError
 from near.evaluate import normalise
+from near.formats import is_plain
 from near.judge import PROMPT, Judge
 from near.processes import is_main
 from near.scoring import Asked, Features
@@ -53,8 +56,6 @@ class Nice(Less):
         self.judge = Judge(judge["server"], self.prompt, "selector.judge") if reward == "judge" else None
 
     def select(self, round: Round) -> Subset:
-        if round.scorer.options.checkpoints:
-            raise UserError("selector=nice answers with the model as it is; set scoring.checkpoints=null")
         rewarded = int((self.features(round).norms > 0).sum())
         if not rewarded:
             if is_main():
@@ -62,6 +63,16 @@ class Nice(Less):
             ids = self.rows(round)
             return Subset(round.rng().permutation(ids)[: round.size])
         return super().select(round)
+
+    def check(self, queries: Rows, scoring: DictConfig) -> None:
+        """See Selector.check."""
+        if scoring.checkpoints is not None or scoring.dim is None:
+            raise UserError(
+                "selector=nice answers with the model as it is, and adds up projected gradients: leave "
+                "scoring.checkpoints=null and set scoring.dim"
+            )
+        if any(map(is_plain, queries.chats(queries.eligible()))):
+            raise UserError("selector=nice answers questions, and data.queries holds plain text; give it chats")
 
     def asked(self, round: Round, ids: np.ndarray):
         """See Less.asked: the queries' features are policy gradients."""

@@ -1,0 +1,86 @@
+"""What a finished run leaves: its adapter or model, what training took, its loss curve and its evaluation."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from omegaconf import DictConfig
+
+from near.evaluate import write_metrics
+from near.files import aside, provenance, read_json, write_json
+
+if TYPE_CHECKING:
+    from near.training import Inputs
+
+SCHEMA_VERSION = 1
+
+
+def save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
+    """The adapter or model, whole or not at all."""
+    part = target.with_name(f".{target.name}.part")
+    if trainer.args.should_save:
+        shutil.rmtree(part, ignore_errors=True)
+    trainer.save_model(str(part))
+    if not trainer.args.should_save:
+        return
+    (part / "training_args.bin").unlink(missing_ok=True)  # a pickle
+    if target.name == "model":
+        tokenizer.save_pretrained(part)
+    else:  # while training its base was a folder of this machine
+        path = part / "adapter_config.json"
+        base = {"base_model_name_or_path": model.name_or_path, "revision": model.revision}
+        write_json(path, {**read_json(path), **base})
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(part, target)
+
+
+def write_outcome(
+    cfg: DictConfig, output_dir: Path, trainer, inputs: "Inputs", metrics: dict, answers: list[dict], base: dict | None
+) -> None:
+    """train_metrics.json, loss.png, and what the evaluation gave."""
+    history = [line for line in trainer.state.log_history if "loss" in line]
+    select_seconds = sum(line["select_seconds"] for line in trainer.record.rounds)
+    # what finding the neighbours took when they were found, be it in this run or in an earlier one
+    found = inputs.neighbours.manifest.get("figures", {}) if inputs.neighbours else {}
+    _plot(history, output_dir / "loss.png")
+    trained = trainer.state.global_step * trainer.draws_per_step
+    if trainer.schedule is None:  # the last batch of the plain Trainer's epoch may be a short one
+        trained = round(trainer.state.epoch * len(trainer.train_dataset))
+    described = {"selector": trainer.job.selector_name, "seed": cfg.seed, "max_K": cfg.max_K}
+    write_json(
+        output_dir / "train_metrics.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            **described,
+            "steps": trainer.state.global_step,
+            "distinct_rows": len(np.unique(np.concatenate(trainer.subsets))) if trainer.subsets else None,
+            "rows_trained": trained,  # draws: a row that is passed over twice counts twice
+            "rows_per_second": round(trained / max(1e-9, trainer.seconds - select_seconds), 3),
+            "train_seconds": round(trainer.seconds - select_seconds, 3),
+            "select_seconds": round(select_seconds, 3),
+            "embed_seconds": found.get("embed_seconds"),
+            "search_seconds": found.get("search_seconds"),
+            "history": history,
+            "identity": inputs.identity,
+            **provenance(),
+        },
+    )
+    described |= {"model": cfg.model.name_or_path, "base": base, "selection_saw_them": inputs.seen}
+    write_metrics(output_dir, {**described, **metrics}, answers, cfg)
+
+
+def _plot(history: list[dict], path: Path) -> None:
+    """The loss curve as a picture beside the run."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.plot([line["step"] for line in history], [line["loss"] for line in history])
+    axes.set(xlabel="optimizer step", ylabel="training loss")
+    with aside(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    pyplot.close(figure)
