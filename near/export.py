@@ -93,7 +93,8 @@ class Export:
         data.dedup=near asks for it."""
         if self.cfg.dry_run:
             if is_main():
-                log.info(f"dry run: selector {self.name} looks at no neighbours, so nothing would be embedded")
+                asked = f", and the model asked for {self.needs.asks_model}" if self.needs.asks_model else ""
+                log.info(f"dry run: selector {self.name} looks at no neighbours: nothing would be embedded{asked}")
             return
         candidates = without_near_duplicates(self.cfg, candidates)
         self.pick(candidates, queries, None)

@@ -145,8 +145,8 @@ class PerExample:
         self._stack.enter_context(_without_dropout(self.model))
         self._stack.enter_context(_wanting(self.model, set(self.weights.values())))
         for name, layer in self.layers.items():
+            self._stack.callback(_put_back, layer, layer.__dict__.get("forward"))
             layer.forward = lambda inputs, layer=layer, name=name: self._forward(inputs, layer, name)
-            self._stack.callback(layer.__dict__.pop, "forward")
         return self
 
     def __exit__(self, *_) -> None:
@@ -208,6 +208,13 @@ class PerExample:
         if self._moments is not None:
             gradients = self._moments[name].direction(gradients, self._epsilon)
         self.projection.add(self._out, name, gradients)
+
+
+def _put_back(layer: nn.Module, forward) -> None:
+    """The forward that an instance had of its own, or that of its class."""
+    del layer.forward
+    if forward is not None:
+        layer.forward = forward
 
 
 def watched_layers(model: nn.Module, modules: list[str] | None) -> dict[str, nn.Linear]:

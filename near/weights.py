@@ -13,8 +13,14 @@ def trained(model) -> dict[str, torch.nn.Parameter]:
 
 
 def weights_digest(model) -> str:
-    """32 hex digits over the names and bits of the weights that are trained; with none, the same for all models."""
-    return tensors_digest(trained(model))
+    """32 hex digits over the names and bits of the weights that are trained, and over what adapters are scaled by."""
+    scales = {
+        f"{name} scaling {adapter}": torch.tensor(float(value))
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "scaling", None), dict)
+        for adapter, value in module.scaling.items()
+    }
+    return tensors_digest({**trained(model), **scales})
 
 
 def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:

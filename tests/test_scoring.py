@@ -72,6 +72,9 @@ def test_the_same_question_is_computed_once(made):
     with torch.no_grad():
         optimizer.state[next(iter(trained(model).values()))]["exp_avg"][0, 0] += 1
     assert computed() == 3
+    layer = next(m for m in model.modules() if isinstance(getattr(m, "scaling", None), dict))
+    layer.scaling["default"] *= 2  # as another lora_alpha
+    assert computed() == 4
     own = scorer()
     own.losses(model, ids)
     own.losses(model, ids)
