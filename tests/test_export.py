@@ -445,7 +445,7 @@ def test_other_ranks_write_nothing(config, pool, tmp_path, monkeypatch):
 def test_a_dry_run_writes_nothing(config, pool, tmp_path, caplog):
     caplog.set_level(logging.INFO, "near")
     select(config(pool, "random", export="jsonl", dry_run=True), tmp_path / "out")
-    assert "dry run: selector random looks at no neighbours, so nothing would be embedded" in caplog.messages
+    assert "dry run: selector random looks at no neighbours: nothing would be embedded" in caplog.messages
     assert not files(tmp_path / "out")
 
 
