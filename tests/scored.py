@@ -62,7 +62,9 @@ def gradient(model, row: dict) -> torch.Tensor:
     model.zero_grad()
     was_training = model.training
     model.eval()
-    model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
+    model(
+        input_ids=torch.tensor(np.array([row["input_ids"]])), labels=torch.tensor(np.array([row["labels"]]))
+    ).loss.backward()
     model.train(was_training)
     found = torch.cat([weight.grad.flatten() for weight in trained(model).values()])
     model.zero_grad()

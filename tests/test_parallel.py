@@ -7,11 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from near.evaluate import evaluate
+from near.gradients import PerExample, Projection
+from near.model import add_finetuning, load_base
 from near.sampler import draws
+from near.tokens import Collator
 from near.training import train
+from near.weights import trained
+from tests import scored
 from tests.conftest import RANKS, ROOT, configured, process
 from tests.test_training import history, stopped
 
@@ -135,3 +141,28 @@ def test_qlora_trains_on_four_bits_resumes_and_is_evaluated_on_them(tiny, tmp_pa
     evaluate(configured("eval", f"run={tmp_path}/whole", *tiny[-1:], *[w for w in tiny if "cache_dir" in w]), tmp_path)
     again = json.loads((tmp_path / "metrics.json").read_text())
     assert again["target_loss"] == pytest.approx(told["whole"]["target_loss"], rel=1e-6)
+
+
+def test_gradients_on_four_bits_are_right(tiny, tmp_path):
+    """LESS under QLoRA: gradients of the adapter's layers as one backward pass for each row gives them."""
+    cfg = configured("train", *words(tiny, "qlora"), "selector=less", f"output_dir={tmp_path}")
+    train(cfg, tmp_path)
+    assert len(np.load(tmp_path / "rounds" / "001.npy")) == 8
+    torch.manual_seed(0)
+    model = add_finetuning(load_base(cfg.model, cfg.cache_dir, "cpu"), cfg.finetuning).eval()
+    with torch.no_grad():
+        for weight in trained(model).values():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    rows = list(scored.tokens(4, seed=3).table)
+    with PerExample(model, Projection(None)) as per_example:
+        found = per_example(Collator(0)(rows))
+    wanted = torch.stack([scored.gradient(model, row) for row in rows])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["less", "loss"])
+def test_selectors_that_ask_a_spread_model_are_refused(tiny, tmp_path, name):
+    command = [*words(tiny, "lora"), "parallel=deepspeed_z3", f"selector={name}", f"output_dir={tmp_path}/run"]
+    done = process("train.py", *command, env=CPU)
+    assert done.returncode == 1 and "use parallel=none" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()

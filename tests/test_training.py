@@ -403,7 +403,7 @@ def test_a_refused_run_leaves_the_finished_one_in_its_place(tiny, tmp_path):
 def test_a_kill_during_the_last_evaluation_is_resumed(tiny, tmp_path, monkeypatch):
     train(configured("train", *tiny), tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_write_metrics", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(training, "write_outcome", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
         train(configured("train", *tiny), tmp_path / "broken")
     assert (tmp_path / "broken" / "adapter").is_dir()
     train(configured("train", *tiny), tmp_path / "broken")
