@@ -135,7 +135,7 @@ class PerExample:
         for name, layer in self.layers.items():
             self.weights.setdefault(names.setdefault(layer.weight, f"{name}.weight"), layer.weight)
         self._names = {name: names[layer.weight] for name, layer in self.layers.items()}
-        self._once: set[str] | None = None  # weights that one layer uses once; known after the first batch
+        self._once: set[str] | None = None  # weights that one layer uses once; known after the first row
         self._moments: dict[str, Moments] | None = None
         self._sums: dict[str, torch.Tensor] = {}
         self._taken: dict[str, int] = {}
@@ -165,6 +165,8 @@ class PerExample:
         moments: each gradient is turned into Adam's direction first.
         """
         rows = len(batch["input_ids"])
+        if self._once is None and rows > 1:  # learnt from one row, whose gradients may all be held
+            self({name: values[:1] for name, values in batch.items()}, None if weights is None else weights[:1])
         self._rows, self._moments, self._epsilon = rows, moments, epsilon
         self._sums, self._taken = {}, dict.fromkeys(self.weights, 0)
         device = batch["input_ids"].device

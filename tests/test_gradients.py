@@ -82,6 +82,20 @@ def test_a_row_does_not_depend_on_its_batch():
     close(taken(model, rows)[0], alone)
 
 
+def test_gradients_are_projected_as_they_arise():
+    """No more than one weight's gradients of a batch are there at a time."""
+    with PerExample(lora(), Projection(16)) as per_example:
+        held, whole = [], per_example._finish
+
+        def finish(name, gradients):
+            held.append((len(gradients), sum(len(g) for g in per_example._sums.values())))
+            whole(name, gradients)
+
+        per_example._finish = finish
+        per_example(Collator(0)(batch()))
+    assert [pair for pair in held if pair[0] > 1] == [(4, 0)] * len(per_example.weights)
+
+
 def test_weighted_rows_are_sums_over_tokens():
     model, rows = lora(), batch()
     counts = torch.tensor([float((row["labels"][1:] != IGNORED).sum()) for row in rows])
