@@ -103,6 +103,7 @@ BOOLEANS = (
     "scoring.adam",
     "export_legacy_format",
 )
+LISTS = ("scoring.checkpoints", "scoring.modules")
 TEXTS = (
     "cache_dir",
     "output_dir",
@@ -240,6 +241,9 @@ def _shape_faults(cfg: DictConfig) -> list[str]:
             value := select(cfg, f"{part}.path"), str | DictConfig | ListConfig | None
         ):
             faults.append(f"{part}.path={value} is not a path, a list of paths or {{label: path}}")
+    for key in LISTS:
+        if _present(cfg, key) and not isinstance(value := select(cfg, key), ListConfig | None):
+            faults.append(f"{key}={value} is not a list; write it like {key}=[{value}]")
     for key in BOOLEANS:
         if _present(cfg, key) and not isinstance(value := select(cfg, key), bool):
             faults.append(f"{key}={value} is not true or false")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from near.errors import UserError, one_line
 from near.files import read_json
-from near.gradients import Moments, moments, watched_layers
+from near.gradients import Moments, moments
 from near.weights import kept, trained
 
 
@@ -30,7 +30,10 @@ class Checkpoint:
         for folder in map(Path, folders):
             if not (folder / "trainer_state.json").is_file():
                 raise UserError(f"scoring.checkpoints: {folder} is no checkpoint (no trainer_state.json)")
-            steps[read_json(folder / "trainer_state.json")["global_step"]] = folder
+            step = read_json(folder / "trainer_state.json")["global_step"]
+            if step in steps:
+                raise UserError(f"scoring.checkpoints: {steps[step]} and {folder} are both of step {step}; give one")
+            steps[step] = folder
         rates, before = [], 0
         for step in sorted(steps):
             history = read_json(steps[step] / "trainer_state.json")["log_history"]
@@ -51,12 +54,20 @@ class Checkpoint:
             self._load(model)
             yield
 
+    def _check_adapter(self, model) -> None:
+        """What scales an adapter's layers is no weight, and would be the model's."""
+        told, own = read_json(self.folder / "adapter_config.json"), model.peft_config["default"].to_dict()
+        for name in ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"):
+            if told.get(name) != own.get(name):
+                raise self._misfit(f"its {name} is {told.get(name)}, not {own.get(name)}")
+
     def _load(self, model) -> None:
         adapter, files = self.folder / "adapter_model.safetensors", sorted(self.folder.glob("model*.safetensors"))
         try:
             if adapter.is_file() and hasattr(model, "peft_config"):
                 from peft import set_peft_model_state_dict
 
+                self._check_adapter(model)
                 result = set_peft_model_state_dict(model, load_file(adapter))
                 missing = [name for name in result.missing_keys if "lora_" in name] + list(result.unexpected_keys)
             else:
@@ -98,8 +109,3 @@ class Checkpoint:
 
     def _misfit(self, why: str) -> UserError:
         return UserError(f"scoring.checkpoints: {self.folder} does not fit the model ({why})")
-
-
-def check_watched(model, modules: list[str] | None) -> None:
-    """UserError where the gradients that a selector asks for can't be taken, before anything is trained."""
-    watched_layers(model, modules)

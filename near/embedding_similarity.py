@@ -43,7 +43,7 @@ class EmbeddingSimilarity(Similarity):
         return self._kept(["means"], super().means, (self.rows,))
 
     def density(self, ids: np.ndarray, sigma: float, k: int) -> np.ndarray:
-        what = ["density", digest(ids.tolist()), sigma, k]
+        what = ["density", hashlib.sha256(np.ascontiguousarray(ids)).hexdigest(), sigma, k]
         return self._kept(what, lambda: super(EmbeddingSimilarity, self).density(ids, sigma, k), ids.shape)
 
     def clusters(self, count: int, seed: int) -> np.ndarray:
@@ -54,7 +54,8 @@ class EmbeddingSimilarity(Similarity):
         """What `work` gives, from the cache where it was computed before."""
         embedder = instantiate(self.cfg.embedder, cache_dir=self.cfg.cache_dir)
         made_of = [what, self.candidates.fingerprint, hashlib.sha256(self.ids).hexdigest()]
-        key = digest([made_of, self.queries.fingerprint, embedder.signature])
+        asked = hashlib.sha256(self.queries.eligible()).hexdigest()
+        key = digest([made_of, self.queries.fingerprint, asked, embedder.signature])
         path = cache_folder(self.cfg.cache_dir, "similarities", f"{key}.npy")
         with locked(lock_file(self.cfg.cache_dir, key)):
             with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged

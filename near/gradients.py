@@ -175,13 +175,27 @@ class PerExample:
             losses, of = answer_losses(self.model, batch)
             sums, counts = by_row(losses, of, rows)
             per_row = sums / counts.clamp(min=1) if weights is None else sums * weights.to(sums)
+            before = [weight.grad for weight in self.weights.values()]
             per_row.sum().backward()
+        self._check_use(before)
         for name, gradients in self._sums.items():
             self._finish(name, gradients)
         if self._once is None:
             self._once = {name for name, count in self._taken.items() if count == 1}
         out, self._out, self._sums = self._out, None, {}
         return self.projection.finished(out)
+
+    def _check_use(self, before: list[torch.Tensor | None]) -> None:
+        """UserError where a watched weight had no gradient through its layer, or one beside it."""
+        for (name, weight), grad in zip(self.weights.items(), before, strict=True):
+            if self._taken[name] and (weight.grad is None) == (grad is None):
+                continue
+            if grad is None:
+                weight.grad = None
+            raise UserError(
+                f"scoring: {name} is used in another way than by its own layer (as LoRA on a mixture's experts is), "
+                "so that its per-example gradients can't be taken; name other layers in scoring.modules"
+            )
 
     def _forward(self, inputs: torch.Tensor, layer: nn.Linear, name: str) -> torch.Tensor:
         if not torch.is_grad_enabled():  # the first pass under gradient checkpointing

@@ -19,11 +19,13 @@ from near.check import check
 from near.config import CONF, register_resolvers
 from near.data import load
 from near.dedup import without_near_duplicates
+from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, one_line
 from near.files import write_jsonl
 from near.pool import load_pool
 from near.selection import Neighbours, find_neighbours
-from near.selectors.base import Round, Subset, checked, selector_of
+from near.selectors.base import Round, Selector, Subset, checked, selector_of
+from near.similarity import VectorSimilarity
 from near.vectors import ArrayVectors
 
 Rows = np.ndarray | str | os.PathLike | datasets.Dataset | Sequence[dict] | Sequence[str]
@@ -87,20 +89,33 @@ def select(
     words = [f"max_K={max_K}", f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
     cfg = _configured("train", words, cache_dir)
     picker, known = selector_of(cfg.selector), {}
+    if picker.asks_model or picker.only_in_training or cfg.similarity._target_ != "near.similarity.FromEmbeddings":
+        raise UserError(f"selector={selector} asks a model, or picks in training alone; use select.py or train.py")
     if vectors:
         total = ArrayVectors(vectors[1], "candidates").n
         eligible = np.arange(total)
         if picker.needs_neighbours:
             known["neighbours"] = _search_vectors(cfg, *vectors, normalise)
+            held, pool = (
+                ArrayVectors(v, n, normalise) for v, n in zip(vectors, ("queries", "candidates"), strict=True)
+            )
+            asked = np.empty((held.n, held.dim), dtype=np.float32)
+            held.read(slice(0, held.n), asked)
+            known["similarity"] = VectorSimilarity(pool, asked, eligible, total, known["neighbours"])
     else:
         with _loaded(cfg, queries, candidates) as (cfg, asked, pool):
             known, total, eligible = {"queries": asked, "pool": pool}, len(pool), pool.eligible()
             if picker.needs_neighbours:
                 known["neighbours"] = find_neighbours(cfg, pool, asked)
-    if n > len(eligible):
-        raise UserError(f"n={n} is more than the {len(eligible)} rows that may be selected; use n<={len(eligible)}")
-    asked = Round.alone(int(n), seed, eligible, total, **known)
-    return checked(picker.select(asked), asked, selector)
+                known["similarity"] = EmbeddingSimilarity(cfg, pool, asked, known["neighbours"])
+            return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
+    return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
+
+
+def _picked(picker: Selector, name: str, round: Round) -> Subset:
+    if round.size > (most := len(round.eligible)):
+        raise UserError(f"n={round.size} is more than the {most} rows that may be selected; use n<={most}")
+    return checked(picker.select(round), round, name)
 
 
 def _configured(script: str, overrides: Sequence[str], cache_dir: str | os.PathLike | None) -> DictConfig:

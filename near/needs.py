@@ -39,12 +39,18 @@ def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
     gradients = asks == "gradients"
     if asks and given(cfg.data, "queries") is False and gradients:
         raise UserError("data.queries.path is missing: the target whose gradients are followed; set it to a file")
+    if asks and cfg.scoring.checkpoints:
+        if not gradients:
+            raise UserError("scoring.checkpoints are asked for gradients; losses are the model's own: set it to null")
+        from near.checkpoints import Checkpoint
+
+        Checkpoint.all(list(cfg.scoring.checkpoints))  # what is wrong with them is told before anything is loaded
     answers = gradients or selector.trains_on_queries
     return Needs(neighbours or answers, answers, neighbours, asks, selector.trains_on_queries)
 
 
 # optimizers that keep Adam's moments as they are; others quantise or factor them, or have none
-ADAM = ("adamw_torch", "adamw_torch_fused", "adamw_apex_fused", "adamw_torch_npu_fused")
+ADAM = ("adamw_torch", "adamw_torch_fused", "adamw_torch_npu_fused")
 
 
 def check_training(needs: Needs, args: "TrainingArguments", scoring: DictConfig) -> None:

@@ -9,7 +9,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from near.checkpoints import Checkpoint
 from near.data import Rows
 from near.errors import UserError
 from near.gradients import watched_layers
@@ -26,11 +25,9 @@ def with_model(cfg: DictConfig, needs: Needs, round: Round, candidates: Rows, qu
     if world_size() > 1 and torch.accelerator.is_available():  # ranks share the scoring, each on a device of its own
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     checkpoints = cfg.scoring.checkpoints
-    if checkpoints:
-        Checkpoint.all(list(checkpoints))  # what is wrong with them is told before a model is loaded
     tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
     tokens = tokenize(candidates, tokenizer, cfg.data, cfg.cache_dir)
-    asked = tokenize(queries, tokenizer, cfg.data, cfg.cache_dir) if queries is not None else None
+    asked = tokenize(queries, tokenizer, cfg.data, cfg.cache_dir) if needs.answers else None
     model = load_base(cfg.model, cfg.cache_dir)
     if checkpoints and (Path(checkpoints[0]) / "adapter_config.json").is_file():
         model = with_adapter(model, checkpoints[0], trainable=True)
@@ -42,6 +39,8 @@ def with_model(cfg: DictConfig, needs: Needs, round: Round, candidates: Rows, qu
     if needs.asks_model == "gradients":
         watched_layers(model, cfg.scoring.modules)
     scorer = scorer_of(cfg, tokens, asked, tokenizer, model.device.type)
+    if needs.asks_model == "gradients":
+        scorer.probe(model)
     eligible = np.intersect1d(round.eligible, tokens.eligible)
     round = dataclasses.replace(round, eligible=eligible, model=model, scorer=scorer)
     similarity = instantiate(cfg.similarity, _convert_="all")

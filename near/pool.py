@@ -33,6 +33,20 @@ def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
     return pool.without(excluded)
 
 
+def without_prompts_of(rows: Rows, held_out: Rows, leakage: str) -> Rows:
+    """`rows` without those whose prompt is one of `held_out`'s, unless `leakage` is keep; how many is said."""
+    excluded = np.zeros(len(rows), dtype=bool)
+    if leakage == "drop":
+        _exclude_prompts(rows, held_out, excluded)
+    if leaks := int((excluded & rows.usable()).sum()):
+        log.info(
+            f"{rows.name}: {leaks} rows are not trained on, their prompts are those of {held_out.name} rows (leakage)"
+        )
+    if not (rows.usable() & ~excluded).any():
+        raise UserError(f"data.{rows.name}: every row is one of data.{held_out.name}; set data.leakage=keep if meant")
+    return rows.without(excluded)
+
+
 def _exclude_prompts(pool: Rows, held_out: Rows, excluded: np.ndarray) -> None:
     """Mark in `excluded` the rows of `pool` that have the prompt of an eligible row of `held_out`."""
     eligible = held_out.usable()

@@ -5,6 +5,7 @@ by whichever run. Results are computed in chunks (near/chunks.py), so that a kil
 processes of a run share them.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -130,6 +131,13 @@ class Scorer:
         finally:
             model.train(was_training)
 
+    def probe(self, model) -> None:
+        """Take the gradients of two queries: UserError where the model's can't be taken, before it is trained."""
+        if self.queries is not None:
+            rows = [self.queries.table[int(i)] for i in self.queries.eligible[[0, -1]]]
+            with PerExample(model, self._projection(), self.options.modules) as per_example:
+                per_example(self._batch(rows, model))
+
     def gradients(self, model, optimizer, ids: np.ndarray) -> Iterator[Asked]:
         """Gradients of rows `ids` of the pool, in Adam's direction by choice, and plain ones of all queries: of the
         model as it is, or once for each checkpoint."""
@@ -217,7 +225,7 @@ class Scorer:
         """The chunks of `what` of rows `ids`, in their order, all there; in one, rows alike in length are batched."""
         o = self.options
         parts = [np.arange(a, min(a + o.chunk, len(ids))) for a in range(0, len(ids), o.chunk)]
-        folder = self._folder([made_of, digest(ids.tolist()), o.batch_tokens, o.chunk])
+        folder = self._folder([made_of, hashlib.sha256(np.ascontiguousarray(ids)).hexdigest(), o.batch_tokens, o.chunk])
         chunks = Chunks(folder, parts)
 
         def compute(positions: np.ndarray, progress) -> dict[str, np.ndarray]:
@@ -226,6 +234,13 @@ class Scorer:
             found: dict[str, np.ndarray] = {}
             for part in self._batches(np.array([len(row["input_ids"]) for row in rows])):
                 for name, values in work([rows[i] for i in part]).items():
+                    bad = ~np.isfinite(values.reshape(len(part), -1)).all(axis=1)
+                    if bad.any():
+                        row = ids[positions[part[bad.argmax()]]]
+                        raise UserError(
+                            f"scoring: the {what} of row {row} are not finite numbers; train in bfloat16 or float32, "
+                            "with a smaller trainer.args.learning_rate, or leave the row out"
+                        )
                     if name not in found:
                         found[name] = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
                     found[name][part] = values

@@ -118,6 +118,8 @@ def find_neighbours(
         "embedder": embedder.signature,
         "index": index.signature,
     }
+    if len(asked := queries.eligible()) < len(queries):  # which are, depends on whether answers are needed
+        made_of["queries"]["eligible_digest"] = hashlib.sha256(asked).hexdigest()[:32]
     key = digest(made_of)
     if held is not None and held[1] != digest([key, cfg.max_K]):
         raise _held(held[0])

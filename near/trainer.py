@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -254,13 +255,21 @@ class DynamicSelectTrainer(_Checkpoints):
         with torch.random.fork_rng():  # what a selector draws must not move the training's dropout
             if not stretch.warmup:
                 round = self.job.represent(round)
-            subset = checked(selector.select(round), round, "random" if stretch.warmup else self.job.selector_name)
+            subset = self._agreed(selector.select(round))
+            subset = checked(subset, round, "random" if stretch.warmup else self.job.selector_name)
         seconds = time.perf_counter() - begun
         if self.args.should_save:
             arrays = {"ids": subset.ids} | ({} if subset.scores is None else {"scores": subset.scores})
             told = {"of": self._place(stretch), "seconds": seconds}
             write_state(self.record.folder / SELECTED, arrays | self._selector_state(), told)
         return subset, seconds
+
+    def _agreed(self, subset: Subset) -> Subset:
+        """The main process's: sums on a GPU, or caches that are not shared, may differ by a rounding between ranks."""
+        if self.accelerator.num_processes == 1:
+            return subset
+        ids, scores = broadcast_object_list([subset.ids, subset.scores])
+        return Subset(ids, scores)
 
     def _made_before(self, stretch: Stretch) -> tuple[Subset, float] | None:
         """The selection that was made for this round before a restart, if there is one."""

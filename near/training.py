@@ -27,7 +27,7 @@ from near.gradients import watched_layers
 from near.model import add_finetuning, base_folder, check_quantization, load_base, load_tokenizer
 from near.needs import Needs, check_training, needs_of
 from near.outcome import save, write_outcome
-from near.pool import load_pool
+from near.pool import load_pool, without_prompts_of
 from near.scoring import scorer_of
 from near.selection import Neighbours, find_neighbours, read_neighbours
 from near.selectors.base import Round, Selector, selector_of
@@ -56,7 +56,8 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
         rows = _rows(cfg, selector, needs, output_dir)
     if rows is None:
         return
-    rows.candidates = without_near_duplicates(cfg, rows.candidates)  # what embeds is done by all processes together
+    if not needs.trains_on_queries:  # what embeds is done by all processes together
+        rows.candidates = without_near_duplicates(cfg, rows.candidates)
     with state.main_process_first():
         inputs = _inputs(cfg, selector, rows)
     if rows.needs.neighbours and cfg.indices_path is None:
@@ -75,6 +76,8 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
         watched_layers(model, cfg.scoring.modules)  # what can't be taken is refused before anything is trained
     with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process) as track:
         trainer = _trainer(cfg, output_dir, selector, inputs, model, args, track)
+        if needs.asks_model == "gradients":
+            trainer.job.scorer.probe(model)
         if is_sharded(args):  # its weights can be computed with from the beginning of training on
             trainer.add_callback(base)
         if resume is not None:
@@ -167,7 +170,7 @@ def _rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Path) -
     if needs.trains_on_queries:
         if seen:
             raise UserError("selector=queries would train on what is evaluated; give data.eval.path, rows of their own")
-        candidates = candidates.followed_by(queries)
+        candidates = candidates.followed_by(without_prompts_of(queries, eval_rows, cfg.data.leakage))
     fingerprints = {r.name: r.fingerprint for r in (eval_rows, queries, candidates) if r is not None}
     identity = {"config": outcome(cfg), "fingerprints": fingerprints}
     if _finished(output_dir, identity, cfg.overwrite):
@@ -180,16 +183,16 @@ def _inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
     """Tokens of `rows`, and the neighbours that are given as a file."""
     tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
     tokens = tokenize(rows.candidates, tokenizer, cfg.data, cfg.cache_dir)
+    if rows.needs.trains_on_queries:  # whose ids follow the pool's
+        first = len(rows.candidates) - len(rows.queries)
+        tokens = dataclasses.replace(tokens, eligible=tokens.eligible[tokens.eligible >= first])
     if (selector.most(len(tokens.eligible)) or 0) > len(tokens.eligible):
         raise UserError(
             f"selector.subset_size={selector.subset_size} is more than the {len(tokens.eligible)} eligible rows of the "
             "pool"
         )
-    if rows.needs.trains_on_queries:  # whose ids follow the pool's
-        first = len(rows.candidates) - len(rows.queries)
-        tokens = dataclasses.replace(tokens, eligible=tokens.eligible[tokens.eligible >= first])
     query_tokens = None
-    if rows.needs.asks_model and rows.queries is not None:
+    if rows.needs.asks_model == "gradients":
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cfg.cache_dir)
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
     eval_table = tokenize(rows.eval_rows, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
@@ -270,7 +273,7 @@ def _trainer(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inpu
         callbacks=[LogCallback(track)],
     )
     if inputs.needs.asks_model:
-        numbers = f"{args.device.type} {'bf16' if args.bf16 else 'fp16' if args.fp16 else ''}"
+        numbers = args.device.type + (" bf16" if args.bf16 else " fp16" if args.fp16 else "")
         job.scorer = scorer_of(cfg, inputs.tokens, inputs.query_tokens, inputs.tokenizer, numbers)
     try:
         return instantiate(cfg.trainer)(model=model, job=job, args=args)

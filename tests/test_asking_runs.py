@@ -40,6 +40,10 @@ def test_queries_alone_are_trained_on(tiny, tmp_path):
     """The warm-up too; their ids follow the pool's 60, and their source is told."""
     rounds = run(tiny, tmp_path, "selector=queries")
     assert all(set(ids) == {60, 61, 62, 63} for ids in rounds)
+    asked = next(w for w in tiny if w.startswith("data.queries.path=")).partition("=")[2]
+    held_out = [f"data.eval.path={tmp_path}/eval.jsonl", "selector=queries"]
+    (tmp_path / "eval.jsonl").write_text("".join(open(asked).readlines()[:1]))
+    assert set(run([*tiny, *held_out], tmp_path / "c")[1]) == {61, 62, 63}  # query 0 is evaluated
     with pytest.raises(UserError, match="give data.eval.path"):
         run([*tiny, "data.eval.path=null"], tmp_path / "b", "selector=queries")
 
@@ -93,6 +97,9 @@ def test_two_ranks_share_the_scoring_and_pick_the_same(tiny, tmp_path):
         (["selector=less", "+trainer.args.optim=sgd"], "scoring.adam=false"),
         (["selector=less", "scoring.modules=[nothing]"], "no linear layer that is trained"),
         (["selector=less", "selector.shortlist={selector:nera,size:3}"], "did you mean near"),
+        (["selector=less", "scoring.modules=q_proj"], "write it like scoring.modules=\\[q_proj\\]"),
+        (["selector=less", "scoring.checkpoints=[nowhere]"], "nowhere is no checkpoint"),
+        (["selector=loss", "scoring.checkpoints=[nowhere]"], "losses are the model's own"),
         (["selector=nice", "selector.reward=judge"], "selector.judge.server.url is missing"),
     ],
 )
@@ -147,7 +154,10 @@ def test_offline_less_by_checkpoints(tiny, tmp_path):
 
 
 def test_losses_of_the_base_model(tiny, tmp_path):
-    ids = export(tiny, tmp_path, "selector=loss", "n=8")
+    """Nothing is asked of the queries, which may have no answers."""
+    path = tmp_path / "asked.jsonl"
+    path.write_text(json.dumps({"instruction": "what is the sum of 1 and 2"}) + "\n")
+    ids = export(tiny, tmp_path, "selector=loss", "n=8", f"data.queries.path={path}")
     assert len(set(ids.tolist())) == 8
 
 

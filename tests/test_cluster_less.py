@@ -71,6 +71,11 @@ def test_how_many_clusters():
     select(3, similarity, clusters=5)
     select(3, similarity, clusters=50)
     assert similarity.asked == [(3, 7), (5, 0), (12, 0)]
+    known = {"shortlist": {"selector": "random", "size": 4}}
+    ClusterLess(cluster_size=4, **known).select(
+        round_for(FakeScorer(pool=[POOL], queries=[[(0, 1, 0)]]), 2, queries=Queries(["a"]), similarity=similarity)
+    )
+    assert similarity.asked[-1] == (3, 0)  # clusters are the pool's, a shortlist's rows are in some of them
 
 
 def test_gradients_have_no_clusters():

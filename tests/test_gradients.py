@@ -199,6 +199,16 @@ def test_examples_that_are_not_kept_apart_are_refused():
         taken(model, batch(), ["up_proj"])
 
 
+def test_a_weight_that_is_used_beside_its_layer_is_refused():
+    """As peft's wrapper of a mixture's experts does, whose layers are never called; no gradient is left behind."""
+    model = llama()
+    mlp, gate = model.model.layers[0].mlp, model.model.layers[0].mlp.gate_proj.weight
+    mlp.forward = lambda x: mlp.down_proj(torch.nn.functional.linear(x, gate))
+    with pytest.raises(UserError, match="used in another way than by its own layer"):
+        taken(model, batch(), ["gate_proj"])
+    assert gate.grad is None
+
+
 # Adam
 
 

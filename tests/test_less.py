@@ -63,6 +63,15 @@ def test_only_eligible_rows_are_asked():
     assert scorer.asked[0].tolist() == [1, 3, 4]
 
 
+@pytest.mark.parametrize("aggregate", ["max", "vote"])
+def test_a_task_without_a_direction_has_no_say(aggregate):
+    """As one whose answers were never rewarded (nice): its zeros would win over rows that point away."""
+    known = {"queries": Queries(["a", "b"]), "eligible": np.arange(5)}
+    scorer = FakeScorer(pool=[POOL], queries=[[[0, 0], [-1, -0.1]]])
+    subset = Less(aggregate=aggregate).select(round_for(scorer, 2, **known))
+    assert subset.ids.tolist() == [3, 1]
+
+
 def test_an_unknown_aggregate_is_refused():
     with pytest.raises(UserError, match="max, mean, vote"):
         Less(aggregate="median")

@@ -141,3 +141,16 @@ def test_importing_near_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     with pytest.raises(AttributeError, match="no attribute 'serach'"):
         near.serach  # noqa: B018
+
+
+@pytest.mark.parametrize("selector", ["tsds", "knn_uniform", "uot", "doubly_greedy", "mean_sim"])
+def test_selectors_over_neighbours(selector):
+    rng = np.random.default_rng(0)
+    chosen = near.select(rng.normal(size=(3, 8)), rng.normal(size=(30, 8)), n=6, max_K=20, selector=selector)
+    assert 1 <= len(set(chosen.ids.tolist())) == len(chosen.ids) <= 6
+
+
+@pytest.mark.parametrize("selector", ["less", "loss", "queries", "delta_loss", "nice", "cluster_less"])
+def test_selectors_that_need_training_are_refused(selector):
+    with pytest.raises(UserError, match="use select.py or train.py"):
+        near.select(np.eye(3), np.eye(5, 3), n=2, max_K=2, selector=selector)

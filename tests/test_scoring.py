@@ -81,6 +81,17 @@ def test_the_same_question_is_computed_once(made):
     assert own.computed == 3
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_not_finite_is_one_line(made):
+    model, optimizer, scorer = made
+    with torch.no_grad():
+        next(iter(trained(model).values())).fill_(float("nan"))
+    with pytest.raises(UserError, match="losses of row 2 are not finite"):
+        scorer(chunk=1).losses(model, np.array([2, 3]))
+    with pytest.raises(UserError, match="are not finite numbers"):
+        list(scorer().gradients(model, optimizer, np.arange(3)))
+
+
 def test_weights_that_are_not_looked_at_count_too(made):
     """Gradients of some layers depend on the weights of all."""
     model, optimizer, scorer = made
@@ -221,10 +232,15 @@ def test_checkpoints_that_do_not_fit_are_one_line(made, tmp_path, cache):
     folder = saved(model, optimizer, tmp_path / "checkpoint-2", 2, {})
     with pytest.raises(UserError, match="logged no learning rate after step 0"):
         list(scorer(checkpoints=[folder]).gradients(model, optimizer, np.arange(2)))
+    with pytest.raises(UserError, match="both of step 2"):
+        list(scorer(checkpoints=[folder, folder]).gradients(model, optimizer, np.arange(2)))
     other, _, _ = scored.model_and_optimizer(cache, "finetuning.r=4")
+    scaled, _, _ = scored.model_and_optimizer(cache, "finetuning.lora_alpha=3")
     folder = saved(model, optimizer, tmp_path / "checkpoint-3", 3, {1: 0.1})
     with pytest.raises(UserError, match="does not fit the model"):
         list(scorer(checkpoints=[folder]).gradients(other, optimizer, np.arange(2)))
+    with pytest.raises(UserError, match="its lora_alpha is 16, not 3"):
+        list(scorer(checkpoints=[folder]).gradients(scaled, optimizer, np.arange(2)))
     (tmp_path / "checkpoint-3" / "optimizer.pt").unlink()
     with pytest.raises(UserError, match="scoring.adam=false"):
         list(scorer(checkpoints=[folder]).gradients(model, optimizer, np.arange(2)))

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from near.errors import UserError
 from near.selection import Neighbours
@@ -39,6 +41,8 @@ def test_a_cheap_selector_with_options():
     chosen = {"_target_": "near.selectors.near.Near", "policy": "advance"}
     assert Loss(shortlist={"selector": chosen, "size": 3}).shortlist.cheap.policy == "advance"
     assert Loss(shortlist={"selector": "near_sample", "size": 3}).shortlist.cheap.policy == "sample"
+    nested = {"_target_": "near.selectors.loss.Loss", "shortlist": {"selector": chosen, "size": 3}}
+    assert instantiate(OmegaConf.create(nested)).shortlist.cheap.policy == "advance"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,7 @@ def test_a_cheap_selector_with_options():
         ({"selector": "near", "size": 5, "more": 1}, "is not like"),
         ({"selector": "nera", "size": 5}, "did you mean near"),
         ({"selector": "less", "size": 5}, "not one that is cheap"),
+        ({"selector": "near_rds", "size": 5}, "sets more than a selector"),
         ({"selector": "queries", "size": 5}, "not one that is cheap"),
     ],
 )

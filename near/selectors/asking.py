@@ -54,7 +54,9 @@ class AskingSelector(Selector):
 
 def cheap_selector(chosen: str | dict) -> Selector:
     """The selector of a shortlist; UserError for one that asks the model itself."""
-    found = instantiate(named(chosen) if isinstance(chosen, str) else chosen)
+    found = chosen  # one with a _target_ has been instantiated with its parent
+    if not isinstance(chosen, Selector):
+        found = instantiate(named(chosen) if isinstance(chosen, str) else chosen)
     if not isinstance(found, Selector) or found.asks_model or found.trains_on_queries:
         raise UserError(f"shortlist.selector={chosen} is not one that is cheap; use near, random, uot, ...")
     return found
@@ -67,5 +69,8 @@ def named(name: str) -> DictConfig:
         known = [p.stem for p in sorted((CONF / "selector").glob("*.yaml"))]
         raise UserError(f"shortlist.selector={name}: no such selector{did_you_mean(name, known)}")
     read = OmegaConf.load(path)
-    parents = [named(parent) for parent in read.pop("defaults", []) if parent != "_self_"]
+    parents = [parent for parent in read.pop("defaults", []) if parent != "_self_"]
+    if any(not isinstance(parent, str) or "@" in parent for parent in parents):
+        raise UserError(f"shortlist.selector={name} sets more than a selector; use near, random, uot, ...")
+    parents = [named(parent) for parent in parents]
     return OmegaConf.merge(*parents, read)

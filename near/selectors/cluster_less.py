@@ -31,7 +31,7 @@ class ClusterLess(Less):
 
     def select(self, round: Round) -> Subset:
         ids = self.rows(round)
-        count = min(self.clusters or -(-len(ids) // self.cluster_size), len(ids))
+        count = min(self.clusters or -(-len(round.eligible) // self.cluster_size), len(round.eligible))
         if round.similarity is None or not hasattr(round.similarity, "clusters"):
             raise UserError("selector=cluster_less clusters embeddings; use similarity=embeddings")
         cluster = np.unique(round.similarity.clusters(count, round.seed)[ids], return_inverse=True)[1]
@@ -40,7 +40,8 @@ class ClusterLess(Less):
         starts = np.searchsorted(cluster[first], np.arange(cluster.max() + 1))
         place = np.arange(len(ids)) - starts[cluster[first]]
         asked = np.sort(first[place < self.members])
+        sizes_of = np.bincount(cluster)
         means, sizes = self.task_means(round, ids[asked], cluster[asked])
-        scores = aggregated(means, sizes, self.aggregate, max(1, round.size // self.cluster_size))[cluster]
+        scores = aggregated(means, sizes, self.aggregate, max(1, round.size * len(sizes_of) // len(ids)))[cluster]
         best = order[np.argsort(-scores[order], kind="stable")][: round.size]
         return Subset(ids[best], scores[best].astype(np.float32))

@@ -65,7 +65,8 @@ class Less(AskingSelector):
                 np.add.at(centres, group[positions], vectors)
             lengths = np.linalg.norm(centres, axis=1, keepdims=True)
             means += asked.weight * (target @ (centres / np.maximum(lengths, 1e-12)).T)
-        return means, sizes
+        there = means.any(axis=1)  # a task without any direction has no say
+        return (means[there], sizes[there]) if there.any() else (means, sizes)
 
 
 def aggregated(means: np.ndarray, sizes: np.ndarray, how: str, size: int) -> np.ndarray:
