@@ -85,7 +85,7 @@ def test_the_same_question_is_computed_once(made):
 def test_what_is_not_finite_is_one_line(made):
     model, optimizer, scorer = made
     with torch.no_grad():
-        next(iter(trained(model).values())).fill_(float("nan"))
+        next(w for name, w in trained(model).items() if "down_proj" in name).fill_(float("nan"))  # attention hides one
     with pytest.raises(UserError, match="losses of row 2 are not finite"):
         scorer(chunk=1).losses(model, np.array([2, 3]))
     with pytest.raises(UserError, match="are not finite numbers"):
