@@ -179,3 +179,16 @@ def test_drawing(selector):
 def test_spread_of_one_row_each():
     got = spread(np.array([[4], [4]]), np.array([[0.2], [0.9]]), np.ones((2, 1)), 0.6, 5.0, 6)
     assert got.tolist() == [0, 0, 0, 0, 1, 0]
+
+
+def test_uniform_uses_what_longer_lists_have():
+    """A query with one row spreads its mass over that one, and does not hold the others back."""
+    found = Neighbours(np.array([[0, 1, 2, 3], [4, 9, 8, 7]]), np.array([[0.9, 0.9, 0.9, 0.9]] * 2, np.float32), {})
+    got = chances(KnnUniform(alpha=0.5), found, None, np.arange(5))
+    np.testing.assert_allclose(got[:6], [0.125, 0.125, 0.125, 0.125, 0.5, 0])
+
+
+@pytest.mark.parametrize("selector", [Tsds(), KnnUniform()])
+def test_no_eligible_neighbour_gives_no_rows(selector):
+    found = Neighbours(np.array([[0, 1]]), np.array([[0.9, 0.1]], np.float32), {})
+    assert not len(selector.select(round_for(size=4, neighbours=found, eligible=np.array([2, 3]))).ids)

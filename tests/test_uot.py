@@ -117,3 +117,17 @@ def test_iterations_that_do_not_settle_are_told(caplog, monkeypatch):
     with caplog.at_level("WARNING", logger="near"):
         select(np.random.default_rng(0).uniform(-1, 1, (4, N)), reg_rows=10.0)
     assert "after 2 iterations" in caplog.text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_held_to_their_share(seed):
+    """An infinite penalty is balanced transport: every row receives the same."""
+    scores = np.random.default_rng(seed).uniform(-1, 1, (4, N))
+    subset = select(scores, reg_rows=np.inf, epsilon=0.1)
+    assert subset.scores == pytest.approx([1 / N] * N, rel=1e-4)
+    np.testing.assert_allclose(select(scores, reg_queries=np.inf).scores, select(scores).scores, rtol=1e-6)
+
+
+def test_no_eligible_neighbour_gives_no_rows():
+    found = Neighbours(np.array([[0, 1]]), np.array([[0.9, 0.1]], np.float32), {})
+    assert not len(Uot().select(round_for(size=4, neighbours=found, eligible=np.array([2, 3]))).ids)

@@ -18,7 +18,10 @@ class Transported(Selector):
         raise NotImplementedError
 
     def select(self, round: Round) -> Subset:
-        found = self.probabilities(round, *eligible_neighbours(round))
+        ids, distances = eligible_neighbours(round)
+        if not len(ids):
+            return Subset(np.empty(0, dtype=np.int64))
+        found = self.probabilities(round, ids, distances)
         rows = np.flatnonzero(found)
         order = drawn(np.log(found[rows]), round)
         return Subset(rows[order], found[rows[order]].astype(np.float32))
@@ -59,6 +62,8 @@ class KnnUniform(Transported):
     its K nearest rows, K growing while
 
         alpha / C x sum over queries and k <= K of (d_{K+1} - d_k)  <  (1 - alpha) Q.
+
+    A query with fewer rows than K spreads its mass over those, and adds no more to the sum.
     """
 
     def __init__(self, subset_size: int | float | None = None, alpha: float = 0.6, C: float = 5.0):
@@ -66,17 +71,16 @@ class KnnUniform(Transported):
         self.alpha, self.C = alpha, C
 
     def probabilities(self, round: Round, ids: np.ndarray, distances: np.ndarray) -> np.ndarray:
-        queries, width = ids.shape
-        there, most = ids >= 0, int((ids >= 0).sum(axis=1).min())
-        K = 1
-        if most > 1:
-            near = distances[:, :most]
-            count = np.arange(1, most)
-            gaps = (count * near[:, 1:] - np.cumsum(near, axis=1)[:, :-1]).sum(axis=0)  # of K = 1 to most - 1
-            enough = self.alpha / self.C * gaps >= (1 - self.alpha) * queries
-            K = int(np.argmax(enough)) + 1 if enough.any() else most
-        taken = there[:, :K]
-        return np.bincount(ids[:, :K][taken], np.full(taken.sum(), 1 / (K * queries)), minlength=len(round.trained))
+        there = ids >= 0
+        sizes = there.sum(axis=1, keepdims=True)
+        known = np.where(there, distances, 0.0)
+        count = np.arange(1, ids.shape[1])
+        gaps = np.where(there[:, 1:], count * known[:, 1:] - np.cumsum(known, axis=1)[:, :-1], 0.0)
+        gaps = np.maximum.accumulate(gaps, axis=1)  # they grow with K, and stay where a query's rows end
+        enough = self.alpha / self.C * gaps.sum(axis=0) >= (1 - self.alpha) * len(ids)
+        K = np.append(enough, True).argmax() + 1
+        mass = np.broadcast_to(1 / (np.minimum(sizes, K) * len(ids)), ids[:, :K].shape)
+        return np.bincount(ids[:, :K][there[:, :K]], mass[there[:, :K]], minlength=len(round.trained))
 
 
 def eligible_neighbours(round: Round) -> tuple[np.ndarray, np.ndarray]:

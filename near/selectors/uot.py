@@ -3,14 +3,13 @@
 import logging
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from near.processes import is_main
 from near.selectors.base import Round, Selector, Subset
 
 log = logging.getLogger(__name__)
 
-STEPS, ENOUGH = 1000, 1e-6  # of Sinkhorn's iterations; relative change of the scalings at which they end
+STEPS, ENOUGH = 1000, 1e-6  # of Sinkhorn's iterations; largest relative change of a scaling at which they end
 
 
 class Uot(Selector):
@@ -40,10 +39,11 @@ class Uot(Selector):
         query, column = np.nonzero(np.isin(ids, round.eligible))
         rows, place = np.unique(ids[query, column], return_inverse=True)
         queries, source = np.unique(query, return_inverse=True)
+        if not len(rows):
+            return Subset(rows)
         cost = (1 - scores[query, column]) / 2
-        masses = 1 / len(queries), 1 / len(round.eligible)
-        plan = transport(source, place, cost, (len(queries), len(rows)), masses, self)
-        received = np.bincount(place, plan, minlength=len(rows))
+        plan = transport(source, place, cost, (1 / len(queries), 1 / len(round.eligible)), self)
+        received = np.bincount(place, plan)
         nearest = np.full(len(rows), np.inf)
         np.minimum.at(nearest, place, cost)
         order = np.lexsort((rows, nearest, -received))[: round.size]  # masses that underflow go by the least cost
@@ -51,29 +51,27 @@ class Uot(Selector):
 
 
 def transport(
-    source: np.ndarray, place: np.ndarray, cost: np.ndarray, shape: tuple[int, int], masses: tuple[float, float], how
+    source: np.ndarray, place: np.ndarray, cost: np.ndarray, masses: tuple[float, float], how: Uot
 ) -> np.ndarray:
-    """The plan's entries, float64 (m,), for the pairs of query `source` and row `place` with `cost`, all (m,).
+    """The plan's entries, float64 (m,), for the pairs of query `source` (ascending) and row `place` with `cost`, all
+    (m,); both are numbered without gaps.
 
-    masses: of each query and of each row; how: epsilon, reg_queries, reg_rows. Every query's least cost is taken off
-    first, so that small epsilons do not underflow: a query's scaling takes it up.
+    masses: of each query and of each row; how: epsilon, reg_queries, reg_rows. Scalings are logarithms, which no small
+    epsilon makes underflow.
     """
-    eps, (a, b) = how.epsilon, masses
-    least = np.full(shape[0], np.inf)
-    np.minimum.at(least, source, cost)
-    kernel = csr_matrix((a * b * np.exp((least[source] - cost) / eps), (source, place)), shape=shape)
-    back = kernel.T.tocsr()
-    power = 1.0 if how.reg_queries is None else how.reg_queries / (how.reg_queries + eps)
-    row_power = how.reg_rows / (how.reg_rows + eps)
-    u, v = np.ones(shape[0]), np.ones(shape[1])
-    tiny, taken_off = np.finfo(np.float64).tiny, np.exp((power - 1) * least / eps)
+    eps, (log_a, log_b) = how.epsilon, np.log(masses)
+    power = 1.0 if how.reg_queries is None else 1 / (1 + eps / how.reg_queries)
+    row_power = 1 / (1 + eps / how.reg_rows)
+    kernel = log_a + log_b - cost / eps
+    by_row = np.argsort(place, kind="stable")
+    kernel_by_row, source_by_row = kernel[by_row], source[by_row]
+    queries, rows = (np.flatnonzero(np.diff(p, prepend=-1)) for p in (source, place[by_row]))  # where each one begins
+    u, v = np.zeros(len(queries)), np.zeros(len(rows))
     for _ in range(STEPS):
         before = u, v
-        u = (a / np.maximum(kernel @ v, tiny)) ** power * taken_off
-        v = (b / np.maximum(back @ u, tiny)) ** row_power
-        change = max(
-            np.abs(new - old).max() / max(np.abs(new).max(), tiny) for new, old in zip((u, v), before, strict=True)
-        )
+        u = power * (log_a - log_sums(kernel + v[place], queries))
+        v = row_power * (log_b - log_sums(kernel_by_row + u[source_by_row], rows))
+        change = max(np.abs(new - old).max() for new, old in zip((u, v), before, strict=True))
         if change < ENOUGH:
             break
     else:
@@ -81,6 +79,12 @@ def transport(
             log.warning(
                 f"uot: still moving by {change:.1e} after {STEPS} iterations; a larger selector.epsilon settles"
             )
-    u = (a / np.maximum(kernel @ v, tiny)) ** power * taken_off  # so that queries' masses are exact
-    entries = a * b * np.exp((least[source] - cost) / eps)
-    return u[source] * entries * v[place]
+    u = power * (log_a - log_sums(kernel + v[place], queries))  # so that queries' masses are exact
+    return np.exp(kernel + u[source] + v[place])
+
+
+def log_sums(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """log(sum(exp(values))) of each of the stretches that begin at `begins`, float64 (len(begins),)."""
+    top = np.maximum.reduceat(values, begins)
+    sizes = np.diff(begins, append=len(values))
+    return np.log(np.add.reduceat(np.exp(values - np.repeat(top, sizes)), begins)) + top
