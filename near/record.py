@@ -34,8 +34,11 @@ class Record:
         self._before: np.ndarray | None = None
         self._seen = np.zeros(len(pool), dtype=bool)
 
-    def add(self, stretch: Stretch, subset: Subset, seconds: float, order: np.ndarray | None) -> dict:
+    def add(
+        self, stretch: Stretch, subset: Subset, seconds: float, order: np.ndarray | None, measured: dict | None = None
+    ) -> dict:
         """Keep a round, tell of it, and return its line. `order`: its draws; None where the Trainer shuffles by itself.
+        `measured`: what else is known of it (tokens, target_loss as it begins).
 
         overlap: with the round before; never_seen: the share of its rows that no earlier round had; mean_score: of
         the rows whose similarity is known.
@@ -56,6 +59,7 @@ class Record:
             "never_seen": round(1 - float(self._seen[ids].mean()), 6),
             "sources": {str(sources[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")},
             "select_seconds": round(seconds, 4),
+            **(measured or {}),
         }
         self.rounds.append(line)
         self._note(ids)
@@ -94,4 +98,6 @@ def told(line: dict) -> str:
     if line["overlap"] is not None:
         parts.append(f"overlap with the round before {line['overlap']:.2f}, {line['never_seen']:.0%} never seen before")
     parts.append(", ".join(f"{source} {count / rows:.0%}" for source, count in list(line["sources"].items())[:3]))
+    if line.get("target_loss") is not None:
+        parts.append(f"target loss so far {line['target_loss']:.4f}")
     return f"round {line['round']} ({line['selector']}) at step {line['step']}: {'; '.join(parts)}"

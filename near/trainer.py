@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -24,12 +23,12 @@ from near.config import differences
 from near.data import Rows
 from near.errors import UserError
 from near.files import digest, raise_if_full
+from near.picking import Batching, Picker
 from near.record import Record
 from near.rounds import Schedule, Stretch
-from near.sampler import RoundSampler, draws, grouped_by_length, lengths
+from near.sampler import RoundSampler
 from near.scoring import Scorer
-from near.selectors.base import Round, Selector, Subset, checked
-from near.selectors.random import Random
+from near.selectors.base import Round, Selector, Subset
 from near.state import SELECTED, STATE, read_checkpoint, read_state, write_state
 from near.tokens import Collator, Tokens
 
@@ -53,6 +52,7 @@ class Job:
     queries: Rows | None = None
     represent: Callable[[Round], Round] = lambda round: round  # gives a round its neighbours
     scorer: Scorer | None = None
+    target_loss: Callable[[Trainer, int], float | None] | None = None  # of a trainer's model at an optimizer step
     eval_table: object = None  # tokens of the evaluation rows, where trainer.args.eval_strategy asks for them
     callbacks: list[TrainerCallback] = field(default_factory=list)
 
@@ -67,13 +67,17 @@ class _Checkpoints(Trainer):
         self.job = job
         per_step = None if self.schedule is None else self.draws_per_step
         self.record = Record(job.output_dir / "rounds", job.selector_name, job.pool, per_step, self.args.should_save)
-        self.subsets: list[np.ndarray] = []  # of every round so far
         self.seconds_before, self.begun = 0.0, None
 
     @property
     def draws_per_step(self) -> int:
         """Rows that an optimizer step trains, over all processes."""
-        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return Batching.of(self.args).draws_per_step
+
+    @property
+    def subsets(self) -> list[np.ndarray]:
+        """Of every round so far."""
+        return []
 
     @property
     def seconds(self) -> float:
@@ -116,12 +120,11 @@ class _Checkpoints(Trainer):
             raise UserError(
                 f"{checkpoint} belongs to another run: {'; '.join(differing[:6])}; set overwrite=true to begin anew"
             )
-        self.subsets = [arrays[name] for name in sorted(arrays) if name.startswith("round_")]
         self._load_selector_state(arrays)
         self.seconds_before = told["seconds"]
-        self._restore_orders(told["rounds"])
+        self._restore(told["rounds"], [arrays[name] for name in sorted(arrays) if name.startswith("round_")])
 
-    def _restore_orders(self, lines: list[dict]) -> None:
+    def _restore(self, lines: list[dict], subsets: list[np.ndarray]) -> None:
         self.record.restore(lines, [], [])
 
     def _selector_state(self) -> dict[str, np.ndarray]:
@@ -171,11 +174,9 @@ class DynamicSelectTrainer(_Checkpoints):
         args.max_steps = self.schedule.total
         self.args = args  # the Trainer sets it too, after it has asked for the sampler
         self.sampler = RoundSampler(self.schedule.slice_steps * self.draws_per_step)
+        self.picker = Picker(job, self.schedule, Batching.of(args, group_by_length))
         self._running = np.empty(0, dtype=np.int64)  # the draws of the running round
-        self._trained = np.zeros(len(job.pool), dtype=np.int64)  # how often each row was, those of this round included
         self._selected: tuple[dict, dict] | None = None  # a selection that was made before a restart
-        self._lengths = lengths(job.tokens.table) if group_by_length else None
-        self._batch = args.train_batch_size * args.world_size  # rows that all processes go through at once
         super().__init__(
             model=model,
             args=args,
@@ -186,6 +187,10 @@ class DynamicSelectTrainer(_Checkpoints):
         )
         self._setup(job)
 
+    @property
+    def subsets(self) -> list[np.ndarray]:
+        return self.picker.subsets
+
     def _get_train_sampler(self, train_dataset=None) -> RoundSampler:
         return self.sampler
 
@@ -195,68 +200,40 @@ class DynamicSelectTrainer(_Checkpoints):
         if len(self.subsets) == stretch.index:
             self._begin_round(stretch)
         if not len(self._running):  # resumed within a round: its subset was restored
-            self._running = self._draws(stretch)
+            self._running = self.picker.order(stretch)
         size = self.sampler.slice_size
         start = (step - stretch.start) // self.schedule.slice_steps * size
         self.sampler.rows = self._running[start : start + size]
 
-    def _draws(self, stretch: Stretch) -> np.ndarray:
-        size = stretch.steps * self.draws_per_step
-        order = draws(self.subsets[stretch.index], size, self.job.seed, stretch.index)
-        if self._lengths is None:
-            return order
-        rows = len(self.subsets[stretch.index])
-        return grouped_by_length(order, rows, self._lengths, self._batch, self.job.seed, stretch.index)
-
-    def _restore_orders(self, lines: list[dict]) -> None:
-        orders = [self._draws(stretch) for stretch in self.schedule.rounds()[: len(self.subsets)]]
-        for order in orders:
-            np.add.at(self._trained, order, 1)
+    def _restore(self, lines: list[dict], subsets: list[np.ndarray]) -> None:
+        orders = self.picker.restore(subsets)
         with contextlib.suppress(UserError):  # there is none, or it is damaged: the round is selected anew
             self._selected = read_state(self.record.folder / SELECTED)
-        self.record.restore(lines, self.subsets, orders)
+        self.record.restore(lines, subsets, orders)
 
     def _begin_round(self, stretch: Stretch) -> None:
-        size = stretch.steps * self.draws_per_step
-        selector = Random() if stretch.warmup else self.job.selector
         begun = time.perf_counter()
-        rounds = self.schedule.rounds()
-        round = Round(
-            index=stretch.index,
-            count=len(rounds),
-            step=stretch.start,
-            size=min(size, selector.most(len(self.job.tokens.eligible)) or size),
-            seed=self.job.seed,
-            eligible=self.job.tokens.eligible,
-            draws=size,
-            trained=self._trained,
-            previous=tuple(self.subsets),
-            pool=self.job.pool,
-            queries=self.job.queries,
-            update=sum(not r.warmup for r in rounds[: stretch.index]),
-            updates=sum(not r.warmup for r in rounds),
-            scorer=self.job.scorer,
-            model=self.model,
-            optimizer=self.optimizer,
-            collator=self.job.collator,
-            accelerator=self.accelerator,
-        )
-        subset, seconds = self._made_before(stretch) or self._select(stretch, selector, round, begun)
-        self.subsets.append(subset.ids)
-        self._running = self._draws(stretch)
-        np.add.at(self._trained, self._running, 1)
-        line = self.record.add(stretch, subset, seconds, self._running)
+        model = {"model": self.model, "optimizer": self.optimizer, "accelerator": self.accelerator}
+        round = self.picker.round(stretch, collator=self.job.collator, **model)
+        subset, seconds = self._made_before(stretch) or self._select(stretch, round, begun)
+        self._running = self.picker.take(subset, stretch)
+        told = {"tokens": self.picker.tokens(self._running), **self._measured(stretch)}
+        line = self.record.add(stretch, subset, seconds, self._running, told)
         for callback in self.job.callbacks:  # the trackers, but not the progress bar: the log says it
-            told = {f"selection/{k}": v for k, v in line.items() if k in TRACKED and v is not None}
-            callback.on_log(self.args, self.state, self.control, logs=told)
+            logs = {f"selection/{k}": v for k, v in line.items() if k in TRACKED and v is not None}
+            if line["target_loss"] is not None:
+                logs["target/target_loss"] = line["target_loss"]
+            callback.on_log(self.args, self.state, self.control, logs=logs)
 
-    def _select(self, stretch: Stretch, selector: Selector, round: Round, begun: float) -> tuple[Subset, float]:
+    def _measured(self, stretch: Stretch) -> dict:
+        """The target loss as the round begins, and the seconds that took; None where nothing is evaluated."""
+        begun = time.perf_counter()
+        loss = None if self.job.target_loss is None else self.job.target_loss(self, stretch.start)
+        return {"target_loss": loss, "evaluate_seconds": round(time.perf_counter() - begun, 4)}
+
+    def _select(self, stretch: Stretch, round: Round, begun: float) -> tuple[Subset, float]:
         """The subset and the seconds it took; kept at once, as it may have taken longer than many steps do."""
-        with torch.random.fork_rng():  # what a selector draws must not move the training's dropout
-            if not stretch.warmup:
-                round = self.job.represent(round)
-            subset = self._agreed(selector.select(round))
-            subset = checked(subset, round, "random" if stretch.warmup else self.job.selector_name)
+        subset = self.picker.checked(self._agreed(self.picker.pick(stretch, round)), stretch, round)
         seconds = time.perf_counter() - begun
         if self.args.should_save:
             arrays = {"ids": subset.ids} | ({} if subset.scores is None else {"scores": subset.scores})

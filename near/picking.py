@@ -1,0 +1,105 @@
+"""Which rows each round trains and in which order, apart from the Trainer: for selectors that do not look at the model
+a pure function, which can be told ahead of training (near/twins.py)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from near.rounds import Schedule, Stretch
+from near.sampler import draws, grouped_by_length, lengths
+from near.selectors.base import Round, Selector, Subset, checked
+from near.selectors.random import Random
+
+if TYPE_CHECKING:
+    from near.trainer import Job
+
+
+@dataclass(frozen=True)
+class Batching:
+    """draws_per_step: rows that an optimizer step trains; batch: rows that all processes go through at once;
+    group_by_length: see near/sampler.py."""
+
+    draws_per_step: int
+    batch: int
+    group_by_length: bool = False
+
+    @classmethod
+    def of(cls, args, group_by_length: bool = False) -> "Batching":
+        """Of TrainingArguments."""
+        batch = args.train_batch_size * args.world_size
+        return cls(batch * args.gradient_accumulation_steps, batch, group_by_length)
+
+
+class Picker:
+    """The rounds of one run, one after the other. `subsets`: of every round so far; `trained`: how often each row of
+    the pool was drawn, those of the running round included, (n,)."""
+
+    def __init__(self, job: "Job", schedule: Schedule, batching: Batching):
+        self.job, self.schedule, self.batching = job, schedule, batching
+        self.subsets: list[np.ndarray] = []
+        self.trained = np.zeros(len(job.pool), dtype=np.int64)
+        self._lengths = lengths(job.tokens.table) if batching.group_by_length else None
+
+    def selector(self, stretch: Stretch) -> Selector:
+        return Random() if stretch.warmup else self.job.selector
+
+    def round(self, stretch: Stretch, **model: object) -> Round:
+        """What the selector is told; `model`: what it may look at while training runs."""
+        size = stretch.steps * self.batching.draws_per_step
+        rounds, eligible = self.schedule.rounds(), self.job.tokens.eligible
+        return Round(
+            index=stretch.index,
+            count=len(rounds),
+            step=stretch.start,
+            size=min(size, self.selector(stretch).most(len(eligible)) or size),
+            seed=self.job.seed,
+            eligible=eligible,
+            draws=size,
+            trained=self.trained,
+            previous=tuple(self.subsets),
+            pool=self.job.pool,
+            queries=self.job.queries,
+            update=sum(not r.warmup for r in rounds[: stretch.index]),
+            updates=sum(not r.warmup for r in rounds),
+            scorer=self.job.scorer,
+            **model,
+        )
+
+    def pick(self, stretch: Stretch, round: Round) -> Subset:
+        """The selector's choice, before it is checked."""
+        with torch.random.fork_rng():  # what a selector draws must not move the training's dropout
+            return self.selector(stretch).select(round if stretch.warmup else self.job.represent(round))
+
+    def checked(self, subset: Subset, stretch: Stretch, round: Round) -> Subset:
+        return checked(subset, round, "random" if stretch.warmup else self.job.selector_name)
+
+    def take(self, subset: Subset, stretch: Stretch) -> np.ndarray:
+        """Make `subset` the round's; its order, int64 (draws,)."""
+        self.subsets.append(subset.ids)
+        order = self.order(stretch)
+        np.add.at(self.trained, order, 1)
+        return order
+
+    def restore(self, subsets: list[np.ndarray]) -> list[np.ndarray]:
+        """Take back the rounds of a checkpoint; their orders."""
+        self.subsets = subsets
+        orders = [self.order(stretch) for stretch in self.schedule.rounds()[: len(subsets)]]
+        for order in orders:
+            np.add.at(self.trained, order, 1)
+        return orders
+
+    def order(self, stretch: Stretch) -> np.ndarray:
+        """The draws of a round whose subset is known."""
+        size = stretch.steps * self.batching.draws_per_step
+        order = draws(self.subsets[stretch.index], size, self.job.seed, stretch.index)
+        if self._lengths is None:
+            return order
+        rows = len(self.subsets[stretch.index])
+        return grouped_by_length(order, rows, self._lengths, self.batching.batch, self.job.seed, stretch.index)
+
+    def tokens(self, order: np.ndarray) -> int:
+        """Tokens of the draws `order`, padding not counted."""
+        ids, counts = np.unique(order, return_counts=True)
+        return int(lengths(self.job.tokens.table.select(ids)) @ counts)
