@@ -7,7 +7,7 @@ from near.app import output_dir, run, script
 def main(cfg):
     from near.training import train
 
-    train(cfg, output_dir())
+    return train(cfg, output_dir())
 
 
 if __name__ == "__main__":

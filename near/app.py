@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from near import jobs
 from near.check import check
 from near.config import CONF, flat_keys, register_resolvers
 from near.errors import UserError, did_you_mean, one_line
@@ -34,9 +35,20 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
     except KeyboardInterrupt:
+        jobs.ended()
         sys.exit(130)
     except Exception as error:
+        _end_sweep()
         _stop(error)
+    _end_sweep()
+
+
+def _end_sweep() -> None:
+    """After a sweep: the table of its jobs, and a status of 1 where some did not end well."""
+    if lost := jobs.ended():
+        first = lost[0].get("error", "it was killed")
+        print(f"error: {len(lost)} of the sweep's jobs did not end well; the first: {first}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _stop(error: Exception) -> None:
@@ -137,8 +149,9 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
         @functools.wraps(work)
         def job(cfg: DictConfig) -> object:
             try:
-                check(cfg, HydraConfig.get().overrides.task)
-                result = work(cfg)
+                with jobs.told(fault_line):
+                    check(cfg, HydraConfig.get().overrides.task)
+                    result = work(cfg)
                 if cfg.get("dry_run"):
                     drop_empty_output()
                 return result

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from near.config import flat_keys, select
+from near.config import CONF, flat_keys, select
 from near.errors import UserError, did_you_mean
 from near.signature import keywords
 
@@ -100,6 +100,7 @@ BOOLEANS = (
     "model.trust_remote_code",
     "trust_remote_code",
     "evaluation.answers",
+    "evaluation.at_rounds",
     "scoring.adam",
     "export_legacy_format",
 )
@@ -241,6 +242,7 @@ def _shape_faults(cfg: DictConfig) -> list[str]:
             value := select(cfg, f"{part}.path"), str | DictConfig | ListConfig | None
         ):
             faults.append(f"{part}.path={value} is not a path, a list of paths or {{label: path}}")
+    faults += _more_eval_faults(cfg)
     for key in LISTS:
         if _present(cfg, key) and not isinstance(value := select(cfg, key), ListConfig | None):
             faults.append(f"{key}={value} is not a list; write it like {key}=[{value}]")
@@ -257,12 +259,34 @@ def _shape_faults(cfg: DictConfig) -> list[str]:
     return faults
 
 
+def _more_eval_faults(cfg: DictConfig) -> list[str]:
+    """Faults of the further sets, whose names are the user's own."""
+    sets = select(cfg, "data.more_eval")
+    if sets is None:
+        return []
+    if not isinstance(sets, DictConfig):
+        return [f"data.more_eval={sets} is not a mapping of names to paths; write it like {{maths: maths.jsonl}}"]
+    known, faults = OmegaConf.load(CONF / "data" / "source" / "default.yaml"), []
+    for name, told in sets.items():
+        where = f"data.more_eval.{name}"
+        if not isinstance(told, DictConfig):
+            if not isinstance(told, str | ListConfig):
+                faults.append(f"{where}={told} is not a path, or a mapping with one")
+            continue
+        if told.get("path") is None:
+            faults.append(f"{where}.path is missing: set it to a file")
+        faults += [
+            f"{where}.{key} is not in the configuration{did_you_mean(key, known)}" for key in told if key not in known
+        ]
+    return faults
+
+
 def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     """Keys added with + to a node that no class takes: nobody would read them."""
     faults = []
     for override in typed:
         key = override.lstrip("+").split("=", 1)[0]
-        others = key == "experiment" or key.startswith("parallel.")  # DeepSpeed and accelerate know theirs
+        others = key == "experiment" or key.startswith(("parallel.", "data.more_eval.", "evaluation.graders."))
         if not override.startswith("+") or "@" in key or "/" in key or others:
             continue
         parents = key.split(".")[:-1]

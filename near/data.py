@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from omegaconf import DictConfig, OmegaConf
 
+from near.config import CONF
 from near.dataset_info import from_dataset_info
 from near.errors import UserError, one_line
 from near.files import cache_folder, digest, folder_aside, read_json, write_json
@@ -125,16 +126,30 @@ def given(cfg: DictConfig, part: str) -> bool:
     return cfg[part] is not None and cfg[part].path is not None
 
 
+def more_sets(cfg: DictConfig) -> dict[str, str]:
+    """The sets of `data.more_eval` by name, each as the part that `load` takes."""
+    return {name: f"more_eval.{name}" for name in cfg.get("more_eval") or {}}
+
+
+def _source(cfg: DictConfig, part: str) -> DictConfig:
+    """What `data.<part>` says of its source. A further set names a path alone, or what differs from the defaults."""
+    if not part.startswith("more_eval."):
+        return cfg[part]
+    told = cfg.more_eval[part.removeprefix("more_eval.")]
+    told = told if isinstance(told, DictConfig) else {"path": told}
+    return OmegaConf.merge(OmegaConf.load(CONF / "data" / "source" / "default.yaml"), told)
+
+
 def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Rows:
-    """Load `data.<part>` (candidates, queries or eval). `answer`: rows must end with an answer.
+    """Load `data.<part>` (candidates, queries, eval or a set of more_eval). `answer`: rows must end with an answer.
 
     Raises UserError for a path, file, split or column that is not there, an empty source, and for the first faulty row
     unless `data.on_error=skip`.
     """
     where = f"data.{part}"
-    if not given(cfg, part):
+    if not part.startswith("more_eval.") and not given(cfg, part):
         raise UserError(f"{where}.path is missing: set {where}.path=FILE (or a hub id, or data=demo)")
-    source = from_dataset_info(cfg[part], where)
+    source = from_dataset_info(_source(cfg, part), where)
     left, found = source.limit, []
     for opened in open_sources(source, where, cache_dir):
         if left == 0:
@@ -162,7 +177,7 @@ def raw_rows(cfg: DictConfig, rows: Rows, ids: np.ndarray, cache_dir: str) -> It
     Raises UserError where a source no longer holds what was loaded.
     """
     where = f"data.{rows.name}"
-    source = from_dataset_info(cfg[rows.name], where)
+    source = from_dataset_info(_source(cfg, rows.name), where)
     sources = open_sources(source, where, cache_dir)
     if len(sources) < len(rows.parts):
         raise UserError(f"{where}.path={source.path} names fewer files than when it was loaded; run again")

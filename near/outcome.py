@@ -12,6 +12,7 @@ from near.evaluate import write_metrics
 from near.files import aside, provenance, read_json, write_json
 
 if TYPE_CHECKING:
+    from near.base_model import BaseMetrics
     from near.training import Inputs
 
 SCHEMA_VERSION = 1
@@ -37,11 +38,19 @@ def save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
 
 
 def write_outcome(
-    cfg: DictConfig, output_dir: Path, trainer, inputs: "Inputs", metrics: dict, answers: list[dict], base: dict | None
+    cfg: DictConfig,
+    output_dir: Path,
+    trainer,
+    inputs: "Inputs",
+    metrics: dict,
+    answers: list[dict],
+    base: "BaseMetrics",
 ) -> None:
     """train_metrics.json, loss.png, and what the evaluation gave."""
     history = [line for line in trainer.state.log_history if "loss" in line]
-    select_seconds = sum(line["select_seconds"] for line in trainer.record.rounds)
+    rounds = trainer.record.rounds
+    select_seconds = sum(line["select_seconds"] for line in rounds)
+    train_seconds = trainer.seconds - select_seconds - sum(line.get("evaluate_seconds", 0.0) for line in rounds)
     # what finding the neighbours took when they were found, be it in this run or in an earlier one
     found = inputs.neighbours.manifest.get("figures", {}) if inputs.neighbours else {}
     _plot(history, output_dir / "loss.png")
@@ -57,18 +66,21 @@ def write_outcome(
             "steps": trainer.state.global_step,
             "distinct_rows": len(np.unique(np.concatenate(trainer.subsets))) if trainer.subsets else None,
             "rows_trained": trained,  # draws: a row that is passed over twice counts twice
-            "rows_per_second": round(trained / max(1e-9, trainer.seconds - select_seconds), 3),
-            "train_seconds": round(trainer.seconds - select_seconds, 3),
+            "tokens_trained": sum(line["tokens"] for line in rounds) if trainer.schedule is not None else None,
+            "rows_per_second": round(trained / max(1e-9, train_seconds), 3),
+            "train_seconds": round(train_seconds, 3),
             "select_seconds": round(select_seconds, 3),
             "embed_seconds": found.get("embed_seconds"),
             "search_seconds": found.get("search_seconds"),
             "history": history,
             "identity": inputs.identity,
+            "training_key": trainer.job.training_key,
             **provenance(),
         },
     )
-    described |= {"model": cfg.model.name_or_path, "base": base, "selection_saw_them": inputs.seen}
-    write_metrics(output_dir, {**described, **metrics}, answers, cfg)
+    described |= {"model": cfg.model.name_or_path, "base": base.metrics}
+    described["selection_saw_them"] = inputs.sets.seen
+    write_metrics(output_dir, {**described, **metrics}, answers, base.answers, cfg)
 
 
 def _plot(history: list[dict], path: Path) -> None:

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from omegaconf import DictConfig
 
-from near.data import Rows, given, load
+from near.data import Rows, given, load, more_sets
 from near.errors import UserError
 from near.keys import Sorted
 
@@ -22,6 +22,7 @@ def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
         held_out = [queries] if queries is not None else []
         if given(cfg.data, "eval"):
             held_out.append(load(cfg.data, "eval", cfg.cache_dir, answer=False))
+        held_out += [load(cfg.data, part, cfg.cache_dir, answer=False) for part in more_sets(cfg.data).values()]
         for rows in held_out:
             _exclude_prompts(pool, rows, excluded)
         if leaks := int((excluded & pool.usable()).sum()):

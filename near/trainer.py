@@ -55,6 +55,7 @@ class Job:
     target_loss: Callable[[Trainer, int], float | None] | None = None  # of a trainer's model at an optimizer step
     eval_table: object = None  # tokens of the evaluation rows, where trainer.args.eval_strategy asks for them
     callbacks: list[TrainerCallback] = field(default_factory=list)
+    training_key: str | None = None  # of a job in a sweep: what it shares with its twins (near/twins.py)
 
 
 class _Checkpoints(Trainer):

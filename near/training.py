@@ -1,13 +1,16 @@
 """What train.py does: data, selection, model, training, and the evaluation at its end."""
 
+import contextlib
 import dataclasses
 import logging
+import math
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -15,57 +18,114 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from near.arguments import is_sharded, partitioned, tell_precision, training_arguments
+from near.base_model import BaseMetrics
 from near.config import differences, public
 from near.config import identity as outcome
 from near.data import Rows, given, load
 from near.dedup import without_near_duplicates
 from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, one_line
-from near.evaluate import BaseMetrics, evaluation_rows, measure, summary
-from near.files import aside, read_json
+from near.evaluate import summary
+from near.files import aside, digest, read_json
 from near.gradients import watched_layers
+from near.locks import lock_file, locked
+from near.measure import Sets, evaluation_sets, graders_of, loss_of, measure, measure_all
 from near.model import add_finetuning, base_folder, check_quantization, load_base, load_tokenizer
 from near.needs import Needs, check_training, needs_of
 from near.outcome import save, write_outcome
+from near.picking import Batching, Picker
 from near.pool import load_pool, without_prompts_of
+from near.rounds import Schedule
 from near.scoring import scorer_of
 from near.selection import Neighbours, find_neighbours, read_neighbours
 from near.selectors.base import Round, Selector, selector_of
 from near.state import read_checkpoint
 from near.tokens import Collator, Tokens, tokenize
+from near.twins import adopt, alone, in_sweep, training_key, twin_of
+
+if TYPE_CHECKING:
+    from near.trainer import Job
 
 log = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig, output_dir: Path) -> None:
-    """Train one run into `output_dir`: adapter/ or model/, rounds/, train_metrics.json, metrics.json, answers.jsonl."""
+def train(cfg: DictConfig, output_dir: Path) -> float:
+    """Train one run into `output_dir`: adapter/ or model/, rounds/, train_metrics.json, metrics.json, answers.jsonl.
+
+    Returns the target loss, also of a run that is done already, or whose twin in the sweep is.
+    """
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
-    from transformers import set_seed
 
     wait = timedelta(seconds=cfg.trainer.args.get("ddp_timeout", 1800))
     state = PartialState(cpu=on_cpu(cfg), timeout=wait)
     output_dir = Path(broadcast_object_list([str(output_dir)])[0])
     check_quantization(cfg.model, cfg.finetuning)
+    graders_of(cfg.evaluation)
     args = training_arguments(cfg, output_dir)
     cfg = _with_backend(_with_dtype(cfg))
     selector = selector_of(cfg.selector)
     needs = needs_of(cfg, selector) if _dynamic(cfg) else Needs()
     check_training(needs, args, cfg.scoring)
-    with state.main_process_first():
-        rows = _rows(cfg, selector, needs, output_dir)
-    if rows is None:
-        return
-    if not needs.trains_on_queries:  # what embeds is done by all processes together
-        rows.candidates = without_near_duplicates(cfg, rows.candidates)
-    with state.main_process_first():
-        inputs = _inputs(cfg, selector, rows)
-    if rows.needs.neighbours and cfg.indices_path is None:
-        inputs.neighbours = find_neighbours(cfg, rows.candidates, rows.queries)
+    with contextlib.ExitStack() as held:
+        if state.is_main_process:  # a sweep that was killed may have left this job running
+            held.enter_context(locked(lock_file(cfg.cache_dir, f"run-{digest(str(output_dir.resolve()))}")))
+        with state.main_process_first():
+            rows = _rows(cfg, selector, needs, output_dir)
+        if rows is None:
+            return read_json(output_dir / "metrics.json")["target_loss"]
+        if not needs.trains_on_queries:  # what embeds is done by all processes together
+            rows.candidates = without_near_duplicates(cfg, rows.candidates)
+        with state.main_process_first():
+            inputs = _inputs(cfg, selector, rows)
+        if rows.needs.neighbours and cfg.indices_path is None:
+            inputs.neighbours = find_neighbours(cfg, rows.candidates, rows.queries)
+        job = _job(cfg, output_dir, selector, inputs, args)
+        if in_sweep() and state.num_processes == 1:
+            job.training_key = _key(cfg, job, inputs, args)
+            held.enter_context(alone(cfg.cache_dir, job.training_key))
+            if twin := twin_of(output_dir, job.training_key):
+                return _adopted(cfg, output_dir, twin, job, inputs)
+        return _fit(cfg, output_dir, inputs, job, args, state)
+
+
+def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
+    """What tells this run's twins."""
+    picker = None
+    if _dynamic(cfg):
+        schedule = Schedule(*(cfg.trainer[k] for k in ("warmup_step", "update_step", "update_times", "cycles")))
+        fresh = dataclasses.replace(job, selector=selector_of(cfg.selector))  # one may carry state from round to round
+        picker = Picker(fresh, schedule, Batching.of(args, cfg.trainer.group_by_length))
+    return training_key(cfg, inputs.identity, inputs.needs, picker, inputs.neighbours, args.world_size)
+
+
+def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: "Inputs") -> float:
+    _clear(output_dir)
+    _write_config(cfg, output_dir, True)
+    told = {"selector": job.selector_name, "max_K": cfg.max_K, "identity": inputs.identity}
+    with instantiate(cfg.tracker).run(cfg, output_dir, True) as track:
+        metrics = adopt(twin, output_dir, told)
+        track(_shown(metrics), read_json(output_dir / "train_metrics.json")["steps"])
+    return metrics["target_loss"]
+
+
+def _shown(metrics: dict) -> dict[str, float]:
+    """What a tracker is told of an evaluation."""
+    names = ("target_loss", "perplexity", "answers_right")
+    return {f"target/{name}": metrics[name] for name in names if metrics[name] is not None}
+
+
+def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, state) -> float:
+    """Load the model, train it, save and evaluate it; the target loss."""
+    from transformers import set_seed
+
+    from near.trackers.base import LogCallback
+
+    needs = inputs.needs
     resume = _checkpoint(cfg, output_dir)
     partitioned(args)
     model = load_base(cfg.model, cfg.cache_dir, "cpu" if is_sharded(args) else None)
-    base = BaseMetrics(cfg, inputs.eval_rows)
+    base = BaseMetrics(cfg, inputs.sets)
     if not is_sharded(args):
         with state.main_process_first():
             base.measure(model)
@@ -74,10 +134,13 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
     model = add_finetuning(model, cfg.finetuning)
     if needs.asks_model == "gradients":
         watched_layers(model, cfg.scoring.modules)  # what can't be taken is refused before anything is trained
+    if cfg.evaluation.at_rounds:
+        job.target_loss = _target_loss(cfg, inputs, base)
     with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process) as track:
-        trainer = _trainer(cfg, output_dir, selector, inputs, model, args, track)
+        job.callbacks.append(LogCallback(track))
+        trainer = _trainer(cfg, job, model, args)
         if needs.asks_model == "gradients":
-            trainer.job.scorer.probe(model)
+            job.scorer.probe(model)
         if is_sharded(args):  # its weights can be computed with from the beginning of training on
             trainer.add_callback(base)
         if resume is not None:
@@ -89,27 +152,29 @@ def train(cfg: DictConfig, output_dir: Path) -> None:
         trained = trainer.accelerator.unwrap_model(trainer.model)
         kind = "adapter" if "_target_" in cfg.finetuning else "model"
         save(trainer, inputs.tokenizer, output_dir / kind, cfg.model)
+        metrics = {"target_loss": math.nan}
         if is_sharded(args) or state.is_main_process:  # sharded: it takes all processes to compute one answer
-            metrics, answers = measure(trained, inputs.tokenizer, inputs.eval_rows, cfg)
+            metrics, answers = measure_all(
+                lambda rows: measure(trained, inputs.tokenizer, rows, cfg, lenient=True), inputs.sets
+            )
         if state.is_main_process:
-            shown = ("target_loss", "perplexity", "answers_right")
-            track({f"target/{k}": metrics[k] for k in shown if metrics[k] is not None}, trainer.state.global_step)
-            write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base.metrics)
+            track(_shown(metrics), trainer.state.global_step)
+            write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base)
             if base.metrics is not None:
                 log.info(f"base: {summary(base.metrics)}")
-            log.info(f"{trainer.job.selector_name}: {summary(metrics)}; wrote {output_dir}")
+            log.info(f"{job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
+    return metrics["target_loss"]
 
 
 @dataclass
 class Inputs:
-    """What a run has beside its model. `seen`: the rows that are evaluated are those that selection aims at."""
+    """What a run has beside its model."""
 
     needs: Needs
     candidates: Rows
     queries: Rows | None
-    eval_rows: Rows
-    seen: bool
+    sets: Sets
     tokenizer: object
     tokens: Tokens
     query_tokens: Tokens | None
@@ -151,32 +216,31 @@ class LoadedRows:
 
     candidates: Rows
     queries: Rows | None
-    eval_rows: Rows
-    seen: bool
+    sets: Sets
     needs: Needs
     identity: dict
 
 
 def _rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Path) -> LoadedRows | None:
     """Load them; None where the run is done already."""
-    eval_rows, seen = evaluation_rows(cfg)
+    sets = evaluation_sets(cfg)
     queries = None
     if needs.queries or given(cfg.data, "queries"):
-        answer = seen or needs.answers or cfg.embedder.embed != "prompt"
+        answer = sets.seen or needs.answers or cfg.embedder.embed != "prompt"
         queries = load(cfg.data, "queries", cfg.cache_dir, answer=answer)
     if needs.asks_model == "gradients":
         selector.check(queries, cfg.scoring)
     candidates = load_pool(cfg, queries)
     if needs.trains_on_queries:
-        if seen:
+        if sets.seen:
             raise UserError("selector=queries would train on what is evaluated; give data.eval.path, rows of their own")
-        candidates = candidates.followed_by(without_prompts_of(queries, eval_rows, cfg.data.leakage))
-    fingerprints = {r.name: r.fingerprint for r in (eval_rows, queries, candidates) if r is not None}
+        candidates = candidates.followed_by(without_prompts_of(queries, sets.target, cfg.data.leakage))
+    fingerprints = {r.name: r.fingerprint for r in (*sets.all(), queries, candidates) if r is not None}
     identity = {"config": outcome(cfg), "fingerprints": fingerprints}
     if _finished(output_dir, identity, cfg.overwrite):
         return None
     base_folder(cfg.model, cfg.cache_dir)
-    return LoadedRows(candidates, queries, eval_rows, seen, needs, identity)
+    return LoadedRows(candidates, queries, sets, needs, identity)
 
 
 def _inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
@@ -195,11 +259,11 @@ def _inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
     if rows.needs.asks_model == "gradients":
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cfg.cache_dir)
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
-    eval_table = tokenize(rows.eval_rows, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
+    eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
     neighbours = None
     if rows.needs.neighbours and cfg.indices_path is not None:
         neighbours = read_neighbours(cfg.indices_path, rows.candidates, rows.queries, cfg.max_K)
-    parts = (rows.candidates, rows.queries, rows.eval_rows, rows.seen)
+    parts = (rows.candidates, rows.queries, rows.sets)
     return Inputs(rows.needs, *parts, tokenizer, tokens, query_tokens, eval_table, neighbours, rows.identity)
 
 
@@ -253,8 +317,7 @@ def _write_config(cfg: DictConfig, output_dir: Path, write: bool) -> None:
             temporary.write_text(yaml.safe_dump(public(cfg), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _trainer(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, model, args, track):
-    from near.trackers.base import LogCallback
+def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, args) -> "Job":
     from near.trainer import Job
 
     name = HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
@@ -270,15 +333,31 @@ def _trainer(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inpu
         identity=_resumable(inputs.identity),
         represent=representation(cfg, inputs),
         eval_table=inputs.eval_table,
-        callbacks=[LogCallback(track)],
     )
     if inputs.needs.asks_model:
         numbers = args.device.type + (" bf16" if args.bf16 else " fp16" if args.fp16 else "")
         job.scorer = scorer_of(cfg, inputs.tokens, inputs.query_tokens, inputs.tokenizer, numbers)
+    return job
+
+
+def _trainer(cfg: DictConfig, job: "Job", model, args):
     try:
         return instantiate(cfg.trainer)(model=model, job=job, args=args)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"trainer.args are refused: {one_line(error)[:200]}") from error
+
+
+def _target_loss(cfg: DictConfig, inputs: Inputs, base: BaseMetrics) -> Callable:
+    """The target loss of a trainer's model at an optimizer step; None where another process computes it."""
+
+    def loss(trainer, step: int) -> float | None:
+        if step == 0 and base.metrics is not None:
+            return base.metrics["target_loss"]
+        if not is_sharded(trainer.args) and not trainer.args.should_save:
+            return None
+        return loss_of(trainer.accelerator.unwrap_model(trainer.model), inputs.tokenizer, inputs.sets.target, cfg)
+
+    return loss
 
 
 def representation(cfg: DictConfig, inputs: Inputs) -> Callable[[Round], Round]:

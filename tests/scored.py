@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from near.errors import UserError
+from near.graders.base import Grader
 from near.model import add_finetuning, load_base, load_tokenizer
 from near.scoring import Asked, Scorer, Scoring
 from near.selectors.base import Round
@@ -123,3 +125,10 @@ class FakeScorer:
         self.asked.append(ids)
         for weight, pool, queries in zip(self._weights, self._pool, self._queries, strict=True):
             yield Asked(weight, FakeFeatures(np.asarray(pool)[ids]), FakeFeatures(queries))
+
+
+class Away(Grader):
+    """A grader that can't be reached."""
+
+    def grade(self, answers, cache_dir):
+        raise UserError("the judge is away")

@@ -63,7 +63,7 @@ FSDP2 = """
 import sys, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from near.data import load
-from near.evaluate import measure
+from near.measure import measure
 from near.model import add_finetuning, load_base, load_tokenizer
 from tests.conftest import configured
 

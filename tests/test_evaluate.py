@@ -6,12 +6,13 @@ import logging
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
-from near import evaluate as module
+from near import measure as module
 from near.data import load
 from near.errors import UserError
-from near.evaluate import evaluate, measure, normalise
+from near.evaluate import evaluate
+from near.measure import measure
 from near.model import load_base, load_tokenizer
 from near.tokens import IGNORED, encode
 from near.training import train
@@ -61,23 +62,11 @@ def test_answers_are_scored_by_normalised_exact_match(parts, monkeypatch):
     monkeypatch.setattr(module, "_answers", lambda *a: ["x", "x", f"  {right}. ", "x", "x"])
     metrics, answers = measure(model, tokenizer, rows, cfg)
     assert (metrics["answers_right"], metrics["rows"]) == (1, 5)
-    assert [a["right"] for a in answers] == [False, False, True, False, False]
+    assert [a["scores"]["exact"] for a in answers] == [0, 0, 1, 0, 0]
+    low, high = metrics["scores"]["exact"].pop("interval")
+    assert metrics["scores"] == {"exact": {"mean": 0.2, "graded": 5, "right": 1}} and low <= 0.2 <= high
     assert answers[2]["reference"] == right
-    assert answers[2]["prompt"] == rows.messages(2)[0]["content"]
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "same"),
-    [
-        ("Tuesday, May 17, 1927.", "tuesday,  may 17, 1927", True),
-        ("Ｃ）", "c)", True),
-        ("1.5", "15", False),
-        ("(stack 1 2)", "(stack 12)", False),
-        ("Straße", "STRASSE", True),
-    ],
-)
-def test_normalise(a, b, same):
-    assert (normalise(a) == normalise(b)) is same
+    assert answers[2]["question"] == rows.messages(2)[0]["content"]
 
 
 def test_a_run_is_evaluated_as_at_its_end(tiny, tmp_path):
@@ -111,7 +100,7 @@ def test_the_base_model_is_measured_once(tiny, tmp_path, caplog):
     settings = [t for t in tiny if t.split(".")[0].split("=")[0] in ("data", "cache_dir", "model")]
     for name in ("a", "b"):
         evaluate(configured("eval", *settings, "evaluation.max_new_tokens=3"), tmp_path / name)
-    assert caplog.text.count("evaluation found in the cache") == 1
+    assert caplog.text.count("found in the cache") == 1
     first, second = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in "ab")
     assert (first["selector"], first["model"]) == (None, "builtin:tiny")
     assert first["target_loss"] == second["target_loss"]
@@ -123,6 +112,57 @@ def test_queries_stand_in_for_eval_and_it_is_said(tiny, tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["selection_saw_them"] is True
     assert (metrics["evaluated_on"], metrics["rows"]) == ("queries", 4)
+
+
+def test_further_sets(tiny, small_data, tmp_path, caplog):
+    """Evaluated beside the target, base included, and left out of the pool like the target's rows."""
+    caplog.set_level(logging.INFO)
+    pool = small_data[1].split("=")[1]
+    train(configured("train", *tiny, f"data.more_eval={{colours: {{path: {pool}, limit: 1}}}}"), tmp_path)
+    assert "1 rows left out, their prompts are those of queries or eval rows" in caplog.text
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["more"]["colours"]["rows"] == metrics["base"]["more"]["colours"]["rows"] == 1
+    assert metrics["more"]["colours"]["target_loss"] != metrics["base"]["more"]["colours"]["target_loss"]
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [a["set"] for a in answers] == ["target"] * 5 + ["colours"]
+    assert len((tmp_path / "base_answers.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_run_leaves_what_others_read(tiny, tmp_path):
+    train(configured("train", *tiny), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    low, high = metrics["target_loss_interval"]
+    assert low < metrics["target_loss"] < high
+    assert metrics["perplexity_interval"] == pytest.approx([np.exp(low), np.exp(high)])
+    generated = [json.loads(line) for line in (tmp_path / "dataflow.jsonl").read_text().splitlines()]
+    assert [set(g) for g in generated] == [{"question", "reference", "model_generated_answer"}] * 5
+    rounds = [json.loads(line) for line in (tmp_path / "rounds" / "rounds.jsonl").read_text().splitlines()]
+    assert rounds[0]["target_loss"] == metrics["base"]["target_loss"]
+    assert rounds[1]["target_loss"] != rounds[2]["target_loss"] != metrics["target_loss"]
+    trained = json.loads((tmp_path / "train_metrics.json").read_text())["tokens_trained"]
+    assert trained == sum(line["tokens"] for line in rounds) > 0
+
+
+def test_the_same_seed_gives_the_same_evaluation(parts):
+    cfg, model, tokenizer, rows = parts
+    (first, answers), (second, others) = (measure(model, tokenizer, rows, cfg) for _ in range(2))
+    assert answers == others
+    assert {k: v for k, v in first.items() if "seconds" not in k} == {
+        k: v for k, v in second.items() if "seconds" not in k
+    }
+
+
+def test_a_grader_that_fails_costs_its_score_alone(parts, caplog):
+    cfg, model, tokenizer, rows = parts
+    away = {"_target_": "tests.scored.Away"}
+    with open_dict(cfg):
+        cfg.evaluation.graders.away = away
+    with pytest.raises(UserError, match="the judge is away"):
+        measure(model, tokenizer, rows, cfg)
+    metrics, answers = measure(model, tokenizer, rows, cfg, lenient=True)
+    assert "not graded by away: the judge is away" in caplog.text
+    assert metrics["scores"]["away"] == {"mean": None, "interval": None, "graded": 0, "right": 0}
+    assert metrics["scores"]["exact"]["graded"] == 5 and answers[0]["scores"]["away"] is None
 
 
 def test_bad_input(tiny, tmp_path):

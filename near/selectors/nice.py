@@ -10,8 +10,8 @@ from near.batches import batches
 from near.chunks import Chunks
 from near.data import Rows
 from near.errors import UserError
-from near.evaluate import normalise
 from near.formats import is_plain
+from near.graders.exact import normalise
 from near.judge import PROMPT, Judge
 from near.processes import is_main
 from near.scoring import Asked, Features

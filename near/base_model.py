@@ -1,0 +1,93 @@
+"""The untrained model in every comparison: evaluated once for all runs, and found in the cache by the others."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from transformers import TrainerCallback
+
+from near.data import Rows
+from near.files import cache_folder, digest, folder_aside, folder_digest, read_json, write_json
+from near.hub import wanted_dtype
+from near.locks import lock_file, locked
+from near.measure import Sets, measure, measure_all
+from near.model import base_folder, load_base, load_tokenizer
+from near.processes import is_main
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 2  # of what is kept
+
+
+def base_metrics(cfg: DictConfig, model: DictConfig, sets: Sets, loaded=None) -> tuple[dict, list[dict]]:
+    """Metrics and answers of an untrained model on all sets; each set is measured once, and then found."""
+    return measure_all(lambda rows: _one(cfg, model, rows, loaded), sets)
+
+
+def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded) -> tuple[dict, list[dict]]:
+    target = _folder(cfg, model, rows)
+    # several processes of one job have the model together, and all of them must measure where one does
+    held = locked(lock_file(cfg.cache_dir, target.name)) if loaded is None or not _shared(loaded) else None
+    with held or contextlib.nullcontext():
+        if found := _found(target):
+            if is_main():
+                log.info(f"base model: evaluation on {rows.name} found in the cache")
+            return found["metrics"], found["answers"]
+        tokenizer = load_tokenizer(model, cfg.cache_dir)
+        loaded = load_base(model, cfg.cache_dir) if loaded is None else loaded
+        metrics, answers = measure(loaded, tokenizer, rows, cfg)
+        if is_main():
+            log.info(f"base model: evaluated on {rows.name}, target loss {metrics['target_loss']:.4f}")
+            with folder_aside(target) as new:
+                write_json(new / "base.json", {"metrics": metrics, "answers": answers})
+    return metrics, answers
+
+
+def _shared(model) -> bool:
+    """Whether processes hold parts of `model`."""
+    return torch.distributed.is_initialized() and any(p.numel() == 0 or hasattr(p, "ds_id") for p in model.parameters())
+
+
+def _found(target: Path) -> dict | None:
+    return read_json(target / "base.json") if (target / "base.json").is_file() else None
+
+
+def _folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
+    """Where the evaluation of an untrained model is kept, by all that decides it."""
+    evaluation = OmegaConf.to_container(cfg.evaluation)
+    evaluation.pop("at_rounds", None)
+    made_of = [
+        SCHEMA_VERSION,
+        folder_digest(base_folder(model, cfg.cache_dir)),
+        wanted_dtype(model.dtype),
+        model.template,
+        rows.fingerprint,
+        cfg.data.cutoff_len,
+        evaluation,
+    ]
+    if model.get("quantization") is not None:
+        made_of.append(OmegaConf.to_container(model.quantization))
+    return cache_folder(cfg.cache_dir, "evaluations", digest(made_of))
+
+
+class BaseMetrics(TrainerCallback):
+    """`metrics` and `answers` of the model before training; None where they are not known."""
+
+    def __init__(self, cfg: DictConfig, sets: Sets):
+        self.cfg, self.sets, self.metrics, self.answers = cfg, sets, None, None
+
+    def measure(self, model) -> None:
+        self.metrics, self.answers = base_metrics(self.cfg, self.cfg.model, self.sets, model)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Measure a model whose weights are spread over all processes, without its adapter."""
+        adapted = "_target_" in self.cfg.finetuning
+        if not adapted and state.global_step:  # resumed: these are not the base's weights any more
+            kept = [_found(_folder(self.cfg, self.cfg.model, rows)) for rows in self.sets.all()]
+            if all(kept):
+                self.measure(model)  # all of it is found
+            return
+        with torch.random.fork_rng(), model.disable_adapter() if adapted else contextlib.nullcontext():
+            self.measure(model)

@@ -1,0 +1,38 @@
+"""The contract of a grader: how well a generated answer does beside its reference."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Grade(NamedTuple):
+    """score: in [0, 1], 1 being right; None where the grader has nothing to say (the reference holds no number).
+    told: what is kept beside it, such as a judge's reply."""
+
+    score: float | None
+    told: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated answer. `raw`: its row as it stands in the source, for graders that ask for it."""
+
+    row: int
+    question: str
+    reference: str
+    text: str
+    raw: Mapping | None = None
+
+
+class Grader(ABC):
+    """Named by `_target_` under evaluation.graders, with its options as keywords."""
+
+    columns = False  # whether it reads Answer.raw
+
+    def check(self) -> None:  # noqa: B027 - most run anywhere
+        """UserError where it can't run here; called before anything heavy."""
+
+    @abstractmethod
+    def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
+        """A grade for each answer. `cache_dir`: where what was paid for once may be kept."""

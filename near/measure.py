@@ -1,0 +1,201 @@
+"""What a model does on a set of rows: target loss with its interval, greedy answers, and their grades."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from tqdm import tqdm
+
+from near.batches import batches
+from near.data import Rows, given, load, more_sets, raw_rows
+from near.errors import UserError
+from near.formats import is_plain
+from near.graders.base import Answer, Grade, Grader
+from near.intervals import over_examples
+from near.losses import answer_losses, by_row
+from near.processes import is_main
+from near.tokens import Collator, encode, render
+
+log = logging.getLogger(__name__)
+
+LOSS_TOKENS = 1024  # of a batch whose logits are held: float32 over the vocabulary, several times over
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is evaluated: the target's rows, and further sets by name. `seen`: the target's are the queries, which
+    selection saw."""
+
+    target: Rows
+    seen: bool
+    more: dict[str, Rows]
+
+    def all(self) -> list[Rows]:
+        return [self.target, *self.more.values()]
+
+
+def evaluation_sets(cfg: DictConfig) -> Sets:
+    """data.eval, or the queries where there is none, and data.more_eval."""
+    more = {name: load(cfg.data, part, cfg.cache_dir) for name, part in more_sets(cfg.data).items()}
+    if given(cfg.data, "eval"):
+        return Sets(load(cfg.data, "eval", cfg.cache_dir), False, more)
+    log.info("data.eval is not set: the queries are evaluated on, which selection saw")
+    return Sets(load(cfg.data, "queries", cfg.cache_dir), True, more)
+
+
+def graders_of(evaluation: DictConfig) -> dict[str, Grader]:
+    """The graders of `evaluation.graders` by name, each asked whether it can run here."""
+    found = {name: instantiate(options) for name, options in (evaluation.graders or {}).items()}
+    for name, grader in found.items():
+        if not isinstance(grader, Grader):
+            raise UserError(f"evaluation.graders.{name} is not a grader (near.graders.base.Grader)")
+        grader.check()
+    return found
+
+
+def measure_all(measure_one: Callable[[Rows], tuple[dict, list[dict]]], sets: Sets) -> tuple[dict, list[dict]]:
+    """Metrics of the target, those of further sets under `more`, and all answers, by one model."""
+    metrics, answers = measure_one(sets.target)
+    answers = [{"set": "target", **a} for a in answers]
+    metrics = {**metrics, "more": {}}
+    for name, rows in sets.more.items():
+        metrics["more"][name], others = measure_one(rows)
+        answers += [{"set": name, **a} for a in others]
+    return metrics, answers
+
+
+def measure(model, tokenizer, rows: Rows, cfg: DictConfig, lenient: bool = False) -> tuple[dict, list[dict]]:
+    """Target loss (mean over all answer tokens, natural log), and graded greedy answers of `model` on `rows`.
+
+    `lenient`: a grader that fails (a judge that is away) is told, and its score missing, in the place of an error.
+    """
+    begun, was_training = time.perf_counter(), model.training
+    model.eval()
+    ids = rows.eligible()
+    chats = rows.chats(ids)
+    asked = cfg.evaluation.answers and not any(map(is_plain, chats))  # plain text asks for no answer
+    graders = graders_of(cfg.evaluation) if asked else {}
+    with torch.no_grad():  # not inference_mode: weights that ZeRO-3 gathers under it can't be trained afterwards
+        loss_sums, counts = losses(model, tokenizer, chats, cfg)
+        answers = _answers(model, tokenizer, chats, cfg) if asked else None
+    model.train(was_training)
+    records = []
+    for at, (row, chat) in enumerate(zip(ids, chats, strict=True)):
+        record = {
+            "row": int(row),
+            "question": "\n".join(m["content"] for m in chat[:-1] if m["role"] != "system"),
+            "reference": chat[-1]["content"],
+            "loss": float(loss_sums[at] / max(counts[at], 1)),
+            "tokens": int(counts[at]),
+        }
+        if answers is not None:
+            record |= {"answer": answers[at], "scores": {}, "told": {}}
+        records.append(record)
+    scores = {}
+    if answers is not None and is_main():
+        scores = _graded(graders, records, rows, cfg, lenient)
+    loss = float(loss_sums.sum() / counts.sum())
+    interval = over_examples(loss_sums, counts, cfg.seed)
+    metrics = {
+        "target_loss": loss,
+        "target_loss_interval": interval,
+        "perplexity": _exp(loss),
+        "perplexity_interval": None if interval is None else [_exp(x) for x in interval],
+        "rows": len(records),
+        "tokens": int(counts.sum()),
+        "answers_right": scores["exact"]["right"] if "exact" in scores else None,
+        "scores": scores,
+        "evaluated_on": rows.name,
+        "eval_fingerprint": rows.fingerprint,
+        "evaluation_seconds": round(time.perf_counter() - begun, 3),
+    }
+    return metrics, records
+
+
+def _exp(loss: float) -> float:
+    return math.exp(min(loss, 700.0))
+
+
+def loss_of(model, tokenizer, rows: Rows, cfg: DictConfig) -> float:
+    """The target loss alone."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        sums, counts = losses(model, tokenizer, rows.chats(rows.eligible()), cfg)
+    model.train(was_training)
+    return float(sums.sum() / counts.sum())
+
+
+def losses(model, tokenizer, chats: list, cfg: DictConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the negative log likelihood over each chat's answer tokens, and their number; float64, int64 (n,)."""
+    coded = [encode(chat, tokenizer, cfg.data.cutoff_len) for chat in chats]
+    collate = Collator(tokenizer.pad_token_id)
+    sums, counts = np.zeros(len(coded)), np.zeros(len(coded), dtype=np.int64)
+    for part in batches([len(c["input_ids"]) for c in coded], cfg.evaluation.batch_size, LOSS_TOKENS):
+        batch = {k: v.to(model.device) for k, v in collate([coded[i] for i in part]).items()}
+        found = by_row(*answer_losses(model, batch), len(part))
+        sums[part], counts[part] = (values.cpu().numpy() for values in found)
+    return sums, counts
+
+
+def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: DictConfig, lenient: bool) -> dict:
+    """Put grades into `records`; by name: mean score and its interval, how many were graded and how many are right."""
+    raw = {}
+    if any(grader.columns for grader in graders.values()):
+        ids = np.array([record["row"] for record in records])
+        raw = dict(raw_rows(cfg.data, rows, ids, cfg.cache_dir))
+    asked = [Answer(r["row"], r["question"], r["reference"], r["answer"], raw.get(r["row"])) for r in records]
+    found = {}
+    for name, grader in graders.items():
+        try:
+            grades = grader.grade(asked, cfg.cache_dir)
+        except UserError as error:
+            if not lenient:
+                raise
+            log.warning(f"answers are not graded by {name}: {error}; later: python eval.py run=RUN")
+            grades = [Grade(None)] * len(asked)
+        for record, grade in zip(records, grades, strict=True):
+            record["scores"][name] = grade.score
+            if grade.told is not None:
+                record["told"][name] = grade.told
+        known = np.array([grade.score for grade in grades if grade.score is not None])
+        found[name] = {
+            "mean": float(known.mean()) if len(known) else None,
+            "interval": over_examples(known, np.ones(len(known)), cfg.seed),
+            "graded": len(known),
+            "right": int((known == 1).sum()),
+        }
+    return found
+
+
+def _answers(model, tokenizer, chats: list, cfg: DictConfig) -> list[str]:
+    """Greedy answers to each chat's last turn, at most `max_new_tokens` long."""
+    prompts = [tokenizer(render(tokenizer, chat[:-1], True), add_special_tokens=False)["input_ids"] for chat in chats]
+    prompts = [p[-cfg.data.cutoff_len :] for p in prompts]
+    if isinstance(model, FSDPModule) and "generate" not in vars(model):
+        register_fsdp_forward_method(model, "generate")  # else it would bypass what gathers the outermost weights
+    answers = [""] * len(chats)
+    for part in tqdm(batches(list(map(len, prompts)), cfg.evaluation.batch_size), desc="answering", mininterval=1):
+        batch = tokenizer.pad({"input_ids": [prompts[i] for i in part]}, padding_side="left", return_tensors="pt").to(
+            model.device
+        )
+        made = model.generate(
+            **batch,
+            max_new_tokens=cfg.evaluation.max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        texts = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        for i, text in zip(part, texts, strict=True):
+            answers[i] = text.strip()
+    return answers

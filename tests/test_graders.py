@@ -1,0 +1,105 @@
+"""Graders by hand, and what all of them keep to."""
+
+from fractions import Fraction
+
+import pytest
+
+from near.graders.base import Answer
+from near.graders.choice import Choice, letters
+from near.graders.exact import Exact, normalise
+from near.graders.number import FinalNumber, final_number
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("Tuesday, May 17, 1927.", "tuesday,  may 17, 1927", True),
+        ("Ｃ）", "c)", True),
+        ("1.5", "15", False),
+        ("(stack 1 2)", "(stack 12)", False),
+        ("Straße", "STRASSE", True),
+    ],
+)
+def test_normalise(a, b, same):
+    assert (normalise(a) == normalise(b)) is same
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("She has 3 + 4 = 7 apples.\n#### 7", 7),
+        ("#### 1,234", 1234),
+        ("The total is $1,234.50.", Fraction("1234.5")),
+        ("it is 12.", 12),
+        ("x = -3", -3),
+        ("x = \u22123", -3),
+        ("-$5", -5),
+        (r"so \boxed{42} and not 43", 42),
+        (r"\boxed{\frac{3}{4}}", Fraction(3, 4)),
+        (r"\boxed{\dfrac{-1}{2}}", Fraction(-1, 2)),
+        ("3/4 of it", Fraction(3, 4)),
+        ("1.50", Fraction(3, 2)),
+        (".5", Fraction(1, 2)),
+        ("about 25%", 25),
+        ("2e3", 2000),
+        ("答案是１２。", 12),
+        ("1e999999999", None),
+        ("nothing", None),
+        ("", None),
+        ("1/0", None),
+        ("9" * 1000, None),
+    ],
+)
+def test_final_number(text, number):
+    assert final_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("B", "B"),
+        ("(B)", "B"),
+        ("B.", "B"),
+        ("B) a red one", "B"),
+        ("**B**", "B"),
+        ("Answer: B", "B"),
+        ("The answer is (B) because A is wrong.", "B"),
+        ("the correct option is C", "C"),
+        (r"therefore \boxed{D}", "D"),
+        ("答案是B。", "B"),
+        ("选C", "C"),
+        ("Ｃ）", "C"),
+        ("A, C", "AC"),
+        ("ABD", "ABD"),
+        ("Answer: A and C", "AC"),
+        ("A cat sat there", None),
+        ("I think so", None),
+        ("the answer is a cat", None),
+        ("", None),
+    ],
+)
+def test_letters(text, chosen):
+    assert letters(text) == (None if chosen is None else frozenset(chosen))
+
+
+GRADERS = [Exact(), FinalNumber(), Choice()]
+
+
+@pytest.mark.parametrize("grader", GRADERS, ids=lambda g: type(g).__name__)
+def test_the_contract(grader):
+    answers = [
+        Answer(i, "q", r, t) for i, (r, t) in enumerate([("B", "B"), ("12", "13"), ("", ""), ("汉字", "汉字。")])
+    ]
+    grades = grader.grade(answers, "unused")
+    assert len(grades) == 4 and all(g.score is None or 0 <= g.score <= 1 for g in grades)
+    assert grader.grade([], "unused") == []
+
+
+@pytest.mark.parametrize(
+    ("grader", "scores"), [(Exact(), [1, 0, 0]), (FinalNumber(), [None, 0, 1]), (Choice(), [1, None, None])]
+)
+def test_scores(grader, scores):
+    answers = [Answer(0, "", "B", "b."), Answer(1, "", "12", "13"), Answer(2, "", "so 12", "#### 12.0")]
+    if isinstance(grader, Choice):
+        answers[0] = Answer(0, "", "B", "B. because")
+    assert [g.score for g in grader.grade(answers, "unused")] == scores
