@@ -44,8 +44,13 @@ def run(main: Callable[[], object]) -> None:
 
 
 def _end_sweep() -> None:
-    """After a sweep: the table of its jobs, and a status of 1 where some did not end well."""
-    if lost := jobs.ended():
+    """After a sweep: the table of its jobs, what they show, and a status of 1 where some did not end well."""
+    lost = jobs.ended()
+    if jobs.Sweeps.folder is not None and len(list(jobs.Sweeps.folder.glob("*/train_metrics.json"))) > 1:
+        from near import runs, verdict
+
+        verdict.show(runs.collect(jobs.Sweeps.folder)[0])
+    if lost:
         first = lost[0].get("error", "it was killed")
         print(f"error: {len(lost)} of the sweep's jobs did not end well; the first: {first}", file=sys.stderr)
         sys.exit(1)

@@ -2,9 +2,6 @@
 
 import html
 import logging
-import re
-import statistics
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -15,51 +12,24 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from near.errors import UserError
-from near.files import aside, read_json, read_jsonl
+from near import verdict
+from near.files import aside
 from near.lookup import lookup
+from near.runs import Run, collect
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("selector", "seed", "run", "model", "target loss", "answers right", "distinct rows", "train s", "select s")
-OVER_SEEDS = ("selector", "seeds", "mean target loss", "mean answers right", "mean distinct rows")
-KEYS = {"selector", "model", "target_loss", "rows", "tokens", "answers_right", "eval_fingerprint"}
 SEEN = "evaluated on the queries, which selection saw"
 
 
-@dataclass
-class Run:
-    """One row of the table. `folder` is None for the untrained base model found in another run's metrics."""
-
-    selector: str
-    metrics: dict
-    folder: Path | None = None
-    training: dict = field(default_factory=dict)
-    rounds: list[dict] = field(default_factory=list)
-
-    @property
-    def seed(self) -> object:
-        return self.metrics.get("seed")
-
-    def cells(self, root: Path) -> list[str]:
-        m, t = self.metrics, self.training
-        right = "-" if m["answers_right"] is None else f"{m['answers_right']}/{m['rows']}"
-        name = "-" if self.folder is None else str(self.folder.relative_to(root))
-        cells = [
-            self.selector,
-            _dash(self.seed),
-            name,
-            _model(self),
-            f"{m['target_loss']:.4f}",
-            right,
-        ]
-        spent = [t.get(k) for k in ("select_seconds", "embed_seconds", "search_seconds")]
-        selecting = sum(s for s in spent if s is not None) if t else None
-        return [*cells, _dash(t.get("distinct_rows")), _dash(t.get("train_seconds")), _dash(selecting)]
-
-
-def _model(run: Run) -> str:
-    return re.split(r"[/:]", run.metrics["model"].rstrip("/"))[-1]
+def cells(run: Run, root: Path) -> list[str]:
+    """A run's row of the table."""
+    m, t = run.metrics, run.training
+    right = "-" if m["answers_right"] is None else f"{m['answers_right']}/{m['rows']}"
+    name = "-" if run.folder is None else str(run.folder.relative_to(root))
+    found = [run.selector, _dash(run.seed), name, run.model, f"{m['target_loss']:.4f}", right]
+    return [*found, _dash(t.get("distinct_rows")), _dash(t.get("train_seconds")), _dash(run.selecting)]
 
 
 def _dash(value: object) -> str:
@@ -82,55 +52,14 @@ def report(cfg: DictConfig, output_dir: Path) -> None:
     log.info(f"report: {path}")
 
 
-def collect(root: Path) -> tuple[list[Run], list[Path]]:
-    """Finished runs, the base model first, and the folders of runs that have begun and not ended."""
-    if not root.is_dir():
-        raise UserError(f"runs={root}: no such folder")
-    runs, models, bases = [], [], {}
-    for path in sorted(root.rglob("metrics.json")):
-        folder, metrics = path.parent, read_json(path)
-        if not KEYS <= set(metrics):
-            log.info(f"passed over {path}: not written by train.py or eval.py")
-            continue
-        if metrics["selector"] is None:  # a model that eval.py was given: an untrained one, or one merged before
-            models.append(Run("model", metrics, folder))
-            continue
-        if metrics.get("base"):
-            base = {**metrics["base"], "model": metrics["model"]}
-            bases.setdefault((_evaluated(base), base["model"]), Run("base", base))
-        training = read_json(folder / "train_metrics.json") if (folder / "train_metrics.json").is_file() else {}
-        lines = folder / "rounds" / "rounds.jsonl"
-        rounds = read_jsonl(lines) if lines.is_file() else []
-        runs.append(Run(metrics["selector"], metrics, folder, training, rounds))
-    for run in models:
-        key = (_evaluated(run.metrics), run.metrics["model"])
-        if key in bases:
-            bases[key] = Run("base", run.metrics, run.folder)
-        else:
-            runs.append(run)
-    begun = [p.parent for p in sorted(root.rglob("config.yaml")) if p.parent.name != ".hydra"]
-    unfinished = [folder for folder in begun if not (folder / "metrics.json").exists()]
-    if not runs and not bases:
-        raise UserError(f"runs={root}: no metrics.json below it; give the output folder of train.py or eval.py")
-    runs.sort(key=lambda r: (r.selector, str(r.seed), str(r.folder)))
-    return [*bases.values(), *runs], unfinished
-
-
-def _evaluated(metrics: dict) -> tuple:
-    """What must be equal for two target losses to be compared."""
-    return metrics["eval_fingerprint"], metrics["rows"], metrics["tokens"]
-
-
 def notes(runs: list[Run], unfinished: list[Path]) -> list[str]:
     """What a reader of the table must know."""
     found = []
     if any(r.metrics.get("selection_saw_them") for r in runs):
         found.append(f"The rows were {SEEN}: the losses are not of unseen data.")
-    if len({_evaluated(r.metrics) for r in runs}) > 1:
+    if len({r.evaluated for r in runs}) > 1:
         found.append("These runs were evaluated on different rows: their losses can't be compared.")
-    if len({r.seed for r in runs if r.rounds}) < 3:
-        found.append("Fewer than three seeds: differences may be chance.")
-    models = {_model(r) for r in runs}
+    models = {r.model for r in runs}
     if len(models) == 1:
         found.insert(0, f"Model: {models.pop()}.")
     found += [f"{folder}: begun and not finished." for folder in unfinished]
@@ -139,32 +68,10 @@ def notes(runs: list[Run], unfinished: list[Path]) -> list[str]:
 
 def shown(runs: list[Run], root: Path) -> tuple[list[str], list[list[str]]]:
     """The table's columns and rows; the model is a column only where there are several."""
-    rows = [run.cells(root) for run in runs]
+    rows = [cells(run, root) for run in runs]
     at = COLUMNS.index("model")
     keep = [i for i in range(len(COLUMNS)) if i != at or len({row[at] for row in rows}) > 1]
     return [COLUMNS[i] for i in keep], [[row[i] for i in keep] for row in rows]
-
-
-def over_seeds(runs: list[Run]) -> list[list[str]]:
-    """Cells of OVER_SEEDS, a row for each selector that was run with several seeds on the same rows and model: means
-    and, of losses, the standard deviation between seeds (n - 1 in its denominator)."""
-    groups: dict[tuple, list[Run]] = {}
-    for run in runs:
-        if run.rounds and run.seed is not None:
-            groups.setdefault(
-                (run.selector, run.training.get("max_K"), *_evaluated(run.metrics), _model(run)), []
-            ).append(run)
-    found = []
-    for same in groups.values():
-        if len({run.seed for run in same}) < 2 or len({run.seed for run in same}) < len(same):
-            continue  # several of one seed differ in something that the table does not name
-        losses = [run.metrics["target_loss"] for run in same]
-        right = [run.metrics["answers_right"] for run in same]
-        rows = [run.training.get("distinct_rows") or 0 for run in same]
-        answers = "-" if None in right else f"{statistics.mean(right):.1f}/{same[0].metrics['rows']}"
-        spread = f"{statistics.mean(losses):.4f} ± {statistics.stdev(losses):.4f}"
-        found.append([same[0].selector, str(len(same)), spread, answers, f"{statistics.mean(rows):.0f}"])
-    return sorted(found, key=lambda cells: float(cells[2].split()[0]))
 
 
 def _print(runs: list[Run], root: Path, unfinished: list[Path]) -> None:
@@ -174,11 +81,7 @@ def _print(runs: list[Run], root: Path, unfinished: list[Path]) -> None:
         table.add_row(*row)
     console = Console(width=max(Console().width, 120))  # a table cut to a pipe's 80 columns can't be read
     console.print(table)
-    if groups := over_seeds(runs):
-        table = Table(*(Column(name, no_wrap=True) for name in OVER_SEEDS), box=box.SIMPLE, pad_edge=False)
-        for cells in groups:
-            table.add_row(*cells)
-        console.print(table)
+    verdict.show(runs)
     for note in notes(runs, unfinished):
         console.print(note, style="dim", markup=False, highlight=False)
 
@@ -191,10 +94,11 @@ def page(runs: list[Run], root: Path, unfinished: list[Path]) -> str:
     remarks = "".join(f"<p class=note>{html.escape(n)}</p>" for n in notes(runs, unfinished))
     figures = "".join(_figure(f) for f in (_losses(runs, root), *_sources(runs, root)) if f is not None)
     table = _html_table(head, body)
-    if groups := over_seeds(runs):
-        head = "".join(f"<th>{html.escape(c)}</th>" for c in OVER_SEEDS)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in groups)
-        table += _html_table(head, body)
+    names, rows = verdict.table(runs)
+    if rows:
+        head = "".join(f"<th>{html.escape(c)}</th>" for c in names)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+        table += _html_table(head, body) + "".join(f"<p class=note>{html.escape(n)}</p>" for n in verdict.notes(runs))
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>near: {html.escape(root.name)}</title>"
         f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style>"

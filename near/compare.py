@@ -1,0 +1,183 @@
+"""Selections side by side: each over its seeds, beside random rows and the untrained model, with what is shown and what
+is not."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from near.files import read_jsonl
+from near.intervals import holds_zero, over_pairs, over_seeds
+from near.runs import Run
+
+BASELINE = "random"
+NOTHING = "no difference shown"
+Interval = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a target loss less another's: the mean over seeds, its interval over seeds, and over paired examples."""
+
+    mean: float
+    seeds: Interval
+    examples: Interval
+
+    @property
+    def verdict(self) -> str:
+        """better or worse only where both intervals, as far as they are known, say so."""
+        known = [i for i in (self.seeds, self.examples) if i is not None]
+        if not known or any(holds_zero(i) for i in known) or len({i[0] > 0 for i in known}) > 1:
+            return NOTHING
+        return "worse" if self.mean > 0 else "better"
+
+    def told(self) -> str:
+        shown = [f"{self.mean:+.4f}"]
+        shown += [f"[{i[0]:+.4f}, {i[1]:+.4f}] {over}" for i, over in self._known()]
+        return " ".join(shown)
+
+    def _known(self) -> list[tuple[tuple[float, float], str]]:
+        return [(i, o) for i, o in ((self.seeds, "seeds"), (self.examples, "examples")) if i is not None]
+
+
+@dataclass
+class Group:
+    """Runs that differ in nothing but the seed, by seed."""
+
+    label: str
+    runs: dict[object, Run]
+
+    @property
+    def one(self) -> Run:
+        """Any of them: they have all but the seed in common."""
+        return next(iter(self.runs.values()))
+
+    def mean(self, of: Callable[[Run], float | None]) -> float | None:
+        values = [of(run) for run in self.runs.values()]
+        return None if None in values else statistics.mean(values)
+
+
+def groups_of(runs: list[Run]) -> list[Group]:
+    """Trained runs by their settings, each named by its selector and by what sets it apart from others of that name."""
+    found: dict[str, dict] = {}
+    for run in runs:
+        if run.folder is None or not run.training:
+            continue
+        settings = _settings(run)
+        key = repr((run.selector, sorted(settings.items(), key=repr), run.evaluated, run.metrics["model"]))
+        entry = found.setdefault(key, {"settings": settings, "runs": {}})
+        entry["runs"].setdefault(run.seed, run)
+    groups = []
+    for entry in found.values():
+        name = next(iter(entry["runs"].values())).selector
+        others = [e["settings"] for e in found.values() if next(iter(e["runs"].values())).selector == name]
+        apart = [k for k in entry["settings"] if any(o.get(k) != entry["settings"][k] for o in others)]
+        shown = [f"{k.rpartition('.')[2]}={entry['settings'][k]}" for k in sorted(apart)[:4]]
+        groups.append(Group(" ".join([name, *shown]), entry["runs"]))
+    return sorted(groups, key=lambda g: g.mean(lambda r: r.metrics["target_loss"]))
+
+
+def _settings(run: Run) -> dict[str, object]:
+    """What decided the run's outcome but its seed, by dotted key."""
+    found = {}
+
+    def walk(node: object, path: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{path}.{key}" if path else str(key))
+        else:
+            found[path] = str(node)
+
+    walk(run.training.get("identity", {}).get("config", {}), "")
+    found.pop("seed", None)
+    return {k: v for k, v in found.items() if not k.startswith("evaluation.")}
+
+
+def baseline_of(group: Group, groups: list[Group]) -> Group | None:
+    """The group of random rows most like `group`: evaluated alike, with the most settings and seeds in common."""
+    one = group.one
+    known = [g for g in groups if g.one.selector == BASELINE and g.one.evaluated == one.evaluated]
+    mine = set(_settings(one).items())
+
+    def alike(other: Group) -> tuple[int, int]:
+        return len(mine & set(_settings(other.one).items())), len(group.runs & other.runs.keys())
+
+    return max(known, key=alike, default=None)
+
+
+def beside_random(group: Group, other: Group) -> Difference | None:
+    """Of the same seeds' runs; None without a seed in common."""
+    seeds = [seed for seed in group.runs if seed in other.runs]
+    if not seeds:
+        return None
+    pairs = [(group.runs[s], other.runs[s]) for s in seeds]
+    return _difference([(a.metrics["target_loss"], b.metrics["target_loss"], *_examples(a, b)) for a, b in pairs])
+
+
+def beside_base(group: Group) -> Difference | None:
+    """Of the untrained model, as every run evaluated it; None where one did not."""
+    found = []
+    for run in group.runs.values():
+        if not run.metrics.get("base"):
+            return None
+        own = _rows(run.folder / "answers.jsonl")
+        base = _rows(run.folder / "base_answers.jsonl")
+        paired = (own, base) if own is not None and base is not None and len(own[0]) == len(base[0]) else (None, None)
+        found.append((run.metrics["target_loss"], run.metrics["base"]["target_loss"], *paired))
+    return _difference(found)
+
+
+def _difference(pairs: list[tuple]) -> Difference:
+    """pairs: a seed's two target losses, and of both the summed losses and tokens of every example."""
+    differences = np.array([first - second for first, second, _, _ in pairs])
+    examples = None
+    if all(a is not None for _, _, a, _ in pairs):
+        sums = np.mean([a[0] - b[0] for _, _, a, b in pairs], axis=0)  # an example's mean over seeds
+        examples = over_pairs(sums, pairs[0][2][1])
+    return Difference(float(differences.mean()), over_seeds(differences), examples)
+
+
+def _examples(a: Run, b: Run) -> tuple:
+    first, second = (_rows(run.folder / "answers.jsonl") for run in (a, b))
+    if first is None or second is None or len(first[0]) != len(second[0]):
+        return None, None
+    return first, second
+
+
+def _rows(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Summed losses and tokens of the target's rows, float64 (n,) each, by row id."""
+    if not path.is_file():
+        return None
+    rows = sorted((r for r in read_jsonl(path) if r.get("set") == "target"), key=lambda r: r["row"])
+    tokens = np.array([r["tokens"] for r in rows], dtype=np.float64)
+    return np.array([r["loss"] for r in rows]) * tokens, tokens
+
+
+def at_equal_tokens(group: Group, other: Group) -> Difference | None:
+    """The difference at the tokens that both runs of a seed have trained: selectors differ in how long their rows are.
+
+    Target losses between the rounds' beginnings are interpolated; the longer run's learning rate had not come to its
+    end there. None where a run did not evaluate at its rounds (evaluation.at_rounds).
+    """
+    differences = []
+    for seed in (s for s in group.runs if s in other.runs):
+        curves = [_curve(g.runs[seed]) for g in (group, other)]
+        if None in curves:
+            return None
+        tokens = min(curve[0][-1] for curve in curves)
+        first, second = (float(np.interp(tokens, *curve)) for curve in curves)
+        differences.append(first - second)
+    return Difference(statistics.mean(differences), over_seeds(np.array(differences)), None) if differences else None
+
+
+def _curve(run: Run) -> tuple[list[float], list[float]] | None:
+    """Tokens trained, and target loss, as every round began and at the end."""
+    tokens, points = 0, []
+    for line in run.rounds:
+        if line.get("target_loss") is None or line.get("tokens") is None:
+            return None
+        points.append((tokens, line["target_loss"]))
+        tokens += line["tokens"]
+    return tuple(map(list, zip(*points, (tokens, run.metrics["target_loss"]), strict=True))) if points else None

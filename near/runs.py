@@ -1,0 +1,79 @@
+"""The runs below a folder: what each left of its training and its evaluation."""
+
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from near.errors import UserError
+from near.files import read_json, read_jsonl
+
+log = logging.getLogger(__name__)
+
+KEYS = {"selector", "model", "target_loss", "rows", "tokens", "answers_right", "eval_fingerprint"}
+
+
+@dataclass
+class Run:
+    """`folder` is None for the untrained base model, which is found in other runs' metrics."""
+
+    selector: str
+    metrics: dict
+    folder: Path | None = None
+    training: dict = field(default_factory=dict)
+    rounds: list[dict] = field(default_factory=list)
+
+    @property
+    def seed(self) -> object:
+        return self.metrics.get("seed")
+
+    @property
+    def model(self) -> str:
+        return re.split(r"[/:]", self.metrics["model"].rstrip("/"))[-1]
+
+    @property
+    def evaluated(self) -> tuple:
+        """What must be equal for two target losses to be compared."""
+        return self.metrics["eval_fingerprint"], self.metrics["rows"], self.metrics["tokens"]
+
+    @property
+    def selecting(self) -> float | None:
+        """Seconds of selection: embedding and searching as they took when they were done, and the rounds' own."""
+        if not self.training:
+            return None
+        spent = [self.training.get(k) for k in ("select_seconds", "embed_seconds", "search_seconds")]
+        return sum(s for s in spent if s is not None)
+
+
+def collect(root: Path) -> tuple[list[Run], list[Path]]:
+    """Finished runs, the base model first, and the folders of runs that have begun and not ended."""
+    if not root.is_dir():
+        raise UserError(f"runs={root}: no such folder")
+    runs, models, bases = [], [], {}
+    for path in sorted(root.rglob("metrics.json")):
+        folder, metrics = path.parent, read_json(path)
+        if not KEYS <= set(metrics):
+            log.info(f"passed over {path}: not written by train.py or eval.py")
+            continue
+        if metrics["selector"] is None:  # a model that eval.py was given: an untrained one, or one merged before
+            models.append(Run("model", metrics, folder))
+            continue
+        if metrics.get("base"):
+            base = Run("base", {**metrics["base"], "model": metrics["model"]})
+            bases.setdefault((base.evaluated, base.metrics["model"]), base)
+        training = read_json(folder / "train_metrics.json") if (folder / "train_metrics.json").is_file() else {}
+        lines = folder / "rounds" / "rounds.jsonl"
+        rounds = read_jsonl(lines) if lines.is_file() else []
+        runs.append(Run(metrics["selector"], metrics, folder, training, rounds))
+    for run in models:
+        key = (run.evaluated, run.metrics["model"])
+        if key in bases:
+            bases[key] = Run("base", run.metrics, run.folder)
+        else:
+            runs.append(run)
+    begun = [p.parent for p in sorted(root.rglob("config.yaml")) if p.parent.name != ".hydra"]
+    unfinished = [folder for folder in begun if not (folder / "metrics.json").exists()]
+    if not runs and not bases:
+        raise UserError(f"runs={root}: no metrics.json below it; give the output folder of train.py or eval.py")
+    runs.sort(key=lambda r: (r.selector, str(r.seed), str(r.folder)))
+    return [*bases.values(), *runs], unfinished
