@@ -72,6 +72,7 @@ NOT_OUTCOME_BELOW = {
     "data": ("num_proc", "refresh"),
     "embedder": ("device", "batch_size", "batch_tokens", "chunk", "launcher", "workers"),
     "embedder.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
+    "evaluation.graders.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "selector.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "index": ("block_rows", "device", "shard_rows", "launcher", "workers"),
 }

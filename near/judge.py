@@ -26,9 +26,10 @@ class Judge:
         """Of each question, reference and answer: whether the answer is right. UserError where the judge says neither
         yes nor no."""
         with ThreadPoolExecutor(self.server.concurrency) as workers:
-            return list(workers.map(self._verdict, asked))
+            return [right for right, _ in workers.map(self.verdict, asked)]
 
-    def _verdict(self, one: tuple[str, str, str]) -> bool:
+    def verdict(self, one: tuple[str, str, str]) -> tuple[bool, str]:
+        """Whether one answer is right, and what the judge said."""
         question, reference, answer = one
         parts = {"{question}": question, "{reference}": reference, "{answer}": answer}
         text = re.sub("|".join(map(re.escape, parts)), lambda found: parts[found.group()], self.prompt)
@@ -44,4 +45,4 @@ class Judge:
             raise UserError(
                 f"{self.where}: {self.model} says {said[:60]!r}, neither yes nor no; set another {self.where}.prompt"
             )
-        return word.group() == "yes"
+        return word.group() == "yes", said

@@ -82,10 +82,12 @@ def lock_file(cache_dir: str | Path, key: str) -> Path:
 
 
 @contextlib.contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Hold the lock at `path`, waiting for it; its file stays."""
+def locked(path: str | Path, remove: bool = False) -> Iterator[None]:
+    """Hold the lock at `path`, waiting for it; its file stays, or goes with it (`remove`)."""
     held = acquire(path)
     try:
         yield
     finally:
+        if remove:  # who waits for it sees that the file is gone, and makes another
+            Path(path).unlink(missing_ok=True)
         held.close()

@@ -69,7 +69,8 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     check_training(needs, args, cfg.scoring)
     with contextlib.ExitStack() as held:
         if state.is_main_process:  # a sweep that was killed may have left this job running
-            held.enter_context(locked(lock_file(cfg.cache_dir, f"run-{digest(str(output_dir.resolve()))}")))
+            lock = lock_file(cfg.cache_dir, f"run-{digest(str(output_dir.resolve()))}")
+            held.enter_context(locked(lock, remove=True))
         with state.main_process_first():
             rows = _rows(cfg, selector, needs, output_dir)
         if rows is None:

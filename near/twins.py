@@ -76,7 +76,7 @@ def in_sweep() -> bool:
 @contextlib.contextmanager
 def alone(cache_dir: str, key: str) -> Iterator[None]:
     """Hold off twins, in this or in another process, while one of them trains."""
-    with locked(lock_file(cache_dir, f"training-{key}")):
+    with locked(lock_file(cache_dir, f"training-{key}"), remove=True):
         yield
 
 

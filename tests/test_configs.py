@@ -37,7 +37,7 @@ def choices(group: str) -> list[str]:
 
 
 def test_every_file_is_seen():
-    assert len(CHOICES) == 58
+    assert len(CHOICES) == 59
     assert len(SWEEPS) == 7
     found = {p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "sweeps"}
     assert found == {Path(g) / f"{n}.yaml" for g, n in CHOICES}

@@ -1,21 +1,16 @@
 """NICE: its query features are policy gradients, and its judge is asked and read with care."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import numpy as np
 import pytest
-import tenacity
 import torch
 
-import near.server
 from near.errors import UserError
 from near.judge import Judge
 from near.selectors import nice
 from near.selectors.nice import Nice, answer_row
 from near.tokens import IGNORED
 from tests import scored
+from tests.judging import chat, serve  # noqa: F401 - a fixture
 from tests.scored import Queries, round_for
 
 CHATS = [
@@ -132,47 +127,13 @@ def test_an_answer_ends_at_its_first_end():
 # the judge
 
 
-class _Chat(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.path, self.headers.get("Authorization"), body))
-        status, said = self.server.say(body, len(self.server.asked))
-        content = json.dumps(said).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
-def chat(text: str) -> dict:
-    return {"choices": [{"message": {"content": text}}]}
-
-
 @pytest.fixture()
-def judge(monkeypatch):
-    monkeypatch.setenv("JUDGE_API_KEY", "a-key")
-    monkeypatch.setattr(near.server, "WAIT", tenacity.wait_none())
-    servers = []
-
+def judge(serve):  # noqa: F811
     def make(say, **options):
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _Chat)
-        server.say, server.asked = say, []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        told = {
-            "url": f"http://127.0.0.1:{server.server_address[1]}/v1",
-            "model": "wise",
-            "api_key_env": "JUDGE_API_KEY",
-        }
-        return Judge({**told, "concurrency": 2, "retries": 2, "timeout": 5}, **options), server
+        server, told = serve(say)
+        return Judge(told, **options), server
 
-    yield make
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return make
 
 
 def test_verdicts_come_in_order_and_braces_of_the_data_stay(judge):

@@ -121,6 +121,8 @@ def test_a_run_writes_what_it_promises(tiny, tmp_path, selector, small_data):
         "train_metrics.json",
         "metrics.json",
         "answers.jsonl",
+        "base_answers.jsonl",
+        "dataflow.jsonl",
         "loss.png",
     }
     adapter = tmp_path / "adapter"
