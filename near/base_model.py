@@ -21,16 +21,17 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 2  # of what is kept
 
 
-def base_metrics(cfg: DictConfig, model: DictConfig, sets: Sets, loaded=None) -> tuple[dict, list[dict]]:
-    """Metrics and answers of an untrained model on all sets; each set is measured once, and then found."""
-    return measure_all(lambda rows: _one(cfg, model, rows, loaded), sets)
+def base_metrics(
+    cfg: DictConfig, model: DictConfig, sets: Sets, loaded=None, together: bool = False
+) -> tuple[dict, list[dict]]:
+    """Metrics and answers of an untrained model on all sets; each set is measured once, and then found. `together`:
+    the job's processes hold parts of the model, so that all of them measure where one does."""
+    return measure_all(lambda rows: _one(cfg, model, rows, loaded, together), sets)
 
 
-def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded) -> tuple[dict, list[dict]]:
+def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded, together: bool) -> tuple[dict, list[dict]]:
     target = _folder(cfg, model, rows)
-    # several processes of one job have the model together, and all of them must measure where one does
-    held = locked(lock_file(cfg.cache_dir, target.name)) if loaded is None or not _shared(loaded) else None
-    with held or contextlib.nullcontext():
+    with contextlib.nullcontext() if together else locked(lock_file(cfg.cache_dir, target.name)):
         if found := _found(target):
             if is_main():
                 log.info(f"base model: evaluation on {rows.name} found in the cache")
@@ -43,11 +44,6 @@ def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded) -> tuple[dict, 
             with folder_aside(target) as new:
                 write_json(new / "base.json", {"metrics": metrics, "answers": answers})
     return metrics, answers
-
-
-def _shared(model) -> bool:
-    """Whether processes hold parts of `model`."""
-    return torch.distributed.is_initialized() and any(p.numel() == 0 or hasattr(p, "ds_id") for p in model.parameters())
 
 
 def _found(target: Path) -> dict | None:
@@ -78,8 +74,8 @@ class BaseMetrics(TrainerCallback):
     def __init__(self, cfg: DictConfig, sets: Sets):
         self.cfg, self.sets, self.metrics, self.answers = cfg, sets, None, None
 
-    def measure(self, model) -> None:
-        self.metrics, self.answers = base_metrics(self.cfg, self.cfg.model, self.sets, model)
+    def measure(self, model, together: bool = False) -> None:
+        self.metrics, self.answers = base_metrics(self.cfg, self.cfg.model, self.sets, model, together)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Measure a model whose weights are spread over all processes, without its adapter."""
@@ -87,7 +83,7 @@ class BaseMetrics(TrainerCallback):
         if not adapted and state.global_step:  # resumed: these are not the base's weights any more
             kept = [_found(_folder(self.cfg, self.cfg.model, rows)) for rows in self.sets.all()]
             if all(kept):
-                self.measure(model)  # all of it is found
+                self.measure(model, together=True)  # all of it is found
             return
         with torch.random.fork_rng(), model.disable_adapter() if adapted else contextlib.nullcontext():
-            self.measure(model)
+            self.measure(model, together=True)
