@@ -1,7 +1,11 @@
 """Jobs of a sweep: the same rounds are trained once, what they share is computed once, failed ones are told of."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -72,3 +76,58 @@ def test_a_sweep_ends_with_a_table_of_all_jobs(tiny, tmp_path):
     )
     again, _ = sweep(tiny, tmp_path, "selector=near", "max_K=15")
     assert again.returncode == 0 and "max_K=61" not in again.stdout, "another sweep's jobs"
+
+
+def killed(script: list[str], folder, cwd, env=None) -> set[str]:
+    """Start a sweep and kill it once its second job has a checkpoint; the names of the jobs that were done."""
+    running = subprocess.Popen(script, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+    while True:
+        done = {p.parent.name for p in folder.glob("*/metrics.json")}
+        begun = [p for p in folder.glob("*/checkpoints/*/trainer_state.json") if p.parts[-4] not in done]
+        if done and begun:
+            running.kill()
+            running.wait()
+            return done
+        assert running.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+
+
+def told(folder) -> dict[str, tuple]:
+    """Of every job what must not depend on whether it was killed."""
+    found = {}
+    for path in folder.glob("*/metrics.json"):
+        metrics, training = json.loads(path.read_text()), json.loads((path.parent / "train_metrics.json").read_text())
+        found[path.parent.name] = (metrics["target_loss"], metrics["answers_right"], training["tokens_trained"])
+        found[path.parent.name] += tuple(line["loss"] for line in training["history"])
+    return found
+
+
+def test_a_killed_sweep_goes_on(tiny, tmp_path):
+    """To the same numbers, and no finished job is touched again."""
+    words = ["-m", *tiny, "selector=near,random", "seed=1,2", "trainer.args.save_steps=2", "trainer.update_step=20"]
+    script = [sys.executable, str(ROOT / "train.py"), *words, f"cache_dir={tmp_path}/cache"]
+    folder, other = tmp_path / "killed", tmp_path / "whole"
+    done = killed([*script, f"output_dir={folder}"], folder, tmp_path)
+    before = {name: (folder / name / "metrics.json").stat().st_mtime_ns for name in done}
+    again = process(*script[1:], f"output_dir={folder}", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert again.stdout.count("is done already") == len(done) and again.stdout.count("resuming from") == 1
+    assert {name: (folder / name / "metrics.json").stat().st_mtime_ns for name in done} == before
+    assert process(*script[1:], f"output_dir={other}", cwd=tmp_path).returncode == 0
+    assert len(told(folder)) == 4 and told(folder) == told(other)
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_the_smoke_sweep_is_killed_and_goes_on(real_cache, tmp_path):
+    env = {**os.environ, "NEAR_CACHE": str(real_cache)}
+    script = [sys.executable, str(ROOT / "train.py"), "sweeps=smoke"]
+    folder, other = tmp_path / "killed", tmp_path / "whole"
+    done = killed([*script, f"output_dir={folder}"], folder, tmp_path, env)
+    again = process(*script[1:], f"output_dir={folder}", cwd=tmp_path, env=env)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert again.stdout.count("is done already") == len(done) and again.stdout.count("resuming from") == 1
+    begun = time.monotonic()
+    assert process(*script[1:], f"output_dir={other}", cwd=tmp_path, env=env).returncode == 0
+    print(f"the smoke sweep took {time.monotonic() - begun:.0f} s")
+    assert len(told(folder)) == 4 and told(folder) == told(other)
