@@ -16,7 +16,7 @@ from near.measure import measure
 from near.model import load_base, load_tokenizer
 from near.tokens import IGNORED, encode
 from near.training import train
-from tests.conftest import configured
+from tests.conftest import ROOT, configured
 
 pytestmark = pytest.mark.model
 
@@ -175,3 +175,17 @@ def test_bad_input(tiny, tmp_path):
         with pytest.raises(UserError, match=says):
             evaluate(configured("eval", *settings, more), tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+def test_every_key_is_documented(tiny, tmp_path):
+    """docs/files.md names all that a run writes."""
+    train(configured("train", *tiny), tmp_path)
+    told = (ROOT / "docs" / "files.md").read_text()
+    keys = set()
+    for name in ("metrics.json", "train_metrics.json"):
+        keys |= set(json.loads((tmp_path / name).read_text()))
+    for name in ("answers.jsonl", "dataflow.jsonl", "rounds/rounds.jsonl"):
+        keys |= set(json.loads((tmp_path / name).read_text().splitlines()[0]))
+    keys |= set(json.loads((tmp_path / "metrics.json").read_text())["scores"]["exact"])
+    known = {"schema_version", "rows_per_second"}
+    assert [key for key in sorted(keys - known) if f"`{key}`" not in told] == []

@@ -90,7 +90,7 @@ def test_a_sweep_goes_on_after_a_failing_job(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_file_runs_its_jobs_in_folders_of_their_own(tiny, tmp_path):
-    words = ["sweeps=selectors", *tiny, f"output_dir={tmp_path}/sweep", "seed=0,1"]
+    words = ["sweeps=smoke", *tiny, f"output_dir={tmp_path}/sweep", "seed=0,1"]
     done = process(str(ROOT / "train.py"), *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     runs = {p.parent.name: json.loads(p.read_text()) for p in (tmp_path / "sweep").glob("*/metrics.json")}
