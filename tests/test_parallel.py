@@ -127,7 +127,7 @@ def test_qlora_trains_on_four_bits_resumes_and_is_evaluated_on_them(tiny, tmp_pa
     from near import training
 
     made = training._trainer
-    monkeypatch.setattr(training, "_trainer", lambda *a: seen.append(a[4]) or made(*a))
+    monkeypatch.setattr(training, "_trainer", lambda *a: seen.append(a[2]) or made(*a))
     train(configured("train", *settings), tmp_path / "whole")
     layers = [m for m in seen[0].modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
     assert len(layers) == 14 and not any(layer.weight.requires_grad for layer in layers)
