@@ -1,6 +1,7 @@
 """Jobs of a sweep: the same rounds are trained once, what they share is computed once, failed ones are told of."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -77,9 +78,9 @@ def test_a_sweep_ends_with_a_table_of_all_jobs(tiny, tmp_path):
     assert again.returncode == 0 and "max_K=61" not in again.stdout, "another sweep's jobs"
 
 
-def killed(script: list[str], folder, cwd) -> set[str]:
+def killed(script: list[str], folder, cwd, env=None) -> set[str]:
     """Start a sweep and kill it once its second job has a checkpoint; the names of the jobs that were done."""
-    running = subprocess.Popen(script, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(script, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
     while True:
         done = {p.parent.name for p in folder.glob("*/metrics.json")}
         begun = [p for p in folder.glob("*/checkpoints/*/trainer_state.json") if p.parts[-4] not in done]
@@ -113,4 +114,20 @@ def test_a_killed_sweep_goes_on(tiny, tmp_path):
     assert again.stdout.count("is done already") == len(done) and again.stdout.count("resuming from") == 1
     assert {name: (folder / name / "metrics.json").stat().st_mtime_ns for name in done} == before
     assert process(*script[1:], f"output_dir={other}", cwd=tmp_path).returncode == 0
+    assert len(told(folder)) == 4 and told(folder) == told(other)
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_the_smoke_sweep_is_killed_and_goes_on(real_cache, tmp_path):
+    env = {**os.environ, "NEAR_CACHE": str(real_cache)}
+    script = [sys.executable, str(ROOT / "train.py"), "sweeps=smoke"]
+    folder, other = tmp_path / "killed", tmp_path / "whole"
+    done = killed([*script, f"output_dir={folder}"], folder, tmp_path, env)
+    again = process(*script[1:], f"output_dir={folder}", cwd=tmp_path, env=env)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert again.stdout.count("is done already") == len(done) and again.stdout.count("resuming from") == 1
+    begun = time.monotonic()
+    assert process(*script[1:], f"output_dir={other}", cwd=tmp_path, env=env).returncode == 0
+    print(f"the smoke sweep took {time.monotonic() - begun:.0f} s")
     assert len(told(folder)) == 4 and told(folder) == told(other)
