@@ -16,7 +16,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this fo
 
 import numpy as np  # noqa: E402
 
-from near.intervals import holds_zero, over_pairs, over_seeds  # noqa: E402
+from near.intervals import holds_zero, over_examples, over_pairs, over_seeds  # noqa: E402
 
 SHAPES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "normal": lambda rng, k: rng.normal(size=k),
@@ -46,6 +46,33 @@ def pairs(n: int, draw: Callable, times: int, resamples: int = 1000) -> float:
     return held / times
 
 
+def peers(n: int, draw: Callable, times: int, resamples: int = 1000) -> dict[str, float]:
+    """The same share for other intervals over examples: percentiles of pairs drawn with replacement, those taken
+    farther out (near.intervals.over_examples), studentised ones, and Student's t of the linearised ratio."""
+    from scipy.stats import t
+
+    held = dict.fromkeys(("percentiles", "expanded", "studentised", "t"), 0)
+    for seed in range(times):
+        sums, weights = draw(np.random.default_rng((1, n, seed)), n)
+        mean, error = _ratio(sums, weights)
+        drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
+        means, errors = _ratio(sums[drawn], weights[drawn])
+        held["percentiles"] += holds_zero(tuple(np.quantile(means, [0.025, 0.975])))
+        held["expanded"] += holds_zero(over_examples(sums, weights, seed, resamples))
+        low, high = np.quantile((means - mean) / np.maximum(errors, 1e-300), [0.025, 0.975])
+        held["studentised"] += holds_zero((mean - high * error, mean - low * error))
+        held["t"] += abs(mean) <= t.ppf(0.975, n - 1) * error
+    return {name: count / times for name, count in held.items()}
+
+
+def _ratio(sums: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """sum(sums) / sum(weights) over the last axis, and its standard error by linearisation."""
+    n, total = sums.shape[-1], weights.sum(-1)
+    means = sums.sum(-1) / total
+    residuals = sums - means[..., None] * weights
+    return means, np.sqrt(n / (n - 1) * (residuals**2).sum(-1)) / total
+
+
 def seeds(k: int, shape: str, times: int) -> float:
     """The share of comparisons over `k` seeds whose interval holds zero."""
     rng = np.random.default_rng((2, k))
@@ -58,6 +85,8 @@ def main() -> None:
     print(f"{times} comparisons without a true difference: 95% intervals that hold zero")
     for n in (8, 12, 24, 48, 200, 1000):
         print(f"over {n:4} examples: losses {pairs(n, losses, times):.1%}, right {pairs(n, answers, times):.1%}")
+    told = ", ".join(f"{name} {share:.1%}" for name, share in peers(48, losses, times).items())
+    print(f"over   48 examples, losses, by other intervals: {told}")
     for k in (2, 3, 4, 5, 10):
         told = ", ".join(f"{shape} {seeds(k, shape, 10 * times):.1%}" for shape in SHAPES)
         print(f"over {k:4} seeds: {told}")

@@ -14,7 +14,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,6 +22,7 @@ from near.check import check
 from near.config import CONF, flat_keys, register_resolvers
 from near.errors import UserError, did_you_mean, one_line
 from near.signature import keywords
+from near.sweep import in_sweep
 
 register_resolvers()
 # Hydra then raises instead of printing its own report, and `run` says it in one line.
@@ -33,27 +33,31 @@ def run(main: Callable[[], object]) -> None:
     """Call a Hydra main function; end the process with one line and status 1 when the fault is one a user can mend."""
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a row's script is no fault
     try:
-        main()
+        _with_table(main)
     except KeyboardInterrupt:
         jobs.ended()
         sys.exit(130)
     except Exception as error:
-        _end_sweep()
         _stop(error)
-    _end_sweep()
 
 
-def _end_sweep() -> None:
-    """After a sweep: the table of its jobs, what they show, and a status of 1 where some did not end well."""
-    lost = jobs.ended()
-    if jobs.Sweeps.folder is not None and len(list(jobs.Sweeps.folder.glob("*/train_metrics.json"))) > 1:
+def _with_table(main: Callable[[], object]) -> None:
+    """Call `main`; after a sweep print its jobs and what they show, UserError where some did not end well."""
+    fault = None
+    try:
+        main()
+    except Exception as error:
+        fault = error
+    lost, folder = jobs.ended(), jobs.Sweeps.folder
+    if folder is not None and len(list(folder.glob("*/train_metrics.json"))) > 1:
         from near import runs, verdict
 
-        verdict.show(runs.collect(jobs.Sweeps.folder)[0])
+        verdict.show(runs.collect(folder)[0])
     if lost:
         first = lost[0].get("error", "it was killed")
-        print(f"error: {len(lost)} of the sweep's jobs did not end well; the first: {first}", file=sys.stderr)
-        sys.exit(1)
+        raise UserError(f"{len(lost)} of the sweep's jobs did not end well; the first: {first}") from fault
+    if fault is not None:
+        raise fault
 
 
 def _stop(error: Exception) -> None:
@@ -168,7 +172,7 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                 if fault is None:
                     raise
                 drop_empty_output()
-                if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on; Hydra raises it again at the end
+                if in_sweep():  # the other jobs go on; Hydra raises it again at the end
                     raise UserError(fault) from error
                 _stop(error)
 

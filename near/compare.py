@@ -4,11 +4,9 @@ is not."""
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from near.files import read_jsonl
 from near.intervals import holds_zero, over_pairs, over_seeds
 from near.runs import Run
 
@@ -28,7 +26,7 @@ class Difference:
     @property
     def verdict(self) -> str:
         """better or worse only where both intervals, as far as they are known, say so."""
-        known = [i for i in (self.seeds, self.examples) if i is not None]
+        known = [interval for interval, _ in self._known()]
         if not known or any(holds_zero(i) for i in known) or len({i[0] > 0 for i in known}) > 1:
             return NOTHING
         return "worse" if self.mean > 0 else "better"
@@ -61,21 +59,19 @@ class Group:
 
 def groups_of(runs: list[Run]) -> list[Group]:
     """Trained runs by their settings, each named by its selector and by what sets it apart from others of that name."""
-    found: dict[str, dict] = {}
+    found: dict[str, tuple[str, dict, dict]] = {}
     for run in runs:
         if run.folder is None or not run.training:
             continue
         settings = _settings(run)
         key = repr((run.selector, sorted(settings.items(), key=repr), run.evaluated, run.metrics["model"]))
-        entry = found.setdefault(key, {"settings": settings, "runs": {}})
-        entry["runs"].setdefault(run.seed, run)
+        found.setdefault(key, (run.selector, settings, {}))[2].setdefault(run.seed, run)
     groups = []
-    for entry in found.values():
-        name = next(iter(entry["runs"].values())).selector
-        others = [e["settings"] for e in found.values() if next(iter(e["runs"].values())).selector == name]
-        apart = [k for k in entry["settings"] if any(o.get(k) != entry["settings"][k] for o in others)]
-        shown = [f"{k.rpartition('.')[2]}={entry['settings'][k]}" for k in sorted(apart)[:4]]
-        groups.append(Group(" ".join([name, *shown]), entry["runs"]))
+    for name, settings, same in found.values():
+        others = [theirs for selector, theirs, _ in found.values() if selector == name]
+        apart = [k for k in settings if any(o.get(k) != settings[k] for o in others)]
+        shown = [f"{k.rpartition('.')[2]}={settings[k]}" for k in sorted(apart)[:4]]
+        groups.append(Group(" ".join([name, *shown]), same))
     return sorted(groups, key=lambda g: g.mean(lambda r: r.metrics["target_loss"]))
 
 
@@ -109,50 +105,29 @@ def baseline_of(group: Group, groups: list[Group]) -> Group | None:
 
 def beside_random(group: Group, other: Group) -> Difference | None:
     """Of the same seeds' runs; None without a seed in common."""
-    seeds = [seed for seed in group.runs if seed in other.runs]
-    if not seeds:
+    pairs = [(group.runs[seed], other.runs[seed]) for seed in group.runs if seed in other.runs]
+    if not pairs:
         return None
-    pairs = [(group.runs[s], other.runs[s]) for s in seeds]
-    return _difference([(a.metrics["target_loss"], b.metrics["target_loss"], *_examples(a, b)) for a, b in pairs])
+    return _difference([(a.metrics["target_loss"], b.metrics["target_loss"], a.examples, b.examples) for a, b in pairs])
 
 
 def beside_base(group: Group) -> Difference | None:
     """Of the untrained model, as every run evaluated it; None where one did not."""
-    found = []
-    for run in group.runs.values():
-        if not run.metrics.get("base"):
-            return None
-        own = _rows(run.folder / "answers.jsonl")
-        base = _rows(run.folder / "base_answers.jsonl")
-        paired = (own, base) if own is not None and base is not None and len(own[0]) == len(base[0]) else (None, None)
-        found.append((run.metrics["target_loss"], run.metrics["base"]["target_loss"], *paired))
-    return _difference(found)
+    runs = list(group.runs.values())
+    if not all(run.metrics.get("base") for run in runs):
+        return None
+    return _difference(
+        [(r.metrics["target_loss"], r.metrics["base"]["target_loss"], r.examples, r.base_examples) for r in runs]
+    )
 
 
 def _difference(pairs: list[tuple]) -> Difference:
-    """pairs: a seed's two target losses, and of both the summed losses and tokens of every example."""
-    differences = np.array([first - second for first, second, _, _ in pairs])
-    examples = None
-    if all(a is not None for _, _, a, _ in pairs):
+    """pairs: a seed's two target losses, and of both the summed losses and tokens of every example, where known."""
+    differences, examples = np.array([first - second for first, second, _, _ in pairs]), None
+    if all(a is not None and b is not None and len(a[0]) == len(b[0]) for _, _, a, b in pairs):
         sums = np.mean([a[0] - b[0] for _, _, a, b in pairs], axis=0)  # an example's mean over seeds
         examples = over_pairs(sums, pairs[0][2][1])
     return Difference(float(differences.mean()), over_seeds(differences), examples)
-
-
-def _examples(a: Run, b: Run) -> tuple:
-    first, second = (_rows(run.folder / "answers.jsonl") for run in (a, b))
-    if first is None or second is None or len(first[0]) != len(second[0]):
-        return None, None
-    return first, second
-
-
-def _rows(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Summed losses and tokens of the target's rows, float64 (n,) each, by row id."""
-    if not path.is_file():
-        return None
-    rows = sorted((r for r in read_jsonl(path) if r.get("set") == "target"), key=lambda r: r["row"])
-    tokens = np.array([r["tokens"] for r in rows], dtype=np.float64)
-    return np.array([r["loss"] for r in rows]) * tokens, tokens
 
 
 def at_equal_tokens(group: Group, other: Group) -> Difference | None:

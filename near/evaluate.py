@@ -20,6 +20,7 @@ from near.model import load_base, load_tokenizer, with_adapter
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2  # of metrics.json
+ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # files beside it
 
 
 def evaluate(cfg: DictConfig, output_dir: Path) -> None:
@@ -90,6 +91,8 @@ def write_metrics(
 ) -> None:
     """answers.jsonl, base_answers.jsonl (the untrained model's), dataflow.jsonl (the answers in the form that
     DataFlow's evaluation reads), and metrics.json last: where it is, the evaluation is whole."""
+    for name in ANSWERS[1:]:  # an earlier evaluation may have left what this one does not write
+        (folder / name).unlink(missing_ok=True)
     write_jsonl(folder / "answers.jsonl", answers)
     if base_answers is not None:
         write_jsonl(folder / "base_answers.jsonl", base_answers)

@@ -14,16 +14,11 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from near.errors import UserError, one_line, printable
-from near.files import read_json, write_json
 from near.processes import is_main
+from near.sweep import in_sweep
 
 WIDTH = 150  # columns of a table that goes into a file
 HEADS = ("job", "state", "target loss", "seconds", "")
@@ -48,9 +43,11 @@ def _records(folder: Path) -> list[Path]:
 def told(fault_line) -> Iterator[None]:
     """Write down how the running job goes; nothing outside a sweep. `fault_line`: the line of an error a user can
     mend."""
-    if HydraConfig.get().mode != RunMode.MULTIRUN or not is_main():
+    if not in_sweep() or not is_main():
         yield
         return
+    from near.files import write_json
+
     output_dir = Path(HydraConfig.get().runtime.output_dir)
     path = output_dir.parent / ".jobs" / f"{output_dir.name}.json"
     said = {"state": "running", "overrides": list(HydraConfig.get().overrides.task)}
@@ -81,6 +78,13 @@ def ended() -> list[dict]:
     sweep."""
     if Sweeps.folder is None:
         return []
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from near.files import read_json
+
     found = {path: read_json(path) for path in _records(Sweeps.folder)}
     found = {p.stem: said for p, said in found.items() if Sweeps.before.get(p) != p.stat().st_mtime_ns}  # this sweep's
     names = labels({name: said["overrides"] for name, said in found.items()})
@@ -112,6 +116,8 @@ def _cells(name: str, said: dict, names: dict[str, str]) -> list[str]:
     elif state == "running":
         state, note = "not finished", "killed? start the sweep again: it goes on where it was"
     elif (path := Sweeps.folder / name / "metrics.json").is_file():
+        from near.files import read_json
+
         with contextlib.suppress(UserError, KeyError, TypeError):
             metrics = read_json(path)
             loss = f"{metrics['target_loss']:.4f}"

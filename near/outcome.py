@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from near.evaluate import write_metrics
 from near.files import aside, provenance, read_json, write_json
+from near.twins import note
 
 if TYPE_CHECKING:
     from near.base_model import BaseMetrics
@@ -78,6 +79,8 @@ def write_outcome(
             **provenance(),
         },
     )
+    if trainer.job.training_key is not None:
+        note(output_dir, trainer.job.training_key)
     described |= {"model": cfg.model.name_or_path, "base": base.metrics}
     described["selection_saw_them"] = inputs.sets.seen
     write_metrics(output_dir, {**described, **metrics}, answers, base.answers, cfg)

@@ -1,6 +1,8 @@
 """Which rows each round trains and in which order, apart from the Trainer: for selectors that do not look at the model
 a pure function, which can be told ahead of training (near/twins.py)."""
 
+import hashlib
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,17 @@ class Picker:
         """The selector's choice, before it is checked."""
         with torch.random.fork_rng():  # what a selector draws must not move the training's dropout
             return self.selector(stretch).select(round if stretch.warmup else self.job.represent(round))
+
+    def planned(self) -> list[str]:
+        """Digests of all rounds' draws, picked ahead of training; the job keeps what was picked, and the seconds."""
+        found = []
+        for stretch in self.schedule.rounds():
+            begun = time.perf_counter()
+            round = self.round(stretch)
+            subset = self.checked(self.pick(stretch, round), stretch, round)
+            self.job.planned[stretch.index] = subset, time.perf_counter() - begun
+            found.append(hashlib.sha256(self.take(subset, stretch).tobytes()).hexdigest())
+        return found
 
     def checked(self, subset: Subset, stretch: Stretch, round: Round) -> Subset:
         return checked(subset, round, "random" if stretch.warmup else self.job.selector_name)

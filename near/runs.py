@@ -1,9 +1,12 @@
 """The runs below a folder: what each left of its training and its evaluation."""
 
+import functools
 import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from near.errors import UserError
 from near.files import read_json, read_jsonl
@@ -36,6 +39,16 @@ class Run:
         """What must be equal for two target losses to be compared."""
         return self.metrics["eval_fingerprint"], self.metrics["rows"], self.metrics["tokens"]
 
+    @functools.cached_property
+    def examples(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Summed losses and tokens of the target's rows by id, float64 (n,) each; None where they were not kept."""
+        return _examples(self.folder / "answers.jsonl")
+
+    @functools.cached_property
+    def base_examples(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The same of the untrained model."""
+        return _examples(self.folder / "base_answers.jsonl")
+
     @property
     def selecting(self) -> float | None:
         """Seconds of selection: embedding and searching as they took when they were done, and the rounds' own."""
@@ -43,6 +56,14 @@ class Run:
             return None
         spent = [self.training.get(k) for k in ("select_seconds", "embed_seconds", "search_seconds")]
         return sum(s for s in spent if s is not None)
+
+
+def _examples(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    if not path.is_file():
+        return None
+    rows = sorted((r for r in read_jsonl(path) if r.get("set") == "target"), key=lambda r: r["row"])
+    tokens = np.array([r["tokens"] for r in rows], dtype=np.float64)
+    return np.array([r["loss"] for r in rows]) * tokens, tokens
 
 
 def collect(root: Path) -> tuple[list[Run], list[Path]]:

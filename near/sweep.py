@@ -11,9 +11,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 
+def in_sweep() -> bool:
+    """Whether the running job is one of a multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def swept(key: str) -> list:
     """All values that the running sweep gives `key`; none outside a sweep, or where it is not known."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+    if not in_sweep():
         return []
     path = Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir, "multirun.yaml")
     with contextlib.suppress(OSError, ValueError, HydraException, OmegaConfBaseException):

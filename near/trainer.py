@@ -55,6 +55,7 @@ class Job:
     target_loss: Callable[[Trainer, int], float | None] | None = None  # of a trainer's model at an optimizer step
     eval_table: object = None  # tokens of the evaluation rows, where trainer.args.eval_strategy asks for them
     callbacks: list[TrainerCallback] = field(default_factory=list)
+    planned: dict[int, tuple[Subset, float]] = field(default_factory=dict)  # rounds picked ahead, and their seconds
     training_key: str | None = None  # of a job in a sweep: what it shares with its twins (near/twins.py)
 
 
@@ -216,7 +217,9 @@ class DynamicSelectTrainer(_Checkpoints):
         begun = time.perf_counter()
         model = {"model": self.model, "optimizer": self.optimizer, "accelerator": self.accelerator}
         round = self.picker.round(stretch, collator=self.job.collator, **model)
-        subset, seconds = self._made_before(stretch) or self._select(stretch, round, begun)
+        subset, seconds = (
+            self._made_before(stretch) or self.job.planned.get(stretch.index) or self._select(stretch, round, begun)
+        )
         self._running = self.picker.take(subset, stretch)
         told = {"tokens": self.picker.tokens(self._running), **self._measured(stretch)}
         line = self.record.add(stretch, subset, seconds, self._running, told)

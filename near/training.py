@@ -25,7 +25,7 @@ from near.data import Rows, given, load
 from near.dedup import without_near_duplicates
 from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, one_line
-from near.evaluate import summary
+from near.evaluate import ANSWERS, summary
 from near.files import aside, digest, read_json
 from near.gradients import watched_layers
 from near.locks import lock_file, locked
@@ -40,8 +40,9 @@ from near.scoring import scorer_of
 from near.selection import Neighbours, find_neighbours, read_neighbours
 from near.selectors.base import Round, Selector, selector_of
 from near.state import read_checkpoint
+from near.sweep import in_sweep
 from near.tokens import Collator, Tokens, tokenize
-from near.twins import adopt, alone, in_sweep, training_key, twin_of
+from near.twins import adopt, alone, training_key, twin_of
 
 if TYPE_CHECKING:
     from near.trainer import Job
@@ -95,7 +96,8 @@ def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
     picker = None
     if _dynamic(cfg):
         schedule = Schedule(*(cfg.trainer[k] for k in ("warmup_step", "update_step", "update_times", "cycles")))
-        fresh = dataclasses.replace(job, selector=selector_of(cfg.selector))  # one may carry state from round to round
+        # a selector of its own, as one may carry state from round to round; what it picks goes into job.planned
+        fresh = dataclasses.replace(job, selector=selector_of(cfg.selector))
         picker = Picker(fresh, schedule, Batching.of(args, cfg.trainer.group_by_length))
     return training_key(cfg, inputs.identity, inputs.needs, picker, inputs.neighbours, args.world_size)
 
@@ -306,7 +308,7 @@ def _checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
 
 def _clear(output_dir: Path) -> None:
     """Remove what an earlier run left in its output folder, so that the files there are of one run."""
-    for name in ("metrics.json", "train_metrics.json", "answers.jsonl", "loss.png"):
+    for name in ("metrics.json", "train_metrics.json", "loss.png", *ANSWERS):
         (output_dir / name).unlink(missing_ok=True)
     for name in ("checkpoints", "rounds", "adapter", "model"):
         shutil.rmtree(output_dir / name, ignore_errors=True)

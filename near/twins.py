@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from near.config import public
 from near.errors import UserError
+from near.evaluate import ANSWERS
 from near.files import digest, read_json, read_jsonl, write_json, write_jsonl
 from near.locks import lock_file, locked
 from near.needs import Needs
 from near.picking import Picker
-from near.rounds import Stretch
 
 if TYPE_CHECKING:
     from near.selection import Neighbours
@@ -30,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # What of a configuration decides nothing but the rounds.
 OF_ROUNDS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path")
-KEPT = ("rounds", "adapter", "model", "answers.jsonl", "base_answers.jsonl", "dataflow.jsonl", "loss.png")
+KEPT = ("rounds", "adapter", "model", "loss.png", *ANSWERS)
 
 
 def training_key(
@@ -50,7 +48,7 @@ def training_key(
     if picker is None:
         rounds = "every row"
     elif needs.asks_model is None and type(picker.job.selector).__module__.startswith("near."):
-        rounds = [_draws(picker, stretch) for stretch in picker.schedule.rounds()]
+        rounds = picker.planned()
     else:
         rounds = {name: public(cfg[name]) for name in ("selector", "scoring", "similarity")}
         if needs.neighbours:
@@ -62,17 +60,6 @@ def training_key(
     return digest([config, identity["fingerprints"], rounds, processes])
 
 
-def _draws(picker: Picker, stretch: Stretch) -> str:
-    """A digest of the rows that a round trains, in their order."""
-    round = picker.round(stretch)
-    subset = picker.checked(picker.pick(stretch, round), stretch, round)
-    return hashlib.sha256(picker.take(subset, stretch).tobytes()).hexdigest()
-
-
-def in_sweep() -> bool:
-    return HydraConfig.get().mode == RunMode.MULTIRUN
-
-
 @contextlib.contextmanager
 def alone(cache_dir: str, key: str) -> Iterator[None]:
     """Hold off twins, in this or in another process, while one of them trains."""
@@ -80,15 +67,25 @@ def alone(cache_dir: str, key: str) -> Iterator[None]:
         yield
 
 
+def _place(output_dir: Path, key: str) -> Path:
+    """Where the sweep's folder names the job that trained by `key`."""
+    return output_dir.parent / ".jobs" / "trained" / f"{key}.json"
+
+
+def note(output_dir: Path, key: str) -> None:
+    """Let twins know of `output_dir`; before it is done, which they look at."""
+    write_json(_place(output_dir, key), {"job": output_dir.name})
+
+
 def twin_of(output_dir: Path, key: str) -> Path | None:
     """The finished job beside `output_dir` that trained by `key`."""
-    for path in sorted(output_dir.parent.glob("*/train_metrics.json")):
-        if path.parent == output_dir or not (path.parent / "metrics.json").is_file():
-            continue
-        with contextlib.suppress(UserError):  # another run's damaged file is not ours to mend
-            told = read_json(path)
-            if told.get("training_key") == key and not told.get("same_rows_as"):
-                return path.parent
+    if not (path := _place(output_dir, key)).is_file():
+        return None
+    with contextlib.suppress(UserError, KeyError, OSError):  # damaged, removed since, or of another configuration now
+        twin = output_dir.parent / read_json(path)["job"]
+        same = read_json(twin / "train_metrics.json")["training_key"] == key
+        if same and twin != output_dir and (twin / "metrics.json").is_file():
+            return twin
     return None
 
 

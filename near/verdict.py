@@ -15,7 +15,7 @@ from near.runs import Run
 SKEWED = {2: "91%", 3: "88%", 4: "88%", 5: "88%"}
 WIDTH = 150  # columns of a table that goes into a file
 VERDICT = 6  # columns of the first table
-INTERVALS = 3  # the column that may be broken
+INTERVALS = (3, 5)  # columns that may be broken
 HEADS = ("selection", "seeds", "target loss", f"less {BASELINE}'s", "shown", "at equal tokens", "less the base's")
 COSTS = ("distinct rows", "tokens", "train s", "select s")
 
@@ -37,7 +37,7 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
         spread = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
         row = [group.label, str(len(losses)), f"{statistics.mean(losses):.4f}{spread}"]
         row += [difference.told(), difference.verdict] if difference else ["-", "-"]
-        row += [f"{equal.mean:+.4f}" if equal else "-", f"{base.mean:+.4f} ({base.verdict})" if base else "-"]
+        row += [equal.told() if equal else "-", f"{base.mean:+.4f} ({base.verdict})" if base else "-"]
         row += [_score(group, name) for name in graders] + [_more(group, name) for name in sets]
         row += [_number(group.mean(lambda r, k=k: r.training.get(k)), 0) for k in ("distinct_rows", "tokens_trained")]
         row += [_number(group.mean(of), 1) for of in (lambda r: r.training.get("train_seconds"), lambda r: r.selecting)]
@@ -89,7 +89,7 @@ def show(runs: list[Run]) -> None:
     console = Console(highlight=False, emoji=False)
     console = console if console.is_terminal else Console(highlight=False, emoji=False, width=WIDTH)
     for columns in (range(VERDICT), (0, *range(VERDICT, len(heads)))):
-        shown = Table(*(Column(heads[i], no_wrap=i != INTERVALS) for i in columns), box=box.SIMPLE, pad_edge=False)
+        shown = Table(*(Column(heads[i], no_wrap=i not in INTERVALS) for i in columns), box=box.SIMPLE, pad_edge=False)
         for row in cells:
             shown.add_row(*(escape(row[i]) for i in columns))
         console.print(shown)

@@ -189,3 +189,10 @@ def test_every_key_is_documented(tiny, tmp_path):
     keys |= set(json.loads((tmp_path / "metrics.json").read_text())["scores"]["exact"])
     known = {"schema_version", "rows_per_second"}
     assert [key for key in sorted(keys - known) if f"`{key}`" not in told] == []
+
+
+def test_an_earlier_runs_answers_do_not_stay(tiny, tmp_path):
+    train(configured("train", *tiny), tmp_path)
+    assert (tmp_path / "dataflow.jsonl").is_file()
+    train(configured("train", *tiny, "evaluation.answers=false", "overwrite=true"), tmp_path)
+    assert not (tmp_path / "dataflow.jsonl").exists() and (tmp_path / "base_answers.jsonl").is_file()

@@ -10,7 +10,12 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, process
+from near import jobs, training
+from near.files import write_json
+from near.selectors.near import Near
+from near.training import train
+from tests.conftest import ROOT, configured, process
+from tests.test_training import history
 
 pytestmark = pytest.mark.model
 
@@ -76,6 +81,33 @@ def test_a_sweep_ends_with_a_table_of_all_jobs(tiny, tmp_path):
     )
     again, _ = sweep(tiny, tmp_path, "selector=near", "max_K=15")
     assert again.returncode == 0 and "max_K=61" not in again.stdout, "another sweep's jobs"
+
+
+def test_what_was_picked_ahead_is_not_picked_again(tiny, tmp_path, monkeypatch):
+    """And its seconds are told, not those of looking it up."""
+    picked = []
+    select = Near.select
+    monkeypatch.setattr(Near, "select", lambda self, round: picked.append(round.index) or select(self, round))
+    monkeypatch.setattr(training, "in_sweep", lambda: True)
+    train(configured("train", *tiny), tmp_path / "sweep" / "job")
+    assert picked == [1, 2]
+    rounds = [json.loads(x) for x in (tmp_path / "sweep" / "job" / "rounds" / "rounds.jsonl").read_text().splitlines()]
+    assert all(line["select_seconds"] > 0 for line in rounds[1:])
+    monkeypatch.setattr(training, "in_sweep", lambda: False)
+    train(configured("train", *tiny), tmp_path / "alone")
+    assert history(tmp_path / "alone") == history(tmp_path / "sweep" / "job")
+
+
+def test_the_table_shows_what_was_killed_and_what_failed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jobs.Sweeps, "folder", tmp_path)
+    monkeypatch.setattr(jobs.Sweeps, "before", {})
+    write_json(tmp_path / ".jobs" / "a.json", {"state": "running", "overrides": ["seed=1", "x=1"]})
+    bug = {"state": "failed", "overrides": ["seed=2", "x=1"], "error": "KeyError: [red]", "seconds": 2.5}
+    write_json(tmp_path / ".jobs" / "b.json", {**bug, "traceback": "..."})
+    assert len(jobs.ended()) == 2
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "seed=1 not finished" in shown and "it goes on where it was" in shown
+    assert "seed=2 failed - 2.5 KeyError: [red] (traceback in" in shown and "x=1" not in shown
 
 
 def killed(script: list[str], folder, cwd, env=None) -> set[str]:

@@ -36,3 +36,15 @@ class Grader(ABC):
     @abstractmethod
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
         """A grade for each answer. `cache_dir`: where what was paid for once may be kept."""
+
+
+class Compares(Grader):
+    """1 where the same is taken out of answer and reference, else 0; None where the reference holds nothing of it."""
+
+    @abstractmethod
+    def taken(self, text: str) -> object:
+        """What of a text is compared; None where there is nothing."""
+
+    def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
+        pairs = [(self.taken(answer.reference), self.taken(answer.text)) for answer in answers]
+        return [Grade(None if wanted is None else float(found == wanted)) for wanted, found in pairs]

@@ -2,9 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
 
-from near.graders.base import Answer, Grade, Grader
+from near.graders.base import Compares
 
 LIST = r"\(?\s*([A-J](?:\s*\)?\s*(?:,|、|;|and|和|&)?\s*\(?\s*[A-J])*)\s*\)?"
 BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*" + LIST + r"\s*\}")
@@ -30,13 +29,8 @@ def letters(text: str) -> frozenset[str] | None:
     return None
 
 
-class Choice(Grader):
-    """1 where the answer chooses the reference's letter (or all of its letters and no other), else 0; None where the
-    reference has none."""
+class Choice(Compares):
+    """The letter or letters that are chosen, all of them and no other."""
 
-    def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
-        grades = []
-        for answer in answers:
-            wanted = letters(answer.reference)
-            grades.append(Grade(None if wanted is None else float(letters(answer.text) == wanted)))
-        return grades
+    def taken(self, text: str) -> object:
+        return letters(text)

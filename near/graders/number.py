@@ -2,10 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from fractions import Fraction
 
-from near.graders.base import Answer, Grade, Grader
+from near.graders.base import Compares
 
 # digits with or without thousands separators, decimals, an exponent of at most two digits, and a fraction's other half
 NUMBER = re.compile(
@@ -51,12 +50,8 @@ def _value(number: str) -> Fraction | None:
     return Fraction(above) / (int(below) if below else 1)
 
 
-class FinalNumber(Grader):
-    """1 where answer and reference end with the same number, 0 otherwise; None where the reference has no number."""
+class FinalNumber(Compares):
+    """The number that a solution ends with."""
 
-    def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
-        grades = []
-        for answer in answers:
-            wanted = final_number(answer.reference)
-            grades.append(Grade(None if wanted is None else float(final_number(answer.text) == wanted)))
-        return grades
+    def taken(self, text: str) -> object:
+        return final_number(text)

@@ -7,11 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from near.config import public
+from near.sweep import in_sweep
 from near.trackers.base import Log, Tracker
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ class WandbTracker(Tracker):
             entity=self.entity,
             mode=mode,
             dir=str(output_dir),
-            group=cfg.sweep_name if HydraConfig.get().mode == RunMode.MULTIRUN else None,
+            group=cfg.sweep_name if in_sweep() else None,
             name=output_dir.name,
             config=public(cfg),
         ) as run:
