@@ -6,13 +6,16 @@ import os
 import re
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -83,6 +86,8 @@ def fault_line(error: BaseException) -> str | None:
         if isinstance(link, OSError) and link.filename and link.errno in _PATHS:
             reason = (link.strerror or "not usable").lower()
             return f"{link.filename}: {reason}; name another file, output_dir or cache_dir"
+        if unknown := re.fullmatch(r"Unknown plugin class : '(.+)'", str(link)):
+            return f"{unknown.group(1)} is not installed; pip install -r requirements-sweeps.txt"
         if isinstance(link, MemoryError):
             return f"out of memory ({one_line(link)}); use smaller batches, blocks or dimensions"
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
@@ -148,6 +153,21 @@ def drop_empty_output() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _ours_first() -> None:
+    """Published plugins bring schemas for launchers and sweepers of the same names; ours are other classes."""
+    Plugins.instance()  # finds them
+    for path in CONF.glob("hydra/*/*.yaml"):
+        group = ConfigStore.instance().repo.get("hydra", {}).get(path.parent.name, {})
+        group.pop(path.name, None)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what a failed job held, its model among it: Hydra keeps the error, and so its frames, to the sweep's end."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], object]]:
     """Decorator for an entry script's function: composed from conf/<name>.yaml and checked before it is called.
 
@@ -169,6 +189,8 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                 raise
             except Exception as error:
                 fault = fault_line(error)
+                if in_sweep():
+                    _let_go(error)
                 if fault is None:
                     raise
                 drop_empty_output()
@@ -176,6 +198,7 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                     raise UserError(fault) from error
                 _stop(error)
 
+        _ours_first()
         return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 
     return decorate

@@ -11,7 +11,7 @@ from near.config import CONF
 from near.embedders.base import Embedder
 from near.selectors.base import Selector
 from near.signature import keywords
-from tests.conftest import ROOT, configured
+from tests.conftest import ROOT, composed, configured
 
 GROUPS = (
     "data",
@@ -38,7 +38,8 @@ def choices(group: str) -> list[str]:
 
 def test_every_file_is_seen():
     assert len(CHOICES) == 59
-    assert len(SWEEPS) == 7
+    assert len(HYDRA) == 5
+    assert len(SWEEPS) == 8
     found = {p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "sweeps"}
     assert found == {Path(g) / f"{n}.yaml" for g, n in CHOICES}
 
@@ -70,12 +71,26 @@ def test_sweep_composes(name):
     cfg = configured("train", f"sweeps={name}")
     assert cfg.sweep_name == name
     written = OmegaConf.load(ROOT / "sweeps" / f"{name}.yaml")
-    del written["hydra"]
+    for key in ("hydra", "defaults"):
+        written.pop(key, None)
     assert OmegaConf.merge(cfg, written) == cfg  # what it sets goes before the script's own values
 
 
+HYDRA = sorted(CONF.glob("hydra/*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", HYDRA, ids=lambda path: path.stem)
+def test_launchers_and_sweepers_compose(path):
+    whole, _ = composed("train", (f"hydra/{path.parent.name}={path.stem}",))
+    written = OmegaConf.load(path)
+    assert OmegaConf.masked_copy(whole.hydra[path.parent.name], list(written)) == written
+    if path.parent.name == "launcher":
+        taken = keywords(written._target_)
+        assert taken is None or set(written) - {"_target_"} <= taken
+
+
 def test_every_file_opens_with_its_command():
-    for path in [*CONF.glob("*.yaml"), *CONF.glob("*/*.yaml"), *(ROOT / "sweeps").glob("*.yaml")]:
+    for path in [*CONF.glob("*.yaml"), *CONF.glob("*/*.yaml"), *HYDRA, *(ROOT / "sweeps").glob("*.yaml")]:
         head = path.read_text().splitlines()[:2]
         assert any("python " in line or "torchrun " in line for line in head) or path.name == "base.yaml", path
 

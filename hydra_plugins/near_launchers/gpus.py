@@ -1,0 +1,39 @@
+"""What jobs that run at the same time on this machine share: its GPUs, one a job, and its cores."""
+
+import contextlib
+import os
+import queue
+from collections.abc import Iterator
+
+from hydra_plugins.near_launchers.base import Job
+
+
+class Gpus:
+    """The GPUs that this process sees, lent to one job each."""
+
+    def __init__(self, asked: int | None):
+        """asked: how many jobs at once; None: one for each GPU, else two."""
+        import torch
+
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        seen = [str(i) for i in range(torch.cuda.device_count())]
+        names = visible.split(",")[: len(seen)] if visible else seen
+        self.at_once = min(asked or len(names) or 2, len(names) or asked or 2)
+        self._free: queue.Queue[str | None] = queue.Queue()
+        for i in range(self.at_once):
+            self._free.put(names[i] if names else None)
+
+    @contextlib.contextmanager
+    def lent_to(self, job: Job) -> Iterator[None]:
+        """Wait for a turn, and for a GPU on a machine that has some."""
+        name = self._free.get()
+        if name is not None:
+            job.environment["CUDA_VISIBLE_DEVICES"] = name
+        try:
+            yield
+        finally:
+            self._free.put(name)
+
+    def cores_for_each(self) -> str:
+        """OMP_NUM_THREADS of a job; what the environment says goes first."""
+        return os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // self.at_once))

@@ -1,0 +1,51 @@
+"""hydra/launcher=joblib: several jobs at once on this machine, each in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+from hydra_plugins.near_launchers.base import Job, Outcome, ProcessLauncher, died, ended, python_path
+from hydra_plugins.near_launchers.gpus import Gpus
+
+
+class JoblibLauncher(ProcessLauncher):
+    """joblib says which job runs when; its threads each wait for a process.
+
+    n_jobs: how many at once; None: one for each GPU, without one two.
+    """
+
+    def __init__(self, n_jobs: int | None = None):
+        self.n_jobs = n_jobs
+
+    def run(self, jobs: list[Job]) -> list[Outcome]:
+        from joblib import Parallel, delayed
+
+        gpus = Gpus(self.n_jobs)
+        environment = {**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": gpus.cores_for_each()}
+
+        def call(job: Job) -> Outcome:
+            with gpus.lent_to(job):
+                return ended(job, _in_process(job, environment))
+
+        return Parallel(n_jobs=gpus.at_once, backend="threading")(delayed(call)(job) for job in jobs)
+
+
+def _in_process(job: Job, environment: dict[str, str]) -> Outcome:
+    """Call `job` in a new interpreter. It lives no longer than this process, whose end closes its standard input."""
+    import cloudpickle
+
+    command = [sys.executable, "-m", "hydra_plugins.near_launchers.child"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
+        try:
+            child.stdin.write(cloudpickle.dumps(job))
+            child.stdin.flush()
+            line = child.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        status = child.wait()
+    if line:
+        return json.loads(line)
+    how = signal.Signals(-status).name if status < 0 else f"status {status}"
+    return died(job, how + (", out of memory?" if status == -signal.SIGKILL else ""))

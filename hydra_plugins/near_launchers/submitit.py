@@ -1,0 +1,121 @@
+"""hydra/launcher=submitit_local and submitit_slurm: jobs by way of submitit, on this machine or on a Slurm cluster."""
+
+import contextlib
+import importlib.util
+import os
+import shlex
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hydra_plugins.near_launchers.base import Job, Outcome, ProcessLauncher, died, ended, python_path
+from hydra_plugins.near_launchers.gpus import Gpus
+from near.errors import UserError, one_line
+
+
+class SubmititJob:
+    """A job that Slurm may stop and start again: it goes on from its newest checkpoint."""
+
+    def __init__(self, job: Job):
+        self.job = job
+
+    def __call__(self) -> Outcome:
+        import submitit
+
+        environment = submitit.JobEnvironment()
+        if environment.num_tasks > 1:  # one process for each GPU of the job, as torchrun would start them
+            submitit.helpers.TorchDistributedEnvironment().export(overwrite=True)
+            if environment.global_rank:
+                self.job.printed += f".{environment.global_rank}"
+        return self.job()
+
+    def checkpoint(self) -> object:
+        """What submitit runs next when the time is over or the job's place was taken."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+class LocalLauncher(ProcessLauncher):
+    """Jobs on this machine, as Slurm would run them.
+
+    n_jobs: how many at once; None: one for each GPU, without one two. timeout_min: minutes that a job may take.
+    tasks_per_node: processes of a job. folder: where submitit keeps its notes.
+    """
+
+    def __init__(self, folder: str, n_jobs: int | None = None, timeout_min: int = 1440, tasks_per_node: int = 1):
+        self.folder, self.n_jobs = folder, n_jobs
+        self.parameters = {"timeout_min": timeout_min, "tasks_per_node": tasks_per_node}
+
+    def run(self, jobs: list[Job]) -> list[Outcome]:
+        _installed()
+        from submitit import LocalExecutor
+
+        gpus = Gpus(self.n_jobs)
+        executor = LocalExecutor(self.folder)
+        executor.update_parameters(**self.parameters)
+
+        def call(job: Job) -> Outcome:
+            with gpus.lent_to(job):
+                return _outcome(job, executor.submit(SubmititJob(job)))
+
+        with _environment(PYTHONPATH=python_path(), OMP_NUM_THREADS=gpus.cores_for_each()):
+            with ThreadPoolExecutor(gpus.at_once) as pool:
+                return list(pool.map(call, jobs))
+
+
+class SlurmLauncher(ProcessLauncher):
+    """Jobs as one array of a Slurm cluster that shares this file system.
+
+    max_num_timeout: how often a job that ran out of time is started again. Everything else goes to submitit:
+    timeout_min, gpus_per_node, tasks_per_node, cpus_per_task, mem_gb, nodes, name, and with `slurm_` before it what
+    sbatch takes (slurm_partition, slurm_array_parallelism, ...).
+    """
+
+    def __init__(self, folder: str, max_num_timeout: int = 3, **parameters: object):
+        self.folder, self.max_num_timeout = folder, max_num_timeout
+        self.parameters = {k: v for k, v in parameters.items() if v is not None}
+
+    def run(self, jobs: list[Job]) -> list[Outcome]:
+        _installed()
+        from omegaconf import OmegaConf
+        from submitit import AutoExecutor
+
+        parameters = {k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in self.parameters.items()}
+        setup = [f"export PYTHONPATH={shlex.quote(python_path())}", *parameters.pop("slurm_setup", [])]
+        try:
+            executor = AutoExecutor(self.folder, cluster="slurm", slurm_max_num_timeout=self.max_num_timeout)
+            executor.update_parameters(slurm_setup=setup, **parameters)
+        except (RuntimeError, NameError, AssertionError, TypeError) as error:
+            raise UserError(f"hydra/launcher=submitit_slurm: {one_line(error)}") from error
+        submitted = executor.map_array(lambda job: job(), [SubmititJob(job) for job in jobs])
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            return list(pool.map(_outcome, jobs, submitted))
+
+
+def _installed() -> None:
+    if importlib.util.find_spec("submitit") is None:
+        raise UserError("submitit is not installed; pip install -r requirements-sweeps.txt")
+
+
+def _outcome(job: Job, submitted) -> Outcome:
+    """Wait for a job that submitit runs."""
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    try:
+        outcome = submitted.results()[0]
+    except (UncompletedJobError, FailedJobError):
+        outcome = died(job, f"submitit's notes: {Path(submitted.paths.stderr)}")
+    return ended(job, outcome)
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Set variables for processes that are started in the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
