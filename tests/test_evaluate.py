@@ -16,7 +16,7 @@ from near.measure import measure
 from near.model import load_base, load_tokenizer
 from near.tokens import IGNORED, encode
 from near.training import train
-from tests.conftest import ROOT, configured
+from tests.conftest import ROOT, configured, write_rows
 
 pytestmark = pytest.mark.model
 
@@ -196,3 +196,17 @@ def test_an_earlier_runs_answers_do_not_stay(tiny, tmp_path):
     assert (tmp_path / "dataflow.jsonl").is_file()
     train(configured("train", *tiny, "evaluation.answers=false", "overwrite=true"), tmp_path)
     assert not (tmp_path / "dataflow.jsonl").exists() and (tmp_path / "base_answers.jsonl").is_file()
+
+
+def test_code_is_run_beside_its_rows_tests(tiny, tmp_path, cache, monkeypatch):
+    """The answers are stand-ins: no tiny model writes code."""
+    rows = [{"instruction": f"write f: {n}", "output": "def f(): return 1", "test": f"assert f() == {n}"} for n in "12"]
+    path = write_rows(tmp_path / "code.jsonl", rows)
+    words = [*tiny, "evaluation=code", f"data.eval.path={path}"]
+    cfg = configured("train", *words)
+    monkeypatch.setattr(module, "_answers", lambda *args: ["def f(): return 1"] * 2)
+    tokenizer, model = load_tokenizer(cfg.model, str(cache)), load_base(cfg.model, str(cache))
+    metrics, answers = measure(model, tokenizer, load(cfg.data, "eval", str(cache)), cfg)
+    assert (metrics["scores"]["pass_at_1"]["mean"], metrics["scores"]["pass_at_1"]["right"]) == (0.5, 1)
+    assert [a["scores"]["pass_at_1"] for a in answers] == [1, 0]
+    assert answers[1]["told"] == {"pass_at_1": "AssertionError"}

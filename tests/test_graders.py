@@ -8,6 +8,7 @@ from near.graders.base import Answer
 from near.graders.choice import Choice, letters
 from near.graders.exact import Exact, normalise
 from near.graders.number import FinalNumber, final_number
+from near.graders.rouge import RougeL, tokens
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,39 @@ def test_letters(text, chosen):
     assert letters(text) == (None if chosen is None else frozenset(chosen))
 
 
-GRADERS = [Exact(), FinalNumber(), Choice()]
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("The cat's on 2 mats.", ["the", "cat", "s", "on", "2", "mats"]),
+        ("我爱GPU编程", ["我", "爱", "gpu", "编", "程"]),
+        ("カタカナとひらがな", list("カタカナとひらがな")),
+        ("한국어 문장", ["한국어", "문장"]),
+        ("ภาษาไทย", ["ภ", "า", "ษ", "า", "ไ", "ท", "ย"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("ＡＢＣ", ["abc"]),
+        ("...", []),
+    ],
+)
+def test_tokens_of_rouge(text, found):
+    assert tokens(text) == found
+
+
+def test_rouge_l_by_hand():
+    """Reference of 6 words, answer of 5, 3 in order: recall 3/6, precision 3/5."""
+    pairs = [
+        ("the cat sat on the mat", "the cat is on fire", 2 * (3 / 6) * (3 / 5) / (3 / 6 + 3 / 5)),
+        ("我喜欢红苹果", "我喜欢苹果", 2 * (5 / 6) * 1 / (5 / 6 + 1)),
+        ("same", "same", 1),
+        ("one", "two", 0),
+        ("one", "", 0),
+        ("...", "one", None),
+    ]
+    grades = RougeL().grade([Answer(0, "", reference, text) for reference, text, _ in pairs], "unused")
+    assert [g.score for g in grades] == [score if score is None else pytest.approx(score) for *_, score in pairs]
+
+
+GRADERS = [Exact(), FinalNumber(), Choice(), RougeL()]
 
 
 @pytest.mark.parametrize("grader", GRADERS, ids=lambda g: type(g).__name__)

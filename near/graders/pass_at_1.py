@@ -1,0 +1,91 @@
+"""pass@1: whether the code of an answer passes its row's tests."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from near.errors import UserError
+from near.graders.base import Answer, Grade, Grader
+from near.sandbox import NoSandbox, run
+
+FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OPEN = re.compile(r"^```[^\n`]*\n(.*)", re.MULTILINE | re.DOTALL)  # an answer that was cut short
+
+
+class PassAt1(Grader):
+    """1 where the program made of an answer and its row's tests runs to its end, else 0, the error being told; None
+    where the row has no tests. One greedy answer for each row is what is tried (pass@1 of Chen et al. 2021 with n=1).
+
+    columns: which columns of the data hold `tests` (code, or a list of it), and where there are some `setup` (code
+    before the answer), `entry_point` (the function that the tests' `check` is called with) and `prefix` (the head of
+    the function, for answers that only go on with it). seconds, memory_mb: limits of one program. workers: how many
+    run at once; None: one for each core. Programs run without a network and write nowhere (near/sandbox.py).
+    """
+
+    columns = True
+
+    def __init__(self, column_names: dict, seconds: float = 10, memory_mb: int = 1024, workers: int | None = None):
+        self.names = dict(column_names)
+        if unknown := set(self.names) - {"tests", "setup", "entry_point", "prefix"}:
+            raise UserError(
+                f"evaluation.graders.pass_at_1.column_names.{min(unknown)} is none of tests, setup, entry_point, prefix"
+            )
+        self.seconds, self.memory_mb = seconds, memory_mb
+        self.workers = workers or len(os.sched_getaffinity(0))
+
+    def check(self) -> None:
+        if not self._runs("pass"):
+            raise UserError("evaluation.graders.pass_at_1: no program runs within its limits; raise memory_mb, seconds")
+
+    def _runs(self, program: str):
+        try:
+            return run(program, self.seconds, self.memory_mb).passed
+        except NoSandbox as error:
+            raise UserError(
+                f"evaluation.graders.pass_at_1 needs Linux namespaces, to run code without a network ({error}); "
+                "allow them, or evaluate on another machine"
+            ) from error
+
+    def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
+        if answers and not any(self._column(answer, "tests") for answer in answers):
+            raise UserError(
+                f"evaluation.graders.pass_at_1.column_names.tests={self.names.get('tests')}: no row has such a column"
+            )
+        with ThreadPoolExecutor(self.workers) as pool:
+            return list(pool.map(self._grade, answers))
+
+    def _grade(self, answer: Answer) -> Grade:
+        tests = self._column(answer, "tests")
+        if not tests:
+            return Grade(None)
+        name = self._column(answer, "entry_point").strip()
+        parts = [self._column(answer, "setup"), self._code(answer, name), tests]
+        if name and re.search(r"^def check\(", tests, re.MULTILINE):
+            parts.append(f"check({name})")
+        ran = run("\n".join(parts), self.seconds, self.memory_mb)
+        return Grade(float(ran.passed), ran.why or None)
+
+    def _code(self, answer: Answer, name: str) -> str:
+        prefix = self._column(answer, "prefix")
+        code = code_of(answer.text, name)
+        if not prefix or not name or re.search(rf"^\s*(?:async\s+)?def {re.escape(name)}\b", code, re.MULTILINE):
+            return code
+        # what goes on with a function's head lost its first line's indentation with the answer's outer spaces
+        return prefix + ("" if code[:1].isspace() or not prefix.endswith("\n") else "    ") + code
+
+    def _column(self, answer: Answer, what: str) -> str:
+        value = (answer.raw or {}).get(self.names.get(what)) if isinstance(answer.raw, Mapping | None) else None
+        if isinstance(value, list | tuple):
+            return "\n".join(map(str, value))
+        return "" if value is None else str(value)
+
+
+def code_of(text: str, name: str = "") -> str:
+    """The code of an answer: its first fenced block, the first that defines `name` where one does; without a fence,
+    all of it."""
+    blocks = FENCED.findall(text) or OPEN.findall(text)
+    if not blocks:
+        return text
+    defining = [block for block in blocks if name and re.search(rf"\bdef {re.escape(name)}\b", block)]
+    return (defining or blocks)[0]

@@ -1,0 +1,36 @@
+"""ROUGE-L: the longest common subsequence of answer and reference."""
+
+import unicodedata
+from collections.abc import Sequence
+
+import regex
+
+from near.graders.base import Answer, Grade, Grader
+
+# scripts that put no spaces between words: Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+TOKEN = regex.compile(rf"[{UNSPACED}]\p{{M}}*|(?:(?![{UNSPACED}])[\p{{L}}\p{{N}}]\p{{M}}*)+")
+
+
+def tokens(text: str) -> list[str]:
+    """Words of letters and digits, case folded; of unspaced scripts, characters with their marks."""
+    return TOKEN.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+class RougeL(Grader):
+    """The F-measure of ROUGE-L (Lin 2004, with beta 1, by the rouge-score library); None where the reference holds no
+    word."""
+
+    def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
+        from rouge_score.rouge_scorer import RougeScorer
+
+        scorer = RougeScorer(["rougeL"], tokenizer=_Tokenizer())
+        return [
+            Grade(float(scorer.score(a.reference, a.text)["rougeL"].fmeasure) if tokens(a.reference) else None)
+            for a in answers
+        ]
+
+
+class _Tokenizer:
+    def tokenize(self, text: str) -> list[str]:
+        return tokens(text)
