@@ -82,6 +82,9 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "finetuning.lora_dropout": (float, 0, 1),
     "evaluation.batch_size": (int, 1, BIG),
     "evaluation.max_new_tokens": (int, 1, BIG),
+    "evaluation.lm_eval.num_fewshot": (int, 0, 1000),
+    "evaluation.lm_eval.limit": (float, 1e-6, BIG),
+    "evaluation.lm_eval.batch_size": (int, 1, BIG),
     "export_size": (float, 1e-5, BIG),
     "tolerance": (float, 0, BIG),
 }
@@ -95,10 +98,11 @@ BOOLEANS = (
     "trust_remote_code",
     "evaluation.answers",
     "evaluation.at_rounds",
+    "evaluation.lm_eval.apply_chat_template",
     "scoring.adam",
     "export_legacy_format",
 )
-LISTS = ("scoring.checkpoints", "scoring.modules")
+LISTS = ("scoring.checkpoints", "scoring.modules", "evaluation.lm_eval.tasks")
 TEXTS = (
     "cache_dir",
     "output_dir",
@@ -116,12 +120,13 @@ TEXTS = (
     "embedder.model",
     "embedder.server.url",
     "embedder.server.model",
+    "evaluation.lm_eval.include_path",
     "embedder.server.api_key_env",
     "embedder.query_prompt",
     "embedder.document_prompt",
 )
 MAPPINGS = ("data", "data.candidates", "data.queries", "data.eval", "trainer", "trainer.args", "evaluation", "model")
-MAPPINGS += ("finetuning", "parallel")
+MAPPINGS += ("finetuning", "parallel", "evaluation.engine", "evaluation.lm_eval")
 NULLABLE = {
     *(
         "embedder.max_length",
@@ -147,6 +152,7 @@ NULLABLE = {
     *("adapter_name_or_path", "model_name_or_path", "model.revision", "model.template"),
     *("embedder.server.url", "embedder.server.model", "embedder.server.api_key_env"),
     *("embedder.query_prompt", "embedder.document_prompt"),
+    *("evaluation.lm_eval.num_fewshot", "evaluation.lm_eval.limit", "evaluation.lm_eval.include_path"),
 }
 FORMATS = ("auto", "alpaca", "messages", "sharegpt", "prompt_completion", "question_answer", "text")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -163,6 +169,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.queries.format": FORMATS,
     "data.eval.format": FORMATS,
     "embedder.backend": ("auto", "sentence-transformers", "vllm", "vllm_server"),
+    "evaluation.backend": ("transformers", "vllm"),
     "embedder.dtype": ("auto", "float32", "bfloat16", "float16"),
     "embedder.store_dtype": ("float32", "float16"),
     "embedder.launcher": ("ray",),

@@ -8,8 +8,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import TrainerCallback
 
+from near.benchmarks import base_benchmarks
 from near.data import Rows
 from near.files import cache_folder, digest, folder_aside, folder_digest, read_json, write_json
+from near.generation import answering
 from near.hub import wanted_dtype
 from near.locks import lock_file, locked
 from near.measure import Sets, measure, measure_all
@@ -26,7 +28,14 @@ def base_metrics(
 ) -> tuple[dict, list[dict]]:
     """Metrics and answers of an untrained model on all sets; each set is measured once, and then found. `together`:
     the job's processes hold parts of the model, so that all of them measure where one does."""
-    return measure_all(lambda rows: _one(cfg, model, rows, loaded, together), sets)
+    metrics, answers = measure_all(lambda rows: _one(cfg, model, rows, loaded, together), sets)
+    if not together:
+        folder = base_folder(model, cfg.cache_dir)
+        tokenizer = load_tokenizer(model, cfg.cache_dir)
+        metrics["lm_eval"] = base_benchmarks(
+            cfg, model, folder, lambda: (loaded or load_base(model, cfg.cache_dir), tokenizer)
+        )
+    return metrics, answers
 
 
 def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded, together: bool) -> tuple[dict, list[dict]]:
@@ -38,7 +47,8 @@ def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded, together: bool)
             return found["metrics"], found["answers"]
         tokenizer = load_tokenizer(model, cfg.cache_dir)
         loaded = load_base(model, cfg.cache_dir) if loaded is None else loaded
-        metrics, answers = measure(loaded, tokenizer, rows, cfg)
+        with answering(cfg, loaded, tokenizer, base_folder(model, cfg.cache_dir)) as answer:
+            metrics, answers = measure(loaded, tokenizer, rows, cfg, answer=answer)
         if is_main():
             log.info(f"base model: evaluated on {rows.name}, target loss {metrics['target_loss']:.4f}")
             with folder_aside(target) as new:
@@ -53,7 +63,8 @@ def _found(target: Path) -> dict | None:
 def _folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
     """Where the evaluation of an untrained model is kept, by all that decides it."""
     evaluation = OmegaConf.to_container(cfg.evaluation)
-    evaluation.pop("at_rounds", None)
+    for name in ("at_rounds", "lm_eval"):
+        evaluation.pop(name, None)
     made_of = [
         SCHEMA_VERSION,
         folder_digest(base_folder(model, cfg.cache_dir)),

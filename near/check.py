@@ -106,12 +106,20 @@ def _more_eval_faults(cfg: DictConfig) -> list[str]:
     return faults
 
 
+FREE = (
+    "parallel.",
+    "data.more_eval.",
+    "evaluation.graders.",
+    "evaluation.engine.",
+)  # names are the user's, or a library's
+
+
 def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     """Keys added with + to a node that no class takes: nobody would read them."""
     faults = []
     for override in typed:
         key = override.lstrip("+").split("=", 1)[0]
-        others = key == "experiment" or key.startswith(("parallel.", "data.more_eval.", "evaluation.graders."))
+        others = key == "experiment" or key.startswith(FREE)
         if not override.startswith("+") or "@" in key or "/" in key or others:
             continue
         parents = key.split(".")[:-1]

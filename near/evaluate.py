@@ -11,11 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from near.base_model import base_metrics
+from near.benchmarks import benchmarks, shown
 from near.config import public
 from near.errors import UserError, one_line
 from near.files import provenance, read_json, write_json, write_jsonl
-from near.measure import evaluation_sets, graders_of, measure, measure_all
-from near.model import load_base, load_tokenizer, with_adapter
+from near.generation import answering
+from near.measure import check_evaluation, evaluation_sets, measure, measure_all
+from near.model import base_folder, load_base, load_tokenizer, with_adapter
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def evaluate(cfg: DictConfig, output_dir: Path) -> None:
             cfg = OmegaConf.merge(cfg, {"model": {"name_or_path": str(Path(cfg.run) / "model")}})
     elif not cfg.overwrite and (output_dir / "train_metrics.json").exists():
         raise UserError(f"{output_dir} is a run of train.py; evaluate it with run={output_dir}")
-    graders_of(cfg.evaluation)
+    check_evaluation(cfg)
     sets = evaluation_sets(cfg)
     base_answers = None
     if adapter is None:
@@ -43,7 +45,9 @@ def evaluate(cfg: DictConfig, output_dir: Path) -> None:
         _look_for_adapter(adapter)
         tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
         model = with_adapter(load_base(cfg.model, cfg.cache_dir), adapter)
-        metrics, answers = measure_all(lambda rows: measure(model, tokenizer, rows, cfg), sets)
+        with answering(cfg, model, tokenizer, base_folder(cfg.model, cfg.cache_dir), adapter) as answer:
+            metrics, answers = measure_all(lambda rows: measure(model, tokenizer, rows, cfg, answer=answer), sets)
+        metrics["lm_eval"] = benchmarks(model, tokenizer, cfg.evaluation)
     described |= {"model": str(base_model.name_or_path), "adapter": adapter, "selection_saw_them": sets.seen}
     if adapter is not None or cfg.run is not None:
         described["base"], base_answers = base_metrics(cfg, base_model, sets)
@@ -111,4 +115,5 @@ def write_metrics(
 
 def summary(metrics: dict) -> str:
     right = "" if metrics["answers_right"] is None else f", answers right {metrics['answers_right']}/{metrics['rows']}"
-    return f"target loss {metrics['target_loss']:.4f} on {metrics['rows']} {metrics['evaluated_on']} rows{right}"
+    loss = f"target loss {metrics['target_loss']:.4f} on {metrics['rows']} {metrics['evaluated_on']} rows"
+    return loss + right + shown(metrics.get("lm_eval"))

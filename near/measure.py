@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-from tqdm import tqdm
 
 from near.batches import batches
+from near.benchmarks import check_benchmarks
 from near.data import Rows, given, load, more_sets, raw_rows
 from near.errors import UserError
 from near.formats import is_plain
+from near.generation import Answer as Asked
+from near.generation import check_backend, with_transformers
 from near.graders.base import Answer, Grade, Grader
 from near.intervals import over_examples
 from near.losses import answer_losses, by_row
@@ -60,6 +61,13 @@ def graders_of(evaluation: DictConfig) -> dict[str, Grader]:
     return found
 
 
+def check_evaluation(cfg: DictConfig, sharded: bool = False) -> None:
+    """UserError where an evaluation of `cfg` could not be done, before anything is computed."""
+    graders_of(cfg.evaluation)
+    check_backend(cfg, sharded)
+    check_benchmarks(cfg.evaluation)
+
+
 def measure_all(measure_one: Callable[[Rows], tuple[dict, list[dict]]], sets: Sets) -> tuple[dict, list[dict]]:
     """Metrics of the target, those of further sets under `more`, and all answers, by one model."""
     metrics, answers = measure_one(sets.target)
@@ -71,10 +79,13 @@ def measure_all(measure_one: Callable[[Rows], tuple[dict, list[dict]]], sets: Se
     return metrics, answers
 
 
-def measure(model, tokenizer, rows: Rows, cfg: DictConfig, lenient: bool = False) -> tuple[dict, list[dict]]:
+def measure(
+    model, tokenizer, rows: Rows, cfg: DictConfig, lenient: bool = False, answer: Asked | None = None
+) -> tuple[dict, list[dict]]:
     """Target loss (mean over all answer tokens, natural log), and graded greedy answers of `model` on `rows`.
 
-    `lenient`: a grader that fails (a judge that is away) is told, and its score missing, in the place of an error.
+    `answer`: who answers for the model (near/generation.py); None: the model itself. `lenient`: a grader that fails (a
+    judge that is away) is told, and its score missing, in the place of an error.
     """
     begun, was_training = time.perf_counter(), model.training
     model.eval()
@@ -84,7 +95,13 @@ def measure(model, tokenizer, rows: Rows, cfg: DictConfig, lenient: bool = False
     graders = graders_of(cfg.evaluation) if asked else {}
     with torch.no_grad():  # not inference_mode: weights that ZeRO-3 gathers under it can't be trained afterwards
         loss_sums, counts = losses(model, tokenizer, chats, cfg)
-        answers = _answers(model, tokenizer, chats, cfg) if asked else None
+        prompts = _prompts(tokenizer, chats, cfg.data.cutoff_len) if asked else []
+        if not asked:
+            answers = None
+        elif answer is None:
+            answers = with_transformers(model, tokenizer, prompts, cfg.evaluation)
+        else:
+            answers = answer(prompts)
     model.train(was_training)
     records = []
     for at, (row, chat) in enumerate(zip(ids, chats, strict=True)):
@@ -117,6 +134,12 @@ def measure(model, tokenizer, rows: Rows, cfg: DictConfig, lenient: bool = False
         "evaluation_seconds": round(time.perf_counter() - begun, 3),
     }
     return metrics, records
+
+
+def _prompts(tokenizer, chats: list, longest: int) -> list[list[int]]:
+    """Token ids of each chat up to its answer, of long ones the last."""
+    asked = [tokenizer(render(tokenizer, c[:-1], True), add_special_tokens=False)["input_ids"] for c in chats]
+    return [ids[-longest:] for ids in asked]
 
 
 def _exp(loss: float) -> float:
@@ -173,29 +196,3 @@ def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: Di
             "right": int((known == 1).sum()),
         }
     return found
-
-
-def _answers(model, tokenizer, chats: list, cfg: DictConfig) -> list[str]:
-    """Greedy answers to each chat's last turn, at most `max_new_tokens` long."""
-    prompts = [tokenizer(render(tokenizer, chat[:-1], True), add_special_tokens=False)["input_ids"] for chat in chats]
-    prompts = [p[-cfg.data.cutoff_len :] for p in prompts]
-    if isinstance(model, FSDPModule) and "generate" not in vars(model):
-        register_fsdp_forward_method(model, "generate")  # else it would bypass what gathers the outermost weights
-    answers = [""] * len(chats)
-    for part in tqdm(batches(list(map(len, prompts)), cfg.evaluation.batch_size), desc="answering", mininterval=1):
-        batch = tokenizer.pad({"input_ids": [prompts[i] for i in part]}, padding_side="left", return_tensors="pt").to(
-            model.device
-        )
-        made = model.generate(
-            **batch,
-            max_new_tokens=cfg.evaluation.max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        texts = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(part, texts, strict=True):
-            answers[i] = text.strip()
-    return answers

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from near.arguments import is_sharded, partitioned, tell_precision, training_arguments
 from near.base_model import BaseMetrics
+from near.benchmarks import benchmarks
 from near.config import differences, public
 from near.config import identity as outcome
 from near.data import Rows, given, load
@@ -27,9 +28,10 @@ from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, one_line
 from near.evaluate import ANSWERS, summary
 from near.files import aside, digest, read_json
+from near.generation import answering
 from near.gradients import watched_layers
 from near.locks import lock_file, locked
-from near.measure import Sets, evaluation_sets, graders_of, loss_of, measure, measure_all
+from near.measure import Sets, check_evaluation, evaluation_sets, loss_of, measure, measure_all
 from near.model import add_finetuning, base_folder, check_quantization, load_base, load_tokenizer
 from near.needs import Needs, check_training, needs_of
 from near.outcome import save, write_outcome
@@ -62,8 +64,8 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     state = PartialState(cpu=on_cpu(cfg), timeout=wait)
     output_dir = Path(broadcast_object_list([str(output_dir)])[0])
     check_quantization(cfg.model, cfg.finetuning)
-    graders_of(cfg.evaluation)
     args = training_arguments(cfg, output_dir)
+    check_evaluation(cfg, is_sharded(args))
     cfg = _with_backend(_with_dtype(cfg))
     selector = selector_of(cfg.selector)
     needs = needs_of(cfg, selector) if _dynamic(cfg) else Needs()
@@ -157,9 +159,9 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
         save(trainer, inputs.tokenizer, output_dir / kind, cfg.model)
         metrics = {"target_loss": math.nan}
         if is_sharded(args) or state.is_main_process:  # sharded: it takes all processes to compute one answer
-            metrics, answers = measure_all(
-                lambda rows: measure(trained, inputs.tokenizer, rows, cfg, lenient=True), inputs.sets
-            )
+            metrics, answers = _measured(cfg, output_dir, trained, inputs)
+            if not is_sharded(args):
+                metrics["lm_eval"] = benchmarks(trained, inputs.tokenizer, cfg.evaluation, lenient=True)
         if state.is_main_process:
             track(_shown(metrics), trainer.state.global_step)
             write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base)
@@ -168,6 +170,17 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
             log.info(f"{job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
     return metrics["target_loss"]
+
+
+def _measured(cfg: DictConfig, output_dir: Path, model, inputs: "Inputs") -> tuple[dict, list[dict]]:
+    """Metrics and answers of the model that was trained, and saved in `output_dir`."""
+    folder, adapter = base_folder(cfg.model, cfg.cache_dir), str(output_dir / "adapter")
+    if "_target_" not in cfg.finetuning:
+        folder, adapter = str(output_dir / "model"), None
+    with answering(cfg, model, inputs.tokenizer, folder, adapter) as answer:
+        return measure_all(
+            lambda rows: measure(model, inputs.tokenizer, rows, cfg, lenient=True, answer=answer), inputs.sets
+        )
 
 
 @dataclass

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from near.benchmarks import first
 from near.compare import BASELINE, Group, at_equal_tokens, baseline_of, beside_base, beside_random, groups_of
 from near.runs import Run
 
@@ -25,7 +26,8 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
     groups = groups_of(runs)
     sets = sorted({name for run in runs for name in run.metrics.get("more") or {}})
     graders = sorted({name for run in runs for name in run.metrics.get("scores") or {}})
-    heads = [*HEADS, *graders, *(f"{name} loss" for name in sets), *COSTS]
+    tasks = sorted({name for run in runs for name in run.metrics.get("lm_eval") or {} if name in _asked(run)})
+    heads = [*HEADS, *graders, *tasks, *(f"{name} loss" for name in sets), *COSTS]
     cells = []
     for group in groups:
         other = baseline_of(group, groups)
@@ -38,7 +40,8 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
         row = [group.label, str(len(losses)), f"{statistics.mean(losses):.4f}{spread}"]
         row += [difference.told(), difference.verdict] if difference else ["-", "-"]
         row += [equal.told() if equal else "-", f"{base.mean:+.4f} ({base.verdict})" if base else "-"]
-        row += [_score(group, name) for name in graders] + [_more(group, name) for name in sets]
+        row += [_score(group, name) for name in graders] + [_benchmark(group, name) for name in tasks]
+        row += [_more(group, name) for name in sets]
         row += [_number(group.mean(lambda r, k=k: r.training.get(k)), 0) for k in ("distinct_rows", "tokens_trained")]
         row += [_number(group.mean(of), 1) for of in (lambda r: r.training.get("train_seconds"), lambda r: r.selecting)]
         cells.append(row)
@@ -48,6 +51,18 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
 def _score(group: Group, name: str) -> str:
     mean = group.mean(lambda r: ((r.metrics.get("scores") or {}).get(name) or {}).get("mean"))
     return "-" if mean is None else f"{mean:.3f}"
+
+
+def _asked(run: Run) -> list[str]:
+    """The benchmarks that were asked for, without a group's own tasks."""
+    return ((run.metrics.get("evaluation") or {}).get("lm_eval") or {}).get("tasks") or []
+
+
+def _benchmark(group: Group, name: str) -> str:
+    """A benchmark's first metric, and what training changed of it."""
+    value = group.mean(lambda r: first((r.metrics.get("lm_eval") or {}).get(name) or {}))
+    base = group.mean(lambda r: first(((r.metrics.get("base") or {}).get("lm_eval") or {}).get(name) or {}))
+    return "-" if value is None else f"{value:.3f}" + ("" if base is None else f" ({value - base:+.3f})")
 
 
 def _more(group: Group, name: str) -> str:

@@ -59,7 +59,7 @@ def test_batch_size_changes_nothing_but_rounding(parts):
 def test_answers_are_scored_by_normalised_exact_match(parts, monkeypatch):
     cfg, model, tokenizer, rows = parts
     right = rows.messages(2)[-1]["content"]
-    monkeypatch.setattr(module, "_answers", lambda *a: ["x", "x", f"  {right}. ", "x", "x"])
+    monkeypatch.setattr(module, "with_transformers", lambda *a: ["x", "x", f"  {right}. ", "x", "x"])
     metrics, answers = measure(model, tokenizer, rows, cfg)
     assert (metrics["answers_right"], metrics["rows"]) == (1, 5)
     assert [a["scores"]["exact"] for a in answers] == [0, 0, 1, 0, 0]
@@ -204,7 +204,7 @@ def test_code_is_run_beside_its_rows_tests(tiny, tmp_path, cache, monkeypatch):
     path = write_rows(tmp_path / "code.jsonl", rows)
     words = [*tiny, "evaluation=code", f"data.eval.path={path}"]
     cfg = configured("train", *words)
-    monkeypatch.setattr(module, "_answers", lambda *args: ["def f(): return 1"] * 2)
+    monkeypatch.setattr(module, "with_transformers", lambda *args: ["def f(): return 1"] * 2)
     tokenizer, model = load_tokenizer(cfg.model, str(cache)), load_base(cfg.model, str(cache))
     metrics, answers = measure(model, tokenizer, load(cfg.data, "eval", str(cache)), cfg)
     assert (metrics["scores"]["pass_at_1"]["mean"], metrics["scores"]["pass_at_1"]["right"]) == (0.5, 1)
