@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from near.graders.base import Answer
@@ -113,6 +114,19 @@ def test_rouge_l_by_hand():
     ]
     grades = RougeL().grade([Answer(0, "", reference, text) for reference, text, _ in pairs], "unused")
     assert [g.score for g in grades] == [score if score is None else pytest.approx(score) for *_, score in pairs]
+
+
+@pytest.mark.extras
+def test_rouge_l_beside_googles():
+    """rouge-score, which comes with lm-eval, on texts that its tokens are the same of."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    rng, words = np.random.default_rng(0), np.array("the cat sat on a mat 12 days before it rained".split())
+    texts = [" ".join(rng.choice(words, rng.integers(1, 30))) for _ in range(100)]
+    peer = RougeScorer(["rougeL"])
+    grades = RougeL().grade([Answer(0, "", a, b) for a, b in zip(texts, texts[1:], strict=False)], "unused")
+    for grade, a, b in zip(grades, texts, texts[1:], strict=False):
+        assert grade.score == pytest.approx(peer.score(a, b)["rougeL"].fmeasure, abs=1e-12)
 
 
 GRADERS = [Exact(), FinalNumber(), Choice(), RougeL()]
