@@ -13,6 +13,7 @@ from near.runs import Run
 BASELINE = "random"
 NOTHING = "no difference shown"
 Interval = tuple[float, float] | None
+Kind = tuple[str, dict, dict[object, Run]]  # a selector, the settings its runs have in common, and the runs by seed
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,33 @@ class Group:
 
 def groups_of(runs: list[Run]) -> list[Group]:
     """Trained runs by their settings, each named by its selector and by what sets it apart from others of that name."""
-    found: dict[str, tuple[str, dict, dict]] = {}
+    found: dict[str, Kind] = {}
     for run in runs:
         if run.folder is None or not run.training:
             continue
         settings = _settings(run)
         key = repr((run.selector, sorted(settings.items(), key=repr), run.evaluated, run.metrics["model"]))
         found.setdefault(key, (run.selector, settings, {}))[2].setdefault(run.seed, run)
-    groups = []
-    for name, settings, same in found.values():
-        others = [theirs for selector, theirs, _ in found.values() if selector == name]
-        apart = [k for k in settings if any(o.get(k) != settings[k] for o in others)]
-        shown = [f"{k.rpartition('.')[2]}={settings[k]}" for k in sorted(apart)[:4]]
-        groups.append(Group(" ".join([name, *shown]), same))
+    labels = [_label(kind, list(found.values())) for kind in found.values()]
+    groups = [Group(label, same) for label, (_, _, same) in zip(labels, found.values(), strict=True)]
     return sorted(groups, key=lambda g: g.mean(lambda r: r.metrics["target_loss"]))
+
+
+def _label(kind: Kind, kinds: list[Kind]) -> str:
+    """Its selector, and what was typed for it and not for others of that selector; where that does not tell them
+    apart, the settings that do."""
+    name, settings, _ = kind
+    others = [other for other in kinds if other[0] == name and other is not kind]
+    apart = sorted(_typed(kind).difference(*([set.intersection(*map(_typed, others))] if others else [])))
+    if any(set(apart) <= _typed(other) for other in others):
+        keys = [k for k in settings if any(other[1].get(k) != settings[k] for other in others)]
+        apart = [f"{k}={settings[k]}" for k in sorted(keys)]
+    shown = [f"{k.rpartition('.')[2]}={v}" for k, _, v in (word.partition("=") for word in apart[:4])] if others else []
+    return " ".join([name, *shown])
+
+
+def _typed(kind: Kind) -> set[str]:
+    return set.intersection(*(run.typed for run in kind[2].values()))
 
 
 def _settings(run: Run) -> dict[str, object]:

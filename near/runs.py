@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from near.errors import UserError
 from near.files import read_json, read_jsonl
@@ -38,6 +39,13 @@ class Run:
     def evaluated(self) -> tuple:
         """What must be equal for two target losses to be compared."""
         return self.metrics["eval_fingerprint"], self.metrics["rows"], self.metrics["tokens"]
+
+    @functools.cached_property
+    def typed(self) -> set[str]:
+        """The overrides it was started with, as Hydra keeps them; none where it did not."""
+        path = self.folder / ".hydra" / "overrides.yaml"
+        words = OmegaConf.load(path) if path.is_file() else []
+        return {str(word) for word in words if not str(word).startswith(("selector=", "seed="))}
 
     @functools.cached_property
     def examples(self) -> tuple[np.ndarray, np.ndarray] | None:

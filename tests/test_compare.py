@@ -17,7 +17,7 @@ BASE = 2.0
 def run(root: Path, selector: str, seed: int, loss: float, tokens: int = 900, max_K: int = 10, **more) -> None:
     """A finished run whose examples have `loss` in the mean, and whose loss fell in a line from 2.0 over its tokens."""
     folder = root / f"{selector}-{max_K}-{seed}"
-    (folder / "rounds").mkdir(parents=True)
+    (folder / "rounds").mkdir(parents=True, exist_ok=True)
     line = {"round": 0, "selector": "warm-up", "sources": {}}
     rounds = [{**line, "tokens": tokens // 3, "target_loss": BASE}]
     rounds += [{**line, "tokens": tokens - tokens // 3, "target_loss": BASE + (loss - BASE) / 3}]
@@ -57,6 +57,24 @@ def test_groups_are_runs_that_differ_in_the_seed(sweep):
     assert [(g.label, sorted(g.runs)) for g in groups] == [(n, [1, 2, 3]) for n in ("near", "other", "random")]
     run(sweep, "near", 1, 0.6, max_K=50)
     assert {g.label for g in groups_of(collect(sweep)[0])} == {"near max_K=10", "near max_K=50", "other", "random"}
+
+
+def test_labels_are_what_was_typed(sweep):
+    """Many settings differ between two embedders; one word was typed. Where words do not tell groups apart, settings
+    do."""
+    for seed in (1, 2):
+        for max_K, word in ((10, "embedder=minilm"), (50, "embedder=rds")):
+            run(sweep, "near", seed, 0.5, max_K=max_K)
+            folder = sweep / f"near-{max_K}-{seed}" / ".hydra"
+            folder.mkdir()
+            (folder / "overrides.yaml").write_text(f"- selector=near\n- seed={seed}\n- data=files\n- {word}\n")
+    (sweep / "near-10-3").rename(sweep.parent / "elsewhere")  # it has another set of words
+    assert {g.label for g in groups_of(collect(sweep)[0])} == {
+        *("near embedder=minilm", "near embedder=rds", "other", "random")
+    }
+    for path in sweep.glob("near-50-*/.hydra/overrides.yaml"):
+        path.write_text(path.read_text().replace("rds", "minilm"))
+    assert "near max_K=50" in {g.label for g in groups_of(collect(sweep)[0])}
 
 
 def test_beside_random(sweep):

@@ -19,7 +19,7 @@ from near.processes import is_main
 from tests.conftest import ROOT, configured, process
 from tests.launched import Ends
 from tests.slurm import stand_in
-from tests.test_twins import told
+from tests.test_twins import told, with_checkpoint
 
 pytestmark = pytest.mark.model
 
@@ -58,10 +58,10 @@ def killed_midway(script: list[str], folder, env, by=signal.SIGKILL) -> tuple[su
     )
     name = None
     while name is None:
-        for path in folder.glob("*/checkpoints/*/trainer_state.json"):
-            said = json.loads((folder / ".jobs" / f"{path.parts[-4]}.json").read_text())
+        for job in with_checkpoint(folder):
+            said = json.loads((folder / ".jobs" / f"{job}.json").read_text())
             if said["state"] == "running" and name is None:
-                name = path.parts[-4]
+                name = job
                 os.kill(said["pid"], by)
         assert running.poll() is None, f"it ended before a job could be killed: {running.communicate()[0][-3000:]}"
         time.sleep(0.01)

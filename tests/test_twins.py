@@ -1,11 +1,13 @@
 """Jobs of a sweep: the same rounds are trained once, what they share is computed once, failed ones are told of."""
 
+import glob
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,12 +112,17 @@ def test_the_table_shows_what_was_killed_and_what_failed(tmp_path, monkeypatch, 
     assert "seed=2 failed - 2.5 KeyError: [red] (traceback in" in shown and "x=1" not in shown
 
 
+def with_checkpoint(folder) -> set[str]:
+    """Jobs that have one just now; glob passes over folders that go while it looks, which Path.glob does not."""
+    return {Path(p).parts[-4] for p in glob.glob(f"{glob.escape(str(folder))}/*/checkpoints/*/trainer_state.json")}
+
+
 def killed(script: list[str], folder, cwd, env=None) -> set[str]:
     """Start a sweep and kill it once its second job has a checkpoint; the names of the jobs that were done."""
     running = subprocess.Popen(script, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
     while True:
         done = {p.parent.name for p in folder.glob("*/metrics.json")}
-        begun = [p for p in folder.glob("*/checkpoints/*/trainer_state.json") if p.parts[-4] not in done]
+        begun = with_checkpoint(folder) - done
         if done and begun:
             running.kill()
             running.wait()
