@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import TrainerCallback
 
 from near.benchmarks import base_benchmarks
+from near.config import identity as outcome
 from near.data import Rows
 from near.files import cache_folder, digest, folder_aside, folder_digest, read_json, write_json
 from near.generation import answering
@@ -62,7 +63,7 @@ def _found(target: Path) -> dict | None:
 
 def _folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
     """Where the evaluation of an untrained model is kept, by all that decides it."""
-    evaluation = OmegaConf.to_container(cfg.evaluation)
+    evaluation = outcome(cfg)["evaluation"]
     for name in ("at_rounds", "lm_eval"):
         evaluation.pop(name, None)
     made_of = [

@@ -17,9 +17,11 @@ log = logging.getLogger(__name__)
 OPTIONS = ("num_fewshot", "limit", "apply_chat_template")  # what is handed to lm_eval.simple_evaluate as it is
 
 
-def check_benchmarks(evaluation: DictConfig) -> None:
+def check_benchmarks(evaluation: DictConfig, sharded: bool = False) -> None:
     """UserError where lm-eval, a task or a task's data is not to be had; nothing is asked for without tasks."""
     if evaluation.lm_eval.tasks:
+        if sharded:
+            raise UserError("evaluation.lm_eval.tasks: the model is spread over all processes; later: eval.py run=RUN")
         _tasks(json.dumps(OmegaConf.to_container(evaluation.lm_eval)))
 
 

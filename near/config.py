@@ -73,6 +73,9 @@ NOT_OUTCOME_BELOW = {
     "embedder": ("device", "batch_size", "batch_tokens", "chunk", "launcher", "workers"),
     "embedder.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "evaluation.graders.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
+    "evaluation.graders.pass_at_1": ("workers",),
+    "evaluation.lm_eval": ("batch_size",),
+    "evaluation": ("engine",),
     "selector.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "index": ("block_rows", "device", "shard_rows", "launcher", "workers"),
 }

@@ -81,6 +81,7 @@ class Engine:
         self.dtype = str(model.dtype).removeprefix("torch.")
         ends = model.generation_config.eos_token_id
         self.ends = [ends] if isinstance(ends, int) else list(ends or [])
+        self.longest = getattr(model.config, "max_position_embeddings", None)
         self.engine = None
 
     def __call__(self, prompts: list[list[int]]) -> list[str]:
@@ -102,11 +103,12 @@ class Engine:
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def _started(self, vllm):
+        longest = self.cfg.data.cutoff_len + self.cfg.evaluation.max_new_tokens
         options = {
             "model": self.folder,
             "dtype": self.dtype,
             "trust_remote_code": self.cfg.model.trust_remote_code,
-            "max_model_len": self.cfg.data.cutoff_len + self.cfg.evaluation.max_new_tokens,
+            "max_model_len": min(longest, self.longest or longest),
             "seed": self.cfg.seed,
         }
         if self.adapter is not None:

@@ -65,7 +65,7 @@ def check_evaluation(cfg: DictConfig, sharded: bool = False) -> None:
     """UserError where an evaluation of `cfg` could not be done, before anything is computed."""
     graders_of(cfg.evaluation)
     check_backend(cfg, sharded)
-    check_benchmarks(cfg.evaluation)
+    check_benchmarks(cfg.evaluation, sharded)
 
 
 def measure_all(measure_one: Callable[[Rows], tuple[dict, list[dict]]], sets: Sets) -> tuple[dict, list[dict]]:

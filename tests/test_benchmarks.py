@@ -118,6 +118,11 @@ def test_without_the_library_it_is_said(tiny, monkeypatch):
     check_benchmarks(configured("train", *tiny).evaluation)
 
 
+def test_a_model_that_is_spread_is_evaluated_later(tiny):
+    with pytest.raises(UserError, match="spread over all processes; later: eval.py run=RUN"):
+        check_benchmarks(configured("train", *tiny, "evaluation=mmlu").evaluation, sharded=True)
+
+
 def test_a_line_shows_every_tasks_first_metric():
     scores = {"mmlu": {"n": 9, "acc": {"value": 0.25}, "acc_norm": {"value": 0.5}}, "group": {"n": None}}
     assert first(scores["mmlu"]) == 0.25 and shown(scores) == ", mmlu 0.250" and shown(None) == ""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf, open_dict
 
+from near import base_model
 from near import measure as module
 from near.data import load
 from near.errors import UserError
@@ -210,3 +211,17 @@ def test_code_is_run_beside_its_rows_tests(tiny, tmp_path, cache, monkeypatch):
     assert (metrics["scores"]["pass_at_1"]["mean"], metrics["scores"]["pass_at_1"]["right"]) == (0.5, 1)
     assert [a["scores"]["pass_at_1"] for a in answers] == [1, 0]
     assert answers[1]["told"] == {"pass_at_1": "AssertionError"}
+
+
+def test_the_bases_evaluation_is_not_bound_to_where_and_how_fast_it_was_done(tiny, cache):
+    rows = load(configured("train", *tiny).data, "eval", str(cache))
+    judged = ["evaluation=judged", "evaluation.graders.judge.server.model=wise"]
+
+    def folder(*words):
+        cfg = configured("train", *tiny, *judged, *words)
+        return base_model._folder(cfg, cfg.model, rows)
+
+    here = folder("evaluation.graders.judge.server.url=http://127.0.0.1:1/v1")
+    assert here == folder("evaluation.graders.judge.server.url=http://127.0.0.1:2/v1", "evaluation.at_rounds=false")
+    assert here == folder("+evaluation.engine.gpu_memory_utilization=0.4", "evaluation.lm_eval.limit=3")
+    assert here != folder("evaluation.backend=vllm") and here != folder("evaluation.max_new_tokens=5")
