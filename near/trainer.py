@@ -215,13 +215,14 @@ class DynamicSelectTrainer(_Checkpoints):
 
     def _begin_round(self, stretch: Stretch) -> None:
         begun = time.perf_counter()
+        spent = self.seconds - sum(line.get("evaluate_seconds") or 0.0 for line in self.record.rounds)
         model = {"model": self.model, "optimizer": self.optimizer, "accelerator": self.accelerator}
         round = self.picker.round(stretch, collator=self.job.collator, **model)
         subset, seconds = (
             self._made_before(stretch) or self.job.planned.get(stretch.index) or self._select(stretch, round, begun)
         )
         self._running = self.picker.take(subset, stretch)
-        told = {"tokens": self.picker.tokens(self._running), **self._measured(stretch)}
+        told = {"seconds": float(f"{spent:.3f}"), "tokens": self.picker.tokens(self._running), **self._measured(stretch)}
         line = self.record.add(stretch, subset, seconds, self._running, told)
         for callback in self.job.callbacks:  # the trackers, but not the progress bar: the log says it
             logs = {f"selection/{k}": v for k, v in line.items() if k in TRACKED and v is not None}
