@@ -46,13 +46,17 @@ test: $(VENV)/.installed-dev ## the tests (under 12 minutes from nothing)
 	$(PY) -m pytest
 
 test-quick: $(VENV)/.installed-dev ## the tests that need no model and no process of their own (under a minute)
-	$(PY) -m pytest -m "not (slow or real or model or process or ray or vllm or extras)"
+	$(PY) -m pytest -m "not (slow or real or model or process or ray or vllm or extras or browser)"
 
 test-slow: $(VENV)/.installed-dev ## what takes minutes
 	$(PY) -m pytest -m slow
 
 test-ray: $(VENV)/.installed-ray ## embedding, searching and sweeps on a local Ray cluster (requirements-ray.txt)
 	$(PY) -m pytest -m ray
+
+test-browser: $(VENV)/.installed-dev ## the report in headless Chromium (Debian's, installed where it is missing)
+	command -v chromium >/dev/null && command -v chromedriver >/dev/null || (apt-get -qq update && apt-get -qq install -y chromium chromium-driver >/dev/null)
+	$(PY) -m pytest -m browser
 
 test-vllm: $(VENV)-vllm/.installed ## the real vLLM, CPU build, in an environment of its own (4 GB)
 	$(VENV)-vllm/bin/python -m pytest -m vllm
@@ -67,4 +71,4 @@ lint: $(VENV)/.installed-dev ## ruff
 clean: ## remove runs/ and .cache/ (not .venv*)
 	rm -rf runs .cache
 
-.PHONY: help install assets demo test test-quick test-slow test-ray test-vllm test-extras lint clean
+.PHONY: help install assets demo test test-quick test-slow test-browser test-ray test-vllm test-extras lint clean

@@ -7,7 +7,7 @@ from near.app import run, script
 
 @script("report")
 def main(cfg):
-    from near.report import report
+    from near.report.write import report
 
     report(cfg, Path(cfg.output_dir))
 

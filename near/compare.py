@@ -64,7 +64,7 @@ def groups_of(runs: list[Run]) -> list[Group]:
     for run in runs:
         if run.folder is None or not run.training:
             continue
-        settings = _settings(run)
+        settings = settings_of(run)
         key = repr((run.selector, sorted(settings.items(), key=repr), run.evaluated, run.metrics["model"]))
         found.setdefault(key, (run.selector, settings, {}))[2].setdefault(run.seed, run)
     labels = [_label(kind, list(found.values())) for kind in found.values()]
@@ -89,7 +89,7 @@ def _typed(kind: Kind) -> set[str]:
     return set.intersection(*(run.typed for run in kind[2].values()))
 
 
-def _settings(run: Run) -> dict[str, object]:
+def settings_of(run: Run) -> dict[str, object]:
     """What decided the run's outcome but its seed, by dotted key."""
     found = {}
 
@@ -109,10 +109,10 @@ def baseline_of(group: Group, groups: list[Group]) -> Group | None:
     """The group of random rows most like `group`: evaluated alike, with the most settings and seeds in common."""
     one = group.one
     known = [g for g in groups if g.one.selector == BASELINE and g.one.evaluated == one.evaluated]
-    mine = set(_settings(one).items())
+    mine = set(settings_of(one).items())
 
     def alike(other: Group) -> tuple[int, int]:
-        return len(mine & set(_settings(other.one).items())), len(group.runs & other.runs.keys())
+        return len(mine & set(settings_of(other.one).items())), len(group.runs & other.runs.keys())
 
     return max(known, key=alike, default=None)
 

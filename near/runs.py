@@ -40,6 +40,11 @@ class Run:
         """What must be equal for two target losses to be compared."""
         return self.metrics["eval_fingerprint"], self.metrics["rows"], self.metrics["tokens"]
 
+    @property
+    def pool(self) -> str | None:
+        """The fingerprint of the candidates; None where it was not kept."""
+        return ((self.training.get("identity") or {}).get("fingerprints") or {}).get("candidates")
+
     @functools.cached_property
     def typed(self) -> set[str]:
         """The overrides it was started with, as Hydra keeps them; none where it did not."""
@@ -102,7 +107,7 @@ def collect(root: Path) -> tuple[list[Run], list[Path]]:
             runs.append(run)
     begun = [p.parent for p in sorted(root.rglob("config.yaml")) if p.parent.name != ".hydra"]
     unfinished = [folder for folder in begun if not (folder / "metrics.json").exists()]
-    if not runs and not bases:
+    if not runs and not bases and not unfinished and not any(root.rglob(".jobs/*.json")):
         raise UserError(f"runs={root}: no metrics.json below it; give the output folder of train.py or eval.py")
     runs.sort(key=lambda r: (r.selector, str(r.seed), str(r.folder)))
     return [*bases.values(), *runs], unfinished

@@ -110,16 +110,7 @@ def find_neighbours(
         raise _too_few(cfg.max_K, len(eligible))
     embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     index = instantiate(cfg.index)
-    made_of = {
-        "schema_version": SCHEMA_VERSION,
-        "candidates": {"fingerprint": candidates.fingerprint, "rows": len(candidates), "eligible": len(eligible)},
-        "eligible_digest": hashlib.sha256(eligible).hexdigest()[:32],
-        "queries": {"fingerprint": queries.fingerprint, "rows": len(queries)},
-        "embedder": embedder.signature,
-        "index": index.signature,
-    }
-    if len(asked := queries.eligible()) < len(queries):  # which are, depends on whether answers are needed
-        made_of["queries"]["eligible_digest"] = hashlib.sha256(asked).hexdigest()[:32]
+    made_of = _made_of(embedder, index, candidates, queries)
     key = digest(made_of)
     if held is not None and held[1] != digest([key, cfg.max_K]):
         raise _held(held[0])
@@ -130,6 +121,29 @@ def find_neighbours(
         read = _first(_search(cfg, made_of, key, embedder, index, candidates, queries), cfg.max_K)
     manifest = {**read.manifest, "max_K": cfg.max_K, "key": digest([key, cfg.max_K])}
     return dataclasses.replace(read, manifest=manifest, found=found is not None)
+
+
+def kept_neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbours | None:
+    """The matrix of `cfg` if it was made before, and nothing is computed; None otherwise."""
+    embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
+    found = _cached(cfg, digest(_made_of(embedder, instantiate(cfg.index), candidates, queries)))
+    return None if found is None else _first(found, cfg.max_K)
+
+
+def _made_of(embedder: Embedder, index: Index, candidates: Rows, queries: Rows) -> dict:
+    """What decides a matrix, its width apart."""
+    eligible = candidates.eligible()
+    made_of = {
+        "schema_version": SCHEMA_VERSION,
+        "candidates": {"fingerprint": candidates.fingerprint, "rows": len(candidates), "eligible": len(eligible)},
+        "eligible_digest": hashlib.sha256(eligible).hexdigest()[:32],
+        "queries": {"fingerprint": queries.fingerprint, "rows": len(queries)},
+        "embedder": embedder.signature,
+        "index": index.signature,
+    }
+    if len(asked := queries.eligible()) < len(queries):  # which are, depends on whether answers are needed
+        made_of["queries"]["eligible_digest"] = hashlib.sha256(asked).hexdigest()[:32]
+    return made_of
 
 
 def _cached(cfg: DictConfig, key: str) -> Neighbours | None:

@@ -222,7 +222,11 @@ class DynamicSelectTrainer(_Checkpoints):
             self._made_before(stretch) or self.job.planned.get(stretch.index) or self._select(stretch, round, begun)
         )
         self._running = self.picker.take(subset, stretch)
-        told = {"seconds": float(f"{spent:.3f}"), "tokens": self.picker.tokens(self._running), **self._measured(stretch)}
+        told = {
+            "seconds": float(f"{spent:.3f}"),
+            "tokens": self.picker.tokens(self._running),
+            **self._measured(stretch),
+        }
         line = self.record.add(stretch, subset, seconds, self._running, told)
         for callback in self.job.callbacks:  # the trackers, but not the progress bar: the log says it
             logs = {f"selection/{k}": v for k, v in line.items() if k in TRACKED and v is not None}

@@ -13,7 +13,7 @@ import pytest
 from near.data import load
 from near.evaluate import evaluate
 from near.merge import merge
-from near.report import report
+from near.report.write import report
 from near.selection import select
 from near.tokens import IGNORED, encode
 from near.training import train

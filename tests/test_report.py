@@ -3,10 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from near.compare import groups_of
 from near.errors import UserError
-from near.report import cells, notes, page, report, shown
+from near.files import digest
+from near.locks import lock_file, locked
+from near.report.charts import curve
+from near.report.page import page
+from near.report.settings import compared
+from near.report.standing import standings
+from near.report.tables import cells, notes, shown
+from near.report.taken import overlaps, taken
+from near.report.write import report
 from near.runs import collect
 from tests.conftest import configured
 
@@ -70,7 +80,8 @@ def test_the_table_and_the_page(tmp_path, capsys):
     text = (tmp_path / "report.html").read_text()
     assert "0.7000" in text
     assert "<script>alert(1)</script>" not in text  # text from the data is data
-    assert "&lt;script&gt;alert(1)" in text or "\\u0026lt;script" in text or "\\u003cscript" in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "No map and no queries: no run says which pool it selected from." in text
     for outside in ('src="http', "src='http", '<link rel="stylesheet" href="http'):
         assert outside not in text  # opens without a network
 
@@ -78,7 +89,8 @@ def test_the_table_and_the_page(tmp_path, capsys):
 def test_what_a_reader_must_know(tmp_path):
     run(tmp_path / "a", "near", 0.7, selection_saw_them=True)
     run(tmp_path / "b", "random", 0.7, eval_fingerprint="other")
-    found = " ".join(notes(*collect(tmp_path)))
+    runs, unfinished = collect(tmp_path)
+    found = " ".join(notes(runs, standings(tmp_path, unfinished)))
     assert "which selection saw" in found
     assert "different rows" in found
 
@@ -87,7 +99,7 @@ def test_an_answerless_run_shows_a_dash(tmp_path):
     run(tmp_path / "a", "near", 0.7, answers_right=None, base=None)
     runs, _ = collect(tmp_path)
     assert cells(runs[0], tmp_path)[5] == "-"
-    assert "<td>-</td>" in page(runs, tmp_path, [])
+    assert "<td>-</td>" in page(configured("report", f"runs={tmp_path}"), runs, tmp_path, [])
 
 
 def test_the_model_is_a_column_where_there_are_several(tmp_path):
@@ -109,3 +121,82 @@ def test_bad_input(tmp_path):
     (tmp_path / "metrics.json").write_text('{"selector": ')
     with pytest.raises(UserError, match="is damaged"):
         collect(tmp_path)
+
+
+def test_runs_without_a_result_are_shown_as_what_they_are(tmp_path, cache):
+    jobs = tmp_path / ".jobs"
+    jobs.mkdir()
+    for name, said in {
+        "gone": {"state": "failed", "error": "max_K=<9> is more than the 3 candidates"},  # before it wrote anything
+        "killed": {"state": "running"},
+        "going": {"state": "running"},
+        "again": {"state": "failed", "error": "the disk was full"},  # and started once more
+        "done": {"state": "done"},
+    }.items():
+        (jobs / f"{name}.json").write_text(json.dumps(said))
+    for name in ("killed", "going", "again"):
+        (tmp_path / name / "rounds").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text(f"cache_dir: {cache}")
+        line = {"round": 1, "selector": "near", "step": 8}
+        (tmp_path / name / "rounds" / "rounds.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "killed" / "checkpoints" / "checkpoint-6").mkdir(parents=True)
+    held = [lock_file(cache, f"run-{digest(str((tmp_path / name).resolve()))}") for name in ("going", "again")]
+    with locked(held[0], remove=True), locked(held[1], remove=True):
+        found = {s.name: s for s in standings(tmp_path, collect(tmp_path)[1])}
+    assert {name: s.state for name, s in found.items()} == {
+        "gone": "failed",
+        "killed": "stopped",
+        "going": "going",
+        "again": "going",
+    }
+    assert found["gone"].told == "failed: max_K=<9> is more than the 3 candidates"
+    assert found["going"].told == "still going, round 1 (near) began at step 8"
+    assert found["killed"].told.endswith("at step 8, last checkpoint at step 6")
+    report(configured("report", f"runs={tmp_path}"), tmp_path)  # there is no result at all yet
+    text = (tmp_path / "report.html").read_text()
+    assert '<span class="state failed">failed</span>' in text and "max_K=&lt;9&gt;" in text
+
+
+def test_what_selections_took_and_have_in_common(tmp_path):
+    for name, seed, first, second in (("near", 1, [1, 2], [2, 3]), ("near", 2, [9, 2], [3, 4]), ("other", 1, [1], [3])):
+        folder = run(tmp_path / f"{name}-{seed}", name, 0.7, seed=seed)
+        lines = [{"round": i, "selector": n, "rows": 2, "sources": {}} for i, n in enumerate(("warm-up", name, name))]
+        (folder / "rounds" / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        np.save(folder / "rounds" / "000.npy", np.array([7, 1]))
+        np.save(folder / "rounds" / "001.npy", np.array([99]))  # the order says what of a subset was drawn
+        np.save(folder / "rounds" / "001_order.npy", np.array(first + first))
+        np.save(folder / "rounds" / "002.npy", np.array(second))
+    groups = {g.label: g for g in groups_of(collect(tmp_path)[0])}
+    found = taken(groups["near"])
+    assert found.ids.tolist() == [1, 2, 3, 4, 9]
+    assert found.runs.tolist() == [1, 2, 2, 1, 1] and found.rounds.tolist() == [1, 3, 2, 1, 1]
+    assert found.warmup.tolist() == [7]
+    seeds, between, other = overlaps([groups["near"], groups["other"]])[[0, 0, 1], [0, 1, 1]]
+    assert seeds == 2 / 5 and between == 2 / 3 and other == 1  # {1, 2, 3} and {2, 3, 4, 9}; {1, 3}
+    assert np.isnan(overlaps(list(groups.values()))).sum() == 0
+
+
+def test_settings_that_differ_stand_side_by_side(tmp_path):
+    for name, rate in (("near", 1), ("tsds", 2)):
+        folder = run(tmp_path / name, name, 0.7)
+        identity = {"config": {"lr": rate, "batch": 4}, "fingerprints": {"candidates": "f00"}}
+        training = {"identity": identity, "versions": {"torch": "2"}}
+        (folder / "train_metrics.json").write_text(json.dumps(training))
+        (folder / ".hydra").mkdir()
+        (folder / ".hydra" / "overrides.yaml").write_text(f"- selector={name}\n- 'data.x={{a: 1}}'\n")
+    found = compared(groups_of(collect(tmp_path)[0]))
+    assert sorted(found.differing[0][1:]) == ["1", "2"] and found.differing[0][0] == "lr"
+    assert ["batch", "4"] in found.alike
+    assert found.facts == [["torch version", "2", "all runs"], ["candidates fingerprint", "f00", "all runs"]]
+    assert ["near", "python train.py selector=near 'data.x={a: 1}'"] in found.commands
+
+
+def test_curves_over_steps_and_seconds(tmp_path):
+    folder = run(tmp_path / "a", "near", 0.5)
+    training = {"steps": 6, "train_seconds": 4.0, "select_seconds": 1.0, "embed_seconds": 10.0, "search_seconds": 2.0}
+    (folder / "train_metrics.json").write_text(json.dumps(training))
+    lines = [{"round": i, "step": 3 * i, "seconds": 2.5 * i, "target_loss": 2.0 - i} for i in range(2)]
+    (folder / "rounds" / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    one = collect(tmp_path)[0][1]
+    assert curve(one, "step") == [(0, 2.0), (3, 1.0), (6, 0.5)]
+    assert curve(one, "seconds") == [(12.0, 2.0), (14.5, 1.0), (17.0, 0.5)]

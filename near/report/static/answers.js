@@ -1,0 +1,32 @@
+"use strict";
+// Answers of all selections of one seed, beside the untrained model's and the reference.
+if (near.data.answers && near.data.answers.length) {
+  const lines = near.data.answers, list = document.getElementById("answer-list"), more = document.getElementById("more-answers");
+  const seed = document.getElementById("seed"), search = document.getElementById("answer-search"), PAGE = 12;
+  const seeds = [...new Set(lines.flatMap((line) => line.by.map((by) => by[1])).filter((s) => s !== null).map(String))];
+  let count = PAGE;
+
+  document.getElementById("answers").hidden = false;
+  seed.append(...seeds.map((s) => near.element("option", {}, s)));
+  const card = ([who, , answer, loss, scores], words) => {
+    const colour = (near.data.groups.find((g) => g.label === who) || {}).colour;
+    const told = [loss === null ? null : `loss ${loss}`, ...Object.entries(scores).map(([name, s]) => `${name} ${s === null ? "-" : s}`)].filter(Boolean).join(", ");
+    return near.element("div", {}, near.element("strong", colour ? { style: { color: colour } } : {}, who), near.element("div", { className: "note" }, told),
+      near.element("p", {}, ...(answer === null ? ["(not generated)"] : answer === "" ? ["(empty)"] : near.marked(answer, words))));
+  };
+  const fill = () => {
+    const words = search.value.trim().toLowerCase();
+    const kept = lines.filter((l) => !words || [l.question, l.reference, ...l.by.map((by) => by[2] || "")].some((t) => t.toLowerCase().includes(words)));
+    list.replaceChildren(...kept.slice(0, count).map((line) => near.element("div", { className: "row" },
+      near.element("div", { className: "head" }, `row ${line.row}`),
+      near.element("p", { className: "quote" }, ...near.marked(line.question, words)),
+      near.element("div", { className: "answers" },
+        near.element("div", {}, near.element("strong", {}, "reference"), near.element("p", {}, ...near.marked(line.reference, words))),
+        ...line.by.filter(([, of]) => of === null || String(of) === seed.value).map((by) => card(by, words))))));
+    more.hidden = kept.length <= count;
+  };
+  seed.addEventListener("change", fill);
+  search.addEventListener("input", () => { count = PAGE; fill(); });
+  more.addEventListener("click", () => { count += PAGE; fill(); });
+  fill();
+}

@@ -1,0 +1,46 @@
+"""What report.py does: the tables in the terminal, and one HTML file that needs no network."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+from near import verdict
+from near.files import aside
+from near.lookup import lookup
+from near.report.page import page
+from near.report.standing import Standing, standings
+from near.report.tables import notes, shown
+from near.runs import Run, collect
+
+log = logging.getLogger(__name__)
+
+
+def report(cfg: DictConfig, output_dir: Path) -> None:
+    """Print the tables of all runs below cfg.runs and write report.html into `output_dir`; with cfg.row, print where
+    that row was trained instead. UserError where there is no run."""
+    root = Path(cfg.runs)
+    if cfg.row is not None:
+        return lookup(root, cfg.row)
+    runs, unfinished = collect(root)
+    found = standings(root, unfinished)
+    _print(runs, root, found)
+    path = output_dir / "report.html"
+    with aside(path) as temporary:
+        temporary.write_bytes(page(cfg, runs, root, found).encode("utf-8", "backslashreplace"))
+    log.info(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _print(runs: list[Run], root: Path, unfinished: list[Standing]) -> None:
+    names, rows = shown(runs, root)
+    table = Table(*(Column(name, no_wrap=True) for name in names), box=box.SIMPLE, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=max(Console().width, 120))  # a table cut to a pipe's 80 columns can't be read
+    console.print(table)
+    verdict.show(runs)
+    for note in notes(runs, unfinished):
+        console.print(note, style="dim", markup=False, highlight=False)
