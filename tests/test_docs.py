@@ -24,7 +24,7 @@ BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:python|torchrun|make) [^`]+)`")
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)(#[^)]*)?\)")
 SMALL = {
-    "select.py": ["data.candidates.limit=2100", "data.queries.limit=6"],
+    "select.py": ["data.candidates.limit=2100", "data.queries.limit=6", "model=tiny"],
     "train.py": [
         "model=tiny",
         "data.candidates.limit=1100",

@@ -11,7 +11,7 @@ NAME = 80  # characters of a query in the list
 def browser(pool: Pool, taken: list[Taken], queries: int, neighbours: int, shown: int) -> dict | None:
     """The first `queries` queries with `neighbours` rows each, texts cut to `shown` characters; None without a matrix.
 
-    {"of": all queries, "queries": [[id, text, [row, ...], [score, ...], its name], ...],
+    {"of": all queries, "embedder": ..., "queries": [[id, text, [row, ...], [score, ...], its name], ...],
     "rows": {row: [text, source, [[group, runs, rounds], ...], [groups whose warm-up alone drew it]]}}
     """
     if pool.neighbours is None:
@@ -35,7 +35,8 @@ def browser(pool: Pool, taken: list[Taken], queries: int, neighbours: int, shown
             elif row in one.warmup:
                 warm.append(group)
         found[row] = [text, str(sources[place]), by, warm]
-    return {"of": len(pool.queries.eligible()), "queries": told, "rows": found}
+    of = len(pool.queries.eligible())
+    return {"of": of, "embedder": pool.embedder, "queries": told, "rows": found}
 
 
 def texts(rows, ids: np.ndarray, shown: int) -> list[str]:

@@ -139,6 +139,7 @@ def _map(parts: _Parts, length: int) -> dict:
     asked = [] if parts.pool.queries is None else parts.pool.queries.eligible()[: len(queries)]
     return {
         "of": len(parts.pool.rows.eligible()),
+        "embedder": parts.pool.embedder,
         "ids": _packed(ids, np.int32),
         "x": _packed(np.round(places[:, 0] * 32000), np.int16),
         "y": _packed(np.round(places[:, 1] * 32000), np.int16),

@@ -43,6 +43,11 @@ class Pool:
     queries: Rows | None
     neighbours: "Neighbours | None"
 
+    @property
+    def embedder(self) -> str:
+        """Whose vectors these are."""
+        return str(self.cfg.embedder.get("model") or self.cfg.embedder["_target_"].rpartition(".")[2])
+
 
 def pool_of(groups: list[Group]) -> Pool:
     """The pool that most runs selected from. UserError where it can't be loaded as it was."""

@@ -1,7 +1,7 @@
 "use strict";
 // Queries with their nearest rows; the search looks into both.
 if (near.data.browser) {
-  const { queries, rows, of } = near.data.browser;
+  const { queries, rows, of, embedder } = near.data.browser;
   const list = document.getElementById("query-list"), shown = document.getElementById("query");
   const search = document.getElementById("search"), only = document.getElementById("only"), found = document.getElementById("found");
   const low = { queries: queries.map((q) => q[1].toLowerCase()), rows: {} };
@@ -33,7 +33,7 @@ if (near.data.browser) {
       return item;
     }));
     const cut = queries.length < of ? `, the first of ${of}` : "";
-    found.textContent = `${kept.length} of ${queries.length} queries${cut}`;
+    found.textContent = `${kept.length} of ${queries.length} queries${cut}; similarities by ${embedder}`;
     if (kept.length) show(kept.includes(current) ? current : kept[0]);
     else shown.replaceChildren();
   };
