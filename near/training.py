@@ -67,6 +67,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     args = training_arguments(cfg, output_dir)
     check_evaluation(cfg, is_sharded(args))
     cfg = _with_backend(_with_dtype(cfg))
+    instantiate(cfg.tracker).check()
     selector = selector_of(cfg.selector)
     needs = needs_of(cfg, selector) if _dynamic(cfg) else Needs()
     check_training(needs, args, cfg.scoring)
@@ -105,19 +106,17 @@ def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
 
 
 def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: "Inputs") -> float:
+    from near.trackers.tell import tell_files, tell_outcome, tell_twin
+
     _clear(output_dir)
     _write_config(cfg, output_dir, True)
     told = {"selector": job.selector_name, "max_K": cfg.max_K, "identity": inputs.identity}
-    with instantiate(cfg.tracker).run(cfg, output_dir, True) as track:
+    with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
         metrics = adopt(twin, output_dir, told)
-        track(_shown(metrics), read_json(output_dir / "train_metrics.json")["steps"])
+        tell_twin(run, output_dir, job)
+        tell_outcome(run, metrics, read_json(output_dir / "train_metrics.json")["steps"])
+        tell_files(run, output_dir, inputs.neighbours)
     return metrics["target_loss"]
-
-
-def _shown(metrics: dict) -> dict[str, float]:
-    """What a tracker is told of an evaluation."""
-    names = ("target_loss", "perplexity", "answers_right")
-    return {f"target/{name}": metrics[name] for name in names if metrics[name] is not None}
 
 
 def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, state) -> float:
@@ -125,6 +124,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     from transformers import set_seed
 
     from near.trackers.base import LogCallback
+    from near.trackers.tell import tell_files, tell_outcome
 
     needs = inputs.needs
     resume = _checkpoint(cfg, output_dir)
@@ -141,8 +141,10 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
         watched_layers(model, cfg.scoring.modules)  # what can't be taken is refused before anything is trained
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(cfg, inputs, base)
-    with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process) as track:
-        job.callbacks.append(LogCallback(track))
+    resumed_at = None if resume is None else read_json(resume / "trainer_state.json")["global_step"]
+    with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process, resumed_at) as run:
+        job.tracked = run
+        job.callbacks.append(LogCallback(run))
         trainer = _trainer(cfg, job, model, args)
         if needs.asks_model == "gradients":
             job.scorer.probe(model)
@@ -163,7 +165,8 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
             if not is_sharded(args):
                 metrics["lm_eval"] = benchmarks(trained, inputs.tokenizer, cfg.evaluation, lenient=True)
         if state.is_main_process:
-            track(_shown(metrics), trainer.state.global_step)
+            tell_outcome(run, metrics, trainer.state.global_step)
+            tell_files(run, output_dir, inputs.neighbours)
             write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base)
             if base.metrics is not None:
                 log.info(f"base: {summary(base.metrics)}")
