@@ -38,7 +38,7 @@ def choices(group: str) -> list[str]:
 
 
 def test_every_file_is_seen():
-    assert len(CHOICES) == 63
+    assert len(CHOICES) == 66
     assert len(HYDRA) == 5
     assert len(SWEEPS) == 8
     assert len(AGENTS) == 8

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 from near.errors import UserError
 from near.selectors.base import Subset
-from near.trackers.base import Run, Tracker
+from near.trackers.base import Run, Tracker, Wanted
 from near.trackers.tell import table
 from near.training import train
 from tests.conftest import ROOT, configured, process
@@ -285,4 +285,4 @@ def test_every_round_is_tracked_at_its_step(tiny, tmp_path):
 
 
 def test_what_no_tracker_is_told_costs_nothing():
-    assert Run().table_rows == 0 and not Run().log_indices
+    assert Run().wanted == Wanted(table_rows=0, table_chars=0, log_indices=False, log_adapter=False)

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -11,13 +12,22 @@ from transformers import TrainerCallback
 from near.errors import UserError
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a run keeps beside metrics. table_rows: of each round, as a table; table_chars: of a row's prompt, in that
+    table; log_indices, log_adapter: the rows of all rounds, and what was trained, as files."""
+
+    table_rows: int = 0
+    table_chars: int = 0
+    log_indices: bool = False
+    log_adapter: bool = False
+
+
 class Run:
     """What one job reports to. This one keeps nothing: it is what every process but the main one has."""
 
-    table_rows = 0  # how many rows of each round are wanted as a table
-    table_chars = 0  # how much of a row's text goes into it
-    log_indices = False  # whether the rows of all rounds are wanted as files at the end
-    log_adapter = False  # whether what was trained is
+    def __init__(self, wanted: Wanted | None = None):
+        self.wanted = wanted or Wanted()
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Metrics by name, `group/name`, and the optimizer step they belong to, which may come again after a resume."""

@@ -26,8 +26,9 @@ def tell_round(run: Run, line: dict, subset: Subset, pool: "Rows") -> None:
     if line.get("target_loss") is not None:
         told["target/target_loss"] = line["target_loss"]
     run.log(told, line["step"])
-    if run.table_rows:
-        run.table(line["round"], line["step"], table(subset, pool, run.table_rows, run.table_chars))
+    if run.wanted.table_rows:
+        rows = table(subset, pool, run.wanted.table_rows, run.wanted.table_chars)
+        run.table(line["round"], line["step"], rows)
 
 
 def table(subset: Subset, pool: "Rows", most: int, chars: int) -> list[dict]:
@@ -55,14 +56,14 @@ def tell_outcome(run: Run, metrics: dict, step: int) -> None:
 
 def tell_files(run: Run, output_dir: Path, neighbours: "Neighbours | None") -> None:
     """The rows of all rounds with the neighbours they were picked from, and what was trained, where they are wanted."""
-    if run.log_indices:
+    if run.wanted.log_indices:
         with tempfile.TemporaryDirectory() as folder:
             paths = [output_dir / "rounds"]
             for name in ("ids", "scores") if neighbours is not None else ():
                 paths.append(Path(folder) / f"top_{'indices' if name == 'ids' else name}.npy")
                 write_npy(paths[-1], np.asarray(getattr(neighbours, name)))
             run.files("indices", paths)
-    if run.log_adapter:
+    if run.wanted.log_adapter:
         kind = "adapter" if (output_dir / "adapter").is_dir() else "model"
         run.files(kind, [output_dir / kind])
 

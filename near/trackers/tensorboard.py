@@ -27,6 +27,7 @@ class TensorboardTracker(Tracker):
 
 class _TensorboardRun(Run):
     def __init__(self, writer):
+        super().__init__()
         self._writer = writer
 
     def log(self, metrics: dict[str, float], step: int) -> None:

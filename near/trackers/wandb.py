@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from near.config import agent_sweep
 from near.errors import UserError
-from near.trackers.base import Run, Tracker
+from near.trackers.base import Run, Tracker, Wanted
 from near.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,7 @@ class WandbTracker(Tracker):
         if mode is not None and mode not in MODES:
             raise UserError(f"tracker.mode={mode} is not one of {', '.join(MODES)}, null")
         self.project, self.entity, self.mode = project, entity, mode
-        self.wanted = {"table_rows": table_rows, "table_chars": table_chars}
-        self.wanted |= {"log_indices": log_indices, "log_adapter": log_adapter}
+        self.wanted = Wanted(table_rows, table_chars, log_indices, log_adapter)
 
     @contextlib.contextmanager
     def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
@@ -75,10 +74,9 @@ class WandbTracker(Tracker):
 
 
 class _WandbRun(Run):
-    def __init__(self, run, wanted: dict[str, int | bool]):
+    def __init__(self, run, wanted: Wanted):
+        super().__init__(wanted)
         self._run = run
-        for name, value in wanted.items():
-            setattr(self, name, value)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """W&B's own step only ever grows and drops what comes late; so ours is a metric, and the axis of the others."""
