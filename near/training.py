@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from near.arguments import is_sharded, partitioned, tell_precision, training_arguments
 from near.base_model import BaseMetrics
 from near.benchmarks import benchmarks
-from near.config import differences, public
+from near.config import agent_sweep, differences, public
 from near.config import identity as outcome
 from near.data import Rows, given, load
 from near.dedup import without_near_duplicates
@@ -78,7 +78,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         with state.main_process_first():
             rows = _rows(cfg, selector, needs, output_dir)
         if rows is None:
-            return read_json(output_dir / "metrics.json")["target_loss"]
+            return _done_before(cfg, output_dir, state.is_main_process)
         if not needs.trains_on_queries:  # what embeds is done by all processes together
             rows.candidates = without_near_duplicates(cfg, rows.candidates)
         with state.main_process_first():
@@ -92,6 +92,18 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             if twin := twin_of(output_dir, job.training_key):
                 return _adopted(cfg, output_dir, twin, job, inputs)
         return _fit(cfg, output_dir, inputs, job, args, state)
+
+
+def _done_before(cfg: DictConfig, output_dir: Path, main_process: bool) -> float:
+    """The target loss of a run that is done already. A W&B agent may ask for the same options twice, and waits for
+    what the run that it named comes to."""
+    from near.trackers.tell import tell_outcome
+
+    metrics = read_json(output_dir / "metrics.json")
+    if agent_sweep() is not None:
+        with instantiate(cfg.tracker).run(cfg, output_dir, main_process) as run:
+            tell_outcome(run, metrics, read_json(output_dir / "train_metrics.json")["steps"])
+    return metrics["target_loss"]
 
 
 def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:

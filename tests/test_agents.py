@@ -3,6 +3,9 @@ Hydra's; an agent's jobs have folders, runs, groups and tags of their own."""
 
 import copy
 import itertools
+import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from omegaconf import OmegaConf
 from near.errors import UserError
 from tests.conftest import ROOT, composed, configured
 from tests.test_configs import AGENTS, SWEEPS
+from tests.tracked import folders, history, of_type, records
 
 SWEEP = "a1b2c3d4"
 
@@ -89,3 +93,44 @@ def test_a_job_has_a_folder_of_its_own_that_is_found_again(monkeypatch):
 def test_as_a_configuration_it_is_refused():
     with pytest.raises(UserError, match="wandb sweep sweeps/wandb/NAME.yaml"):
         configured("train", "sweeps=wandb/smoke")
+
+
+@pytest.mark.model
+@pytest.mark.process
+def test_an_agent_runs_its_jobs(tiny, tmp_path, monkeypatch):
+    """W&B's own agent, without its server: what it is told to run, and what comes of it."""
+    from wandb.wandb_agent import Agent
+
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
+        monkeypatch.setenv(name, "")  # the agent sets them
+    monkeypatch.setenv("WANDB_SWEEP_ID", SWEEP)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    told = yaml.safe_load((ROOT / "sweeps" / "wandb" / "smoke.yaml").read_text())
+    agent = Agent(api=None, queue=None, sweep_id=SWEEP)
+    at = told["command"].index("${args_no_hyphens}")
+    agent._sweep_command = [w for w in told["command"] if w != "sweeps=smoke"]
+    agent._sweep_command[at - 1 : at - 1] = ["sweep_name=smoke", *tiny]
+    jobs = {"run1": {"seed": 1, "selector": "near"}, "run2": {"seed": 1, "selector": "random"}}
+    jobs["run3"] = jobs["run1"]  # asked for again
+    for run_id, chosen in jobs.items():
+        command = {"type": "run", "program": str(ROOT / "train.py"), "run_id": run_id}
+        response = agent._process_command({**command, "args": {k: {"value": v} for k, v in chosen.items()}})
+        assert response.get("exception") is None, response
+        assert agent._run_processes[run_id].wait(timeout=300) == 0
+    sweep = tmp_path / "runs" / "wandb" / SWEEP
+    found = {}
+    for job in sweep.iterdir():
+        for folder in folders(job):
+            (run,) = of_type(records(folder), "run")
+            found[run["run_id"]] = (job, run, records(folder))
+    assert sorted(found) == ["run1", "run2", "run3"]
+    assert found["run1"][0] == found["run3"][0] != found["run2"][0]
+    for run_id, (job, run, lines) in found.items():
+        assert (run["sweep_id"], run["run_group"], run["tags"]) == (SWEEP, f"smoke-{SWEEP}", ["smoke", SWEEP])
+        assert (run["config"]["update"]["selector"], run["config"]["update"]["seed"]) == (jobs[run_id]["selector"], 1)
+        loss = json.loads((job / "metrics.json").read_text())["target_loss"]
+        assert history(lines, "target/target_loss")[-1][1] == pytest.approx(loss)
