@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hydra.utils import instantiate
 
+from near.errors import UserError
 from near.training import train
 from tests.conftest import configured
 from tests.test_trackers import EXTRAS, keeps_the_contract, no_key, scalars  # noqa: F401
@@ -154,3 +155,16 @@ def test_mlflow_keeps_tables_files_and_how_it_ended(tiny, tmp_path):
     told = json.loads((kept / "rows" / "round_001.json").read_text())
     assert told["columns"] == ["place", "row", "similarity", "source"] and len(told["data"]) == 2
     assert (tmp_path / "mlruns" / "mlflow.db").is_file()
+
+
+@pytest.mark.parametrize(
+    "name, asked, said",
+    [
+        ("swanlab", "tracker.mode=online", "tracker=swanlab: .*; tracker.mode=offline needs no server"),
+        ("mlflow", "tracker.tracking_uri=nowhere://x", "tracker=mlflow: nowhere://x can't be used: "),
+    ],
+)
+def test_what_can_not_be_reached_is_one_line(name, asked, said, tmp_path):
+    cfg = configured("train", f"tracker={name}", asked)
+    with pytest.raises(UserError, match=said), instantiate(cfg.tracker).run(cfg, tmp_path, True):
+        pass

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from hydra.utils import instantiate
 
+from near.errors import UserError
 from tests.conftest import configured
 from tests.test_trackers import no_key  # noqa: F401
 from tests.tracked import WANDB
@@ -67,3 +68,17 @@ def test_with_a_key_a_job_is_online_and_resumes_in_its_run(server, tmp_path, mon
     assert steps(second) == [(1, 9.0)]
     assert any(message.startswith(f"wandb: {server.url}/me/near/runs/") for message in caplog.messages)
     assert KEY not in str(server.upserted)
+
+
+def test_a_server_that_is_away_is_one_line(tmp_path, monkeypatch):
+    import wandb
+
+    cfg = configured("train", "tracker=wandb", "tracker.mode=online")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    wandb.teardown()
+    try:
+        with pytest.raises(UserError, match="tracker=wandb: .*; tracker.mode=offline needs no server"):
+            with instantiate(cfg.tracker).run(cfg, tmp_path, True):
+                pass
+    finally:
+        wandb.teardown()

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from near.errors import UserError, one_line
 from near.files import digest
 from near.locks import lock_file, locked
 from near.trackers.base import Run, Tracker, Wanted, need
-from near.trackers.runs import described, environment, flat, keep_id, kept_id, new_id, sweep_of
+from near.trackers.runs import described, flat, keep_id, kept_id, new_id, sweep_of
 
 LONGEST = 6000  # characters of a parameter
 BATCH = 100  # parameters at a time
@@ -40,7 +41,7 @@ class MlflowTracker(Tracker):
 
     @contextlib.contextmanager
     def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
-        environment("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         own = kept_id(cfg, output_dir, "mlflow") or new_id()
         with locked(lock_file(cfg.cache_dir, f"mlflow-{digest(str(Path.cwd()))}")):  # its tables are made only once
             client, experiment = self._opened_store()
@@ -56,15 +57,19 @@ class MlflowTracker(Tracker):
     def _opened_store(self) -> tuple[object, str]:
         """A client, and the id of the experiment."""
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
         uri, files = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"), None
         if uri is None:
             folder = Path.cwd() / "mlruns"
             folder.mkdir(exist_ok=True)
             uri, files = f"sqlite:///{folder}/mlflow.db", (folder / "artifacts").as_uri()
-        client = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(self.experiment)
-        return client, found.experiment_id if found else client.create_experiment(self.experiment, files)
+        try:
+            client = MlflowClient(tracking_uri=uri)
+            found = client.get_experiment_by_name(self.experiment)
+            return client, found.experiment_id if found else client.create_experiment(self.experiment, files)
+        except MlflowException as error:
+            raise UserError(f"tracker=mlflow: {uri} can't be used: {one_line(error)}") from error
 
     def _run(self, client, experiment: str, cfg: DictConfig, output_dir: Path, own: str) -> str:
         """The id of the run that carries the tag `own`, made where there is none."""

@@ -1,6 +1,5 @@
 """Whose run a job is: its id at a tracker, kept in the job's folder so that a resumed job goes on in it; its sweep."""
 
-import os
 import uuid
 from pathlib import Path
 
@@ -61,8 +60,3 @@ def flat(told: dict, path: str = "") -> dict[str, object]:
         name = f"{path}.{key}" if path else str(key)
         pairs |= flat(value, name) if isinstance(value, dict) and value else {name: value}
     return pairs
-
-
-def environment(name: str, value: str) -> None:
-    """A library's own setting, where the user has made none."""
-    os.environ.setdefault(name, value)

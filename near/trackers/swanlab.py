@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from near.errors import UserError
+from near.errors import UserError, one_line
 from near.trackers.base import Run, Tracker, need
 from near.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
@@ -37,18 +37,21 @@ class SwanlabTracker(Tracker):
 
         own = kept_id(cfg, output_dir, "swanlab") or new_id()
         group, tags = sweep_of(cfg, output_dir)
-        run = swanlab.init(
-            project=self.project,
-            workspace=self.workspace,
-            name=output_dir.name,
-            id=own,
-            resume="allow",
-            mode=self.mode,
-            log_dir=str(output_dir / "swanlog"),
-            group=group,
-            tags=tags,
-            config=described(cfg),
-        )
+        try:
+            run = swanlab.init(
+                project=self.project,
+                workspace=self.workspace,
+                name=output_dir.name,
+                id=own,
+                resume="allow",
+                mode=self.mode,
+                log_dir=str(output_dir / "swanlog"),
+                group=group,
+                tags=tags,
+                config=described(cfg),
+            )
+        except (RuntimeError, ValueError, OSError) as error:  # no key, no network
+            raise UserError(f"tracker=swanlab: {one_line(error)}; tracker.mode=offline needs no server") from error
         keep_id(cfg, output_dir, "swanlab", own)
         fault = "the job did not end well"
         try:

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import DictConfig
 
 from near.config import agent_sweep
-from near.errors import UserError
+from near.errors import UserError, one_line
 from near.trackers.base import Run, Tracker, Wanted
 from near.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
@@ -50,18 +50,22 @@ class WandbTracker(Tracker):
         if agent_sweep() is not None:  # which has decided them
             place = {}
         group, tags = sweep_of(cfg, output_dir)
-        with wandb.init(
-            **place,
-            resume="allow",
-            mode=mode,
-            dir=str(output_dir),
-            group=group,
-            tags=tags,
-            name=output_dir.name,
-            job_type="train",
-            config=_settled(described(cfg)),
-            settings=wandb.Settings(quiet=True),
-        ) as run:
+        try:
+            begun = wandb.init(
+                **place,
+                resume="allow",
+                mode=mode,
+                dir=str(output_dir),
+                group=group,
+                tags=tags,
+                name=output_dir.name,
+                job_type="train",
+                config=_settled(described(cfg)),
+                settings=wandb.Settings(quiet=True),
+            )
+        except wandb.errors.Error as error:
+            raise UserError(f"tracker=wandb: {one_line(error)}; tracker.mode=offline needs no server") from error
+        with begun as run:
             keep_id(cfg, output_dir, "wandb", run.id)
             run.define_metric("step", hidden=True)
             run.define_metric("*", step_metric="step")
