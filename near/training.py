@@ -27,7 +27,7 @@ from near.dedup import without_near_duplicates
 from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, one_line
 from near.evaluate import ANSWERS, summary
-from near.files import aside, digest, read_json
+from near.files import aside, digest, read_json, read_jsonl
 from near.generation import answering
 from near.gradients import watched_layers
 from near.locks import lock_file, locked
@@ -118,15 +118,17 @@ def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
 
 
 def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: "Inputs") -> float:
-    from near.trackers.tell import tell_files, tell_outcome, tell_twin
+    from near.trackers.tell import tell_before, tell_files, tell_outcome
 
     _clear(output_dir)
     _write_config(cfg, output_dir, True)
     told = {"selector": job.selector_name, "max_K": cfg.max_K, "identity": inputs.identity}
     with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
         metrics = adopt(twin, output_dir, told)
-        tell_twin(run, output_dir, job)
-        tell_outcome(run, metrics, read_json(output_dir / "train_metrics.json")["steps"])
+        training, rounds = read_json(output_dir / "train_metrics.json"), output_dir / "rounds" / "rounds.jsonl"
+        run.kept = -1
+        tell_before(run, output_dir, read_jsonl(rounds), training["history"], job.pool)
+        tell_outcome(run, metrics, training["steps"])
         tell_files(run, output_dir, inputs.neighbours)
     return metrics["target_loss"]
 
@@ -136,7 +138,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     from transformers import set_seed
 
     from near.trackers.base import LogCallback
-    from near.trackers.tell import tell_files, tell_outcome
+    from near.trackers.tell import tell_before, tell_files, tell_outcome
 
     needs = inputs.needs
     resume = _checkpoint(cfg, output_dir)
@@ -153,7 +155,8 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
         watched_layers(model, cfg.scoring.modules)  # what can't be taken is refused before anything is trained
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(cfg, inputs, base)
-    resumed_at = None if resume is None else read_json(resume / "trainer_state.json")["global_step"]
+    before = {} if resume is None else read_json(resume / "trainer_state.json")
+    resumed_at = before.get("global_step")
     with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process, resumed_at) as run:
         job.tracked = run
         job.callbacks.append(LogCallback(run))
@@ -164,6 +167,8 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
             trainer.add_callback(base)
         if resume is not None:
             trainer.restore(resume)
+            if state.is_main_process:
+                tell_before(run, output_dir, trainer.record.rounds, before["log_history"], job.pool)
         elif state.is_main_process:  # nothing is removed before all that can be refused was built
             _clear(output_dir)
         _write_config(cfg, output_dir, state.is_main_process)

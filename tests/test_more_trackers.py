@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from near.errors import UserError
 from near.training import train
 from tests.conftest import configured
-from tests.test_trackers import EXTRAS, keeps_the_contract, no_key, scalars  # noqa: F401
+from tests.test_trackers import EXTRAS, as_if_killed, keeps_the_contract, no_key, scalars  # noqa: F401
 
 pytestmark = [pytest.mark.model, pytest.mark.extras]
 
@@ -137,6 +137,19 @@ def test_a_resumed_job_goes_on_in_its_run(name, tmp_path):
     assert read(name, cfg, tmp_path / "next")[1] == {"train/loss": [(5, 9.0)]}
     ids = [json.loads((tmp_path / job / "tracker.json").read_text())[name]["id"] for job in ("job", "next")]
     assert ids[0] != ids[1]
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_a_resumed_job_is_whole(name, tiny, tmp_path):
+    asked = [*tiny, *words(name, tmp_path), "trainer.args.save_steps=4"]
+    for _ in range(2):
+        cfg = configured("train", *asked)
+        train(cfg, tmp_path / "run")
+        found = read(name, cfg, tmp_path / "run")[1]
+        assert sorted(dict(found["train/loss"])) == list(range(1, 11))
+        assert sorted(dict(found["selection/rows"])) == [0, 2, 6]
+        if (tmp_path / "run" / "checkpoints" / "checkpoint-10").is_dir():
+            as_if_killed(tmp_path / "run")
 
 
 def test_mlflow_keeps_tables_files_and_how_it_ended(tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,13 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def as_if_killed(folder: Path) -> None:
+    """After the checkpoint at step 8."""
+    for name in ("metrics.json", "train_metrics.json"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "checkpoints" / "checkpoint-10")
 
 
 @pytest.mark.parametrize("name", [name for name in choices("tracker") if name not in EXTRAS])
@@ -157,15 +165,15 @@ def test_wandb_logs_no_artifact_unless_asked(tiny, tmp_path):
 def test_a_resumed_job_goes_on_in_its_run(tiny, tmp_path):
     words = [*tiny, "tracker=wandb", "trainer.args.save_steps=4"]
     whole = train(configured("train", *words), tmp_path / "run")
-    for name in ("metrics.json", "train_metrics.json"):  # as if killed after the checkpoint at step 8
-        (tmp_path / "run" / name).unlink()
-    (tmp_path / "run" / "checkpoints" / "checkpoint-10").rename(tmp_path / "gone")
+    as_if_killed(tmp_path / "run")
     assert train(configured("train", *words), tmp_path / "run") == whole
-    first, second = (records(folder) for folder in folders(tmp_path / "run"))
+    before, after = folders(tmp_path / "run")
+    first, second = records(before), records(after)
     assert of_type(first, "run")[0]["run_id"] == of_type(second, "run")[0]["run_id"]
     assert of_type(second, "run")[0]["resume"]
-    assert {step for step, _ in history(second, "train/loss")} == {9, 10}
-    assert dict(history(first, "train/loss")).items() >= dict(history(second, "train/loss")).items()
+    for metric in ("train/loss", "train/learning_rate", "selection/rows", "selection/overlap", "target/target_loss"):
+        assert history(second, metric) == history(first, metric), f"{metric}: what comes last holds all"
+    assert tables(after)["rows/round_001"] == tables(before)["rows/round_001"]
     train(configured("train", *words, "overwrite=true"), tmp_path / "run")
     ids = {of_type(records(folder), "run")[0]["run_id"] for folder in folders(tmp_path / "run")}
     assert len(ids) == 2, "another run than before"
@@ -178,9 +186,8 @@ def test_wandb_sync_takes_the_line_that_is_told(tmp_path, caplog):
 
     caplog.set_level("INFO", "near")
     cfg = configured("train", "tracker=wandb")
-    for _ in range(2):  # the second as after a restart
-        with instantiate(cfg.tracker).run(cfg, tmp_path / "a job", True) as run:
-            run.log({"train/loss": 1.0}, 1)
+    with instantiate(cfg.tracker).run(cfg, tmp_path / "a job", True) as run:
+        run.log({"train/loss": 1.0}, 1)
     line = caplog.messages[-1].removeprefix("wandb: offline; wandb ")
     done = subprocess.run(["bash", "-c", f'"$0" -c "$1" {line} --dry-run', *WANDB[::2]], capture_output=True, text=True)
     for folder in folders(tmp_path / "a job"):
@@ -267,10 +274,8 @@ def test_tensorboard_records_are_read_back(tmp_path):
     with instantiate(cfg.tracker).run(cfg, tmp_path, True) as run:
         for step, value in ((1, 1.5), (2, 0.5), (3, 9.0)):
             run.log({"train/loss": value}, step)
-    with instantiate(cfg.tracker).run(cfg, tmp_path, True, resumed_at=2) as run:
-        run.log({"train/loss": 0.25}, 3)
-    assert scalars(tmp_path) == {"train/loss": [(1, 1.5), (2, 0.5), (3, 0.25)]}
-    with instantiate(cfg.tracker).run(cfg, tmp_path, True) as run:  # anew
+    assert scalars(tmp_path) == {"train/loss": [(1, 1.5), (2, 0.5), (3, 9.0)]}
+    with instantiate(cfg.tracker).run(cfg, tmp_path, True) as run:  # anew, or to be told all again
         run.log({"train/loss": 4.0}, 1)
     assert scalars(tmp_path) == {"train/loss": [(1, 4.0)]}
 
@@ -282,6 +287,17 @@ def test_every_round_is_tracked_at_its_step(tiny, tmp_path):
     assert found["selection/overlap"][1] == (6, 1)
     assert {step for step, _ in found["selection/mean_score"]} == {2, 6}, "random rows have no similarity"
     assert {name.split("/")[0] for name in found} == {"train", "selection", "target"}
+
+
+def test_a_resumed_job_is_whole_in_tensorboard(tiny, tmp_path):
+    words = [*tiny, "tracker=tensorboard", "trainer.args.save_steps=4"]
+    train(configured("train", *words), tmp_path)
+    before = scalars(tmp_path)
+    as_if_killed(tmp_path)
+    train(configured("train", *words), tmp_path)
+    after = scalars(tmp_path)
+    for metric in ("train/loss", "selection/rows", "selection/mean_score", "target/target_loss"):
+        assert after[metric] == before[metric]
 
 
 def test_what_no_tracker_is_told_costs_nothing():

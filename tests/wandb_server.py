@@ -10,12 +10,13 @@ VIEWER = {"id": "U", "entity": "me", "username": "me", "flags": "{}", "teams": {
 
 
 class Server(ThreadingHTTPServer):
-    """`runs`: by id, its history lines as they stand; `upserted`: what runs say of themselves, in order."""
+    """`runs`: by id, its history lines as they stand; `upserted`: what runs say of themselves; `artifacts`: names."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.runs: dict[str, list[dict]] = {}
         self.upserted: list[dict] = []
+        self.artifacts: list[str] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -33,6 +34,10 @@ class Server(ThreadingHTTPServer):
             inserted = run not in self.runs
             self.runs.setdefault(run, [])
             return {"upsertBucket": {"bucket": {**self._bucket(run), "project": PROJECT}, "inserted": inserted}}
+        if name == "CreateArtifact":  # as if its files were here
+            self.artifacts.append(variables["input"]["artifactCollectionName"])
+            artifact = {"id": "A", "state": "COMMITTED", "artifactSequence": {"id": "S", "latestArtifact": None}}
+            return {"createArtifact": {"artifact": artifact}}
         if name == "CreateRunFiles":
             return {"createRunFiles": {"runID": "B", "uploadHeaders": [], "files": []}}
         return {"serverInfo": {"features": []}} if name == "ServerFeaturesQuery" else {}

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,9 @@ class Wanted:
 class Run:
     """What one job reports to. This one keeps nothing: it is what every process but the main one has."""
 
-    def __init__(self, wanted: Wanted | None = None):
-        self.wanted = wanted or Wanted()
+    def __init__(self, wanted: Wanted | None = None, kept: float = math.inf):
+        """kept: up to which step a resumed run has what it was told before; the rest is told again."""
+        self.wanted, self.kept = wanted or Wanted(), kept
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Metrics by name, `group/name`, and the optimizer step they belong to, which may come again after a resume."""

@@ -91,7 +91,8 @@ class MlflowTracker(Tracker):
 
 class _MlflowRun(Run):
     def __init__(self, client, run_id: str, wanted: Wanted):
-        super().__init__(wanted)
+        kept = client.get_metric_history(run_id, "train/loss")
+        super().__init__(wanted, max((m.step for m in kept), default=-1))
         self._client, self._id = client, run_id
 
     def log(self, metrics: dict[str, float], step: int) -> None:

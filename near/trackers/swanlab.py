@@ -59,14 +59,13 @@ class SwanlabTracker(Tracker):
             fault = None
         finally:
             run.finish("crashed" if fault else "success", error=fault)
-        if self.mode == "offline":
-            folders = sorted(map(str, (output_dir / "swanlog").glob(f"run-*-{own}*")))
-            log.info(f"swanlab: offline; {shlex.join(['swanlab', 'sync', *folders])}")
+            if self.mode == "offline":
+                log.info(f"swanlab: offline; {shlex.join(['swanlab', 'sync', str(run.dir)])}")
 
 
 class _SwanlabRun(Run):
     def __init__(self, run):
-        super().__init__()
+        super().__init__(kept=-1)  # of what is told twice SwanLab keeps one
         self._run = run
 
     def log(self, metrics: dict[str, float], step: int) -> None:

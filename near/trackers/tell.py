@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from near.errors import printable
-from near.files import read_json, read_jsonl, write_npy
+from near.files import write_npy
+from near.record import scores_file
 from near.selectors.base import Subset
 from near.trackers.base import Run, named
 
 if TYPE_CHECKING:
     from near.data import Rows
     from near.selection import Neighbours
-    from near.trainer import Job
 
 ROUND = ("rows", "mean_score", "overlap", "never_seen", "select_seconds", "tokens")  # of a line of rounds.jsonl
 TARGET = ("target_loss", "perplexity", "answers_right")  # of metrics.json
@@ -68,14 +68,22 @@ def tell_files(run: Run, output_dir: Path, neighbours: "Neighbours | None") -> N
         run.files(kind, [output_dir / kind])
 
 
-def tell_twin(run: Run, output_dir: Path, job: "Job") -> None:
-    """A job whose twin was trained (near/twins.py), from the files it was given: as if it had trained by itself."""
-    training = read_json(output_dir / "train_metrics.json")
-    rounds = read_jsonl(output_dir / "rounds" / "rounds.jsonl")
-    for line in training["history"]:
-        told = {k: v for k, v in line.items() if k != "step" and isinstance(v, int | float)}
-        run.log({named(name): value for name, value in told.items()}, line["step"])
-    for line in rounds:
-        ids = output_dir / "rounds" / f"{line['round']:03d}.npy"
-        subset = job.planned[line["round"]][0] if line["round"] in job.planned else Subset(np.load(ids))
-        tell_round(run, line, subset, job.pool)
+def tell_before(run: Run, folder: Path, rounds: list[dict], history: list[dict], pool: "Rows") -> None:
+    """What a twin did (near/twins.py), or this job before it was killed, as if it were trained now: lines of
+    rounds.jsonl and of the Trainer's history; `folder`: the run's, with its rounds/. Without what the run has kept."""
+    told = [(line["step"], 0, line) for line in history if line["step"] > run.kept]
+    told += [(line["step"], 1, line) for line in rounds if line["step"] > run.kept]
+    for step, is_round, line in sorted(told, key=lambda x: x[:2]):
+        if is_round:
+            tell_round(run, line, _subset(folder / "rounds", line["round"]), pool)
+        else:
+            found = {k: v for k, v in line.items() if k != "step" and isinstance(v, int | float)}
+            run.log({named(name): value for name, value in found.items()}, step)
+
+
+def _subset(folder: Path, index: int) -> Subset:
+    """A round's, of its files."""
+    ids, scores = np.load(folder / f"{index:03d}.npy"), None
+    if (path := scores_file(folder, index)).is_file():
+        scores = np.load(path)
+    return Subset(ids, scores if scores is not None and len(scores) == len(ids) else None)

@@ -18,16 +18,15 @@ class TensorboardTracker(Tracker):
     def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
         from torch.utils.tensorboard import SummaryWriter
 
-        # what an earlier process logged beyond the checkpoint is not shown twice
-        purge = 0 if resumed_at is None else resumed_at + 1
-        with SummaryWriter(str(output_dir / "tensorboard"), purge_step=purge) as writer:
+        # what an earlier process logged is not shown: it may have died with events in its buffer
+        with SummaryWriter(str(output_dir / "tensorboard"), purge_step=0) as writer:
             writer.add_text("config", f"```\n{yaml.safe_dump(described(cfg), sort_keys=False)}\n```")
             yield _TensorboardRun(writer)
 
 
 class _TensorboardRun(Run):
     def __init__(self, writer):
-        super().__init__()
+        super().__init__(kept=-1)
         self._writer = writer
 
     def log(self, metrics: dict[str, float], step: int) -> None:

@@ -65,21 +65,29 @@ class WandbTracker(Tracker):
             )
         except wandb.errors.Error as error:
             raise UserError(f"tracker=wandb: {one_line(error)}; tracker.mode=offline needs no server") from error
-        with begun as run:
-            keep_id(cfg, output_dir, "wandb", run.id)
-            run.define_metric("step", hidden=True)
-            run.define_metric("*", step_metric="step")
-            if mode == "online":
-                log.info(f"wandb: {run.url}")
-            yield _WandbRun(run, self.wanted)
-        if mode == "offline":
-            folders = sorted((output_dir / "wandb").glob(f"offline-run-*-{run.id}*"))
-            log.info(f"wandb: offline; {shlex.join(['wandb', 'sync', *map(str, folders)])}")
+        keep_id(cfg, output_dir, "wandb", begun.id)
+        where = {"online": begun.url if mode == "online" else "", "offline": f"offline; {_sync(begun)}"}.get(mode)
+        try:
+            with begun as run:
+                run.define_metric("step", hidden=True)
+                run.define_metric("*", step_metric="step")
+                yield _WandbRun(run, self.wanted)
+        finally:
+            if where:
+                log.info(f"wandb: {where}")
+
+
+def _sync(run) -> str:
+    """The command that sends an offline run to the server."""
+    return shlex.join(["wandb", "sync", run.settings.sync_dir])
 
 
 class _WandbRun(Run):
     def __init__(self, run, wanted: Wanted):
-        super().__init__(wanted)
+        # a killed process leaves an offline file without its last blocks, so the next file holds all; online what the
+        # server has is in the summary
+        kept = run.summary.get("step", -1)
+        super().__init__(wanted, kept)
         self._run = run
 
     def log(self, metrics: dict[str, float], step: int) -> None:
