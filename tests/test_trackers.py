@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from near.errors import UserError
 from near.selectors.base import Subset
 from near.trackers.base import Run, Tracker, Wanted
-from near.trackers.tell import table
+from near.trackers.tell import table, tell_outcome
 from near.training import train
 from tests.conftest import ROOT, configured, process
 from tests.test_configs import choices
@@ -207,7 +207,7 @@ def test_wandb_is_closed_when_a_job_fails(tmp_path):
 def test_a_mode_that_is_none_of_wandbs():
     from near.trackers.wandb import WandbTracker
 
-    with pytest.raises(UserError, match="tracker.mode=of is not one of online, offline, disabled, shared"):
+    with pytest.raises(UserError, match="tracker.mode=of is not one of online, offline, disabled, null"):
         WandbTracker(mode="of")
 
 
@@ -258,6 +258,14 @@ def test_an_agents_job_is_the_agents_run(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run" / "tracker.json").read_text())["wandb"]["id"] == "byagent1"
 
 
+def test_disabled_wandb_keeps_nothing(tmp_path):
+    cfg = configured("train", "tracker=wandb", "tracker.mode=disabled")
+    with instantiate(cfg.tracker).run(cfg, tmp_path / "job", True) as run:
+        run.log({"train/loss": 1.0}, 1)
+        run.table(0, 0, [{"place": 1, "row": 7}])
+    assert folders(tmp_path / "job") == []
+
+
 def test_no_secret_goes_to_a_tracker(tmp_path, monkeypatch):
     monkeypatch.setenv("MY_HUB_TOKEN", "sesame-9134")
     cfg = configured("train", "tracker=wandb", "+trainer.args.hub_token='${oc.env:MY_HUB_TOKEN}'")
@@ -298,6 +306,19 @@ def test_a_resumed_job_is_whole_in_tensorboard(tiny, tmp_path):
     after = scalars(tmp_path)
     for metric in ("train/loss", "selection/rows", "selection/mean_score", "target/target_loss"):
         assert after[metric] == before[metric]
+
+
+def test_what_an_evaluation_comes_to():
+    class Kept(Run):
+        def log(self, metrics, step):
+            self.found = metrics, step
+
+    metrics = {"target_loss": 0.5, "perplexity": 1.6, "answers_right": None, "rows": 9}
+    metrics["scores"] = {"final_number": {"mean": 0.25}, "judge": {"mean": None}}
+    metrics["more"] = {"law": {"target_loss": 2.0}}
+    tell_outcome(run := Kept(), metrics, 7)
+    told = {"target/target_loss": 0.5, "target/perplexity": 1.6, "target/final_number": 0.25, "more/law_loss": 2.0}
+    assert run.found == (told, 7)
 
 
 def test_what_no_tracker_is_told_costs_nothing():

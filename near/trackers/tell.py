@@ -51,7 +51,7 @@ def tell_outcome(run: Run, metrics: dict, step: int) -> None:
     told = {f"target/{name}": metrics[name] for name in TARGET if metrics.get(name) is not None}
     told |= {f"target/{name}": score["mean"] for name, score in (metrics.get("scores") or {}).items()}
     told |= {f"more/{name}_loss": found["target_loss"] for name, found in (metrics.get("more") or {}).items()}
-    run.log(told, step)
+    run.log({name: value for name, value in told.items() if value is not None}, step)
 
 
 def tell_files(run: Run, output_dir: Path, neighbours: "Neighbours | None") -> None:

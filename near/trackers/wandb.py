@@ -17,7 +17,7 @@ from near.trackers.base import Run, Tracker, Wanted
 from near.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
 log = logging.getLogger(__name__)
-MODES = ("online", "offline", "disabled", "shared")
+MODES = ("online", "offline", "disabled")
 
 
 class WandbTracker(Tracker):
@@ -66,20 +66,17 @@ class WandbTracker(Tracker):
         except wandb.errors.Error as error:
             raise UserError(f"tracker=wandb: {one_line(error)}; tracker.mode=offline needs no server") from error
         keep_id(cfg, output_dir, "wandb", begun.id)
-        where = {"online": begun.url if mode == "online" else "", "offline": f"offline; {_sync(begun)}"}.get(mode)
+        where = begun.url if mode == "online" else None
+        if mode == "offline":
+            where = f"offline; {shlex.join(['wandb', 'sync', begun.settings.sync_dir])}"
         try:
             with begun as run:
                 run.define_metric("step", hidden=True)
                 run.define_metric("*", step_metric="step")
                 yield _WandbRun(run, self.wanted)
         finally:
-            if where:
+            if where is not None:
                 log.info(f"wandb: {where}")
-
-
-def _sync(run) -> str:
-    """The command that sends an offline run to the server."""
-    return shlex.join(["wandb", "sync", run.settings.sync_dir])
 
 
 class _WandbRun(Run):
