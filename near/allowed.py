@@ -85,6 +85,8 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "evaluation.lm_eval.num_fewshot": (int, 0, 1000),
     "evaluation.lm_eval.limit": (float, 1e-6, BIG),
     "evaluation.lm_eval.batch_size": (int, 1, BIG),
+    "tracker.table_rows": (int, 0, 10_000),
+    "tracker.table_chars": (int, 0, BIG),
     "export_size": (float, 1e-5, BIG),
     "tolerance": (float, 0, BIG),
 }
@@ -101,6 +103,8 @@ BOOLEANS = (
     "evaluation.lm_eval.apply_chat_template",
     "scoring.adam",
     "export_legacy_format",
+    "tracker.log_indices",
+    "tracker.log_adapter",
 )
 LISTS = ("scoring.checkpoints", "scoring.modules", "evaluation.lm_eval.tasks")
 TEXTS = (

@@ -32,6 +32,8 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
 
     `typed`: the overrides of the command, to find those that add a key nobody reads.
     """
+    if isinstance(cfg.get("sweeps"), DictConfig):  # what is swept stands at the top, under hydra.sweeper
+        raise UserError("sweeps=wandb/NAME is for W&B's agents: wandb sweep sweeps/wandb/NAME.yaml; or use sweeps=NAME")
     faults = [f"{key} is missing: set {key}=..." for key in sorted(OmegaConf.missing_keys(cfg))]
     faults += _shape_faults(cfg)
     if not faults:  # what follows takes the shape for granted

@@ -1,6 +1,7 @@
 """A composed configuration: resolvers, look-ups, what is written of it and what decides a run's outcome."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ SECRET_VARIABLE = re.compile(r"oc\.env:\s*\w*(TOKEN|KEY|SECRET|PASS|CREDENTIAL)"
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("near.first", _first, replace=True)
     OmegaConf.register_new_resolver("near.job", job_name, replace=True)
+    OmegaConf.register_new_resolver("near.agent", _agent_dir, replace=True)
 
 
 def _first(*values: object) -> object:
@@ -25,6 +27,16 @@ def job_name(overrides: str) -> str:
     if len(name) <= 100 and name in (str(overrides), "default"):
         return name  # otherwise another job's overrides may have come out the same
     return f"{name[:80]}-{hashlib.sha256(str(overrides).encode()).hexdigest()[:12]}"
+
+
+def agent_sweep() -> str | None:
+    """The id of the W&B sweep whose agent started this process."""
+    return os.environ.get("WANDB_SWEEP_ID") or None
+
+
+def _agent_dir(overrides: str) -> str:
+    """The folder of a W&B agent's job, which every agent of the sweep finds again; empty where there is no agent."""
+    return "" if agent_sweep() is None else f"runs/wandb/{agent_sweep()}/{job_name(overrides)}"
 
 
 def select(cfg: DictConfig, key: str) -> object:

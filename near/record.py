@@ -1,6 +1,7 @@
 """What a run trained on, round by round: a folder `rounds/` that can be looked up while the run goes on and after it.
 
 000.npy         ids of round 0's subset, int64 (rows,), in the selector's order
+000_scores.npy  the selector's score of each of them, float32 (rows,), where it gives any
 000_order.npy   ids as they are trained, int64 (draws,): the first `draws_per_step` of them are its first step's
 rounds.jsonl    one line a round
 """
@@ -22,6 +23,10 @@ def overlap(ids: np.ndarray, others: np.ndarray) -> float:
     """Jaccard index of two sets of distinct ids: what both hold, as a share of what either holds."""
     both = len(np.intersect1d(ids, others, assume_unique=True))
     return both / (len(ids) + len(others) - both)
+
+
+def scores_file(folder: Path, index: int) -> Path:
+    return folder / f"{index:03d}_scores.npy"
 
 
 class Record:
@@ -65,6 +70,8 @@ class Record:
         self._note(ids)
         if self.write:
             self._write(stretch.index, ids, order)
+            if scores is not None:
+                write_npy(scores_file(self.folder, stretch.index), np.asarray(scores, dtype=np.float32))
             write_jsonl(self.folder / "rounds.jsonl", self.rounds)
             log.info(told(line))
         return line

@@ -31,10 +31,10 @@ from near.scoring import Scorer
 from near.selectors.base import Round, Selector, Subset
 from near.state import SELECTED, STATE, read_checkpoint, read_state, write_state
 from near.tokens import Collator, Tokens
+from near.trackers.base import Run
+from near.trackers.tell import tell_round
 
 log = logging.getLogger(__name__)
-
-TRACKED = ("rows", "mean_score", "overlap", "never_seen", "select_seconds")  # of every round
 
 
 @dataclass
@@ -55,6 +55,7 @@ class Job:
     target_loss: Callable[[Trainer, int], float | None] | None = None  # of a trainer's model at an optimizer step
     eval_table: object = None  # tokens of the evaluation rows, where trainer.args.eval_strategy asks for them
     callbacks: list[TrainerCallback] = field(default_factory=list)
+    tracked: Run = field(default_factory=Run)
     planned: dict[int, tuple[Subset, float]] = field(default_factory=dict)  # rounds picked ahead, and their seconds
     training_key: str | None = None  # of a job in a sweep: what it shares with its twins (near/twins.py)
 
@@ -228,11 +229,7 @@ class DynamicSelectTrainer(_Checkpoints):
             **self._measured(stretch),
         }
         line = self.record.add(stretch, subset, seconds, self._running, told)
-        for callback in self.job.callbacks:  # the trackers, but not the progress bar: the log says it
-            logs = {f"selection/{k}": v for k, v in line.items() if k in TRACKED and v is not None}
-            if line["target_loss"] is not None:
-                logs["target/target_loss"] = line["target_loss"]
-            callback.on_log(self.args, self.state, self.control, logs=logs)
+        tell_round(self.job.tracked, line, subset, self.job.pool)
 
     def _measured(self, stretch: Stretch) -> dict:
         """The target loss as the round begins, and the seconds that took; None where nothing is evaluated."""

@@ -20,14 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 from near.arguments import is_sharded, partitioned, tell_precision, training_arguments
 from near.base_model import BaseMetrics
 from near.benchmarks import benchmarks
-from near.config import differences, public
+from near.config import agent_sweep, differences, public
 from near.config import identity as outcome
 from near.data import Rows, given, load
 from near.dedup import without_near_duplicates
 from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, one_line
 from near.evaluate import ANSWERS, summary
-from near.files import aside, digest, read_json
+from near.files import aside, digest, read_json, read_jsonl
 from near.generation import answering
 from near.gradients import watched_layers
 from near.locks import lock_file, locked
@@ -67,6 +67,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     args = training_arguments(cfg, output_dir)
     check_evaluation(cfg, is_sharded(args))
     cfg = _with_backend(_with_dtype(cfg))
+    instantiate(cfg.tracker).check()
     selector = selector_of(cfg.selector)
     needs = needs_of(cfg, selector) if _dynamic(cfg) else Needs()
     check_training(needs, args, cfg.scoring)
@@ -77,7 +78,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         with state.main_process_first():
             rows = _rows(cfg, selector, needs, output_dir)
         if rows is None:
-            return read_json(output_dir / "metrics.json")["target_loss"]
+            return _done_before(cfg, output_dir, state.is_main_process)
         if not needs.trains_on_queries:  # what embeds is done by all processes together
             rows.candidates = without_near_duplicates(cfg, rows.candidates)
         with state.main_process_first():
@@ -93,6 +94,18 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         return _fit(cfg, output_dir, inputs, job, args, state)
 
 
+def _done_before(cfg: DictConfig, output_dir: Path, main_process: bool) -> float:
+    """The target loss of a run that is done already. A W&B agent may ask for the same options twice, and waits for
+    what the run that it named comes to."""
+    from near.trackers.tell import tell_outcome
+
+    metrics = read_json(output_dir / "metrics.json")
+    if agent_sweep() is not None:
+        with instantiate(cfg.tracker).run(cfg, output_dir, main_process) as run:
+            tell_outcome(run, metrics, read_json(output_dir / "train_metrics.json")["steps"])
+    return metrics["target_loss"]
+
+
 def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
     """What tells this run's twins."""
     picker = None
@@ -105,19 +118,19 @@ def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
 
 
 def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: "Inputs") -> float:
+    from near.trackers.tell import tell_before, tell_files, tell_outcome
+
     _clear(output_dir)
     _write_config(cfg, output_dir, True)
     told = {"selector": job.selector_name, "max_K": cfg.max_K, "identity": inputs.identity}
-    with instantiate(cfg.tracker).run(cfg, output_dir, True) as track:
+    with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
         metrics = adopt(twin, output_dir, told)
-        track(_shown(metrics), read_json(output_dir / "train_metrics.json")["steps"])
+        training, rounds = read_json(output_dir / "train_metrics.json"), output_dir / "rounds" / "rounds.jsonl"
+        run.kept = -1
+        tell_before(run, output_dir, read_jsonl(rounds), training["history"], job.pool)
+        tell_outcome(run, metrics, training["steps"])
+        tell_files(run, output_dir, inputs.neighbours)
     return metrics["target_loss"]
-
-
-def _shown(metrics: dict) -> dict[str, float]:
-    """What a tracker is told of an evaluation."""
-    names = ("target_loss", "perplexity", "answers_right")
-    return {f"target/{name}": metrics[name] for name in names if metrics[name] is not None}
 
 
 def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, state) -> float:
@@ -125,6 +138,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     from transformers import set_seed
 
     from near.trackers.base import LogCallback
+    from near.trackers.tell import tell_before, tell_files, tell_outcome
 
     needs = inputs.needs
     resume = _checkpoint(cfg, output_dir)
@@ -141,8 +155,11 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
         watched_layers(model, cfg.scoring.modules)  # what can't be taken is refused before anything is trained
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(cfg, inputs, base)
-    with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process) as track:
-        job.callbacks.append(LogCallback(track))
+    before = {} if resume is None else read_json(resume / "trainer_state.json")
+    resumed_at = before.get("global_step")
+    with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process, resumed_at) as run:
+        job.tracked = run
+        job.callbacks.append(LogCallback(run))
         trainer = _trainer(cfg, job, model, args)
         if needs.asks_model == "gradients":
             job.scorer.probe(model)
@@ -150,6 +167,8 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
             trainer.add_callback(base)
         if resume is not None:
             trainer.restore(resume)
+            if state.is_main_process:
+                tell_before(run, output_dir, trainer.record.rounds, before["log_history"], job.pool)
         elif state.is_main_process:  # nothing is removed before all that can be refused was built
             _clear(output_dir)
         _write_config(cfg, output_dir, state.is_main_process)
@@ -163,7 +182,8 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
             if not is_sharded(args):
                 metrics["lm_eval"] = benchmarks(trained, inputs.tokenizer, cfg.evaluation, lenient=True)
         if state.is_main_process:
-            track(_shown(metrics), trainer.state.global_step)
+            tell_outcome(run, metrics, trainer.state.global_step)
+            tell_files(run, output_dir, inputs.neighbours)
             write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base)
             if base.metrics is not None:
                 log.info(f"base: {summary(base.metrics)}")

@@ -30,6 +30,7 @@ GROUPS = (
 GROUPS = (*GROUPS, "experiment")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 SWEEPS = sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml"))
+AGENTS = sorted((ROOT / "sweeps" / "wandb").glob("*.yaml"))  # W&B's, no configurations of Hydra's
 
 
 def choices(group: str) -> list[str]:
@@ -37,9 +38,10 @@ def choices(group: str) -> list[str]:
 
 
 def test_every_file_is_seen():
-    assert len(CHOICES) == 63
+    assert len(CHOICES) == 66
     assert len(HYDRA) == 5
     assert len(SWEEPS) == 8
+    assert len(AGENTS) == 8
     found = {p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "sweeps"}
     assert found == {Path(g) / f"{n}.yaml" for g, n in CHOICES}
 
@@ -90,7 +92,7 @@ def test_launchers_and_sweepers_compose(path):
 
 
 def test_every_file_opens_with_its_command():
-    for path in [*CONF.glob("*.yaml"), *CONF.glob("*/*.yaml"), *HYDRA, *(ROOT / "sweeps").glob("*.yaml")]:
+    for path in [*CONF.glob("*.yaml"), *CONF.glob("*/*.yaml"), *HYDRA, *(ROOT / "sweeps").glob("**/*.yaml")]:
         head = path.read_text().splitlines()[:2]
         assert any("python " in line or "torchrun " in line for line in head) or path.name == "base.yaml", path
 
