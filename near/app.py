@@ -36,6 +36,10 @@ def run(main: Callable[[], object]) -> None:
     """Call a Hydra main function; end the process with one line and status 1 when the fault is one a user can mend."""
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a row's script is no fault
     try:
+        if any("from_yaml" in word for word in sys.argv):
+            from near.from_yaml import expanded
+
+            sys.argv = expanded(sys.argv)
         _with_table(main)
     except KeyboardInterrupt:
         jobs.ended()
