@@ -39,7 +39,8 @@ def expanded(argv: list[str]) -> list[str]:
     if len(asked) > 1 or not path:
         raise UserError(f"{KEY} takes one file: {KEY}=near.yaml")
     file = translated(script, Path(path).expanduser(), [word for word in typed if not word.startswith("-")])
-    words = [*map(str, left(file.words, file.typed)), *typed]
+    kept = left(file.words, file.typed)
+    words = [*map(str, kept), *_naming(kept, typed), *typed]
     if is_main():
         out = sys.stderr if any(word.split("=")[0] in SHOWS for word in typed) else sys.stdout
         print(report(file, shlex.join(["python", argv[0], *words])), file=out, flush=True)
@@ -63,6 +64,15 @@ def left(words: list[Word], typed: list[str]) -> list[Word]:
         if key == "sweeps":
             keys |= _swept(value)
     return [word for word in words if not _replaced(word, keys)]
+
+
+def _naming(words: list[Word], typed: list[str]) -> list[str]:
+    """In a sweep: its jobs' folders are not named by what all of them have from the file."""
+    if not any(word in ("-m", "--multirun") or word.startswith("sweeps=") for word in typed):
+        return []
+    key = "hydra.job.config.override_dirname.exclude_keys"
+    keys = [*OmegaConf.select(OmegaConf.load(CONF / "base.yaml"), key), *(word.key for word in words)]
+    return [f"{key}=[{','.join(dict.fromkeys(keys))}]"]
 
 
 def _replaced(word: Word, keys: set[str]) -> bool:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import yaml
-from omegaconf import OmegaConf
 
 from near.config import CONF
 from near.dataflex.file import File
@@ -66,6 +65,25 @@ PARAMS: dict[str, dict[str, Key]] = {
         "replacement": cannot("a round's rows are drawn without replacement"),
     },
 }
+WEIGHTERS: dict[str, dict[str, Key]] = {
+    "loss": {"strategy": to("weighter= (linupper, uniform, quadratic, extremes)"), "delta": to("weighter.delta")}
+}
+MIXERS: dict[str, dict[str, Key]] = {
+    "static": {"proportions": to("mixer.proportions, by data set")},
+    "random": {"seed": cannot("seed says it")},
+    "doremi": {
+        "reference_model_path": to("mixer.reference"),
+        "reweight_eta": to("mixer.eta"),
+        "reweight_eps": to("mixer.c"),
+    },
+    "odm": {
+        "alpha": to("mixer.alpha"),
+        "warmup_steps": cannot("trainer.warmup_step says it"),
+        "reward_scale": cannot("rewards are losses as they are", 1, 1.0),
+        "min_exploration_rate": cannot("Exp3's own rate of exploration"),
+        "initial_proportions": cannot("the first round's proportions are even"),
+    },
+}
 # Of params that a file leaves out, where near's own default is another.
 DEFAULTS: dict[str, dict] = {
     "less": {"proj_dim": 8192, "seed": 42},
@@ -87,6 +105,19 @@ PUBLISHED: dict[str, dict] = {
     "delta_loss": {"window_size": 0.2},
 }
 TARGETLESS = ("random", "loss", "delta_loss", "full")  # selectors that look at no target
+
+
+def named(file: File, mode: str) -> str:
+    """The component that a file of `mode` (its train_type) names; UserError where it names none, or one not here."""
+    kind, table = {"dynamic_weight": ("weighter", WEIGHTERS), "dynamic_mix": ("mixer", MIXERS)}.get(
+        mode, ("selector", PARAMS)
+    )
+    name = str(file.take("component_name", "")).lower()
+    if not name:
+        raise UserError(f"{file.path}: component_name is missing; name a {kind}{did_you_mean('', table)}")
+    if name not in table:
+        raise UserError(f"{file.path}: component_name={name} is no {kind} here{did_you_mean(name, table)}")
+    return name
 
 
 def params_of(file: File, kind: str, name: str) -> dict:
@@ -113,23 +144,45 @@ def params_of(file: File, kind: str, name: str) -> dict:
 
 
 def selector(file: File, name: str) -> None:
-    """`selector=name` and what its params become; UserError where there is no such selector here."""
-    if name not in PARAMS:
-        raise UserError(f"component_name={name} is no selector here{did_you_mean(name, PARAMS)}")
+    """`selector=name` and what its params become; UserError as of `params_of`."""
     params = params_of(file, "selectors", name)
     file.put("selector", name)
+    _translate(file, name, PARAMS[name], params)
+
+
+def weighter(file: File, name: str) -> None:
+    """`weighter=` by its strategy; UserError where there is no such strategy here."""
+    params = {"strategy": "linupper", **params_of(file, "weighters", name)}
+    _choose(file, "weighter", params.pop("strategy"))
+    _translate(file, name, WEIGHTERS[name], params)
+
+
+def mixer(file: File, name: str) -> None:
+    """`mixer=name` and what its params become; UserError as of `params_of`."""
+    params = params_of(file, "mixers", name)
+    _choose(file, "mixer", name)
+    _translate(file, name, MIXERS[name], params)
+
+
+def _choose(file: File, group: str, choice: object) -> None:
+    there = [path.stem for path in (CONF / group).glob("*.yaml")]
+    if choice not in there:
+        raise UserError(f"{file.path}: {group}={choice} is not there{did_you_mean(str(choice), there)}")
+    file.put(group, choice)
+
+
+def _translate(file: File, name: str, table: dict[str, Key], params: dict) -> None:
     for key, value in params.items():
-        known = PARAMS[name].get(key)
+        known = table.get(key)
         if known is None and key != "cache_dir":
-            file.skip(f"{name}.{key}", f"unknown param{did_you_mean(key, PARAMS[name])}", value)
+            file.skip(f"{name}.{key}", f"unknown param{did_you_mean(key, table)}", value)
         elif known is not None and known.becomes:
-            _SPECIAL.get(key, _plain)(file, name, key, value, params)
+            if key in _SPECIAL:
+                _SPECIAL[key](file, name, key, value, params)
+            else:
+                file.put(known.becomes.split(",")[0], value)
         elif known is not None and known.reason and not (key == "seed" and value == file.seed):
             file.skip(f"{name}.{key}", known.reason, value, known.quiet)
-
-
-def _plain(file: File, name: str, key: str, value: object, params: dict) -> None:
-    file.put(PARAMS[name][key].becomes.split(",")[0], value)
 
 
 def _gradient_type(file: File, name: str, key: str, value: object, params: dict) -> None:
@@ -171,34 +224,26 @@ def _reward(file: File, name: str, key: str, value: object, params: dict) -> Non
         file.skip(f"{name}.api_key", "a secret: put it into the environment variable JUDGE_API_KEY")
 
 
+def _proportions(file: File, name: str, key: str, value: object, params: dict) -> None:
+    sets = file.names("dataset")
+    if isinstance(value, list) and len(value) == len(sets):
+        file.put("mixer.proportions", dict(zip(sets, value, strict=True)))
+    elif value is not None:
+        file.skip(f"{name}.{key}", f"{value} are not one number for each of {len(sets)} data sets")
+
+
+def _reference(file: File, name: str, key: str, value: object, params: dict) -> None:
+    if value is not None and (path := file.found(str(value))):
+        file.put("mixer.reference", path)
+    elif value is not None:
+        file.skip(f"{name}.{key}", f"{value} is not there: the base model is the reference")
+
+
 _SPECIAL = {
     "gradient_type": _gradient_type,
     "indices_path": _indices_path,
     "reward_model_backend": _reward,
     "reward_backend_params": lambda *_: None,  # read with the backend
+    "proportions": _proportions,
+    "reference_model_path": _reference,
 }
-
-
-def weighter(file: File, name: str) -> None:
-    """`weighter=` by its strategy; UserError where this mode or strategy is not there."""
-    params = {"strategy": "linupper", **params_of(file, "weighters", name)}
-    strategy = str(params.pop("strategy")) if name == "loss" else name
-    _group(file, "weighter", strategy, params)
-
-
-def mixer(file: File, name: str) -> None:
-    """`mixer=name`; UserError where this mode or mixer is not there."""
-    _group(file, "mixer", name, params_of(file, "mixers", name))
-
-
-def _group(file: File, group: str, choice: str, params: dict) -> None:
-    there = [path.stem for path in (CONF / group).glob("*.yaml")]
-    if choice not in there:
-        raise UserError(f"component_name: {group}={choice} is not there{did_you_mean(choice, there)}")
-    file.put(group, choice)
-    listed = OmegaConf.load(CONF / group / f"{choice}.yaml")
-    for key, value in params.items():
-        if key in listed:
-            file.put(f"{group}.{key}", value)
-        elif key not in ("cache_dir", "seed"):
-            file.skip(f"{group}.{key}", f"no option of {group}={choice}", value)

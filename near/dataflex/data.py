@@ -35,7 +35,7 @@ def _sets(file: File, targeted: bool) -> int | None:
     limit = file.take("max_samples")
     if not pool and file.typed_value("data.candidates.path") is None:
         raise UserError(f"{file.path}: dataset is missing; name an entry of dataset_info.json, or type data=...")
-    info = _info(file)
+    info = _info(file) if pool or asked else None
     part = "queries" if targeted else "eval"
     _source(file, "candidates", pool, info, limit, "dataset")
     counted = [_rows(info, name, limit) for name in pool]
@@ -52,6 +52,11 @@ def _sets(file: File, targeted: bool) -> int | None:
         file.put("data.leakage", "keep")
         file.said.append(
             f"no eval_dataset: the target loss is taken on the first {SHOWN} rows of the pool, which training may see"
+        )
+    elif targeted and file.typed_value("data.queries.path") is None:
+        raise UserError(
+            f"{file.path}: eval_dataset is missing, the target that rows are selected by; name it, or type "
+            "data.queries.path=..."
         )
     file.take("val_size")
     return rows

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from omegaconf import OmegaConf
 
 from near.check import SECRET, URL_SECRET
-from near.config import CONF
 from near.dataflex.keys import OFF
 from near.errors import UserError, did_you_mean, one_line
 
@@ -72,13 +70,6 @@ class File:
         """The override `key=value`; a second one of the same key is the last word."""
         self.words = [word for word in self.words if word.key != key]
         self.words.append(Word(key, written(value, f"{self.path}: {key}"), added))
-
-    def option(self, key: str, value: object, choice: str) -> None:
-        """`put`, with a plus where conf/<choice>.yaml does not list the key's end."""
-        node = OmegaConf.load(CONF / f"{choice}.yaml")
-        for part in key.split(".")[1:-1]:
-            node = node[part]
-        self.put(key, value, added=key.rpartition(".")[2] not in node)
 
     def skip(self, key: str, reason: str, value: object = True, quiet: tuple = OFF) -> None:
         """Name `key` as not honoured, unless its value asks for nothing."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from omegaconf import OmegaConf
+import yaml
 
 from near.config import CONF
 from near.dataflex.data import data
@@ -39,10 +39,11 @@ def _offline(file: File) -> None:
                 held = part == "queries" and path == paths["candidates"]
                 file.put(f"data.{part}.split", "validation" if held else "train")
     model = str(file.take("embed_model") or file.take("model_name") or "Qwen/Qwen3-Embedding-0.6B")
-    choices = {OmegaConf.load(p).get("model"): p.stem for p in sorted((CONF / "embedder").glob("*.yaml"))}
+    told = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONF / "embedder").glob("*.yaml")}
+    choices = {options.get("model"): name for name, options in told.items()}
     if model in choices:
         file.put("embedder", choices[model])
-    else:
+    else:  # its options as of the nearest choice
         file.put("embedder", "qwen3" if "qwen3-embedding" in model.lower() else "minilm")
         file.put("embedder.model", model)
     method = file.take("embed_method", "auto")

@@ -38,22 +38,31 @@ def _draws(file: File) -> int:
     return math.prod(int(file.number(key, ARGS[key], 1)) for key in sizes) * world_size()
 
 
-def trainer(file: File, mode: str, rows: int | None) -> str:
-    """The trainer and its length; the configuration that lists its options."""
+def _options(mode: str) -> DictConfig:
+    """What conf/trainer/<mode>.yaml lists below `trainer`; of a mode made of rounds, what dynamic_select does."""
+    own = OmegaConf.load(CONF / "trainer" / f"{mode}.yaml")
+    own = own.get("trainer", own)
+    return own if "args" in own else OmegaConf.load(CONF / "trainer" / "dynamic_select.yaml")
+
+
+def trainer(file: File, mode: str, rows: int | None) -> None:
+    """The trainer and the length of its training.
+
+    Raises UserError for a schedule that trains nothing, or whose length hangs on rows that can't be counted.
+    """
     file.put("trainer", mode)
     passes = file.number("num_train_epochs", 3)
     if mode == "static":
         file.put("trainer.args.num_train_epochs", passes)
         if (steps := file.take("max_steps", -1)) != -1:
             file.put("trainer.args.max_steps", steps)
-        return "trainer/static"
+        return
     file.take("max_steps")
-    listed = OmegaConf.load(CONF / "trainer" / f"{mode}.yaml")
     warmup, step = int(file.number("warmup_step", 0)), int(file.number("update_step", 0))
     times, total = int(file.number("update_times", 1, -math.inf)), int(file.number("train_step", 0))
-    if "update_step" not in listed:
-        _weighted(file, listed, warmup, total, passes, rows)
-        return f"trainer/{mode}"
+    if "update_step" not in _options(mode):
+        _weighted(file, warmup, total, passes, rows)
+        return
     if step < 1:
         raise UserError(f"{file.path}: update_step={step} trains no round; use update_step: 1 or more")
     cycles = 1
@@ -71,29 +80,24 @@ def trainer(file: File, mode: str, rows: int | None) -> str:
         file.said.append(f"a round is trained whole: {cycles * (warmup + step * times)} steps in place of {total}")
     for key, value in (("warmup_step", warmup), ("update_step", step), ("update_times", times), ("cycles", cycles)):
         file.put(f"trainer.{key}", value)
-    return f"trainer/{mode}"
 
 
-def _weighted(file: File, listed: DictConfig, warmup: int, total: int, passes: float, rows: int | None) -> None:
+def _weighted(file: File, warmup: int, total: int, passes: float, rows: int | None) -> None:
     """The length of training that has no rounds: train_step, or passes over the pool."""
-    if "warmup_step" in listed:
-        file.put("trainer.warmup_step", warmup)
-    if not total and rows is not None:
-        total = math.ceil(passes * math.ceil(rows / _draws(file)))
-    if not total:
+    if not total and rows is None:
         raise UserError(f"{file.path}: train_step is missing, and the rows can't be counted; give it")
-    key = next((k for k in ("train_step", "train_steps", "steps") if k in listed), None)
-    file.put("trainer.args.max_steps" if key is None else f"trainer.{key}", total)
+    for key in ("update_step", "update_times"):
+        file.take(key)
+    file.put("trainer.warmup_step", warmup)
+    file.put("trainer.train_step", total or math.ceil(passes * math.ceil(rows / _draws(file))))
 
 
-def component(file: File, mode: str, rows: int | None) -> None:
-    name = str(file.take("component_name", "")).lower()
+def component(file: File, mode: str, name: str, rows: int | None) -> None:
+    """What `name` of components.yaml becomes. `rows`: of the pool, where they could be counted."""
     if mode == "static":
-        file.put("selector", "full")
+        file.put("selector", name)
         file.take("components_cfg_file")
         return
-    if not name:
-        raise UserError(f"{file.path}: component_name is missing; name the selector, weighter or mixer")
     if mode != "dynamic_select":
         {"dynamic_weight": weighter, "dynamic_mix": mixer}[mode](file, name)
         return
@@ -109,6 +113,7 @@ def component(file: File, mode: str, rows: int | None) -> None:
 
 
 def place(file: File) -> None:
+    """Seed and folder, and whether the run begins anew."""
     file.put("seed", file.number("seed", 42))
     if folder := file.take("output_dir"):
         file.put("output_dir", str(folder))
@@ -122,6 +127,7 @@ def place(file: File) -> None:
 
 
 def parallel(file: File) -> None:
+    """How processes share the model; UserError for options of DeepSpeed that can't be read."""
     told = file.take("deepspeed")
     if file.take("fsdp"):
         file.put("parallel", "fsdp")
@@ -146,6 +152,7 @@ def parallel(file: File) -> None:
 
 
 def tracker(file: File) -> None:
+    """Who watches the run: the first of report_to and use_swanlab that is there."""
     there = {path.stem for path in (CONF / "tracker").glob("*.yaml")}
     asked = [name for name in file.names("report_to") if name != "none"]
     asked += ["swanlab"] * bool(file.take("use_swanlab") and "swanlab" not in asked)
@@ -161,13 +168,14 @@ def tracker(file: File) -> None:
     for key in ("project", "workspace", "mode", "logdir"):
         for name in {f"swanlab_{key}", *(["project"] if key == "project" else [])} & set(file.values):
             value = file.take(name)
+            value = "online" if name == "swanlab_mode" and value == "cloud" else value
             if key in listed and name == f"{prefix}{key}":
                 file.put(f"tracker.{key}", value)
             else:
                 file.skip(name, f"not an option of tracker={chosen}", value)
 
 
-def arguments(file: File, mode: str, listing: str) -> None:
+def arguments(file: File, mode: str) -> None:
     """What goes to transformers' TrainingArguments."""
     fields, given = keywords(FIELDS) or set(), dict(ARGS)
     for key in list(file.values):
@@ -187,5 +195,6 @@ def arguments(file: File, mode: str, listing: str) -> None:
         file.put("trainer.group_by_length", True)
     elif grouped:
         given["train_sampling_strategy"] = "group_by_length"
+    listed = _options(mode).args
     for name, value in given.items():
-        file.option(f"trainer.args.{name}", value, listing)
+        file.put(f"trainer.args.{name}", value, added=name not in listed)

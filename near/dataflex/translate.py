@@ -6,7 +6,7 @@ What a file leaves out has the other system's default, not ours: the same file i
 from pathlib import Path
 
 from near.config import CONF
-from near.dataflex.components import TARGETLESS
+from near.dataflex.components import TARGETLESS, named
 from near.dataflex.data import data
 from near.dataflex.file import File, is_secret
 from near.dataflex.keys import MERGE, TRAIN, Key, family
@@ -23,15 +23,16 @@ def train(file: File) -> None:
     mode = _mode(file)
     _model(file)
     _finetuning(file)
-    chosen = file.typed_value("selector") or (str(file.take("component_name", "")) if mode == "dynamic_select" else "")
-    targeted = mode == "dynamic_select" and any(name not in TARGETLESS for name in chosen.lower().split(","))
+    name = "full" if mode == "static" else named(file, mode)
+    chosen = file.typed_value("selector") or name
+    targeted = mode == "dynamic_select" and any(one not in TARGETLESS for one in chosen.split(","))
     rows = data(file, targeted)
-    listing = trainer(file, mode, rows)
-    component(file, mode, rows)
+    trainer(file, mode, rows)
+    component(file, mode, name, rows)
     place(file)
     parallel(file)
     tracker(file)
-    arguments(file, mode, listing)
+    arguments(file, mode)
     file.put("evaluation.answers", bool(file.take("predict_with_generate")))
     others(file, TRAIN, keywords(FIELDS) or set())
 
@@ -116,7 +117,7 @@ def _quantization(file: File, bits: int, dora: object) -> None:
 
 
 def others(file: File, table: dict[str, Key], fields: set[str]) -> None:
-    """Name what is left of the file."""
+    """Name what is left of the file: secrets, what the table says is not honoured, and keys in neither it nor `fields`."""
     for key, value in file.values.items():
         known = table.get(key)
         if is_secret(key):
