@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from near.dataflex.components import PARAMS
 from near.dataflex.file import written
 from near.dataflex.keys import TRAIN
+from near.dataflex.page import MARK, PAGE, tables
 from near.errors import UserError
 from near.from_yaml import expanded, left, translated
 from near.signature import keywords
@@ -602,6 +603,12 @@ def test_every_target_is_an_option():
     for key, known in TRAIN.items():
         if known.becomes.startswith("trainer.args."):
             assert known.becomes.split(",")[0].removeprefix("trainer.args.") in fields, key
+
+
+def test_the_page_is_in_step():
+    text = PAGE.read_text(encoding="utf-8")
+    assert text.split(MARK)[1] == "\n" + tables(), "python -m near.dataflex.page"
+    assert "docs/from_dataflex.md" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 # --- end to end -----------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def _quantization(file: File, bits: int, dora: object) -> None:
 
 
 def others(file: File, table: dict[str, Key], fields: set[str]) -> None:
-    """Name what is left of the file: secrets, what the table says is not honoured, and keys in neither it nor `fields`."""
+    """Name what is left: secrets, what the table says is not honoured, and keys in neither it nor `fields`."""
     for key, value in file.values.items():
         known = table.get(key)
         if is_secret(key):
