@@ -128,7 +128,7 @@ def _hydra_line(error: Exception) -> str:
             return f"{key} is not in the configuration yet: write +{key}=..."
         return f"{key} is not an option of {node._target_.rpartition('.')[2]}{did_you_mean(leaf, taken)}"
     known = [k for k in flat_keys(cfg) if k.rpartition(".")[0] == parent] if node is not None else flat_keys(cfg)
-    return f"{key} is not in the configuration{did_you_mean(key, known)}"
+    return f"{key} is not in the configuration{did_you_mean(key, known if parent else [*known, 'from_yaml'])}"
 
 
 def _defaults():

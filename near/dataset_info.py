@@ -45,7 +45,7 @@ def read_entries(file: Path, where: str) -> dict:
         entries = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"{where}={file} can't be read ({one_line(error)})") from error
-    if not isinstance(entries, dict):
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise UserError(f"{where}={file} holds no entries by name")
     return entries
 

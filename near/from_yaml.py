@@ -38,9 +38,11 @@ def expanded(argv: list[str]) -> list[str]:
         raise UserError(f"{KEY} is for {', '.join(f'{name}.py' for name in SCRIPTS)}, not for {script}.py")
     if len(asked) > 1 or not path:
         raise UserError(f"{KEY} takes one file: {KEY}=near.yaml")
-    file = translated(script, Path(path).expanduser(), [word for word in typed if not word.startswith("-")])
-    kept = left(file.words, file.typed)
-    words = [*map(str, kept), *_naming(kept, typed), *typed]
+    overrides = [word for word in typed if word.startswith("~") or "=" in word and not word.startswith("-")]
+    flags = [word for word in typed if word not in overrides]  # and their values; Hydra wants overrides in one row
+    file = translated(script, Path(path).expanduser(), overrides)
+    kept = left(file.words, overrides)
+    words = [*map(str, kept), *_naming(kept, typed), *overrides, *flags]
     if is_main():
         out = sys.stderr if any(word.split("=")[0] in SHOWS for word in typed) else sys.stdout
         print(report(file, shlex.join(["python", argv[0], *words])), file=out, flush=True)

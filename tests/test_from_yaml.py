@@ -402,6 +402,9 @@ def test_modes_are_taken_where_they_are_there(folder, mode, component, params):
         ("", ("dataset",), "dataset is missing"),
         ("", ("model_name_or_path",), "model_name_or_path is missing"),
         ("", ("update_step",), "update_step=0 trains no round; use update_step: 1 or more"),
+        ("update_step: 2.5", ("update_step",), "update_step=2.5 is not a whole number"),
+        ("do_train: false", ("do_train",), "it asks for no training (do_train); python eval.py run=RUN"),
+        ("do_predict: true", ("do_train",), "it asks for no training"),
         ("lora_rank: big", ("lora_rank",), "lora_rank=big is not a number from 1 up"),
         ("dataset: hub\nupdate_times: 0", ("dataset", "update_times"), "can't be counted; give train_step"),
         ("deepspeed: nowhere.json", (), "deepspeed=nowhere.json is not there"),
@@ -468,8 +471,8 @@ def test_what_is_typed_wins(folder):
 
     def line(*typed: str) -> list[str]:
         found = expanded(["train.py", f"from_yaml={path}", *typed])[1:]
-        assert found[-len(typed) :] == list(typed)
-        return found
+        assert found[-len(typed) :] == [word for word in typed if "=" in word] + [w for w in typed if "=" not in w]
+        return [word for word in found if word != "-m"]
 
     assert "seed=42" not in line("-m", "seed=0,1")
     found = line("-m", "selector=near,random", "seed=0,1")
@@ -485,6 +488,10 @@ def test_what_is_typed_wins(folder):
     for typed in (["seed=7"], ["trainer.args.bf16=false"], ["finetuning=full"], ["selector=random"], ["data=demo"]):
         configured("train", *line(*typed))
     cfg = configured("train", *line("selector=random"))
+    assert "max_K=30" in line("-m", "selector=near,tsds")  # no more than there are rows
+    near = expanded(["train.py", f"from_yaml={wrote('near')}"])
+    assert "max_K=6" in near
+    assert "max_K=30" in expanded(["train.py", "from_yaml=near.yaml", "trainer.update_step=9"])
     assert (cfg.data.queries.path, cfg.data.eval.path) == (None, "sums")
 
 
@@ -651,6 +658,18 @@ def test_a_near_yaml_trains_and_its_printed_command_is_the_same_to_the_bit(folde
     assert process(*command[1:], cwd=folder, env=env).returncode == 0
     both = [folder / name / "model.safetensors" for name in ("first merged", "saves/merged")]
     assert both[0].read_bytes() == both[1].read_bytes()
+
+
+@pytest.mark.model
+@pytest.mark.process
+def test_a_sweep_of_a_file(folder):
+    """Flags may stand anywhere; jobs' folders are named by what was typed."""
+    path, env = wrote("random", "disable_tqdm: true\n"), {"NEAR_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    words = [f"from_yaml={path}", "output_dir=saves/sweep", "-m", "seed=0,1", "trainer.update_times=1"]
+    done = process(str(ROOT / "train.py"), *words, cwd=folder, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {path.parent.name for path in (folder / "saves" / "sweep").glob("*/metrics.json")}
+    assert found == {"seed-0_trainer.update_times-1", "seed-1_trainer.update_times-1"}
 
 
 @pytest.mark.process

@@ -137,10 +137,14 @@ def params_of(file: File, kind: str, name: str) -> dict:
         raise UserError(
             f"components_cfg_file={path} can't be read as YAML ({type(error).__name__}); mend it"
         ) from error
-    held = (told.get(kind) if isinstance(told, dict) else None) or {}
+    held = told.get(kind) if isinstance(told, dict) else None
+    held = held if isinstance(held, dict) else {}
     if name not in held:
         raise UserError(f"component_name={name} is not among the {kind} of {path}{did_you_mean(name, held)}")
-    return {**DEFAULTS.get(name, {}), **((held[name] or {}).get("params") or {})}
+    params = (held[name].get("params") if isinstance(held[name], dict) else held[name]) or {}
+    if not isinstance(params, dict):
+        raise UserError(f"components_cfg_file={path}: the params of {name} are not options by name")
+    return {**DEFAULTS.get(name, {}), **params}
 
 
 def selector(file: File, name: str) -> None:

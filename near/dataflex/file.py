@@ -66,6 +66,13 @@ class File:
             raise UserError(f"{self.path}: {key}={value} is not a number from {least} up")
         return int(value) if float(value).is_integer() else value
 
+    def whole(self, key: str, default: int, least: float = 0) -> int:
+        """A whole number; UserError for what is none, or too small."""
+        value = self.number(key, default, least)
+        if not isinstance(value, int):
+            raise UserError(f"{self.path}: {key}={value} is not a whole number")
+        return value
+
     def put(self, key: str, value: object, added: bool = False) -> None:
         """The override `key=value`; a second one of the same key is the last word."""
         self.words = [word for word in self.words if word.key != key]

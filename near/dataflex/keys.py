@@ -185,7 +185,7 @@ TRAINING = {
     "do_predict": cannot("python eval.py run=RUN"),
     "push_to_hub": cannot("nothing is uploaded"),
     "remove_unused_columns": needless("rows hold what trains, whatever their columns"),
-    "do_train": cannot("train.py trains", True),
+    "do_train": to("true; a file that asks for no training is refused"),
     "do_eval": needless("the end of a run is evaluated"),
     "save_safetensors": cannot("weights are saved as safetensors", True),
     "logging_dir": cannot("logs lie in the run's folder"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from near.config import CONF
-from near.dataflex.components import mixer, selector, weighter
+from near.dataflex.components import TARGETLESS, mixer, selector, weighter
 from near.dataflex.file import File, is_secret
 from near.dataflex.keys import TRAIN, family
 from near.errors import UserError, did_you_mean, one_line
@@ -35,7 +35,7 @@ ASKED = {*RENAMED, "ddp_timeout"}  # of the table's keys, those that become argu
 def _draws(file: File) -> int:
     """Rows that an optimizer step trains, over all processes."""
     sizes = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    return math.prod(int(file.number(key, ARGS[key], 1)) for key in sizes) * world_size()
+    return math.prod(file.whole(key, ARGS[key], 1) for key in sizes) * world_size()
 
 
 def _options(mode: str) -> DictConfig:
@@ -58,8 +58,8 @@ def trainer(file: File, mode: str, rows: int | None) -> None:
             file.put("trainer.args.max_steps", steps)
         return
     file.take("max_steps")
-    warmup, step = int(file.number("warmup_step", 0)), int(file.number("update_step", 0))
-    times, total = int(file.number("update_times", 1, -math.inf)), int(file.number("train_step", 0))
+    warmup, step = file.whole("warmup_step", 0), file.whole("update_step", 0)
+    times, total = file.whole("update_times", 1, -math.inf), file.whole("train_step", 0)
     if "update_step" not in _options(mode):
         _weighted(file, warmup, total, passes, rows)
         return
@@ -101,15 +101,24 @@ def component(file: File, mode: str, name: str, rows: int | None) -> None:
     if mode != "dynamic_select":
         {"dynamic_weight": weighter, "dynamic_mix": mixer}[mode](file, name)
         return
-    if name == "near":  # so many of each query's hold all that a round can take, and fewer than the pool
-        step = int(file.number("update_step", 0))
-        file.put("max_K", min(1000, max(1, step * _draws(file))))
-    elif name == "tsds" and rows is not None:
-        file.put("max_K", min(1000, rows))
+    most = _most(file, (file.typed_value("selector") or name).split(","), rows)
+    if most is not None:
+        file.put("max_K", most)
     if file.typed_value("selector") is None:
         selector(file, name)
     else:
         file.take("components_cfg_file")
+
+
+def _most(file: File, selectors: list[str], rows: int | None) -> int | None:
+    """max_K, which must not be more than there are rows: for near as many as a round draws, as it can take no more of a
+    query's nearest. None: the script's own."""
+    if all(name in TARGETLESS for name in selectors):
+        return None
+    sizes = ("update_step", "args.per_device_train_batch_size", "args.gradient_accumulation_steps")
+    if selectors == ["near"] and all(file.typed_value(f"trainer.{key}") is None for key in sizes):
+        return min(1000, file.whole("update_step", 0) * _draws(file))
+    return None if rows is None else min(1000, rows)
 
 
 def place(file: File) -> None:
@@ -140,10 +149,14 @@ def parallel(file: File) -> None:
             options = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise UserError(f"{file.path}: deepspeed={path} can't be read as JSON ({one_line(error)})") from error
+        if not isinstance(options, dict):
+            raise UserError(f"{file.path}: deepspeed={path} holds no options by name")
     named = re.search(r"z(?:ero)?[_-]?([0-3])", str(told))
     stage = (options.get("zero_optimization") or {}).get("stage", int(named[1]) if named and not options else 0)
     if not options and not named:
         raise UserError(f"{file.path}: deepspeed={told} is not there; name a JSON file, or type parallel=deepspeed_z2")
+    if stage not in (0, 1, 2, 3):
+        raise UserError(f"{file.path}: deepspeed: stage={stage} is none of 0, 1, 2, 3")
     file.put("parallel", f"deepspeed_z{2 if stage == 1 else stage}")
     if options:
         file.put("parallel.deepspeed", path or told)
@@ -190,7 +203,10 @@ def arguments(file: File, mode: str) -> None:
                 file.skip(key, "epoch would count slices of rounds; use steps")
             elif not (key == "warmup_ratio" and file.values.get("warmup_steps")):
                 given[name] = value
-    grouped = file.take("group_by_length") or file.take("train_sampling_strategy") == "group_by_length"
+    order = file.take("train_sampling_strategy", "random")
+    grouped = file.take("group_by_length") or order == "group_by_length"
+    if order not in ("random", "group_by_length"):
+        file.skip("train_sampling_strategy", "rows are shuffled by the seed")
     if grouped and mode != "static":
         file.put("trainer.group_by_length", True)
     elif grouped:

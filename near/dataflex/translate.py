@@ -41,6 +41,8 @@ def _mode(file: File) -> str:
     stage, mode = file.take("stage", "sft"), str(file.take("train_type", "static"))
     if stage != "sft":
         raise UserError(f"{file.path}: stage={stage} is not trained here; only sft is")
+    if not file.take("do_train", not file.values.get("do_predict")) or file.values.get("do_train") is False:
+        raise UserError(f"{file.path}: it asks for no training (do_train); python eval.py run=RUN evaluates a run")
     if mode not in MODES:
         raise UserError(f"{file.path}: train_type={mode} is not trained here{did_you_mean(mode, MODES)}")
     if not (CONF / "trainer" / f"{mode}.yaml").is_file():
