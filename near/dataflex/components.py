@@ -126,7 +126,7 @@ def params_of(file: File, kind: str, name: str) -> dict:
     Raises UserError for a components.yaml that can't be read or does not hold it.
     """
     given = file.take("components_cfg_file")
-    path = None if given is None else file.found(given)
+    path = None if given is None else file.found(str(given))
     if path is None:
         if given is not None:
             file.skip("components_cfg_file", f"{given} is not there: the values of DataFlex's own are taken")

@@ -32,7 +32,7 @@ def data(file: File, targeted: bool) -> int | None:
 
 def _sets(file: File, targeted: bool) -> int | None:
     pool, asked = file.names("dataset"), file.names("eval_dataset")
-    limit = file.take("max_samples")
+    limit = None if file.take("max_samples") is None else file.whole("max_samples", 1, 1)
     if not pool and file.typed_value("data.candidates.path") is None:
         raise UserError(f"{file.path}: dataset is missing; name an entry of dataset_info.json, or type data=...")
     info = _info(file) if pool or asked else None
@@ -86,7 +86,7 @@ def _info(file: File) -> Path | None:
     return Path(path)
 
 
-def _source(file: File, part: str, names: list[str], info: Path | None, limit: object, key: str) -> None:
+def _source(file: File, part: str, names: list[str], info: Path | None, limit: int | None, key: str) -> None:
     """`data.<part>` as the entries `names`; nothing where another path was typed for it."""
     if not names or file.typed_value(f"data.{part}.path") is not None:
         return
@@ -103,7 +103,7 @@ def _source(file: File, part: str, names: list[str], info: Path | None, limit: o
         file.put(f"data.{part}.limit", limit)
 
 
-def _rows(info: Path | None, name: str, limit: object) -> int | None:
+def _rows(info: Path | None, name: str, limit: int | None) -> int | None:
     """How many rows an entry has; None where that takes more than reading a JSON file."""
     entry = {} if info is None else read_entries(info, "dataset_info.json").get(name, {})
     path = Path(entry["file_name"]) if "file_name" in entry else None
@@ -120,4 +120,4 @@ def _rows(info: Path | None, name: str, limit: object) -> int | None:
             return None
     except (OSError, ValueError, TypeError):  # whoever loads it says what is wrong
         return None
-    return count if limit is None else min(count, int(limit))
+    return count if limit is None else min(count, limit)

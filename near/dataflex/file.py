@@ -3,6 +3,7 @@ said."""
 
 import ast
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class File:
     def number(self, key: str, default: float, least: float = 0) -> float:
         """A number; UserError for what is none, or too small."""
         value = self.take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
             raise UserError(f"{self.path}: {key}={value} is not a number from {least} up")
         return int(value) if float(value).is_integer() else value
 

@@ -67,7 +67,7 @@ def _model(file: File) -> None:
 
 def _template(file: File, key: str) -> None:
     name = file.take("template")
-    if name in TEMPLATES:
+    if isinstance(name, str) and name in TEMPLATES:
         file.put(key, name)
     elif name is not None:
         file.said.append(f"template={name}: the tokenizer's own chat template is used")
