@@ -136,8 +136,8 @@ def test_the_offline_selector(dataflex):
 
 def test_select_takes_a_training_files_data(dataflex):
     file = translated("select", wrote("near"), [])
-    cfg = configured("select", *map(str, file.words), "max_K=6")
-    assert (cfg.data.candidates.path, cfg.data.queries.path) == ("colours", "sums")
+    cfg = configured("select", *map(str, file.words))
+    assert (cfg.data.candidates.path, cfg.data.queries.path, cfg.max_K) == ("colours", "sums", 30)
 
 
 # --- end to end -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ def select(file: File) -> None:
         _offline(file)
         others(file, OFFLINE, set())
         return
-    data(file, True)
+    rows = data(file, True)
+    if rows is not None:
+        file.put("max_K", min(1000, rows))
     file.put("seed", file.number("seed", 42))
     file.said.append("a file for training: its data and its seed are what select.py takes")
 
