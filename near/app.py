@@ -36,6 +36,10 @@ def run(main: Callable[[], object]) -> None:
     """Call a Hydra main function; end the process with one line and status 1 when the fault is one a user can mend."""
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a row's script is no fault
     try:
+        if any("from_yaml" in word for word in sys.argv):
+            from near.from_yaml import expanded
+
+            sys.argv = expanded(sys.argv)
         _with_table(main)
     except KeyboardInterrupt:
         jobs.ended()
@@ -124,7 +128,7 @@ def _hydra_line(error: Exception) -> str:
             return f"{key} is not in the configuration yet: write +{key}=..."
         return f"{key} is not an option of {node._target_.rpartition('.')[2]}{did_you_mean(leaf, taken)}"
     known = [k for k in flat_keys(cfg) if k.rpartition(".")[0] == parent] if node is not None else flat_keys(cfg)
-    return f"{key} is not in the configuration{did_you_mean(key, known)}"
+    return f"{key} is not in the configuration{did_you_mean(key, known if parent else [*known, 'from_yaml'])}"
 
 
 def _defaults():

@@ -149,15 +149,16 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
     where = f"data.{part}"
     if not part.startswith("more_eval.") and not given(cfg, part):
         raise UserError(f"{where}.path is missing: set {where}.path=FILE (or a hub id, or data=demo)")
-    source = from_dataset_info(_source(cfg, part), where)
-    left, found = source.limit, []
-    for opened in open_sources(source, where, cache_dir):
-        if left == 0:
-            break
-        rows, info = _load_one(cfg, source, part, opened, left, cache_dir, answer)
-        _judge(rows, info, f"{where}: {opened.path}", cfg.on_error)
-        left = None if left is None else left - len(rows)
-        found.append(rows)
+    found = []
+    for source in from_dataset_info(_source(cfg, part), where):
+        left = source.limit
+        for opened in open_sources(source, where, cache_dir):
+            if left == 0:
+                break
+            rows, info = _load_one(cfg, source, part, opened, left, cache_dir, answer)
+            _judge(rows, info, f"{where}: {opened.path}", cfg.on_error)
+            left = None if left is None else left - len(rows)
+            found.append(rows)
     if len(found) == 1:
         rows = found[0]
     else:
@@ -177,27 +178,32 @@ def raw_rows(cfg: DictConfig, rows: Rows, ids: np.ndarray, cache_dir: str) -> It
     Raises UserError where a source no longer holds what was loaded.
     """
     where = f"data.{rows.name}"
-    source = from_dataset_info(_source(cfg, rows.name), where)
-    sources = open_sources(source, where, cache_dir)
-    if len(sources) < len(rows.parts):
-        raise UserError(f"{where}.path={source.path} names fewer files than when it was loaded; run again")
-    wanted, offset, left = np.sort(ids), 0, source.limit
-    for (_, table), opened in zip(rows.parts, sources, strict=False):  # sources beyond the limit have no table
-        changed = UserError(f"{where}: {opened.path} has changed since it was loaded; run again")
-        if Form.of(source, left).key(opened) != table.folder.name:
-            raise changed
-        first, last = np.searchsorted(wanted, [offset, offset + len(table)])
-        own = set((wanted[first:last] - offset).tolist())
-        for place, (_, raw) in enumerate(opened.rows() if own else ()):
-            if place in own and isinstance(raw, Mapping):
-                yield offset + place, raw
-                own.remove(place)
-                if not own:
-                    break
-        if own:
-            raise changed
-        offset += len(table)
-        left = None if left is None else left - len(table)
+    told = _source(cfg, rows.name)
+    sources = [(source, open_sources(source, where, cache_dir)) for source in from_dataset_info(told, where)]
+    if sum(len(files) for _, files in sources) < len(rows.parts):
+        raise UserError(f"{where}.path={told.path} names fewer files than when it was loaded; run again")
+    wanted, offset, tables = np.sort(ids), 0, iter(rows.parts)
+    for source, files in sources:
+        left = source.limit
+        for opened in files:
+            if left == 0:  # a source beyond the limit has no table
+                break
+            changed = UserError(f"{where}: {opened.path} has changed since it was loaded; run again")
+            _, table = next(tables, (None, None))
+            if table is None or Form.of(source, left).key(opened) != table.folder.name:
+                raise changed
+            first, last = np.searchsorted(wanted, [offset, offset + len(table)])
+            own = set((wanted[first:last] - offset).tolist())
+            for place, (_, raw) in enumerate(opened.rows() if own else ()):
+                if place in own and isinstance(raw, Mapping):
+                    yield offset + place, raw
+                    own.remove(place)
+                    if not own:
+                        break
+            if own:
+                raise changed
+            offset += len(table)
+            left = None if left is None else left - len(table)
 
 
 def _load_one(

@@ -130,6 +130,15 @@ def tiny(small_data, cache) -> list[str]:
 
 
 @pytest.fixture()
+def dataflex(tmp_path, monkeypatch) -> Path:
+    """A folder laid out as DataFlex's examples take it, and the current one."""
+    from tests.dataflex_files import lay_out
+
+    monkeypatch.chdir(tmp_path)
+    return lay_out(tmp_path)
+
+
+@pytest.fixture()
 def small_disk(tmp_path):
     """A file system of its own, and how to give it another size."""
     folder = tmp_path / "disk"

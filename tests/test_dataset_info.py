@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from near.data import load
+from near.data import load, raw_rows
 from near.errors import UserError
 from tests.conftest import configured, write_rows
 
@@ -52,6 +53,26 @@ def test_entries(info, cache):
         ("user", "hi"),
         ("assistant", "hello"),
     ]
+
+
+def test_several_entries_are_one_pool(info, cache):
+    """Each by its own columns, a limit for each, and labels by their names."""
+    cfg = configured("select", "data=files")
+    cfg.data.candidates.dataset_info, cfg.data.candidates.path = str(info), ["plain", "renamed", "chat"]
+    rows = load(cfg.data, "candidates", str(cache))
+    assert rows.sources().tolist() == ["plain", "renamed", "renamed", "chat"]
+    assert [rows.messages(i)[-1]["content"] for i in range(4)] == ["y", "that", "that", "hello"]
+    raw = dict(raw_rows(cfg.data, rows, np.array([0, 2, 3]), str(cache)))
+    assert [list(raw[i]) for i in (0, 2, 3)] == [
+        ["instruction", "input", "output"],
+        ["q", "more", "a"],
+        ["talk", "rules"],
+    ]
+    cfg.data.candidates.limit = 1
+    assert load(cfg.data, "candidates", str(cache)).sources().tolist() == ["plain", "renamed", "chat"]
+    cfg.data.candidates.path = ["plain", "plian"]
+    with pytest.raises(UserError, match="plian is no entry of .*did you mean plain"):
+        load(cfg.data, "candidates", str(cache))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ def test_help_and_a_mistyped_option_answer_before_heavy_imports(tmp_path):
     ("words", "says"),
     [
         (["max_k=3"], "max_k is not in the configuration; did you mean max_K?"),
+        (["from_yml=near.yaml"], "from_yml is not in the configuration; did you mean from_yaml?"),
+        (["from_yaml=near.yaml"], "from_yaml=near.yaml can't be read (no such file or directory)"),
         (["selector=neer"], "selector=neer: no such choice; did you mean near?"),
         (["trainer.args.learning_rat=1"], "is not an option of TrainingArguments; did you mean learning_rate"),
         (["trainer.args.eval_steps=3"], "write +trainer.args.eval_steps=..."),
