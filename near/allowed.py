@@ -87,6 +87,7 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "evaluation.lm_eval.batch_size": (int, 1, BIG),
     "export_size": (float, 1e-5, BIG),
     "tolerance": (float, 0, BIG),
+    "rounding_tolerance": (float, 0, BIG),
 }
 BOOLEANS = (
     "overwrite",
@@ -101,6 +102,7 @@ BOOLEANS = (
     "evaluation.lm_eval.apply_chat_template",
     "scoring.adam",
     "export_legacy_format",
+    "push_private",
 )
 LISTS = ("scoring.checkpoints", "scoring.modules", "evaluation.lm_eval.tasks")
 TEXTS = (
@@ -113,6 +115,7 @@ TEXTS = (
     "adapter_name_or_path",
     "model_name_or_path",
     "export_dir",
+    "push_to_hub",
     "template",
     "model.name_or_path",
     "model.revision",
@@ -149,6 +152,7 @@ NULLABLE = {
     "selector.reg_queries",
     *("index.nlist", "index.nprobe", "index.M", "index.ef_construction", "index.ef_search"),
     *("data.num_proc", "data.candidates.limit", "data.queries.limit", "data.eval.limit", "resume", "run", "template"),
+    "push_to_hub",
     *("adapter_name_or_path", "model_name_or_path", "model.revision", "model.template"),
     *("embedder.server.url", "embedder.server.model", "embedder.server.api_key_env"),
     *("embedder.query_prompt", "embedder.document_prompt"),
