@@ -130,7 +130,7 @@ def _merged(cfg: DictConfig, adapters: list[Adapter], folder: str, tokenizer, pr
         wanted = logits_of(adapted, prompts)
         try:  # in place: the copy that safe_merge makes is to find numbers that are none, as the comparison does
             model = adapted.merge_and_unload()
-        except (ValueError, AttributeError, NotImplementedError) as error:
+        except (ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
             raise UserError(f"{adapter.path} cannot be merged ({one_line(error)[:160]})") from error
         retie(model)
         differences.append(difference(wanted, logits_of(model, prompts)))

@@ -100,7 +100,7 @@ def _front(export: Export) -> dict:
     runs = [adapter.run for adapter in export.adapters if adapter.run is not None]
     selectors = [str(run.trained["selector"]) for run in runs if run.trained.get("selector")]
     front["tags"] = list(dict.fromkeys(["near", "data-selection", *(f"selector:{name}" for name in selectors)]))
-    found = dict.fromkeys(name for run in runs for part in _parts(run) for name in _sources(run, part))
+    found = dict.fromkeys(name for run in runs for part in _parts(run) for name in _paths(run, part).values())
     if hubs := [name for name in found if HUB.fullmatch(name) and not on_disk(name)]:
         front["datasets"] = hubs
     return front
@@ -120,19 +120,23 @@ def _run_name(run: Run) -> str:
 
 
 def _parts(run: Run) -> list[str]:
-    return [part for part in ("candidates", "queries", "eval") if _sources(run, part)]
+    return [part for part in ("candidates", "queries", "eval") if _paths(run, part)]
 
 
-def _sources(run: Run, part: str) -> list[str]:
-    """The names of a part's sources: hub and built-in names as they are, files by their last part."""
+def _paths(run: Run, part: str) -> dict[str, str]:
+    """A part's sources by their label, or by their number where they have none."""
     given = OmegaConf.select(run.config, f"data.{part}.path")
     if given is None:
-        return []
+        return {}
     if isinstance(given, DictConfig):
-        values = [f"{key}: {label(path)}" for key, path in given.items()]
-    else:
-        values = [label(path) for path in (given if isinstance(given, ListConfig) else [given])]
-    return values
+        return {str(key): str(path) for key, path in given.items()}
+    return {str(i): str(path) for i, path in enumerate(given if isinstance(given, ListConfig) else [given])}
+
+
+def _sources(run: Run, part: str) -> str:
+    """A part's sources: hub and built-in names as they are, files by their last part."""
+    named = _paths(run, part).items()
+    return ", ".join(label(path) if key.isdigit() else f"{key}: {label(path)}" for key, path in named)
 
 
 def _training(adapter: Adapter, several: bool) -> str:
@@ -147,7 +151,7 @@ def _training(adapter: Adapter, several: bool) -> str:
     for part in _parts(run):
         limit = config["data"][part].get("limit")
         more = f" (the first {limit:,} rows)" if limit else ""
-        lines.append(f"| {part} | {', '.join(_sources(run, part))}{more} | {prints.get(part, '')} |")
+        lines.append(f"| {part} | {_sources(run, part)}{more} | {prints.get(part, '')} |")
     told = [f"- Selector: {_selector(run, config)}", *_schedule(run, config["trainer"])]
     told.append(f"- Adapter: {_adapter_kind(adapter)}")
     if not run.final:
