@@ -10,7 +10,7 @@ from near.lineage import Run
 from near.tokens import render
 
 PROMPTS = 8  # of a run's rows
-LONGEST = 128  # tokens of a prompt: the last
+LONGEST = 96  # tokens of a prompt: the last
 POSITIONS = 32  # of a prompt whose logits are compared, the last: a vocabulary wide, they are what takes memory
 QUESTIONS = (
     "What is the capital of France?",

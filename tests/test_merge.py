@@ -170,7 +170,7 @@ def test_several_adapters_one_after_another(adapter, cache, tmp_path):
 
 def test_a_checkpoint_of_a_run(run, cache, tmp_path):
     checkpoint = next((run / "checkpoints").iterdir())
-    model = merged(checkpoint, cache, tmp_path / "out")
+    model = merged(checkpoint, cache, tmp_path / "out", "export_device=auto")
     torch.testing.assert_close(logits(model), adapted_logits(checkpoint, cache)[1], atol=1e-5, rtol=1e-5)
     text = (tmp_path / "out" / "README.md").read_text()
     assert f"Weights: of {checkpoint.name}, not of the run's end" in text
