@@ -89,6 +89,7 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "tracker.table_chars": (int, 0, BIG),
     "export_size": (float, 1e-5, BIG),
     "tolerance": (float, 0, BIG),
+    "rounding_tolerance": (float, 0, BIG),
 }
 BOOLEANS = (
     "overwrite",
@@ -105,6 +106,7 @@ BOOLEANS = (
     "export_legacy_format",
     "tracker.log_indices",
     "tracker.log_adapter",
+    "push_private",
 )
 LISTS = ("scoring.checkpoints", "scoring.modules", "evaluation.lm_eval.tasks")
 TEXTS = (
@@ -117,6 +119,7 @@ TEXTS = (
     "adapter_name_or_path",
     "model_name_or_path",
     "export_dir",
+    "push_to_hub",
     "template",
     "model.name_or_path",
     "model.revision",
@@ -153,6 +156,7 @@ NULLABLE = {
     "selector.reg_queries",
     *("index.nlist", "index.nprobe", "index.M", "index.ef_construction", "index.ef_search"),
     *("data.num_proc", "data.candidates.limit", "data.queries.limit", "data.eval.limit", "resume", "run", "template"),
+    "push_to_hub",
     *("adapter_name_or_path", "model_name_or_path", "model.revision", "model.template"),
     *("embedder.server.url", "embedder.server.model", "embedder.server.api_key_env"),
     *("embedder.query_prompt", "embedder.document_prompt"),

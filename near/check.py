@@ -81,6 +81,9 @@ def _shape_faults(cfg: DictConfig) -> list[str]:
             continue
         if isinstance(value, int) and not isinstance(value, bool):
             OmegaConf.update(cfg, key, str(value), force_add=True)  # a folder may be named 2024
+        elif key == "adapter_name_or_path" and _present(cfg, "export_dir") and isinstance(value, ListConfig):
+            if not value or not all(isinstance(path, str) and path for path in value):
+                faults.append(f"{key}={value} is not a list of paths; write it like {key}=[a,b]")
         elif not isinstance(value, str) or not value and not key.endswith("_prompt"):
             faults.append(f"{key}={value if value != '' else repr(value)} is not a path or name")
     return faults

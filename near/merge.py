@@ -1,106 +1,200 @@
-"""Merge an adapter into its base model, and prove that the merged model answers as the adapter did."""
+"""Merge adapters into their base model, and prove of the files written that they answer as the adapter did."""
 
 import logging
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from near.errors import UserError, one_line
-from near.files import folder_aside, provenance, read_json, write_json
-from near.hub import model_folder
+from near.files import digest, folder_aside, provenance, write_json
+from near.hub import check_push, model_folder, push
+from near.likeness import Difference, difference, logits_of, prompts_of
+from near.lineage import Adapter, adapters_of, base_of, refuse_quantised
+from near.locks import lock_file, locked
 from near.model import load_base, load_tokenizer, with_adapter
-from near.tokens import render
+from near.model_card import Export, model_card
+from near.templates import ENDS
+from near.tied_embeddings import retie, untie, widen
+from near.weight_files import count_weights, load_float32, settle_memory, write_weights, writing
 
 log = logging.getLogger(__name__)
 
-PROBES = (
-    "What is the capital of France?",
-    "Convert 1927-05-17 to a sentence with weekday, month, day and year.",
-    "Write a Python function that returns the n-th Fibonacci number.",
-)
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass
+class Merged:
+    """A merged model, and what it was compared with: the last adapter's logits on `prompts`."""
+
+    model: object
+    wanted: list[torch.Tensor]
+    differences: list[Difference]
 
 
 def merge(cfg: DictConfig, output_dir: Path) -> None:
-    """What merge.py does: the merged model, its tokenizer and chat template in `export_dir`, whole or not at all."""
-    export_dir, adapter = Path(cfg.export_dir), Path(cfg.adapter_name_or_path)
-    export_dir.parent.mkdir(parents=True, exist_ok=True)
-    if export_dir.exists() and (not export_dir.is_dir() or any(export_dir.iterdir())):
-        raise UserError(f"export_dir={export_dir} is not empty; name another folder or empty it")
-    base, revision = (cfg.model_name_or_path, None) if cfg.model_name_or_path else _base_of(adapter)
-    model_cfg = OmegaConf.create(
-        {
-            "name_or_path": base,
-            "revision": revision,
-            "dtype": "float32",  # sums of half-precision weights would round each weight once more
-            "trust_remote_code": cfg.trust_remote_code,
-            "template": cfg.template,
-        }
-    )
-    model_folder("model_name_or_path", base, revision, cfg.cache_dir, "model=smollm2")
-    tokenizer = load_tokenizer(model_cfg, cfg.cache_dir)
-    device = "cuda" if cfg.export_device == "auto" and torch.cuda.is_available() else "cpu"
-    adapted = with_adapter(load_base(model_cfg, cfg.cache_dir, device), adapter).eval()
-    before = _logits(adapted, tokenizer)
-    try:
-        merged = adapted.merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise UserError(f"{adapter} cannot be merged ({one_line(error)[:160]})") from error
-    difference = max(float((a - b).abs().max()) for a, b in zip(before, _logits(merged, tokenizer), strict=True))
-    if not difference <= cfg.tolerance:
+    """What merge.py does: the merged model, its tokenizer and model card in `export_dir`, whole or not at all.
+
+    Raises UserError for what can't be merged, and where the merged model, or the one read back from its files, does not
+    answer as the adapter did; OSError when the disk is full.
+    """
+    export_dir = Path(cfg.export_dir)
+    if cfg.push_to_hub is not None:
+        check_push(cfg.push_to_hub, cfg.overwrite)
+    adapters = adapters_of(cfg.adapter_name_or_path)
+    base, revision = base_of(adapters, cfg.model_name_or_path)
+    folder = model_folder("model_name_or_path", base, revision, cfg.cache_dir, "model=smollm2")
+    refuse_quantised(base, folder)
+    _check_place(export_dir, cfg, [Path(folder), *(adapter.path for adapter in adapters)])
+    _check_room(export_dir, count_weights(folder) * BYTES[cfg.export_dtype])
+    export = Export(cfg, base, revision, adapters)
+    with locked(lock_file(cfg.cache_dir, f"export-{digest(str(export_dir.resolve()))}"), remove=True):
+        for left in export_dir.parent.glob(f".{export_dir.name}.*.part"):  # by a merge that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        _export(cfg, export, folder)
+    write_json(output_dir / "merge.json", {**export.told(), "export_dir": str(export_dir), **provenance()})
+    log.info(f"wrote {export_dir} ({export.summary()})")
+    if cfg.push_to_hub is not None:
+        log.info(f"pushed to {push(export_dir, cfg.push_to_hub, cfg.push_private)}")
+
+
+def _export(cfg: DictConfig, export: Export, folder: str) -> None:
+    """Merge, write aside, read back, compare, and only then put the folder into its place."""
+    export_dir = Path(cfg.export_dir)
+    tokenizer = _tokenizer(cfg, export.adapters, folder)
+    prompts, export.compared_on = prompts_of(export.adapters[-1].run, tokenizer)
+    device = torch.accelerator.current_accelerator() if cfg.export_device == "auto" else None
+    merged = _merged(cfg, export.adapters, folder, tokenizer, prompts, device or "cpu")
+    export.merging = [found.told() for found in merged.differences]
+    _stop_tokens(merged.model, tokenizer, cfg.template)
+    with folder_aside(export_dir, replace=cfg.overwrite) as new:
+        write_weights(merged.model.to(getattr(torch, cfg.export_dtype)), new, cfg.export_size, cfg.export_legacy_format)
+        with writing(new):
+            tokenizer.save_pretrained(new)
+        wanted, merged = merged.wanted, None
+        settle_memory()
+        export.reading = _read_back(cfg, new, tokenizer, prompts, wanted, device or "cpu").told()
+        settle_memory()
+        export.quantised = _quantised(cfg, export, prompts, wanted)
+        (new / "README.md").write_text(model_card(export), encoding="utf-8")
+        if not cfg.overwrite and export_dir.exists() and any(export_dir.iterdir()):
+            raise UserError(f"export_dir={export_dir} was filled by another process meanwhile; name another folder")
+
+
+def _check_place(export_dir: Path, cfg: DictConfig, sources: list[Path]) -> None:
+    """UserError where `export_dir` holds something that is not to be replaced."""
+    if not export_dir.exists() or export_dir.is_dir() and not any(export_dir.iterdir()):
+        return
+    if not export_dir.is_dir() or not cfg.overwrite:
+        more = ", empty it, or set overwrite=true" if (export_dir / "config.json").is_file() else " or empty it"
+        raise UserError(f"export_dir={export_dir} is not empty; name another folder{more}")
+    if not (export_dir / "config.json").is_file():
+        raise UserError(f"export_dir={export_dir} holds something other than a model; empty it or name another folder")
+    for source in [*sources, Path.cwd()]:
+        if source.resolve().is_relative_to(export_dir.resolve()):
+            raise UserError(f"export_dir={export_dir} holds {source}, which is merged; name another folder")
+
+
+def _check_room(export_dir: Path, needed: int) -> None:
+    """UserError where the disk has no room for the export."""
+    folder = next(part for part in export_dir.resolve().parents if part.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
         raise UserError(
-            f"the merged model's logits differ from the adapter's by {difference:.2g}, more than "
-            f"tolerance={cfg.tolerance}; nothing was exported"
+            f"export_dir={export_dir} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free there; free some or "
+            "name another folder"
         )
-    with folder_aside(export_dir) as new:
-        _write(merged.to(getattr(torch, cfg.export_dtype)), new, cfg)
-        tokenizer.save_pretrained(new)
-    write_json(
-        output_dir / "merge.json",
-        {"base": model_cfg.name_or_path, "adapter": str(adapter), "export_dir": str(export_dir)}
-        | {"max_logit_difference": difference, "dtype": cfg.export_dtype, **provenance()},
-    )
-    log.info(f"wrote {export_dir} ({cfg.export_dtype}; logits differ from the adapter's by {difference:.1e} at most)")
 
 
-def _base_of(adapter: Path) -> tuple[str, str | None]:
-    """The base model that an adapter names, and its revision."""
-    path = adapter / "adapter_config.json"
-    if not path.is_file():
-        raise UserError(f"adapter_name_or_path={adapter}: no adapter_config.json there; give a run's adapter folder")
-    config = read_json(path)
-    if not config.get("base_model_name_or_path"):
-        raise UserError(f"{path} names no base model; set model_name_or_path")
-    return config["base_model_name_or_path"], config.get("revision")
+def _tokenizer(cfg: DictConfig, adapters: list[Adapter], folder: str):
+    """The tokenizer that the last adapter was trained with, with the template asked for or else its run's."""
+    last = adapters[-1]
+    own = last.path if (last.path / "tokenizer_config.json").is_file() else folder
+    template = cfg.template
+    if template is None and last.run is not None:
+        template = last.run.config.model.template
+    told = {"name_or_path": str(own), "trust_remote_code": cfg.trust_remote_code, "template": template}
+    return load_tokenizer(OmegaConf.create(told), cfg.cache_dir, folder=str(own), template_key="template")
 
 
-@torch.inference_mode()
-def _logits(model, tokenizer) -> list[torch.Tensor]:
-    """Logits of every position of the probes, float32 (1, T, vocabulary) each."""
-    found = []
-    for probe in PROBES:
-        text = render(tokenizer, [{"role": "user", "content": probe}], prompt_only=True)
-        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"].to(model.device)
-        found.append(model(input_ids=ids).logits.float().cpu())
+def _merged(cfg: DictConfig, adapters: list[Adapter], folder: str, tokenizer, prompts, device) -> Merged:
+    """The base with one adapter after another merged into it, each compared with itself before."""
+    model, wanted, differences = load_float32(folder, cfg.trust_remote_code, device), [], []
+    settle_memory()
+    for adapter in adapters:
+        widen(model, adapter.path, len(tokenizer))
+        adapted = with_adapter(model, adapter.path).eval()
+        untie(adapted)
+        wanted = logits_of(adapted, prompts)
+        try:  # in place: the copy that safe_merge makes is to find numbers that are none, as the comparison does
+            model = adapted.merge_and_unload()
+        except (ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
+            raise UserError(f"{adapter.path} cannot be merged ({one_line(error)[:160]})") from error
+        retie(model)
+        differences.append(difference(wanted, logits_of(model, prompts)))
+        _refuse(differences[-1].max, cfg.tolerance, "tolerance", f"with {adapter.path} merged, the model's logits")
+        settle_memory()
+    return Merged(model, wanted, differences)
+
+
+def _refuse(found: float, bound: float, key: str, what: str) -> None:
+    if not found <= bound:  # NaN, too
+        raise UserError(
+            f"{what} differ from the adapter's by {found:.2g}, more than {key}={bound}; nothing was exported"
+        )
+
+
+def _read_back(cfg: DictConfig, new: Path, tokenizer, prompts, wanted, device) -> Difference:
+    """The export as its files give it: the difference of its logits, in float32, from the adapter's."""
+    told = {"name_or_path": str(new), "trust_remote_code": cfg.trust_remote_code, "template": None}
+    again = load_tokenizer(OmegaConf.create(told), cfg.cache_dir, folder=str(new), template_key="template")
+    texts = [tokenizer.decode(ids) for ids in prompts]
+    cut = [one(texts, add_special_tokens=False)["input_ids"] for one in (tokenizer, again)]
+    if again.chat_template != tokenizer.chat_template or cut[0] != cut[1]:
+        raise UserError("the tokenizer read back from its files cuts text otherwise than before; nothing was exported")
+    found = difference(wanted, logits_of(load_float32(new, cfg.trust_remote_code, device), prompts))
+    if cfg.export_dtype == "float32":
+        _refuse(found.max, cfg.tolerance, "tolerance", "the logits of the files written")
+    else:
+        what = f"rounded to {cfg.export_dtype} the logits (root mean square, as a share of their spread)"
+        _refuse(found.share, cfg.rounding_tolerance, "rounding_tolerance", what)
     return found
 
 
-def _write(model, folder: Path, cfg: DictConfig) -> None:
-    size = f"{cfg.export_size}GB"
-    if not cfg.export_legacy_format:
-        model.save_pretrained(folder, max_shard_size=size)
-        return
-    from huggingface_hub import save_torch_state_dict
+def _stop_tokens(model, tokenizer, template: str | None) -> None:
+    """A generation config that ends answers where a template that was asked for ends them, and that can be saved."""
+    told = model.generation_config
+    if told.do_sample is not True and any(getattr(told, name) not in (None, usual) for name, usual in SAMPLING.items()):
+        told.do_sample = True  # what these say of a base's config; transformers saves none that contradicts itself
+    end = tokenizer.get_vocab().get(ENDS.get(template))
+    known = told.eos_token_id if isinstance(told.eos_token_id, list) else [told.eos_token_id]
+    if end is not None and end not in known:
+        told.eos_token_id = [end, *(token for token in known if token is not None)]
 
-    model.config.dtype = cfg.export_dtype
-    model.config.save_pretrained(folder)
-    if model.can_generate():
-        model.generation_config.save_pretrained(folder)
-    save_torch_state_dict(
-        model.state_dict(),
-        folder,
-        filename_pattern="pytorch_model{suffix}.bin",
-        max_shard_size=size,
-        safe_serialization=False,
-        shared_tensors_to_discard=list(model.all_tied_weights_keys or []),
+
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "typical_p": 1.0}
+
+
+def _quantised(cfg: DictConfig, export: Export, prompts, wanted) -> dict | None:
+    """How far the merged float32 model is from what was trained, where that was on a quantised base; None where not."""
+    last = export.adapters[-1]
+    if last.quantised is None:
+        return None
+    how = {"quantization": OmegaConf.to_container(last.quantised, resolve=True)}
+    told = {"name_or_path": export.base, "revision": export.revision, "dtype": "float32"}
+    told |= {"trust_remote_code": cfg.trust_remote_code, **how}
+    try:
+        model = with_adapter(load_base(OmegaConf.create(told), cfg.cache_dir), last.path).eval()
+    except (UserError, ImportError) as error:
+        log.warning(
+            f"{last.path} was trained on a quantised base, which can't be loaded here ({one_line(error)[:120]})"
+        )
+        return how
+    found = difference(logits_of(model, prompts), wanted)
+    log.info(
+        f"{last.path} was trained on a quantised base: merged into float32 weights its logits are another model's, by "
+        f"{found.share:.1%} of their spread, {found.agree:.1%} of the likeliest tokens the same"
     )
+    return how | found.told()

@@ -18,11 +18,12 @@ def base_folder(cfg: DictConfig, cache_dir: str) -> str:
     return model_folder("model.name_or_path", cfg.name_or_path, cfg.revision, cache_dir, "model=smollm2")
 
 
-def load_tokenizer(cfg: DictConfig, cache_dir: str):
-    """The base model's tokenizer, with its chat template and a padding token (without its own, the end-of-text one)."""
+def load_tokenizer(cfg: DictConfig, cache_dir: str, folder: str | None = None, template_key: str = "model.template"):
+    """The base model's tokenizer (or that in `folder`), with its chat template and a padding token (without its own,
+    the end-of-text one); UserError where it can't be loaded or has no template, which option `template_key` sets."""
     from transformers import AutoTokenizer
 
-    folder = base_folder(cfg, cache_dir)
+    folder = base_folder(cfg, cache_dir) if folder is None else folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -31,7 +32,7 @@ def load_tokenizer(cfg: DictConfig, cache_dir: str):
         raise UserError(f"the tokenizer of {folder} is not a fast one, which is needed to find answers in a chat")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    set_template(tokenizer, cfg.template)
+    set_template(tokenizer, cfg.template, template_key)
     return tokenizer
 
 
@@ -117,9 +118,7 @@ def with_adapter(model, path: str | Path, trainable: bool = False):
     with safe_open(weights, framework="numpy") as file:
         stored = set(file.keys())
     known = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    if stored != known:
-        odd = sorted(stored ^ known)[0]
-        raise UserError(
-            f"{misfit} ({len(stored ^ known)} weights differ, first {odd}); name the base it was trained on"
-        )
+    whole = set(get_peft_model_state_dict(adapted, save_embedding_layers=True)) | known  # embeddings may be stored, too
+    if odd := (stored - whole) | (known - stored):
+        raise UserError(f"{misfit} ({len(odd)} weights differ, first {min(odd)}); name the base it was trained on")
     return adapted

@@ -27,14 +27,18 @@ TEMPLATES = {
 }
 
 
-def set_template(tokenizer, name: str | None) -> None:
-    """Give `tokenizer` the chat template `name`; None leaves its own. UserError where it then has none."""
+ENDS = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>"}  # the token that ends a turn, where there is one
+
+
+def set_template(tokenizer, name: str | None, key: str = "model.template") -> None:
+    """Give `tokenizer` the chat template `name`; None leaves its own. UserError where it then has none (`key`: the
+    option that names one)."""
     if name is not None:
         if name not in TEMPLATES:
-            raise UserError(f"model.template={name} is not a template{did_you_mean(name, TEMPLATES)}")
+            raise UserError(f"{key}={name} is not a template{did_you_mean(name, TEMPLATES)}")
         tokenizer.chat_template = TEMPLATES[name]
     if tokenizer.chat_template is None:
         raise UserError(
-            f"model {tokenizer.name_or_path} has no chat template; set model.template to one of "
+            f"model {tokenizer.name_or_path} has no chat template; set {key} to one of "
             f"{', '.join(TEMPLATES)}, or use its instruction-tuned variant"
         )
