@@ -152,6 +152,8 @@ def place(tmp_path_factory) -> Path:
     done = process(str(ROOT / "train.py"), *small, "output_dir=RUN", cwd=place, env=environment(place))
     assert done.returncode == 0, done.stderr
     shutil.copytree(place / "RUN", place / "FOLDER" / "one")
+    for name in "AB":
+        shutil.copytree(place / "RUN" / "adapter", place / name)
     return place
 
 
