@@ -27,7 +27,6 @@ def run(tmp_path_factory, real_cache):
     folder = tmp_path_factory.mktemp("runs") / "dates"
     words = ["data.eval.limit=6", "evaluation.max_new_tokens=16", "data.cutoff_len=128", "data.candidates.limit=100"]
     words += ["selector=random", "trainer.warmup_step=6", "trainer.update_times=0", "trainer.args.learning_rate=1e-2"]
-    words += ["trainer.args.per_device_train_batch_size=2", "trainer.args.gradient_accumulation_steps=1"]
     train(configured("train", *words, f"cache_dir={real_cache}"), folder)
     return folder
 
