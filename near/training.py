@@ -271,6 +271,8 @@ def _inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
             f"selector.subset_size={selector.subset_size} is more than the {len(tokens.eligible)} eligible rows of the "
             "pool"
         )
+    if _dynamic(cfg):
+        selector.check_pool(rows.candidates, tokens.eligible)
     query_tokens = None
     if rows.needs.asks_model == "gradients":
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cfg.cache_dir)

@@ -26,6 +26,7 @@ GROUPS = (
     "tracker",
     "similarity",
     "scoring",
+    "mixer",
 )
 GROUPS = (*GROUPS, "experiment")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -37,7 +38,7 @@ def choices(group: str) -> list[str]:
 
 
 def test_every_file_is_seen():
-    assert len(CHOICES) == 63
+    assert len(CHOICES) == 69
     assert len(HYDRA) == 5
     assert len(SWEEPS) == 8
     found = {p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "sweeps"}
