@@ -70,6 +70,10 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     selector = selector_of(cfg.selector)
     needs = needs_of(cfg, selector) if _dynamic(cfg) else Needs()
     check_training(needs, args, cfg.scoring)
+    if "weighter" in cfg.trainer:
+        from near.weighting import check_weighting
+
+        check_weighting(args)
     with contextlib.ExitStack() as held:
         if state.is_main_process:  # a sweep that was killed may have left this job running
             lock = lock_file(cfg.cache_dir, f"run-{digest(str(output_dir.resolve()))}")
@@ -341,7 +345,7 @@ def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, 
     name = HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
     job = Job(
         selector=selector,
-        selector_name=name if _dynamic(cfg) else "static",
+        selector_name=name if _dynamic(cfg) else "dynamic_weight" if "weighter" in cfg.trainer else "static",
         tokens=inputs.tokens,
         pool=inputs.candidates,
         queries=inputs.queries,
