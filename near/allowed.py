@@ -100,6 +100,7 @@ BOOLEANS = (
     "overwrite",
     "dry_run",
     "trainer.group_by_length",
+    "trainer.whole_step",
     "data.refresh",
     "embedder.trust_remote_code",
     "model.trust_remote_code",

@@ -73,7 +73,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     if "weighter" in cfg.trainer:
         from near.weighting import check_weighting
 
-        check_weighting(args)
+        check_weighting(args, cfg.trainer.whole_step)
     with contextlib.ExitStack() as held:
         if state.is_main_process:  # a sweep that was killed may have left this job running
             lock = lock_file(cfg.cache_dir, f"run-{digest(str(output_dir.resolve()))}")

@@ -11,6 +11,7 @@ from near import training
 from near.errors import UserError
 from near.mixers.doremi import Doremi
 from near.picking import Picker
+from near.selection import select
 from near.trackers.base import LogCallback
 from near.training import train
 from tests.conftest import RANKS, configured, process
@@ -173,3 +174,16 @@ def test_two_processes_mix_alike(tiny, tmp_path):
         name = f"{a['round']:03d}_order.npy"
         orders = [np.load(tmp_path / n / "rounds" / name) for n in ("one", "two")]
         np.testing.assert_array_equal(*orders)
+
+
+def test_select_picks_rows_by_source(tiny, tmp_path):
+    """Without training: n rows in the proportions; what measures from round to round is refused."""
+    shared = [t for t in tiny if t.split(".")[0].split("=")[0] in ("data", "cache_dir", "embedder")]
+    words = [*shared, "max_K=15", "selector=mix", "n=8"]
+    select(configured("select", *words, "mixer=static", "mixer.proportions={sum: 3, animal: 1}"), tmp_path / "out")
+    ids = np.load(tmp_path / "out" / "subset.npy")
+    assert np.bincount(ids % 3, minlength=3).tolist() == [0, 6, 2]
+    with pytest.raises(UserError, match="selector=mix measures losses from round to round; use it in train.py"):
+        select(configured("select", *words, "mixer=odm"), tmp_path / "odm")
+    with pytest.raises(UserError, match="mixer.proportions.x: the pool has no source of that name"):
+        select(configured("select", *words, "mixer=static", "mixer.proportions={x: 1}"), tmp_path / "x")

@@ -135,10 +135,26 @@ def test_the_loss_is_the_weighted_sum_by_hand(tiny, tmp_path, monkeypatch, weigh
     assert logged == pytest.approx([seen[0][0] + seen[1][0], seen[2][0] + seen[3][0]], rel=1e-5)
 
 
+def test_rows_of_a_whole_step_are_weighed_together(tiny, tmp_path):
+    """Four batches of one row are a batch of four, where dropout draws nothing: the same losses and weights."""
+    pairs = {"one": (4, 1), "four": (1, 4), "two": (2, 2)}
+    for name, (batch, accumulated) in pairs.items():
+        more = [f"trainer.args.per_device_train_batch_size={batch}", "trainer.whole_step=true"]
+        more += [f"trainer.args.gradient_accumulation_steps={accumulated}"]
+        train(configured("train", *weighted(tiny, "linupper", *more)), tmp_path / name)
+    for name in ("four", "two"):
+        close(tmp_path / name, tmp_path / "one")
+        extra = [json.loads((tmp_path / n / "train_metrics.json").read_text())["history"][2:] for n in (name, "one")]
+        for a, b in zip(*extra, strict=True):
+            assert a["largest_weight"] == pytest.approx(b["largest_weight"], rel=1e-4)
+            assert a["unweighted_loss"] == pytest.approx(b["unweighted_loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize("at", [1, 5])
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monkeypatch, at):
     """Stopped in the warm-up, and later."""
     settings = weighted(tiny, "linupper", f"trainer.args.save_steps={at}", "finetuning.lora_dropout=0.1")
+    settings += ["trainer.args.gradient_accumulation_steps=2", "trainer.whole_step=true"]
     train(configured("train", *settings), tmp_path / "whole")
     save = DynamicWeightTrainer._save_checkpoint
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from near.data import Rows
+from near.data import BLOCK, Rows
 from near.errors import UserError
 from near.selectors.base import Round
 
@@ -20,14 +20,23 @@ class Sources:
     @classmethod
     def of(cls, pool: Rows, eligible: np.ndarray) -> "Sources":
         """UserError for a pool with one source alone."""
-        names, owner = np.unique(pool.sources(eligible).astype(str), return_inverse=True)
-        if len(names) < 2:
+        known: dict[str, int] = {}
+        owner = np.empty(len(eligible), dtype=np.int32)
+        for start in range(0, len(eligible), BLOCK):
+            some = pool.sources(eligible[start : start + BLOCK]).astype(str)
+            names, own = np.unique(some, return_inverse=True)
+            owner[start : start + BLOCK] = np.array([known.setdefault(name, len(known)) for name in names.tolist()])[
+                own
+            ]
+        if len(known) < 2:
             raise UserError(
-                f"all {len(eligible)} eligible rows are of one source ({names[0]}), so that there is nothing to mix; "
-                "label them with data.candidates.columns.source=COLUMN or 'data.candidates.path={maths: a.jsonl, law: "
-                "b.jsonl}'"
+                f"all {len(eligible)} eligible rows are of one source ({next(iter(known))}), so that there is nothing "
+                "to mix; label them with data.candidates.columns.source=COLUMN or 'data.candidates.path={maths: "
+                "a.jsonl, law: b.jsonl}'"
             )
-        return cls(tuple(names.tolist()), tuple(eligible[owner == i] for i in range(len(names))))
+        rows = np.split(eligible[np.argsort(owner, kind="stable")], np.cumsum(np.bincount(owner))[:-1])
+        names = sorted(known)
+        return cls(tuple(names), tuple(rows[known[name]] for name in names))
 
     def __len__(self) -> int:
         return len(self.names)

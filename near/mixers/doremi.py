@@ -21,6 +21,8 @@ class Doremi(MeasuringMixer):
     reference: whose losses are compared with, a run's folder, adapter or checkpoint (the paper's is a model trained on
     the pool as it is: train one with mixer=static); None: the base model as it was before training.
 
+    The paper makes thousands of updates with eta=1; few rounds need a larger one to move far.
+
     The paper draws sources alike and weighs their losses by a; drawing by a has the same expected gradient where rows
     are alike in length. It updates at every step by the batch, here it is every round by a sample of each source. Its
     result is the mean of a over all updates, `average` in the record, with which a model is then trained anew:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from near.errors import UserError
 from near.mixers.base import Mixer, Sources
 from near.selectors.base import Round, Selector, Subset
 
@@ -30,7 +31,7 @@ class Mix(Selector):
         return "measures losses from round to round" if self.mixer.asks_model else None
 
     def check_pool(self, pool, eligible: np.ndarray) -> None:
-        self.mixer.check(self._sources(pool, eligible))
+        self._sources(pool, eligible)
 
     def select(self, round: Round) -> Subset:
         sources = self._sources(round.pool, round.eligible)
@@ -54,7 +55,13 @@ class Mix(Selector):
 
     def _sources(self, pool, eligible: np.ndarray) -> Sources:
         if self._known is None or self._known[0] is not pool or self._known[1] is not eligible:
-            self._known = pool, eligible, Sources.of(pool, eligible)
+            if pool is None:
+                raise UserError(
+                    "selector=mix picks rows by their source, which vectors alone don't tell; give the rows"
+                )
+            found = Sources.of(pool, eligible)
+            self.mixer.check(found)
+            self._known = pool, eligible, found
         return self._known[2]
 
 
