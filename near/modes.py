@@ -22,8 +22,8 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     other = f"selector={words['selector']}" if "selector" in words else "another selector"
     if trainer == MIXING and not mixes:
         faults.append(
-            f"trainer=dynamic_mix picks rows by their source, and {other} by something else; leave selector out, or "
-            "use trainer=dynamic_select"
+            f"trainer=dynamic_mix picks rows by their source, and {other} by something else; leave it out, or say "
+            "selector=mix; for other selectors use trainer=dynamic_select"
         )
     elif mixer and not mixes:
         faults.append(f"mixer={words.get('mixer', '...')} would not be read; use trainer=dynamic_mix, or leave it out")
@@ -37,9 +37,11 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
         faults.append("trainer=dynamic_weight has no weighter; use weighter=linupper, quadratic, extremes or uniform")
     if weighs and "selector" in words:
         faults.append(f"trainer=dynamic_weight trains on the whole pool, and {other} would not be read; leave it out")
-    if weighs and isinstance(steps := cfg.trainer.train_step, int) and steps <= cfg.trainer.warmup_step:
-        faults.append(
-            f"trainer.train_step={steps} holds trainer.warmup_step={cfg.trainer.warmup_step} and leaves no step to be "
-            "weighted; raise it"
-        )
+    if weighs:
+        steps, first = cfg.trainer.train_step, cfg.trainer.warmup_step
+        if isinstance(steps, int) and isinstance(first, int) and steps <= first:
+            faults.append(
+                f"trainer.train_step={steps} holds trainer.warmup_step={first} and leaves no step to be weighted; "
+                "raise it"
+            )
     return faults

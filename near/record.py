@@ -71,7 +71,7 @@ class Record:
             log.info(told(line))
         return line
 
-    def restore(self, lines: list[dict], subsets: list[np.ndarray], orders: list[np.ndarray]) -> None:
+    def restore(self, lines: list[dict], subsets: list[np.ndarray], orders: list[np.ndarray | None]) -> None:
         """After a restart: the rounds of the checkpoint, whatever folder it came from."""
         self.rounds = lines
         for ids in subsets:

@@ -136,7 +136,7 @@ class _Checkpoints(Trainer):
         self._restore(told["rounds"], subsets, given)
 
     def _restore(self, lines: list[dict], subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> None:
-        self.record.restore(lines, [], [])
+        raise NotImplementedError
 
     def _selector_state(self) -> dict[str, np.ndarray]:
         return {f"selector_{k}": v for k, v in self.job.selector.state_dict().items()}
@@ -161,8 +161,12 @@ class StaticTrainer(_Checkpoints):
         self._setup(job)
 
     def train(self, *args, **kwargs):
-        self.record.add(Stretch(0, 0, None, False), Subset(self.job.tokens.eligible), 0.0, None)
+        if not self.record.rounds:
+            self.record.add(Stretch(0, 0, None, False), Subset(self.job.tokens.eligible), 0.0, None)
         return super().train(*args, **kwargs)
+
+    def _restore(self, lines: list[dict], subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> None:
+        self.record.restore(lines, [self.job.tokens.eligible], [None])
 
 
 class DynamicSelectTrainer(_Checkpoints):

@@ -106,12 +106,13 @@ def test_static_by_hand():
     [
         (
             {"low": 1},
-            "mixer.proportions.low: the pool has no source of that name; did you mean law?; its sources are code",
+            "mixer.proportions.low: the pool has no source of that name; did you mean law?",
         ),
         ({"law": -1}, "mixer.proportions.law=-1 is not a number from 0 on"),
         ({"law": "much"}, "mixer.proportions.law=much is not a number"),
         ({"law": float("nan")}, "mixer.proportions.law=nan is not a number"),
         ({"law": 0}, "give no source a share"),
+        ([0.5, 0.5], "mixer.proportions=[0.5, 0.5] are not like {maths: 0.5, law: 0.5}, by source"),
         ({}, "give no source a share"),
     ],
 )

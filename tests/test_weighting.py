@@ -169,6 +169,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monke
     assert history(tmp_path / "broken") == history(tmp_path / "whole")
     weights = [(tmp_path / n / "adapter" / "adapter_model.safetensors").read_bytes() for n in ("whole", "broken")]
     assert weights[0] == weights[1]
+    lines = [(tmp_path / n / "rounds" / "rounds.jsonl").read_text().splitlines() for n in ("whole", "broken")]
+    assert len(lines[0]) == len(lines[1]) == 1
 
 
 def test_rows_that_can_not_be_weighed_are_refused_early(tiny, tmp_path):

@@ -1,5 +1,7 @@
 """Proportions that stay as they are."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from near.errors import UserError, did_you_mean
@@ -19,6 +21,8 @@ class Static(Mixer):
         self.given, self.temperature = proportions, temperature
         if proportions is None:
             return
+        if not isinstance(proportions, Mapping):
+            raise UserError(f"mixer.proportions={proportions} are not like {{maths: 0.5, law: 0.5}}, by source")
         for name, value in proportions.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise UserError(f"mixer.proportions.{name}={value} is not a number from 0 on")
@@ -30,8 +34,7 @@ class Static(Mixer):
         for name in map(str, self.given or {}):
             if name not in known:
                 raise UserError(
-                    f"mixer.proportions.{name}: the pool has no source of that name{did_you_mean(name, known)}; its "
-                    f"sources are {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
+                    f"mixer.proportions.{name}: the pool has no source of that name{did_you_mean(name, known)}"
                 )
 
     def proportions(self, round: Round, sources: Sources) -> np.ndarray:
