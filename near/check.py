@@ -20,6 +20,7 @@ from near.allowed import (
 )
 from near.config import CONF, flat_keys, select
 from near.errors import UserError, did_you_mean
+from near.modes import mode_faults
 from near.signature import keywords
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
@@ -39,6 +40,7 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     if not faults:  # what follows takes the shape for granted
         faults += _target_faults(cfg, "") + _unread_faults(cfg, typed) + _secret_faults(cfg, "")
         faults += _number_faults(cfg) + _choice_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg)
+        faults += mode_faults(cfg, typed)
     if faults:
         raise UserError("; ".join(faults))
 
@@ -208,6 +210,9 @@ def _schedule_faults(cfg: DictConfig) -> list[str]:
     if args is None:
         return []
     faults = [f"trainer.args.{k} is decided elsewhere; use {v}" for k, v in ELSEWHERE.items() if k in args]
+    if _present(cfg, "trainer.train_step"):
+        lengths = ("max_steps", "num_train_epochs")
+        return faults + [f"trainer.args.{k} is set by trainer.train_step" for k in lengths if k in args]
     if not _present(cfg, "trainer.update_step"):
         return faults
     faults += [f"trainer.args.{k} is set by the schedule; use {v}" for k, v in SCHEDULED.items() if k in args]

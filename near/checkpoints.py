@@ -17,11 +17,13 @@ from near.weights import kept, trained
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`weight`: its mean learning rate since the checkpoint before, as a share of all (as in LESS)."""
+    """`weight`: its mean learning rate since the checkpoint before, as a share of all (as in LESS); `named_by`: the key
+    of the configuration that names it."""
 
     folder: Path
     step: int
     weight: float
+    named_by: str = "scoring.checkpoints"
 
     @classmethod
     def all(cls, folders: list[str]) -> list["Checkpoint"]:
@@ -108,4 +110,4 @@ class Checkpoint:
         return {name: found[name].to(weight.device) for name, weight in trained(model).items()}
 
     def _misfit(self, why: str) -> UserError:
-        return UserError(f"scoring.checkpoints: {self.folder} does not fit the model ({why})")
+        return UserError(f"{self.named_by}: {self.folder} does not fit the model ({why})")

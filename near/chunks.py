@@ -71,8 +71,8 @@ class Chunks:
             return file.get_tensor(name)
 
     def gathered(self, name: str) -> np.ndarray:
-        """An array of one number a row, (n,)."""
+        """An array whose rows have one shape in all chunks, (n, ...)."""
         found = [self.read(number, name) for number in range(len(self.parts))]
-        out = np.empty(sum(map(len, found)), dtype=found[0].dtype)
+        out = np.empty((sum(map(len, found)), *found[0].shape[1:]), dtype=found[0].dtype)
         out[np.concatenate(self.parts)] = np.concatenate(found)
         return out

@@ -41,6 +41,7 @@ class Picker:
     def __init__(self, job: "Job", schedule: Schedule, batching: Batching):
         self.job, self.schedule, self.batching = job, schedule, batching
         self.subsets: list[np.ndarray] = []
+        self.orders: dict[int, np.ndarray] = {}  # of rounds whose selector said it
         self.trained = np.zeros(len(job.pool), dtype=np.int64)
         self._lengths = lengths(job.tokens.table) if batching.group_by_length else None
 
@@ -91,13 +92,15 @@ class Picker:
     def take(self, subset: Subset, stretch: Stretch) -> np.ndarray:
         """Make `subset` the round's; its order, int64 (draws,)."""
         self.subsets.append(subset.ids)
+        if subset.order is not None:
+            self.orders[stretch.index] = subset.order
         order = self.order(stretch)
         np.add.at(self.trained, order, 1)
         return order
 
-    def restore(self, subsets: list[np.ndarray]) -> list[np.ndarray]:
-        """Take back the rounds of a checkpoint; their orders."""
-        self.subsets = subsets
+    def restore(self, subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> list[np.ndarray]:
+        """Take back the rounds of a checkpoint, and the orders that selectors said; the orders of all."""
+        self.subsets, self.orders = subsets, given
         orders = [self.order(stretch) for stretch in self.schedule.rounds()[: len(subsets)]]
         for order in orders:
             np.add.at(self.trained, order, 1)
@@ -105,11 +108,13 @@ class Picker:
 
     def order(self, stretch: Stretch) -> np.ndarray:
         """The draws of a round whose subset is known."""
-        size = stretch.steps * self.batching.draws_per_step
-        order = draws(self.subsets[stretch.index], size, self.job.seed, stretch.index)
+        order = self.orders.get(stretch.index)
+        rows = len(self.subsets[stretch.index]) if order is None else len(order)
+        if order is None:
+            size = stretch.steps * self.batching.draws_per_step
+            order = draws(self.subsets[stretch.index], size, self.job.seed, stretch.index)
         if self._lengths is None:
             return order
-        rows = len(self.subsets[stretch.index])
         return grouped_by_length(order, rows, self._lengths, self.batching.batch, self.job.seed, stretch.index)
 
     def tokens(self, order: np.ndarray) -> int:

@@ -7,6 +7,7 @@ rounds.jsonl    one line a round
 """
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,7 @@ class Record:
             "never_seen": round(1 - float(self._seen[ids].mean()), 6),
             "sources": {str(sources[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")},
             "select_seconds": round(seconds, 4),
+            "mix": subset.mix,
             **(measured or {}),
         }
         self.rounds.append(line)
@@ -76,7 +78,7 @@ class Record:
             log.info(told(line))
         return line
 
-    def restore(self, lines: list[dict], subsets: list[np.ndarray], orders: list[np.ndarray]) -> None:
+    def restore(self, lines: list[dict], subsets: list[np.ndarray], orders: list[np.ndarray | None]) -> None:
         """After a restart: the rounds of the checkpoint, whatever folder it came from."""
         self.rounds = lines
         for ids in subsets:
@@ -96,6 +98,15 @@ class Record:
             write_npy(self.folder / f"{index:03d}_order.npy", order)
 
 
+def proportions(line: dict) -> dict[str, float]:
+    """What a tracker is told of a round's mix: mix/SOURCE, names without what a tracker can't hold."""
+    found: dict[str, float] = {}
+    for source, share in (line.get("mix") or {}).get("proportions", {}).items():
+        name = "mix/" + (re.sub(r"[^\w.-]+", "-", source).strip("-") or "source")
+        found[f"{name}-{len(found)}" if name in found else name] = share
+    return found
+
+
 def told(line: dict) -> str:
     """A round in one line of the log."""
     rows = line["rows"]
@@ -104,7 +115,10 @@ def told(line: dict) -> str:
         parts.append(f"mean score {line['mean_score']:.3f}")
     if line["overlap"] is not None:
         parts.append(f"overlap with the round before {line['overlap']:.2f}, {line['never_seen']:.0%} never seen before")
-    parts.append(", ".join(f"{source} {count / rows:.0%}" for source, count in list(line["sources"].items())[:3]))
+    shares = {source: count / rows for source, count in line["sources"].items()}
+    if line["mix"]:  # of the draws, which may pass over a small source many times
+        shares = dict(sorted(line["mix"]["proportions"].items(), key=lambda pair: -pair[1]))
+    parts.append(", ".join(f"{source} {share:.0%}" for source, share in list(shares.items())[:3]))
     if line.get("target_loss") is not None:
         parts.append(f"target loss so far {line['target_loss']:.4f}")
     return f"round {line['round']} ({line['selector']}) at step {line['step']}: {'; '.join(parts)}"

@@ -27,6 +27,7 @@ from near.hub import wanted_dtype
 from near.losses import answer_losses, by_row
 from near.model import base_folder
 from near.processes import is_main
+from near.sampler import lengths
 from near.tokens import Collator, Tokens
 from near.weights import weights_digest
 
@@ -95,7 +96,8 @@ class Asked:
 class Scorer:
     """Asks a model for losses and gradients of rows of `tokens` (the pool's) and of `queries`.
 
-    base: what decides the weights that are not trained; numbers: what else decides the results' bits.
+    base: what decides the weights that are not trained; numbers: what else decides the results' bits; base_folder: the
+    base model's files.
     """
 
     def __init__(
@@ -108,10 +110,11 @@ class Scorer:
         cache_dir: str,
         base: str,
         numbers: str = "",
+        base_folder: str = "",
     ):
         self.options, self.tokens, self.queries = options, tokens, queries
         self.tokenizer, self.collator, self.cutoff_len = tokenizer, Collator(tokenizer.pad_token_id), cutoff_len
-        self.cache_dir, self.base, self.numbers = cache_dir, base, numbers
+        self.cache_dir, self.base, self.numbers, self.base_folder = cache_dir, base, numbers, base_folder
         self.computed = 0  # chunks that this process computed
         self.told_plain = False
 
@@ -122,12 +125,31 @@ class Scorer:
             sums, counts = by_row(*answer_losses(model, self._batch(rows, model)), len(rows))
             return {"losses": (sums / counts.clamp(min=1)).float().cpu().numpy()}
 
-        made_of = ["losses", weights_digest(model), self.tokens.fingerprint]
+        return self._asked(model, ids, work, "losses").gathered("losses")
+
+    def token_losses(self, model, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The loss of every answer token of each row in turn, float32 (len(ids), longest row), 0 after its last, and
+        how many tokens it has, int64 (len(ids),); natural log, dropout is off."""
+        longest = int(lengths(self.tokens.table.select(ids)).max())
+
+        def work(rows: list[dict]) -> dict[str, np.ndarray]:
+            losses, owner = answer_losses(model, self._batch(rows, model))
+            counts = torch.bincount(owner, minlength=len(rows))
+            starts = counts.cumsum(0) - counts
+            found = torch.zeros((len(rows), longest), dtype=torch.float32, device=losses.device)
+            found[owner, torch.arange(len(owner), device=owner.device) - starts[owner]] = losses
+            return {"losses": found.cpu().numpy(), "counts": counts.cpu().numpy()}
+
+        chunks = self._asked(model, ids, work, "token losses")
+        return chunks.gathered("losses"), chunks.gathered("counts")
+
+    def _asked(self, model, ids: np.ndarray, work, what: str) -> Chunks:
+        made_of = [what, weights_digest(model), self.tokens.fingerprint]
         was_training = model.training
         model.eval()
         try:
             with torch.no_grad():
-                return self._chunks(made_of, self.tokens, ids, work, "losses").gathered("losses")
+                return self._chunks(made_of, self.tokens, ids, work, what)
         finally:
             model.train(was_training)
 
@@ -261,7 +283,9 @@ class Scorer:
 
 def scorer_of(cfg: DictConfig, tokens: Tokens, queries: Tokens | None, tokenizer, numbers: str = "") -> Scorer:
     """Who asks the model. `numbers`: what it computes in, where that is not its weights' type."""
-    base = [folder_digest(base_folder(cfg.model, cfg.cache_dir)), wanted_dtype(cfg.model.dtype)]
+    folder = base_folder(cfg.model, cfg.cache_dir)
+    base = [folder_digest(folder), wanted_dtype(cfg.model.dtype)]
     base.append(cfg.model.get("quantization") and dict(cfg.model.quantization))
     options = instantiate(cfg.scoring, _convert_="all")
-    return Scorer(options, tokens, queries, tokenizer, cfg.data.cutoff_len, cfg.cache_dir, digest(base), numbers)
+    limit = cfg.data.cutoff_len
+    return Scorer(options, tokens, queries, tokenizer, limit, cfg.cache_dir, digest(base), numbers, folder)

@@ -24,7 +24,7 @@ from near.data import Rows
 from near.errors import UserError
 from near.files import digest, raise_if_full
 from near.picking import Batching, Picker
-from near.record import Record
+from near.record import Record, proportions
 from near.rounds import Schedule, Stretch
 from near.sampler import RoundSampler
 from near.scoring import Scorer
@@ -35,6 +35,8 @@ from near.trackers.base import Run
 from near.trackers.tell import tell_round
 
 log = logging.getLogger(__name__)
+
+PARTS = ("ids", "scores", "order")  # the arrays of a Subset
 
 
 @dataclass
@@ -83,6 +85,11 @@ class _Checkpoints(Trainer):
         return []
 
     @property
+    def orders(self) -> dict[int, np.ndarray]:
+        """Of the rounds whose selector said it."""
+        return {}
+
+    @property
     def seconds(self) -> float:
         """Of training and selecting, those before a restart included."""
         return self.seconds_before + (time.perf_counter() - self.begun if self.begun else 0.0)
@@ -104,6 +111,7 @@ class _Checkpoints(Trainer):
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             arrays = {f"round_{i:06d}": ids for i, ids in enumerate(self.subsets)}
+            arrays |= {f"order_{i:06d}": order for i, order in self.orders.items()}
             arrays |= self._selector_state()
             told = {"identity": self._identity(), "rounds": self.record.rounds, "seconds": self.seconds}
             write_state(folder / STATE, arrays, told)
@@ -125,10 +133,12 @@ class _Checkpoints(Trainer):
             )
         self._load_selector_state(arrays)
         self.seconds_before = told["seconds"]
-        self._restore(told["rounds"], [arrays[name] for name in sorted(arrays) if name.startswith("round_")])
+        subsets = [arrays[name] for name in sorted(arrays) if name.startswith("round_")]
+        given = {int(name.removeprefix("order_")): arrays[name] for name in arrays if name.startswith("order_")}
+        self._restore(told["rounds"], subsets, given)
 
-    def _restore(self, lines: list[dict], subsets: list[np.ndarray]) -> None:
-        self.record.restore(lines, [], [])
+    def _restore(self, lines: list[dict], subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> None:
+        raise NotImplementedError
 
     def _selector_state(self) -> dict[str, np.ndarray]:
         return {f"selector_{k}": v for k, v in self.job.selector.state_dict().items()}
@@ -153,8 +163,12 @@ class StaticTrainer(_Checkpoints):
         self._setup(job)
 
     def train(self, *args, **kwargs):
-        self.record.add(Stretch(0, 0, None, False), Subset(self.job.tokens.eligible), 0.0, None)
+        if not self.record.rounds:
+            self.record.add(Stretch(0, 0, None, False), Subset(self.job.tokens.eligible), 0.0, None)
         return super().train(*args, **kwargs)
+
+    def _restore(self, lines: list[dict], subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> None:
+        self.record.restore(lines, [self.job.tokens.eligible], [None])
 
 
 class DynamicSelectTrainer(_Checkpoints):
@@ -194,6 +208,10 @@ class DynamicSelectTrainer(_Checkpoints):
     def subsets(self) -> list[np.ndarray]:
         return self.picker.subsets
 
+    @property
+    def orders(self) -> dict[int, np.ndarray]:
+        return self.picker.orders
+
     def _get_train_sampler(self, train_dataset=None) -> RoundSampler:
         return self.sampler
 
@@ -208,8 +226,8 @@ class DynamicSelectTrainer(_Checkpoints):
         start = (step - stretch.start) // self.schedule.slice_steps * size
         self.sampler.rows = self._running[start : start + size]
 
-    def _restore(self, lines: list[dict], subsets: list[np.ndarray]) -> None:
-        orders = self.picker.restore(subsets)
+    def _restore(self, lines: list[dict], subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> None:
+        orders = self.picker.restore(subsets, given)
         with contextlib.suppress(UserError):  # there is none, or it is damaged: the round is selected anew
             self._selected = read_state(self.record.folder / SELECTED)
         self.record.restore(lines, subsets, orders)
@@ -242,8 +260,8 @@ class DynamicSelectTrainer(_Checkpoints):
         subset = self.picker.checked(self._agreed(self.picker.pick(stretch, round)), stretch, round)
         seconds = time.perf_counter() - begun
         if self.args.should_save:
-            arrays = {"ids": subset.ids} | ({} if subset.scores is None else {"scores": subset.scores})
-            told = {"of": self._place(stretch), "seconds": seconds}
+            arrays = {name: getattr(subset, name) for name in PARTS if getattr(subset, name) is not None}
+            told = {"of": self._place(stretch), "seconds": seconds, "mix": subset.mix}
             write_state(self.record.folder / SELECTED, arrays | self._selector_state(), told)
         return subset, seconds
 
@@ -251,8 +269,7 @@ class DynamicSelectTrainer(_Checkpoints):
         """The main process's: sums on a GPU, or caches that are not shared, may differ by a rounding between ranks."""
         if self.accelerator.num_processes == 1:
             return subset
-        ids, scores = broadcast_object_list([subset.ids, subset.scores])
-        return Subset(ids, scores)
+        return broadcast_object_list([subset])[0]
 
     def _made_before(self, stretch: Stretch) -> tuple[Subset, float] | None:
         """The selection that was made for this round before a restart, if there is one."""
@@ -263,12 +280,17 @@ class DynamicSelectTrainer(_Checkpoints):
             return None
         log.info(f"round {stretch.index} was selected before the restart and is not selected again")
         self._load_selector_state(arrays)
-        return Subset(arrays["ids"], arrays.get("scores")), told["seconds"]
+        return Subset(**{name: arrays.get(name) for name in PARTS}, mix=told["mix"]), told["seconds"]
 
     def _place(self, stretch: Stretch) -> list:
         """What a selection is for: the run, the round and all rounds before, as text."""
         before = [hashlib.sha256(ids.tobytes()).hexdigest() for ids in self.subsets]
         return [stretch.index, digest([json.dumps(self._identity(), sort_keys=True), *before])]
+
+
+class DynamicMixTrainer(DynamicSelectTrainer):
+    """The same rounds on what `selector=mix` picks: rows of every source in the proportions of a mixer. Its name lets
+    the check of a configuration tell that it was asked for (near/check.py)."""
 
 
 class _Reselect(TrainerCallback):

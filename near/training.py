@@ -71,6 +71,10 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     selector = selector_of(cfg.selector)
     needs = needs_of(cfg, selector) if _dynamic(cfg) else Needs()
     check_training(needs, args, cfg.scoring)
+    if "weighter" in cfg.trainer:
+        from near.weighting import check_weighting
+
+        check_weighting(args, cfg.trainer.whole_step)
     with contextlib.ExitStack() as held:
         if state.is_main_process:  # a sweep that was killed may have left this job running
             lock = lock_file(cfg.cache_dir, f"run-{digest(str(output_dir.resolve()))}")
@@ -291,6 +295,8 @@ def _inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
             f"selector.subset_size={selector.subset_size} is more than the {len(tokens.eligible)} eligible rows of the "
             "pool"
         )
+    if _dynamic(cfg):
+        selector.check_pool(rows.candidates, tokens.eligible)
     query_tokens = None
     if rows.needs.asks_model == "gradients":
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cfg.cache_dir)
@@ -359,7 +365,7 @@ def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, 
     name = HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
     job = Job(
         selector=selector,
-        selector_name=name if _dynamic(cfg) else "static",
+        selector_name=name if _dynamic(cfg) else "dynamic_weight" if "weighter" in cfg.trainer else "static",
         tokens=inputs.tokens,
         pool=inputs.candidates,
         queries=inputs.queries,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # What of a configuration decides nothing but the rounds.
-OF_ROUNDS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path")
+OF_ROUNDS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer")
 KEPT = ("rounds", "adapter", "model", "loss.png", *ANSWERS)
 
 

@@ -1,5 +1,6 @@
 """For tests of what asks a model: a tiny one with LoRA and an optimizer, rows as tokens, and answers made up."""
 
+import contextlib
 import dataclasses
 
 import datasets
@@ -114,17 +115,31 @@ class FakeScorer:
     def __init__(self, losses=(), pool=(), queries=(), weights=(1.0,)):
         self._losses, self._pool, self._queries, self._weights = list(losses), pool, queries, weights
         self.asked: list[np.ndarray] = []
-        self.options = Scoring()
+        self.options, self.base_folder = Scoring(), ""
         self.queries = Tokens(None, np.arange(len(queries[0]) if len(queries) else 0))
 
     def losses(self, model, ids: np.ndarray) -> np.ndarray:
         self.asked.append(ids)
         return np.asarray(self._losses.pop(0), dtype=np.float32)[ids]
 
+    def token_losses(self, model, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of rows with one answer token each, or with as many as are told of each."""
+        losses = self.losses(model, ids)
+        return losses.reshape(len(ids), -1), np.full(len(ids), losses.size // len(ids))
+
     def gradients(self, model, optimizer, ids: np.ndarray):
         self.asked.append(ids)
         for weight, pool, queries in zip(self._weights, self._pool, self._queries, strict=True):
             yield Asked(weight, FakeFeatures(np.asarray(pool)[ids]), FakeFeatures(queries))
+
+
+class Adapted:
+    """What a reference needs of a model with an adapter."""
+
+    peft_config = ()
+
+    def disable_adapter(self):
+        return contextlib.nullcontext()
 
 
 class Away(Grader):

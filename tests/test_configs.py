@@ -9,8 +9,11 @@ from omegaconf import OmegaConf
 
 from near.config import CONF
 from near.embedders.base import Embedder
+from near.errors import UserError
+from near.mixers.base import Mixer
 from near.selectors.base import Selector
 from near.signature import keywords
+from near.weighters.base import Weighter
 from tests.conftest import ROOT, composed, configured
 
 GROUPS = (
@@ -26,6 +29,8 @@ GROUPS = (
     "tracker",
     "similarity",
     "scoring",
+    "mixer",
+    "weighter",
 )
 GROUPS = (*GROUPS, "experiment")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -38,7 +43,7 @@ def choices(group: str) -> list[str]:
 
 
 def test_every_file_is_seen():
-    assert len(CHOICES) == 66
+    assert len(CHOICES) == 77
     assert len(HYDRA) == 5
     assert len(SWEEPS) == 8
     assert len(AGENTS) == 8
@@ -48,13 +53,54 @@ def test_every_file_is_seen():
 
 @pytest.mark.parametrize("turn", range(max(len(choices(group)) for group in GROUPS)))
 def test_every_choice_composes(turn):
-    """The n-th choice of every group together (composing is what takes time): each choice comes up."""
-    chosen = {group: choices(group)[turn % len(choices(group))] for group in GROUPS if group != "experiment"}
+    """The n-th choice of every group together (composing is what takes time): each choice comes up. Mixers and
+    weighters have trainers of their own (below)."""
+    apart = ("experiment", "mixer", "weighter", "trainer")
+    chosen = {group: choices(group)[turn % len(choices(group))] for group in GROUPS if group not in apart}
+    chosen["trainer"] = ("dynamic_select", "static")[turn % 2]
     cfg = configured("train", *(f"{group}={name}" for group, name in chosen.items()))
     for group, name in chosen.items():
         written = OmegaConf.load(CONF / group / f"{name}.yaml")
         written = written[group] if group in written else written  # `@package _global_` sets others, too
         assert set(written) - {"defaults"} <= set(cfg[group]), group
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "trainer"),
+    [("mixer", name, "dynamic_mix") for name in choices("mixer")]
+    + [("weighter", name, "dynamic_weight") for name in choices("weighter")],
+)
+def test_every_mixer_and_weighter_composes(group, name, trainer):
+    cfg = configured("train", f"trainer={trainer}", f"{group}={name}")
+    assert set(OmegaConf.load(CONF / group / f"{name}.yaml")) == set(cfg[group])
+    reader = instantiate(cfg.selector).mixer if group == "mixer" else instantiate(cfg.trainer).keywords["weighter"]
+    assert isinstance(reader, Mixer if group == "mixer" else Weighter)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("trainer=dynamic_mix selector=near", "picks rows by their source, and selector=near by something else; leave"),
+        ("mixer=odm", "mixer=odm would not be read; use trainer=dynamic_mix"),
+        ("trainer=dynamic_mix ~mixer", "selector=mix has no mixer; use mixer=static, random, doremi or odm"),
+        ("weighter=linupper", "weighter=linupper would not be read; use trainer=dynamic_weight"),
+        ("trainer=dynamic_weight ~weighter", "trainer=dynamic_weight has no weighter; use weighter=linupper"),
+        ("trainer=dynamic_weight selector=near", "trains on the whole pool, and selector=near would not be read"),
+        (
+            "trainer=dynamic_weight trainer.train_step=4",
+            "trainer.train_step=4 holds trainer.warmup_step=4 and leaves no",
+        ),
+        ("trainer=dynamic_weight +trainer.args.max_steps=9", "trainer.args.max_steps is set by trainer.train_step"),
+        ("trainer=dynamic_mix mixer.sample=0", "mixer.sample=0 is too small; use mixer.sample>=1"),
+        ("trainer=dynamic_mix +mixer.samples=3", "mixer.samples is not an option of Odm; did you mean sample?"),
+        ("trainer=dynamic_weight weighter.r=0", "weighter.r=0 is too small"),
+        ("trainer=dynamic_mix mixer=doremi mixer.reference=3.5", "mixer.reference=3.5 is not a path or name"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_told(words, told):
+    with pytest.raises(UserError) as caught:
+        configured("train", *words.split())
+    assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", choices("experiment"))

@@ -140,3 +140,22 @@ def test_killed_once(tiny, tmp_path, kind):
     assert 0 < broken.saved() < 16 and not (broken.folder / "metrics.json").exists()
     broken.finish()
     assert_same(broken.folder, whole.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["dynamic_mix", "dynamic_weight"])
+def test_other_trainers_killed_once(tiny, tmp_path, trainer):
+    """A mixer's state and the order of its draws, and batches that are weighed, survive as all else does."""
+    kept = [word for word in tiny if not word.startswith(("trainer.", "evaluation."))]
+    own = {
+        "dynamic_mix": ["mixer=doremi", "mixer.sample=2", "mixer.eta=50", "trainer.update_times=3"],
+        "dynamic_weight": ["trainer.train_step=16"],
+    }[trainer]
+    shared = ["evaluation.answers=false", f"trainer.args.save_steps={EVERY}", "finetuning.lora_dropout=0.1"]
+    command = ["train.py", *kept, f"trainer={trainer}", *own, *shared]
+    whole, broken = Run(tmp_path / "whole", command), Run(tmp_path / "broken", command)
+    whole.finish()
+    broken.kill("any", 0.05, at_most=3)
+    assert 0 < broken.saved() < 16 and not (broken.folder / "metrics.json").exists()
+    broken.finish()
+    assert_same(broken.folder, whole.folder)

@@ -55,6 +55,7 @@ def test_a_round_is_kept_whole(tmp_path, caplog):
         "never_seen": 0.333333,
         "sources": {"sum": 2, "law": 1},
         "select_seconds": 0.25,
+        "mix": None,
     }
     assert "3 distinct rows, 2.0 passes; mean score 0.700; overlap with the round before 0.40, 33%" in caplog.text
     assert np.load(tmp_path / "rounds" / "001.npy").tolist() == [6, 2, 9]

@@ -18,10 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subset:
-    """`ids`: int64, distinct eligible rows of the pool, in the selector's order; `scores`: float32, one each."""
+    """`ids`: int64, distinct eligible rows of the pool, in the selector's order; `scores`: float32, one each.
+
+    `order`: int64 (round.draws,), the draws as they are to be trained, of these ids and no others; None: the sampler's
+    (near/sampler.py), which passes over them evenly. `mix`: numbers of sources by what they are, where rows were picked
+    by source; goes to the record.
+    """
 
     ids: np.ndarray
     scores: np.ndarray | None = None
+    order: np.ndarray | None = None
+    mix: dict[str, dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,10 @@ class Selector(ABC):
         for selectors that ask the model for gradients."""
         del queries, scoring
 
+    def check_pool(self, pool: "Rows", eligible: np.ndarray) -> None:
+        """UserError for a pool that it can't do with: before a model is loaded."""
+        del pool, eligible
+
     @abstractmethod
     def select(self, round: Round) -> Subset:
         """1 to `round.size` distinct eligible ids; the same on every process."""
@@ -126,4 +137,15 @@ def checked(subset: Subset, round: Round, name: str) -> Subset:
     strangers = np.setdiff1d(ids, round.eligible)
     if len(strangers):
         raise UserError(f"selector {name} returned row {strangers[0]}, which is not eligible, in round {round.index}")
+    if subset.order is not None:
+        order = np.asarray(subset.order)
+        if (
+            order.dtype != np.int64
+            or order.shape != (round.draws,)
+            or not np.array_equal(np.unique(order), np.sort(ids))
+        ):
+            raise UserError(
+                f"selector {name} returned an order of {order.dtype} {order.shape} in round {round.index}; it must be "
+                f"int64 ({round.draws},) and hold every row of its ids and no other"
+            )
     return subset

@@ -8,7 +8,7 @@ import numpy as np
 
 from near.errors import printable
 from near.files import write_npy
-from near.record import scores_file
+from near.record import proportions, scores_file
 from near.selectors.base import Subset
 from near.trackers.base import Run, named
 
@@ -25,7 +25,7 @@ def tell_round(run: Run, line: dict, subset: Subset, pool: "Rows") -> None:
     told = {f"selection/{name}": line[name] for name in ROUND if line.get(name) is not None}
     if line.get("target_loss") is not None:
         told["target/target_loss"] = line["target_loss"]
-    run.log(told, line["step"])
+    run.log(told | proportions(line), line["step"])
     if run.wanted.table_rows:
         rows = table(subset, pool, run.wanted.table_rows, run.wanted.table_chars)
         run.table(line["round"], line["step"], rows)
