@@ -24,7 +24,7 @@ from near.data import Rows
 from near.errors import UserError
 from near.files import digest, raise_if_full
 from near.picking import Batching, Picker
-from near.record import Record, proportions
+from near.record import Record
 from near.rounds import Schedule, Stretch
 from near.sampler import RoundSampler
 from near.scoring import Scorer
