@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import itertools
 import json
 import os
@@ -148,3 +149,11 @@ def small_disk(tmp_path):
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     yield folder, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _settled_heap():
+    """What modules of tests leave behind, imports above all, is not walked again by every later collection: with some
+    millions of objects one takes seconds."""
+    gc.collect()
+    gc.freeze()

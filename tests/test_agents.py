@@ -96,6 +96,7 @@ def test_as_a_configuration_it_is_refused():
 
 
 @pytest.mark.model
+@pytest.mark.slow
 @pytest.mark.process
 def test_an_agent_runs_its_jobs(tiny, tmp_path, monkeypatch):
     """W&B's own agent, without its server: what it is told to run, and what comes of it."""

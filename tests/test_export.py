@@ -224,10 +224,10 @@ def test_a_selector_without_neighbours_embeds_nothing(config, pool, tmp_path, mo
     assert pa.parquet.read_schema(out / "subset.parquet").field("score").type == pa.float32()
 
 
-# tests/test_asking_runs.py has those that ask the model; near_rds embeds with it
+# tests/test_asking_runs.py has those that ask the model, tests/test_mix_runs.py mix; near_rds embeds with it
 WITHOUT_MODEL = sorted(
     name
-    for name in set(choices("selector")) - {"near_rds", "queries"}
+    for name in set(choices("selector")) - {"near_rds", "queries", "mix"}
     if "shortlist" not in (CONF / "selector" / f"{name}.yaml").read_text(encoding="utf-8")
 )
 

@@ -145,7 +145,7 @@ def test_select_takes_a_training_files_data(dataflex):
 
 def same_runs(one: Path, two: Path) -> None:
     names = sorted(p.name for p in (one / "rounds").glob("*.npy"))
-    assert len(names) == 6 and names == sorted(p.name for p in (two / "rounds").glob("*.npy"))
+    assert len(names) == 8 and names == sorted(p.name for p in (two / "rounds").glob("*.npy"))
     for name in names:
         np.testing.assert_array_equal(np.load(one / "rounds" / name), np.load(two / "rounds" / name))
     weights = [(run / "adapter" / "adapter_model.safetensors").read_bytes() for run in (one, two)]

@@ -49,6 +49,7 @@ def exported(run, real_cache, folder, *more) -> Path:
     return folder / "out"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("legacy", ["false", "true"])
 def test_transformers_answers_as_the_adapter_did(run, real_cache, tmp_path, legacy):
     out = exported(run, real_cache, tmp_path, f"export_legacy_format={legacy}", "export_size=0.2")
@@ -70,6 +71,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.parametrize("words", [["export_dtype=bfloat16"], ["export_legacy_format=true"]])

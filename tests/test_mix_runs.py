@@ -12,7 +12,6 @@ from near.errors import UserError
 from near.mixers.doremi import Doremi
 from near.picking import Picker
 from near.selection import select
-from near.trackers.base import LogCallback
 from near.training import train
 from tests.conftest import RANKS, configured, process
 from tests.test_configs import choices
@@ -134,16 +133,16 @@ def test_what_can_not_be_mixed_is_refused_before_a_model_is_loaded(tiny, tmp_pat
     )
 
 
-def test_trackers_and_the_log_are_told_of_the_mix(tiny, tmp_path, monkeypatch, caplog):
+def test_trackers_and_the_log_are_told_of_the_mix(tiny, tmp_path, caplog):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     caplog.set_level(logging.INFO)
-    told = []
-    monkeypatch.setattr(
-        LogCallback, "on_log", lambda self, a, s, c, logs=None, **kw: told.append((s.global_step, logs))
-    )
-    train(configured("train", *mix(tiny, "static", "mixer.proportions={sum: 3, animal: 1}")), tmp_path)
-    shares = [(step, {k: v for k, v in logs.items() if k.startswith("mix/")}) for step, logs in told]
-    wanted = {"mix/animal": 0.25, "mix/colour": 0.0, "mix/sum": 0.75}
-    assert [(step, found) for step, found in shares if found] == [(2, wanted), (6, wanted)]
+    asked = mix(tiny, "static", "mixer.proportions={sum: 3, animal: 1}", "tracker=tensorboard")
+    train(configured("train", *asked), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    for source, share in (("animal", 0.25), ("colour", 0.0), ("sum", 0.75)):
+        assert [(e.step, e.value) for e in events.Scalars(f"mix/{source}")] == [(2, share), (6, share)]
     assert "round 1 (mix) at step 2: 8 distinct rows" in caplog.text and "sum 75%, animal 25%" in caplog.text
 
 
