@@ -118,6 +118,7 @@ def test_a_rank_that_fails_ends_the_job_with_its_own_error(tiny, tmp_path):
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_accelerate_launch_is_torchrun(tiny, tmp_path):
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
     launch += ["--main_process_port=0", "--mixed_precision=no", "--dynamo_backend=no"]

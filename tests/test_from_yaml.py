@@ -182,6 +182,7 @@ def test_a_near_yaml_trains_and_its_printed_command_is_the_same_to_the_bit(dataf
     assert both[0].read_bytes() == both[1].read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.process
 def test_a_sweep_of_a_file(dataflex):

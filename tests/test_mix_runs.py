@@ -146,6 +146,7 @@ def test_trackers_and_the_log_are_told_of_the_mix(tiny, tmp_path, caplog):
     assert "round 1 (mix) at step 2: 8 distinct rows" in caplog.text and "sum 75%, animal 25%" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_jobs_with_the_same_rounds_are_trained_once(tiny, tmp_path):
     """A mixer without a model tells its rounds ahead: the same proportions in other units are the same rows."""
@@ -159,6 +160,7 @@ def test_jobs_with_the_same_rounds_are_trained_once(tiny, tmp_path):
         assert lines(folder.parent)[1]["mix"]["proportions"]["sum"] in (0.75, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_two_processes_mix_alike(tiny, tmp_path):
     """One row on each of two processes is two on one, also where the adapter is put aside between steps."""

@@ -42,6 +42,7 @@ def told(text: str) -> str:
     return next(line for line in text.splitlines() if line.startswith("wandb: offline; "))
 
 
+@pytest.mark.slow
 def test_a_killed_job_is_synced_whole(server, tiny, tmp_path):
     """What W&B had not written when the process was killed is written by the process that resumes."""
     words = [

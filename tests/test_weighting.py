@@ -185,6 +185,7 @@ def test_rows_that_can_not_be_weighed_are_refused_early(tiny, tmp_path):
     assert "label_smoothing_factor=0.1 is not known" in refused("+trainer.args.label_smoothing_factor=0.1")
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_two_processes_weigh_all_their_rows_together(tiny, tmp_path):
     """Two rows on each of two processes are four on one: the same rows a step, the same weights, the same losses."""
