@@ -89,6 +89,7 @@ def test_vllm_answers_as_the_adapter_did(run, real_cache, tmp_path):
     """Token for token, greedily, in float32: the export in vLLM against the adapter in transformers."""
     import vllm
 
+    assert answers_of_the_run(run) != answers_of_the_run(run, "base_answers"), "it is the adapter that answers"
     out = exported(run, real_cache, tmp_path)
     config = adapters_of(str(run / "adapter"))[0].run.config
     tokenizer, prompts = questions(run, real_cache)
