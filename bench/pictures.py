@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 1100, 700
 # what to scroll to, whether dark, and what is done there first
 VIEWS = {
     "verdict": ("verdict", False, ""),
-    "losses": ("losses", False, "document.querySelectorAll('#losses > div')[1].scrollIntoView(); window.scrollBy(0, -70)"),
+    "losses": ("losses", False, "document.querySelectorAll('#losses > div')[1].scrollIntoView(); scrollBy(0, -70)"),
     "map": ("map", True, "near.map.zoom(1.1)"),
     "queries": ("queries", False, ""),
     "answers": ("answers", False, ""),
