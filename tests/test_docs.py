@@ -174,6 +174,8 @@ def test_runs(command, place):
     small = list(SMALL.get(script, []))
     if script in ("select.py", "train.py") and not re.search(r"embedder=|experiment=|sweeps=embedders", command):
         small.append("embedder=hashing")
+    if "trainer=dynamic_weight" in command:
+        small = [word for word in small if "update_" not in word] + ["trainer.train_step=2"]
     small += ["seed=1"] if "sweeps=" in command else []
     small += ["n=20"] if " n=" in command else []
     small += ["row=3"] if " row=" in command else []
