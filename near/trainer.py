@@ -234,20 +234,20 @@ class DynamicSelectTrainer(_Checkpoints):
 
     def _begin_round(self, stretch: Stretch) -> None:
         begun = time.perf_counter()
-        spent = self.seconds - sum(line.get("evaluate_seconds") or 0.0 for line in self.record.rounds)
+        spent = self._spent()
         model = {"model": self.model, "optimizer": self.optimizer, "accelerator": self.accelerator}
         round = self.picker.round(stretch, collator=self.job.collator, **model)
         subset, seconds = (
             self._made_before(stretch) or self.job.planned.get(stretch.index) or self._select(stretch, round, begun)
         )
         self._running = self.picker.take(subset, stretch)
-        told = {
-            "seconds": float(f"{spent:.3f}"),
-            "tokens": self.picker.tokens(self._running),
-            **self._measured(stretch),
-        }
+        told = {"seconds": spent, "tokens": self.picker.tokens(self._running), **self._measured(stretch)}
         line = self.record.add(stretch, subset, seconds, self._running, told)
         tell_round(self.job.tracked, line, subset, self.job.pool)
+
+    def _spent(self) -> float:
+        """Seconds of training and selecting so far, without evaluating."""
+        return round(self.seconds - sum(line.get("evaluate_seconds") or 0.0 for line in self.record.rounds), 3)
 
     def _measured(self, stretch: Stretch) -> dict:
         """The target loss as the round begins, and the seconds that took; None where nothing is evaluated."""

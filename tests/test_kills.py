@@ -134,9 +134,13 @@ def test_killed_once(tiny, tmp_path, kind):
     command = words(tiny, "trainer.update_times=3", *KINDS[kind])
     if kind == "two processes":
         command = [*RANKS, *command]
+    assert_killed_once_is_the_same(tmp_path, command, at_most=2)
+
+
+def assert_killed_once_is_the_same(tmp_path, command, at_most: int) -> None:
     whole, broken = Run(tmp_path / "whole", command), Run(tmp_path / "broken", command)
     whole.finish()
-    broken.kill("any", 0.05, at_most=2)
+    broken.kill("any", 0.05, at_most=at_most)
     assert 0 < broken.saved() < 16 and not (broken.folder / "metrics.json").exists()
     broken.finish()
     assert_same(broken.folder, whole.folder)
@@ -153,9 +157,4 @@ def test_other_trainers_killed_once(tiny, tmp_path, trainer):
     }[trainer]
     shared = ["evaluation.answers=false", f"trainer.args.save_steps={EVERY}", "finetuning.lora_dropout=0.1"]
     command = ["train.py", *kept, f"trainer={trainer}", *own, *shared]
-    whole, broken = Run(tmp_path / "whole", command), Run(tmp_path / "broken", command)
-    whole.finish()
-    broken.kill("any", 0.05, at_most=3)
-    assert 0 < broken.saved() < 16 and not (broken.folder / "metrics.json").exists()
-    broken.finish()
-    assert_same(broken.folder, whole.folder)
+    assert_killed_once_is_the_same(tmp_path, command, at_most=3)
