@@ -1,5 +1,6 @@
 """The runs below a folder: what each left of its training and its evaluation."""
 
+import contextlib
 import functools
 import logging
 import re
@@ -14,6 +15,7 @@ from near.files import read_json, read_jsonl
 
 log = logging.getLogger(__name__)
 
+WARMUP = "warm-up"  # the selector of such a round, in rounds.jsonl
 KEYS = {"selector", "model", "target_loss", "rows", "tokens", "answers_right", "eval_fingerprint"}
 
 
@@ -62,6 +64,17 @@ class Run:
         """The same of the untrained model."""
         return _examples(self.folder / "base_answers.jsonl")
 
+    @functools.cached_property
+    def drawn(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The distinct rows that each round trained, int64 ascending: of the selector's rounds, and of the warm-ups;
+        without rounds whose files are gone or damaged."""
+        picked, warmups = [], []
+        for line in self.rounds:
+            ids = _drawn(self.folder / "rounds", f"{line['round']:03d}")
+            if ids is not None:
+                (warmups if line["selector"] == WARMUP else picked).append(ids)
+        return picked, warmups
+
     @property
     def selecting(self) -> float | None:
         """Seconds of selection: embedding and searching as they took when they were done, and the rounds' own."""
@@ -69,6 +82,13 @@ class Run:
             return None
         spent = [self.training.get(k) for k in ("select_seconds", "embed_seconds", "search_seconds")]
         return sum(s for s in spent if s is not None)
+
+
+def _drawn(folder: Path, stem: str) -> np.ndarray | None:
+    for name in (f"{stem}_order.npy", f"{stem}.npy"):  # of the plain Trainer only the subset is known
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            return np.unique(np.load(folder / name, allow_pickle=False))
+    return None
 
 
 def _examples(path: Path) -> tuple[np.ndarray, np.ndarray] | None:

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from near.compare import Group
-from near.errors import UserError
 from near.runs import Run
-
-WARMUP = "warm-up"
 
 
 @dataclass(frozen=True)
@@ -29,33 +26,12 @@ class Taken:
 
 def taken(group: Group) -> Taken:
     """Of the runs whose rounds can be read."""
-    per_run = [rows_of(run) for run in group.runs.values()]
+    per_run = [run.drawn for run in group.runs.values()]
     picked = [rounds for rounds, _ in per_run]
     ids, runs = _counts([np.unique(np.concatenate(r)) for r in picked if r])
     _, rounds = _counts([ids for r in picked for ids in r])
     warm, _ = _counts([ids for _, warmups in per_run for ids in warmups])
     return Taken(ids, runs, rounds, np.setdiff1d(warm, ids))
-
-
-def rows_of(run: Run) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The distinct rows that each round of a run trained: of the selector's rounds, and of the warm-ups."""
-    picked, warmups = [], []
-    for line in run.rounds:
-        ids = _drawn(run, line)
-        if ids is not None:
-            (warmups if line["selector"] == WARMUP else picked).append(ids)
-    return picked, warmups
-
-
-def _drawn(run: Run, line: dict) -> np.ndarray | None:
-    """None where the round's files are gone or damaged."""
-    stem = f"{line['round']:03d}"
-    for name in (f"{stem}_order.npy", f"{stem}.npy"):  # of the plain Trainer only the subset is known
-        try:
-            return np.unique(np.load(run.folder / "rounds" / name, allow_pickle=False))
-        except (OSError, ValueError, EOFError, UserError):
-            continue
-    return None
 
 
 def _counts(sets: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +59,7 @@ def overlaps(groups: list[Group]) -> np.ndarray:
 
 
 def _all(run: Run) -> np.ndarray:
-    picked, _ = rows_of(run)
+    picked, _ = run.drawn
     return np.unique(np.concatenate(picked)) if picked else np.empty(0, dtype=np.int64)
 
 
