@@ -14,7 +14,7 @@ from near.twins import note
 
 if TYPE_CHECKING:
     from near.base_model import BaseMetrics
-    from near.training import Inputs
+    from near.inputs import Inputs
 
 SCHEMA_VERSION = 1
 

@@ -4,10 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-import re
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,30 +17,28 @@ from omegaconf import DictConfig, OmegaConf
 from near.arguments import is_sharded, partitioned, tell_precision, training_arguments
 from near.base_model import BaseMetrics
 from near.benchmarks import benchmarks
-from near.config import agent_sweep, differences, public
-from near.config import identity as outcome
-from near.data import Rows, given, load
+from near.config import agent_sweep, public
 from near.dedup import without_near_duplicates
+from near.earlier import clear, newest_checkpoint
 from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, one_line
-from near.evaluate import ANSWERS, summary
+from near.evaluate import summary
 from near.files import aside, digest, read_json, read_jsonl
 from near.generation import answering
 from near.gradients import watched_layers
+from near.inputs import Inputs, is_dynamic, load_inputs, load_rows
 from near.locks import lock_file, locked
-from near.measure import Sets, check_evaluation, evaluation_sets, loss_of, measure, measure_all
-from near.model import add_finetuning, base_folder, check_quantization, load_base, load_tokenizer
+from near.measure import check_evaluation, loss_of, measure, measure_all
+from near.model import add_finetuning, base_folder, check_quantization, load_base
 from near.needs import Needs, check_training, needs_of
 from near.outcome import save, write_outcome
 from near.picking import Batching, Picker
-from near.pool import load_pool, without_prompts_of
 from near.rounds import Schedule
 from near.scoring import scorer_of
-from near.selection import Neighbours, find_neighbours, read_neighbours
+from near.selection import find_neighbours
 from near.selectors.base import Round, Selector, selector_of
-from near.state import read_checkpoint
 from near.sweep import in_sweep
-from near.tokens import Collator, Tokens, tokenize
+from near.tokens import Collator
 from near.twins import adopt, alone, training_key, twin_of
 
 if TYPE_CHECKING:
@@ -69,7 +64,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     cfg = _with_backend(_with_dtype(cfg))
     instantiate(cfg.tracker).check()
     selector = selector_of(cfg.selector)
-    needs = needs_of(cfg, selector) if _dynamic(cfg) else Needs()
+    needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
     check_training(needs, args, cfg.scoring)
     if "weighter" in cfg.trainer:
         from near.weighting import check_weighting
@@ -80,13 +75,13 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             lock = lock_file(cfg.cache_dir, f"run-{digest(str(output_dir.resolve()))}")
             held.enter_context(locked(lock, remove=True))
         with state.main_process_first():
-            rows = _rows(cfg, selector, needs, output_dir)
+            rows = load_rows(cfg, selector, needs, output_dir)
         if rows is None:
             return _done_before(cfg, output_dir, state.is_main_process)
         if not needs.trains_on_queries:  # what embeds is done by all processes together
             rows.candidates = without_near_duplicates(cfg, rows.candidates)
         with state.main_process_first():
-            inputs = _inputs(cfg, selector, rows)
+            inputs = load_inputs(cfg, selector, rows)
         if rows.needs.neighbours and cfg.indices_path is None:
             inputs.neighbours = find_neighbours(cfg, rows.candidates, rows.queries)
         job = _job(cfg, output_dir, selector, inputs, args)
@@ -113,7 +108,7 @@ def _done_before(cfg: DictConfig, output_dir: Path, main_process: bool) -> float
 def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
     """What tells this run's twins."""
     picker = None
-    if _dynamic(cfg):
+    if is_dynamic(cfg):
         schedule = Schedule(*(cfg.trainer[k] for k in ("warmup_step", "update_step", "update_times", "cycles")))
         # a selector of its own, as one may carry state from round to round; what it picks goes into job.planned
         fresh = dataclasses.replace(job, selector=selector_of(cfg.selector))
@@ -124,7 +119,7 @@ def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
 def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: "Inputs") -> float:
     from near.trackers.tell import tell_before, tell_files, tell_outcome
 
-    _clear(output_dir)
+    clear(output_dir)
     _write_config(cfg, output_dir, True)
     told = {"selector": job.selector_name, "max_K": cfg.max_K, "identity": inputs.identity}
     with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
@@ -145,7 +140,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     from near.trackers.tell import tell_before, tell_files, tell_outcome
 
     needs = inputs.needs
-    resume = _checkpoint(cfg, output_dir)
+    resume = newest_checkpoint(cfg, output_dir)
     partitioned(args)
     model = load_base(cfg.model, cfg.cache_dir, "cpu" if is_sharded(args) else None)
     base = BaseMetrics(cfg, inputs.sets)
@@ -174,7 +169,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
             if state.is_main_process:
                 tell_before(run, output_dir, trainer.record.rounds, before["log_history"], job.pool)
         elif state.is_main_process:  # nothing is removed before all that can be refused was built
-            _clear(output_dir)
+            clear(output_dir)
         _write_config(cfg, output_dir, state.is_main_process)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = trainer.accelerator.unwrap_model(trainer.model)
@@ -207,22 +202,6 @@ def _measured(cfg: DictConfig, output_dir: Path, model, inputs: "Inputs") -> tup
         )
 
 
-@dataclass
-class Inputs:
-    """What a run has beside its model."""
-
-    needs: Needs
-    candidates: Rows
-    queries: Rows | None
-    sets: Sets
-    tokenizer: object
-    tokens: Tokens
-    query_tokens: Tokens | None
-    eval_table: object
-    neighbours: Neighbours | None
-    identity: dict
-
-
 def on_cpu(cfg: DictConfig) -> bool:
     """Whether training runs without an accelerator; accelerate joins processes through gloo only if it is told so."""
     import torch
@@ -246,113 +225,6 @@ def _with_backend(cfg: DictConfig) -> DictConfig:
     return OmegaConf.merge(cfg, {"embedder": {"backend": decided()}})
 
 
-def _dynamic(cfg: DictConfig) -> bool:
-    return "update_step" in cfg.trainer
-
-
-@dataclass
-class LoadedRows:
-    """The rows of a run, what its selector needs beside the pool, and what decides its outcome."""
-
-    candidates: Rows
-    queries: Rows | None
-    sets: Sets
-    needs: Needs
-    identity: dict
-
-
-def _rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Path) -> LoadedRows | None:
-    """Load them; None where the run is done already."""
-    sets = evaluation_sets(cfg)
-    queries = None
-    if needs.queries or given(cfg.data, "queries"):
-        answer = sets.seen or needs.answers or cfg.embedder.embed != "prompt"
-        queries = load(cfg.data, "queries", cfg.cache_dir, answer=answer)
-    if needs.asks_model == "gradients":
-        selector.check(queries, cfg.scoring)
-    candidates = load_pool(cfg, queries)
-    if needs.trains_on_queries:
-        if sets.seen:
-            raise UserError("selector=queries would train on what is evaluated; give data.eval.path, rows of their own")
-        candidates = candidates.followed_by(without_prompts_of(queries, sets.target, cfg.data.leakage))
-    fingerprints = {r.name: r.fingerprint for r in (*sets.all(), queries, candidates) if r is not None}
-    identity = {"config": outcome(cfg), "fingerprints": fingerprints}
-    if _finished(output_dir, identity, cfg.overwrite):
-        return None
-    base_folder(cfg.model, cfg.cache_dir)
-    return LoadedRows(candidates, queries, sets, needs, identity)
-
-
-def _inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
-    """Tokens of `rows`, and the neighbours that are given as a file."""
-    tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
-    tokens = tokenize(rows.candidates, tokenizer, cfg.data, cfg.cache_dir)
-    if rows.needs.trains_on_queries:  # whose ids follow the pool's
-        first = len(rows.candidates) - len(rows.queries)
-        tokens = dataclasses.replace(tokens, eligible=tokens.eligible[tokens.eligible >= first])
-    if (selector.most(len(tokens.eligible)) or 0) > len(tokens.eligible):
-        raise UserError(
-            f"selector.subset_size={selector.subset_size} is more than the {len(tokens.eligible)} eligible rows of the "
-            "pool"
-        )
-    if _dynamic(cfg):
-        selector.check_pool(rows.candidates, tokens.eligible)
-    query_tokens = None
-    if rows.needs.asks_model == "gradients":
-        query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cfg.cache_dir)
-    evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
-    eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
-    neighbours = None
-    if rows.needs.neighbours and cfg.indices_path is not None:
-        neighbours = read_neighbours(cfg.indices_path, rows.candidates, rows.queries, cfg.max_K)
-    parts = (rows.candidates, rows.queries, rows.sets)
-    return Inputs(rows.needs, *parts, tokenizer, tokens, query_tokens, eval_table, neighbours, rows.identity)
-
-
-def _finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
-    """Whether the same run is done already; UserError where another one is in its place."""
-    path = output_dir / "metrics.json"
-    if overwrite or not path.is_file() or not (output_dir / "train_metrics.json").is_file():
-        return False
-    differing = differences(read_json(output_dir / "train_metrics.json").get("identity"), identity)
-    if differing:
-        raise UserError(
-            f"{output_dir} holds a finished run with another configuration ({differing[0]}); "
-            "set overwrite=true or another output_dir"
-        )
-    log.info(f"{output_dir} is done already: {summary(read_json(path))}")
-    return True
-
-
-def _checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
-    """The checkpoint to go on from: the one named, or for `auto` the newest whole one of `output_dir`."""
-    if cfg.resume not in (None, "auto"):
-        if not (Path(cfg.resume) / "trainer_state.json").is_file():
-            raise UserError(f"resume={cfg.resume} is not a whole checkpoint (no trainer_state.json); try resume=auto")
-        return Path(cfg.resume)
-    if cfg.resume is None or cfg.overwrite:
-        return None
-    numbered = [(re.fullmatch(r"checkpoint-(\d+)", p.name), p) for p in (output_dir / "checkpoints").glob("*")]
-    for folder in [p for m, p in sorted(numbered, key=lambda x: -int(x[0][1]) if x[0] else 0) if m]:
-        try:
-            read_json(folder / "trainer_state.json")
-            read_checkpoint(folder)
-        except (UserError, OSError):
-            log.info(f"passed over {folder}: it was not written to its end, or is damaged")
-            continue
-        log.info(f"resuming from {folder}")
-        return folder
-    return None
-
-
-def _clear(output_dir: Path) -> None:
-    """Remove what an earlier run left in its output folder, so that the files there are of one run."""
-    for name in ("metrics.json", "train_metrics.json", "loss.png", *ANSWERS):
-        (output_dir / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "rounds", "adapter", "model"):
-        shutil.rmtree(output_dir / name, ignore_errors=True)
-
-
 def _write_config(cfg: DictConfig, output_dir: Path, write: bool) -> None:
     if write:
         with aside(output_dir / "config.yaml") as temporary:
@@ -365,7 +237,7 @@ def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, 
     name = HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
     job = Job(
         selector=selector,
-        selector_name=name if _dynamic(cfg) else "dynamic_weight" if "weighter" in cfg.trainer else "static",
+        selector_name=name if is_dynamic(cfg) else "dynamic_weight" if "weighter" in cfg.trainer else "static",
         tokens=inputs.tokens,
         pool=inputs.candidates,
         queries=inputs.queries,

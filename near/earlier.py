@@ -1,0 +1,60 @@
+"""What an earlier run left in an output folder: a result, checkpoints to go on from, or files that must go."""
+
+import logging
+import re
+import shutil
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from near.config import differences
+from near.errors import UserError
+from near.evaluate import ANSWERS, summary
+from near.files import read_json
+from near.state import read_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
+    """Whether the same run is done already; UserError where another one is in its place."""
+    path = output_dir / "metrics.json"
+    if overwrite or not path.is_file() or not (output_dir / "train_metrics.json").is_file():
+        return False
+    differing = differences(read_json(output_dir / "train_metrics.json").get("identity"), identity)
+    if differing:
+        raise UserError(
+            f"{output_dir} holds a finished run with another configuration ({differing[0]}); "
+            "set overwrite=true or another output_dir"
+        )
+    log.info(f"{output_dir} is done already: {summary(read_json(path))}")
+    return True
+
+
+def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
+    """The checkpoint to go on from: the one named, or for `auto` the newest whole one of `output_dir`."""
+    if cfg.resume not in (None, "auto"):
+        if not (Path(cfg.resume) / "trainer_state.json").is_file():
+            raise UserError(f"resume={cfg.resume} is not a whole checkpoint (no trainer_state.json); try resume=auto")
+        return Path(cfg.resume)
+    if cfg.resume is None or cfg.overwrite:
+        return None
+    numbered = [(re.fullmatch(r"checkpoint-(\d+)", p.name), p) for p in (output_dir / "checkpoints").glob("*")]
+    for folder in [p for m, p in sorted(numbered, key=lambda x: -int(x[0][1]) if x[0] else 0) if m]:
+        try:
+            read_json(folder / "trainer_state.json")
+            read_checkpoint(folder)
+        except (UserError, OSError):
+            log.info(f"passed over {folder}: it was not written to its end, or is damaged")
+            continue
+        log.info(f"resuming from {folder}")
+        return folder
+    return None
+
+
+def clear(output_dir: Path) -> None:
+    """Remove what an earlier run left in its output folder, so that the files there are of one run."""
+    for name in ("metrics.json", "train_metrics.json", "loss.png", *ANSWERS):
+        (output_dir / name).unlink(missing_ok=True)
+    for name in ("checkpoints", "rounds", "adapter", "model"):
+        shutil.rmtree(output_dir / name, ignore_errors=True)

@@ -1,0 +1,99 @@
+"""What a run is made of beside its model: rows, tokens, the neighbours that are given, and what decides its outcome."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from near.config import identity as outcome
+from near.data import Rows, given, load
+from near.earlier import finished
+from near.errors import UserError
+from near.measure import Sets, evaluation_sets
+from near.model import base_folder, load_tokenizer
+from near.needs import Needs
+from near.pool import load_pool, without_prompts_of
+from near.selection import Neighbours, read_neighbours
+from near.selectors.base import Selector
+from near.tokens import Tokens, tokenize
+
+
+@dataclass
+class Inputs:
+    """What a run has beside its model."""
+
+    needs: Needs
+    candidates: Rows
+    queries: Rows | None
+    sets: Sets
+    tokenizer: object
+    tokens: Tokens
+    query_tokens: Tokens | None
+    eval_table: object
+    neighbours: Neighbours | None
+    identity: dict
+
+
+def is_dynamic(cfg: DictConfig) -> bool:
+    """Whether training goes in rounds."""
+    return "update_step" in cfg.trainer
+
+
+@dataclass
+class LoadedRows:
+    """The rows of a run, what its selector needs beside the pool, and what decides its outcome."""
+
+    candidates: Rows
+    queries: Rows | None
+    sets: Sets
+    needs: Needs
+    identity: dict
+
+
+def load_rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Path) -> LoadedRows | None:
+    """Load them; None where the run is done already."""
+    sets = evaluation_sets(cfg)
+    queries = None
+    if needs.queries or given(cfg.data, "queries"):
+        answer = sets.seen or needs.answers or cfg.embedder.embed != "prompt"
+        queries = load(cfg.data, "queries", cfg.cache_dir, answer=answer)
+    if needs.asks_model == "gradients":
+        selector.check(queries, cfg.scoring)
+    candidates = load_pool(cfg, queries)
+    if needs.trains_on_queries:
+        if sets.seen:
+            raise UserError("selector=queries would train on what is evaluated; give data.eval.path, rows of their own")
+        candidates = candidates.followed_by(without_prompts_of(queries, sets.target, cfg.data.leakage))
+    fingerprints = {r.name: r.fingerprint for r in (*sets.all(), queries, candidates) if r is not None}
+    identity = {"config": outcome(cfg), "fingerprints": fingerprints}
+    if finished(output_dir, identity, cfg.overwrite):
+        return None
+    base_folder(cfg.model, cfg.cache_dir)
+    return LoadedRows(candidates, queries, sets, needs, identity)
+
+
+def load_inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
+    """Tokens of `rows`, and the neighbours that are given as a file."""
+    tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
+    tokens = tokenize(rows.candidates, tokenizer, cfg.data, cfg.cache_dir)
+    if rows.needs.trains_on_queries:  # whose ids follow the pool's
+        first = len(rows.candidates) - len(rows.queries)
+        tokens = dataclasses.replace(tokens, eligible=tokens.eligible[tokens.eligible >= first])
+    if (selector.most(len(tokens.eligible)) or 0) > len(tokens.eligible):
+        raise UserError(
+            f"selector.subset_size={selector.subset_size} is more than the {len(tokens.eligible)} eligible rows of the "
+            "pool"
+        )
+    if is_dynamic(cfg):
+        selector.check_pool(rows.candidates, tokens.eligible)
+    query_tokens = None
+    if rows.needs.asks_model == "gradients":
+        query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cfg.cache_dir)
+    evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
+    eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
+    neighbours = None
+    if rows.needs.neighbours and cfg.indices_path is not None:
+        neighbours = read_neighbours(cfg.indices_path, rows.candidates, rows.queries, cfg.max_K)
+    parts = (rows.candidates, rows.queries, rows.sets)
+    return Inputs(rows.needs, *parts, tokenizer, tokens, query_tokens, eval_table, neighbours, rows.identity)
