@@ -20,7 +20,17 @@ from near.config import CONF
 from near.dataset_info import from_dataset_info
 from near.errors import UserError, one_line
 from near.files import cache_folder, digest, folder_aside, read_json, write_json
-from near.formats import Fault, Message, canonical, check_text, decide, embedded_text, shown_columns
+from near.formats import (
+    OPTIONAL,
+    Fault,
+    Message,
+    canonical,
+    check_text,
+    decide,
+    embedded_text,
+    shown_columns,
+    without_nulls,
+)
 from near.locks import lock_file, locked
 from near.processes import is_main
 from near.readers import Opened, open_sources
@@ -28,7 +38,7 @@ from near.table import FAULT, FILTERED, KEY, UNANSWERED, Table, TableWriter
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # of the canonical table; part of its key
+VERSION = 4  # of the canonical table; part of its key
 BLOCK = 1 << 16  # rows whose hashes are read at a time
 
 
@@ -100,7 +110,7 @@ class Rows:
         found = [None] * len(ids)
         for at, _, table, own in self._split(ids):
             for place, messages in zip(at, table.column("messages", own), strict=True):
-                found[place] = messages
+                found[place] = without_nulls(messages)
         return found
 
     def texts(self, ids: np.ndarray, embed: str) -> list[str]:
@@ -318,14 +328,17 @@ def _write(folder: Path, opened: Opened, form: Form, where: str, on_error: str) 
 
 
 def _keys(messages: list[Message]) -> tuple[bytes, bytes]:
-    """Hashes of all messages, and of those before the last answer (of plain text: of itself), by role and text."""
+    """Hashes of all messages, and of those before the last answer (of plain text: of itself), of all their fields."""
     state, prompt = hashlib.blake2b(digest_size=KEY), None
     answered = len(messages) > 1 and messages[-1]["role"] == "assistant"
     for i, message in enumerate(messages):
         if answered and i == len(messages) - 1:
             prompt = state.digest()
-        content = message["content"].encode()
-        state.update(f"{message['role']} {len(content)} ".encode() + content)
+        fields = {message["role"]: message["content"]}  # no role has the name of another field
+        fields |= {name: str(message[name]) for name in OPTIONAL if name in message}
+        for name, text in fields.items():
+            content = text.encode()
+            state.update(f"{name} {len(content)} ".encode() + content)
     key = state.digest()
     return key, key if prompt is None else prompt
 

@@ -1,7 +1,16 @@
 """Raw rows of every supported format to one canonical form: a list of chat messages that ends with the answer.
 
-A message is {"role": system|user|assistant|tool, "content": text}. Single-turn formats become a user turn and an
-assistant turn; chats stay chats. What can't be made into that raises Fault, which names the field.
+A message is {"role": tools|system|user|assistant|tool, "content": text} and, of an assistant turn, where there is one:
+
+    "reasoning"   text: what the turn thinks before it answers (a <think> block in the content stays there)
+    "calls"       JSON text: the tools it calls, [{"name": ..., "arguments": {...}}, ...]; the content is what it says
+                  beside them, often nothing
+    "train"       False: the turn is not trained on
+
+A key that has no value is not there. Where the row describes tools the first message has the role "tools" and as its
+content the JSON list of their descriptions, as the source has them; "tool" is what a tool gave back. Single-turn rows
+become a user turn and an assistant turn; chats stay chats. What can't be made into that raises Fault, which names the
+field.
 """
 
 import json
@@ -10,7 +19,8 @@ from typing import NamedTuple
 
 from near.errors import UserError, did_you_mean
 
-Message = dict[str, str]
+Message = dict[str, str | bool]
+OPTIONAL = ("reasoning", "calls", "train")  # keys that a message may lack
 ROLES = {"system", "user", "assistant", "tool"}
 MESSAGE_ROLES = {**{role: role for role in sorted(ROLES)}, "developer": "system"}
 SHAREGPT_ROLES = {
@@ -238,14 +248,32 @@ def is_plain(messages: list[Message]) -> bool:
     return len(messages) == 1 and messages[0]["role"] == "assistant"
 
 
+def without_nulls(messages: list[dict]) -> list[Message]:
+    """Messages as a table holds them, every key in every one, in the form that the head of this file describes."""
+    return [{key: value for key, value in m.items() if value is not None or key not in OPTIONAL} for m in messages]
+
+
+def answer_of(message: Message) -> str:
+    """What an assistant turn says and calls, as one text."""
+    return "\n".join(filter(None, [message["content"], message.get("calls")]))
+
+
 def embedded_text(messages: list[Message], embed: str) -> str:
-    """The text that stands for a chat: "prompt" (user turns), "answer" (last assistant turn) or "both". System messages
-    are left out unless there is no user turn: repeated prompts make rows look alike. Plain text stands for itself."""
+    """The text that stands for a chat: "prompt" (user turns), "answer" (last assistant turn) or "both".
+
+    Tools are left out, and system messages unless there is no user turn: repeated prompts make rows look alike. Plain
+    text stands for itself.
+    """
     if embed == "chat":
         raise UserError("embedder.embed=chat is for embedder=rds, whose model has a chat template; use prompt or both")
     if is_plain(messages):
         return messages[0]["content"]
-    turns = [m["content"] for m in messages if m["role"] == "user"]
-    prompt = "\n".join(turns or [m["content"] for m in messages if m["role"] != "assistant"])
-    answer = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
+    prompt = "\n".join(prompt_turns(messages))
+    answer = answer_of(messages[-1]) if messages[-1]["role"] == "assistant" else ""
     return {"prompt": prompt, "answer": answer, "both": f"{prompt}\n{answer}"}[embed]
+
+
+def prompt_turns(messages: list[Message]) -> list[str]:
+    """The texts of the user turns; where there is none, of what else stands beside the assistant's, tools apart."""
+    turns = [m["content"] for m in messages if m["role"] == "user"]
+    return turns or [m["content"] for m in messages if m["role"] not in ("assistant", "tools")]

@@ -20,7 +20,17 @@ KEY = 16  # bytes of a row's hash
 FAULT, UNANSWERED, FILTERED = 1, 2, 4  # flags: can't be used at all; holds no answer; left out by the source's filter
 SCHEMA = pa.schema(
     {
-        "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+        "messages": pa.list_(
+            pa.struct(
+                {
+                    "role": pa.string(),
+                    "content": pa.string(),
+                    "reasoning": pa.string(),  # these three null where a message has none: see near/formats.py
+                    "calls": pa.string(),
+                    "train": pa.bool_(),
+                }
+            )
+        ),
         "source": pa.string(),  # null: the source's own label
         "fault": pa.string(),  # why the row can't be used at all
     }
