@@ -48,6 +48,13 @@ def answering(cfg: DictConfig, model, tokenizer, folder: str, adapter: str | Non
         engine.close()
 
 
+def stop_ids(model, tokenizer) -> list[int]:
+    """Ids that end an answer: the model's own, and the tokenizer's end token, which training ends answers with."""
+    ends = model.generation_config.eos_token_id
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    return list(dict.fromkeys([*ends, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]))
+
+
 def with_transformers(model, tokenizer, prompts: list[list[int]], evaluation: DictConfig) -> list[str]:
     """Greedy answers in batches sorted by length, at most `max_new_tokens` long."""
     if isinstance(model, FSDPModule) and "generate" not in vars(model):
@@ -65,6 +72,7 @@ def with_transformers(model, tokenizer, prompts: list[list[int]], evaluation: Di
             top_p=None,
             top_k=None,
             pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=stop_ids(model, tokenizer) or None,
         )
         texts = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(part, texts, strict=True):
@@ -79,8 +87,7 @@ class Engine:
     def __init__(self, cfg: DictConfig, model, tokenizer, folder: str, adapter: str | None):
         self.cfg, self.tokenizer, self.folder, self.adapter = cfg, tokenizer, folder, adapter
         self.dtype = str(model.dtype).removeprefix("torch.")
-        ends = model.generation_config.eos_token_id
-        self.ends = [ends] if isinstance(ends, int) else list(ends or [])
+        self.ends = stop_ids(model, tokenizer)
         self.longest = getattr(model.config, "max_position_embeddings", None)
         self.engine = None
 
