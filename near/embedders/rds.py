@@ -10,7 +10,7 @@ from near.embedders.model import ModelEmbedder
 from near.embedders.sentence_transformer import ALIKE
 from near.errors import UserError, one_line
 from near.formats import Message, embedded_text, is_plain
-from near.templates import TEMPLATES
+from near.templates import set_template
 
 
 class RdsEmbedder(ModelEmbedder):
@@ -60,7 +60,7 @@ class RdsEmbedder(ModelEmbedder):
     def tokenizer(self):
         tokenizer = super().tokenizer
         if self.template is not None:
-            tokenizer.chat_template = TEMPLATES[self.template]
+            set_template(tokenizer, self.template, "embedder.template")
         if self.embed_field == "chat" and tokenizer.chat_template is None:
             raise UserError(
                 f"embedder.model={self.model} has no chat template; set model.template, or embedder.embed=both"
