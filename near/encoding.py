@@ -18,6 +18,8 @@ from near.templates import Piece, template_of
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+UNCLOSED = re.compile(r"<think>\s*$")
+CLOSING = "\n</think>\n\n"
 OPEN_THOUGHT = re.compile(r"<think>\s*(</think>\s*)?$")
 ANCHORS = ("1", "\n", "x", "。", ">", "é")  # what may stand before a continuation while it is encoded
 JOINT = "\x1d"  # between pieces in one string: `Encoder.joined`
@@ -31,7 +33,7 @@ class Encoded:
     is left whose question was cut away; `lost_answers`: earlier answers that were cut away, whole or in part.
     `endless`: nothing ends the answer, and the tokenizer has no end token; `end_added`: the tokenizer's was added.
     `unrendered`: the row has thinking that the template leaves out of the last answer; `dropped`: data.reasoning=drop
-    took it out."""
+    took it out. `reopened`: the template opens the last answer otherwise than generation opens one."""
 
     input_ids: np.ndarray
     labels: np.ndarray
@@ -43,6 +45,7 @@ class Encoded:
     end_added: bool = False
     unrendered: bool = False
     dropped: bool = False
+    reopened: bool = False
 
 
 @dataclass
@@ -84,7 +87,8 @@ class Encoder:
         if is_plain(messages):
             return self._plain(messages[0]["content"])
         messages, dropped = self._prepared(messages)
-        row = self._row(self.pieces(messages))
+        pieces, reopened = self.pieces(messages)
+        row = self._row(pieces)
         labels = np.full(len(row.ids), IGNORED, dtype=np.int64)
         ids = np.asarray(row.ids, dtype=np.int64)
         if self.train_on_prompt:
@@ -109,18 +113,19 @@ class Encoder:
             end_added=added,
             unrendered=bool(row.answers) and self._unrendered(messages, ids, row.answers[-1]),
             dropped=dropped,
+            reopened=reopened,
         )
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         """The ids that generation continues from: `messages`, and the opening of an answer."""
         messages, _ = self._prepared(messages)
-        return self._row(self.pieces(messages, generate=True)).ids
+        return self._row(self.pieces(messages, generate=True)[0]).ids
 
     def joined(self, messages: list[Message]) -> str:
         """The row's pieces in one string, JOINT between them; `joined_ids` encodes it."""
         if is_plain(messages):
             return messages[0]["content"]
-        return JOINT.join(piece.text for piece in self.pieces(self._prepared(messages)[0]))
+        return JOINT.join(piece.text for piece in self.pieces(self._prepared(messages)[0])[0])
 
     def joined_ids(self, text: str) -> list[int]:
         return self._row([Piece(part, None) for part in text.split(JOINT) if part]).ids
@@ -138,12 +143,14 @@ class Encoder:
             messages = [*messages[:first], system, *messages[first:]]
         return messages, dropped
 
-    def pieces(self, messages: list[Message], generate: bool = False) -> list[Piece]:
-        """What is encoded apart from each other; `generate`: with the opening of an answer at the end."""
+    def pieces(self, messages: list[Message], generate: bool = False) -> tuple[list[Piece], bool]:
+        """What is encoded apart from each other, `generate`: with the opening of an answer at the end; and whether the
+        last answer opens otherwise than generation opens one."""
         if self.template is None:
             return own_pieces(self.tokenizer, messages, generate)
         tokenizer = self.tokenizer
-        return self.template.pieces(messages, tokenizer.bos_token or "", tokenizer.eos_token or "", generate=generate)
+        special = (tokenizer.bos_token or "", tokenizer.eos_token or "")
+        return self.template.pieces(messages, *special, thinking=self.thinking, generate=generate), False
 
     def _trains(self, messages: list[Message], turn: int) -> bool:
         last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
@@ -296,9 +303,14 @@ def template_input(messages: list[Message], calls: str = "object") -> tuple[list
     return tools, turns
 
 
-def own_pieces(tokenizer, messages: list[Message], generate: bool = False) -> list[Piece]:
+def own_pieces(tokenizer, messages: list[Message], generate: bool = False) -> tuple[list[Piece], bool]:
     """The pieces of a chat by the tokenizer's own template: what stands before an answer, and the answer with its end,
-    in turn. An answer that opens the chat answers nothing and belongs to what stands before the next."""
+    in turn; and whether the last answer opens otherwise than generation opens one.
+
+    An answer that opens the chat answers nothing and belongs to what stands before the next. Where generation opens a
+    thought that the template then leaves out of finished answers (DeepSeek-R1's), the last answer continues what
+    generation opens: its thinking, which may be empty, and what it says.
+    """
     render, whole = _renderer(tokenizer, messages, generate)
     if messages[0]["role"] == "tools" and whole == render(messages[1:], generate=generate):
         raise UserError(
@@ -306,17 +318,25 @@ def own_pieces(tokenizer, messages: list[Message], generate: bool = False) -> li
             "them out (columns.tools=null) or the rows (data.on_error=skip)"
         )
     marks = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()), key=len, reverse=True)
-    pieces, at = [], 0
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant" or all(m["role"] in ("tools", "assistant") for m in messages[:i]):
+    pieces, at, reopened = [], 0, False
+    answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    for i in answers:
+        if all(m["role"] in ("tools", "assistant") for m in messages[:i]):
             continue
-        start, stop = _Turn(render, messages, i, marks).place(whole, at)
+        turn = _Turn(render, messages, i, marks)
+        start, stop = turn.place(whole, at)
+        if i == answers[-1] and not generate and not whole.startswith(turn.before):
+            if turn.opens_thought and turn.before.startswith(whole[:at]):
+                thinking = messages[i].get("reasoning", "").strip()
+                answer = thinking + CLOSING + turn.core + turn.space + turn.end
+                return [*pieces, Piece(turn.before[at:], None), Piece(answer, i)], False
+            reopened = True
         if start > at:
             pieces.append(Piece(whole[at:start], None))
         if stop > start:
             pieces.append(Piece(whole[start:stop], i))
         at = stop
-    return [*pieces, Piece(whole[at:], None)] if whole[at:] else pieces
+    return [*pieces, Piece(whole[at:], None)] if whole[at:] else pieces, reopened
 
 
 def _renderer(tokenizer, messages: list[Message], generate: bool) -> tuple[Callable[..., str], str]:
@@ -333,6 +353,10 @@ def _renderer(tokenizer, messages: list[Message], generate: bool) -> tuple[Calla
         if calls == "text" or all(name in whole for name in names if name):
             break
     return render, whole
+
+
+def _unthought(text: str) -> str:
+    return THINKING.sub("", text).strip()
 
 
 class _Turn:
@@ -361,6 +385,7 @@ class _Turn:
         space = content[len(content.rstrip()) :]  # the answer's own
         self.space = space if rest.startswith(space) else ""
         self.end = rest[len(self.space) :].rstrip()
+        self.opens_thought = UNCLOSED.search(opening) is not None
 
     def place(self, whole: str, at: int) -> tuple[int, int]:
         """Where the answer and its end stand in `whole` behind `at`."""
@@ -380,7 +405,7 @@ class _Turn:
         last = start + len(self.lead) + len(self.core) + 100
         there = whole.find(self.core, start, last)
         while there >= 0:
-            if self.lead.strip().endswith(whole[start:there].strip()):
+            if _unthought(self.lead).endswith(_unthought(whole[start:there])):
                 stop = self._ending(whole, there + len(self.core))
                 if stop is not None:
                     return stop
@@ -391,8 +416,8 @@ class _Turn:
         if not self.end:
             return at + len(self.space) if whole.startswith(self.space, at) else at
         at += len(whole[at:]) - len(whole[at:].lstrip())
-        stop = at
-        for part in re.split(f"({'|'.join(map(re.escape, self.marks))})", self.end) if self.marks else [self.end]:
+        stop, end = at, self.end.lstrip()
+        for part in re.split(f"({'|'.join(map(re.escape, self.marks))})", end) if self.marks else [end]:
             if not whole.startswith(part, stop):
                 break
             stop += len(part)

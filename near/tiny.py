@@ -18,7 +18,7 @@ def write_tiny(folder: Path) -> None:
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens(specials)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<|pad|>", eos_token="<|im_end|>", chat_template=TEMPLATES["chatml"]
+        tokenizer_object=core, pad_token="<|pad|>", eos_token="<|im_end|>", chat_template=TEMPLATES["chatml"].jinja
     )
     config = LlamaConfig(
         vocab_size=len(vocabulary),

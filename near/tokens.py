@@ -146,6 +146,11 @@ def _report(
         log.info(f"{rows.name}: the chat template leaves out the thinking of {rows_with['unrendered']} answers")
     if rows_with["dropped"]:
         log.info(f"{rows.name}: thinking taken out of {rows_with['dropped']} rows (data.reasoning=drop)")
+    if rows_with["reopened"]:
+        log.info(
+            f"{rows.name}: the chat template opens {rows_with['reopened']} answers otherwise than generation does; "
+            "see model.enable_thinking and data.reasoning"
+        )
     refused = table.data.column("refused").drop_null()
     if len(refused):
         log.info(f"{rows.name}: the chat template refuses {len(refused)} rows, the first with: {refused[0]}")
@@ -154,7 +159,7 @@ def _report(
 
 
 _EMPTY = np.empty(0, dtype=np.int64)
-_COUNTED = ("cut_prompt", "cut_answer", "lost_question", "lost_answers", "endless", "end_added", "unrendered", "dropped")
+_COUNTED = ("cut_prompt", "cut_answer", "lost_question", "lost_answers", "endless", "end_added", "unrendered", "dropped", "reopened")
 _NOTHING = {"input_ids": _EMPTY, "labels": _EMPTY, **dict.fromkeys(_COUNTED, 0), "refused": None, "misfit": None}
 _FEATURES = datasets.Features(
     {
