@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from near.errors import UserError
 from near.formats import Message, is_plain
-from near.templates import Piece, template_of
+from near.templates import Piece, template_of, thinking_of
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
@@ -32,8 +32,9 @@ class Encoded:
     trained. `cut_prompt`, `cut_answer`: tokens lost before and in the last answer. `lost_question`: whether an answer
     is left whose question was cut away; `lost_answers`: earlier answers that were cut away, whole or in part.
     `endless`: nothing ends the answer, and the tokenizer has no end token; `end_added`: the tokenizer's was added.
-    `unrendered`: the row has thinking that the template leaves out of the last answer; `dropped`: data.reasoning=drop
-    took it out. `reopened`: the template opens the last answer otherwise than generation opens one."""
+    `unrendered`: answers of whose thinking or, beside calls, text the template leaves something out; `dropped`:
+    data.reasoning=drop took thinking out. `reopened`: the template opens the last answer otherwise than generation
+    opens one."""
 
     input_ids: np.ndarray
     labels: np.ndarray
@@ -43,7 +44,7 @@ class Encoded:
     lost_answers: int = 0
     endless: bool = False
     end_added: bool = False
-    unrendered: bool = False
+    unrendered: int = 0
     dropped: bool = False
     reopened: bool = False
 
@@ -71,6 +72,7 @@ class Encoder:
 
     def __init__(self, tokenizer, data: DictConfig | Mapping):
         self.tokenizer, self.template = tokenizer, template_of(tokenizer)
+        self.thinking = thinking_of(tokenizer) is not False  # for named templates
         self.cutoff_len = data["cutoff_len"]
         self.train_on_prompt = bool(data.get("train_on_prompt"))
         self.mask_history = bool(data.get("mask_history"))
@@ -97,7 +99,7 @@ class Encoder:
         for answer in row.answers:
             span = slice(answer.begin, answer.stop)
             labels[span] = ids[span] if answer in trained else IGNORED
-        ids, labels, added, endless = self._ended(messages, row, ids, labels, trained)
+        ids, labels, added, endless = self._ended(ids, labels, trained)
         last = row.answers[-1].begin if row.answers else len(ids)
         over = max(0, len(ids) - self.cutoff_len)
         cut = min(over, last)
@@ -111,7 +113,7 @@ class Encoder:
             lost_answers=lost_answers,
             endless=endless,
             end_added=added,
-            unrendered=bool(row.answers) and self._unrendered(messages, ids, row.answers[-1]),
+            unrendered=sum(self._unrendered(messages, ids, answer) for answer in row.answers),
             dropped=dropped,
             reopened=reopened,
         )
@@ -149,8 +151,8 @@ class Encoder:
         if self.template is None:
             return own_pieces(self.tokenizer, messages, generate)
         tokenizer = self.tokenizer
-        special = (tokenizer.bos_token or "", tokenizer.eos_token or "")
-        return self.template.pieces(messages, *special, thinking=self.thinking, generate=generate), False
+        options = {"thinking": self.thinking, "generate": generate, "mask_history": self.mask_history}
+        return self.template.pieces(messages, tokenizer.bos_token or "", tokenizer.eos_token or "", **options), False
 
     def _trains(self, messages: list[Message], turn: int) -> bool:
         last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
@@ -214,20 +216,23 @@ class Encoder:
         return self.tokenizer.decode(self._bare("b") + self._bare("a"), clean_up_tokenization_spaces=False) != "ba"
 
     def _ended(
-        self, messages: list[Message], row: _Ids, ids: np.ndarray, labels: np.ndarray, trained: list[_Answer]
+        self, ids: np.ndarray, labels: np.ndarray, trained: list[_Answer]
     ) -> tuple[np.ndarray, np.ndarray, bool, bool]:
         """ids and labels with the end token after an answer that nothing ends, and whether it was added, or lacks.
 
         After the last answer it is a token of its own. After an earlier one it is the label of what follows, as the
         template goes on without it.
         """
-        open_ended = [a for a in trained if not self._ends.intersection(ids[max(a.begin, a.stop - 4) : a.stop].tolist())]
+        tails = [ids[max(a.begin, a.stop - 4) : a.stop].tolist() for a in trained]
+        open_ended = [a for a, tail in zip(trained, tails, strict=True) if not self._ends.intersection(tail)]
         if not open_ended:
             return ids, labels, False, False
         end = self.tokenizer.eos_token_id
         if end is None:
             return ids, labels, False, True
         for answer in open_ended:
+            if not self.tokenizer.decode(ids[answer.stop :]).strip():  # the chat's last: white space behind it goes
+                ids, labels = ids[: answer.stop], labels[: answer.stop]
             if answer.stop < len(ids):
                 labels[answer.stop] = end
             else:
@@ -251,12 +256,13 @@ class Encoder:
         return left.begin - cut <= opening, len(gone)
 
     def _unrendered(self, messages: list[Message], ids: np.ndarray, answer: _Answer) -> bool:
-        """Whether the thinking of the last answer is not among its ids."""
-        thinking = messages[answer.turn].get("reasoning", "").strip()
-        if not thinking:
+        """Whether something of an answer is not among its ids: thinking, or what it says beside calls of tools."""
+        message = messages[answer.turn]
+        parts = [message.get("reasoning", ""), message["content"] if "calls" in message else ""]
+        if not any(part.strip() for part in parts):
             return False
         text = self.tokenizer.decode(ids[answer.begin : answer.stop], clean_up_tokenization_spaces=False)
-        return thinking not in text
+        return any(part.strip() not in text for part in parts)
 
 
 def _without_thinking(message: Message) -> Message:
@@ -364,11 +370,12 @@ class _Turn:
     its thinking, end otherwise, or have other white space around it. White space behind its end is not its own."""
 
     def __init__(self, render: Callable[..., str], messages: list[Message], i: int, marks: list[str]):
-        self.before, through, head = render(messages[:i], generate=True), render(messages[: i + 1]), render(messages[:i])
-        self.marks, content = marks, messages[i]["content"]
+        self.before, head = render(messages[:i], generate=True), render(messages[:i])
+        through, content, self.marks = render(messages[: i + 1]), messages[i]["content"], marks
         begin = len(os.path.commonprefix([self.before, through]))
         opening = self.before[len(head) :] if self.before.startswith(head) else ""
         self.openings = [opening, OPEN_THOUGHT.sub("", opening)]
+        self.opens_thought = UNCLOSED.search(opening) is not None
         if begin < len(self.before) and through.startswith(head):  # a finished answer opens otherwise than a new one
             at = through.find(content.strip(), len(head)) if content.strip() else -1
             begin = min(begin, at) if at >= 0 else begin
@@ -378,14 +385,14 @@ class _Turn:
         self.core = next((text for text in said if text and text in turn), "")
         if content.strip() and not self.core and "calls" not in messages[i]:
             raise UserError("the chat template leaves out what an answer says; name another one (model.template)")
-        if not self.core:
-            turn = THINKING.sub("", turn, count=1)
-        at = turn.rfind(self.core) if self.core else 0
+        if not self.core:  # calls alone, or nothing: with what ends them
+            opened = "<think>" if self.opens_thought else ""
+            content = self.core = THINKING.sub("", opened + turn, count=1).strip()
+        at = turn.rfind(self.core) if self.core else len(turn)
         self.lead, rest = turn[:at], turn[at + len(self.core) :]
-        space = content[len(content.rstrip()) :]  # the answer's own
+        space = content[len(content.rstrip()) :]  # the answer's own, behind what it says
         self.space = space if rest.startswith(space) else ""
         self.end = rest[len(self.space) :].rstrip()
-        self.opens_thought = UNCLOSED.search(opening) is not None
 
     def place(self, whole: str, at: int) -> tuple[int, int]:
         """Where the answer and its end stand in `whole` behind `at`."""

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from near.lineage import Run
 from near.encoding import Encoder
+from near.lineage import Run
 
 PROMPTS = 8  # of a run's rows
 LONGEST = 96  # tokens of a prompt: the last

@@ -97,8 +97,8 @@ class Asked:
 class Scorer:
     """Asks a model for losses and gradients of rows of `tokens` (the pool's) and of `queries`.
 
-    data: how its rows are encoded (near/encoding.py). base: what decides the weights that are not trained; numbers: what else decides the results' bits; base_folder: the
-    base model's files.
+    data: how rows are encoded (near/encoding.py); base: what decides the weights that are not trained; numbers: what
+    else decides the results' bits; base_folder: the base model's files.
     """
 
     def __init__(

@@ -225,9 +225,26 @@ def _end(template: Template) -> str | None:
 ENDS = {name: end for name, template in TEMPLATES.items() if (end := _end(template))}
 
 
+SET_THINKING = re.compile(r"\{%- set enable_thinking = (true|false) %\}")
+
+
+def set_thinking(tokenizer, enabled: bool | None) -> None:
+    """Write into the tokenizer's chat template whether answers think (its `enable_thinking`); None leaves it open."""
+    if enabled is not None and isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = f"{{%- set enable_thinking = {str(enabled).lower()} %}}{tokenizer.chat_template}"
+
+
+def thinking_of(tokenizer) -> bool | None:
+    """What `set_thinking` wrote."""
+    match = SET_THINKING.match(tokenizer.chat_template) if isinstance(tokenizer.chat_template, str) else None
+    return None if match is None else match[1] == "true"
+
+
 def template_of(tokenizer) -> Template | None:
     """The named template that the tokenizer carries, with the system text that it carries; None: another one."""
     carried = tokenizer.chat_template
+    if isinstance(carried, str):
+        carried = SET_THINKING.sub("", carried, count=1)
     if not isinstance(carried, str) or not (match := re.match(r"\{# (\S+) #\}", carried)):
         return None
     template = TEMPLATES.get(match[1])

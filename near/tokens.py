@@ -118,9 +118,7 @@ def _check(rows: Rows, table: datasets.Dataset, usable: np.ndarray, on_error: st
     log.info(f"{rows.name}: {len(ids)} of {len(rows)} rows left out, they can't be encoded; row {ids[0]}: {first}")
 
 
-def _report(
-    rows: Rows, table: datasets.Dataset, usable: np.ndarray, eligible: int, cutoff_len: int, tokenizer
-) -> None:
+def _report(rows: Rows, table: datasets.Dataset, usable: np.ndarray, eligible: int, cutoff_len: int, tokenizer) -> None:
     """Log how many rows were cut, refused, changed or left without an answer."""
     counts = {name: table.data.column(name).to_numpy()[usable] for name in _COUNTED}
     rows_with = {name: int((values > 0).sum()) for name, values in counts.items()}
@@ -143,7 +141,8 @@ def _report(
             f"{tokenizer.eos_token} is trained there"
         )
     if rows_with["unrendered"]:
-        log.info(f"{rows.name}: the chat template leaves out the thinking of {rows_with['unrendered']} answers")
+        count = int(counts["unrendered"].sum())
+        log.info(f"{rows.name}: the chat template leaves out thinking, or text beside calls, of {count} answers")
     if rows_with["dropped"]:
         log.info(f"{rows.name}: thinking taken out of {rows_with['dropped']} rows (data.reasoning=drop)")
     if rows_with["reopened"]:
@@ -159,7 +158,8 @@ def _report(
 
 
 _EMPTY = np.empty(0, dtype=np.int64)
-_COUNTED = ("cut_prompt", "cut_answer", "lost_question", "lost_answers", "endless", "end_added", "unrendered", "dropped", "reopened")
+_COUNTED = ("cut_prompt", "cut_answer", "lost_question", "lost_answers", "endless", "end_added")
+_COUNTED += ("unrendered", "dropped", "reopened")
 _NOTHING = {"input_ids": _EMPTY, "labels": _EMPTY, **dict.fromkeys(_COUNTED, 0), "refused": None, "misfit": None}
 _FEATURES = datasets.Features(
     {

@@ -11,11 +11,11 @@ from omegaconf import OmegaConf, open_dict
 from near import base_model
 from near import measure as module
 from near.data import load
+from near.encoding import IGNORED, Encoder
 from near.errors import UserError
 from near.evaluate import evaluate
 from near.measure import measure
 from near.model import load_base, load_tokenizer
-from near.tokens import IGNORED, encode
 from near.training import train
 from tests.conftest import ROOT, configured, write_rows
 
@@ -34,10 +34,10 @@ def test_loss_is_the_mean_over_answer_tokens(parts):
     metrics, answers = measure(model, tokenizer, rows, cfg)
     total, count = 0.0, 0
     for at in range(len(rows)):
-        coded = encode(rows.messages(at), tokenizer, cfg.data.cutoff_len)
-        ids = torch.tensor(np.asarray(coded["input_ids"]))[None]
+        coded = Encoder(tokenizer, cfg.data).encode(rows.messages(at))
+        ids = torch.tensor(np.asarray(coded.input_ids))[None]
         logs = torch.log_softmax(model.eval()(ids).logits[0].double(), -1)
-        own = [-logs[i - 1, t].item() for i, t in enumerate(coded["labels"]) if t != IGNORED]
+        own = [-logs[i - 1, t].item() for i, t in enumerate(coded.labels) if t != IGNORED]
         assert answers[at]["loss"] == pytest.approx(np.mean(own), abs=1e-5)
         assert answers[at]["tokens"] == len(own)
         total, count = total + sum(own), count + len(own)

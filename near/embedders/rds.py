@@ -8,7 +8,7 @@ import numpy as np
 from near.batches import batches
 from near.embedders.model import ModelEmbedder
 from near.embedders.sentence_transformer import ALIKE
-from near.encoding import JOINT, Encoder
+from near.encoding import Encoder
 from near.errors import UserError, one_line
 from near.formats import Message, embedded_text
 from near.templates import set_template

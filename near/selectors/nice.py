@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from near.batches import batches
 from near.chunks import Chunks
 from near.data import Rows
+from near.encoding import IGNORED
 from near.errors import UserError
 from near.formats import is_plain
 from near.generation import stop_ids
@@ -18,7 +19,6 @@ from near.processes import is_main
 from near.scoring import Asked, Features
 from near.selectors.base import Round, Subset
 from near.selectors.less import Less
-from near.encoding import IGNORED
 
 log = logging.getLogger(__name__)
 
