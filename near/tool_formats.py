@@ -96,7 +96,8 @@ JINJA_DEFAULT_TOOLS = (
         '{% for name, one in (about["properties"] or {}).items() %}{{ "  - " ~ name ~ " (" ~ (one["type"] or "") }}'
         '{{ ", required" if name in (about["required"] or []) }}{{ "): " ~ (one["description"] or "") }}'
         '{% if one["enum"] %}{{ ", should be one of [" ~ (one["enum"] | join(", ")) ~ "]" }}{% endif %}'
-        '{% if "items" in one and one["items"] %}{{ ", where each item should be " ~ (one["items"]["type"] or "") }}{% endif %}'
+        '{% if "items" in one and one["items"] %}'
+        '{{ ", where each item should be " ~ (one["items"]["type"] or "") }}{% endif %}'
         '{{ "\\n" }}{% endfor %}{{ "\\n" }}',
     )
     + _quoted(DEFAULT_TAIL[: DEFAULT_TAIL.index("{names}")])

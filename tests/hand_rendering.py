@@ -368,7 +368,7 @@ def encoded(
             if text is BOS or text is EOS:
                 out.append(tokenizer.bos_token_id if text is BOS else eos)
             elif text:
-                out += ids_of(tokenizer, text)
+                out += ids_of(text)
         return out
 
     ids, labels = [], []

@@ -99,5 +99,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_core()), bos_token="<s>", eos_token="</s>")
 
 
-def ids_of(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    return tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+@functools.cache
+def ids_of(text: str) -> list[int]:
+    """What the tokenizer makes of `text`; not to be changed."""
+    return _backend().encode(text, add_special_tokens=False).ids
+
+
+@functools.cache
+def _backend() -> Tokenizer:
+    return Tokenizer.from_str(_core())
