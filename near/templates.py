@@ -54,7 +54,7 @@ def set_template(tokenizer, name: str | None, key: str = "model.template", defau
     if tokenizer.chat_template is None:
         raise UserError(
             f"model {tokenizer.name_or_path} has no chat template; set {key} to one of "
-            f"{', '.join(TEMPLATES)}, or use its instruction-tuned variant"
+            f"{', '.join(list(TEMPLATES)[:4])}, ... (docs/training.md), or use its instruction-tuned variant"
         )
 
 

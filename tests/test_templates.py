@@ -7,6 +7,7 @@ import pytest
 
 from near.errors import UserError
 from near.templates import ENDS, TEMPLATES, set_template, template_of
+from tests.conftest import ROOT
 from tests.hand_rendering import HANDS, IGNORED, encoded
 from tests.templates_chats import TOOLS, chats, ids_of, tokenizer
 
@@ -231,6 +232,11 @@ def test_a_stop_word_in_the_vocabulary_is_encoded_as_one_token():
     set_template(bare, "chatml")
     assert bare.encode("a<|im_end|>") == [0, 2]
     assert (bare.eos_token_id, len(bare)) == (2, 12)
+
+
+def test_the_documentation_lists_every_name():
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert [name for name in TEMPLATES if f"`{name}`" not in text] == []
 
 
 def test_the_tools_of_the_chats_are_in_them():
