@@ -1,5 +1,7 @@
 """What the values of a configuration may be, by key: near/check.py holds every one to it."""
 
+from near.template_slots import TEMPLATES
+
 # key: (type, least value, largest value)
 BIG = float("inf")
 NUMBERS: dict[str, tuple[type, float, float]] = {
@@ -194,8 +196,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "embedder.launcher": ("ray",),
     "index.device": ("auto", "cpu", "gpu"),
     "index.launcher": ("ray",),
-    "model.template": ("chatml", "llama3", "alpaca"),
-    "template": ("chatml", "llama3", "alpaca"),
+    "model.template": tuple(TEMPLATES),
+    "template": tuple(TEMPLATES),
     "embedder.embed": ("prompt", "answer", "both", "chat"),
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
     "export_dtype": ("float32", "bfloat16", "float16"),

@@ -24,6 +24,7 @@ from near.modes import mode_faults
 from near.signature import keywords
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+MOST_SHOWN = 12  # choices that a message lists; of more only the near misses
 URL_SECRET = re.compile(r"://[^/\s@]*:[^/\s@]+@")
 SECRET = re.compile(r"(^|_)(hub_token|hf_token|auth_token|access_token|api_?key|access_?key|secret|password)$", re.I)
 
@@ -197,6 +198,8 @@ def _number_faults(cfg: DictConfig) -> list[str]:
 def _choice_faults(cfg: DictConfig) -> list[str]:
     return [
         f"{key}={value} is not one of {', '.join(choices)}"
+        if len(choices) <= MOST_SHOWN
+        else f"{key}={value} is not known{did_you_mean(str(value), choices)}"
         for key, choices in CHOICES.items()
         if _present(cfg, key)
         and (value := select(cfg, key)) not in choices

@@ -33,7 +33,7 @@ def jinja_of(template) -> str:
     if template.fused_system:  # the system text waits in ns.fused for the next user turn
         system = "{% set ns.fused %}{{ ns.fused }}" + system + "{% endset %}"
         user = slot(template.user, "{{ ns.fused }}{{ content }}") + "{% set ns.fused = '' %}"
-        flush = "{% if ns.fused %}{% set content = '' %}" + user + "{% endif %}"
+        flush = "{% if ns.fused %}" + slot(template.user, "{{ ns.fused }}") + "{% set ns.fused = '' %}{% endif %}"
     before, after = (template.user if template.tool is None else template.tool).split("{{content}}")
     tool_opening = opening if template.tool_opening is None else slot(template.tool_opening)
     return "".join(
@@ -75,7 +75,7 @@ def _answer(template) -> str:
     """An assistant turn `m`: its thought, its content and the calls of tools, in its slot."""
     begin, end = map(literal, template.thought)
     out = (
-        "{% set content = m['content'] or '' %}{% set body = content %}"
+        "{% set body = content %}"
         "{% if m['reasoning_content'] is string %}"
         f"{{% set body = {begin} ~ m['reasoning_content'] ~ {end} ~ content %}}{{% endif %}}"
     )

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-CHAT_TEMPLATE = (  # of its own, as instruction-tuned models have one
+# the model's own chat template, in the form that most models' have
+CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

@@ -96,7 +96,8 @@ JINJA_DEFAULT_TOOLS = (
         '{% for name, one in (about["properties"] or {}).items() %}{{ "  - " ~ name ~ " (" ~ (one["type"] or "") }}'
         '{{ ", required" if name in (about["required"] or []) }}{{ "): " ~ (one["description"] or "") }}'
         '{% if one["enum"] %}{{ ", should be one of [" ~ (one["enum"] | join(", ")) ~ "]" }}{% endif %}'
-        '{% if one["items"] %}{{ ", where each item should be " ~ (one["items"]["type"] or "") }}{% endif %}'
+        '{% if "items" in one and one["items"] %}'
+        '{{ ", where each item should be " ~ (one["items"]["type"] or "") }}{% endif %}'
         '{{ "\\n" }}{% endfor %}{{ "\\n" }}',
     )
     + _quoted(DEFAULT_TAIL[: DEFAULT_TAIL.index("{names}")])
@@ -276,6 +277,30 @@ JINJA_GLM4_TOOLS = _each(
 )
 JINJA_GLM4_CALLS = _each("calls", "", CALL + '{{ call["name"] ~ "\\n" ~ arguments }}')
 
+# lfm2: calls as in Python; phi4_mini: tools as they are
+
+LFM2_HEAD, LFM2_TAIL = "List of tools: <|tool_list_start|>", "<|tool_list_end|>"
+
+
+def _call_lfm2(calls: list[dict]) -> str:
+    def value(one: object) -> str:
+        return f'"{one}"' if isinstance(one, str) else _json(one)
+
+    made = (f"{c['name']}({', '.join(f'{k}={value(v)}' for k, v in c['arguments'].items())})" for c in calls)
+    return f"<|tool_call_start|>[{', '.join(made)}]<|tool_call_end|>"
+
+
+JINJA_LFM2_CALLS = _each(
+    "calls",
+    "<|tool_call_start|>[",
+    CALL + '{{ call["name"] ~ "(" }}{% for name, value in call["arguments"].items() %}'
+    "{{ name ~ '=' ~ ('\"' ~ value ~ '\"' if value is string else value | tojson) }}"
+    + COMMA
+    + "{% endfor %}{{ ')' }}"
+    + COMMA,
+    "]<|tool_call_end|>",
+)
+
 TOOL_FORMATS = {
     "default": ToolFormat(_describe_default, _call_default, JINJA_DEFAULT_TOOLS, JINJA_DEFAULT_CALLS),
     "llama3": ToolFormat(_describe_llama3, _call_llama3, JINJA_LLAMA3_TOOLS, JINJA_LLAMA3_CALLS),
@@ -304,5 +329,17 @@ TOOL_FORMATS = {
         _call_glm4_moe,
         _jinja_lines(QWEN_HEAD, GLM4_MOE_TAIL, WRAPPED),
         JINJA_GLM4_MOE_CALLS,
+    ),
+    "lfm2": ToolFormat(
+        lambda tools: LFM2_HEAD + _json([_bare(tool) for tool in tools]) + LFM2_TAIL,
+        _call_lfm2,
+        _each("tools", LFM2_HEAD + "[", BARE + "{{ tool | tojson }}" + COMMA, "]" + LFM2_TAIL),
+        JINJA_LFM2_CALLS,
+    ),
+    "phi4_mini": ToolFormat(
+        lambda tools: f"<|tool|>{_json(tools)}<|/tool|>",
+        _call_default,
+        "{{ '<|tool|>' ~ (tools | tojson) ~ '<|/tool|>' }}",
+        JINJA_DEFAULT_CALLS,
     ),
 }
