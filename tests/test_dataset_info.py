@@ -45,8 +45,8 @@ def entry(info, name, cache):
 def test_entries(info, cache):
     assert entry(info, "plain", cache).messages(0)[0]["content"] == "x"
     renamed = entry(info, "renamed", cache)
-    assert len(renamed) == 2
-    assert [m["content"] for m in renamed.messages(1)] == ["what\nthis", "that"]
+    assert len(renamed) == 3 and len(renamed.eligible()) == 2
+    assert [m["content"] for m in renamed.messages(renamed.eligible()[0])] == ["what\nthis", "that"]
     chat = entry(info, "chat", cache)
     assert [(m["role"], m["content"]) for m in chat.messages(0)] == [
         ("system", "be kind"),
@@ -60,16 +60,17 @@ def test_several_entries_are_one_pool(info, cache):
     cfg = configured("select", "data=files")
     cfg.data.candidates.dataset_info, cfg.data.candidates.path = str(info), ["plain", "renamed", "chat"]
     rows = load(cfg.data, "candidates", str(cache))
-    assert rows.sources().tolist() == ["plain", "renamed", "renamed", "chat"]
-    assert [rows.messages(i)[-1]["content"] for i in range(4)] == ["y", "that", "that", "hello"]
-    raw = dict(raw_rows(cfg.data, rows, np.array([0, 2, 3]), str(cache)))
-    assert [list(raw[i]) for i in (0, 2, 3)] == [
+    assert rows.sources(rows.eligible()).tolist() == ["plain", "renamed", "renamed", "chat"]
+    assert [chat[-1]["content"] for chat in rows.chats(rows.eligible())] == ["y", "that", "that", "hello"]
+    raw = dict(raw_rows(cfg.data, rows, np.array([0, 2, 4]), str(cache)))
+    assert [list(raw[i]) for i in (0, 2, 4)] == [
         ["instruction", "input", "output"],
         ["q", "more", "a"],
         ["talk", "rules"],
     ]
     cfg.data.candidates.limit = 1
-    assert load(cfg.data, "candidates", str(cache)).sources().tolist() == ["plain", "renamed", "chat"]
+    rows = load(cfg.data, "candidates", str(cache))
+    assert rows.sources(rows.eligible()).tolist() == ["plain", "renamed", "chat"]
     cfg.data.candidates.path = ["plain", "plian"]
     with pytest.raises(UserError, match="plian is no entry of .*did you mean plain"):
         load(cfg.data, "candidates", str(cache))
@@ -79,8 +80,8 @@ def test_several_entries_are_one_pool(info, cache):
     ("name", "says"),
     [
         ("plian", "is no entry of .*did you mean plain"),
-        ("pairs", "is of a kind that is not supported"),
-        ("nowhere", "names neither file_name nor hf_hub_url"),
+        ("pairs", "ranking=true is preference data"),
+        ("nowhere", "ms_hub_url=a/b is on ModelScope, which is not read"),
     ],
 )
 def test_bad_entries(info, cache, name, says):
