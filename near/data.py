@@ -170,13 +170,14 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
         parts = tuple(pair for rows in found for pair in rows.parts)
         rows = Rows(part, parts, digest([rows.fingerprint for rows in found]), answer)
     if filtered := int(rows.flagged(FILTERED).sum()):
-        log.info(f"{where}: {filtered} of {len(rows)} rows left out by the filter")
+        by = "the filter" if source.filter else "split or num_samples of their entry"
+        log.info(f"{where}: {filtered} of {len(rows)} rows left out by {by}")
     if not rows.usable().any():
         there = "; ".join(
             f"{column}: {', '.join(dict.fromkeys(v for one in values for v in one.get(column, ())))}"
             for column in source.filter or {}
         )
-        raise UserError(f"{where}: {where}.filter={source.filter} leaves no row; widen it; there are {there}")
+        raise UserError(f"{where}.filter={source.filter} leaves no row; widen it; the rows have {there}")
     return rows
 
 

@@ -84,7 +84,8 @@ def _entry(source: DictConfig, where: str, file: Path, entries: dict, name: str,
         log.info(f"{what}: not used: {', '.join(unused)}")
     columns = {ours: named[theirs] for theirs, ours in COLUMNS[form].items() if named.get(theirs)}
     said = {
-        "path": {name: path} if labelled else path,
+        "path": path,
+        "label": name if labelled or isinstance(path, list) else None,
         "name": None if local else entry.get("subset"),
         "folder": folder,
         "split": split,

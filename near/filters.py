@@ -120,6 +120,8 @@ def _compared(sign: str, operand: str, where: str) -> Test:
 def _equal(value: object, wanted: object) -> bool:
     if isinstance(wanted, int | float) and not isinstance(wanted, bool):
         return not isinstance(value, bool) and _number(value) == wanted
+    if isinstance(wanted, str) and isinstance(value, int | float | decimal.Decimal) and not isinstance(value, bool):
+        return _number(value) == _number(wanted) is not None
     if isinstance(wanted, bool) and isinstance(value, str):
         return value.strip().lower() == str(wanted).lower()
     if isinstance(value, datetime.date | datetime.time) and isinstance(wanted, str):

@@ -197,12 +197,39 @@ def _opened_arrow(file: pa.OSFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.Reco
     return kind(file)
 
 
+@dataclass(frozen=True)
+class Unconverted:
+    """A value that Python has no form for, such as a date beyond the year 9999 or in an unknown time zone."""
+
+    scalar: pa.Scalar
+
+    def __str__(self) -> str:
+        shown = getattr(self.scalar, "value", None)
+        return f"{pa.array([self.scalar]) if shown is None else shown} ({self.scalar.type})"
+
+
 def _batches(batches: Iterator[pa.RecordBatch]) -> Iterator[Raw]:
     row = 0
     for batch in batches:
-        for raw in batch.to_pylist(maps_as_pydicts="lossy"):
-            yield f"row {row}", raw
+        columns = [_values(column) for column in batch.columns]
+        for values in zip(*columns, strict=True) if columns else [()] * batch.num_rows:
+            yield f"row {row}", dict(zip(batch.schema.names, values, strict=True))
             row += 1
+
+
+def _values(column: pa.Array) -> list:
+    """A column's values, each that has none in Python as Unconverted."""
+    try:
+        return column.to_pylist(maps_as_pydicts="lossy")
+    except (ValueError, OverflowError, KeyError, pa.ArrowException):
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> object:
+    try:
+        return scalar.as_py(maps_as_pydicts="lossy")
+    except (ValueError, OverflowError, KeyError, pa.ArrowException):
+        return Unconverted(scalar)
 
 
 TEXTS: dict[str, Callable[[IO[bytes], Path], Iterator[Raw]] | None] = {

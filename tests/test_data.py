@@ -15,8 +15,8 @@ from near.data import load
 from near.errors import UserError
 from near.files import read_json, write_json
 from near.formats import embedded_text
-from near.readers import Kind, read_rows
 from near.pool import load_pool
+from near.readers import Kind, read_rows
 from tests.conftest import configured, write_rows
 
 CHAT = [{"role": "user", "content": "what is 2+2"}, {"role": "assistant", "content": "4"}]
