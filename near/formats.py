@@ -76,6 +76,13 @@ class Field:
         others = (name for name in OTHER_NAMES.get(field, ()) if self.raw.get(name) not in (None, ""))
         return field if self.raw.get(field) not in (None, "") else next(others, field)
 
+    def others(self, field: str) -> bool:
+        """Whether a column that could hold the field as well says something else."""
+        if self.form.entry or self.form.columns.get(field):
+            return False
+        values = [self.raw.get(name) for name in (field, *OTHER_NAMES.get(field, ()))]
+        return len({str(value) for value in values if value not in (None, "")}) > 1
+
     def get(self, field: str) -> object:
         if self.form.entry and field not in self.form.columns:
             return None
@@ -109,6 +116,8 @@ class Field:
 def _row(field: Field, turns: list[Message]) -> list[Message]:
     """`turns` with the row's tools and its system text before them. A system turn of the chat itself goes first."""
     system = field.text("system", required=False)
+    if field.others("system"):
+        field.notes.append("system")
     if turns and turns[0]["role"] == "system":
         if system.strip() and system != turns[0]["content"]:
             field.notes.append("system")

@@ -7,6 +7,7 @@ from typing import IO
 
 BLOCK = 1 << 20  # characters read at a time
 LONGEST = 1 << 28  # characters of a row
+DEEPEST = 4  # levels of objects that are looked through for lists to name
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]|"', re.DOTALL)  # a quote alone: a string that goes on
 
@@ -161,10 +162,16 @@ def _entered(text: JsonText, names: list[str]) -> list[str]:
 def _missing(text: JsonText, name: str | None) -> Missing:
     """What stands where `name` or the rows were looked for."""
     kinds = {"{": "object", "[": "list", '"': "string", "t": "boolean", "f": "boolean", "n": "null", "": "nothing"}
-    kind, lists = kinds.get(text.peek(), "number"), []
-    if kind == "object":
-        for inner in text.names():
-            if text.peek() == "[":
-                lists.append(inner)
-            text.skip()
-    return Missing(kind, name, lists)
+    kind = kinds.get(text.peek(), "number")
+    return Missing(kind, name, list(_lists(text, DEEPEST)) if kind == "object" else [])
+
+
+def _lists(text: JsonText, depth: int) -> Iterator[str]:
+    """The dotted names of the lists in the object that comes next, on at most `depth` levels."""
+    for name in text.names():
+        if text.peek() == "{" and depth > 1:
+            yield from (f"{name}.{inner}" for inner in _lists(text, depth - 1))
+            continue
+        if text.peek() == "[":
+            yield name
+        text.skip()

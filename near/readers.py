@@ -45,14 +45,16 @@ def kinds_shown() -> str:
     return f"{', '.join(TEXTS)} (also packed: {packed}), {', '.join(TABLES)}"
 
 
-def read_rows(path: Path, kind: Kind, key: str | None = None, choose: Choose | None = None) -> Iterator[Raw]:
-    """The rows of a file. `key`: where they are in a JSON file (near/json_stream.py); `choose`: which columns of a
-    Parquet or Arrow file are read. Raises UserError for a file that is damaged."""
+def read_rows(
+    path: Path, kind: Kind, key: str | None = None, choose: Choose | None = None, option: str = "key"
+) -> Iterator[Raw]:
+    """The rows of a file. `key`: where they are in a JSON file (near/json_stream.py), `option` being what it is set by;
+    `choose`: which columns of a Parquet or Arrow file are read. Raises UserError for a file that is damaged."""
     if kind.ending in TABLES:
         yield from TABLES[kind.ending](path, choose)
         return
     if kind.ending == ".json":
-        yield from _json(path, kind.packing, key)
+        yield from _json(path, kind.packing, key, option)
         return
     with unpacked(path, kind.packing) as file:
         yield from TEXTS[kind.ending](file, path)
@@ -107,7 +109,7 @@ def _txt(file: IO[bytes], path: Path) -> Iterator[Raw]:
             yield f"line {number}", Fault("line", f"is not UTF-8 ({error.reason})")
 
 
-def _json(path: Path, packing: str, key: str | None) -> Iterator[Raw]:
+def _json(path: Path, packing: str, key: str | None, option: str) -> Iterator[Raw]:
     """The rows of a JSON list, at `key` where there is one; of a file of an object a line those."""
     row = 0
     try:
@@ -121,7 +123,7 @@ def _json(path: Path, packing: str, key: str | None) -> Iterator[Raw]:
                 yield f"row {row}", value
                 row += 1
     except Missing as missing:
-        raise _no_list(path, key, missing) from missing
+        raise _no_list(path, key, option, missing) from missing
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 near row {row} ({error.reason})") from error
     except (ValueError, RecursionError) as error:
@@ -129,13 +131,13 @@ def _json(path: Path, packing: str, key: str | None) -> Iterator[Raw]:
         raise UserError(f"{path} is not JSON near row {row} ({reason})") from error
 
 
-def _no_list(path: Path, key: str | None, missing: Missing) -> UserError:
+def _no_list(path: Path, key: str | None, option: str, missing: Missing) -> UserError:
     if missing.name is not None:
         there = f"; there are: {', '.join(missing.lists[:20])}" if missing.lists else ""
-        return UserError(f"{path}: key={key} leads nowhere, '{missing.name}' is not in this {missing.kind}{there}")
-    where = f" at key={key}" if key else ""
+        return UserError(f"{path}: {option}={key} leads nowhere, '{missing.name}' is not in this {missing.kind}{there}")
+    where = f" at {option}={key}" if key else ""
     lists = [f"{key}.{name}" if key else name for name in missing.lists[:20]]
-    hint = f"; the key of the source names where they are: key={' or key='.join(lists)}" if lists else ""
+    hint = f"; say where they are: {' or '.join(f'{option}={name}' for name in lists)}" if lists else ""
     shown = "an object" if missing.kind == "object" else missing.kind
     return UserError(f"{path} holds {shown}{where}, not a list of rows{hint}")
 

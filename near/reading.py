@@ -186,7 +186,7 @@ def said_of(info: dict, where: str, path: str) -> list[str]:
     if notes.get("empty"):
         lines.append(f"{what}: {notes['empty']} rows have an empty answer in the middle, which is not trained on")
     if notes.get("system"):
-        lines.append(f"{what}: {notes['system']} rows begin with a system turn; their other system text is not used")
+        lines.append(f"{what}: {notes['system']} rows have several system texts; a turn is used before a column")
     if info["unused"]:
         lines.append(f"{what}: not used: {printable(', '.join(info['unused']), 300)}")
     return lines

@@ -73,7 +73,11 @@ def _open(path: str, label: str | None, source: DictConfig, where: str, cache_di
             )
         content = [kind.ending, kind.packing, file_digest(local), key]
         return Opened(
-            path, label, content, lambda choose=None: read_rows(local, kind, key, choose), lambda: types_of(local, kind)
+            path,
+            label,
+            content,
+            lambda choose=None: read_rows(local, kind, key, choose, f"{where}.key"),
+            lambda: types_of(local, kind),
         )
     if key is not None:
         raise _keyless(where, key, path)

@@ -61,7 +61,7 @@ FILES = [
     ("p.jsonl.gz", b"no gzip", (), "is a damaged gzip file"),
     ("p.jsonl.zst", b"no zstd", (), "is a damaged zstd file"),
     ("p.json", lines(*GOOD) + b"{broken", (), "row 6 (line 7): field 'line' is not JSON"),
-    ("p.json", b'{"rows": []}', (), "not a list of rows; the key of the source names where they are: key=rows"),
+    ("p.json", b'{"rows": []}', (), "not a list of rows; say where they are: data.candidates.key=rows"),
     ("p.json", json.dumps(GOOD).encode()[:-20], (), "p.json is not JSON"),
     ("p.json", b"[]", (), "p.json holds no row"),
     ("p.json", b"", (), "p.json is not JSON"),
