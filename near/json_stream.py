@@ -9,6 +9,7 @@ BLOCK = 1 << 20  # characters read at a time
 LONGEST = 1 << 28  # characters of a row
 DEEPEST = 4  # levels of objects that are looked through for lists to name
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NUMBER_GOES_ON = re.compile(r"\.?|[eE][+-]?")  # what may be the rest of a number in a block to come
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]|"', re.DOTALL)  # a quote alone: a string that goes on
 
 
@@ -54,7 +55,8 @@ class JsonText:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
-                if end < len(self.text):  # else what follows may belong to it, as a number's digits
+                goes_on = isinstance(value, int | float) and _NUMBER_GOES_ON.fullmatch(self.text, end)
+                if end < len(self.text) and not goes_on:
                     self.at = end
                     return value
                 if not self.more(size):
@@ -144,9 +146,10 @@ def _entered(text: JsonText, names: list[str]) -> list[str]:
     if kind == "[" and names[0].isdigit():
         text.take("[")
         for _ in range(int(names[0])):
+            if text.peek() != "]":
+                text.skip()
             if text.peek() == "]":
                 raise Missing("list", names[0], [])
-            text.skip()
             text.take(",")
         return names[1:]
     if kind != "{":

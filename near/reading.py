@@ -141,10 +141,21 @@ class _Writing:
             there = {**self.names, **raw}
             if reading.entry:
                 format = reading.format
+                self._check_entry()
             else:
                 format, self.others = decide(reading.format, reading.columns, there, self.where, self.opened.path)
             self.form = Form(format, reading.columns, reading.tags, reading.entry)
             self.filter.check(list(self.names), f"{self.where}.filter")
+
+    def _check_entry(self) -> None:
+        """UserError where no column that an entry of a dataset_info.json asks with is there."""
+        asking = [self.reading.columns.get(name) for name in ("instruction", "input", "conversations")]
+        if not any(column in self.names for column in asking if column):
+            named = next(column for column in asking if column)
+            raise UserError(
+                f"{self.where}.path={self.opened.path}: no column '{named}', which its entry reads; "
+                f"{shown_columns(self.names)}"
+            )
 
     def _choose(self, names: list[str]) -> list[str]:
         """Of a table's columns those that can be needed: of any format that the rows may turn out to have."""

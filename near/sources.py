@@ -68,9 +68,7 @@ def _open(path: str, label: str | None, source: DictConfig, where: str, cache_di
         if source.split is not None or source.name is not None:
             raise UserError(f"{where}: a file has no name or split; leave {where}.name and {where}.split null")
         if key is not None and kind.ending != ".json":
-            raise UserError(
-                f"{where}.key={key}: {path} is no .json file, which alone has rows under a key; leave it null"
-            )
+            raise _keyless(where, key, path)
         content = [kind.ending, kind.packing, file_digest(local), key]
         return Opened(
             path,
