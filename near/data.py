@@ -5,11 +5,9 @@ never shift; it is simply not eligible. The table lives in the cache under a key
 """
 
 import dataclasses
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -20,25 +18,16 @@ from near.config import CONF
 from near.dataset_info import from_dataset_info
 from near.errors import UserError, one_line
 from near.files import cache_folder, digest, folder_aside, read_json, write_json
-from near.formats import (
-    OPTIONAL,
-    Fault,
-    Message,
-    canonical,
-    check_text,
-    decide,
-    embedded_text,
-    shown_columns,
-    without_nulls,
-)
+from near.formats import Message, embedded_text, without_nulls
 from near.locks import lock_file, locked
 from near.processes import is_main
-from near.readers import Opened, open_sources
-from near.table import FAULT, FILTERED, KEY, UNANSWERED, Table, TableWriter
+from near.reading import Reading, said_of
+from near.sampling import sampled
+from near.sources import Opened, open_sources
+from near.table import FAULT, FILTERED, UNANSWERED, Table
 
 log = logging.getLogger(__name__)
 
-VERSION = 4  # of the canonical table; part of its key
 BLOCK = 1 << 16  # rows whose hashes are read at a time
 
 
@@ -76,11 +65,19 @@ class Rows:
 
     def keys(self, column: str) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks of hashes with the id that each begins at, uint64 (m, 2): "key" of all messages, "prompt_key" of what
-        stands before the last answer."""
+        is asked (near/row_keys.py)."""
         offset = 0
         for _, table in self.parts:
             for start in range(0, len(table), BLOCK):
                 yield offset + start, table.keys(column, start, min(start + BLOCK, len(table)))
+            offset += len(table)
+
+    def turns(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Blocks of the turns of rows that ask in several: the rows' ids, int64 (m,), and hashes, uint64 (m, 2)."""
+        offset = 0
+        for _, table in self.parts:
+            for rows, keys in table.turns():
+                yield rows + offset, keys
             offset += len(table)
 
     def without(self, excluded: np.ndarray) -> "Rows":
@@ -159,26 +156,47 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
     where = f"data.{part}"
     if not part.startswith("more_eval.") and not given(cfg, part):
         raise UserError(f"{where}.path is missing: set {where}.path=FILE (or a hub id, or data=demo)")
-    found = []
-    for source in from_dataset_info(_source(cfg, part), where):
-        left = source.limit
-        for opened in open_sources(source, where, cache_dir):
-            if left == 0:
-                break
-            rows, info = _load_one(cfg, source, part, opened, left, cache_dir, answer)
-            _judge(rows, info, f"{where}: {opened.path}", cfg.on_error)
-            left = None if left is None else left - len(rows)
-            found.append(rows)
+    found, values, source = [], [], _source(cfg, part)
+    for opened, reading in _openings(source, where, cache_dir, lambda: len(found[-1])):
+        rows, info = _load_one(cfg, reading, part, opened, cache_dir, answer)
+        _judge(rows, info, f"{where}: {opened.path}", cfg.on_error)
+        for line in said_of(info, where, opened.path):
+            log.info(line)
+        found.append(rows)
+        values.append(info["filter_values"])
     if len(found) == 1:
         rows = found[0]
     else:
         parts = tuple(pair for rows in found for pair in rows.parts)
         rows = Rows(part, parts, digest([rows.fingerprint for rows in found]), answer)
     if filtered := int(rows.flagged(FILTERED).sum()):
-        log.info(f"{where}: {filtered} of {len(rows)} rows left out by the filter")
+        by = "the filter" if source.filter else "split or num_samples of their entry"
+        log.info(f"{where}: {filtered} of {len(rows)} rows left out by {by}")
     if not rows.usable().any():
-        raise UserError(f"{where}: {where}.filter={source.filter} leaves no row; widen it")
+        there = "; ".join(
+            f"{column}: {', '.join(dict.fromkeys(v for one in values for v in one.get(column, ())))}"
+            for column in source.filter or {}
+        )
+        raise UserError(f"{where}.filter={source.filter} leaves no row; widen it; the rows have {there}")
     return rows
+
+
+def _openings(
+    source: DictConfig, where: str, cache_dir: str, rows_of_last: Callable[[], int]
+) -> Iterator[tuple[Opened, Reading]]:
+    """The files and data sets that `source` names, and how each is read. `rows_of_last`: how many rows the one before
+    had, asked where a limit is shared."""
+    for one in from_dataset_info(source, where):
+        files = open_sources(one, where, cache_dir)
+        if one.get("sample"):
+            yield from sampled(one, files, where)
+            continue
+        left = one.limit
+        for opened in files:
+            if left == 0:  # a source beyond the limit has no table
+                break
+            yield opened, Reading.of(one, left)
+            left = None if left is None else left - rows_of_last()
 
 
 def raw_rows(cfg: DictConfig, rows: Rows, ids: np.ndarray, cache_dir: str) -> Iterator[tuple[int, Mapping]]:
@@ -187,48 +205,63 @@ def raw_rows(cfg: DictConfig, rows: Rows, ids: np.ndarray, cache_dir: str) -> It
 
     Raises UserError where a source no longer holds what was loaded.
     """
-    where = f"data.{rows.name}"
-    told = _source(cfg, rows.name)
-    sources = [(source, open_sources(source, where, cache_dir)) for source in from_dataset_info(told, where)]
-    if sum(len(files) for _, files in sources) < len(rows.parts):
-        raise UserError(f"{where}.path={told.path} names fewer files than when it was loaded; run again")
-    wanted, offset, tables = np.sort(ids), 0, iter(rows.parts)
-    for source, files in sources:
-        left = source.limit
-        for opened in files:
-            if left == 0:  # a source beyond the limit has no table
-                break
-            changed = UserError(f"{where}: {opened.path} has changed since it was loaded; run again")
-            _, table = next(tables, (None, None))
-            if table is None or Form.of(source, left).key(opened) != table.folder.name:
-                raise changed
-            first, last = np.searchsorted(wanted, [offset, offset + len(table)])
-            own = set((wanted[first:last] - offset).tolist())
-            for place, (_, raw) in enumerate(opened.rows() if own else ()):
-                if place in own and isinstance(raw, Mapping):
-                    yield offset + place, raw
-                    own.remove(place)
-                    if not own:
-                        break
-            if own:
-                raise changed
-            offset += len(table)
-            left = None if left is None else left - len(table)
+    wanted, offset = np.sort(ids), 0
+    for opened, table in _loaded(cfg, rows, cache_dir):
+        first, last = np.searchsorted(wanted, [offset, offset + len(table)])
+        left = set((wanted[first:last] - offset).tolist())
+        for place, (_, raw) in enumerate(opened.rows() if left else ()):
+            if place in left and isinstance(raw, Mapping):
+                yield offset + place, raw
+                left.remove(place)
+                if not left:
+                    break
+        if left:
+            raise _changed(rows, opened)
+        offset += len(table)
+
+
+def raw_types(cfg: DictConfig, rows: Rows, cache_dir: str) -> dict[str, pa.DataType]:
+    """The types of the columns of what `load` made of `cfg`, where all sources that have a column say the same one."""
+    types: dict[str, pa.DataType | None] = {}
+    for opened, _ in _loaded(cfg, rows, cache_dir):
+        here = opened.types()
+        if not here:
+            return {}
+        for name, kind in here.items():
+            types[name] = kind if types.get(name, kind) == kind else None
+    return {name: kind for name, kind in types.items() if kind is not None}
+
+
+def _loaded(cfg: DictConfig, rows: Rows, cache_dir: str) -> Iterator[tuple[Opened, Table]]:
+    """The sources of `rows` opened again, each with its table. UserError where one is not what was loaded."""
+    where, source = f"data.{rows.name}", _source(cfg, rows.name)
+    tables, seen = [table for _, table in rows.parts], []
+    for opened, reading in _openings(source, where, cache_dir, lambda: len(seen[-1])):
+        table = tables[len(seen)] if len(seen) < len(tables) else None
+        if table is None or reading.key(opened) != table.folder.name:
+            raise _changed(rows, opened)
+        seen.append(table)
+        yield opened, table
+    if len(seen) < len(tables):
+        raise UserError(f"{where}.path={source.path} names fewer files than when it was loaded; run again")
+
+
+def _changed(rows: Rows, opened: Opened) -> UserError:
+    return UserError(f"data.{rows.name}: {opened.path} has changed since it was loaded; run again")
 
 
 def _load_one(
-    cfg: DictConfig, source: DictConfig, part: str, opened: Opened, limit: int | None, cache_dir: str, answer: bool
+    cfg: DictConfig, reading: Reading, part: str, opened: Opened, cache_dir: str, answer: bool
 ) -> tuple[Rows, dict]:
     """One source's rows, read into the cache when they are not there yet, and what its info.json says."""
-    form = Form.of(source, limit)
-    key = form.key(opened)
+    key = reading.key(opened)
     folder = cache_folder(cache_dir, "data", key)
     refresh = cfg.refresh and is_main()  # one process does; what it replaces is the same content
     if refresh or not (folder / "info.json").is_file():
         with locked(lock_file(cache_dir, key)):  # who waited finds it there
             if refresh or not (folder / "info.json").is_file():
                 with folder_aside(folder, replace=True) as new:
-                    write_json(new / "info.json", _write(new, opened, form, f"data.{part}", cfg.on_error))
+                    write_json(new / "info.json", reading.write(new, opened, f"data.{part}", cfg.on_error))
     try:
         info = read_json(folder / "info.json")
         return Rows(part, ((opened.label, Table(folder)),), info["fingerprint"], answer), info
@@ -255,102 +288,3 @@ def _judge(rows: Rows, info: dict, where: str, on_error: str) -> None:
         raise UserError(f"{where} holds no usable row ({first[1]})")
     if faults:
         log.info(f"{where}: {faults} of {len(rows)} rows left out as faulty, first: {first[1]}")
-
-
-@dataclass(frozen=True)
-class Form:
-    """How raw rows are read: see conf/data/source/default.yaml."""
-
-    format: str
-    columns: dict
-    tags: dict
-    filter: dict
-    limit: int | None
-
-    @classmethod
-    def of(cls, source: DictConfig, limit: int | None) -> "Form":
-        columns = {field: column for field, column in (source.columns or {}).items() if column is not None}
-        tags = OmegaConf.to_container(source.tags) if source.tags else {}
-        return cls(source.format, columns, tags, OmegaConf.to_container(source.filter) if source.filter else {}, limit)
-
-    def key(self, opened: Opened) -> str:
-        """The name of the table that `opened` becomes."""
-        return digest([VERSION, opened.content, self.format, self.columns, self.tags, self.limit, self.filter])
-
-
-def _write(folder: Path, opened: Opened, form: Form, where: str, on_error: str) -> dict:
-    """Write the table into `folder`; return what info.json holds.
-
-    Nothing of the source's name goes in: the same content has the same table and fingerprint under any name.
-    """
-    state = hashlib.sha256()
-    format, shown, first_fault, first_unanswered = None, None, None, None
-    with TableWriter(folder) as table:
-        for position, raw in opened.rows():
-            if table.rows == form.limit:
-                break
-            row: dict = {"messages": [], "source": None, "fault": None}
-            unanswered, filtered = None, False
-            try:
-                if isinstance(raw, Fault):
-                    raise raw
-                if shown is None and isinstance(raw, Mapping):
-                    format = decide(form.format, form.columns, raw, f"{where}.path={opened.path}")
-                    shown = shown_columns(raw)
-                    _check_filter(form.filter, raw, where)
-                filtered = isinstance(raw, Mapping) and not _passes(raw, form.filter)
-                if not filtered:
-                    row["messages"], unanswered = canonical(raw, format, form.columns, form.tags)
-                if "source" in form.columns and raw.get(form.columns["source"]) is not None:
-                    row["source"] = str(raw[form.columns["source"]])
-                    check_text(row["source"], form.columns["source"])
-            except Fault as error:
-                row["fault"] = str(error)
-                told = f"row {table.rows} ({position}): {error}"
-                if on_error == "raise":
-                    line = f"{where}: {opened.path}, {told}; mend the row or set data.on_error=skip"
-                    raise UserError(line) from error
-                first_fault = first_fault or (table.rows, told)
-            if unanswered:
-                first_unanswered = first_unanswered or (table.rows, f"row {table.rows} ({position}): {unanswered}")
-            key, prompt_key = _keys(row["messages"])
-            state.update(bytes([row["fault"] is not None, filtered]) + key)
-            flags = FAULT * (row["fault"] is not None) | UNANSWERED * bool(unanswered) | FILTERED * filtered
-            table.add(row, flags, key, prompt_key)
-    return {
-        "schema_version": VERSION,
-        "format": format,
-        "columns": shown,
-        "first_fault": first_fault,
-        "first_unanswered": first_unanswered,
-        "fingerprint": state.hexdigest()[:32],
-    }
-
-
-def _keys(messages: list[Message]) -> tuple[bytes, bytes]:
-    """Hashes of all messages, and of those before the last answer (of plain text: of itself), of all their fields."""
-    state, prompt = hashlib.blake2b(digest_size=KEY), None
-    answered = len(messages) > 1 and messages[-1]["role"] == "assistant"
-    for i, message in enumerate(messages):
-        if answered and i == len(messages) - 1:
-            prompt = state.digest()
-        fields = {message["role"]: message["content"]}  # no role has the name of another field
-        fields |= {name: str(message[name]) for name in OPTIONAL if name in message}
-        for name, text in fields.items():
-            content = text.encode()
-            state.update(f"{name} {len(content)} ".encode() + content)
-    key = state.digest()
-    return key, key if prompt is None else prompt
-
-
-def _check_filter(filter: dict, first: Mapping, where: str) -> None:
-    for column in filter:
-        if column not in first:
-            raise UserError(f"{where}.filter: no column '{column}'; {shown_columns(first)}")
-
-
-def _passes(raw: Mapping, filter: dict) -> bool:
-    """Whether a raw row has, in every column of `filter`, the value that is asked for or one of them."""
-    return all(
-        raw.get(c) in wanted if isinstance(wanted, list) else raw.get(c) == wanted for c, wanted in filter.items()
-    )

@@ -34,7 +34,7 @@ def read_task(folder: Path, task: str) -> list[dict]:
     """All rows of one task in a fixed order, as `{"messages": [...], "domain": task}`."""
     rows = []
     for path in sorted((folder / task).glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):
             if line.strip():
                 raw = json.loads(line)
                 ideal = raw["ideal"][0] if isinstance(raw["ideal"], list) else raw["ideal"]

@@ -32,7 +32,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from near.config import differences, public
-from near.data import Rows, raw_rows
+from near.data import Rows, raw_rows, raw_types
 from near.dedup import without_near_duplicates
 from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, one_line, printable
@@ -40,6 +40,7 @@ from near.files import aside, digest, provenance, read_json, write_json, write_j
 from near.locks import lock_file, locked
 from near.needs import Needs, needs_of
 from near.processes import is_main
+from near.readers import Unconverted
 from near.selectors.base import Round, Subset, checked, selector_of
 
 if TYPE_CHECKING:
@@ -138,8 +139,8 @@ class Export:
             write_npy(files.enter_context(aside(self.folder / "subset.npy")), ids)
             if self.cfg.export is not None:
                 names.append(f"subset.{self.cfg.export}")
-                rows, ours = self._rows(ids, candidates, queries, neighbours)
-                WRITERS[self.cfg.export](files.enter_context(aside(self.folder / names[-1])), rows, ours)
+                rows, types = self._rows(ids, candidates, queries, neighbours)
+                WRITERS[self.cfg.export](files.enter_context(aside(self.folder / names[-1])), rows, types)
 
             def place() -> dict:
                 files.close()
@@ -187,7 +188,8 @@ class Export:
     def _rows(
         self, ids: np.ndarray, candidates: Rows, queries: Rows | None, neighbours: "Neighbours | None"
     ) -> tuple[list[dict], dict[str, pa.DataType]]:
-        """The rows of the subset in its order, with our columns, and these columns' names and types."""
+        """The rows of the subset in its order, with our columns, and the types of these and of the sources' columns as
+        far as they are known."""
         places = {row: place for place, row in enumerate(ids.tolist())}
         rows: list[dict] = [{}] * len(ids)
         for row, raw in raw_rows(self.cfg.data, candidates, ids, self.cfg.cache_dir):
@@ -204,7 +206,8 @@ class Export:
             if scores is not None and np.isfinite(scores[place]):
                 score = float(scores[place])
             row.update(zip(names, (place + 1, score, query, str(sources[place])), strict=True))
-        return rows, dict(zip(names, COLUMNS.values(), strict=True))
+        types = raw_types(self.cfg.data, candidates, self.cfg.cache_dir)
+        return rows, types | dict(zip(names, COLUMNS.values(), strict=True))
 
 
 def nearest(
@@ -223,7 +226,7 @@ def nearest(
     return [(float(s), int(asked[q])) if q >= 0 else (None, None) for s, q in zip(best, query, strict=True)]
 
 
-def _jsonl(path: Path, rows: list[dict], ours: dict[str, pa.DataType]) -> None:
+def _jsonl(path: Path, rows: list[dict], known: dict[str, pa.DataType]) -> None:
     """A row a line, each with the columns that it has."""
 
     def lines() -> Iterator[dict]:
@@ -259,22 +262,23 @@ def as_json(value: object) -> object:
         return value.total_seconds()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    if isinstance(value, decimal.Decimal | uuid.UUID | np.datetime64):
+    if isinstance(value, decimal.Decimal | uuid.UUID | np.datetime64 | Unconverted):
         return str(value)
     if isinstance(value, np.ndarray | np.generic):
         return as_json(value.tolist())
     raise TypeError(f"it is of type {type(value).__name__}")
 
 
-def _parquet(path: Path, rows: list[dict], ours: dict[str, pa.DataType]) -> None:
-    """One table with the columns of all rows, null where a row lacks one; a column's type is that of all its values."""
+def _parquet(path: Path, rows: list[dict], known: dict[str, pa.DataType]) -> None:
+    """One table with the columns of all rows, null where a row lacks one; a column's type is the known one, as its
+    source has it, or that of all its values."""
     types = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         with _of_one_type(f"column '{name}' does"):
-            values = [row.get(name) for row in rows]
+            values = [_for_arrow(row.get(name)) for row in rows]
             if any(_deeper(value, DEEPEST) for value in values):
                 raise ValueError(f"nested deeper than {DEEPEST} levels")
-            types[name] = ours.get(name) or pa.infer_type(values)
+            types[name] = known.get(name) or pa.infer_type(values)
     with _of_one_type("the names of the columns do"):
         schema = pa.schema(types)
     with _of_one_type("the rows do"), pyarrow.parquet.ParquetWriter(path, schema) as file:
@@ -282,8 +286,12 @@ def _parquet(path: Path, rows: list[dict], ours: dict[str, pa.DataType]) -> None
             part, arrays = rows[start : start + ROW_GROUP], []
             for name, kind in types.items():
                 with _of_one_type(f"column '{name}' does"):
-                    arrays.append(pa.array([row.get(name) for row in part], kind))
+                    arrays.append(pa.array([_for_arrow(row.get(name)) for row in part], kind))
             file.write_table(pa.table(arrays, schema=schema))
+
+
+def _for_arrow(value: object) -> object:
+    return value.scalar if isinstance(value, Unconverted) else value
 
 
 def _deeper(value: object, levels: int) -> bool:

@@ -82,7 +82,8 @@ def read_json(path: str | Path) -> dict:
 def read_jsonl(path: str | Path) -> list[dict]:
     """The objects in a file of one JSON object a line; UserError where it is damaged."""
     try:
-        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines would split at U+2028 in a text, too
+        rows = [json.loads(line) for line in lines if line]
     except ValueError as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
     if not all(isinstance(row, dict) for row in rows):

@@ -13,16 +13,14 @@ become a user turn and an assistant turn; chats stay chats. What can't be made i
 field.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from near.errors import UserError, did_you_mean
+from near.errors import UserError
+from near.turns import OPTIONAL, Fault, Message, Turns, from_json, message_of, said_nothing, tools_message
 
-Message = dict[str, str | bool]
-OPTIONAL = ("reasoning", "calls", "train")  # keys that a message may lack
-ROLES = {"system", "user", "assistant", "tool"}
-MESSAGE_ROLES = {**{role: role for role in sorted(ROLES)}, "developer": "system"}
+MESSAGE_ROLES = {**{role: role for role in ("assistant", "system", "tool", "user")}, "developer": "system"}
+MESSAGE_TURNS = Turns("role", "content", {**MESSAGE_ROLES, "function": "tool"})
 SHAREGPT_ROLES = {
     "human": "user",
     "user": "user",
@@ -33,8 +31,6 @@ SHAREGPT_ROLES = {
     "tool": "tool",
     "system": "system",
 }
-
-
 TAG_ROLES = {
     "user_tag": "user",
     "assistant_tag": "assistant",
@@ -42,25 +38,54 @@ TAG_ROLES = {
     "observation_tag": "tool",
     "system_tag": "system",
 }
+LISTED = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}
+LISTED |= {"observation_tag": "observation", "function_tag": "function_call", "system_tag": "system"}
+OTHER_NAMES = {"system": ("system_prompt",)}  # columns that hold a field where none has its name
+NOT_THINKING = "detailed thinking off"  # what LLaMA-Factory's `formatting: openai` adds to a row's system text
 
 
-class Fault(Exception):
-    """A row that can't be used: the field and what is wrong with it."""
+class Form(NamedTuple):
+    """How rows are read: the format's name, `columns` (fields to the source's names), `tags`, and `entry`, the
+    `formatting` of a dataset_info.json's entry, under which no field is read that `columns` does not name."""
 
-    def __init__(self, field: str, reason: str):
-        super().__init__(f"field '{field}' {reason}")
+    format: str
+    columns: Mapping[str, str]
+    tags: Mapping[str, str]
+    entry: str | None = None
+
+
+class Read(NamedTuple):
+    """One row: its messages, why they hold no answer at their end (None: they do), and what else is to be said."""
+
+    messages: list[Message]
+    unanswered: str | None
+    notes: list[str]
 
 
 class Field:
     """Access to a raw row through the `columns` map, with faults that name the user's column."""
 
-    def __init__(self, raw: Mapping, columns: Mapping[str, str], tags: Mapping[str, str]):
-        self.raw, self.columns, self.tags = raw, columns, tags
+    def __init__(self, raw: Mapping, form: Form):
+        self.raw, self.form, self.notes = raw, form, []
 
     def name(self, field: str) -> str:
-        return self.columns.get(field, field)
+        """The column of a field. Where `columns` names none: its own name or, where that says nothing, another."""
+        named = self.form.columns.get(field)
+        if named is not None or self.form.entry:
+            return named or field
+        others = (name for name in OTHER_NAMES.get(field, ()) if self.raw.get(name) not in (None, ""))
+        return field if self.raw.get(field) not in (None, "") else next(others, field)
+
+    def others(self, field: str) -> bool:
+        """Whether a column that could hold the field as well says something else."""
+        if self.form.entry or self.form.columns.get(field):
+            return False
+        values = [self.raw.get(name) for name in (field, *OTHER_NAMES.get(field, ()))]
+        return len({str(value) for value in values if value not in (None, "")}) > 1
 
     def get(self, field: str) -> object:
+        if self.form.entry and field not in self.form.columns:
+            return None
         return self.raw.get(self.name(field))
 
     def text(self, field: str, required: bool = True) -> str:
@@ -77,7 +102,10 @@ class Field:
         return value
 
     def turns(self, field: str) -> list:
+        """A list of turns, or one as JSON text."""
         name, value = self.name(field), self.get(field)
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            value = from_json(value, name)
         if not isinstance(value, list | tuple) or not value:
             raise Fault(
                 name, "is empty" if isinstance(value, list) else f"is of type {type(value).__name__}, not a list"
@@ -85,84 +113,106 @@ class Field:
         return list(value)
 
 
-def _system(field: Field) -> list[Message]:
-    text = field.text("system", required=False)
-    return [{"role": "system", "content": text}] if text.strip() else []
+def _row(field: Field, turns: list[Message]) -> list[Message]:
+    """`turns` with the row's tools and its system text before them. A system turn of the chat itself goes first."""
+    system = field.text("system", required=False)
+    if field.others("system"):
+        field.notes.append("system")
+    if turns and turns[0]["role"] == "system":
+        if system.strip() and system != turns[0]["content"]:
+            field.notes.append("system")
+        system, turns = turns[0]["content"], turns[1:]
+    tools = tools_message(field.get("tools"), field.name("tools"))
+    if field.form.entry == "openai":
+        system = _openai_system(system, bool(tools))
+    return [*tools, *([{"role": "system", "content": system}] if system.strip() else []), *turns]
+
+
+def _openai_system(system: str, tools: bool) -> str:
+    """The system text as LLaMA-Factory's OpenAI converter leaves it."""
+    if tools:
+        return system and f"{system}\n"
+    if "detailed thinking on" in system or NOT_THINKING in system:
+        return system
+    return f"{system}\n{NOT_THINKING}" if system else NOT_THINKING
+
+
+def _answered(prompt: str, answer: str) -> list[Message]:
+    messages = [{"role": "user", "content": prompt}]
+    return [*messages, {"role": "assistant", "content": answer}] if answer.strip() else messages
 
 
 def _alpaca(field: Field) -> list[Message]:
-    messages = _system(field)
-    history = field.get("history") or []
+    history, turns = field.get("history") or [], []
     if not isinstance(history, list):
         raise Fault(field.name("history"), f"is of type {type(history).__name__}, not a list of pairs")
     for pair in history:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(t, str) for t in pair):
             raise Fault(field.name("history"), "holds something else than [question, answer] pairs")
-        messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    more = field.text("input", required=False)
-    prompt = field.text("instruction") + (f"\n{more}" if more.strip() else "")
-    messages.append({"role": "user", "content": prompt})
-    text = field.text("output", required=False)
-    return [*messages, {"role": "assistant", "content": text}] if text.strip() else messages
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    asked = [field.text("instruction", required=False), field.text("input", required=False)]
+    asked = [text for text in asked if (text if field.form.entry else text.strip())]
+    if not asked:
+        field.text("instruction")  # says what is wrong with it
+    return _row(field, turns + _answered("\n".join(asked), field.text("output", required=False)))
 
 
-def _spoken(turn: Mapping, content: object) -> object:
-    """The text of a turn whose content is parts of text, or that calls tools (each as a line of JSON)."""
-    if isinstance(content, list) and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content):
-        content = "".join(part["text"] for part in content)
-    calls = turn.get("tool_calls")
-    if not calls or not isinstance(calls, list) or not (content is None or isinstance(content, str)):
-        return content
-    called = [call.get("function", call) if isinstance(call, Mapping) else call for call in calls]
-    return "\n".join([*filter(None, [content]), *(json.dumps(call, ensure_ascii=False) for call in called)])
-
-
-def _chat(field: Field, name: str, role_key: str, text_key: str, roles: Mapping[str, str]) -> list[Message]:
-    messages = []
+def _chat(field: Field, name: str, turns: Turns) -> list[Message]:
     column = field.name(name)
-    for i, turn in enumerate(field.turns(name)):
-        where = f"{column}[{i}]"
-        if isinstance(turn, Mapping) and turn.get("tool_calls"):
-            turn = {text_key: None, **turn}
-        if not isinstance(turn, Mapping) or role_key not in turn or text_key not in turn:
-            raise Fault(where, f"is not a turn with '{role_key}' and '{text_key}'")
-        role, text = turn[role_key], _spoken(turn, turn[text_key])
-        if not isinstance(role, str) or role not in roles:
-            raise Fault(f"{where}.{role_key}", f"is {role!r}, not one of {', '.join(roles)}")
-        if not isinstance(text, str):
-            raise Fault(f"{where}.{text_key}", f"is of type {type(text).__name__}, not text")
-        messages.append({"role": roles[role], "content": text})
-    return messages
+    return [message_of(turn, f"{column}[{i}]", turns) for i, turn in enumerate(field.turns(name))]
 
 
 def _messages(field: Field) -> list[Message]:
-    return _chat(field, "messages", "role", "content", MESSAGE_ROLES)
+    return _row(field, _chat(field, "messages", MESSAGE_TURNS))
 
 
 def _sharegpt(field: Field) -> list[Message]:
     """Turns under sharegpt's names, or those of `tags` (LLaMA-Factory's: role_tag, content_tag, user_tag, ...)."""
-    tags, roles = field.tags, SHAREGPT_ROLES
-    if named := {tags[tag]: role for tag, role in TAG_ROLES.items() if tag in tags}:
-        left = {name: role for name, role in SHAREGPT_ROLES.items() if role not in named.values()}
-        roles = {**left, **named}
-    role_key, text_key = tags.get("role_tag", "from"), tags.get("content_tag", "value")
-    return _system(field) + _chat(field, "conversations", role_key, text_key, roles)
+    turns = sharegpt_turns(field.form)
+    messages = _chat(field, "conversations", turns)
+    if field.form.entry:
+        _check_order(messages, field.name("conversations"), field.form.entry == "openai")
+    return _row(field, messages)
+
+
+def sharegpt_turns(form: Form) -> Turns:
+    """How the turns are written. Of an entry of dataset_info.json the roles are those of its `tags` and no others, or
+    LLaMA-Factory's where it has none."""
+    tags = form.tags or (LISTED if form.entry else {})
+    named = {tags[tag]: role for tag, role in TAG_ROLES.items() if tag in tags}
+    left = {} if form.entry else {n: r for n, r in SHAREGPT_ROLES.items() if not named or r not in named.values()}
+    calling = tags.get("function_tag", "function_call")
+    return Turns(
+        tags.get("role_tag", "from"), tags.get("content_tag", "value"), {**left, **named}, frozenset({calling})
+    )
+
+
+def _check_order(messages: list[Message], column: str, joins: bool) -> None:
+    """Fault where LLaMA-Factory leaves a row out: questions and answers have to take turns. `joins`: results of tools
+    that follow each other are one turn."""
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
+    asked = True
+    for i, turn in enumerate(turns):
+        if joins and turn["role"] == "tool" and i and turns[i - 1]["role"] == "tool":
+            continue
+        if turn["role"] not in (("user", "tool") if asked else ("assistant",)):
+            where = f"{column}[{i + len(messages) - len(turns)}]"
+            raise Fault(where, f"is of the {turn['role']} where {'a question' if asked else 'an answer'} has to come")
+        asked = not asked
 
 
 def _prompt_completion(field: Field) -> list[Message]:
-    messages = _system(field)
+    turns = []
     for name, role, required in (("prompt", "user", True), ("completion", "assistant", False)):
         if isinstance(field.get(name), list):
-            messages += _chat(field, name, "role", "content", MESSAGE_ROLES)
+            turns += _chat(field, name, MESSAGE_TURNS)
         elif (text := field.text(name, required)).strip():
-            messages.append({"role": role, "content": text})
-    return messages
+            turns.append({"role": role, "content": text})
+    return _row(field, turns)
 
 
 def _question_answer(field: Field) -> list[Message]:
-    messages = [*_system(field), {"role": "user", "content": field.text("question")}]
-    text = field.text("answer", required=False)
-    return [*messages, {"role": "assistant", "content": text}] if text.strip() else messages
+    return _row(field, _answered(field.text("question"), field.text("answer", required=False)))
 
 
 def _text(field: Field) -> list[Message]:
@@ -171,47 +221,26 @@ def _text(field: Field) -> list[Message]:
 
 
 class Format(NamedTuple):
+    """The fields of a format: those that a row must have (the prompt's first), others, and how they are read."""
+
     required: tuple[str, ...]
     optional: tuple[str, ...]
     read: Callable[[Field], list[Message]]
 
 
+BESIDE = ("system", "tools")
 FORMATS: dict[str, Format] = {
-    "messages": Format(("messages",), (), _messages),
-    "sharegpt": Format(("conversations",), ("system",), _sharegpt),
-    "prompt_completion": Format(("prompt", "completion"), ("system",), _prompt_completion),
-    "question_answer": Format(("question", "answer"), ("system",), _question_answer),
-    "alpaca": Format(("instruction", "output"), ("input", "system", "history"), _alpaca),
+    "messages": Format(("messages",), BESIDE, _messages),
+    "sharegpt": Format(("conversations",), BESIDE, _sharegpt),
+    "prompt_completion": Format(("prompt", "completion"), BESIDE, _prompt_completion),
+    "question_answer": Format(("question", "answer"), BESIDE, _question_answer),
+    "alpaca": Format(("instruction", "output"), ("input", "history", *BESIDE), _alpaca),
     "text": Format(("text",), (), _text),
 }
 
 
-def decide(format: str, columns: Mapping[str, str], first: Mapping, where: str) -> str:
-    """The format's name (found by its columns for "auto"), checked against the first row's columns.
-
-    Raises UserError for an unknown `columns` key and for a prompt column that is not there, naming those that are.
-    """
-    there = shown_columns(first)
-    if format == "auto":
-        names = {key for key in columns if columns[key] in first} | (set(first) - set(columns.values()))
-        fits = [n for n, f in FORMATS.items() if f.required[0] in names]
-        if not fits:
-            raise UserError(f"{where}: no known format fits; {there}; set format and columns")
-        format = fits[0]
-    prompt = FORMATS[format].required[0]
-    known = [*FORMATS[format].required, *FORMATS[format].optional, "source"]
-    for key, column in columns.items():
-        if key not in known:
-            raise UserError(f"{where}: columns.{key} is not a field of format {format}{did_you_mean(key, known)}")
-        if column not in first and key not in (*FORMATS[format].optional, *FORMATS[format].required[1:]):
-            raise UserError(f"{where}: no column '{column}' (columns.{key}); {there}")
-    if columns.get(prompt, prompt) not in first:
-        raise UserError(f"{where}: no column '{columns.get(prompt, prompt)}' (format {format}); {there}")
-    return format
-
-
-def shown_columns(row: Mapping) -> str:
-    return f"its columns: {', '.join(map(str, row)) or 'none'}"
+def fields_of(format: str) -> tuple[str, ...]:
+    return (*FORMATS[format].required, *FORMATS[format].optional)
 
 
 def check_text(text: str, field: str) -> None:
@@ -221,26 +250,31 @@ def check_text(text: str, field: str) -> None:
         raise Fault(field, "holds half of a surrogate pair, which is no text") from error
 
 
-def canonical(
-    raw: object, format: str, columns: Mapping[str, str], tags: Mapping[str, str] | None = None
-) -> tuple[list[Message], str | None]:
+def canonical(raw: object, form: Form) -> Read:
     """The messages of one raw row, and why they hold no answer at their end (None: they do)."""
     if not isinstance(raw, Mapping):
         raise Fault("row", f"is of type {type(raw).__name__}, not an object with columns")
-    messages = FORMATS[format].read(Field(raw, columns, tags or {}))
-    asked, *answered = FORMATS[format].required
+    field = Field(raw, form)
+    messages = FORMATS[form.format].read(field)
+    asked, *answered = FORMATS[form.format].required
+    prompt = form.columns.get(asked, asked)
     for message in messages:
-        check_text(message["content"], columns.get(asked, asked))
-    prompted = any(m["role"] != "assistant" and m["content"].strip() for m in messages)
-    if not prompted and format != "text":
-        raise Fault(columns.get(asked, asked), "holds no prompt")
-    if messages[-1]["role"] == "assistant" and messages[-1]["content"].strip():
-        return messages, None
+        for text in (message["content"], message.get("reasoning", ""), message.get("calls", "")):
+            check_text(text, prompt)
+    prompted = any(m["role"] not in ("assistant", "tools") and m["content"].strip() for m in messages)
+    if not prompted and form.format != "text":
+        raise Fault(prompt, "holds no prompt")
+    for message in messages[:-1]:
+        if message["role"] == "assistant" and said_nothing(message):
+            message["train"] = False
+            field.notes.append("empty")
+    if messages[-1]["role"] == "assistant" and (messages[-1]["content"].strip() or messages[-1].get("calls")):
+        return Read(messages, None, field.notes)
     if not answered:
-        return messages, f"field '{columns.get(asked, asked)}' holds no answer at its end"
-    name = columns.get(answered[0], answered[0])
+        return Read(messages, f"field '{prompt}' holds no answer at its end", field.notes)
+    name = form.columns.get(answered[0], answered[0])
     lack = "is missing" if name not in raw else "is null" if raw[name] is None else "is empty"
-    return messages, f"field '{name}' {lack}"
+    return Read(messages, f"field '{name}' {lack}", field.notes)
 
 
 def is_plain(messages: list[Message]) -> bool:

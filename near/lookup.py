@@ -85,7 +85,9 @@ def _text(folder: Path, row: int) -> Iterator[str]:
         raise UserError(f"row={row} is not in the pool of {len(rows)} rows; use row<={len(rows) - 1}")
     yield f"row {row}, from {printable(rows.sources(np.array([row]))[0], 60)}"
     for message in rows.messages(row):
-        yield f"  {message['role']}: {printable(message['content'] or '', SHOWN)}"
+        trained = "" if message.get("train", True) else " (not trained on)"
+        for text in filter(None, (message.get("reasoning"), message["content"], message.get("calls"))):
+            yield f"  {message['role']}{trained}: {printable(text, SHOWN)}"
 
 
 def _told(folder: Path, row: int) -> Iterator[str]:

@@ -8,25 +8,29 @@ from omegaconf import DictConfig
 from near.data import Rows, given, load, more_sets
 from near.errors import UserError
 from near.keys import Sorted
+from near.leakage import leaks
 
 log = logging.getLogger(__name__)
 
 
 def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
-    """data.candidates, with rows no longer eligible whose prompt is one of a query or an eval row (`data.leakage=drop`)
-    and rows that repeat an earlier one (`data.dedup=exact`; for `near` see near/dedup.py). Ids stay; how many and why
-    is said."""
+    """data.candidates. No longer eligible are rows that ask what a query or an eval row asks (`data.leakage=drop`, see
+    near/leakage.py) and rows that repeat an earlier one (`data.dedup=exact`; for `near` see near/dedup.py). Ids stay;
+    how many and why is said."""
     pool = load(cfg.data, "candidates", cfg.cache_dir)
-    excluded = np.zeros(len(pool), dtype=bool)
+    excluded, leaked, shared = np.zeros(len(pool), dtype=bool), np.zeros(len(pool), dtype=bool), 0
+    for rows in _held_out(cfg, queries):
+        found, others = leaks(pool, rows)
+        leaked, shared = leaked | found, max(shared, others)
+    count = int((leaked & pool.usable()).sum())
     if cfg.data.leakage == "drop":
-        held_out = [queries] if queries is not None else []
-        if given(cfg.data, "eval"):
-            held_out.append(load(cfg.data, "eval", cfg.cache_dir, answer=False))
-        held_out += [load(cfg.data, part, cfg.cache_dir, answer=False) for part in more_sets(cfg.data).values()]
-        for rows in held_out:
-            _exclude_prompts(pool, rows, excluded)
-        if leaks := int((excluded & pool.usable()).sum()):
-            log.info(f"candidates: {leaks} rows left out, their prompts are those of queries or eval rows (leakage)")
+        excluded |= leaked
+        if count:
+            log.info(f"candidates: {count} rows left out, their prompts are those of queries or eval rows (leakage)")
+    elif count:
+        log.warning(f"candidates: {count} rows ask what a query or an eval row asks, kept by data.leakage=keep")
+    if shared:
+        log.info(f"candidates: {shared} rows share the last of several turns with a query or an eval row, kept")
     if cfg.data.dedup != "none" and (repeated := _exclude_repeats(pool, excluded)):
         log.info(f"candidates: {repeated} rows left out, they repeat an earlier row")
     if excluded.any() and not (pool.usable() & ~excluded).any():
@@ -34,28 +38,23 @@ def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
     return pool.without(excluded)
 
 
+def _held_out(cfg: DictConfig, queries: Rows | None) -> list[Rows]:
+    """The rows that a pool may not train: the queries, and all sets that are evaluated on."""
+    held_out = [queries] if queries is not None else []
+    parts = (["eval"] if given(cfg.data, "eval") else []) + list(more_sets(cfg.data).values())
+    return held_out + [load(cfg.data, part, cfg.cache_dir, answer=False) for part in parts]
+
+
 def without_prompts_of(rows: Rows, held_out: Rows, leakage: str) -> Rows:
     """`rows` without those whose prompt is one of `held_out`'s, unless `leakage` is keep; how many is said."""
-    excluded = np.zeros(len(rows), dtype=bool)
-    if leakage == "drop":
-        _exclude_prompts(rows, held_out, excluded)
-    if leaks := int((excluded & rows.usable()).sum()):
+    excluded = leaks(rows, held_out)[0] if leakage == "drop" else np.zeros(len(rows), dtype=bool)
+    if count := int((excluded & rows.usable()).sum()):
         log.info(
-            f"{rows.name}: {leaks} rows are not trained on, their prompts are those of {held_out.name} rows (leakage)"
+            f"{rows.name}: {count} rows are not trained on, their prompts are those of {held_out.name} rows (leakage)"
         )
     if not (rows.usable() & ~excluded).any():
         raise UserError(f"data.{rows.name}: every row is one of data.{held_out.name}; set data.leakage=keep if meant")
     return rows.without(excluded)
-
-
-def _exclude_prompts(pool: Rows, held_out: Rows, excluded: np.ndarray) -> None:
-    """Mark in `excluded` the rows of `pool` that have the prompt of an eligible row of `held_out`."""
-    eligible = held_out.usable()
-    found = [keys[eligible[start : start + len(keys)]] for start, keys in held_out.keys("prompt_key")]
-    high, low = np.concatenate(found).T
-    known = Sorted(np.ascontiguousarray(high), np.ascontiguousarray(low))
-    for start, keys in pool.keys("prompt_key"):
-        excluded[start : start + len(keys)] |= known.find(keys) >= 0
 
 
 def _exclude_repeats(pool: Rows, excluded: np.ndarray) -> int:

@@ -1,231 +1,152 @@
-"""Raw rows out of files and hub data sets, one at a time, each with the place it stands at."""
+"""Raw rows out of files, one at a time, each with the place it stands at. Files are read as streams."""
 
 import csv
-import gzip
 import io
 import json
-import re
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet
-from omegaconf import DictConfig
 
-from near.assets import resolve
-from near.errors import UserError, did_you_mean, one_line
-from near.files import file_digest, folder_digest, read_json
-from near.formats import Fault
+from near.compression import OPENERS, unpacked
+from near.errors import UserError, one_line
+from near.json_stream import Missing, has_lines, rows_at
+from near.turns import Fault
 
 BATCH = 1000  # rows read from a parquet file at a time
-LONGEST_FIELD = 1 << 28  # characters of a CSV field (the standard library stops at 128 KiB), or of a row in a JSON list
-BLOCK = 1 << 20  # characters of a JSON file read at a time
-_SPACE = re.compile(r"[ \t\n\r]*")
+LONGEST_FIELD = 1 << 28  # characters of a CSV field (the standard library stops at 128 KiB)
 Raw = tuple[str, object]  # where a row stands ("line 3"), and the row or the Fault of reading it
+Choose = Callable[[list[str]], list[str]]  # of a table's columns those that are to be read
+ARROW_ERRORS = (OSError, UnicodeDecodeError, OverflowError, ValueError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
-class Opened:
-    """One file or data set: what it is called, a key of its content, and its rows."""
+class Kind:
+    """What a file's name says of it: the ending of its format, and that of its packing or ""."""
 
-    path: str
-    label: str
-    content: object
-    rows: Callable[[], Iterator[Raw]]
+    ending: str
+    packing: str
 
-
-def open_sources(source: DictConfig, where: str, cache_dir: str) -> list[Opened]:
-    """What `source.path` names, in order: a path, a list of paths, or a mapping of labels to paths; globs too.
-
-    Raises UserError for a path that is not there and a file of an unknown kind.
-    """
-    named = source.path
-    if isinstance(named, str):
-        named = [named]
-    pairs = list(named.items()) if hasattr(named, "items") else [(None, path) for path in named]
-    opened = []
-    for label, path in pairs:
-        if not isinstance(path, str) or not path:
-            raise UserError(f"{where}.path: {path!r} is not a path; give a path, a list of paths or {{label: path}}")
-        for found in _matches(path, where):
-            opened.append(_open(found, str(label) if label else None, source, where, cache_dir))
-    if not opened:
-        raise UserError(f"{where}.path={source.path} names no file")
-    return opened
+    @classmethod
+    def of(cls, name: str) -> "Kind | None":
+        """The kind by the last one or two endings, in upper or lower case; None for one that is not read."""
+        name = name.lower()
+        packing = next((p for p in OPENERS if p and name.endswith(p)), "")
+        name = name.removesuffix(packing)
+        ending = next((ending for ending in (*TEXTS, *TABLES) if name.endswith(ending)), None)
+        return None if ending is None or packing and ending in TABLES else cls(ending, packing)
 
 
-def _matches(path: str, where: str) -> list[str]:
-    """The files of a glob, sorted; `path` itself where it is none, or is a file's own name."""
-    if not any(c in path for c in "*?[") or Path(path).expanduser().exists():
-        return [path]
-    pattern = Path(path).expanduser()
-    found = sorted(str(p) for p in Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
-    if not found:
-        raise UserError(f"{where}.path={path}: no file matches")
-    return found
+def kinds_shown() -> str:
+    packed = ", ".join(p for p in OPENERS if p)
+    return f"{', '.join(TEXTS)} (also packed: {packed}), {', '.join(TABLES)}"
 
 
-def _open(path: str, label: str | None, source: DictConfig, where: str, cache_dir: str) -> Opened:
-    local = Path(resolve(path, cache_dir)).expanduser()
-    label = label or local.name.split(".")[0]
-    if local.is_file():
-        suffix = next((s for s in sorted(READERS, key=len, reverse=True) if local.name.endswith(s)), None)
-        if suffix is None:
-            raise UserError(f"{where}.path={path}: files can be {', '.join(READERS)}")
-        if source.split is not None or source.name is not None:
-            raise UserError(f"{where}: a file has no name or split; leave {where}.name and {where}.split null")
-        return Opened(path, label, [suffix, file_digest(local)], lambda: READERS[suffix](local))
-    if local.is_dir():
-        return Opened(path, label, *_folder(local, path, source.split, where))
-    if local.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        siblings = [p.name for p in local.parent.iterdir()] if local.parent.is_dir() else []
-        hint = did_you_mean(local.name, siblings) if siblings else f"; there is no folder {local.parent} either"
-        raise UserError(f"{where}.path={path}: no such file{'' if local.parent == Path() else hint}")
-    data = _hub(path, source, where)
-    return Opened(path, label, data._fingerprint, lambda: _rows(data, path))
+def read_rows(
+    path: Path, kind: Kind, key: str | None = None, choose: Choose | None = None, option: str = "key"
+) -> Iterator[Raw]:
+    """The rows of a file. `key`: where they are in a JSON file (near/json_stream.py), `option` being what it is set by;
+    `choose`: which columns of a Parquet or Arrow file are read. Raises UserError for a file that is damaged."""
+    if kind.ending in TABLES:
+        yield from TABLES[kind.ending](path, choose)
+        return
+    if kind.ending == ".json":
+        yield from _json(path, kind.packing, key, option)
+        return
+    with unpacked(path, kind.packing) as file:
+        yield from TEXTS[kind.ending](file, path)
 
 
-def _folder(local: Path, path: str, split: str | None, where: str) -> tuple[object, Callable[[], Iterator[Raw]]]:
-    """A data set that `datasets` saved to disk, or the split of one that has several."""
-    if (local / "dataset_dict.json").is_file():
-        splits = read_json(local / "dataset_dict.json").get("splits", [])
-        if split not in splits:
-            raise UserError(f"{where}.split={split}: {path} has the splits {', '.join(splits)}; name one of them")
-        local = local / split
-    elif split is not None:
-        raise UserError(f"{where}.split={split}: {path} has no splits; leave {where}.split null")
-    if not (local / "state.json").is_file():
-        raise UserError(
-            f"{where}.path={path} is a folder without a saved data set; name a file in it ({', '.join(READERS)}), "
-            f"or a glob such as {path.rstrip('/')}/*.jsonl"
-        )
+def types_of(path: Path, kind: Kind) -> dict[str, pa.DataType]:
+    """The columns' types as the file says them; {} where it doesn't."""
+    if kind.ending not in TABLES:
+        return {}
     try:
-        data = datasets.load_from_disk(str(local))
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
-        raise UserError(f"{where}.path={path} is not a readable data set ({one_line(error)})") from error
-    return folder_digest(local), lambda: _rows(data, path)
+        if kind.ending == ".parquet":
+            schema = pyarrow.parquet.read_schema(path)
+        else:
+            with pa.OSFile(str(path)) as file:
+                schema = _opened_arrow(file).schema
+    except ARROW_ERRORS as error:
+        raise UserError(f"{path} is not a readable {kind.ending[1:]} file ({one_line(error)})") from error
+    return dict(zip(schema.names, schema.types, strict=True))
 
 
-def _hub(path: str, source: DictConfig, where: str) -> datasets.Dataset:
+def _parsed(number: int, line: bytes) -> object:
+    """A line of JSON, or the Fault of it."""
     try:
-        data = datasets.load_dataset(path, source.name, split=source.split, revision=source.revision)
-    except (OSError, ValueError, KeyError) as error:
-        line = one_line(error)[:200]
-        if source.split is not None and "split" in line.lower():
-            raise UserError(f"{where}.split={source.split}: {line}") from error
-        raise UserError(
-            f"{where}.path={path} is neither a file here nor a data set the hub gave ({line}); "
-            "where no hub is in reach use data=demo, or data=files with files of yours"
-        ) from error
-    if isinstance(data, dict):
-        if len(data) != 1:
-            raise UserError(f"{where}.split is missing: set it to one of {', '.join(data)}")
-        data = next(iter(data.values()))
-    return data
+        return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        return Fault("line", f"is not UTF-8 ({error.reason})")
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, and numbers or nesting without end
+        return Fault("line", f"is not JSON ({one_line(error)[:80]})")
 
 
-def _rows(data: datasets.Dataset, path: str) -> Iterator[Raw]:
-    try:
-        for i, row in enumerate(data):
-            yield f"row {i}", row
-    except (OSError, UnicodeDecodeError, OverflowError, pa.ArrowException) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)})") from error
-
-
-def _jsonl(path: Path) -> Iterator[Raw]:
-    yield from _lines(open(path, "rb"))
-
-
-def _jsonl_gz(path: Path) -> Iterator[Raw]:
-    try:
-        yield from _lines(gzip.open(path, "rb"))
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is a damaged gzip file ({one_line(error)})") from error
-
-
-def _jsonl_zst(path: Path) -> Iterator[Raw]:
-    try:
-        yield from _lines(io.BufferedReader(pa.input_stream(str(path), compression="zstd")))
-    except OSError as error:
-        raise UserError(f"{path} is a damaged zstd file ({one_line(error)})") from error
-
-
-def _lines(opened: IO[bytes]) -> Iterator[Raw]:
-    with opened as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield f"line {number}", json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                yield f"line {number}", Fault("line", f"is not UTF-8 ({error.reason})")
-            except (ValueError, RecursionError) as error:  # JSONDecodeError, and numbers or nesting without end
-                yield f"line {number}", Fault("line", f"is not JSON ({one_line(error)[:80]})")
-
-
-def _json(path: Path) -> Iterator[Raw]:
-    """The rows of a JSON list, read as a stream: no more than a block and a row are held."""
-    row, decoder = 0, json.JSONDecoder()
-    with open(path, encoding="utf-8-sig") as file:
-        text, at, size = file.read(BLOCK), 0, BLOCK
-        try:
-            while not text.strip() and (more := file.read(BLOCK)):
-                text = more
-            if not text.lstrip().startswith("["):
-                kind = type(json.loads(text + file.read())).__name__
-                raise UserError(f"{path} holds a {kind}, not a list of rows")
-            at, ended = text.index("[") + 1, False
-            while not ended:
-                at = _SPACE.match(text, at).end()
-                if not row and text.startswith("]", at):
-                    break
-                try:
-                    value, end = decoder.raw_decode(text, at)
-                    end = _SPACE.match(text, end).end()
-                    if text[end : end + 1] not in (",", "]"):  # none at all: what follows may belong to the value
-                        raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
-                except json.JSONDecodeError:
-                    more = file.read(size) if len(text) - at < LONGEST_FIELD else ""
-                    if not more:
-                        raise
-                    text, at, size = text[at:] + more, 0, 2 * size  # twice as much, should the row be longer than that
-                    continue
-                yield f"row {row}", value
-                row, at, ended, size = row + 1, end + 1, text[end] == "]", BLOCK
-            if (text[at:].removeprefix("" if row else "]") + file.read()).strip():
-                raise json.JSONDecodeError("Extra data", text, at)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 near row {row} ({error.reason})") from error
-        except (ValueError, RecursionError) as error:
-            told = getattr(error, "msg", None) or one_line(error)
-            raise UserError(
-                f"{path} is not JSON near row {row} ({told}); one object a line belongs into a .jsonl file"
-            ) from error
-
-
-def _txt(path: Path) -> Iterator[Raw]:
-    """Plain text, a row a line, whichever way its lines end."""
+def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not empty, whichever way they end, with their numbers from 1."""
     number = 0
-    with open(path, "rb") as file:
-        for ended in file:
-            for line in ended.rstrip(b"\r\n").split(b"\r"):
-                number += 1
-                if not line.strip():
-                    continue
-                try:
-                    yield f"line {number}", {"text": line.decode("utf-8-sig" if number == 1 else "utf-8")}
-                except UnicodeDecodeError as error:
-                    yield f"line {number}", Fault("line", f"is not UTF-8 ({error.reason})")
+    for ended in file:
+        for line in ended.rstrip(b"\r\n").split(b"\r"):
+            number += 1
+            if line.strip():
+                yield number, line
 
 
-def _csv(path: Path) -> Iterator[Raw]:
-    csv.field_size_limit(LONGEST_FIELD)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)  # a quote that is never closed would swallow the rest
+def _jsonl(file: IO[bytes], path: Path) -> Iterator[Raw]:
+    for number, line in _lines(file):
+        yield f"line {number}", _parsed(number, line)
+
+
+def _txt(file: IO[bytes], path: Path) -> Iterator[Raw]:
+    """Plain text, a row a line."""
+    for number, line in _lines(file):
+        try:
+            yield f"line {number}", {"text": line.decode("utf-8-sig" if number == 1 else "utf-8")}
+        except UnicodeDecodeError as error:
+            yield f"line {number}", Fault("line", f"is not UTF-8 ({error.reason})")
+
+
+def _json(path: Path, packing: str, key: str | None, option: str) -> Iterator[Raw]:
+    """The rows of a JSON list, at `key` where there is one; of a file of an object a line those."""
+    row = 0
+    try:
+        with unpacked(path, packing) as file:
+            lines = key is None and has_lines(io.TextIOWrapper(file, "utf-8-sig"))
+        with unpacked(path, packing) as file:
+            if lines:
+                yield from _jsonl(file, path)
+                return
+            for value in rows_at(io.TextIOWrapper(file, "utf-8-sig"), key):
+                yield f"row {row}", value
+                row += 1
+    except Missing as missing:
+        raise _no_list(path, key, option, missing) from missing
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 near row {row} ({error.reason})") from error
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or one_line(error)
+        raise UserError(f"{path} is not JSON near row {row} ({reason})") from error
+
+
+def _no_list(path: Path, key: str | None, option: str, missing: Missing) -> UserError:
+    if missing.name is not None:
+        there = f"; there are: {', '.join(missing.lists[:20])}" if missing.lists else ""
+        return UserError(f"{path}: {option}={key} leads nowhere, '{missing.name}' is not in this {missing.kind}{there}")
+    where = f" at {option}={key}" if key else ""
+    lists = [f"{key}.{name}" if key else name for name in missing.lists[:20]]
+    hint = f"; say where they are: {' or '.join(f'{option}={name}' for name in lists)}" if lists else ""
+    shown = "an object" if missing.kind == "object" else missing.kind
+    return UserError(f"{path} holds {shown}{where}, not a list of rows{hint}")
+
+
+def _separated(delimiter: str) -> Callable[[IO[bytes], Path], Iterator[Raw]]:
+    def read(file: IO[bytes], path: Path) -> Iterator[Raw]:
+        csv.field_size_limit(LONGEST_FIELD)
+        text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+        reader = csv.DictReader(text, strict=True, delimiter=delimiter)  # a quote never closed would swallow the rest
         try:
             named = reader.fieldnames or []
             if repeated := sorted({name for name in named if named.count(name) > 1}):
@@ -240,43 +161,89 @@ def _csv(path: Path) -> Iterator[Raw]:
                 f"{path}: not readable as CSV near line {reader.line_num + 1} ({one_line(error)})"
             ) from error
 
+    return read
 
-def _parquet(path: Path) -> Iterator[Raw]:
+
+def chosen_columns(names: list[str], choose: Choose | None, path: object) -> list[str]:
+    """The columns of a table that are read; UserError where two have one name."""
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{path} has several columns named {', '.join(repeated)}; rename them")
+    return names if choose is None else choose(names)
+
+
+def _parquet(path: Path, choose: Choose | None) -> Iterator[Raw]:
     try:
-        row = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(BATCH):
-            for raw in batch.to_pylist():
-                yield f"row {row}", raw
-                row += 1
-    except (OSError, UnicodeDecodeError, OverflowError, pa.ArrowException) as error:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = chosen_columns(file.schema_arrow.names, choose, path)
+            yield from _batches(batch.select(names) for batch in file.iter_batches(BATCH, columns=names))
+    except ARROW_ERRORS as error:
         raise UserError(f"{path} is not a readable parquet file ({one_line(error)})") from error
 
 
-def _arrow(path: Path) -> Iterator[Raw]:
+def _arrow(path: Path, choose: Choose | None) -> Iterator[Raw]:
     """An Arrow stream, as `datasets` writes it, or an Arrow file (Feather)."""
     try:
         with pa.OSFile(str(path)) as file:
-            kind = pa.ipc.open_file if file.read(6) == b"ARROW1" else pa.ipc.open_stream
-            file.seek(0)
-            opened, row = kind(file), 0
-            batches = (
-                (opened.get_batch(i) for i in range(opened.num_record_batches)) if kind is pa.ipc.open_file else opened
-            )
-            for batch in batches:
-                for raw in batch.to_pylist():
-                    yield f"row {row}", raw
-                    row += 1
-    except (OSError, UnicodeDecodeError, OverflowError, pa.ArrowException) as error:
+            opened = _opened_arrow(file)
+            names = chosen_columns(opened.schema.names, choose, path)
+            stored = isinstance(opened, pa.ipc.RecordBatchFileReader)
+            batches = (opened.get_batch(i) for i in range(opened.num_record_batches)) if stored else opened
+            yield from _batches(batch.select(names) for batch in batches)
+    except ARROW_ERRORS as error:
         raise UserError(f"{path} is not a readable Arrow file ({one_line(error)})") from error
 
 
-READERS = {
+def _opened_arrow(file: pa.OSFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
+    kind = pa.ipc.open_file if file.read(6) == b"ARROW1" else pa.ipc.open_stream
+    file.seek(0)
+    return kind(file)
+
+
+@dataclass(frozen=True)
+class Unconverted:
+    """A value that Python has no form for, such as a date beyond the year 9999 or in an unknown time zone."""
+
+    scalar: pa.Scalar
+
+    def __str__(self) -> str:
+        shown = getattr(self.scalar, "value", None)
+        return f"{pa.array([self.scalar]) if shown is None else shown} ({self.scalar.type})"
+
+
+def _batches(batches: Iterator[pa.RecordBatch]) -> Iterator[Raw]:
+    row = 0
+    for batch in batches:
+        columns = [_values(column) for column in batch.columns]
+        for values in zip(*columns, strict=True) if columns else [()] * batch.num_rows:
+            yield f"row {row}", dict(zip(batch.schema.names, values, strict=True))
+            row += 1
+
+
+def _values(column: pa.Array) -> list:
+    """A column's values, each that has none in Python as Unconverted."""
+    try:
+        return column.to_pylist(maps_as_pydicts="lossy")
+    except (ValueError, OverflowError, KeyError, pa.ArrowException):
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> object:
+    try:
+        return scalar.as_py(maps_as_pydicts="lossy")
+    except (ValueError, OverflowError, KeyError, pa.ArrowException):
+        return Unconverted(scalar)
+
+
+TEXTS: dict[str, Callable[[IO[bytes], Path], Iterator[Raw]] | None] = {
     ".jsonl": _jsonl,
-    ".jsonl.gz": _jsonl_gz,
-    ".jsonl.zst": _jsonl_zst,
-    ".json": _json,
-    ".csv": _csv,
+    ".ndjson": _jsonl,
+    ".json": None,  # read twice where it is an object a line: see read_rows
+    ".csv": _separated(","),
+    ".tsv": _separated("\t"),
+    ".txt": _txt,
+}
+TABLES: dict[str, Callable[[Path, Choose | None], Iterator[Raw]]] = {
     ".parquet": _parquet,
     ".arrow": _arrow,
-    ".txt": _txt,
+    ".feather": _arrow,
 }

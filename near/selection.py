@@ -35,6 +35,7 @@ from near.vectors import StoredVectors
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
+EQUAL = 1e-5  # cosine below 1 that is rounding: two float32 vectors are the same
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,20 @@ def find_neighbours(
         read = _first(found, cfg.max_K)
     else:
         read = _first(_search(cfg, made_of, key, embedder, index, candidates, queries), cfg.max_K)
+    _say_equal(read)
     manifest = {**read.manifest, "max_K": cfg.max_K, "key": digest([key, cfg.max_K])}
     return dataclasses.replace(read, manifest=manifest, found=found is not None)
+
+
+def _say_equal(neighbours: Neighbours) -> None:
+    """Say how many rows have a query's own vector: what leaves leaks out compares words, this what they come to."""
+    equal = neighbours.scores >= 1 - EQUAL
+    if equal.any() and is_main():
+        rows, queries = len(np.unique(neighbours.ids[equal])), int(equal.any(axis=1).sum())
+        log.warning(
+            f"candidates: {rows} rows have cosine 1 to a query ({queries} of {len(equal)} queries) and are kept; "
+            "look whether they give its answer away"
+        )
 
 
 def kept_neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbours | None:

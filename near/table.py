@@ -1,11 +1,13 @@
 """The table of canonical rows on disk: written batch by batch, read by row without ever being held or mapped whole.
 
 A folder of rows.arrow (an Arrow stream), offsets.npy (where each of its batches begins, and the last one ends) and, a
-fixed number of bytes a row, flags.bin, key.bin and prompt_key.bin.
+fixed number of bytes a row, flags.bin, key.bin and prompt_key.bin; of rows that ask in several turns, a fixed number of
+bytes a turn, turn_key.bin and turn_row.bin.
 """
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -16,8 +18,13 @@ from near.errors import UserError, one_line
 from near.files import write_npy
 
 BATCH = 1000  # rows of a batch: what is read for one row
-KEY = 16  # bytes of a row's hash
-FAULT, UNANSWERED, FILTERED = 1, 2, 4  # flags: can't be used at all; holds no answer; left out by the source's filter
+KEY = 16  # bytes of a hash
+TURNS = 1 << 20  # turns read at a time
+FAULT, UNANSWERED, FILTERED = (
+    1,
+    2,
+    4,
+)  # flags: can't be used at all; holds no answer; left out by the source's filter or sample
 SCHEMA = pa.schema(
     {
         "messages": pa.list_(
@@ -45,6 +52,7 @@ class TableWriter:
         self._sink = pa.OSFile(str(folder / "rows.arrow"), "wb")
         self._arrow = pa.ipc.new_stream(self._sink, SCHEMA)
         self._side = [open(folder / name, "wb") for name in ("flags.bin", "key.bin", "prompt_key.bin")]
+        self._turns = [open(folder / name, "wb") for name in ("turn_key.bin", "turn_row.bin")]
         self._batch, self._offsets = [], []
 
     def __enter__(self) -> "TableWriter":
@@ -55,14 +63,17 @@ class TableWriter:
             self._flush()
         self._offsets.append(self._sink.tell())
         self._arrow.close()
-        for file in (self._sink, *self._side):
+        for file in (self._sink, *self._side, *self._turns):
             file.close()
         if kind is None:
             write_npy(self.folder / "offsets.npy", np.array(self._offsets, dtype=np.int64))
 
-    def add(self, row: dict, flags: int, key: bytes, prompt_key: bytes) -> None:
-        """row: the columns of SCHEMA."""
+    def add(self, row: dict, flags: int, key: bytes, prompt_key: bytes, turn_keys: list[bytes]) -> None:
+        """row: the columns of SCHEMA; turn_keys: of each turn that asks, where there are several."""
         self._batch.append(row)
+        for turn_key in turn_keys if len(turn_keys) > 1 else ():
+            self._turns[0].write(turn_key)
+            self._turns[1].write(np.int64(self.rows).tobytes())
         for file, value in zip(self._side, (bytes([flags]), key, prompt_key), strict=True):
             file.write(value)
         self.rows += 1
@@ -89,6 +100,8 @@ class Table:
         for name in ("key", "prompt_key"):
             if os.path.getsize(self.folder / f"{name}.bin") != KEY * self.rows:
                 raise ValueError(f"{name}.bin is cut short")
+        if 2 * os.path.getsize(self.folder / "turn_row.bin") != os.path.getsize(self.folder / "turn_key.bin"):
+            raise ValueError("turn_key.bin is cut short")
         self._held: tuple[int, pa.RecordBatch] | None = None
 
     def __len__(self) -> int:
@@ -105,6 +118,14 @@ class Table:
         """uint64 (stop - start, 2): "key" or "prompt_key" of rows `start` to `stop`."""
         path, count = self.folder / f"{name}.bin", 2 * (stop - start)
         return np.fromfile(path, dtype=np.uint64, count=count, offset=start * KEY).reshape(-1, 2)
+
+    def turns(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Blocks of the turns of rows that ask in several: their rows, int64 (m,), and hashes, uint64 (m, 2)."""
+        count = os.path.getsize(self.folder / "turn_row.bin") // 8
+        for start in range(0, count, TURNS):
+            rows = np.fromfile(self.folder / "turn_row.bin", np.int64, TURNS, offset=8 * start)
+            keys = np.fromfile(self.folder / "turn_key.bin", np.uint64, 2 * TURNS, offset=KEY * start)
+            yield rows, keys.reshape(-1, 2)
 
     def column(self, name: str, ids: np.ndarray) -> list:
         """A column's values for rows `ids`, in their order."""

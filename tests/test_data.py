@@ -10,12 +10,13 @@ import pyarrow.parquet
 import pytest
 from omegaconf import OmegaConf
 
-from near import readers
+from near import compression, json_stream
 from near.data import load
 from near.errors import UserError
 from near.files import read_json, write_json
 from near.formats import embedded_text
 from near.pool import load_pool
+from near.readers import Kind, read_rows
 from tests.conftest import configured, write_rows
 
 CHAT = [{"role": "user", "content": "what is 2+2"}, {"role": "assistant", "content": "4"}]
@@ -89,7 +90,12 @@ def test_alpaca_input_system_and_history(tmp_path, cache):
 
 
 def test_sharegpt_tool_turns(tmp_path, cache):
-    turns = [("human", "weather?"), ("function_call", "{}"), ("observation", "rain"), ("gpt", "It rains.")]
+    turns = [
+        ("human", "weather?"),
+        ("function_call", '{"name": "look"}'),
+        ("observation", "rain"),
+        ("gpt", "It rains."),
+    ]
     row = {"conversations": [{"from": f, "value": v} for f, v in turns]}
     found = loaded(write_rows(tmp_path / "p.jsonl", [row]), cache)
     assert [m["role"] for m in found.messages(0)] == ["user", "assistant", "tool", "assistant"]
@@ -178,10 +184,12 @@ def test_missing_file_column_split_and_empty(tmp_path, cache):
     assert "data.candidates.path is missing: set data.candidates.path=FILE" in refused_null(cache)
     (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(path.read_bytes() * 500)[:-20])
     assert "is a damaged gzip file" in refused(tmp_path / "p.jsonl.gz", cache)
-    assert "columns.prompt is not a field of format alpaca" in refused(
+    assert "columns.prompt is not a field of data.candidates.format=alpaca" in refused(
         path, cache, "data.candidates.columns.prompt=instruction", "data.candidates.format=alpaca"
     )
-    assert "no column 'messages' (format messages)" in refused(path, cache, "data.candidates.format=messages")
+    assert "no column 'messages' (data.candidates.format=messages)" in refused(
+        path, cache, "data.candidates.format=messages"
+    )
     assert "a file has no name or split" in refused(path, cache, "data.candidates.split=train")
     assert "is a folder without a saved data set; name a file in it" in refused(tmp_path, cache)
     assert "no file matches" in refused(tmp_path / "*.nothing", cache)
@@ -195,9 +203,9 @@ def test_missing_file_column_split_and_empty(tmp_path, cache):
     (tmp_path / "p.xyz").write_text("x")
     assert "files can be .json" in refused(tmp_path / "p.xyz", cache)
     (tmp_path / "p.json").write_text('{"a": 1}')
-    assert "holds a dict, not a list of rows" in refused(tmp_path / "p.json", cache)
-    (tmp_path / "p.json").write_text('{"a": 1}\n{"a": 2}')
-    assert "belongs into a .jsonl file" in refused(tmp_path / "p.json", cache)
+    assert "holds an object, not a list of rows" in refused(tmp_path / "p.json", cache)
+    (tmp_path / "p.json").write_text('[{"text": "a"}\n{"text": "b"}]')
+    assert "is not JSON near row 1" in refused(tmp_path / "p.json", cache)
     (tmp_path / "p.parquet").write_text("x")
     assert "not a readable parquet file" in refused(tmp_path / "p.parquet", cache)
     unknown = write_rows(tmp_path / "unknown.jsonl", [{"a": "b"}])
@@ -365,16 +373,16 @@ def test_a_json_list_is_read_as_a_stream(tmp_path, cache):
 
 @pytest.mark.parametrize("block", [1, 2, 7, 1000])
 def test_a_json_list_is_the_same_at_any_block(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(readers, "BLOCK", block)
+    monkeypatch.setattr(json_stream, "BLOCK", block)
     values = [{"a": [1, {"b": "],[{"}]}, 12, -3.5e10, "x", None, True, [], {}, "é" * 30, 10**30]
     path = tmp_path / "p.json"
     for text in (json.dumps(values), json.dumps(values, indent=2) + "\n", "[]", " [ ] "):
         path.write_text(text, encoding="utf-8")
-        assert [row for _, row in readers.READERS[".json"](path)] == json.loads(text)
+        assert [row for _, row in read_rows(path, Kind(".json", ""))] == json.loads(text)
     for broken in ("[1, 2", "[1,]", "[1 2]", "[1] 2", "[", "[,1]", '["a]', "[1]]", "[1}"):
         path.write_text(broken)
         with pytest.raises(UserError, match="is not JSON near row"):
-            list(readers.READERS[".json"](path))
+            list(read_rows(path, Kind(".json", "")))
 
 
 def test_tool_calls_parts_and_developer_turns(tmp_path, cache):
@@ -387,13 +395,13 @@ def test_tool_calls_parts_and_developer_turns(tmp_path, cache):
         {"role": "assistant", "tool_calls": [call], "content": "I look again."},
     ]
     found = loaded(write_rows(tmp_path / "p.jsonl", [{"messages": turns}]), cache).messages(0)
-    said = json.dumps(call["function"])
-    assert [(m["role"], m["content"]) for m in found] == [
-        ("system", "be brief"),
-        ("user", "weather in Ulm?"),
-        ("assistant", said),
-        ("tool", "rain"),
-        ("assistant", f"I look again.\n{said}"),
+    calls = json.dumps([{"name": "weather", "arguments": {"city": "Ulm"}}])
+    assert found == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "weather in Ulm?"},
+        {"role": "assistant", "content": "", "calls": calls},
+        {"role": "tool", "content": "rain"},
+        {"role": "assistant", "content": "I look again.", "calls": calls},
     ]
 
 
@@ -424,7 +432,7 @@ def test_damage_inside_a_parquet_file_is_one_line(tmp_path, cache, compression):
 def test_only_the_main_rank_reads_again(tmp_path, cache, monkeypatch):
     path = write_rows(tmp_path / "p.jsonl", [ALPACA])
     loaded(path, cache)
-    monkeypatch.setattr(readers, "open", lambda *a, **k: 1 / 0, raising=False)
+    monkeypatch.setitem(compression.OPENERS, "", lambda path: 1 / 0)
     monkeypatch.setenv("RANK", "1")
     assert len(loaded(path, cache, refresh=True)) == 1
     monkeypatch.setenv("RANK", "0")

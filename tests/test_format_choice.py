@@ -1,0 +1,73 @@
+"""Which format rows have, by their columns."""
+
+import logging
+
+import pytest
+
+from near.data import load
+from near.errors import UserError
+from near.format_choice import decide, says_something
+from tests.conftest import configured, write_rows
+
+TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("columns", "format", "others"),
+    [
+        ("instruction input output prompt", "alpaca", []),  # no completion
+        ("instruction output text", "alpaca", []),  # a text beside is the same once more
+        ("question answer text", "question_answer", []),
+        ("messages prompt prompt_id", "messages", []),
+        ("instruction input output prompt completion", "alpaca", ["prompt_completion"]),
+        ("prompt completion question answer system", "prompt_completion", ["question_answer"]),
+        ("question", "question_answer", []),
+        ("prompt", "prompt_completion", []),
+        ("instruction input", "alpaca", []),
+        ("instruction input prompt", "alpaca", ["prompt_completion"]),  # none is complete: the one with more of it
+        ("text id", "text", []),
+        ("messages question answer", "messages", ["question_answer"]),  # a chat holds the whole conversation
+        ("conversations text", "sharegpt", []),
+    ],
+)
+def test_auto_is_the_format_whose_columns_are_there(columns, format, others):
+    row = {name: TURNS if name in ("messages", "conversations") else "x" for name in columns.split()}
+    assert decide("auto", {}, row, "data.candidates", "p.jsonl") == (format, others)
+
+
+def test_a_chat_that_is_none_is_no_chat():
+    assert decide("auto", {}, {"messages": "5", "question": "q", "answer": "a"}, "w", "f")[0] == "question_answer"
+
+
+def test_named_columns_decide_too():
+    row = {"q": "x", "a": "y", "prompt": "z"}
+    assert decide("auto", {"question": "q", "answer": "a"}, row, "w", "f") == ("question_answer", [])
+    assert decide("auto", {"instruction": "q", "output": "a"}, row, "w", "f") == ("alpaca", [])
+
+
+@pytest.mark.parametrize("part", ["candidates", "queries", "eval"])
+def test_faults_name_the_option(tmp_path, cache, part):
+    cfg = configured("select", "data=files")
+    cfg.data[part].path = str(write_rows(tmp_path / "p.jsonl", [{"one": 1, "two": 2}]))
+    with pytest.raises(UserError, match=rf"set data\.{part}\.format and data\.{part}\.columns"):
+        load(cfg.data, part, str(cache), answer=False)
+    cfg.data[part].format = "alpaca"
+    with pytest.raises(UserError, match=rf"data\.{part}\.format=alpaca"):
+        load(cfg.data, part, str(cache), answer=False)
+
+
+def test_a_choice_between_formats_is_said(tmp_path, cache, caplog):
+    caplog.set_level(logging.INFO)
+    cfg = configured("select", "data=files")
+    row = {"prompt": "p", "completion": "c", "instruction": "i", "input": "", "output": "o"}
+    cfg.data.candidates.path = str(write_rows(tmp_path / "p.jsonl", [row] * 3))
+    assert load(cfg.data, "candidates", str(cache)).messages(0)[0]["content"] == "i"
+    assert (
+        caplog.text.count("read as alpaca; its columns would also do for data.candidates.format=prompt_completion") == 1
+    )
+
+
+def test_ids_and_scores_say_nothing():
+    silent = ("id", "_id", "question_id", "rowId", "idx", "quality_score", "score", "uuid", "__index_level_0__", "rank")
+    assert not any(map(says_something, silent))
+    assert all(map(says_something, ("difficulty", "tags", "hidden", "idea", "scored_by", "solution", "video")))
