@@ -21,7 +21,7 @@ from near.processes import is_main
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2  # of what is kept
+SCHEMA_VERSION = 3  # of what is kept; changes with what graders make of an answer
 
 
 def base_metrics(

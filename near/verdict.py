@@ -15,6 +15,7 @@ from near.runs import Run
 # skewed like an exponential; 95% where they are normal (bench/intervals.py, 2026-11-25).
 SKEWED = {2: "91%", 3: "88%", 4: "88%", 5: "88%"}
 WIDTH = 150  # columns of a table that goes into a file
+NO_ANSWER = "no answer"
 VERDICT = 6  # columns of the first table
 INTERVALS = (3, 5)  # columns that may be broken
 HEADS = ("selection", "seeds", "target loss", f"less {BASELINE}'s", "shown", "at equal tokens", "less the base's")
@@ -49,8 +50,14 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
 
 
 def _score(group: Group, name: str) -> str:
+    """A grader's mean, and how many answers of all seeds held nothing to grade; older runs do not say."""
+    scores = [(run.metrics.get("scores") or {}).get(name) or {} for run in group.runs.values()]
     mean = group.mean(lambda r: ((r.metrics.get("scores") or {}).get(name) or {}).get("mean"))
-    return "-" if mean is None else f"{mean:.3f}"
+    if mean is None:
+        return "-"
+    nothing = sum(score.get("no_answer") or 0 for score in scores)
+    of = sum(score.get("graded") or 0 for score in scores)
+    return f"{mean:.3f}" + (f" ({nothing} of {of} {NO_ANSWER})" if nothing else "")
 
 
 def _asked(run: Run) -> list[str]:
@@ -89,6 +96,11 @@ def notes(runs: list[Run]) -> list[str]:
         found.append(
             f"{seeds} seeds: the 95% interval over seeds holds the true difference in 95% of cases where differences "
             f"between seeds are normal, and in {SKEWED[seeds]} where they are as skewed as an exponential."
+        )
+    if any(NO_ANSWER in _score(group, name) for group in groups for name in group.one.metrics.get("scores") or {}):
+        found.append(
+            f"{NO_ANSWER}: the answer held nothing that the grader compares, such as a number; it counts as wrong, and "
+            "may have failed by its form alone."
         )
     for run in runs:
         if twin := run.metrics.get("same_rows_as"):

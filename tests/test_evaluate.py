@@ -65,7 +65,7 @@ def test_answers_are_scored_by_normalised_exact_match(parts, monkeypatch):
     assert (metrics["answers_right"], metrics["rows"]) == (1, 5)
     assert [a["scores"]["exact"] for a in answers] == [0, 0, 1, 0, 0]
     low, high = metrics["scores"]["exact"].pop("interval")
-    assert metrics["scores"] == {"exact": {"mean": 0.2, "graded": 5, "right": 1}} and low <= 0.2 <= high
+    assert metrics["scores"] == {"exact": {"mean": 0.2, "graded": 5, "right": 1, "no_answer": 0}} and low <= 0.2 <= high
     assert answers[2]["reference"] == right
     assert answers[2]["question"] == rows.messages(2)[0]["content"]
 
@@ -162,7 +162,7 @@ def test_a_grader_that_fails_costs_its_score_alone(parts, caplog):
         measure(model, tokenizer, rows, cfg)
     metrics, answers = measure(model, tokenizer, rows, cfg, lenient=True)
     assert "not graded by away: the judge is away" in caplog.text
-    assert metrics["scores"]["away"] == {"mean": None, "interval": None, "graded": 0, "right": 0}
+    assert metrics["scores"]["away"] == {"mean": None, "interval": None, "graded": 0, "right": 0, "no_answer": 0}
     assert metrics["scores"]["exact"]["graded"] == 5 and answers[0]["scores"]["away"] is None
 
 
