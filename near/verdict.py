@@ -97,7 +97,8 @@ def notes(runs: list[Run]) -> list[str]:
             f"{seeds} seeds: the 95% interval over seeds holds the true difference in 95% of cases where differences "
             f"between seeds are normal, and in {SKEWED[seeds]} where they are as skewed as an exponential."
         )
-    if any(NO_ANSWER in _score(group, name) for group in groups for name in group.one.metrics.get("scores") or {}):
+    scores = [score for run in runs for score in (run.metrics.get("scores") or {}).values()]
+    if any(score.get("no_answer") for score in scores):
         found.append(
             f"{NO_ANSWER}: the answer held nothing that the grader compares, such as a number; it counts as wrong, and "
             "may have failed by its form alone."
