@@ -8,14 +8,23 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from near.benchmarks import first
-from near.compare import BASELINE, Group, at_equal_tokens, baseline_of, beside_base, beside_random, groups_of
+from near.compare import (
+    BASELINE,
+    NO_ANSWER,
+    Group,
+    at_equal_tokens,
+    baseline_of,
+    beside_base,
+    beside_random,
+    groups_of,
+    no_answers,
+)
 from near.runs import Run
 
 # Of 20,000 comparisons of nothing with nothing, the share whose interval over k seeds held zero where differences are
 # skewed like an exponential; 95% where they are normal (bench/intervals.py, 2026-11-25).
 SKEWED = {2: "91%", 3: "88%", 4: "88%", 5: "88%"}
 WIDTH = 150  # columns of a table that goes into a file
-NO_ANSWER = "no answer"
 VERDICT = 6  # columns of the first table
 INTERVALS = (3, 5)  # columns that may be broken
 HEADS = ("selection", "seeds", "target loss", f"less {BASELINE}'s", "shown", "at equal tokens", "less the base's")
@@ -57,7 +66,7 @@ def _score(group: Group, name: str) -> str:
         return "-"
     nothing = sum(score.get("no_answer") or 0 for score in scores)
     of = sum(score.get("graded") or 0 for score in scores)
-    return f"{mean:.3f}" + (f" ({nothing} of {of} {NO_ANSWER})" if nothing else "")
+    return f"{mean:.3f}" + no_answers(nothing, of)
 
 
 def _asked(run: Run) -> list[str]:

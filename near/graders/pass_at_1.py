@@ -71,8 +71,8 @@ class PassAt1(Grader):
         if name and re.search(r"^def check\(", tests, re.MULTILINE):
             parts.append(f"check({name})")
         ran = run("\n".join(parts), self.seconds, self.memory_mb)
-        no_python = "```" not in answer.text and ran.why.startswith(NO_PYTHON)
-        return Grade(float(ran.passed), ran.why or None, not answer.text.strip() or no_python)
+        no_code = not answer.text.strip() or ("```" not in answer.text and ran.why.startswith(NO_PYTHON))
+        return Grade(float(ran.passed), ran.why or None, no_code and not ran.passed)
 
     def _code(self, answer: Answer, name: str) -> str:
         prefix = self._column(answer, "prefix")

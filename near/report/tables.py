@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from near.compare import NO_ANSWER
 from near.report.standing import Standing
 from near.runs import Run
-from near.verdict import NO_ANSWER
 
 COLUMNS = ("selector", "seed", "run", "model", "target loss", "answers right", "distinct rows", "train s", "select s")
 SEEN = "evaluated on the queries, which selection saw"
