@@ -30,6 +30,7 @@ REWRITTEN = [  # in this order
     (re.compile(r"\\[()\[\]]"), " "),
     (re.compile(r"(?<=\d)\*\*(?=[\d(-])"), "^"),
     (re.compile(r"(?<=\d)_(?=\d{3}(?!\d))"), ""),
+    (re.compile(r"(?<![A-Za-z0-9})\]_])_(?=\d)"), ""),  # _42_
     (re.compile(r"(?<=[\d}]) ?[xX*] ?(?=10 ?\^)"), "×"),
     (re.compile(r"- ?([$€£¥₹])"), r"\1-"),
     (re.compile(r"[^\S\n]+"), " "),

@@ -12,7 +12,7 @@ from near.graders.reading import boxes, corrected, first_answer, spoken
 LONG = 10_000  # characters from a text's end in which the last sentence with a number is looked for
 LAST = 50  # numbers of a sentence, and statements of a text, that are looked at from the end
 STARTS = re.compile(
-    r"(?<![A-Za-z0-9À-ɏ_^\\])(?<![A-Za-z0-9]\.)(?<!\d[/:])(?<![\^_]\{)(?:\((?=-?[\d./]+\) ?\^)|\\frac|\.?\d)"
+    r"(?<![A-Za-z0-9À-ɏ_^\\])(?<![A-Za-z]-)(?<![A-Za-z0-9]\.)(?<!\d[/:])(?<![\^_]\{)(?:\((?=-?[\d./]+\) ?\^)|\\frac|\.?\d)"
 )
 STOP = re.compile(r"[^\s]*")
 # words, currencies and marks before a number, and its sign
@@ -26,7 +26,7 @@ FORMULA = re.compile(
 UNIT = re.compile(r" ?[mgslhLNJWVAKCF](?![a-zA-Z_]| ?[+*=])")
 SEVERAL = re.compile(r" ?(?:[,;]|(?:or|and)\b)[^\d]*\d")
 OPERATOR = re.compile(r" ?[+*/×÷] ?\(?[$\d]| - \(?[$\d]")
-MARK = re.compile(r"####[ \t]*\n?[ \t]*([^\n]*)")
+MARK = re.compile(r"####\s*([^\n]*)")
 HEADING = re.compile(
     r"[*_]*(?:\d+[.)] +[A-Za-z*]|(?:step|part|case|problem|question|method|example|solution|section|phase|option)\b)",
     re.I,
@@ -43,12 +43,14 @@ SAID = re.compile(r"\b(?:(?:should|must|would) be|it is|it['’]s|that['’]s|th
 NEAR = 3  # words between "the answer is" and its number; further off, it is looked for as in any sentence
 DENIED = re.compile(r"(?:\bnot|n['’]t|\bnever|\brather than|\binstead of|不是)(?: [A-Za-z]+)? ?[$€£¥]?$", re.I)
 SENTENCE = re.compile(r"(?<=[!?。！？\n])|(?<=\.)(?=\s|$)")
+# a line behind the result that explains it
+REMARK = re.compile(r"^[ \t*#_]*(?:note|explanation|reason|justification|check|verification|解释|说明|注)[ *_]*:", re.I | re.M)
 BULLET = re.compile(r"^[ \t]*\(?\d{1,3}[.)][ \t]+(?=\S)", re.MULTILINE)
-OTHER = re.compile(r"(?:st|nd|rd|th)\b|[xyz](?![A-Za-z])")  # an ordinal, or a formula
+OTHER = re.compile(r"(?:st|nd|rd|th)\b|[xyz](?![A-Za-z])|\.\d")  # an ordinal, a formula, a version
 LABEL = re.compile(r"(?:\b(?:step|page|question|problem|part|chapter|figure|line|equation|case)|#) ?$", re.I)
 # a number behind such a word says for how many, how long or where from
 ASIDE = re.compile(
-    r"(?:\b(?:for|in|after|among|amongst|per|every|each|between|within|over|during|with|from)"
+    r"(?:\b(?:for|in|after|among|amongst|per|every|each|between|within|over|during|with|from|on)"
     r"|\bof (?:the|his|her|their|these)"
     r"|\bout of|\d of|\bafter \w+ing)(?: (?:the|all|about|these|away|up|each of))* $",
     re.I,
@@ -180,6 +182,10 @@ def _last(text: str) -> Number | None:
     """Of the last sentence with a number."""
     text = text[-LONG:]
     numbers = _numbers(text)
+    for match in REMARK.finditer(text) if numbers else ():
+        if numbers[0].start < match.start():
+            text, numbers = text[: match.start()], [one for one in numbers if one.start < match.start()]
+            break
     if not numbers:
         return None
     ends = [match.start() for match in SENTENCE.finditer(text)]
