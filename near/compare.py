@@ -12,6 +12,7 @@ from near.runs import Run
 
 BASELINE = "random"
 NOTHING = "no difference shown"
+NO_ANSWER = "no answer"  # an answer that held nothing to grade
 Interval = tuple[float, float] | None
 Kind = tuple[str, dict, dict[object, Run]]  # a selector, the settings its runs have in common, and the runs by seed
 
@@ -56,6 +57,11 @@ class Group:
     def mean(self, of: Callable[[Run], float | None]) -> float | None:
         values = [of(run) for run in self.runs.values()]
         return None if None in values else statistics.mean(values)
+
+
+def no_answers(count: int | None, graded: int) -> str:
+    """Beside a grader's mean: of how many answers it found nothing to grade in; nothing where none or not known."""
+    return f" ({count} of {graded} {NO_ANSWER})" if count else ""
 
 
 def groups_of(runs: list[Run]) -> list[Group]:

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from near.base_model import base_metrics
 from near.benchmarks import benchmarks, shown
+from near.compare import no_answers
 from near.config import public
 from near.errors import UserError, one_line
 from near.files import provenance, read_json, write_json, write_jsonl
@@ -116,4 +117,9 @@ def write_metrics(
 def summary(metrics: dict) -> str:
     right = "" if metrics["answers_right"] is None else f", answers right {metrics['answers_right']}/{metrics['rows']}"
     loss = f"target loss {metrics['target_loss']:.4f} on {metrics['rows']} {metrics['evaluated_on']} rows"
+    right += "".join(
+        f", {name} {score['mean']:.3f}" + no_answers(score.get("no_answer"), score.get("graded", 0))
+        for name, score in (metrics.get("scores") or {}).items()
+        if name != "exact" and score.get("mean") is not None
+    )
     return loss + right + shown(metrics.get("lm_eval"))

@@ -56,7 +56,8 @@ def stop_ids(model, tokenizer) -> list[int]:
 
 
 def with_transformers(model, tokenizer, prompts: list[list[int]], evaluation: DictConfig) -> list[str]:
-    """Greedy answers in batches sorted by length, at most `max_new_tokens` long."""
+    """Greedy answers in batches sorted by length, at most `max_new_tokens` long, with the white space they begin and
+    end with: code may begin with its indentation."""
     if isinstance(model, FSDPModule) and "generate" not in vars(model):
         register_fsdp_forward_method(model, "generate")  # else it would bypass what gathers the outermost weights
     answers = [""] * len(prompts)
@@ -76,7 +77,7 @@ def with_transformers(model, tokenizer, prompts: list[list[int]], evaluation: Di
         )
         texts = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(part, texts, strict=True):
-            answers[i] = text.strip()
+            answers[i] = text
     return answers
 
 
@@ -107,7 +108,7 @@ class Engine:
         asked = [{"prompt_token_ids": ids} for ids in prompts]
         made = self.engine.generate(asked, sampling, lora_request=adapter, use_tqdm=False)
         ids = [list(one.outputs[0].token_ids) for one in made]
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def _started(self, vllm):
         longest = self.cfg.data.cutoff_len + self.cfg.evaluation.max_new_tokens

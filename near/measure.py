@@ -114,7 +114,7 @@ def measure(
             "tokens": int(counts[at]),
         }
         if answers is not None:
-            record |= {"answer": answers[at], "scores": {}, "told": {}}
+            record |= {"answer": answers[at], "scores": {}, "told": {}, "no_answer": []}
         records.append(record)
     scores = {}
     if answers is not None and is_main():
@@ -188,7 +188,8 @@ def losses(model, tokenizer, coded: list[Encoded], cfg: DictConfig) -> tuple[np.
 
 
 def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: DictConfig, lenient: bool) -> dict:
-    """Put grades into `records`; by name: mean score and its interval, how many were graded and how many are right."""
+    """Put grades into `records`; by name: mean score and its interval, how many were graded, how many are right, and of
+    how many the answer held nothing to grade."""
     raw = {}
     if any(grader.columns for grader in graders.values()):
         ids = np.array([record["row"] for record in records])
@@ -207,11 +208,25 @@ def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: Di
             record["scores"][name] = grade.score
             if grade.told is not None:
                 record["told"][name] = grade.told
+            if grade.no_answer:
+                record["no_answer"].append(name)
         known = np.array([grade.score for grade in grades if grade.score is not None])
         found[name] = {
             "mean": float(known.mean()) if len(known) else None,
             "interval": over_examples(known, np.ones(len(known)), cfg.seed),
             "graded": len(known),
             "right": int((known == 1).sum()),
+            "no_answer": sum(grade.no_answer for grade in grades),
         }
+        _log_ungraded(name, found[name], rows)
     return found
+
+
+def _log_ungraded(name: str, counts: dict, rows: Rows) -> None:
+    """How many answers and references held nothing that the grader compares."""
+    if counts["no_answer"]:
+        log.info(
+            f"{name}: {counts['no_answer']} of {counts['graded']} answers held nothing to grade, and count as wrong"
+        )
+    if 0 < counts["graded"] < (count := len(rows.eligible())):
+        log.info(f"{name}: {count - counts['graded']} of {count} references held nothing to grade, and are left out")

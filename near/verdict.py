@@ -8,7 +8,17 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from near.benchmarks import first
-from near.compare import BASELINE, Group, at_equal_tokens, baseline_of, beside_base, beside_random, groups_of
+from near.compare import (
+    BASELINE,
+    NO_ANSWER,
+    Group,
+    at_equal_tokens,
+    baseline_of,
+    beside_base,
+    beside_random,
+    groups_of,
+    no_answers,
+)
 from near.runs import Run
 
 # Of 20,000 comparisons of nothing with nothing, the share whose interval over k seeds held zero where differences are
@@ -49,8 +59,14 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
 
 
 def _score(group: Group, name: str) -> str:
+    """A grader's mean, and how many answers of all seeds held nothing to grade; older runs do not say."""
+    scores = [(run.metrics.get("scores") or {}).get(name) or {} for run in group.runs.values()]
     mean = group.mean(lambda r: ((r.metrics.get("scores") or {}).get(name) or {}).get("mean"))
-    return "-" if mean is None else f"{mean:.3f}"
+    if mean is None:
+        return "-"
+    nothing = sum(score.get("no_answer") or 0 for score in scores)
+    of = sum(score.get("graded") or 0 for score in scores)
+    return f"{mean:.3f}" + no_answers(nothing, of)
 
 
 def _asked(run: Run) -> list[str]:
@@ -89,6 +105,12 @@ def notes(runs: list[Run]) -> list[str]:
         found.append(
             f"{seeds} seeds: the 95% interval over seeds holds the true difference in 95% of cases where differences "
             f"between seeds are normal, and in {SKEWED[seeds]} where they are as skewed as an exponential."
+        )
+    scores = [score for run in runs for score in (run.metrics.get("scores") or {}).values()]
+    if any(score.get("no_answer") for score in scores):
+        found.append(
+            f"{NO_ANSWER}: the answer held nothing that the grader compares, such as a number; it counts as wrong, and "
+            "may have failed by its form alone."
         )
     for run in runs:
         if twin := run.metrics.get("same_rows_as"):

@@ -137,6 +137,23 @@ def test_the_table(sweep, capsys):
     assert NOTHING in printed and "in 88% where they are as skewed" in printed
 
 
+def test_answers_that_held_nothing_to_grade_are_counted_over_all_seeds(tmp_path, capsys):
+    for seed in (1, 2):
+        scores = {"mean": 0.25, "graded": 30, "right": 7, "no_answer": 5 * seed}
+        run(
+            tmp_path, "near", seed, 0.5, scores={"number": scores, "exact": {"mean": 0.0, "graded": 30, "no_answer": 0}}
+        )
+        run(tmp_path, "random", seed, 0.9, scores={"number": {"mean": 0.5}})  # as older runs say it
+    runs, _ = collect(tmp_path)
+    heads, cells = table(runs)
+    near, random = (dict(zip(heads, row, strict=True)) for row in cells)
+    assert (near["number"], near["exact"]) == ("0.250 (15 of 60 no answer)", "0.000")
+    assert (random["number"], random["exact"]) == ("0.500", "-")
+    show(runs)
+    assert "no answer: the answer held nothing that the grader compares" in capsys.readouterr().out
+    assert not any("no answer" in note for note in notes([r for r in runs if r.selector == "random"]))
+
+
 def test_what_a_reader_must_know(tmp_path):
     run(tmp_path, "near", 1, 0.5)
     run(tmp_path, "near", 1, 0.5, max_K=20, same_rows_as="near-10-1")

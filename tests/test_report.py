@@ -95,6 +95,13 @@ def test_what_a_reader_must_know(tmp_path):
     assert "different rows" in found
 
 
+def test_answers_that_held_nothing_to_grade(tmp_path):
+    scores = {"number": {"mean": 0.2, "graded": 10, "no_answer": 3}, "exact": {"mean": 0.4, "no_answer": 0}, "old": {}}
+    run(tmp_path / "a", "near", 0.7, scores=scores)
+    [_, found] = collect(tmp_path)[0]
+    assert "4/10 (no answer: number 3)" in cells(found, tmp_path)
+
+
 def test_an_answerless_run_shows_a_dash(tmp_path):
     run(tmp_path / "a", "near", 0.7, answers_right=None, base=None)
     runs, _ = collect(tmp_path)

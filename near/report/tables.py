@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from near.compare import NO_ANSWER
 from near.report.standing import Standing
 from near.runs import Run
 
@@ -14,8 +15,15 @@ def cells(run: Run, root: Path) -> list[str]:
     m, t = run.metrics, run.training
     right = "-" if m["answers_right"] is None else f"{m['answers_right']}/{m['rows']}"
     name = "-" if run.folder is None else str(run.folder.relative_to(root))
-    found = [run.selector, _dash(run.seed), name, run.model, f"{m['target_loss']:.4f}", right]
+    found = [run.selector, _dash(run.seed), name, run.model, f"{m['target_loss']:.4f}", right + _no_answer(run)]
     return [*found, _dash(t.get("distinct_rows")), _dash(t.get("train_seconds")), _dash(run.selecting)]
+
+
+def _no_answer(run: Run) -> str:
+    """By grader, how many answers held nothing to grade; older runs do not say."""
+    counts = {name: score.get("no_answer") for name, score in (run.metrics.get("scores") or {}).items()}
+    found = [f"{name} {count}" for name, count in counts.items() if count]
+    return f" ({NO_ANSWER}: {', '.join(found)})" if found else ""
 
 
 def _dash(value: object) -> str:
