@@ -9,8 +9,8 @@ from near.selectors.base import Round, Selector, Subset
 
 class Mix(Selector):
     """Makes `round.draws` draws, of each source its proportion, spread evenly over the round, so that every stretch of
-    it is mixed alike; warm-ups, too. Within a source come the rows trained least so far, each once before any twice (warm-ups count),
-    in seeded order.
+    it is mixed alike; so do warm-ups. Within a source come the rows trained least so far, each once before any twice
+    (warm-ups count), in seeded order.
 
     Counts are a systematic sample: within one of proportion x draws, and exactly that on average over rounds. The
     largest remainder would never draw a source whose share is below half a row, draws one by one would spread around
