@@ -70,6 +70,8 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "trainer.update_times": (int, 0, BIG),
     "trainer.cycles": (int, 1, BIG),
     "trainer.train_step": (int, 1, BIG),
+    "trainer.loraplus.lr_ratio": (float, 1e-3, BIG),
+    "trainer.loraplus.lr_embedding": (float, 0, BIG),
     "weighter.delta": (float, 1e-6, BIG),
     "weighter.r": (float, 1e-3, BIG),
     "mixer.temperature": (float, 1e-2, BIG),
@@ -109,6 +111,7 @@ BOOLEANS = (
     "data.refresh",
     "embedder.trust_remote_code",
     "model.trust_remote_code",
+    "model.upcast_layernorm",
     "trust_remote_code",
     "evaluation.answers",
     "evaluation.at_rounds",
@@ -145,7 +148,7 @@ TEXTS = (
     "embedder.document_prompt",
 )
 MAPPINGS = ("data", "data.candidates", "data.queries", "data.eval", "trainer", "trainer.args", "evaluation", "model")
-MAPPINGS += ("finetuning", "parallel", "evaluation.engine", "evaluation.lm_eval")
+MAPPINGS += ("trainer.loraplus", "finetuning", "parallel", "evaluation.engine", "evaluation.lm_eval")
 NULLABLE = {
     *(
         "embedder.max_length",
@@ -157,6 +160,7 @@ NULLABLE = {
         "index.launcher",
         "selector.subset_size",
         "trainer.args.save_total_limit",
+        "trainer.loraplus.lr_ratio",
         "output_dir",
         "indices_path",
         "n",

@@ -21,6 +21,7 @@ from near.allowed import (
 from near.config import CONF, flat_keys, select
 from near.errors import UserError, did_you_mean
 from near.modes import mode_faults
+from near.optimizers import optimizer_faults
 from near.signature import keywords
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
@@ -213,6 +214,11 @@ def _schedule_faults(cfg: DictConfig) -> list[str]:
     if args is None:
         return []
     faults = [f"trainer.args.{k} is decided elsewhere; use {v}" for k, v in ELSEWHERE.items() if k in args]
+    faults += optimizer_faults(args.get("optim"))
+    if select(cfg, "trainer.loraplus.lr_ratio") is not None and "_target_" not in cfg.finetuning:
+        faults.append(
+            "trainer.loraplus.lr_ratio is of adapters, and finetuning=full has none; use finetuning=lora, or null"
+        )
     if _present(cfg, "trainer.train_step"):
         lengths = ("max_steps", "num_train_epochs")
         return faults + [f"trainer.args.{k} is set by trainer.train_step" for k in lengths if k in args]

@@ -106,6 +106,12 @@ class Selector(ABC):
     def select(self, round: Round) -> Subset:
         """1 to `round.size` distinct eligible ids; the same on every process."""
 
+    def warm_up(self, round: Round) -> Subset:
+        """Rows of a warm-up, a round that is not the selector's own: `round.size` random ones without replacement; all
+        rows where there are no more."""
+        size = min(round.size, len(round.eligible))
+        return Subset(round.rng().choice(round.eligible, size=size, replace=False))
+
     def state_dict(self) -> dict[str, np.ndarray]:
         """What must survive a restart, as arrays; goes into every checkpoint."""
         return {}
