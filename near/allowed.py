@@ -146,6 +146,7 @@ MAPPINGS = ("data", "data.candidates", "data.queries", "data.eval", "trainer", "
 MAPPINGS += ("finetuning", "parallel", "evaluation.engine", "evaluation.lm_eval")
 NULLABLE = {
     *(
+        "max_K",
         "embedder.max_length",
         "embedder.truncate_dim",
         "embedder.workers",
