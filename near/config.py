@@ -98,10 +98,12 @@ def _agent_dir(overrides: Sequence[str]) -> str:
     """The folder of a W&B agent's job, which every agent of the sweep finds again; empty where there is no agent."""
     if agent_sweep() is None:
         return ""
-    keys, swept = {_key(str(word)) for word in overrides}, agent_parameters()
-    folder = f"runs/wandb/{agent_sweep()}"
-    left_out = {*NOT_IN_NAMES, *(keys - set(swept) if keys & set(swept) else ())}
-    return f"{folder}/{folder_name(overrides, left_out, folder)}"
+    folder, words = f"runs/wandb/{agent_sweep()}", sorted(map(str, overrides))
+    keys, swept = {_key(word) for word in words}, set(agent_parameters())
+    if keys & swept:
+        return f"{folder}/{folder_name(overrides, [*NOT_IN_NAMES, *(keys - swept)], folder)}"
+    words = [word.replace("=", "-") for word in words if _key(word) not in NOT_IN_NAMES]
+    return f"{folder}/{job_name('_'.join(words))}"
 
 
 def choices_with(group: str, option: str) -> list[str]:

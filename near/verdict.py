@@ -82,28 +82,29 @@ def answer(runs: list[Run]) -> str:
     by = {name: [(g, d) for g, d in known if d.verdict == name] for name in ("better", "worse", NOTHING, TOO_FEW)}
     told = []
     if by["better"]:
-        told.append(f"Yes: {_listed(by['better'], True)}.")
+        told.append(f"Yes: the target loss is below random rows' with {_listed(by['better'])}.")
     if by["worse"]:
-        told.append(f"{'Not' if told else 'No, not'} by {_listed(by['worse'], True)}.")
+        told.append(f"{'It' if told else 'No: the target loss'} is above random rows' with {_listed(by['worse'])}.")
     if by[NOTHING]:
-        told.append(f"No difference {'to random rows ' if told else ''}is shown for {_listed(by[NOTHING], not told)}.")
+        told.append(f"No difference to random rows is shown with {_listed(by[NOTHING])}.")
     if by[TOO_FEW]:
         seeds = max(d.count for _, d in by[TOO_FEW])
-        few = f"{seeds} seed{'s are' if seeds > 1 else ' is'} too few ({LEAST} are the least)"
-        told.append(f"{'' if told else 'That can’t be said yet: '}{few}; so far {_listed(by[TOO_FEW], not told)}.")
+        few = f"{seeds} seed{'s are' if seeds > 1 else ' is'} too few for a verdict ({LEAST} are the least)"
+        start = few if told else f"That can't be said yet: {few}"
+        told.append(f"{start}; so far the target loss minus random rows' is {_listed(by[TOO_FEW])}.")
     if any(run.metrics.get("selection_saw_them") for g in groups for run in g.runs.values()):
         told.append("All of this is on the queries, which selection saw.")
     return " ".join(told)
 
 
-def _listed(found: list[tuple[Group, Difference]], whole: bool) -> str:
-    """Selections with their differences; `whole`: as the beginning of a sentence that says to what."""
+def _listed(found: list[tuple[Group, Difference]]) -> str:
+    """Selections with their differences to random rows."""
     shown = []
     for group, difference in found:
         low_high = difference.interval
         interval = f", 95% interval {low_high[0]:+.4f} to {low_high[1]:+.4f}" if low_high else ""
         shown.append(f"{group.label} ({difference.mean:+.4f}{interval})")
-    return ", ".join(shown) + (" in target loss minus random rows'" if whole else "")
+    return ", ".join(shown)
 
 
 def _distinct(group: Group) -> str:

@@ -60,18 +60,17 @@ def differences(groups: list[Group]) -> Figure | None:
         )
     if not data:
         return None
-    figure = _figure(
-        data, f"Target loss minus {BASELINE} rows', with 95% intervals", "← lower, better · higher, worse →", ""
-    )
+    axis = "← better · target loss minus random rows', 95% intervals · worse →"
+    figure = _figure(data, f"Beside {BASELINE} rows", axis, "")
     zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 2, "dash": "dash"}}
     name = {"x": 0, "y": 1, "yref": "paper", "yanchor": "bottom", "text": f"{BASELINE} rows", "showarrow": False}
     figure["layout"] |= {
-        "height": 150 + 44 * len(data),
+        "height": 160 + 44 * len(data),
         "shapes": [zero],
         "annotations": [name],
         "hovermode": "closest",
     }
-    figure["layout"]["yaxis"] |= {"type": "category", "autorange": "reversed"}
+    figure["layout"]["yaxis"] |= {"type": "category", "range": [len(data) - 0.5, -0.5]}
     return figure
 
 
