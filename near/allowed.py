@@ -151,6 +151,7 @@ MAPPINGS = ("data", "data.candidates", "data.queries", "data.eval", "trainer", "
 MAPPINGS += ("trainer.loraplus", "finetuning", "parallel", "evaluation.engine", "evaluation.lm_eval")
 NULLABLE = {
     *(
+        "max_K",
         "embedder.max_length",
         "embedder.truncate_dim",
         "embedder.workers",

@@ -63,7 +63,12 @@ def _run_parts(folder: Path) -> tuple[DictConfig, str | None, dict]:
     trained = read_json(folder / "train_metrics.json")
     try:
         config = OmegaConf.create(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-        kept = {"selector": trained["selector"], "seed": config.seed, "max_K": config.max_K, "run": str(folder)}
+        kept = {
+            "selector": trained["selector"],
+            "seed": config.seed,
+            "max_K": trained.get("max_K", config.max_K),
+            "run": str(folder),
+        }
     except (OSError, ValueError, KeyError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"run={folder}: its config.yaml is damaged ({one_line(error)})") from error
     for name in ("adapter", "model"):

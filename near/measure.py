@@ -49,7 +49,7 @@ def evaluation_sets(cfg: DictConfig) -> Sets:
     more = {name: load(cfg.data, part, cfg.cache_dir) for name, part in more_sets(cfg.data).items()}
     if given(cfg.data, "eval"):
         return Sets(load(cfg.data, "eval", cfg.cache_dir), False, more)
-    log.info("data.eval is not set: the queries are evaluated on, which selection saw")
+    log.info("data.eval is not set: the queries are evaluated on, which selectors for a target see")
     return Sets(load(cfg.data, "queries", cfg.cache_dir), True, more)
 
 

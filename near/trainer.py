@@ -118,9 +118,14 @@ class _Checkpoints(Trainer):
         return super().train(*args, **kwargs)
 
     def log(self, logs: dict, *args, **kwargs) -> None:
-        if self.schedule is not None:
-            logs = {**logs, "round": self.schedule.at(max(0, self.state.global_step - 1)).index}
-        super().log(logs, *args, **kwargs)
+        if self.schedule is None:
+            return super().log(logs, *args, **kwargs)
+        logs = {**logs, "round": self.schedule.at(max(0, self.state.global_step - 1)).index}
+        epoch, self.state.epoch = self.state.epoch, None  # which counts slices of rounds, not passes over the pool
+        try:
+            super().log(logs, *args, **kwargs)
+        finally:
+            self.state.epoch = epoch
 
     def _identity(self) -> dict:
         return {**self.job.identity, "processes": self.args.world_size}

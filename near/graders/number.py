@@ -12,7 +12,8 @@ from near.graders.reading import boxes, corrected, first_answer, spoken
 LONG = 10_000  # characters from a text's end in which the last sentence with a number is looked for
 LAST = 50  # numbers of a sentence, and statements of a text, that are looked at from the end
 STARTS = re.compile(
-    r"(?<![A-Za-z0-9À-ɏ_^\\])(?<![A-Za-z]-)(?<![A-Za-z0-9]\.)(?<!\d[/:])(?<![\^_]\{)(?:\((?=-?[\d./]+\) ?\^)|\\frac|\.?\d)"
+    r"(?<![A-Za-z0-9À-ɏ_^\\])(?<![A-Za-z]-)(?<![A-Za-z0-9]\.)(?<!\d[/:])(?<![\^_]\{)"
+    r"(?:\((?=-?[\d./]+\) ?\^)|\\frac|\.?\d)"
 )
 STOP = re.compile(r"[^\s]*")
 # words, currencies and marks before a number, and its sign
@@ -44,7 +45,9 @@ NEAR = 3  # words between "the answer is" and its number; further off, it is loo
 DENIED = re.compile(r"(?:\bnot|n['’]t|\bnever|\brather than|\binstead of|不是)(?: [A-Za-z]+)? ?[$€£¥]?$", re.I)
 SENTENCE = re.compile(r"(?<=[!?。！？\n])|(?<=\.)(?=\s|$)")
 # a line behind the result that explains it
-REMARK = re.compile(r"^[ \t*#_]*(?:note|explanation|reason|justification|check|verification|解释|说明|注)[ *_]*:", re.I | re.M)
+REMARK = re.compile(
+    r"^[ \t*#_]*(?:note|explanation|reason|justification|check|verification|解释|说明|注)[ *_]*:", re.I | re.M
+)
 BULLET = re.compile(r"^[ \t]*\(?\d{1,3}[.)][ \t]+(?=\S)", re.MULTILINE)
 OTHER = re.compile(r"(?:st|nd|rd|th)\b|[xyz](?![A-Za-z])|\.\d")  # an ordinal, a formula, a version
 LABEL = re.compile(r"(?:\b(?:step|page|question|problem|part|chapter|figure|line|equation|case)|#) ?$", re.I)

@@ -6,7 +6,17 @@ from near.compare import NO_ANSWER
 from near.report.standing import Standing
 from near.runs import Run
 
-COLUMNS = ("selector", "seed", "run", "model", "target loss", "answers right", "distinct rows", "train s", "select s")
+COLUMNS = (
+    "selector",
+    "seed",
+    "run",
+    "model",
+    "target loss",
+    "answers right",
+    "distinct rows",
+    "training (s)",
+    "selection (s)",
+)
 SEEN = "evaluated on the queries, which selection saw"
 
 
@@ -16,7 +26,10 @@ def cells(run: Run, root: Path) -> list[str]:
     right = "-" if m["answers_right"] is None else f"{m['answers_right']}/{m['rows']}"
     name = "-" if run.folder is None else str(run.folder.relative_to(root))
     found = [run.selector, _dash(run.seed), name, run.model, f"{m['target_loss']:.4f}", right + _no_answer(run)]
-    return [*found, _dash(t.get("distinct_rows")), _dash(t.get("train_seconds")), _dash(run.selecting)]
+    distinct = _dash(t.get("distinct_rows"))
+    if run.picked not in (None, t.get("distinct_rows")):
+        distinct += f" ({run.picked} picked)"
+    return [*found, distinct, _dash(t.get("train_seconds")), _dash(run.selecting)]
 
 
 def _no_answer(run: Run) -> str:

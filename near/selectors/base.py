@@ -93,6 +93,10 @@ class Selector(ABC):
             return max(1, int(self.subset_size * eligible + 0.5))
         return self.subset_size
 
+    def reach(self, sizes: list[int]) -> int:
+        """Distinct rows of the matrix that rounds of at most `sizes` rows may take: how wide max_K=null has to be."""
+        return max(sizes, default=0)
+
     def check(self, queries: "Rows", scoring: DictConfig) -> None:
         """UserError for queries, or settings of `scoring`, that it can't do with: before anything is trained. Called
         for selectors that ask the model for gradients."""
