@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -188,8 +188,8 @@ class _Writing:
                 )
 
 
-def said_of(info: dict, where: str, path: str) -> list[str]:
-    """What the log says of a source that was read, from its info.json."""
+def said_of(info: dict, where: str, path: str, graded: Collection[str] = ()) -> list[str]:
+    """What the log says of a source that was read, from its info.json. `graded`: columns that graders read."""
     lines, notes, what = [], info["notes"], f"{where}: {path}"
     if info["other_formats"]:
         others = " or ".join(info["other_formats"])
@@ -198,6 +198,6 @@ def said_of(info: dict, where: str, path: str) -> list[str]:
         lines.append(f"{what}: {notes['empty']} rows have an empty answer in the middle, which is not trained on")
     if notes.get("system"):
         lines.append(f"{what}: {notes['system']} rows have several system texts; a turn is used before a column")
-    if info["unused"]:
-        lines.append(f"{what}: not used: {printable(', '.join(info['unused']), 300)}")
+    if unused := [name for name in info["unused"] if name not in graded]:
+        lines.append(f"{what}: not used: {printable(', '.join(unused), 300)}")
     return lines
