@@ -1,5 +1,7 @@
 """What the values of a configuration may be, by key: near/check.py holds every one to it."""
 
+from near.template_slots import TEMPLATES
+
 # key: (type, least value, largest value)
 BIG = float("inf")
 NUMBERS: dict[str, tuple[type, float, float]] = {
@@ -68,6 +70,8 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "trainer.update_times": (int, 0, BIG),
     "trainer.cycles": (int, 1, BIG),
     "trainer.train_step": (int, 1, BIG),
+    "trainer.loraplus.lr_ratio": (float, 1e-3, BIG),
+    "trainer.loraplus.lr_embedding": (float, 0, BIG),
     "weighter.delta": (float, 1e-6, BIG),
     "weighter.r": (float, 1e-3, BIG),
     "mixer.temperature": (float, 1e-2, BIG),
@@ -107,6 +111,7 @@ BOOLEANS = (
     "data.refresh",
     "embedder.trust_remote_code",
     "model.trust_remote_code",
+    "model.upcast_layernorm",
     "trust_remote_code",
     "evaluation.answers",
     "evaluation.at_rounds",
@@ -143,9 +148,10 @@ TEXTS = (
     "embedder.document_prompt",
 )
 MAPPINGS = ("data", "data.candidates", "data.queries", "data.eval", "trainer", "trainer.args", "evaluation", "model")
-MAPPINGS += ("finetuning", "parallel", "evaluation.engine", "evaluation.lm_eval")
+MAPPINGS += ("trainer.loraplus", "finetuning", "parallel", "evaluation.engine", "evaluation.lm_eval")
 NULLABLE = {
     *(
+        "max_K",
         "embedder.max_length",
         "embedder.truncate_dim",
         "embedder.workers",
@@ -155,6 +161,7 @@ NULLABLE = {
         "index.launcher",
         "selector.subset_size",
         "trainer.args.save_total_limit",
+        "trainer.loraplus.lr_ratio",
         "output_dir",
         "indices_path",
         "n",
@@ -194,8 +201,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "embedder.launcher": ("ray",),
     "index.device": ("auto", "cpu", "gpu"),
     "index.launcher": ("ray",),
-    "model.template": ("chatml", "llama3", "alpaca"),
-    "template": ("chatml", "llama3", "alpaca"),
+    "model.template": tuple(TEMPLATES),
+    "template": tuple(TEMPLATES),
     "embedder.embed": ("prompt", "answer", "both", "chat"),
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
     "export_dtype": ("float32", "bfloat16", "float16"),

@@ -1,5 +1,6 @@
 """Entry scripts: compose, check, call, and answer faults with one line and a status of 1."""
 
+import contextlib
 import errno
 import functools
 import os
@@ -21,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from near import jobs
-from near.check import check
+from near.check import check, check_sources, elsewhere
 from near.config import CONF, flat_keys, register_resolvers
-from near.errors import UserError, did_you_mean, one_line
+from near.errors import UserError, did_you_mean, missing_choice, one_line
 from near.signature import keywords
 from near.sweep import in_sweep
 
@@ -102,8 +103,7 @@ def fault_line(error: BaseException) -> str | None:
     if isinstance(error, ValueError) and "Config group override must be" in str(error):
         return "a group takes one of its choices, not null; for example tracker=none, finetuning=full"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice}: no such choice{did_you_mean(choice, error.options or [])}"
+        return missing_choice(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _hydra_line(error)
     return None
@@ -126,15 +126,28 @@ def _hydra_line(error: Exception) -> str:
         taken = keywords(node._target_)
         if taken is None or leaf in taken:
             return f"{key} is not in the configuration yet: write +{key}=..."
-        return f"{key} is not an option of {node._target_.rpartition('.')[2]}{did_you_mean(leaf, taken)}"
+        return f"{key} is not an option of {_choice(parent, node)}{elsewhere(key, taken)}"
     known = [k for k in flat_keys(cfg) if k.rpartition(".")[0] == parent] if node is not None else flat_keys(cfg)
     return f"{key} is not in the configuration{did_you_mean(key, known if parent else [*known, 'from_yaml'])}"
 
 
-def _defaults():
-    """The configuration of the running script without what was typed, for near misses."""
+def _choice(group: str, node: DictConfig) -> str:
+    """What was typed for `group`, such as trainer=static; the class where nothing was."""
+    return next((word for word in _typed_choices() if word.startswith(f"{group}=")), node._target_.rpartition(".")[2])
+
+
+def _typed_choices() -> list[str]:
+    """Of the command's words those that name a choice of a group."""
+    words = [word for word in sys.argv[1:] if re.fullmatch(r"\w+=\w+", word)]
+    return [word for word in words if (CONF / word.replace("=", "/")).with_suffix(".yaml").is_file()]
+
+
+def _defaults() -> DictConfig:
+    """The configuration of the running script with no more than the choices that were typed, for near misses."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
+        with contextlib.suppress(HydraException, OmegaConfBaseException):
+            return compose(Path(sys.argv[0]).stem, overrides=_typed_choices())
         return compose(Path(sys.argv[0]).stem)
 
 
@@ -182,8 +195,9 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
         @functools.wraps(work)
         def job(cfg: DictConfig) -> object:
             try:
-                with jobs.told(fault_line):
+                with jobs.told(fault_line, bool(cfg.get("dry_run"))):
                     check(cfg, HydraConfig.get().overrides.task)
+                    check_sources(cfg)
                     result = work(cfg)
                 if cfg.get("dry_run"):
                     drop_empty_output()

@@ -5,12 +5,13 @@ import logging
 from pathlib import Path
 
 import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from transformers import TrainerCallback
 
 from near.benchmarks import base_benchmarks
 from near.config import identity as outcome
-from near.data import Rows
+from near.data import Rows, raw_rows
 from near.files import cache_folder, digest, folder_aside, folder_digest, read_json, write_json
 from near.generation import answering
 from near.hub import wanted_dtype
@@ -21,7 +22,7 @@ from near.processes import is_main
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2  # of what is kept
+SCHEMA_VERSION = 3  # of what is kept; changes with what graders make of an answer
 
 
 def base_metrics(
@@ -75,6 +76,8 @@ def _folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
         cfg.data.cutoff_len,
         evaluation,
     ]
+    if any(get_class(options["_target_"]).columns for options in (cfg.evaluation.graders or {}).values()):
+        made_of.append(digest([dict(row) for _, row in raw_rows(cfg.data, rows, rows.eligible(), cfg.cache_dir)]))
     if model.get("quantization") is not None:
         made_of.append(OmegaConf.to_container(model.quantization))
     return cache_folder(cfg.cache_dir, "evaluations", digest(made_of))

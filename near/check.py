@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -18,12 +19,14 @@ from near.allowed import (
     SCHEDULED,
     TEXTS,
 )
-from near.config import CONF, flat_keys, select
+from near.config import CONF, choices_with, flat_keys, select
 from near.errors import UserError, did_you_mean
 from near.modes import mode_faults
-from near.signature import keywords
+from near.optimizers import optimizer_faults
+from near.signature import attribute, keywords
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+MOST_SHOWN = 12  # choices that a message lists; of more only the near misses
 URL_SECRET = re.compile(r"://[^/\s@]*:[^/\s@]+@")
 SECRET = re.compile(r"(^|_)(hub_token|hf_token|auth_token|access_token|api_?key|access_?key|secret|password)$", re.I)
 
@@ -171,8 +174,22 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
             for key in node:
                 if key not in taken and key not in HYDRA_KEYS:
                     cls = node._target_.rpartition(".")[2]
-                    faults.append(f"{path}.{key} is not an option of {cls}{did_you_mean(str(key), taken)}")
+                    faults.append(f"{path}.{key} is not an option of {cls}{elsewhere(f'{path}.{key}', taken)}")
     return faults
+
+
+# Options that are taken for another one, and what does what is meant.
+MEANT = {"trainer.warmup_step": "trainer.args.warmup_steps is the learning rate's warm-up"}
+
+
+def elsewhere(key: str, taken: set[str]) -> str:
+    """What to do about `key`, which its class does not take: the choices of the group that do, or near misses."""
+    group, _, option = key.rpartition(".")
+    choices = choices_with(group, option) if "." not in group else []
+    if not choices:
+        return did_you_mean(option, taken)
+    other = f"; {MEANT[key]}" if key in MEANT else ""
+    return f"; leave it out, or use one that has it: {group}={', '.join(choices)}{other}"
 
 
 def _number_faults(cfg: DictConfig) -> list[str]:
@@ -197,6 +214,8 @@ def _number_faults(cfg: DictConfig) -> list[str]:
 def _choice_faults(cfg: DictConfig) -> list[str]:
     return [
         f"{key}={value} is not one of {', '.join(choices)}"
+        if len(choices) <= MOST_SHOWN
+        else f"{key}={value} is not known{did_you_mean(str(value), choices)}"
         for key, choices in CHOICES.items()
         if _present(cfg, key)
         and (value := select(cfg, key)) not in choices
@@ -210,6 +229,11 @@ def _schedule_faults(cfg: DictConfig) -> list[str]:
     if args is None:
         return []
     faults = [f"trainer.args.{k} is decided elsewhere; use {v}" for k, v in ELSEWHERE.items() if k in args]
+    faults += optimizer_faults(args.get("optim"))
+    if select(cfg, "trainer.loraplus.lr_ratio") is not None and "_target_" not in cfg.finetuning:
+        faults.append(
+            "trainer.loraplus.lr_ratio is of adapters, and finetuning=full has none; use finetuning=lora, or null"
+        )
     if _present(cfg, "trainer.train_step"):
         lengths = ("max_steps", "num_train_epochs")
         return faults + [f"trainer.args.{k} is set by trainer.train_step" for k in lengths if k in args]
@@ -223,6 +247,66 @@ def _schedule_faults(cfg: DictConfig) -> list[str]:
     if (cfg.trainer.warmup_step, cfg.trainer.update_times) == (0, 0):
         faults.append("trainer.warmup_step=0 with trainer.update_times=0 trains no step; raise one of them")
     return faults
+
+
+def check_sources(cfg: DictConfig) -> None:
+    """Raise one UserError that lists the sources which the script can't do without and that have no path, and paths
+    where there is no file; imports nothing heavy."""
+    faults = _missing_paths(cfg)
+    for part in ("candidates", "queries", "eval"):
+        source = select(cfg, f"data.{part}")
+        if source is None or source.get("dataset_info") is not None:  # whose paths are names of entries
+            continue
+        paths = source.path.values() if isinstance(source.path, DictConfig) else source.path
+        for path in paths if not isinstance(paths, str | None) else [paths]:
+            faults += [f"data.{part}.path={path}: {absent}"] if (absent := absence(path)) else []
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def absence(path: object) -> str | None:
+    """What to say of a file or folder that is not there; None where it is, or may be a hub's."""
+    if not isinstance(path, str) or path.startswith("builtin:") or any(c in path for c in "*?["):
+        return None
+    local = Path(path).expanduser()
+    if local.exists() or not (local.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1):
+        return None
+    siblings = [p.name for p in local.parent.iterdir()] if local.parent.is_dir() else []
+    hint = did_you_mean(local.name, siblings) if siblings else f"; there is no folder {local.parent} either"
+    return f"no such file{'' if local.parent == Path() else hint}"
+
+
+def _missing_paths(cfg: DictConfig) -> list[str]:
+    """Sources that the script can't do without and that have no path."""
+    training, selecting = _present(cfg, "trainer"), _present(cfg, "export")
+    if not (training or selecting):
+        return []
+    fix = "a file, a folder or a hub id"
+    faults = [] if _given(cfg, "candidates") else [f"data.candidates.path is missing: set it to {fix} (or data=demo)"]
+    if _given(cfg, "queries"):
+        return faults
+    picks = select(cfg, "selector._target_") if selecting or _present(cfg, "trainer.update_step") else None
+    if selecting and picks is None:
+        why = "whose nearest candidates are looked for"
+    elif picks is not None and _looks_at_queries(cfg, picks):
+        why = f"which selector {picks.rpartition('.')[2]} looks at"
+    elif training and not _given(cfg, "eval"):
+        why = "which are evaluated on where data.eval.path is not set, either"
+    else:
+        return faults
+    return [*faults, f"data.queries.path is missing, the target's rows, {why}: set it to {fix} (or data=demo)"]
+
+
+def _given(cfg: DictConfig, part: str) -> bool:
+    return select(cfg, f"data.{part}.path") is not None
+
+
+def _looks_at_queries(cfg: DictConfig, selector: str) -> bool:
+    """Whether a selector of ours needs the target, as its class says; of others it is told when they are loaded."""
+    if not selector.startswith("near."):
+        return False
+    wants = [attribute(selector, name) for name in ("needs_neighbours", "trains_on_queries", "asks_model")]
+    return wants[0] is True or wants[1] is True or wants[2] == "gradients"
 
 
 def _subset_faults(cfg: DictConfig) -> list[str]:

@@ -12,23 +12,36 @@ from near.runs import Run
 
 BASELINE = "random"
 NOTHING = "no difference shown"
+NO_ANSWER = "no answer"  # an answer that held nothing to grade
+TOO_FEW = "too few seeds"
+LEAST = 3  # seeds for a verdict
 Interval = tuple[float, float] | None
 Kind = tuple[str, dict, dict[object, Run]]  # a selector, the settings its runs have in common, and the runs by seed
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a target loss less another's: the mean over seeds, its interval over seeds, and over paired examples."""
+    """Of a target loss minus another's: the mean over seeds, its 95% interval over seeds, and over paired examples.
+    `count`: the seeds, where that is known."""
 
     mean: float
     seeds: Interval
     examples: Interval
+    count: int | None = None
+
+    @property
+    def interval(self) -> Interval:
+        """What both intervals, as far as they are known, lie in: zero is outside it where both say the same."""
+        known = [interval for interval, _ in self._known()]
+        return (min(low for low, _ in known), max(high for _, high in known)) if known else None
 
     @property
     def verdict(self) -> str:
-        """better or worse only where both intervals, as far as they are known, say so."""
-        known = [interval for interval, _ in self._known()]
-        if not known or any(holds_zero(i) for i in known) or len({i[0] > 0 for i in known}) > 1:
+        """better or worse only where both intervals, as far as they are known, say so, and never for fewer than LEAST
+        seeds."""
+        if self.count is not None and self.count < LEAST:
+            return TOO_FEW
+        if self.interval is None or holds_zero(self.interval):
             return NOTHING
         return "worse" if self.mean > 0 else "better"
 
@@ -58,8 +71,14 @@ class Group:
         return None if None in values else statistics.mean(values)
 
 
+def no_answers(count: int | None, graded: int) -> str:
+    """Beside a grader's mean: of how many answers it found nothing to grade in; nothing where none or not known."""
+    return f" ({count} of {graded} {NO_ANSWER})" if count else ""
+
+
 def groups_of(runs: list[Run]) -> list[Group]:
-    """Trained runs by their settings, each named by its selector and by what sets it apart from others of that name."""
+    """Trained runs by their settings, each named by its selector and by what sets it apart from others of that name: in
+    the order in which a sweep was asked for them; of other runs, those with the lowest target loss first."""
     found: dict[str, Kind] = {}
     for run in runs:
         if run.folder is None or not run.training:
@@ -69,7 +88,12 @@ def groups_of(runs: list[Run]) -> list[Group]:
         found.setdefault(key, (run.selector, settings, {}))[2].setdefault(run.seed, run)
     labels = [_label(kind, list(found.values())) for kind in found.values()]
     groups = [Group(label, same) for label, (_, _, same) in zip(labels, found.values(), strict=True)]
-    return sorted(groups, key=lambda g: g.mean(lambda r: r.metrics["target_loss"]))
+    groups.sort(key=lambda g: g.mean(lambda r: r.metrics["target_loss"]))
+    numbers = {id(g): [run.number for run in g.runs.values()] for g in groups}
+    one_sweep = len({run.folder.parent for g in groups for run in g.runs.values()}) == 1
+    if one_sweep and not any(None in of for of in numbers.values()):
+        groups.sort(key=lambda g: min(numbers[id(g)]))
+    return groups
 
 
 def _label(kind: Kind, kinds: list[Kind]) -> str:
@@ -141,7 +165,7 @@ def _difference(pairs: list[tuple]) -> Difference:
     if all(a is not None and b is not None and len(a[0]) == len(b[0]) for _, _, a, b in pairs):
         sums = np.mean([a[0] - b[0] for _, _, a, b in pairs], axis=0)  # an example's mean over seeds
         examples = over_pairs(sums, pairs[0][2][1])
-    return Difference(float(differences.mean()), over_seeds(differences), examples)
+    return Difference(float(differences.mean()), over_seeds(differences), examples, len(differences))
 
 
 def at_equal_tokens(group: Group, other: Group) -> Difference | None:
@@ -158,7 +182,9 @@ def at_equal_tokens(group: Group, other: Group) -> Difference | None:
         tokens = min(curve[0][-1] for curve in curves)
         first, second = (float(np.interp(tokens, *curve)) for curve in curves)
         differences.append(first - second)
-    return Difference(statistics.mean(differences), over_seeds(np.array(differences)), None) if differences else None
+    if not differences:
+        return None
+    return Difference(statistics.mean(differences), over_seeds(np.array(differences)), None, len(differences))
 
 
 def _curve(run: Run) -> tuple[list[float], list[float]] | None:

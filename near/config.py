@@ -1,10 +1,14 @@
 """A composed configuration: resolvers, look-ups, what is written of it and what decides a run's outcome."""
 
+import contextlib
+import functools
 import hashlib
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -13,7 +17,7 @@ SECRET_VARIABLE = re.compile(r"oc\.env:\s*\w*(TOKEN|KEY|SECRET|PASS|CREDENTIAL)"
 
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("near.first", _first, replace=True)
-    OmegaConf.register_new_resolver("near.job", job_name, replace=True)
+    OmegaConf.register_new_resolver("near.job", folder_name, replace=True)
     OmegaConf.register_new_resolver("near.agent", _agent_dir, replace=True)
 
 
@@ -29,14 +33,93 @@ def job_name(overrides: str) -> str:
     return f"{name[:80]}-{hashlib.sha256(str(overrides).encode()).hexdigest()[:12]}"
 
 
+def folder_name(overrides: Sequence[str], left_out: Sequence[str] = (), folder: str = "") -> str:
+    """A sweep job's folder below `folder`: its overrides but for keys that are `left_out`, in their order, the seed
+    last. Where an earlier version named the folder of the same job otherwise, that name.
+
+    >>> folder_name(["seed=0", "data=files", "selector=near"], ["data"])
+    'selector-near_seed-0'
+    """
+    words = [word for word in map(str, overrides) if _key(word) not in left_out]
+    words.sort(key=lambda word: _key(word) == "seed")
+    name = job_name("_".join(word.replace("=", "-") for word in words))
+    if not folder or Path(folder, name).exists():
+        return name
+    return _earlier_names(folder).get(_decisive(map(str, overrides)), name)
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+NOT_IN_NAMES = ("output_dir", "cache_dir", "sweep_name", "overwrite", "resume", "sweeps", "tracker")
+
+
+def _decisive(words: Iterable[str]) -> frozenset[str]:
+    return frozenset(word for word in words if _key(word) not in NOT_IN_NAMES)
+
+
+@functools.cache
+def _earlier_names(folder: str) -> dict[frozenset[str], str]:
+    """The jobs' folders that were in `folder` when this process first looked, by their overrides as Hydra kept them."""
+    found = {}
+    for path in sorted(Path(folder).glob("*/.hydra/overrides.yaml")):
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+            words = yaml.safe_load(path.read_text(encoding="utf-8"))
+            found[_decisive(map(str, words or []))] = path.parent.parent.name
+    return found
+
+
+def swept_keys(overrides: Sequence[str], sweeper: dict) -> list[str]:
+    """The keys to which a sweep gives several values: of the overrides that were typed and of its sweeper's options."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    words = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items() if value is not None]
+    found = {
+        o.key_or_group: o.is_sweep_override() for o in OverridesParser.create().parse_overrides([*words, *overrides])
+    }
+    return [key for key, several in found.items() if several] + list(sweeper.get("search_space") or {})
+
+
 def agent_sweep() -> str | None:
     """The id of the W&B sweep whose agent started this process."""
     return os.environ.get("WANDB_SWEEP_ID") or None
 
 
-def _agent_dir(overrides: str) -> str:
+def agent_parameters() -> dict:
+    """What the W&B agent that started this process gave it: values by key; none outside a W&B sweep."""
+    path = Path(os.environ.get("WANDB_SWEEP_PARAM_PATH") or "")
+    if agent_sweep() is None or not path.is_file():
+        return {}
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _agent_dir(overrides: Sequence[str]) -> str:
     """The folder of a W&B agent's job, which every agent of the sweep finds again; empty where there is no agent."""
-    return "" if agent_sweep() is None else f"runs/wandb/{agent_sweep()}/{job_name(overrides)}"
+    if agent_sweep() is None:
+        return ""
+    folder, words = f"runs/wandb/{agent_sweep()}", sorted(map(str, overrides))
+    keys, swept = {_key(word) for word in words}, set(agent_parameters())
+    if keys & swept:
+        return f"{folder}/{folder_name(overrides, [*NOT_IN_NAMES, *(keys - swept)], folder)}"
+    words = [word.replace("=", "-") for word in words if _key(word) not in NOT_IN_NAMES]
+    return f"{folder}/{job_name('_'.join(words))}"
+
+
+def choices_with(group: str, option: str) -> list[str]:
+    """The choices of a group that list `option`: `trainer`, `warmup_step` -> dynamic_mix, dynamic_select, ..."""
+    found = []
+    for path in sorted((CONF / group).glob("*.yaml")):
+        node = OmegaConf.load(path)
+        bases = [str(base).partition("@")[0] for base in node.get("defaults") or [] if isinstance(base, str)]
+        parts = [
+            node,
+            node.get(group),
+            *(OmegaConf.load(p) for b in bases if (p := CONF / group / f"{b}.yaml").is_file()),
+        ]
+        if any(isinstance(part, DictConfig) and option in part for part in parts):
+            found.append(path.stem)
+    return found
 
 
 def select(cfg: DictConfig, key: str) -> object:
@@ -79,7 +162,17 @@ def public(cfg: DictConfig) -> dict:
     return walk(cfg)
 
 
-NOT_OUTCOME = ("output_dir", "cache_dir", "sweep_name", "overwrite", "resume", "tracker", "experiment", "sweeps")
+NOT_OUTCOME = (
+    "output_dir",
+    "cache_dir",
+    "sweep_name",
+    "overwrite",
+    "resume",
+    "tracker",
+    "experiment",
+    "sweeps",
+    "dry_run",
+)
 NOT_OUTCOME_BELOW = {
     "data": ("num_proc", "refresh"),
     "embedder": ("device", "batch_size", "batch_tokens", "chunk", "launcher", "workers"),

@@ -1,11 +1,13 @@
-"""`dry_run=true`: what a selection would cost, told before anything long starts. Nothing is stored."""
+"""`dry_run=true`: what a selection or a training would do and cost, before anything long starts. Nothing is stored."""
 
 import logging
+import math
 import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from hydra.utils import instantiate
@@ -16,7 +18,17 @@ from near.embedders.base import Embedder
 from near.embedding import Looked, RowTexts, look_up
 from near.files import cache_folder, digest
 from near.indexes.flat import TILE
+from near.needs import Needs
+from near.picking import Batching
+from near.rounds import Schedule
+from near.selection import width_of
+from near.selectors.base import Selector
 from near.store import Store
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from near.inputs import LoadedRows
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +38,59 @@ SECONDS = 20.0  # after which no more of the sample is embedded
 ROW_BYTES = 50  # memory a row of the pool takes while it is looked up and embedded, at most (bench/memory.py)
 
 
-def report(cfg: DictConfig, candidates: Rows, queries: Rows) -> None:
+def report_training(
+    cfg: DictConfig, rows: "LoadedRows", selector: Selector, name: str, args: "TrainingArguments"
+) -> None:
+    """Log what a run of train.py would train and evaluate, and what it would have to embed."""
+    count = len(rows.candidates.eligible())
+    if rows.needs.trains_on_queries:
+        count = len(rows.queries.eligible())
+    if "update_step" in cfg.trainer:
+        _rounds(cfg, rows.needs, selector, name, args, count)
+    else:
+        batching = Batching.of(args)
+        draws = batching.draws_per_step
+        epoch = math.ceil(math.ceil(count / batching.batch) / (draws // batching.batch))  # steps, as the Trainer counts
+        steps = cfg.trainer.get("train_step") or args.max_steps
+        steps = steps if steps > 0 else math.ceil(args.num_train_epochs * epoch)
+        log.info(
+            f"dry run: all {count} rows, {steps} steps of {draws} rows: {steps * draws / count:.2f} passes over them"
+        )
+    sets = ", ".join(f"{len(found.eligible())} {found.name} rows" for found in rows.sets.all())
+    rounds = (
+        ", as every round begins and at the end"
+        if "update_step" in cfg.trainer and cfg.evaluation.at_rounds
+        else " at the end"
+    )
+    log.info(f"evaluated{rounds}: {sets}")
+    embeds = rows.needs.neighbours and cfg.indices_path is None
+    if embeds:
+        report(cfg, rows.candidates, rows.queries, training=True)
+    else:
+        log.info("to embed: nothing" + ("" if cfg.indices_path is None else f", neighbours are in {cfg.indices_path}"))
+    log.info("nothing was trained or stored; leave out dry_run=true to start")
+
+
+def _rounds(
+    cfg: DictConfig, needs: Needs, selector: Selector, name: str, args: "TrainingArguments", count: int
+) -> None:
+    """Say how many steps and rows the rounds have, and what the model is asked for before each."""
+    schedule, draws = Schedule.of(cfg.trainer), Batching.of(args).draws_per_step
+    rounds = schedule.rounds()
+    own = [r for r in rounds if not r.warmup]
+    warm = f"a warm-up of {cfg.trainer.warmup_step} steps on random rows" if len(rounds) > len(own) else "no warm-up"
+    again = f", all {cfg.trainer.cycles} times over" if cfg.trainer.cycles > 1 else ""
+    most = min(cfg.trainer.update_step * draws, selector.most(count) or count, count)
+    log.info(
+        f"dry run: {warm}, then {cfg.trainer.update_times} rounds of {cfg.trainer.update_step} steps on at most {most} "
+        f"of {count} rows by selector {name}{again}"
+    )
+    log.info(f"{schedule.total} steps of {draws} rows: {schedule.total * draws} rows trained, repeated ones counted")
+    if needs.asks_model and own:
+        log.info(f"before each of the {len(own)} rounds the model is asked for {needs.asks_model} of the pool's rows")
+
+
+def report(cfg: DictConfig, candidates: Rows, queries: Rows, training: bool = False) -> None:
     """Log rows, distinct texts, what is stored already, tokens, estimated time, disk and memory."""
     embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     pool = RowTexts(candidates, candidates.eligible(), embedder)
@@ -36,7 +100,8 @@ def report(cfg: DictConfig, candidates: Rows, queries: Rows) -> None:
         parts = [(read, look_up(store, read, len(read.ids), embedder.chunk)) for read in (pool, asked)]
     n, m = len(pool.ids), len(asked.ids)
     distinct, missing = sum(looked.distinct for _, looked in parts), sum(len(looked.missing) for _, looked in parts)
-    log.info(f"dry run: {n} candidates, {m} queries, {distinct} distinct texts, {distinct - missing} stored already")
+    start = "embedding" if training else "dry run"
+    log.info(f"{start}: {n} candidates, {m} queries, {distinct} distinct texts, {distinct - missing} stored already")
     sample = _sample(parts, COUNTED)
     if missing:
         tokens, exact = _tokens(embedder, sample, missing)
@@ -47,18 +112,20 @@ def report(cfg: DictConfig, candidates: Rows, queries: Rows) -> None:
     else:
         log.info("to embed: nothing")
     embedder.close()
-    matrix = m * cfg.max_K * 12
+    width = width_of(cfg.max_K, n)
+    matrix = m * width * 12
     disk = missing * (embedder.dim * np.dtype(embedder.store_dtype).itemsize + 16) + 2 * matrix
     free = shutil.disk_usage(_existing(Path(cfg.cache_dir))).free
     short = "" if disk < free else f"; that is too little, free {_size(disk - free)}"
     log.info(f"disk: {_size(disk)} of {_size(free)} free{short}")
     # searched: one block while the next is read, and twice the neighbours; an index that is built holds all vectors
     block = min(n, 2 * cfg.index.block_rows if "block_rows" in cfg.index else n) * embedder.dim * 4
-    held = n * ROW_BYTES + block + m * (2 * cfg.max_K + TILE) * 8 + matrix + embedder.chunk * embedder.dim * 4
+    held = n * ROW_BYTES + block + m * (2 * width + TILE) * 8 + matrix + embedder.chunk * embedder.dim * 4
     log.info(f"memory: {_size(held)} beside the embedding model, {_size(block)} of it vectors that are searched")
     if cfg.data.dedup == "near":
         log.info("data.dedup=near is not counted: it is found from the vectors")
-    log.info("nothing was stored; leave out dry_run=true to start")
+    if not training:
+        log.info("nothing was stored; leave out dry_run=true to start")
 
 
 def _sample(parts: list[tuple[RowTexts, Looked]], size: int) -> list[str]:

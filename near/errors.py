@@ -2,6 +2,10 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hydra.errors import MissingConfigException
 
 
 class UserError(Exception):
@@ -18,6 +22,12 @@ def printable(text: object, most: int) -> str:
     """`text` of a data set for a terminal or a log: one line of at most `most` characters that steer nothing."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def missing_choice(error: "MissingConfigException") -> str:
+    """The line for a choice that a group has not, with those that it has."""
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    return f"{group}={choice}: no such choice{did_you_mean(choice, error.options or [])}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from near.base_model import base_metrics
 from near.benchmarks import benchmarks, shown
+from near.compare import no_answers
 from near.config import public
 from near.errors import UserError, one_line
 from near.files import provenance, read_json, write_json, write_jsonl
@@ -62,7 +63,12 @@ def _run_parts(folder: Path) -> tuple[DictConfig, str | None, dict]:
     trained = read_json(folder / "train_metrics.json")
     try:
         config = OmegaConf.create(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-        kept = {"selector": trained["selector"], "seed": config.seed, "max_K": config.max_K, "run": str(folder)}
+        kept = {
+            "selector": trained["selector"],
+            "seed": config.seed,
+            "max_K": trained.get("max_K", config.max_K),
+            "run": str(folder),
+        }
     except (OSError, ValueError, KeyError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"run={folder}: its config.yaml is damaged ({one_line(error)})") from error
     for name in ("adapter", "model"):
@@ -116,4 +122,9 @@ def write_metrics(
 def summary(metrics: dict) -> str:
     right = "" if metrics["answers_right"] is None else f", answers right {metrics['answers_right']}/{metrics['rows']}"
     loss = f"target loss {metrics['target_loss']:.4f} on {metrics['rows']} {metrics['evaluated_on']} rows"
+    right += "".join(
+        f", {name} {score['mean']:.3f}" + no_answers(score.get("no_answer"), score.get("graded", 0))
+        for name, score in (metrics.get("scores") or {}).items()
+        if name != "exact" and score.get("mean") is not None
+    )
     return loss + right + shown(metrics.get("lm_eval"))

@@ -181,7 +181,8 @@ class Export:
             round = with_model(cfg, self.needs, round, candidates, queries)
         self._picked = checked(self.selector.select(round), round, self.name)
         if len(self._picked.ids) < cfg.n:
-            more = f"; a larger max_K than {cfg.max_K} reaches more" if neighbours is not None else ""
+            width = None if neighbours is None else neighbours.ids.shape[1]
+            more = f"; a larger max_K than {width} reaches more" if width and width < len(round.eligible) else ""
             log.warning(f"selector {self.name} picked {len(self._picked.ids)} rows, fewer than n={cfg.n}{more}")
         return self._picked
 

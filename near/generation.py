@@ -48,8 +48,16 @@ def answering(cfg: DictConfig, model, tokenizer, folder: str, adapter: str | Non
         engine.close()
 
 
+def stop_ids(model, tokenizer) -> list[int]:
+    """Ids that end an answer: the model's own, and the tokenizer's end token, which training ends answers with."""
+    ends = model.generation_config.eos_token_id
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    return list(dict.fromkeys([*ends, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]))
+
+
 def with_transformers(model, tokenizer, prompts: list[list[int]], evaluation: DictConfig) -> list[str]:
-    """Greedy answers in batches sorted by length, at most `max_new_tokens` long."""
+    """Greedy answers in batches sorted by length, at most `max_new_tokens` long, with the white space they begin and
+    end with: code may begin with its indentation."""
     if isinstance(model, FSDPModule) and "generate" not in vars(model):
         register_fsdp_forward_method(model, "generate")  # else it would bypass what gathers the outermost weights
     answers = [""] * len(prompts)
@@ -65,10 +73,11 @@ def with_transformers(model, tokenizer, prompts: list[list[int]], evaluation: Di
             top_p=None,
             top_k=None,
             pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=stop_ids(model, tokenizer) or None,
         )
         texts = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(part, texts, strict=True):
-            answers[i] = text.strip()
+            answers[i] = text
     return answers
 
 
@@ -79,8 +88,7 @@ class Engine:
     def __init__(self, cfg: DictConfig, model, tokenizer, folder: str, adapter: str | None):
         self.cfg, self.tokenizer, self.folder, self.adapter = cfg, tokenizer, folder, adapter
         self.dtype = str(model.dtype).removeprefix("torch.")
-        ends = model.generation_config.eos_token_id
-        self.ends = [ends] if isinstance(ends, int) else list(ends or [])
+        self.ends = stop_ids(model, tokenizer)
         self.longest = getattr(model.config, "max_position_embeddings", None)
         self.engine = None
 
@@ -100,7 +108,7 @@ class Engine:
         asked = [{"prompt_token_ids": ids} for ids in prompts]
         made = self.engine.generate(asked, sampling, lora_request=adapter, use_tqdm=False)
         ids = [list(one.outputs[0].token_ids) for one in made]
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def _started(self, vllm):
         longest = self.cfg.data.cutoff_len + self.cfg.evaluation.max_new_tokens

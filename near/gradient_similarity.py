@@ -4,7 +4,7 @@ import numpy as np
 
 from near.indexes.flat import Flat
 from near.scoring import Asked, Features
-from near.selection import Neighbours
+from near.selection import AS_NEEDED, Neighbours
 from near.selectors.asking import Shortlist
 from near.selectors.base import Round
 from near.similarity import VectorSimilarity
@@ -23,11 +23,13 @@ class FromGradients:
     def needs_neighbours(self) -> bool:
         return self.shortlist is not None and self.shortlist.cheap.needs_neighbours
 
-    def of(self, round: Round, max_K: int) -> VectorSimilarity:
+    def of(self, round: Round, max_K: int | None) -> VectorSimilarity:
         """The similarity of the round's queries and rows."""
         ids = round.eligible if self.shortlist is None else self.shortlist.rows(round)
         vectors = FeatureVectors(list(round.scorer.gradients(round.model, round.optimizer, ids)))
         queries = vectors.queries()
+        if max_K is None:  # as needed: with so many columns every single query holds rows enough for this round
+            max_K = max(AS_NEEDED, round.size + sum(map(len, round.previous)))
         scores, rows = Flat(device="cpu").search(queries, vectors, min(max_K, len(ids)))
         return VectorSimilarity(vectors, queries, ids, len(round.trained), Neighbours(ids[rows], scores, {}))
 

@@ -34,6 +34,10 @@ class Inputs:
     neighbours: Neighbours | None
     identity: dict
 
+    def width(self, cfg: DictConfig) -> int | None:
+        """max_K as it came to be: the columns of the matrix, where there is one."""
+        return cfg.max_K if self.neighbours is None else self.neighbours.ids.shape[1]
+
 
 def is_dynamic(cfg: DictConfig) -> bool:
     """Whether training goes in rounds."""
@@ -69,7 +73,8 @@ def load_rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Pat
     identity = {"config": outcome(cfg), "fingerprints": fingerprints}
     if finished(output_dir, identity, cfg.overwrite):
         return None
-    base_folder(cfg.model, cfg.cache_dir)
+    if not cfg.get("dry_run"):  # which fetches nothing
+        base_folder(cfg.model, cfg.cache_dir)
     return LoadedRows(candidates, queries, sets, needs, identity)
 
 

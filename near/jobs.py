@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
+from near.config import swept_keys
 from near.errors import UserError, one_line, printable
 from near.processes import is_main
 from near.sweep import in_sweep
@@ -25,7 +27,8 @@ HEADS = ("job", "state", "target loss", "seconds", "")
 
 
 class Sweeps(Callback):
-    """Notes where the sweep of this process writes; Hydra calls it before the first job."""
+    """Notes where the sweep of this process writes, and has its jobs' folders named by what is swept, not by what all
+    of them share; Hydra calls it before the first job."""
 
     folder: Path | None = None
     before: dict[Path, int] = {}  # jobs that an earlier sweep left there, by when they were written
@@ -33,6 +36,13 @@ class Sweeps(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         Sweeps.folder = Path(config.hydra.sweep.dir).resolve()
         Sweeps.before = {path: path.stat().st_mtime_ns for path in _records(Sweeps.folder)}
+        overrides, naming = config.hydra.overrides, config.hydra.job.config.override_dirname
+        swept = swept_keys(overrides.task, config.hydra.sweeper)
+        shared = {o.key_or_group for o in OverridesParser.create().parse_overrides(list(overrides.task))} - set(swept)
+        if swept:  # Hydra composes every job with what stands here, in whatever process it runs
+            keys = ",".join(f"'{key}'" for key in dict.fromkeys([*naming.exclude_keys, *sorted(shared)]))
+            with read_write(config), open_dict(config):
+                overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{keys}]")
 
 
 def _records(folder: Path) -> list[Path]:
@@ -40,17 +50,21 @@ def _records(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def told(fault_line) -> Iterator[None]:
-    """Write down how the running job goes; nothing outside a sweep. `fault_line`: the line of an error a user can
-    mend."""
-    if not in_sweep() or not is_main():
+def told(fault_line, dry_run: bool = False) -> Iterator[None]:
+    """Write down how the running job goes; nothing outside a sweep, or in a dry run. `fault_line`: the line of an error
+    a user can mend."""
+    if not in_sweep() or not is_main() or dry_run:
         yield
         return
     from near.files import write_json
 
     output_dir = Path(HydraConfig.get().runtime.output_dir)
     path = output_dir.parent / ".jobs" / f"{output_dir.name}.json"
-    said = {"state": "running", "overrides": list(HydraConfig.get().overrides.task)}
+    said = {
+        "state": "running",
+        "overrides": list(HydraConfig.get().overrides.task),
+        "number": HydraConfig.get().job.num,
+    }
     said |= {"host": platform.node(), "pid": os.getpid(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     before, begun = _written(output_dir), time.perf_counter()
     write_json(path, said)
@@ -87,6 +101,7 @@ def ended() -> list[dict]:
 
     found = {path: read_json(path) for path in _records(Sweeps.folder)}
     found = {p.stem: said for p, said in found.items() if Sweeps.before.get(p) != p.stat().st_mtime_ns}  # this sweep's
+    found = dict(sorted(found.items(), key=lambda pair: pair[1].get("number", 0)))  # in the order asked for
     names = labels({name: said["overrides"] for name, said in found.items()})
     table = Table(*HEADS, box=box.SIMPLE, pad_edge=False)
     for name, said in found.items():

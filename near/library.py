@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,10 +20,10 @@ from near.config import CONF, register_resolvers
 from near.data import load
 from near.dedup import without_near_duplicates
 from near.embedding_similarity import EmbeddingSimilarity
-from near.errors import UserError, one_line
+from near.errors import UserError, missing_choice, one_line
 from near.files import write_jsonl
 from near.pool import load_pool
-from near.selection import Neighbours, find_neighbours
+from near.selection import Neighbours, find_neighbours, width_of, widths
 from near.selectors.base import Round, Selector, Subset, checked, selector_of
 from near.similarity import VectorSimilarity
 from near.vectors import ArrayVectors
@@ -34,14 +34,14 @@ Rows = np.ndarray | str | os.PathLike | datasets.Dataset | Sequence[dict] | Sequ
 def search(
     queries: Rows,
     candidates: Rows,
-    max_K: int = 1000,
+    max_K: int | None = None,
     *,
     index: str = "flat",
     normalise: bool = True,
     overrides: Sequence[str] = (),
     cache_dir: str | os.PathLike | None = None,
 ) -> Neighbours:
-    """Every query's `max_K` nearest candidates.
+    """Every query's `max_K` nearest candidates; None: the nearest 1,000, or all of a smaller pool.
 
     queries, candidates: either vectors, as arrays (n, D) of numbers, memory maps, or the paths of such .npy files; or
     rows, as a datasets.Dataset, dicts in any format that select.py reads, or texts, which are then embedded.
@@ -58,7 +58,7 @@ def search(
     array([[0, 1]])
     """
     vectors = _both(queries, candidates)
-    cfg = _configured("select", [f"max_K={max_K}", f"index={index}", *overrides], cache_dir)
+    cfg = _configured("select", [_word("max_K", max_K), f"index={index}", *overrides], cache_dir)
     if vectors:
         return _search_vectors(cfg, *vectors, normalise)
     with _loaded(cfg, queries, candidates) as (cfg, asked, pool):
@@ -69,7 +69,7 @@ def select(
     queries: Rows,
     candidates: Rows,
     n: int,
-    max_K: int = 1000,
+    max_K: int | None = None,
     *,
     selector: str = "near",
     seed: int = 42,
@@ -79,14 +79,15 @@ def select(
     cache_dir: str | os.PathLike | None = None,
 ) -> Subset:
     """The `n` candidates that a selector picks for the queries: a Subset of `ids` int64 (up to n,), in its order, and
-    `scores` where the selector has any. Parameters as for `search`; max_K is at most the number of candidates.
+    `scores` where the selector has any. Parameters as for `search`; max_K bounds how far the selector looks, None: as
+    far as `n` needs.
 
     >>> near.select(target, pool, 5000).ids            # pool.select(ids) is the subset of a datasets.Dataset
     """
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise UserError(f"n={n!r} is no number of rows; use a whole number from 1")
     vectors = _both(queries, candidates)
-    words = [f"max_K={max_K}", f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
+    words = [_word("max_K", max_K), f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
     cfg = _configured("train", words, cache_dir)
     picker, known = selector_of(cfg.selector), {}
     if picker.asks_model or picker.only_in_training or cfg.similarity._target_ != "near.similarity.FromEmbeddings":
@@ -95,7 +96,7 @@ def select(
         total = ArrayVectors(vectors[1], "candidates").n
         eligible = np.arange(total)
         if picker.needs_neighbours:
-            known["neighbours"] = _search_vectors(cfg, *vectors, normalise)
+            known["neighbours"] = _search_vectors(cfg, *vectors, normalise, picker.reach([int(n)]))
             held, pool = (
                 ArrayVectors(v, n, normalise) for v, n in zip(vectors, ("queries", "candidates"), strict=True)
             )
@@ -106,7 +107,7 @@ def select(
         with _loaded(cfg, queries, candidates) as (cfg, asked, pool):
             known, total, eligible = {"queries": asked, "pool": pool}, len(pool), pool.eligible()
             if picker.needs_neighbours:
-                known["neighbours"] = find_neighbours(cfg, pool, asked)
+                known["neighbours"] = find_neighbours(cfg, pool, asked, picker.reach([int(n)]))
                 known["similarity"] = EmbeddingSimilarity(cfg, pool, asked, known["neighbours"])
             return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
     return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
@@ -133,6 +134,8 @@ def _configured(script: str, overrides: Sequence[str], cache_dir: str | os.PathL
         if cache_dir is not None:
             cfg.cache_dir = os.fspath(cache_dir)
         check(_with_paths(cfg, ".", "."), list(overrides))
+    except MissingConfigException as error:
+        raise UserError(missing_choice(error)) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"overrides: {one_line(error)}") from error
     finally:
@@ -171,17 +174,26 @@ def _as_array(value: Rows) -> np.ndarray | None:
         raise UserError(f"a {type(value).__name__} is neither vectors nor rows; give an array or a Dataset") from error
 
 
-def _search_vectors(cfg: DictConfig, queries: np.ndarray, candidates: np.ndarray, normalise: bool) -> Neighbours:
+def _word(key: str, value: object) -> str:
+    """An override; None is Hydra's null."""
+    return f"{key}={'null' if value is None else value}"
+
+
+def _search_vectors(
+    cfg: DictConfig, queries: np.ndarray, candidates: np.ndarray, normalise: bool, reach: int = 0
+) -> Neighbours:
     asked, pool = ArrayVectors(queries, "queries", normalise), ArrayVectors(candidates, "candidates", normalise)
     if asked.dim != pool.dim:
         raise UserError(f"queries have {asked.dim} dimensions, candidates {pool.dim}; embed both with one embedder")
-    if cfg.max_K > pool.n:
-        raise UserError(f"max_K={cfg.max_K} is more than the {pool.n} candidates; use max_K<={pool.n}")
+    width_of(cfg.max_K, pool.n)
     held = np.empty((asked.n, asked.dim), dtype=np.float32)
     asked.read(slice(0, asked.n), held)
     index = instantiate(cfg.index)
-    scores, rows = index.search(held, pool, cfg.max_K)
-    return Neighbours(rows, scores, {"index": index.signature, "max_K": cfg.max_K, "figures": dict(index.told)})
+    for width in widths(cfg.max_K, pool.n, reach):
+        scores, rows = index.search(held, pool, width)
+        if reach and len(np.unique(rows)) >= reach:
+            break
+    return Neighbours(rows, scores, {"index": index.signature, "max_K": width, "figures": dict(index.told)})
 
 
 @contextlib.contextmanager

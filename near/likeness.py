@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from near.encoding import Encoder
 from near.lineage import Run
-from near.tokens import render
 
 PROMPTS = 8  # of a run's rows
 LONGEST = 96  # tokens of a prompt: the last
@@ -41,21 +41,21 @@ def prompts_of(run: Run | None, tokenizer) -> tuple[list[list[int]], str]:
     """Token ids of prompts, and what they are: rows that `run` was evaluated on, with its answers, or QUESTIONS."""
     rows = [] if run is None else [row for row in run.lines("answers.jsonl") if row.get("set") == "target"]
     rows = [rows[i * len(rows) // PROMPTS] for i in range(PROMPTS)] if len(rows) > PROMPTS else rows
+    encoder = Encoder(tokenizer, {"cutoff_len": 1 << 30})
     if rows:
-        texts = [_as_text(row, tokenizer) for row in rows]
+        coded = [encoder.encode(_chat(row)).input_ids.tolist() for row in rows]
         name = f"{len(rows)} rows of the run's evaluation"
     else:
-        texts = [render(tokenizer, [{"role": "user", "content": asked}], prompt_only=True) for asked in QUESTIONS]
-        name = f"{len(texts)} built-in prompts"
-    coded = [tokenizer(text, add_special_tokens=False)["input_ids"][-LONGEST:] for text in texts]
-    return [ids for ids in coded if ids], name
+        coded = [encoder.prompt_ids([{"role": "user", "content": question}]) for question in QUESTIONS]
+        name = f"{len(coded)} built-in prompts"
+    return [ids[-LONGEST:] for ids in coded if ids], name
 
 
-def _as_text(row: dict, tokenizer) -> str:
-    answer = row.get("answer") or row["reference"]
+def _chat(row: dict) -> list[dict]:
+    answer = {"role": "assistant", "content": row.get("answer") or row["reference"]}
     if not row["question"]:  # plain text, trained on without a template
-        return row["reference"]
-    return render(tokenizer, [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": answer}])
+        return [{**answer, "content": row["reference"]}]
+    return [{"role": "user", "content": row["question"]}, answer]
 
 
 @torch.inference_mode()

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from hydra.utils import instantiate
+from jinja2 import TemplateError
 from omegaconf import DictConfig
 
 from near.batches import batches
 from near.benchmarks import check_benchmarks
 from near.data import Rows, given, load, more_sets, raw_rows
-from near.errors import UserError
+from near.encoding import Encoded, Encoder
+from near.errors import UserError, one_line
 from near.formats import is_plain
 from near.generation import Answer as Asked
 from near.generation import check_backend, with_transformers
@@ -22,7 +24,7 @@ from near.graders.base import Answer, Grade, Grader
 from near.intervals import over_examples
 from near.losses import answer_losses, by_row
 from near.processes import is_main
-from near.tokens import Collator, encode, render
+from near.tokens import Collator
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def evaluation_sets(cfg: DictConfig) -> Sets:
     more = {name: load(cfg.data, part, cfg.cache_dir) for name, part in more_sets(cfg.data).items()}
     if given(cfg.data, "eval"):
         return Sets(load(cfg.data, "eval", cfg.cache_dir), False, more)
-    log.info("data.eval is not set: the queries are evaluated on, which selection saw")
+    log.info("data.eval is not set: the queries are evaluated on, which selectors for a target see")
     return Sets(load(cfg.data, "queries", cfg.cache_dir), True, more)
 
 
@@ -89,13 +91,12 @@ def measure(
     """
     begun, was_training = time.perf_counter(), model.training
     model.eval()
-    ids = rows.eligible()
-    chats = rows.chats(ids)
+    ids, chats, coded, encoder = encoded(tokenizer, rows, cfg.data)
     asked = cfg.evaluation.answers and not any(map(is_plain, chats))  # plain text asks for no answer
     graders = graders_of(cfg.evaluation) if asked else {}
     with torch.no_grad():  # not inference_mode: weights that ZeRO-3 gathers under it can't be trained afterwards
-        loss_sums, counts = losses(model, tokenizer, chats, cfg)
-        prompts = _prompts(tokenizer, chats, cfg.data.cutoff_len) if asked else []
+        loss_sums, counts = losses(model, tokenizer, coded, cfg)
+        prompts = [encoder.prompt_ids(chat[:-1])[-cfg.data.cutoff_len :] for chat in chats] if asked else []
         if not asked:
             answers = None
         elif answer is None:
@@ -107,13 +108,13 @@ def measure(
     for at, (row, chat) in enumerate(zip(ids, chats, strict=True)):
         record = {
             "row": int(row),
-            "question": "\n".join(m["content"] for m in chat[:-1] if m["role"] != "system"),
+            "question": "\n".join(m["content"] for m in chat[:-1] if m["role"] not in ("tools", "system")),
             "reference": chat[-1]["content"],
             "loss": float(loss_sums[at] / max(counts[at], 1)),
             "tokens": int(counts[at]),
         }
         if answers is not None:
-            record |= {"answer": answers[at], "scores": {}, "told": {}}
+            record |= {"answer": answers[at], "scores": {}, "told": {}, "no_answer": []}
         records.append(record)
     scores = {}
     if answers is not None and is_main():
@@ -136,10 +137,29 @@ def measure(
     return metrics, records
 
 
-def _prompts(tokenizer, chats: list, longest: int) -> list[list[int]]:
-    """Token ids of each chat up to its answer, of long ones the last."""
-    asked = [tokenizer(render(tokenizer, c[:-1], True), add_special_tokens=False)["input_ids"] for c in chats]
-    return [ids[-longest:] for ids in asked]
+def encoded(tokenizer, rows: Rows, data: DictConfig) -> tuple[np.ndarray, list, list[Encoded], Encoder]:
+    """Ids of the rows that are evaluated, their messages, their tokens with labels on answers alone (whatever
+    data.train_on_prompt says), and what encoded them.
+
+    Raises UserError for a row that the chat template can't take, unless data.on_error=skip leaves it out, which is
+    logged.
+    """
+    encoder = Encoder(tokenizer, {**data, "train_on_prompt": False})
+    ids, chats, coded, faults = [], [], [], []
+    every = rows.eligible()
+    for row, chat in zip(every, rows.chats(every), strict=True):
+        try:
+            coded.append(encoder.encode(chat))
+        except (UserError, TemplateError) as error:
+            faults.append(f"row {row}: {one_line(error)}")
+            continue
+        ids.append(row)
+        chats.append(chat)
+    if faults and data.on_error != "skip" or not ids:
+        raise UserError(f"data.{rows.name}, {faults[0]}")
+    if faults:
+        log.info(f"{rows.name}: {len(faults)} rows are not evaluated, the chat template can't take them; {faults[0]}")
+    return np.array(ids, dtype=np.int64), chats, coded, encoder
 
 
 def _exp(loss: float) -> float:
@@ -151,25 +171,25 @@ def loss_of(model, tokenizer, rows: Rows, cfg: DictConfig) -> float:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        sums, counts = losses(model, tokenizer, rows.chats(rows.eligible()), cfg)
+        sums, counts = losses(model, tokenizer, encoded(tokenizer, rows, cfg.data)[2], cfg)
     model.train(was_training)
     return float(sums.sum() / counts.sum())
 
 
-def losses(model, tokenizer, chats: list, cfg: DictConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of the negative log likelihood over each chat's answer tokens, and their number; float64, int64 (n,)."""
-    coded = [encode(chat, tokenizer, cfg.data.cutoff_len) for chat in chats]
+def losses(model, tokenizer, coded: list[Encoded], cfg: DictConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the negative log likelihood over each row's answer tokens, and their number; float64, int64 (n,)."""
     collate = Collator(tokenizer.pad_token_id)
     sums, counts = np.zeros(len(coded)), np.zeros(len(coded), dtype=np.int64)
-    for part in batches([len(c["input_ids"]) for c in coded], cfg.evaluation.batch_size, LOSS_TOKENS):
-        batch = {k: v.to(model.device) for k, v in collate([coded[i] for i in part]).items()}
+    for part in batches([len(c.input_ids) for c in coded], cfg.evaluation.batch_size, LOSS_TOKENS):
+        batch = {k: v.to(model.device) for k, v in collate([vars(coded[i]) for i in part]).items()}
         found = by_row(*answer_losses(model, batch), len(part))
         sums[part], counts[part] = (values.cpu().numpy() for values in found)
     return sums, counts
 
 
 def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: DictConfig, lenient: bool) -> dict:
-    """Put grades into `records`; by name: mean score and its interval, how many were graded and how many are right."""
+    """Put grades into `records`; by name: mean score and its interval, how many were graded, how many are right, and of
+    how many the answer held nothing to grade."""
     raw = {}
     if any(grader.columns for grader in graders.values()):
         ids = np.array([record["row"] for record in records])
@@ -188,11 +208,25 @@ def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: Di
             record["scores"][name] = grade.score
             if grade.told is not None:
                 record["told"][name] = grade.told
+            if grade.no_answer:
+                record["no_answer"].append(name)
         known = np.array([grade.score for grade in grades if grade.score is not None])
         found[name] = {
             "mean": float(known.mean()) if len(known) else None,
             "interval": over_examples(known, np.ones(len(known)), cfg.seed),
             "graded": len(known),
             "right": int((known == 1).sum()),
+            "no_answer": sum(grade.no_answer for grade in grades),
         }
+        _log_ungraded(name, found[name], rows)
     return found
+
+
+def _log_ungraded(name: str, counts: dict, rows: Rows) -> None:
+    """How many answers and references held nothing that the grader compares."""
+    if counts["no_answer"]:
+        log.info(
+            f"{name}: {counts['no_answer']} of {counts['graded']} answers held nothing to grade, and count as wrong"
+        )
+    if 0 < counts["graded"] < (count := len(rows.eligible())):
+        log.info(f"{name}: {count - counts['graded']} of {count} references held nothing to grade, and are left out")

@@ -16,7 +16,7 @@ from near.lineage import Adapter, adapters_of, base_of, refuse_quantised
 from near.locks import lock_file, locked
 from near.model import load_base, load_tokenizer, with_adapter
 from near.model_card import Export, model_card
-from near.templates import ENDS
+from near.templates import ENDS, template_of
 from near.tied_embeddings import retie, untie, widen
 from near.weight_files import count_weights, load_float32, settle_memory, write_weights, writing
 
@@ -68,7 +68,7 @@ def _export(cfg: DictConfig, export: Export, folder: str) -> None:
     device = torch.accelerator.current_accelerator() if cfg.export_device == "auto" else None
     merged = _merged(cfg, export.adapters, folder, tokenizer, prompts, device or "cpu")
     export.merging = [found.told() for found in merged.differences]
-    _stop_tokens(merged.model, tokenizer, cfg.template)
+    _stop_tokens(merged.model, tokenizer)
     with folder_aside(export_dir, replace=cfg.overwrite) as new:
         write_weights(merged.model.to(getattr(torch, cfg.export_dtype)), new, cfg.export_size, cfg.export_legacy_format)
         with writing(new):
@@ -110,10 +110,10 @@ def _check_room(export_dir: Path, needed: int) -> None:
 
 def _tokenizer(cfg: DictConfig, adapters: list[Adapter], folder: str):
     """The tokenizer that the last adapter was trained with, with the template asked for or else its run's."""
-    last = adapters[-1]
-    own = last.path if (last.path / "tokenizer_config.json").is_file() else folder
-    template = cfg.template
-    if template is None and last.run is not None:
+    last, template = adapters[-1], cfg.template
+    saved = (last.path / "tokenizer_config.json").is_file()  # with the run's template
+    own = last.path if saved else folder
+    if template is None and last.run is not None and not saved:
         template = last.run.config.model.template
     told = {"name_or_path": str(own), "trust_remote_code": cfg.trust_remote_code, "template": template}
     return load_tokenizer(OmegaConf.create(told), cfg.cache_dir, folder=str(own), template_key="template")
@@ -163,12 +163,13 @@ def _read_back(cfg: DictConfig, new: Path, tokenizer, prompts, wanted, device) -
     return found
 
 
-def _stop_tokens(model, tokenizer, template: str | None) -> None:
-    """A generation config that ends answers where a template that was asked for ends them, and that can be saved."""
+def _stop_tokens(model, tokenizer) -> None:
+    """A generation config that ends answers where a named template ends them, and that can be saved."""
     told = model.generation_config
     if told.do_sample is not True and any(getattr(told, name) not in (None, usual) for name, usual in SAMPLING.items()):
         told.do_sample = True  # what these say of a base's config; transformers saves none that contradicts itself
-    end = tokenizer.get_vocab().get(ENDS.get(template))
+    named = template_of(tokenizer)
+    end = tokenizer.get_vocab().get(ENDS.get(named.name)) if named is not None else None
     known = told.eos_token_id if isinstance(told.eos_token_id, list) else [told.eos_token_id]
     if end is not None and end not in known:
         told.eos_token_id = [end, *(token for token in known if token is not None)]

@@ -10,7 +10,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from near.errors import UserError, one_line
 from near.hub import model_folder, wanted_dtype
-from near.templates import set_template
+from near.templates import set_template, set_thinking
 
 
 def base_folder(cfg: DictConfig, cache_dir: str) -> str:
@@ -25,7 +25,8 @@ def load_tokenizer(cfg: DictConfig, cache_dir: str, folder: str | None = None, t
 
     folder = base_folder(cfg, cache_dir) if folder is None else folder
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code)
+        options = {"split_special_tokens": True} if cfg.get("split_special_tokens") else {}
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code, **options)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"no tokenizer could be loaded from {folder} ({one_line(error)[:160]})") from error
     if not tokenizer.is_fast:
@@ -33,6 +34,7 @@ def load_tokenizer(cfg: DictConfig, cache_dir: str, folder: str | None = None, t
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     set_template(tokenizer, cfg.template, template_key)
+    set_thinking(tokenizer, cfg.get("enable_thinking"))
     return tokenizer
 
 

@@ -186,7 +186,8 @@ def _selector(run: Run, config: dict) -> str:
         if not key.startswith("_") and isinstance(value, str | int | float) and len(str(value)) <= SETTINGS
     }
     name = run.trained.get("selector") or str(config["selector"].get("_target_", "")).rpartition(".")[2]
-    options["max_K"] = config.get("max_K")
+    if (width := run.trained.get("max_K", config.get("max_K"))) is not None:
+        options["max_K"] = width
     embedder = config.get("embedder") or {}
     model = f", embedder {label(embedder['model'])}" if embedder.get("model") else ""
     return f"{name} ({', '.join(f'{k}={v}' for k, v in options.items())}{model})"

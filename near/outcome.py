@@ -58,7 +58,7 @@ def write_outcome(
     trained = trainer.state.global_step * trainer.draws_per_step
     if trainer.schedule is None:  # the last batch of the plain Trainer's epoch may be a short one
         trained = round(trainer.state.epoch * len(trainer.train_dataset))
-    described = {"selector": trainer.job.selector_name, "seed": cfg.seed, "max_K": cfg.max_K}
+    described = {"selector": trainer.job.selector_name, "seed": cfg.seed, "max_K": inputs.width(cfg)}
     write_json(
         output_dir / "train_metrics.json",
         {

@@ -11,8 +11,7 @@ import torch
 
 from near.rounds import Schedule, Stretch
 from near.sampler import draws, grouped_by_length, lengths
-from near.selectors.base import Round, Selector, Subset, checked
-from near.selectors.random import Random
+from near.selectors.base import Round, Subset, checked
 
 if TYPE_CHECKING:
     from near.trainer import Job
@@ -45,18 +44,16 @@ class Picker:
         self.trained = np.zeros(len(job.pool), dtype=np.int64)
         self._lengths = lengths(job.tokens.table) if batching.group_by_length else None
 
-    def selector(self, stretch: Stretch) -> Selector:
-        return Random() if stretch.warmup else self.job.selector
-
     def round(self, stretch: Stretch, **model: object) -> Round:
         """What the selector is told; `model`: what it may look at while training runs."""
         size = stretch.steps * self.batching.draws_per_step
         rounds, eligible = self.schedule.rounds(), self.job.tokens.eligible
+        most = None if stretch.warmup else self.job.selector.most(len(eligible))
         return Round(
             index=stretch.index,
             count=len(rounds),
             step=stretch.start,
-            size=min(size, self.selector(stretch).most(len(eligible)) or size),
+            size=min(size, most or size),
             seed=self.job.seed,
             eligible=eligible,
             draws=size,
@@ -73,7 +70,9 @@ class Picker:
     def pick(self, stretch: Stretch, round: Round) -> Subset:
         """The selector's choice, before it is checked."""
         with torch.random.fork_rng():  # what a selector draws must not move the training's dropout
-            return self.selector(stretch).select(round if stretch.warmup else self.job.represent(round))
+            if stretch.warmup:
+                return self.job.selector.warm_up(round)
+            return self.job.selector.select(self.job.represent(round))
 
     def planned(self) -> list[str]:
         """Digests of all rounds' draws, picked ahead of training; the job keeps what was picked, and the seconds."""
@@ -87,7 +86,7 @@ class Picker:
         return found
 
     def checked(self, subset: Subset, stretch: Stretch, round: Round) -> Subset:
-        return checked(subset, round, "random" if stretch.warmup else self.job.selector_name)
+        return checked(subset, round, self.job.selector_name)
 
     def take(self, subset: Subset, stretch: Stretch) -> np.ndarray:
         """Make `subset` the round's; its order, int64 (draws,)."""

@@ -108,9 +108,9 @@ def proportions(line: dict) -> dict[str, float]:
 
 
 def told(line: dict) -> str:
-    """A round in one line of the log."""
-    rows = line["rows"]
-    parts = [f"{rows} distinct rows" + (f", {line['draws'] / rows:.1f} passes" if line["draws"] else "")]
+    """A round in one line of the log. Of a run without rounds, what it draws from."""
+    rows, in_rounds = line["rows"], line["draws"] is not None
+    parts = [f"{rows} distinct rows, {line['draws'] / rows:.1f} passes" if in_rounds else f"draws from {rows} rows"]
     if line["mean_score"] is not None:
         parts.append(f"mean score {line['mean_score']:.3f}")
     if line["overlap"] is not None:
@@ -121,4 +121,5 @@ def told(line: dict) -> str:
     parts.append(", ".join(f"{source} {share:.0%}" for source, share in list(shares.items())[:3]))
     if line.get("target_loss") is not None:
         parts.append(f"target loss so far {line['target_loss']:.4f}")
-    return f"round {line['round']} ({line['selector']}) at step {line['step']}: {'; '.join(parts)}"
+    name = f"round {line['round']} ({line['selector']}) at step {line['step']}" if in_rounds else line["selector"]
+    return f"{name}: {'; '.join(parts)}"

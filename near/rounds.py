@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from omegaconf import DictConfig
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -27,6 +29,11 @@ class Schedule:
     update_step: int
     update_times: int
     cycles: int = 1
+
+    @classmethod
+    def of(cls, trainer: DictConfig) -> "Schedule":
+        """Of the options of a trainer that goes in rounds."""
+        return cls(*(trainer[key] for key in ("warmup_step", "update_step", "update_times", "cycles")))
 
     @property
     def total(self) -> int:

@@ -75,13 +75,30 @@ class Run:
                 (warmups if line["selector"] == WARMUP else picked).append(ids)
         return picked, warmups
 
+    @functools.cached_property
+    def number(self) -> int | None:
+        """Which job of its sweep it was, from 0; None outside one."""
+        with contextlib.suppress(UserError, OSError):
+            number = read_json(self.folder.parent / ".jobs" / f"{self.folder.name}.json").get("number")
+            return number if isinstance(number, int) else None
+        return None
+
+    @functools.cached_property
+    def picked(self) -> int | None:
+        """Distinct rows that the selector's rounds trained, those of warm-ups not counted; None where they are gone."""
+        picked, _ = self.drawn
+        return len(np.unique(np.concatenate(picked))) if picked else None
+
     @property
     def selecting(self) -> float | None:
-        """Seconds of selection: embedding and searching as they took when they were done, and the rounds' own."""
-        if not self.training:
-            return None
-        spent = [self.training.get(k) for k in ("select_seconds", "embed_seconds", "search_seconds")]
-        return sum(s for s in spent if s is not None)
+        """Seconds of the rounds' selections. Embedding and searching are done once for all (`preparing`)."""
+        return self.training.get("select_seconds")
+
+    @property
+    def preparing(self) -> tuple[float, float] | None:
+        """Seconds that embedding and searching took when they were done, in this run or before; None without them."""
+        spent = self.training.get("embed_seconds"), self.training.get("search_seconds")
+        return None if None in spent else spent
 
 
 def _drawn(folder: Path, stem: str) -> np.ndarray | None:

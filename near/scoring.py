@@ -8,7 +8,7 @@ processes of a run share them.
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from near.batches import batches
 from near.checkpoints import Checkpoint
 from near.chunks import Chunks
+from near.encoding import Encoder
 from near.errors import UserError
 from near.files import cache_folder, digest, folder_digest
 from near.gradients import Moments, PerExample, Projection, moments_of
@@ -96,8 +97,8 @@ class Asked:
 class Scorer:
     """Asks a model for losses and gradients of rows of `tokens` (the pool's) and of `queries`.
 
-    base: what decides the weights that are not trained; numbers: what else decides the results' bits; base_folder: the
-    base model's files.
+    data: how rows are encoded (near/encoding.py); base: what decides the weights that are not trained; numbers: what
+    else decides the results' bits; base_folder: the base model's files.
     """
 
     def __init__(
@@ -106,14 +107,15 @@ class Scorer:
         tokens: Tokens,
         queries: Tokens | None,
         tokenizer,
-        cutoff_len: int,
+        data: Mapping,
         cache_dir: str,
         base: str,
         numbers: str = "",
         base_folder: str = "",
     ):
         self.options, self.tokens, self.queries = options, tokens, queries
-        self.tokenizer, self.collator, self.cutoff_len = tokenizer, Collator(tokenizer.pad_token_id), cutoff_len
+        self.tokenizer, self.collator = tokenizer, Collator(tokenizer.pad_token_id)
+        self.encoder = Encoder(tokenizer, data)
         self.cache_dir, self.base, self.numbers, self.base_folder = cache_dir, base, numbers, base_folder
         self.computed = 0  # chunks that this process computed
         self.told_plain = False
@@ -287,5 +289,4 @@ def scorer_of(cfg: DictConfig, tokens: Tokens, queries: Tokens | None, tokenizer
     base = [folder_digest(folder), wanted_dtype(cfg.model.dtype)]
     base.append(cfg.model.get("quantization") and dict(cfg.model.quantization))
     options = instantiate(cfg.scoring, _convert_="all")
-    limit = cfg.data.cutoff_len
-    return Scorer(options, tokens, queries, tokenizer, limit, cfg.cache_dir, digest(base), numbers, folder)
+    return Scorer(options, tokens, queries, tokenizer, cfg.data, cfg.cache_dir, digest(base), numbers, folder)

@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
 EQUAL = 1e-5  # cosine below 1 that is rounding: two float32 vectors are the same
+AS_NEEDED = 1000  # columns of a matrix whose max_K is null, before its selector turns out to need more
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     that is asked for: that alone where its selector needs no neighbours."""
     target = output_dir / "manifest.json"
     export = Export(cfg, output_dir)
-    before = read_json(target).get("key") if target.exists() and not cfg.overwrite else None
+    before = read_json(target) if target.exists() and not cfg.overwrite else None
     queries = None
     if export.needs_matrix or given(cfg.data, "queries"):
         answer = export.needs.answers or cfg.embedder.embed != "prompt"
@@ -66,21 +69,20 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     export.check(candidates)
     if not export.needs_matrix:
         return export.without_matrix(candidates, queries)
-    if cfg.max_K > len(candidates.eligible()):
-        raise _too_few(cfg.max_K, len(candidates.eligible()))
+    width_of(cfg.max_K, len(candidates.eligible()))
     if cfg.dry_run:
         from near.dry_run import report
 
         return report(cfg, candidates, queries) if is_main() else None
     candidates = without_near_duplicates(cfg, candidates)
-    neighbours = find_neighbours(cfg, candidates, queries, (output_dir, before) if before else None)
+    reach = 0 if export.selector is None else export.selector.reach([cfg.n])
+    neighbours = find_neighbours(cfg, candidates, queries, reach, (output_dir, before) if before else None)
     export.pick(candidates, queries, neighbours)
     if not is_main():
         return
     with locked(lock_file(cfg.cache_dir, digest(str(output_dir.resolve())))):
-        now = read_json(target).get("key") if target.exists() and not cfg.overwrite else None
-        if now not in (None, neighbours.manifest["key"]):  # another run has just written it
-            raise _held(output_dir)
+        if target.exists() and not cfg.overwrite:  # another run may just have written it
+            _check_same(output_dir, read_json(target), neighbours.manifest, neighbours.ids.shape[1])
         with export.prepared(neighbours.manifest["key"], candidates, queries, neighbours) as place:
             target.unlink(missing_ok=True)  # the manifest is written last: where it is, the files are whole and its own
             write_npy(output_dir / "top_indices.npy", neighbours.ids)
@@ -91,38 +93,74 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     log.info(f"wrote {output_dir / 'top_indices.npy'} ({' x '.join(map(str, neighbours.ids.shape))})")
 
 
-def _held(folder: Path) -> UserError:
-    return UserError(f"{folder} holds another selection; set overwrite=true or another output_dir")
+def width_of(max_K: int | None, candidates: int) -> int:
+    """Columns of the matrix of a pool of so many candidates. null: as needed, that is AS_NEEDED or the whole pool."""
+    if max_K is None:
+        return min(AS_NEEDED, candidates)
+    if max_K > candidates:
+        raise UserError(f"max_K={max_K} is more than the {candidates} candidates; use max_K<={candidates}")
+    return max_K
 
 
-def _too_few(max_K: int, candidates: int) -> UserError:
-    return UserError(f"max_K={max_K} is more than the {candidates} candidates; use max_K<={candidates}")
+def widths(max_K: int | None, candidates: int, reach: int) -> Iterator[int]:
+    """The columns to try until a matrix holds `reach` distinct rows: one number where max_K is typed; else doubled, up
+    to the whole pool.
+
+    >>> list(widths(None, 5000, 3000))
+    [1000, 2000, 3000]
+    """
+    width = width_of(max_K, candidates)
+    yield width
+    enough = min(reach, candidates)  # with so many columns every single query holds enough
+    while max_K is None and width < enough:
+        width = min(2 * width, enough)
+        yield width
+
+
+def _check_same(folder: Path, manifest: dict, made_of: dict, width: int | None) -> None:
+    """UserError where `folder` holds another selection than that of `made_of` with `width` columns (None: any)."""
+    keys = ("schema_version", "candidates", "eligible_digest", "queries", "embedder", "index")
+    before, now = ({key: parts.get(key) for key in keys} for parts in (manifest, json.loads(json.dumps(made_of))))
+    if differing := differences(before, now):
+        how = f" ({differing[0]})" if "embedder" in manifest else ""
+        raise UserError(f"{folder} holds another selection{how}; set overwrite=true or another output_dir")
+    if width is not None and (there := manifest.get("max_K")) != width:
+        raise UserError(
+            f"{folder} holds another selection (max_K was {there}, now {width}); output_dir={folder}-max_K-{width} "
+            "keeps both (no text is embedded again), overwrite=true replaces it"
+        )
 
 
 def find_neighbours(
-    cfg: DictConfig, candidates: Rows, queries: Rows, held: tuple[Path, str] | None = None
+    cfg: DictConfig, candidates: Rows, queries: Rows, reach: int = 0, existing: tuple[Path, dict] | None = None
 ) -> Neighbours:
     """The neighbour matrix of `cfg`: from the cache where the same one was made before, else embedded and searched.
 
-    `held`: a folder and the key of the selection in it; another one is refused before anything is embedded.
+    reach: distinct rows that a selector may take from it; with max_K=null it is made wide enough for them.
+    existing: a folder and the manifest of the selection in it; another one is refused before anything is embedded.
     """
-    eligible = candidates.eligible()
-    if cfg.max_K > len(eligible):
-        raise _too_few(cfg.max_K, len(eligible))
+    eligible = len(candidates.eligible())
     embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     index = instantiate(cfg.index)
     made_of = _made_of(embedder, index, candidates, queries)
     key = digest(made_of)
-    if held is not None and held[1] != digest([key, cfg.max_K]):
-        raise _held(held[0])
-    if found := _cached(cfg, key):
+    if existing is not None:
+        _check_same(*existing, made_of, cfg.max_K)
+    searched = False
+    for width in widths(cfg.max_K, eligible, reach):
+        cached = _cached(cfg, key, width)
+        searched |= cached is None
+        whole = cached or _search(cfg, width, made_of, key, embedder, index, candidates, queries)
+        read = _first(whole, width)
+        if reach and len(np.unique(read.ids)) >= reach:
+            break
+    if not searched:
         log.info(f"neighbours: found in the cache ({key[:12]}), embedded 0 texts")
-        read = _first(found, cfg.max_K)
-    else:
-        read = _first(_search(cfg, made_of, key, embedder, index, candidates, queries), cfg.max_K)
     _say_equal(read)
-    manifest = {**read.manifest, "max_K": cfg.max_K, "key": digest([key, cfg.max_K])}
-    return dataclasses.replace(read, manifest=manifest, found=found is not None)
+    if cfg.max_K is None:
+        log.info(f"max_K: the {width} nearest of {eligible} candidates for each query, as needed")
+    manifest = {**read.manifest, "max_K": width, "key": digest([key, width])}
+    return dataclasses.replace(read, manifest=manifest, found=not searched)
 
 
 def _say_equal(neighbours: Neighbours) -> None:
@@ -139,8 +177,9 @@ def _say_equal(neighbours: Neighbours) -> None:
 def kept_neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbours | None:
     """The matrix of `cfg` if it was made before, and nothing is computed; None otherwise."""
     embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
-    found = _cached(cfg, digest(_made_of(embedder, instantiate(cfg.index), candidates, queries)))
-    return None if found is None else _first(found, cfg.max_K)
+    width = width_of(cfg.max_K, len(candidates.eligible()))
+    found = _cached(cfg, digest(_made_of(embedder, instantiate(cfg.index), candidates, queries)), width)
+    return None if found is None else _first(found, width)
 
 
 def _made_of(embedder: Embedder, index: Index, candidates: Rows, queries: Rows) -> dict:
@@ -159,23 +198,24 @@ def _made_of(embedder: Embedder, index: Index, candidates: Rows, queries: Rows) 
     return made_of
 
 
-def _cached(cfg: DictConfig, key: str) -> Neighbours | None:
-    """The narrowest matrix of `key` in the cache that is wide enough; one that is damaged is named and removed.
+def _cached(cfg: DictConfig, key: str, least: int) -> Neighbours | None:
+    """The narrowest matrix of `key` in the cache with `least` columns; one that is damaged is named and removed.
 
     There is a folder for each width, written once, so that nobody reads a matrix while it is replaced.
     """
-    widths = {int(p.name.split("-")[1]): p for p in cache_folder(cfg.cache_dir, "neighbours").glob(f"{key}-*")}
-    for width in sorted(w for w in widths if w >= cfg.max_K):
+    folders = {int(p.name.split("-")[1]): p for p in cache_folder(cfg.cache_dir, "neighbours").glob(f"{key}-*")}
+    for width in sorted(w for w in folders if w >= least):
         try:
-            return _read(widths[width])
+            return _read(folders[width])
         except UserError as error:
             log.warning(f"{error}: it is searched again")
-            shutil.rmtree(widths[width], ignore_errors=True)
+            shutil.rmtree(folders[width], ignore_errors=True)
     return None
 
 
 def _search(
     cfg: DictConfig,
+    least: int,
     made_of: dict,
     key: str,
     embedder: Embedder,
@@ -186,7 +226,7 @@ def _search(
     """Embed, search and keep what is found, together with all processes that do the same."""
     eligible = candidates.eligible()
     others = [int(k) for k in swept("max_K") if isinstance(k, int | float) and k == int(k)]
-    width = max([cfg.max_K, *(k for k in others if k <= len(eligible))])
+    width = max([least, *(k for k in others if k <= len(eligible))])
     folder = cache_folder(cfg.cache_dir, "neighbours", f"{key}-{width}")
     with (
         cluster() if "ray" in (embedder.launcher, index.launcher) else contextlib.nullcontext(),
@@ -204,7 +244,7 @@ def _search(
                 search_shards(shards, progress.update)
                 progress.update(progress.total - progress.n)  # what others searched
             with locked(lock_file(cfg.cache_dir, key)):  # of several processes the first one puts it together
-                if found := _cached(cfg, key):
+                if found := _cached(cfg, key, least):
                     return found
                 if shards is not None:
                     scores, rows = put_together(shards, width)
@@ -267,9 +307,9 @@ def _tell(embedder: Embedder, pool: Embedded, asked: Embedded, rows: int, second
         log.info(f"{embedder.tokens} tokens embedded, {share:.1%} padding beside them; {embedder.truncated} texts cut")
 
 
-def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: int) -> Neighbours:
-    """The first `max_K` columns of a matrix that select.py wrote, refused unless it was made for this pool and these
-    queries and is wide enough."""
+def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: int | None) -> Neighbours:
+    """The first `max_K` columns (None: all) of a matrix that select.py wrote, refused unless it was made for this pool
+    and these queries and is wide enough."""
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     if path.name not in ("top_indices.npy", folder.name):
@@ -287,6 +327,7 @@ def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: in
                 "run select.py on these"
             )
     width = neighbours.ids.shape[1]
+    max_K = width if max_K is None else max_K
     if width < max_K:
         raise UserError(
             f"indices_path={path} holds {width} neighbours a query, fewer than max_K={max_K}; use max_K<={width}"

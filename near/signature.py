@@ -33,6 +33,28 @@ def keywords(target: str) -> set[str] | None:
         return _inspected(target, module, name)
 
 
+def attribute(target: str, name: str) -> object:
+    """The plain value that class `target`, or the first of its bases that has one, gives its attribute `name`; None
+    where it is computed, or can't be read without importing."""
+    module, _, cls = target.rpartition(".")
+    try:
+        module, node = _definition(module, cls)
+    except (_Unreadable, UserError):
+        return None
+    for item in node.body:
+        places = (
+            item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
+        )
+        if any(isinstance(place, ast.Name) and place.id == name for place in places):
+            return item.value.value if isinstance(item.value, ast.Constant) else None
+        if isinstance(item, ast.FunctionDef) and item.name == name:
+            return None
+    bases = [
+        attribute(f"{module}.{base.id}", name) for base in getattr(node, "bases", []) if isinstance(base, ast.Name)
+    ]
+    return next((value for value in bases if value is not None), None)
+
+
 def _inspected(target: str, module: str, name: str) -> set[str] | None:
     try:
         found = getattr(importlib.import_module(module), name)

@@ -1,44 +1,92 @@
-"""Chat templates by name, for base models that bring none, in the form the field knows them by.
+"""Chat templates by name: which one a tokenizer carries, and giving it one."""
 
-A tool's answer is a turn of its own: `tool` in chatml, `ipython` in llama3 (Meta's name for it), and in alpaca, which
-knows no tools, the further input of an instruction.
-"""
+import json
+import logging
+import re
+from dataclasses import replace
 
+from near.chat_template import Piece, Template
 from near.errors import UserError, did_you_mean
+from near.template_jinja import head_of
+from near.template_slots import TEMPLATES
 
-TEMPLATES = {
-    "chatml": (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    ),
-    "llama3": (
-        "<|begin_of_text|>{% for m in messages %}"
-        "<|start_header_id|>{{ 'ipython' if m['role'] == 'tool' else m['role'] }}<|end_header_id|>\n\n"
-        "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
-        "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
-    ),
-    "alpaca": (
-        "{% for m in messages %}{% if m['role'] == 'user' %}### Instruction:\n{{ m['content'] }}\n\n"
-        "{% elif m['role'] == 'assistant' %}### Response:\n{{ m['content'] }}{{ eos_token }}\n\n"
-        "{% elif m['role'] == 'tool' %}### Input:\n{{ m['content'] }}\n\n"
-        "{% else %}{{ m['content'] }}\n\n{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}### Response:\n{% endif %}"
-    ),
-}
+__all__ = ["ENDS", "TEMPLATES", "Piece", "Template", "set_template", "template_of"]
+log = logging.getLogger(__name__)
 
 
-ENDS = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>"}  # the token that ends a turn, where there is one
+def _end(template: Template) -> str | None:
+    """The stop word that the answer's slot ends with, else the first one."""
+    ending = [word for word in template.stop_words if word in template.assistant]
+    return next(iter([*ending, *template.stop_words]), None)
 
 
-def set_template(tokenizer, name: str | None, key: str = "model.template") -> None:
-    """Give `tokenizer` the chat template `name`; None leaves its own. UserError where it then has none (`key`: the
-    option that names one)."""
+# the token that ends a turn, where there is one
+ENDS = {name: end for name, template in TEMPLATES.items() if (end := _end(template))}
+
+
+SET_THINKING = re.compile(r"\{%- set enable_thinking = (true|false) %\}")
+
+
+def set_thinking(tokenizer, enabled: bool | None) -> None:
+    """Write into the tokenizer's chat template whether answers think (its `enable_thinking`); None leaves it open."""
+    if enabled is not None and isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = f"{{%- set enable_thinking = {str(enabled).lower()} %}}{tokenizer.chat_template}"
+
+
+def thinking_of(tokenizer) -> bool | None:
+    """What `set_thinking` wrote."""
+    match = SET_THINKING.match(tokenizer.chat_template) if isinstance(tokenizer.chat_template, str) else None
+    return None if match is None else match[1] == "true"
+
+
+def template_of(tokenizer) -> Template | None:
+    """The named template that the tokenizer carries, with the system text that it carries; None: another one."""
+    carried = tokenizer.chat_template
+    if isinstance(carried, str):
+        carried = SET_THINKING.sub("", carried, count=1)
+    if not isinstance(carried, str) or not (match := re.match(r"\{# (\S+) #\}", carried)):
+        return None
+    template = TEMPLATES.get(match[1])
+    text = re.match(re.escape(head_of(match[1], "")).replace('""', r'("(?:[^"\\]|\\.)*")'), carried)
+    if template is None or text is None:
+        return None
+    template = replace(template, default_system=json.loads(text[1]))
+    return template if template.jinja == carried else None
+
+
+def set_template(tokenizer, name: str | None, key: str = "model.template", default_system: str | None = None) -> None:
+    """Give `tokenizer` the chat template `name`, and its end token; None leaves its own.
+
+    `default_system`: the system text of rows without one; None: the template's. UserError where the name is unknown,
+    and where the tokenizer has no template and none is named (`key`: the option that names one).
+    """
     if name is not None:
         if name not in TEMPLATES:
             raise UserError(f"{key}={name} is not a template{did_you_mean(name, TEMPLATES)}")
-        tokenizer.chat_template = TEMPLATES[name]
+        template = TEMPLATES[name]
+        if default_system is not None:
+            template = replace(template, default_system=default_system)
+        _set_ends(tokenizer, template, key)
+        tokenizer.chat_template = template.jinja
     if tokenizer.chat_template is None:
         raise UserError(
             f"model {tokenizer.name_or_path} has no chat template; set {key} to one of "
-            f"{', '.join(TEMPLATES)}, or use its instruction-tuned variant"
+            f"{', '.join(list(TEMPLATES)[:4])}, ... (docs/training.md), or use its instruction-tuned variant"
         )
+
+
+def _set_ends(tokenizer, template: Template, key: str) -> None:
+    """The template's stop words as special tokens of the tokenizer, as far as its vocabulary has them."""
+    vocabulary = tokenizer.get_vocab()
+    known = [word for word in template.stop_words if word in vocabulary]
+    if template.replace_eos and tokenizer.eos_token != template.stop_words[0]:
+        if template.stop_words[0] in known:
+            tokenizer.add_special_tokens({"eos_token": template.stop_words[0]})
+        else:
+            log.warning(
+                f"{key}={template.name}: {template.stop_words[0]}, which ends an answer, is no token of this "
+                "tokenizer and is trained as text; take a template that fits the model"
+            )
+    if tokenizer.eos_token is None and "<|endoftext|>" in vocabulary:
+        tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"})
+    tokenizer.add_tokens(known, special_tokens=True)

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
-from near.templates import TEMPLATES
+# the model's own chat template, in the form that most models' have
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def write_tiny(folder: Path) -> None:
@@ -18,7 +22,7 @@ def write_tiny(folder: Path) -> None:
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens(specials)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<|pad|>", eos_token="<|im_end|>", chat_template=TEMPLATES["chatml"]
+        tokenizer_object=core, pad_token="<|pad|>", eos_token="<|im_end|>", chat_template=CHAT_TEMPLATE
     )
     config = LlamaConfig(
         vocab_size=len(vocabulary),

@@ -1,4 +1,4 @@
-"""Chats to the tokens that are trained on: the tokenizer's own chat template, loss on the assistant's turns only."""
+"""The table of tokens that rows are trained on, and batches of it."""
 
 import hashlib
 import logging
@@ -12,69 +12,27 @@ from jinja2 import TemplateError
 from omegaconf import DictConfig
 
 from near.data import Rows
+from near.encoding import IGNORED, Encoder
 from near.errors import UserError, one_line
 from near.files import cache_folder, digest
-from near.formats import Message, is_plain
+from near.formats import without_nulls
 from near.table import SCHEMA
 from near.threads import threads_to_use
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 PER_PROCESS = 2000  # rows
-IGNORED = -100  # the label that torch's cross entropy leaves out
-
-
-def render(tokenizer, messages: list[Message], prompt_only: bool = False) -> str:
-    """The chat as text; `prompt_only` ends with the opening of an assistant turn."""
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt_only)
-
-
-def encode(messages: list[Message], tokenizer, cutoff_len: int) -> dict:
-    """input_ids and labels of one chat, at most `cutoff_len` long; labels are IGNORED outside assistant turns.
-
-    A chat that is too long loses the start of what stands before its last answer, then the end of that answer
-    (`cut_prompt`, `cut_answer`: tokens lost). UserError where the template rewrites earlier turns as later ones
-    come, so that an answer's place can't be told.
-    """
-    if is_plain(messages):
-        return _encode_plain(messages[0]["content"], tokenizer, cutoff_len)
-    text = render(tokenizer, messages)
-    spans = []
-    for i, message in enumerate(messages):
-        if message["role"] == "assistant" and i:  # one that opens the chat answers nothing
-            before = render(tokenizer, messages[:i], prompt_only=True)
-            through = render(tokenizer, messages[: i + 1]).rstrip("\n")
-            if not (text.startswith(before) and text.startswith(through)):
-                raise UserError("the chat template rewrites earlier turns, so that answers can't be located in it")
-            spans.append((len(before), len(through)))
-    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = np.asarray(coded["input_ids"], dtype=np.int64)
-    begins, ends = np.asarray(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-    answer = np.zeros(len(ids), dtype=bool)
-    for start, stop in spans:
-        answer |= (begins >= start) & (ends <= stop) & (ends > begins)
-    labels = np.where(answer, ids, IGNORED)
-    over = max(0, len(ids) - cutoff_len)
-    last = int(np.searchsorted(begins, spans[-1][0])) if spans else len(ids)
-    cut_prompt = min(over, last)
-    ids, labels = ids[cut_prompt:][:cutoff_len], labels[cut_prompt:][:cutoff_len]
-    return {"input_ids": ids, "labels": labels, "cut_prompt": cut_prompt, "cut_answer": over - cut_prompt}
-
-
-def _encode_plain(text: str, tokenizer, cutoff_len: int) -> dict:
-    """Plain text and its end, every token trained on; what is over `cutoff_len` is lost at the end."""
-    ids = tokenizer(text, verbose=False)["input_ids"]
-    if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
-        ids.append(tokenizer.eos_token_id)
-    over, ids = max(0, len(ids) - cutoff_len), np.asarray(ids[:cutoff_len], dtype=np.int64)
-    return {"input_ids": ids, "labels": ids, "cut_prompt": 0, "cut_answer": over}
+OPTIONS = ("cutoff_len", "train_on_prompt", "mask_history", "reasoning", "default_system")  # of data, see Encoder
 
 
 def tokenizer_digest(tokenizer) -> str:
     """What of a tokenizer decides its output: vocabulary, rules and chat template."""
     core = tokenizer.backend_tokenizer.to_str()
-    return digest([hashlib.sha256(core.encode()).hexdigest(), tokenizer.chat_template, tokenizer.padding_side])
+    special = [tokenizer.bos_token, tokenizer.eos_token, getattr(tokenizer, "split_special_tokens", False)]
+    return digest(
+        [hashlib.sha256(core.encode()).hexdigest(), tokenizer.chat_template, tokenizer.padding_side, *special]
+    )
 
 
 @dataclass(frozen=True)
@@ -90,20 +48,29 @@ class Tokens:
 def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
     """Tokens of all rows, from the cache where the same rows met the same tokenizer before.
 
-    `data`: cutoff_len, num_proc, refresh. A row that the chat template refuses is not eligible; how many is said.
+    `data`: what Encoder reads of it, num_proc, refresh, on_error. A row that the chat template refuses is not eligible;
+    how many is logged. One that can't be encoded (its answers can't be located, or its tools have no place) is a
+    UserError, or with data.on_error=skip left out likewise.
     """
-    key = digest([VERSION, rows.fingerprint, tokenizer_digest(tokenizer), data.cutoff_len])
+    options = [data.get(name) for name in OPTIONS]
+    key = digest([VERSION, rows.fingerprint, tokenizer_digest(tokenizer), options])
     path = cache_folder(cache_dir, "tokens", f"{key}.arrow")
     path.parent.mkdir(parents=True, exist_ok=True)
+    encoder = Encoder(tokenizer, data)
 
     def work(batch: dict) -> dict:
         coded = []
         for messages, fault in zip(batch["messages"], batch["fault"], strict=True):
-            try:
-                coded.append(_NOTHING if fault else encode(messages, tokenizer, data.cutoff_len))
-            except TemplateError as error:
-                coded.append({**_NOTHING, "refused": one_line(error)})
-        columns = {name: [c.get(name, _NOTHING[name]) for c in coded] for name in _NOTHING}
+            row = dict(_NOTHING)
+            if not fault:
+                try:
+                    row |= vars(encoder.encode(without_nulls(messages)))
+                except TemplateError as error:
+                    row["refused"] = one_line(error)
+                except UserError as error:
+                    row["misfit"] = one_line(error)
+            coded.append(row)
+        columns = {name: [c[name] for c in coded] for name in _NOTHING}
         columns["answer_tokens"] = [int((labels != IGNORED).sum()) for labels in columns["labels"]]
         return columns
 
@@ -122,8 +89,10 @@ def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"the cached tokens {path} are damaged ({one_line(error)}); set data.refresh=true") from error
     answers = table.data.column("answer_tokens").to_numpy()
-    eligible = np.intersect1d(np.flatnonzero(answers > 0), rows.eligible()).astype(np.int64)
-    _tell(rows, table, len(eligible), data.cutoff_len)
+    usable = rows.eligible()
+    eligible = np.intersect1d(np.flatnonzero(answers > 0), usable).astype(np.int64)
+    _check(rows, table, usable, data.on_error)
+    _report(rows, table, usable, len(eligible), data.cutoff_len, tokenizer)
     if not len(eligible):
         raise UserError(f"data.{rows.name}: no row has an answer token; raise data.cutoff_len={data.cutoff_len}")
     return Tokens(table.select_columns(["input_ids", "labels"]), eligible, key)
@@ -135,29 +104,70 @@ def processes(rows: int) -> int | None:
     return count if count > 1 else None
 
 
-def _tell(rows: Rows, table: datasets.Dataset, eligible: int, cutoff_len: int) -> None:
-    """Say how many rows were cut, refused or left without an answer."""
-    prompts, answers = (table.data.column(name).to_numpy() for name in ("cut_prompt", "cut_answer"))
-    if prompts.any() or answers.any():
-        cut = f"{int((prompts > 0).sum())} prompts and {int((answers > 0).sum())} answers"
+def _check(rows: Rows, table: datasets.Dataset, usable: np.ndarray, on_error: str) -> None:
+    """UserError for the first usable row that could not be encoded, unless such rows are to be skipped."""
+    misfits = table.data.column("misfit")
+    if misfits.null_count == len(table):
+        return
+    ids = np.intersect1d(np.flatnonzero(~misfits.is_null().to_numpy()), usable)
+    if not len(ids):
+        return
+    first = misfits[int(ids[0])].as_py()
+    if on_error != "skip":
+        raise UserError(f"data.{rows.name}, row {ids[0]}: {first}")
+    log.info(f"{rows.name}: {len(ids)} of {len(rows)} rows left out, they can't be encoded; row {ids[0]}: {first}")
+
+
+def _report(rows: Rows, table: datasets.Dataset, usable: np.ndarray, eligible: int, cutoff_len: int, tokenizer) -> None:
+    """Log how many rows were cut, refused, changed or left without an answer."""
+    counts = {name: table.data.column(name).to_numpy()[usable] for name in _COUNTED}
+    rows_with = {name: int((values > 0).sum()) for name, values in counts.items()}
+    if rows_with["cut_prompt"] or rows_with["cut_answer"]:
+        cut = f"{rows_with['cut_prompt']} prompts and {rows_with['cut_answer']} answers"
         log.info(f"{rows.name}: {cut} of {len(rows)} rows cut to data.cutoff_len={cutoff_len} tokens")
+    if rows_with["lost_question"] or rows_with["lost_answers"]:
+        log.info(
+            f"{rows.name}: by the cut {rows_with['lost_question']} rows keep an answer without its question, "
+            f"{rows_with['lost_answers']} lose {int(counts['lost_answers'].sum())} earlier answers"
+        )
+    if rows_with["endless"]:
+        log.info(
+            f"{rows.name}: answers of {rows_with['endless']} rows do not end: the chat template ends no turn and the "
+            "tokenizer has no end token"
+        )
+    if rows_with["end_added"]:
+        log.info(
+            f"{rows.name}: the chat template ends no answer in {rows_with['end_added']} rows; the end token "
+            f"{tokenizer.eos_token} is trained there"
+        )
+    if rows_with["unrendered"]:
+        count = int(counts["unrendered"].sum())
+        log.info(f"{rows.name}: the chat template leaves out thinking, or text beside calls, of {count} answers")
+    if rows_with["dropped"]:
+        log.info(f"{rows.name}: thinking taken out of {rows_with['dropped']} rows (data.reasoning=drop)")
+    if rows_with["reopened"]:
+        log.info(
+            f"{rows.name}: the chat template opens {rows_with['reopened']} answers otherwise than generation does; "
+            "see model.enable_thinking and data.reasoning"
+        )
     refused = table.data.column("refused").drop_null()
     if len(refused):
         log.info(f"{rows.name}: the chat template refuses {len(refused)} rows, the first with: {refused[0]}")
-    if lost := len(rows.eligible()) - eligible:
+    if lost := len(usable) - eligible:
         log.info(f"{rows.name}: {lost} rows have no answer token and are not eligible")
 
 
 _EMPTY = np.empty(0, dtype=np.int64)
-_NOTHING = {"input_ids": _EMPTY, "labels": _EMPTY, "cut_prompt": 0, "cut_answer": 0, "refused": None}
+_COUNTED = ("cut_prompt", "cut_answer", "lost_question", "lost_answers", "endless", "end_added")
+_COUNTED += ("unrendered", "dropped", "reopened")
+_NOTHING = {"input_ids": _EMPTY, "labels": _EMPTY, **dict.fromkeys(_COUNTED, 0), "refused": None, "misfit": None}
 _FEATURES = datasets.Features(
     {
         "input_ids": datasets.List(datasets.Value("int32")),
         "labels": datasets.List(datasets.Value("int32")),
-        "cut_prompt": datasets.Value("int32"),
-        "cut_answer": datasets.Value("int32"),
+        **{name: datasets.Value("int32") for name in (*_COUNTED, "answer_tokens")},
         "refused": datasets.Value("string"),
-        "answer_tokens": datasets.Value("int32"),
+        "misfit": datasets.Value("string"),
     }
 )
 

@@ -10,12 +10,14 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from accelerate.utils import broadcast_object_list
+from peft.optimizers import create_loraplus_optimizer
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -63,10 +65,12 @@ class Job:
 
 
 class _Checkpoints(Trainer):
-    """What both trainers add to a checkpoint: whose it is, the rounds so far and the seconds spent."""
+    """What both trainers add to a checkpoint: whose it is, the rounds so far and the seconds spent; and LoRA+, where
+    `loraplus` has an lr_ratio."""
 
     job: Job
     schedule: Schedule | None = None
+    loraplus: Mapping = MappingProxyType({})
 
     def _setup(self, job: Job) -> None:
         self.job = job
@@ -94,14 +98,34 @@ class _Checkpoints(Trainer):
         """Of training and selecting, those before a restart included."""
         return self.seconds_before + (time.perf_counter() - self.begun if self.begun else 0.0)
 
+    def create_optimizer(self, model=None):
+        """The Trainer's, with another learning rate for the B of every adapter where LoRA+ is asked for."""
+        if self.optimizer is None and self.loraplus.get("lr_ratio") is not None:
+            model = self.model if model is None else model
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = create_loraplus_optimizer(
+                model,
+                cls,
+                loraplus_lr_ratio=self.loraplus["lr_ratio"],
+                loraplus_lr_embedding=self.loraplus["lr_embedding"],
+                loraplus_weight_decay=self.args.weight_decay,
+                **options,
+            )
+        return super().create_optimizer(model)
+
     def train(self, *args, **kwargs):
         self.begun = time.perf_counter()
         return super().train(*args, **kwargs)
 
     def log(self, logs: dict, *args, **kwargs) -> None:
-        if self.schedule is not None:
-            logs = {**logs, "round": self.schedule.at(max(0, self.state.global_step - 1)).index}
-        super().log(logs, *args, **kwargs)
+        if self.schedule is None:
+            return super().log(logs, *args, **kwargs)
+        logs = {**logs, "round": self.schedule.at(max(0, self.state.global_step - 1)).index}
+        epoch, self.state.epoch = self.state.epoch, None  # which counts slices of rounds, not passes over the pool
+        try:
+            super().log(logs, *args, **kwargs)
+        finally:
+            self.state.epoch = epoch
 
     def _identity(self) -> dict:
         return {**self.job.identity, "processes": self.args.world_size}
@@ -151,7 +175,8 @@ class _Checkpoints(Trainer):
 class StaticTrainer(_Checkpoints):
     """The plain Trainer on every eligible row; its length is trainer.args.max_steps or num_train_epochs."""
 
-    def __init__(self, *, args: TrainingArguments, model=None, job: Job = None):
+    def __init__(self, *, args: TrainingArguments, loraplus: Mapping | None = None, model=None, job: Job = None):
+        self.loraplus = loraplus or {}
         super().__init__(
             model=model,
             args=args,
@@ -184,11 +209,13 @@ class DynamicSelectTrainer(_Checkpoints):
         update_times: int,
         cycles: int = 1,
         group_by_length: bool = False,
+        loraplus: Mapping | None = None,
         model=None,
         job: Job = None,
     ):
         self.schedule = Schedule(warmup_step, update_step, update_times, cycles)
         args.max_steps = self.schedule.total
+        self.loraplus = loraplus or {}
         self.args = args  # the Trainer sets it too, after it has asked for the sampler
         self.sampler = RoundSampler(self.schedule.slice_steps * self.draws_per_step)
         self.picker = Picker(job, self.schedule, Batching.of(args, group_by_length))

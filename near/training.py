@@ -61,10 +61,10 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     check_quantization(cfg.model, cfg.finetuning)
     args = training_arguments(cfg, output_dir)
     check_evaluation(cfg, is_sharded(args))
-    cfg = _with_backend(_with_dtype(cfg))
     instantiate(cfg.tracker).check()
     selector = selector_of(cfg.selector)
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
+    cfg = _with_backend(_with_dtype(cfg), needs.neighbours or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
     if "weighter" in cfg.trainer:
         from near.weighting import check_weighting
@@ -78,12 +78,18 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             rows = load_rows(cfg, selector, needs, output_dir)
         if rows is None:
             return _done_before(cfg, output_dir, state.is_main_process)
+        if cfg.dry_run:
+            if state.is_main_process:
+                from near.dry_run import report_training
+
+                report_training(cfg, rows, selector, _selector_name(cfg, selector), args)
+            return math.nan
         if not needs.trains_on_queries:  # what embeds is done by all processes together
             rows.candidates = without_near_duplicates(cfg, rows.candidates)
         with state.main_process_first():
             inputs = load_inputs(cfg, selector, rows)
         if rows.needs.neighbours and cfg.indices_path is None:
-            inputs.neighbours = find_neighbours(cfg, rows.candidates, rows.queries)
+            inputs.neighbours = find_neighbours(cfg, rows.candidates, rows.queries, _reach(cfg, selector, inputs, args))
         job = _job(cfg, output_dir, selector, inputs, args)
         if in_sweep() and state.num_processes == 1:
             job.training_key = _key(cfg, job, inputs, args)
@@ -91,6 +97,14 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             if twin := twin_of(output_dir, job.training_key):
                 return _adopted(cfg, output_dir, twin, job, inputs)
         return _fit(cfg, output_dir, inputs, job, args, state)
+
+
+def _reach(cfg: DictConfig, selector: Selector, inputs: "Inputs", args) -> int:
+    """Distinct rows of the matrix that the rounds may take, of which some may have no tokens to train on."""
+    draws, trainable = Batching.of(args).draws_per_step, len(inputs.tokens.eligible)
+    rounds = [stretch.steps * draws for stretch in Schedule.of(cfg.trainer).rounds() if not stretch.warmup]
+    reach = selector.reach([min(size, selector.most(trainable) or size) for size in rounds])
+    return min(reach, trainable) + len(inputs.candidates.eligible()) - trainable
 
 
 def _done_before(cfg: DictConfig, output_dir: Path, main_process: bool) -> float:
@@ -109,7 +123,7 @@ def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
     """What tells this run's twins."""
     picker = None
     if is_dynamic(cfg):
-        schedule = Schedule(*(cfg.trainer[k] for k in ("warmup_step", "update_step", "update_times", "cycles")))
+        schedule = Schedule.of(cfg.trainer)
         # a selector of its own, as one may carry state from round to round; what it picks goes into job.planned
         fresh = dataclasses.replace(job, selector=selector_of(cfg.selector))
         picker = Picker(fresh, schedule, Batching.of(args, cfg.trainer.group_by_length))
@@ -121,7 +135,7 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
 
     clear(output_dir)
     _write_config(cfg, output_dir, True)
-    told = {"selector": job.selector_name, "max_K": cfg.max_K, "identity": inputs.identity}
+    told = {"selector": job.selector_name, "max_K": inputs.width(cfg), "identity": inputs.identity}
     with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
         metrics = adopt(twin, output_dir, told)
         training, rounds = read_json(output_dir / "train_metrics.json"), output_dir / "rounds" / "rounds.jsonl"
@@ -216,13 +230,15 @@ def _with_dtype(cfg: DictConfig) -> DictConfig:
     return OmegaConf.merge(cfg, {"model": {"dtype": "float32"}})
 
 
-def _with_backend(cfg: DictConfig) -> DictConfig:
-    """`cfg` with `embedder.backend=auto` decided: what it means differs between machines."""
+def _with_backend(cfg: DictConfig, embeds: bool) -> DictConfig:
+    """`cfg` with `embedder.backend=auto` decided: what it means differs between machines. Said where the run embeds."""
     if cfg.embedder.get("backend") != "auto":
         return cfg
-    from near.embedders.backend import decided
+    from near.embedders.backend import decided, say_decided
 
-    return OmegaConf.merge(cfg, {"embedder": {"backend": decided()}})
+    if embeds:
+        say_decided()
+    return OmegaConf.merge(cfg, {"embedder": {"backend": decided()[0]}})
 
 
 def _write_config(cfg: DictConfig, output_dir: Path, write: bool) -> None:
@@ -231,13 +247,19 @@ def _write_config(cfg: DictConfig, output_dir: Path, write: bool) -> None:
             temporary.write_text(yaml.safe_dump(public(cfg), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
+def _selector_name(cfg: DictConfig, selector: Selector) -> str:
+    """What a run's selection is called: the choice that was made; of a run without rounds its trainer's."""
+    if not is_dynamic(cfg):
+        return "dynamic_weight" if "weighter" in cfg.trainer else "static"
+    return HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
+
+
 def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, args) -> "Job":
     from near.trainer import Job
 
-    name = HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
     job = Job(
         selector=selector,
-        selector_name=name if is_dynamic(cfg) else "dynamic_weight" if "weighter" in cfg.trainer else "static",
+        selector_name=_selector_name(cfg, selector),
         tokens=inputs.tokens,
         pool=inputs.candidates,
         queries=inputs.queries,

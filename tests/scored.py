@@ -57,7 +57,9 @@ def step(model, optimizer, steps: int = 1) -> None:
 
 def scorer(cache, tokenizer: PreTrainedTokenizerFast, **options) -> Scorer:
     options = {"dim": None, "chunk": 5, "batch_tokens": 40, **options}
-    return Scorer(Scoring(**options), tokens(ROWS, 1), tokens(QUERIES, 2), tokenizer, 64, str(cache), "tiny")
+    return Scorer(
+        Scoring(**options), tokens(ROWS, 1), tokens(QUERIES, 2), tokenizer, {"cutoff_len": 64}, str(cache), "tiny"
+    )
 
 
 def gradient(model, row: dict) -> torch.Tensor:

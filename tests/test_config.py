@@ -1,14 +1,16 @@
 """The check of a composed configuration, and what is written of it."""
 
 import errno
+import re
+from pathlib import Path
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
 from near.app import fault_line
-from near.check import check
-from near.config import identity, job_name, public
+from near.check import check, check_sources
+from near.config import choices_with, folder_name, identity, job_name, public, swept_keys
 from near.errors import UserError
 from near.files import folder_digest
 from near.hub import SKIPPED
@@ -53,7 +55,7 @@ def fault(*overrides: str) -> str:
         ("+trainer.args.dataloader_persistent_workers=true", "leave it false"),
         ("+trainer.args.auto_find_batch_size=true", "breaks the rounds"),
         ("+trainer.args.report_to=wandb", "trainer.args.report_to is decided elsewhere; use tracker"),
-        ("max_K=null", "max_K=None is not a whole number"),
+        ("index.block_rows=null", "index.block_rows=None is not a whole number"),
         ("seed=4294967296", "seed=4294967296 is too large"),
         ("seed=null", "seed=None is not a whole number"),
         ("trainer.update_step=null", "trainer.update_step=None is not a whole number"),
@@ -143,6 +145,106 @@ def test_job_names_are_folders():
     long = job_name("k-" + "v" * 300)
     assert len(long) < 100
     assert long != job_name("k-" + "v" * 301)
+
+
+@pytest.mark.parametrize(
+    ("words", "left_out", "name"),
+    [
+        (["selector=near", "seed=0", "data=files"], ["data"], "selector-near_seed-0"),
+        (["seed=0", "selector=near"], [], "selector-near_seed-0"),
+        (["max_K=5", "+trainer.args.optim=sgd", "seed=3"], [], "max_K-5_+trainer.args.optim-sgd_seed-3"),
+        (["seed=1"], [], "seed-1"),
+        (["sweeps=smoke", "trainer.update_step=2"], ["sweeps"], "trainer.update_step-2"),
+        ([], [], "default"),
+    ],
+)
+def test_folders_are_named_by_what_is_swept(words, left_out, name):
+    assert folder_name(words, left_out) == name
+
+
+def test_a_job_that_an_earlier_version_named_otherwise_keeps_its_folder(tmp_path):
+    words = ["data=files", "selector=near", "seed=0"]
+    old = tmp_path / "data-files_seed-0_selector-near" / ".hydra"
+    old.mkdir(parents=True)
+    (old / "overrides.yaml").write_text("- seed=0\n- selector=near\n- data=files\n- overwrite=true\n")
+    assert folder_name(words, ["data"], str(tmp_path)) == "data-files_seed-0_selector-near"
+    assert folder_name([*words[:2], "seed=1"], ["data"], str(tmp_path)) == "selector-near_seed-1", "another job"
+    (tmp_path / "selector-near_seed-0").mkdir()
+    assert folder_name(words, ["data"], str(tmp_path)) == "selector-near_seed-0", "there under its own name"
+
+
+@pytest.mark.parametrize(
+    ("typed", "sweeper", "keys"),
+    [
+        (["selector=near,random", "seed=0,1", "max_K=5"], {}, ["selector", "seed"]),
+        (["seed=7"], {"params": {"seed": "1,2", "selector": "near,random"}}, ["selector"]),
+        (["max_K=range(1,4)", "n=choice(1)"], {"params": None}, ["max_K", "n"]),
+        (
+            ["selector=near"],
+            {"params": {"selector.temperature": "tag(log,interval(0.01,1.0))"}},
+            ["selector.temperature"],
+        ),
+        (["seed=1"], {"search_space": {"max_K": {}}}, ["max_K"]),
+        (["'data.candidates.path=[a,b]'", "+trainer.args.optim=sgd,adamw_torch"], {}, ["trainer.args.optim"]),
+        (["selector=near"], {}, []),
+    ],
+)
+def test_what_is_swept(typed, sweeper, keys):
+    assert swept_keys([word.strip("'") for word in typed], sweeper) == keys
+
+
+def test_an_option_of_another_choice_says_whose_it_is():
+    assert choices_with("trainer", "warmup_step") == ["dynamic_mix", "dynamic_select", "dynamic_weight"]
+    assert "near_advance" in choices_with("selector", "policy") and "random" not in choices_with("selector", "policy")
+    assert choices_with("trainer", "update_stepp") == [] == choices_with("nosuch", "x")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "data.candidates.path is missing"),
+        (["data.candidates.path=P"], "data.queries.path is missing, the target's rows, which selector Near looks at"),
+        (["data.candidates.path=P", "selector=less", "data.eval.path=P"], "selector Less looks at"),
+        (["data.candidates.path=P", "selector=queries", "data.eval.path=P"], "selector Queries looks at"),
+        (["data.candidates.path=P", "selector=tsds", "data.eval.path=P"], "selector TSDS looks at"),
+        (["data.candidates.path=P", "selector=random"], "evaluated on where data.eval.path is not set, either"),
+        (["data.candidates.path=P", "trainer=static"], "evaluated on where data.eval.path is not set, either"),
+        (["data.candidates.path=P", "selector=random", "data.eval.path=P"], None),
+        (["data.candidates.path=P", "trainer=static", "data.eval.path=P"], None),
+        (["data.candidates.path=P", "data.queries.path=Q.jsonl"], "Q.jsonl: no such file; did you mean P.jsonl"),
+        (["data.candidates.path=[P,Q.jsonl]", "data.queries.path=P"], "data.candidates.path=Q.jsonl: no such file"),
+        (["data.candidates.path={a: no/q.json}", "data.queries.path=P"], "there is no folder no either"),
+        (["data.candidates.path=org/set", "data.queries.path=P"], None),
+        (["data.candidates.path=*.jsonl", "data.queries.path=builtin:x/y.jsonl"], None),
+    ],
+)
+def test_sources_that_are_not_there_are_said_before_anything_is_loaded(words, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("P.jsonl").write_text("{}\n")
+    cfg = configured(
+        "train", "data=files", *(word.replace("=P", "=P.jsonl").replace("[P", "[P.jsonl") for word in words)
+    )
+    if says is None:
+        return check_sources(cfg)
+    with pytest.raises(UserError, match=re.escape(says)):
+        check_sources(cfg)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "whose nearest candidates are looked for"),
+        (["selector=uot", "n=2"], "which selector Uot looks at"),
+        (["selector=random", "n=2"], None),
+    ],
+)
+def test_what_a_selection_can_not_do_without(words, says, tmp_path):
+    (tmp_path / "p.jsonl").write_text("{}\n")
+    cfg = configured("select", "data=files", f"data.candidates.path={tmp_path}/p.jsonl", *words)
+    if says is None:
+        return check_sources(cfg)
+    with pytest.raises(UserError, match=says):
+        check_sources(cfg)
 
 
 def test_a_class_of_another_project(tmp_path, monkeypatch):

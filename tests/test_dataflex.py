@@ -144,7 +144,7 @@ def test_what_a_file_leaves_out_has_their_default(dataflex):
         ("finetuning_type: full", ("finetuning_type",), {"finetuning": "full"}),
         ("quantization_bit: 4", (), {"finetuning": "qlora"}),
         ("quantization_bit: 8", (), {"+model.quantization.load_in_8bit": "true"}),
-        ("template: qwen", ("template",), {}),
+        ("template: chatml", ("template",), {"model.template": "chatml"}),
         ("pure_bf16: true", (), {"model.dtype": "bfloat16"}),
         ("num_train_epochs: 2", ("num_train_epochs",), {"trainer.cycles": "2"}),
         ("train_step: 24", (), {"trainer.cycles": "3"}),
@@ -214,7 +214,6 @@ hf_hub_token: hf_abc
 hub_token: hf_def
 early_stopping_steps: 3
 image_max_pixels: 262144
-lora_rnk: 3
 save_strategy: epoch
 run_name: mine
 data_seed: 42
@@ -231,13 +230,11 @@ mix_strategy: concat
         "swanlab_lark_webhook_url",
         "early_stopping_steps",
         "image_max_pixels",
-        "lora_rnk",
         "save_strategy",
         "run_name",
     }
     assert named <= set(file.skipped)
     assert set(file.skipped) - named <= {"report_to=swanlab", "swanlab_project"}  # unless tracker=swanlab is there
-    assert file.skipped["lora_rnk"].startswith("unknown key; did you mean lora_rank")
     assert file.skipped["hub_token"] == "a secret: put it into the environment"
     for key, why in file.skipped.items():
         assert f"  {key}: {why}" in printed
@@ -274,7 +271,8 @@ def test_modes_are_taken_where_they_are_there(dataflex, mode, component, params)
     if mode == "dynamic_weight":
         assert (found["weighter"], found["weighter.delta"], cfg.trainer.train_step) == ("quadratic", "0.5", 16)
     else:
-        assert (found["mixer"], cfg.trainer.update_step, cfg.trainer.cycles) == (component, 3, 2)
+        assert (found["mixer"], cfg.trainer.update_step, cfg.trainer.cycles) == (component, 3, 1)
+        assert "train_step: the rounds decide the length, in DataFlex as here" in file.said
     named = {"odm": {"odm.reward_scale"}, "doremi": {"doremi.reference_model_path"}}
     assert set(file.skipped) == named.get(component, set())
 

@@ -45,3 +45,40 @@ def test_what_is_stored_already_is_counted(told):
 def test_too_small_a_disk_is_said(told, monkeypatch):
     monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100_000}))
     assert any("that is too little, free " in line for line in told("dry_run=true"))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["selector=near"],
+            ["a warm-up of 2 steps on random rows, then 2 rounds of 4 steps on at most 8 of 60 rows by "],
+        ),
+        (["selector=near"], ["10 steps of 2 rows: 20 rows trained", "64 distinct texts, 0 stored already"]),
+        (["selector=near", "selector.subset_size=3", "trainer.warmup_step=0"], ["no warm-up, then", "at most 3 of 60"]),
+        (["selector=random", "trainer.cycles=2"], ["all 2 times over", "20 steps of 2 rows", "to embed: nothing"]),
+        (["selector=loss"], ["before each of the 2 rounds the model is asked for losses", "to embed: nothing"]),
+    ],
+)
+def test_a_training_says_what_it_would_do_and_does_nothing(words, says, tiny, tmp_path, caplog):
+    from near.training import train
+
+    caplog.set_level(logging.INFO, "near")
+    train(configured("train", *tiny, f"cache_dir={tmp_path}/c", "dry_run=true", *words), tmp_path / "out")
+    said = "\n".join(caplog.messages)
+    assert all(part in said for part in [*says, "evaluated, as every round begins and at the end: 5 eval rows"]), said
+    assert caplog.messages[-1] == "nothing was trained or stored; leave out dry_run=true to start"
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "c").rglob("*.safetensors"))
+
+
+@pytest.mark.model
+def test_a_training_of_every_row(tiny, tmp_path, caplog):
+    from near.training import train
+
+    caplog.set_level(logging.INFO, "near")
+    words = [w for w in tiny if not w.startswith("trainer.w") and not w.startswith("trainer.u")]
+    args = ["trainer=static", "selector=full", "trainer.args.num_train_epochs=2", "dry_run=true"]
+    train(configured("train", *words, *args), tmp_path / "out")
+    assert "dry run: all 60 rows, 60 steps of 2 rows: 2.00 passes over them" in caplog.messages

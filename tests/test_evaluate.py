@@ -11,11 +11,11 @@ from omegaconf import OmegaConf, open_dict
 from near import base_model
 from near import measure as module
 from near.data import load
+from near.encoding import IGNORED, Encoder
 from near.errors import UserError
 from near.evaluate import evaluate
 from near.measure import measure
 from near.model import load_base, load_tokenizer
-from near.tokens import IGNORED, encode
 from near.training import train
 from tests.conftest import ROOT, configured, write_rows
 
@@ -34,10 +34,10 @@ def test_loss_is_the_mean_over_answer_tokens(parts):
     metrics, answers = measure(model, tokenizer, rows, cfg)
     total, count = 0.0, 0
     for at in range(len(rows)):
-        coded = encode(rows.messages(at), tokenizer, cfg.data.cutoff_len)
-        ids = torch.tensor(np.asarray(coded["input_ids"]))[None]
+        coded = Encoder(tokenizer, cfg.data).encode(rows.messages(at))
+        ids = torch.tensor(np.asarray(coded.input_ids))[None]
         logs = torch.log_softmax(model.eval()(ids).logits[0].double(), -1)
-        own = [-logs[i - 1, t].item() for i, t in enumerate(coded["labels"]) if t != IGNORED]
+        own = [-logs[i - 1, t].item() for i, t in enumerate(coded.labels) if t != IGNORED]
         assert answers[at]["loss"] == pytest.approx(np.mean(own), abs=1e-5)
         assert answers[at]["tokens"] == len(own)
         total, count = total + sum(own), count + len(own)
@@ -65,7 +65,7 @@ def test_answers_are_scored_by_normalised_exact_match(parts, monkeypatch):
     assert (metrics["answers_right"], metrics["rows"]) == (1, 5)
     assert [a["scores"]["exact"] for a in answers] == [0, 0, 1, 0, 0]
     low, high = metrics["scores"]["exact"].pop("interval")
-    assert metrics["scores"] == {"exact": {"mean": 0.2, "graded": 5, "right": 1}} and low <= 0.2 <= high
+    assert metrics["scores"] == {"exact": {"mean": 0.2, "graded": 5, "right": 1, "no_answer": 0}} and low <= 0.2 <= high
     assert answers[2]["reference"] == right
     assert answers[2]["question"] == rows.messages(2)[0]["content"]
 
@@ -162,7 +162,7 @@ def test_a_grader_that_fails_costs_its_score_alone(parts, caplog):
         measure(model, tokenizer, rows, cfg)
     metrics, answers = measure(model, tokenizer, rows, cfg, lenient=True)
     assert "not graded by away: the judge is away" in caplog.text
-    assert metrics["scores"]["away"] == {"mean": None, "interval": None, "graded": 0, "right": 0}
+    assert metrics["scores"]["away"] == {"mean": None, "interval": None, "graded": 0, "right": 0, "no_answer": 0}
     assert metrics["scores"]["exact"]["graded"] == 5 and answers[0]["scores"]["away"] is None
 
 
@@ -197,6 +197,33 @@ def test_an_earlier_runs_answers_do_not_stay(tiny, tmp_path):
     assert (tmp_path / "dataflow.jsonl").is_file()
     train(configured("train", *tiny, "evaluation.answers=false", "overwrite=true"), tmp_path)
     assert not (tmp_path / "dataflow.jsonl").exists() and (tmp_path / "base_answers.jsonl").is_file()
+
+
+def test_the_bases_evaluation_of_code_is_of_the_rows_tests(tiny, tmp_path, cache):
+    """The same questions and answers beside other tests have other grades."""
+    found = []
+    for number in (1, 2, 1):
+        rows = [{"instruction": "write f", "output": "def f(): return 1", "test": f"assert f() == {number}"}]
+        path = write_rows(tmp_path / f"{number}.jsonl", rows)
+        cfg = configured("train", *tiny, "evaluation=code", f"data.eval.path={path}")
+        found.append(base_model._folder(cfg, cfg.model, load(cfg.data, "eval", str(cache))))
+    assert found[0] == found[2] != found[1]
+
+
+def test_answers_that_hold_nothing_to_grade_are_counted(tiny, tmp_path, cache, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    rows = [{"instruction": f"q {i}", "output": text} for i, text in enumerate(("#### 1", "#### 2", "#### 3", "words"))]
+    words = [*tiny, "evaluation=maths", f"data.eval.path={write_rows(tmp_path / 'maths.jsonl', rows)}"]
+    cfg = configured("train", *words)
+    monkeypatch.setattr(module, "with_transformers", lambda *args: [" so 1\n", "I don't know", "4", "5"])
+    tokenizer, model = load_tokenizer(cfg.model, str(cache)), load_base(cfg.model, str(cache))
+    metrics, answers = measure(model, tokenizer, load(cfg.data, "eval", str(cache)), cfg)
+    number = metrics["scores"]["number"]
+    assert (number["mean"], number["graded"], number["right"], number["no_answer"]) == (pytest.approx(1 / 3), 3, 1, 1)
+    assert [a["no_answer"] for a in answers] == [[], ["number"], [], []]
+    assert [a["scores"]["number"] for a in answers] == [1, 0, 0, None]
+    assert "number: 1 of 3 answers held nothing to grade, and count as wrong" in caplog.text
+    assert "number: 1 of 4 references held nothing to grade, and are left out" in caplog.text
 
 
 def test_code_is_run_beside_its_rows_tests(tiny, tmp_path, cache, monkeypatch):

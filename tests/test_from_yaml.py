@@ -40,7 +40,17 @@ def test_what_is_typed_wins(dataflex):
     assert "max_K=30" in line("-m", "selector=near,tsds")  # no more than there are rows
     near = expanded(["train.py", f"from_yaml={wrote('near')}"])
     assert "max_K=6" in near
-    assert "max_K=30" in expanded(["train.py", "from_yaml=near.yaml", "trainer.update_step=9"])
+
+    def reach(*typed: str) -> list[str]:
+        return [word for word in expanded(["train.py", "from_yaml=near.yaml", *typed]) if word.startswith("max_K=")]
+
+    assert reach("trainer.update_step=2") == ["max_K=4"] and reach("trainer.update_step=9") == ["max_K=18"]
+    assert reach("trainer.args.per_device_train_batch_size=4") == ["max_K=12"]
+    assert reach("trainer.args.gradient_accumulation_steps=3", "trainer.update_step=1") == ["max_K=6"]
+    assert reach("-m", "trainer.update_step=1,4,2") == ["max_K=8"]  # of a sweep the longest
+    assert reach("trainer.update_step=99") == ["max_K=30"]  # the pool's rows
+    assert reach("trainer.update_step=99", "data.candidates.limit=7") == ["max_K=7"]
+    assert reach("trainer.update_step=2", "max_K=5") == ["max_K=5"]
     assert (cfg.data.queries.path, cfg.data.eval.path) == (None, "sums")
 
 
@@ -65,7 +75,7 @@ MERGE_FILE = """
 ### model
 model_name_or_path: Qwen/Qwen2.5-7B-Instruct
 adapter_name_or_path: saves/run
-template: qwen
+template: chatml
 trust_remote_code: true
 
 ### export
@@ -88,14 +98,15 @@ def test_merge_files(dataflex):
     )
     assert (found["trust_remote_code"], found["export_dtype"]) == ("true", "bfloat16")
     assert list(file.skipped) == ["export_quantization_bit"]
-    assert file.said == ["template=qwen: the tokenizer's own chat template is used"]
+    assert found["template"] == "chatml" and not file.said
     configured("merge", *map(str, file.words))
     Path("saves/run/adapter").mkdir(parents=True)
     Path("saves/run/adapter/adapter_config.json").write_text("{}")
     assert words(translated("merge", path, []))["adapter_name_or_path"] == "saves/run/adapter"
     path.write_text(MERGE_FILE.replace("saves/run", "a,b"))
-    with pytest.raises(UserError, match="names 2 adapters"):
-        translated("merge", path, [])
+    file = translated("merge", path, [])
+    assert words(file)["adapter_name_or_path"] == "[a,b]"
+    assert file.said == ["infer_dtype=auto: float32; LLaMA-Factory keeps the model's own (type export_dtype=bfloat16)"]
 
 
 OFFLINE_CODE = """
@@ -186,13 +197,13 @@ def test_a_near_yaml_trains_and_its_printed_command_is_the_same_to_the_bit(dataf
 @pytest.mark.model
 @pytest.mark.process
 def test_a_sweep_of_a_file(dataflex):
-    """Flags may stand anywhere; jobs' folders are named by what was typed."""
+    """Flags may stand anywhere; jobs' folders are named by what is swept."""
     path, env = wrote("random", "disable_tqdm: true\n"), {"NEAR_CACHE": str(dataflex / "cache"), "OMP_NUM_THREADS": "1"}
     words = [f"from_yaml={path}", "output_dir=saves/sweep", "-m", "seed=0,1", "trainer.update_times=1"]
     done = process(str(ROOT / "train.py"), *words, cwd=dataflex, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     found = {path.parent.name for path in (dataflex / "saves" / "sweep").glob("*/metrics.json")}
-    assert found == {"seed-0_trainer.update_times-1", "seed-1_trainer.update_times-1"}
+    assert found == {"seed-0", "seed-1"}
 
 
 @pytest.mark.process

@@ -134,6 +134,34 @@ def test_what_is_refused(call, says):
     assert not GlobalHydra.instance().is_initialized()
 
 
+def test_without_max_k_it_looks_as_far_as_it_has_to(rows, tmp_path):
+    queries, pool = rows
+    options = {"overrides": ["embedder=hashing"], "cache_dir": tmp_path}
+    assert len(near.select(queries, pool, n=10, **options).ids) == 10
+    assert near.search(queries, pool, **options).ids.shape == (2, 39), "one row asks what a query asks"
+    assert near.select(QUERIES[:1], np.tile(POOL, (5, 1)), n=1200).ids.shape == (1200,)
+    assert near.search(QUERIES, np.tile(POOL, (5, 1))).ids.shape == (4, 1000)
+    with pytest.raises(UserError, match="max_K=41 is more than the 39 candidates; use max_K<=39"):
+        near.select(queries, pool, n=10, max_K=41, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (
+            lambda: near.select(QUERIES, POOL, 3, selector="nosuch"),
+            "selector=nosuch: no such choice; there are: .*near,",
+        ),
+        (lambda: near.select(QUERIES, POOL, 3, selector="neer"), "selector=neer: no such choice; did you mean near?"),
+        (lambda: near.search(QUERIES, POOL, 3, index="ifv"), "index=ifv: no such choice; did you mean ivf?"),
+        (lambda: near.select(["a"], ["b"], 1, overrides=["embedder=none"]), "embedder=none: no such choice; "),
+    ],
+)
+def test_a_choice_that_there_is_not_lists_those_there_are(call, says):
+    with pytest.raises(UserError, match=says):
+        call()
+
+
 def test_importing_near_imports_nothing_heavy():
     code = (
         "import near, sys; assert not {'faiss', 'numpy', 'hydra', 'torch'} & set(sys.modules); near.search; near.select"

@@ -74,7 +74,8 @@ def test_a_template_of_ones_own_and_its_end_of_turn(adapter, cache, tmp_path):
     text = AutoTokenizer.from_pretrained(tmp_path / "out").apply_chat_template(
         [{"role": "user", "content": "hello"}], tokenize=False, add_generation_prompt=True
     )
-    assert text == "### Instruction:\nhello\n\n### Response:\n"
+    assert text.startswith("Below is an instruction that describes a task. ")
+    assert text.endswith("\n\n### Instruction:\nhello\n\n### Response:\n")
     base = tiny_base(cache)
     base.generation_config.eos_token_id = 0
     base.save_pretrained(tmp_path / "other_end")

@@ -233,3 +233,42 @@ def test_trackers_are_told_of_proportions_by_clean_names():
     line = {"mix": {"proportions": {"a b/c": 0.5, "a-b-c": 0.25, "数学": 0.25}}}
     assert proportions(line) == {"mix/a-b-c": 0.5, "mix/a-b-c-1": 0.25, "mix/数学": 0.25}
     assert proportions({"mix": None}) == {}
+
+
+# --- warm-ups -------------------------------------------------------------------------------------------------------
+
+
+def warm_up_shares(mixer: Mixer, draws: int = 40, rounds: int = 50) -> np.ndarray:
+    """The mean share of each source over the warm-ups of `rounds` seeds."""
+    labels, found = np.array(LABELS), np.zeros(3)
+    for seed in range(rounds):
+        subset = checked(Mix(mixer).warm_up(warm := round_of(draws, index=0, seed=seed)), warm, "mix")
+        found += [np.mean(labels[subset.order] == name) for name in SOURCES.names]
+    return found / rounds
+
+
+def test_a_warm_up_draws_by_the_proportions_that_the_mixer_begins_with():
+    given = {"code": 0.0, "law": 0.7, "maths": 0.3}
+    assert warm_up_shares(Static(given)) == pytest.approx([0, 0.7, 0.3], abs=1e-9)
+    assert warm_up_shares(Static()) == pytest.approx([2 / 40, 9 / 40, 29 / 40], abs=1e-9)
+    assert warm_up_shares(Static(given, initial={"code": 1, "law": 1})) == pytest.approx([0.5, 0.5, 0], abs=1e-9)
+    for mixer in (Odm(), Doremi()):  # no model is asked
+        assert warm_up_shares(mixer) == pytest.approx([1 / 3] * 3, abs=1e-2)
+    for mixer in (Odm(initial=given), Doremi(initial=given), Random(given)):
+        assert warm_up_shares(mixer) == pytest.approx([0, 0.7, 0.3], abs=1e-9)
+    warm = round_of(index=0, seed=4)
+    assert Mix(Random()).warm_up(warm).mix["proportions"] == SOURCES.told(Random().proportions(warm, SOURCES))
+
+
+def test_an_odd_initial_is_refused():
+    for initial, says in (
+        ([0.5, 0.5], r"mixer.initial=\[0.5, 0.5\] are not like"),
+        ({"law": -1}, "mixer.initial.law=-1 is not a number from 0 on"),
+        ({"law": True}, "mixer.initial.law=True is not a number"),
+        ({"law": 0}, "give no source a share"),
+    ):
+        for mixer in (Static, Random, Odm, Doremi):
+            with pytest.raises(UserError, match=says):
+                mixer(initial=initial)
+    with pytest.raises(UserError, match="mixer.initial.laws: the pool has no source of that name; did you mean law?"):
+        Mix(Odm(initial={"laws": 1})).check_pool(POOL, ELIGIBLE)

@@ -118,7 +118,7 @@ def test_an_exact_answer_is_rewarded(made, monkeypatch):
 
 
 def test_an_answer_ends_at_its_first_end():
-    row = answer_row([5, 6], [7, 2, 2, 9], 2)
+    row = answer_row([5, 6], [7, 2, 2, 9], [2])
     assert row["input_ids"].tolist() == [5, 6, 7, 2] and row["labels"].tolist() == [IGNORED, IGNORED, 7, 2]
     assert answer_row([5], [7, 8], [2, 3])["input_ids"].tolist() == [5, 7, 8]
     assert answer_row([5], [7, 3, 8], [2, 3])["labels"].tolist() == [IGNORED, 7, 3]

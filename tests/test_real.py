@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from near.data import load
+from near.encoding import IGNORED, Encoder
 from near.evaluate import evaluate
 from near.merge import merge
 from near.report.write import report
 from near.selection import select
-from near.tokens import IGNORED, encode
 from near.training import train
 from tests.conftest import ROOT, configured
 
@@ -111,8 +111,8 @@ def test_loss_only_on_answer_tokens_of_the_real_tokenizer(real_cache):
     tokenizer = load_tokenizer(cfg.model, str(real_cache))
     rows = load(cfg.data, "eval", str(real_cache))
     for at in range(len(rows)):
-        coded = encode(rows.messages(at), tokenizer, 512)
-        trained = tokenizer.decode([t for t in coded["labels"] if t != IGNORED])
+        coded = Encoder(tokenizer, {"cutoff_len": 512}).encode(rows.messages(at))
+        trained = tokenizer.decode([t for t in coded.labels if t != IGNORED])
         assert trained == rows.messages(at)[-1]["content"] + "<|im_end|>"
 
 

@@ -10,7 +10,7 @@ from near.compare import groups_of
 from near.errors import UserError
 from near.files import digest
 from near.locks import lock_file, locked
-from near.report.charts import curve
+from near.report.charts import all_charts, curve, differences, source_colours
 from near.report.page import page
 from near.report.settings import compared
 from near.report.standing import standings
@@ -93,6 +93,13 @@ def test_what_a_reader_must_know(tmp_path):
     found = " ".join(notes(runs, standings(tmp_path, unfinished)))
     assert "which selection saw" in found
     assert "different rows" in found
+
+
+def test_answers_that_held_nothing_to_grade(tmp_path):
+    scores = {"number": {"mean": 0.2, "graded": 10, "no_answer": 3}, "exact": {"mean": 0.4, "no_answer": 0}, "old": {}}
+    run(tmp_path / "a", "near", 0.7, scores=scores)
+    [_, found] = collect(tmp_path)[0]
+    assert "4/10 (no answer: number 3)" in cells(found, tmp_path)
 
 
 def test_an_answerless_run_shows_a_dash(tmp_path):
@@ -199,4 +206,52 @@ def test_curves_over_steps_and_seconds(tmp_path):
     (folder / "rounds" / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     one = collect(tmp_path)[0][1]
     assert curve(one, "step") == [(0, 2.0), (3, 1.0), (6, 0.5)]
-    assert curve(one, "seconds") == [(12.0, 2.0), (14.5, 1.0), (17.0, 0.5)]
+    assert curve(one, "seconds") == [(0.0, 2.0), (2.5, 1.0), (5.0, 0.5)], "embedding is done once for all"
+
+
+def three_seeds(root: Path, **by_selector: float) -> list:
+    for selector, loss in by_selector.items():
+        for seed, noise in ((1, 0.0), (2, 0.003), (3, -0.002)):
+            run(root / f"{selector}-{seed}", selector, loss + noise, seed=seed)
+    return groups_of(collect(root)[0])
+
+
+def test_each_selection_stands_beside_random_rows_with_its_interval(tmp_path):
+    groups = three_seeds(tmp_path, near=0.5, random=0.9, loss=1.2)
+    figure = differences(groups)
+    near, loss = figure["data"]
+    assert (near["y"], loss["y"]) == (["near"], ["loss"]) and near["x"] == [-0.4] and loss["x"] == [0.3]
+    low, high = near["x"][0] - near["error_x"]["arrayminus"][0], near["x"][0] + near["error_x"]["array"][0]
+    assert low < -0.4 < high <= 0
+    (zero,) = figure["layout"]["shapes"]
+    assert (zero["x0"], zero["x1"]) == (0, 0), "zero is marked"
+    assert differences([g for g in groups if g.label != "random"]) is None
+
+
+def test_a_source_has_one_colour_in_every_picture(tmp_path):
+    groups = three_seeds(tmp_path, near=0.5, random=0.9)
+    colours = source_colours(groups, ["maths", "law", "poems"])
+    assert len(set(colours.values())) == len(colours) == 4, "those of the rounds, and the pool's others"
+    charts = all_charts(groups, colours)["sources"]
+    for bar in (bar for chart in charts for bar in chart["data"]):
+        assert bar["marker"]["color"] == colours[bar["name"].replace("&lt;", "<").replace("&gt;", ">")]
+
+
+def test_the_page_begins_with_the_answer_the_picture_and_the_numbers(tmp_path):
+    three_seeds(tmp_path, near=0.5, random=0.9)
+    runs, _ = collect(tmp_path)
+    text = page(configured("report", f"runs={tmp_path}"), runs, tmp_path, [])
+    places = [
+        text.index(part) for part in ('<p id="answer">Yes: ', 'data-charts="differences"', "<th scope", "vs. random")
+    ]
+    assert places == sorted(places)
+    assert "less random" not in text and "select s" not in text
+
+
+def test_settings_of_many_selections_are_grouped_by_value(tmp_path):
+    for number, name in enumerate("abcdef"):
+        folder = run(tmp_path / name, name, 0.7)
+        identity = {"config": {"lr": number % 2}, "fingerprints": {}}
+        (folder / "train_metrics.json").write_text(json.dumps({"identity": identity}))
+    text = page(configured("report", f"runs={tmp_path}"), collect(tmp_path)[0], tmp_path, [])
+    assert "<td>lr</td><td>0</td><td>a, c, e</td>" in text

@@ -8,7 +8,7 @@ import pytest
 from near import sandbox
 from near.errors import UserError
 from near.graders.base import Answer
-from near.graders.pass_at_1 import PassAt1, code_of
+from near.graders.pass_at_1 import PassAt1, code_of, continued
 from near.sandbox import NoSandbox, run
 
 pytestmark = pytest.mark.process
@@ -109,6 +109,64 @@ ROW = {
     "entry_point": "add",
     "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
 }
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        ("    return a + b", "    return a + b"),
+        ("return a + b", "    return a + b"),
+        (" return a + b", "    return a + b"),
+        ("\n\n    return a + b\n", "    return a + b\n"),
+        ("c = a + b\n    return c", "    c = a + b\n    return c"),
+        ("c = a + b\nreturn c", "    c = a + b\n    return c"),
+        ("if a:\n    return b\nreturn a", "    if a:\n        return b\n    return a"),
+        ("if a:\n        return b\n    return a", "    if a:\n        return b\n    return a"),
+        ("for c in a:\n    print(c)", "    for c in a:\n        print(c)"),
+        ("return a + b\n\n\nprint(add(1, 2))", "    return a + b\n\n\nprint(add(1, 2))"),
+        ("        return a", "        return a"),
+        ("\treturn a", "    return a"),
+    ],
+)
+def test_what_goes_on_with_a_functions_head_keeps_its_indentation(answer, body):
+    assert continued('def add(a, b):\n    """Their sum."""\n', answer).partition('"""\n')[2].rstrip() == body.rstrip()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "answer", "code"),
+    [
+        ("def f(a):\n", "return a", "def f(a):\n    return a"),
+        ("def f(a):\n  # twice\n", "return a", "def f(a):\n  # twice\n  return a"),
+        ("def f(a):\n\t'twice'\n", "\treturn a", "def f(a):\n\t'twice'\n\treturn a"),
+        ("def f(a):\n    ", "return a", "def f(a):\n    return a"),
+        ("def f(a):\n    ", "    return a", "def f(a):\n    return a"),
+        ("def f(a):\n    return ", "a", "def f(a):\n    return a"),
+        ("class A:\n    def f(self):\n", "return 1", "class A:\n    def f(self):\n        return 1"),
+    ],
+)
+def test_a_body_is_indented_as_its_head(prefix, answer, code):
+    assert continued(prefix, answer).rstrip() == code
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        " def add(a, b):\n    return a + b",
+        "\n  def add(a, b):\n      return a + b",
+        "  ```\ndef add(a, b):\n    return a + b\n```\n",
+    ],
+)
+def test_white_space_around_a_whole_function_is_no_error(answer):
+    assert graded(answer, ROW) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "no_answer"),
+    [("", True), ("\n ", True), ("I don't know.", True), ("```\nI don't\n```", False), ("return a - b", False)],
+)
+def test_an_answer_without_code_is_counted(answer, no_answer):
+    [grade] = PassAt1(HUMAN_EVAL, seconds=10).grade([Answer(0, "q", "r", answer, ROW)], "unused")
+    assert (grade.score, grade.no_answer) == (0, no_answer)
 
 
 def graded(text, raw, names=HUMAN_EVAL):

@@ -9,10 +9,11 @@ import torch
 
 from near import tokens as tokens_module
 from near.data import load
+from near.encoding import IGNORED, Encoded, Encoder
 from near.errors import UserError
 from near.model import load_tokenizer
 from near.templates import TEMPLATES, set_template
-from near.tokens import IGNORED, Collator, encode, processes, tokenize
+from near.tokens import Collator, processes, tokenize
 from tests.conftest import configured
 
 pytestmark = pytest.mark.model
@@ -30,33 +31,38 @@ def tokenizer(cache):
     return load_tokenizer(configured("train", "model=tiny").model, str(cache))
 
 
+def encode(messages, tokenizer, cutoff_len, **options) -> Encoded:
+    return Encoder(tokenizer, {"cutoff_len": cutoff_len, **options}).encode(messages)
+
+
 def trained(tokenizer, coded) -> str:
-    return tokenizer.decode([t for t in coded["labels"] if t != IGNORED])
+    labels = coded["labels"] if isinstance(coded, dict) else coded.labels
+    return tokenizer.decode([t for t in labels if t != IGNORED])
 
 
 def test_labels_are_the_answers_and_their_ends(tokenizer):
     coded = encode(CHAT, tokenizer, 1000)
     assert trained(tokenizer, coded) == "hello<|im_end|>4<|im_end|>"
-    assert tokenizer.decode(coded["input_ids"]) == tokenizer.apply_chat_template(CHAT, tokenize=False)
-    assert (coded["cut_prompt"], coded["cut_answer"]) == (0, 0)
-    assert all(label in (IGNORED, token) for token, label in zip(coded["input_ids"], coded["labels"], strict=True))
+    assert tokenizer.decode(coded.input_ids) == tokenizer.apply_chat_template(CHAT, tokenize=False)
+    assert (coded.cut_prompt, coded.cut_answer) == (0, 0)
+    assert all(label in (IGNORED, token) for token, label in zip(coded.input_ids, coded.labels, strict=True))
 
 
 def test_a_cut_takes_the_prompts_start_first(tokenizer):
     whole = encode(CHAT, tokenizer, 1000)
-    n = len(whole["input_ids"])
+    n = len(whole.input_ids)
     cut = encode(CHAT, tokenizer, n - 10)
-    assert (cut["cut_prompt"], cut["cut_answer"]) == (10, 0)
-    assert list(cut["input_ids"]) == list(whole["input_ids"][10:])
+    assert (cut.cut_prompt, cut.cut_answer) == (10, 0)
+    assert list(cut.input_ids) == list(whole.input_ids[10:])
     only = encode(CHAT, tokenizer, 2)  # "4<|im_end|>" and the newline after it
     assert trained(tokenizer, only) == "4<|im_end|>"
-    assert len(only["input_ids"]) == 2
-    assert only["cut_prompt"] + only["cut_answer"] == n - 2
+    assert len(only.input_ids) == 2
+    assert only.cut_prompt + only.cut_answer == n - 2
 
 
 def test_a_template_that_rewrites_turns_is_refused(tokenizer):
     old = tokenizer.chat_template
-    tokenizer.chat_template = "{{ messages | length }}" + old
+    tokenizer.chat_template = "{{ messages | reverse | map(attribute='content') | join('|') }}"
     try:
         with pytest.raises(UserError, match="rewrites earlier turns"):
             encode(CHAT, tokenizer, 100)
@@ -86,7 +92,7 @@ def test_rows_keep_their_ids(tokenizer, small_data, cache):
 def test_a_model_without_a_chat_template_is_refused_unless_one_is_named(tokenizer):
     plain = copy.deepcopy(tokenizer)
     plain.chat_template = None
-    with pytest.raises(UserError, match="has no chat template; set model.template to one of chatml, llama3, alpaca"):
+    with pytest.raises(UserError, match="has no chat template; set model.template to one of chatml, llama3, alpaca, "):
         set_template(plain, None)
 
 
@@ -122,10 +128,10 @@ def test_rows_that_the_template_refuses_are_counted(tokenizer, small_data, cache
 
 def test_plain_text_is_trained_whole_and_without_a_template(tokenizer):
     coded = encode([{"role": "assistant", "content": "plain words"}], tokenizer, 100)
-    assert tokenizer.decode(coded["input_ids"]) == "plain words<|im_end|>"
-    np.testing.assert_array_equal(coded["labels"], coded["input_ids"])
+    assert tokenizer.decode(coded.input_ids) == "plain words<|im_end|>"
+    np.testing.assert_array_equal(coded.labels, coded.input_ids)
     cut = encode([{"role": "assistant", "content": "plain words"}], tokenizer, 5)
-    assert (tokenizer.decode(cut["input_ids"]), cut["cut_answer"]) == ("plain", 7)
+    assert (tokenizer.decode(cut.input_ids), cut.cut_answer) == ("plain", 7)
 
 
 def test_several_processes_give_the_tokens_of_one_and_are_not_asked_twice(tokenizer, small_data, tmp_path, monkeypatch):
@@ -135,7 +141,7 @@ def test_several_processes_give_the_tokens_of_one_and_are_not_asked_twice(tokeni
         rows = load(cfg.data, "candidates", str(tmp_path / str(count)))
         found[count] = tokenize(rows, tokenizer, cfg.data, str(tmp_path / str(count))).table.to_list()
     assert found[1] == found[3]
-    monkeypatch.setattr(tokens_module, "encode", lambda *a: pytest.fail("tokenised again"))
+    monkeypatch.setattr(tokens_module.Encoder, "encode", lambda *a: pytest.fail("tokenised again"))
     for count in (None, 2):  # with another number of processes than the cache was made by
         cfg.data.num_proc = count
         assert tokenize(rows, tokenizer, cfg.data, str(tmp_path / "3")).table.to_list() == found[3]
@@ -158,7 +164,7 @@ def test_tools_and_systems_are_read_and_not_trained_on(tokenizer, name):
         {"role": "assistant", "content": "yes"},
     ]
     coded = encode(chat, named, 1000)
-    whole, answers = named.decode(coded["input_ids"]), trained(named, coded)
+    whole, answers = named.decode(coded.input_ids), trained(named, coded)
     assert all(m["content"] in whole for m in chat)
     assert [m["content"] in answers for m in chat] == [False, False, True, False, True]
     before = {"chatml": "<|im_start|>tool\n", "llama3": "ipython<|end_header_id|>\n\n", "alpaca": "### Input:\n"}

@@ -101,6 +101,12 @@ def test_the_rows_trained_are_exactly_the_rounds_rows(tiny, tmp_path, spied):
     assert start == len(spied)
 
 
+def test_rounds_are_logged_without_an_epoch_that_counts_their_slices(tiny, tmp_path):
+    train(configured("train", *tiny, "evaluation.answers=false", "selector=random"), tmp_path)
+    history = json.loads((tmp_path / "train_metrics.json").read_text())["history"]
+    assert history and all("round" in line and "epoch" not in line for line in history)
+
+
 def test_fewer_rows_than_draws_are_passed_over_again(tiny, tmp_path, spied, caplog):
     caplog.set_level(logging.INFO)
     train(configured("train", *tiny, *PROBE, "selector.subset_size=3"), tmp_path)

@@ -91,18 +91,25 @@ DEFAULTS: dict[str, dict] = {
     "nice": {"proj_dim": 8192, "seed": 42, "max_new_tokens": 512},
 }
 # The params that DataFlex's own components.yaml holds, for a file that names one which is not at hand.
-PUBLISHED: dict[str, dict] = {
-    "less": {"gradient_type": "adam", "proj_dim": 4096, "seed": 123},
-    "cluster_less": {
-        "gradient_type": "adam",
-        "proj_dim": 4096,
-        "seed": 42,
-        "cluster_size": 64,
-        "samples_per_cluster": 4,
+PUBLISHED: dict[str, dict[str, dict]] = {
+    "selectors": {
+        "less": {"gradient_type": "adam", "proj_dim": 4096, "seed": 123},
+        "cluster_less": {
+            "gradient_type": "adam",
+            "proj_dim": 4096,
+            "seed": 42,
+            "cluster_size": 64,
+            "samples_per_cluster": 4,
+        },
+        "nice": {"gradient_type": "adam", "proj_dim": 4096, "seed": 123, "mc_samples": 4, "max_new_tokens": 512},
+        "loss": {"focus": "medium"},
+        "delta_loss": {"window_size": 0.2},
     },
-    "nice": {"gradient_type": "adam", "proj_dim": 4096, "seed": 123, "mc_samples": 4, "max_new_tokens": 512},
-    "loss": {"focus": "medium"},
-    "delta_loss": {"window_size": 0.2},
+    "weighters": {"loss": {"strategy": "linupper", "delta": 1.0}},
+    "mixers": {
+        "doremi": {"reweight_eta": 0.1, "reweight_eps": 0.01},
+        "odm": {"alpha": 0.9, "reward_scale": 15.0, "warmup_steps": 2000, "min_exploration_rate": 0.03},
+    },
 }
 TARGETLESS = ("random", "loss", "delta_loss", "full")  # selectors that look at no target
 
@@ -130,7 +137,7 @@ def params_of(file: File, kind: str, name: str) -> dict:
     if path is None:
         if given is not None:
             file.skip("components_cfg_file", f"{given} is not there: the values of DataFlex's own are taken")
-        return dict(PUBLISHED.get(name, {})) if kind == "selectors" else {}
+        return dict(PUBLISHED[kind].get(name, {}))
     try:
         told = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -165,7 +172,7 @@ def mixer(file: File, name: str) -> None:
     """`mixer=name` and what its params become; UserError as of `params_of`."""
     params = params_of(file, "mixers", name)
     _choose(file, "mixer", name)
-    _translate(file, name, MIXERS[name], params)
+    _translate(file, name, MIXERS[name], {"proportions": None, **params} if name == "static" else params)
 
 
 def _choose(file: File, group: str, choice: object) -> None:
@@ -230,10 +237,10 @@ def _reward(file: File, name: str, key: str, value: object, params: dict) -> Non
 
 def _proportions(file: File, name: str, key: str, value: object, params: dict) -> None:
     sets = file.names("dataset")
-    if isinstance(value, list) and len(value) == len(sets):
-        file.put("mixer.proportions", dict(zip(sets, value, strict=True)))
-    elif value is not None:
-        file.skip(f"{name}.{key}", f"{value} are not one number for each of {len(sets)} data sets")
+    value = [1.0] * len(sets) if value is None else value
+    if not isinstance(value, list) or len(value) != len(sets):
+        raise UserError(f"{file.path}: {key}={value} of {name} are not one number for each of {len(sets)} data sets")
+    file.put("mixer.proportions", dict(zip(sets, value, strict=True)))
 
 
 def _reference(file: File, name: str, key: str, value: object, params: dict) -> None:

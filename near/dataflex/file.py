@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from near.check import SECRET, URL_SECRET
-from near.dataflex.keys import OFF
+from near.dataflex.defaults import changes_nothing, defaults, same
 from near.errors import UserError, did_you_mean, one_line
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 1e-4, which YAML 1.1 takes for text
@@ -54,6 +54,15 @@ class File:
         value = self.values.get(key)
         return default if value is None else value
 
+    def rename(self, old: str, new: str) -> None:
+        """Take the value of an older name of `new`, before which it goes."""
+        if (value := self.take(old)) is not None:
+            self.values[new] = value
+
+    def default(self, key: str) -> object:
+        """What `key` is there where a file leaves it out."""
+        return defaults()[key]
+
     def names(self, key: str) -> list[str]:
         """Names written as a list, or in one word with commas."""
         value = self.take(key, [])
@@ -79,10 +88,14 @@ class File:
         self.words = [word for word in self.words if word.key != key]
         self.words.append(Word(key, written(value, f"{self.path}: {key}"), added))
 
-    def skip(self, key: str, reason: str, value: object = True, quiet: tuple = OFF) -> None:
-        """Name `key` as not honoured, unless its value asks for nothing."""
-        if not any(value is q or (type(value) is type(q) and value == q) for q in quiet):
+    def skip(self, key: str, reason: str, value: object = True, quiet: tuple = ()) -> None:
+        """Name `key` as not honoured, unless its value is its default there, or one of `quiet`."""
+        if not changes_nothing(key, value) and not any(same(value, other) for other in quiet):
             self.skipped[key] = reason
+
+    def name(self, key: str, reason: str) -> None:
+        """Name `key` as not honoured, whatever its value."""
+        self.skipped[key] = reason
 
     def typed_value(self, key: str) -> str | None:
         """What was typed for `key`, be it a group or an option."""
@@ -91,6 +104,12 @@ class File:
             if name == key:
                 return value
         return None
+
+    def typed_number(self, key: str) -> int | None:
+        """The whole number that was typed for `key`, the largest of several; None where there is none."""
+        texts = (self.typed_value(key) or "").split(",")
+        numbers = [int(text) for text in texts if text.strip().isdecimal()]
+        return max(numbers) if len(numbers) == len(texts) else None
 
     def found(self, path: str) -> str | None:
         """`path` where it is: from the current folder, else from one above the file; None where it is nowhere."""

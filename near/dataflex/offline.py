@@ -8,17 +8,21 @@ from near.config import CONF
 from near.dataflex.data import data
 from near.dataflex.file import File
 from near.dataflex.keys import OFFLINE
-from near.dataflex.translate import others
-from near.errors import UserError
+from near.dataflex.kinds import check_kind
+from near.dataflex.translate import is_plain
+from near.errors import UserError, did_you_mean
 
 
 def select(file: File) -> None:
     """Overrides of select.py: of DataFlex's offline selector, or of a training file's data."""
     if "candidate_path" in file.values:
         _offline(file)
-        others(file, OFFLINE, set())
+        for key in file.values:
+            if key not in OFFLINE:
+                file.name(key, f"it is no option of the offline NEAR{did_you_mean(key, OFFLINE)}")
         return
-    rows = data(file, True)
+    check_kind(file, "select")
+    rows = data(file, True, is_plain(file)).rows
     if rows is not None:
         file.put("max_K", min(1000, rows))
     file.put("seed", file.number("seed", 42))

@@ -43,7 +43,8 @@ def model_embedder(
     options = {k: v for k, v in locals().items() if k not in ("backend", "engine", "server")}
     engine, server = _plain(engine), _plain(server)
     if backend == "auto":
-        backend = decided()
+        say_decided()
+        backend, _ = decided()
     if backend == "sentence-transformers":
         from near.embedders.sentence_transformer import SentenceTransformerEmbedder
 
@@ -66,8 +67,8 @@ def _plain(options: object) -> dict:
 
 
 @functools.cache
-def decided() -> str:
-    """What auto means on this machine, said once."""
+def decided() -> tuple[str, str]:
+    """What auto means on this machine, and why."""
     backend, why = "sentence-transformers", "vLLM is not installed"
     if importlib.util.find_spec("vllm") is not None:
         import torch
@@ -75,5 +76,11 @@ def decided() -> str:
         usable = torch.cuda.is_available()
         why = f"vLLM is installed, and {'a' if usable else 'no'} GPU is usable"
         backend = "vllm" if usable else backend
+    return backend, why
+
+
+@functools.cache
+def say_decided() -> None:
+    """Log it, once, for a run that embeds."""
+    backend, why = decided()
     log.info(f"embedder.backend=auto: {backend} ({why})")
-    return backend

@@ -61,7 +61,7 @@ class ModelEmbedder(Embedder):
 
     def __getstate__(self) -> dict:
         """Travels without what was loaded or started here."""
-        loaded = ("_model", "_llm", "_pool", "tokenizer", "limit", "full_dim")
+        loaded = ("_model", "_llm", "_pool", "_encoder", "tokenizer", "limit", "full_dim")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
 
     @functools.cached_property
@@ -163,17 +163,22 @@ class ModelEmbedder(Embedder):
 
     def lengths(self, texts: list[str], count: bool = False) -> np.ndarray:
         """As in Embedder; `count`: those that are cut are counted."""
-        coded = self.tokenizer(texts, add_special_tokens=self.special, truncation=False, verbose=False)["input_ids"]
+        coded = self._coded(texts)
         whole = np.array([len(ids) for ids in coded], dtype=np.int64)
         lengths = np.minimum(whole, self.limit or np.iinfo(np.int64).max)
         self.truncated += int((lengths < whole).sum()) if count else 0
         return lengths
 
+    def _coded(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=self.special, truncation=False, verbose=False)["input_ids"]
+
     def token_ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, cut to `limit`; counts tokens and texts that are cut."""
-        coded = self.tokenizer(texts, add_special_tokens=self.special, truncation=False, verbose=False)["input_ids"]
+        coded = self._coded(texts)
         over = [i for i, ids in enumerate(coded) if self.limit and len(ids) > self.limit]
-        if over:
+        if not self.special:
+            coded = [ids[: self.limit] for ids in coded]
+        elif over:
             options = {"add_special_tokens": self.special, "truncation": True, "max_length": self.limit}
             cut = self.tokenizer([texts[i] for i in over], **options)["input_ids"]
             for i, ids in zip(over, cut, strict=True):

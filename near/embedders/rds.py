@@ -8,9 +8,10 @@ import numpy as np
 from near.batches import batches
 from near.embedders.model import ModelEmbedder
 from near.embedders.sentence_transformer import ALIKE
+from near.encoding import Encoder
 from near.errors import UserError, one_line
-from near.formats import Message, embedded_text, is_plain
-from near.templates import TEMPLATES
+from near.formats import Message, embedded_text
+from near.templates import set_template
 
 
 class RdsEmbedder(ModelEmbedder):
@@ -60,7 +61,7 @@ class RdsEmbedder(ModelEmbedder):
     def tokenizer(self):
         tokenizer = super().tokenizer
         if self.template is not None:
-            tokenizer.chat_template = TEMPLATES[self.template]
+            set_template(tokenizer, self.template)
         if self.embed_field == "chat" and tokenizer.chat_template is None:
             raise UserError(
                 f"embedder.model={self.model} has no chat template; set model.template, or embedder.embed=both"
@@ -70,9 +71,17 @@ class RdsEmbedder(ModelEmbedder):
     def text(self, messages: list[Message]) -> str:
         if self.embed_field != "chat":
             return embedded_text(messages, self.embed_field)
-        if is_plain(messages):  # plain text is trained without a template
-            return messages[0]["content"]
-        return self.tokenizer.apply_chat_template(messages, tokenize=False)
+        return self._encoder.joined(messages)
+
+    @functools.cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.tokenizer, {"cutoff_len": self.max_length or 1 << 30})
+
+    def _coded(self, texts: list[str]) -> list[list[int]]:
+        """The ids that a chat is trained in: its pieces are encoded apart."""
+        if self.embed_field != "chat":
+            return super()._coded(texts)
+        return [self._encoder.joined_ids(text) for text in texts]
 
     @functools.cached_property
     def _model(self):

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 class Grade(NamedTuple):
     """score: in [0, 1], 1 being right; None where the grader has nothing to say (the reference holds no number).
-    told: what is kept beside it, such as a judge's reply."""
+    told: what is kept beside it, such as a judge's reply. no_answer: the reference held something and the answer held
+    nothing that could be compared, such as no number; its score is 0."""
 
     score: float | None
     told: str | None = None
+    no_answer: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,17 @@ class Compares(Grader):
     def taken(self, text: str) -> object:
         """What of a text is compared; None where there is nothing."""
 
+    def same(self, wanted: object, found: object, answer: Answer) -> bool:
+        """Whether what was taken out of the reference and out of the answer are the same."""
+        return wanted == found
+
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
-        pairs = [(self.taken(answer.reference), self.taken(answer.text)) for answer in answers]
-        return [Grade(None if wanted is None else float(found == wanted)) for wanted, found in pairs]
+        return [self._grade(answer) for answer in answers]
+
+    def _grade(self, answer: Answer) -> Grade:
+        wanted, found = self.taken(answer.reference), self.taken(answer.text)
+        if wanted is None:
+            return Grade(None)
+        if found is None:
+            return Grade(0.0, no_answer=True)
+        return Grade(float(self.same(wanted, found, answer)))

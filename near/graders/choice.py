@@ -1,32 +1,219 @@
-"""The letter of a multiple-choice question."""
+"""The letter of a multiple-choice question, found where a person would find it."""
 
 import re
 import unicodedata
+from collections.abc import Callable
+from typing import NamedTuple
 
+from near.graders import choice_patterns as patterns
 from near.graders.base import Compares
+from near.graders.reading import boxes, corrected, first_answer, spoken
 
-LIST = r"\(?\s*([A-J](?:\s*\)?\s*(?:,|、|;|and|和|&)?\s*\(?\s*[A-J])*)\s*\)?"
-BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*" + LIST + r"\s*\}")
-ALONE = re.compile(r"^[\s*_`\"']*" + LIST + r"[\s*_`\"'.。]*$")
-TOLD = re.compile(
-    r"(?:(?i:answer|option|choice)|答案|选项)(?:\s+is|\s*应?[为是选])?\s*[:：]?\s*[*_`]*\s*(?:option\s+)?"
-    + LIST
-    + r"(?![A-Za-z])|选\s*"
-    + LIST
-    + r"(?![A-Za-z])"
-)
-OPENS = re.compile(r"^[\s*_`]*(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:：、,]|([A-J])\s*$)", re.MULTILINE)
+Letters = frozenset[str]
+UNDECIDED: Letters = frozenset()
+FIRST, LAST = 100, 400  # mentions of a text that are looked at: from its beginning, and from its end
+LEFT, RIGHT = 100, 60  # characters around a mention that decide what it is
 
 
-def letters(text: str) -> frozenset[str] | None:
-    """The letters that are chosen, A to J; None where there are none. An article ("A cat") is no choice."""
-    text = unicodedata.normalize("NFKC", text).strip()
-    for pattern in (BOXED, TOLD, ALONE, OPENS):
-        found = [next(group for group in match.groups() if group) for match in pattern.finditer(text)]
-        if found:
-            chosen = found[0] if pattern in (ALONE, OPENS) else found[-1]  # the last that is told, the first that opens
-            return frozenset(re.findall("[A-J]", chosen))
-    return None
+class Mention(NamedTuple):
+    """Letters of a text, without any where it says "A or B"; `sure`: they can't be an ordinary word."""
+
+    letters: Letters
+    start: int
+    end: int
+    left: str
+    right: str
+    sure: bool
+
+
+def letters(text: str) -> Letters | None:
+    """The letters that are chosen; None where there are none.
+
+    In this order: what is marked (boxed, in tags, [[B]], ####), what is called the answer or chosen, a line of its own
+    or the beginning of the answer, what is called right, the one bold letter, the one line that begins with a letter,
+    the one letter that is mentioned. Of several that are marked or stated, the last. A letter that is denied ("not A",
+    "A is wrong") is none, nor is an article ("A cat") or a pronoun; of "A or B" none is chosen.
+    """
+    text = spoken(unicodedata.normalize("NFKC", text)).strip()
+    first = first_answer(text)
+    tail = corrected(first)
+    found = None if tail is None else _correction(tail)
+    for part in dict.fromkeys((first, text)):
+        found = _chosen(part) if found is None else found
+    return found or None
+
+
+def _chosen(text: str) -> Letters | None:
+    if (found := _marked(text)) is not None:
+        return found
+    plain, lines, mentions = _read(text)
+    found = _alone(plain, mentions)
+    found = _last(mentions, _is_stated) if found is None else found
+    found = _own_line(lines) if found is None else found
+    found = _last(mentions, _is_said) if found is None else found
+    found = _bold(text) if found is None else found
+    found = _opening(lines) if found is None else found
+    return _only(mentions) if found is None else found
+
+
+def _correction(text: str) -> Letters | None:
+    """What is stated after "no, actually"; a letter that is only mentioned there corrects nothing."""
+    text = text.lstrip(" ,.:;!?…—–-")
+    if (found := _marked(text)) is not None:
+        return found
+    plain, _, mentions = _read(text)
+    if mentions and mentions[0].start == 0 and patterns.END_RIGHT.match(mentions[0].right):
+        return mentions[0].letters
+    found = _last(mentions, _is_stated)
+    return _last(mentions, _is_said) if found is None else found
+
+
+def _read(text: str) -> tuple[str, list[str], list[Mention]]:
+    """A text without formatting, its lines, and the letters in it that are not denied."""
+    plain = re.sub(r"[^\S\n]+", " ", patterns.FORMAT.sub("", text)).strip()
+    plain = patterns.INITIALS.sub("", plain)
+    lines = [line.strip() for line in plain.split("\n") if line.strip()]
+    return plain, lines, [m for m in _mentions(plain) if not _denied(m)]
+
+
+def _mentions(text: str) -> list[Mention]:
+    found: list[Mention] = []
+    matches = list(patterns.MENTION.finditer(text))
+    for match in matches[:FIRST] + matches[FIRST:][-LAST:]:
+        if (one := _mention(text, match)) is None:
+            continue
+        gap = text[found[-1].end : one.start] if found else "-"
+        if len(gap) < 12 and (joined := _joined(found[-1], gap, one) if found else None) is not None:
+            found[-1] = joined
+        else:
+            found.append(one)
+    return found
+
+
+def _mention(text: str, match: re.Match) -> Mention | None:
+    """None where it is an ordinary word."""
+    letter, right = match["wrapped"] or match["bare"], text[match.end() : match.end() + RIGHT]
+    if len(letter) > 1 and list(letter) != sorted(set(letter)):  # "ABD" may be three letters, "BAD" is a word
+        return None
+    if letter.islower() and letter > "j":
+        return None
+    if match["bare"]:
+        if letter == "I" and patterns.PRONOUN_RIGHT.match(right):
+            return None
+        if letter in "Aa" and patterns.ARTICLE_RIGHT.match(right):
+            return None
+        if letter.islower() and not (patterns.END_RIGHT.match(right) or patterns.RIGHT_RIGHT.match(right)):
+            return None
+    left = text[max(0, match.start() - LEFT) : match.start()]
+    sure = match[0][0] in "([" and len(match[0]) < 5
+    return Mention(frozenset(letter.upper()), match.start(), match.end(), left, right, sure)
+
+
+def _joined(first: Mention, gap: str, second: Mention) -> Mention | None:
+    """ "A and C", "A, C" or "A or C" as one mention; None where they are two."""
+    if patterns.HEDGE.fullmatch(gap):
+        chosen = UNDECIDED
+    elif not patterns.JOIN.fullmatch(gap):
+        return None
+    elif patterns.NONE_OF_LEFT.search(first.left):
+        chosen = first.letters | second.letters
+    elif "," in gap and "and" not in gap and (_denied(first) or patterns.OF_ONE_RIGHT.match(second.right)):
+        return None
+    else:
+        chosen = first.letters and first.letters | second.letters
+    return first._replace(letters=chosen, end=second.end, right=second.right)
+
+
+def _denied(mention: Mention) -> bool:
+    return bool(patterns.DENIED_LEFT.search(mention.left) or patterns.DENIED_RIGHT.match(mention.right))
+
+
+def _is_stated(mention: Mention) -> bool:
+    ends = patterns.END_RIGHT.match(mention.right)
+    return bool(
+        patterns.STATED_LEFT.search(mention.left)
+        or (ends and patterns.NAMED_LEFT.search(mention.left))
+        or patterns.ANSWER_RIGHT.match(mention.right)
+    )
+
+
+def _is_said(mention: Mention) -> bool:
+    ends = patterns.END_RIGHT.match(mention.right)
+    return bool((ends and patterns.SAID_LEFT.search(mention.left)) or patterns.RIGHT_RIGHT.match(mention.right))
+
+
+def _last(mentions: list[Mention], holds: Callable[[Mention], bool]) -> Letters | None:
+    return next((mention.letters for mention in reversed(mentions) if holds(mention)), None)
+
+
+def _alone(text: str, mentions: list[Mention]) -> Letters | None:
+    """Of a text that holds nothing else."""
+    if len(mentions) != 1:
+        return None
+    left, right = text[: mentions[0].start], text[mentions[0].end :]
+    whole = patterns.ALONE_LEFT.fullmatch(left) and patterns.ALONE_RIGHT.fullmatch(right)
+    return mentions[0].letters if whole else None
+
+
+def _marked(text: str) -> Letters | None:
+    """In the last box, tag or double brackets that hold a letter, or behind ####."""
+    marks = boxes(text) + [(m.start(), m["tag"] or m["judge"] or "") for m in patterns.MARKED.finditer(text)]
+    for _, content in sorted(marks)[: -LAST - 1 : -1]:
+        plain, lines, mentions = _read(content)
+        for found in (_alone(plain, mentions), _last(mentions, _is_stated), _own_line(lines)):
+            if found is not None:
+                return found
+    headed = {letter.upper() for letter in patterns.HEADED.findall(text)}
+    return frozenset(headed) if len(headed) == 1 else None  # several are the headings of options
+
+
+def _own_line(lines: list[str]) -> Letters | None:
+    """The letter that the last or the first line is, or that the first begins with; none of a list of all options."""
+    for line in (lines[-1], lines[0]) if lines else ():
+        if (found := _alone(line, _mentions(line))) is not None:
+            return found
+    if not lines or [match for line in lines for match in patterns.LISTED.findall(line + " ")][:2] == ["A", "B"]:
+        return None
+    start = next((m for m in _mentions(lines[0]) if m.start <= 1), None)
+    if start is not None and (_denied(start) or patterns.END_RIGHT.match(start.right)):
+        return None if _denied(start) else start.letters
+    first = _opener(lines[0])
+    return None if first is None else frozenset(first)
+
+
+def _opener(line: str) -> str | None:
+    """The letter that a line begins with: "(b) text", "B) text", "B. text", "B, because"."""
+    match = patterns.OPENS.match(line)
+    letter = match and next(group for group in match.groups() if group)
+    return letter.upper() if letter and (letter.isupper() or letter <= "j") else None
+
+
+def _bold(text: str) -> Letters | None:
+    found = set()
+    for match in patterns.BOLD.finditer(text):
+        if not patterns.DENIED_RIGHT.match(text[match.end() : match.end() + RIGHT]):
+            found.add(match[1].upper())
+    return frozenset(found) if len(found) == 1 else None
+
+
+def _opening(lines: list[str]) -> Letters | None:
+    """Of the lines that begin with a letter, the one that is called right, or the only one that is not called wrong."""
+    opened = [(letter, line) for line in lines if (letter := _opener(line)) is not None]
+    kept = {letter for letter, line in opened if not patterns.BAD.search(line)}
+    good = {letter for letter, line in opened if letter in kept and patterns.GOOD.search(line)}
+    return next((frozenset(found) for found in (good, kept) if len(found) == 1), None)
+
+
+def _only(mentions: list[Mention]) -> Letters | None:
+    """The one letter of the text that stands in brackets, is named as an option or stands apart."""
+    found = {
+        mention.letters
+        for mention in mentions
+        if mention.sure
+        or patterns.NAMED_MENTION_LEFT.search(mention.left)
+        or (patterns.EDGE_LEFT.search(mention.left) and patterns.EDGE_RIGHT.match(mention.right))
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 class Choice(Compares):

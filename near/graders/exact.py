@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from near.graders.base import Compares
+from near.graders.base import Answer, Compares, Grade
 
 
 def normalise(text: str) -> str:
@@ -16,3 +16,7 @@ class Exact(Compares):
 
     def taken(self, text: str) -> object:
         return normalise(text)
+
+    def _grade(self, answer: Answer) -> Grade:
+        grade = super()._grade(answer)
+        return grade._replace(no_answer=not grade.score and not normalise(answer.text))

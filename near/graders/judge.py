@@ -15,7 +15,7 @@ from near.locks import locked
 
 class JudgeGrader(Grader):
     """1 where the judge behind an OpenAI-compatible endpoint (`server`, see near/judge.py) says yes, else 0; its reply
-    is told.
+    is told. A blank answer is wrong without asking.
 
     UserError where it is away or says neither yes nor no; verdicts that came are kept and not asked for again, by
     model, prompt, question, reference and answer: <cache>/verdicts/<model and prompt>/.
@@ -28,7 +28,7 @@ class JudgeGrader(Grader):
         folder = cache_folder(cache_dir, "verdicts", digest([self.judge.model, self.judge.prompt]))
         if not (folder / "judge.json").is_file():
             write_json(folder / "judge.json", {"model": self.judge.model, "prompt": self.judge.prompt})
-        asked = [(a.question, a.reference, a.text) for a in answers]
+        asked = [(a.question, a.reference, a.text.strip()) for a in answers if a.text.strip()]
         kept = Verdicts(folder / "verdicts.jsonl")
         missing = list(dict.fromkeys(one for one in asked if digest(one) not in kept.known))
         with ThreadPoolExecutor(self.judge.server.concurrency) as workers:
@@ -44,7 +44,8 @@ class JudgeGrader(Grader):
                         other.cancel()  # those under way end, and are kept
             if fault is not None:
                 raise fault
-        return [Grade(float(right), said) for right, said in (kept.known[digest(one)] for one in asked)]
+        grades = iter([Grade(float(right), said) for right, said in (kept.known[digest(one)] for one in asked)])
+        return [next(grades) if answer.text.strip() else Grade(0.0, no_answer=True) for answer in answers]
 
 
 class Verdicts:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,11 +12,16 @@ from near.sandbox import NoSandbox, run
 
 FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OPEN = re.compile(r"^```[^\n`]*\n(.*)", re.MULTILINE | re.DOTALL)  # an answer that was cut short
+NO_PYTHON = ("SyntaxError", "IndentationError", "TabError")
+INDENT = " " * 4
+# at the left edge behind a function's first line, these say that all of its body stands there
+OF_A_BODY = re.compile(r"^(?:return|yield|elif|else|except|finally)\b", re.MULTILINE)
 
 
 class PassAt1(Grader):
     """1 where the program made of an answer and its row's tests runs to its end, else 0, the error being told; None
     where the row has no tests. One greedy answer for each row is what is tried (pass@1 of Chen et al. 2021 with n=1).
+    An answer that is blank, or neither a fenced block nor Python, held nothing to grade.
 
     columns: which columns of the data hold `tests` (code, or a list of it), and where there are some `setup` (code
     before the answer), `entry_point` (the function that the tests' `check` is called with) and `prefix` (the head of
@@ -60,19 +66,20 @@ class PassAt1(Grader):
         if not tests:
             return Grade(None)
         name = self._column(answer, "entry_point").strip()
-        parts = [self._column(answer, "setup"), self._code(answer, name), tests]
+        code = self._code(answer, name)
+        parts = [self._column(answer, "setup"), code, tests]
         if name and re.search(r"^def check\(", tests, re.MULTILINE):
             parts.append(f"check({name})")
         ran = run("\n".join(parts), self.seconds, self.memory_mb)
-        return Grade(float(ran.passed), ran.why or None)
+        no_code = not answer.text.strip() or ("```" not in answer.text and ran.why.startswith(NO_PYTHON))
+        return Grade(float(ran.passed), ran.why or None, no_code and not ran.passed)
 
     def _code(self, answer: Answer, name: str) -> str:
         prefix = self._column(answer, "prefix")
         code = code_of(answer.text, name)
         if not prefix or not name or re.search(rf"^\s*(?:async\s+)?def {re.escape(name)}\b", code, re.MULTILINE):
-            return code
-        # what goes on with a function's head lost its first line's indentation with the answer's outer spaces
-        return prefix + ("" if code[:1].isspace() or not prefix.endswith("\n") else "    ") + code
+            return from_the_edge(code)
+        return continued(prefix, code)
 
     def _column(self, answer: Answer, what: str) -> str:
         value = (answer.raw or {}).get(self.names.get(what)) if isinstance(answer.raw, Mapping | None) else None
@@ -84,8 +91,36 @@ class PassAt1(Grader):
 def code_of(text: str, name: str = "") -> str:
     """The code of an answer: its first fenced block, the first that defines `name` where one does; without a fence,
     all of it."""
-    blocks = FENCED.findall(text) or OPEN.findall(text)
+    blocks = FENCED.findall(text.strip()) or OPEN.findall(text.strip())
     if not blocks:
         return text
     defining = [block for block in blocks if name and re.search(rf"\bdef {re.escape(name)}\b", block)]
     return (defining or blocks)[0]
+
+
+def from_the_edge(code: str) -> str:
+    """Code that begins at the left edge, where white space before its first line would be an error."""
+    code = textwrap.dedent(code.lstrip("\n"))
+    return code.lstrip() if code[:1].isspace() else code
+
+
+def continued(prefix: str, code: str) -> str:
+    """A function's head, and the body that goes on with it, indented as the head is.
+
+    An answer may have lost the indentation of its first line ("return a" before "    b"), or of all lines.
+    """
+    head, _, last = prefix.rpartition("\n")
+    if last.strip():  # the answer goes on in the middle of a line
+        return prefix + code
+    line = head.rstrip().rpartition("\n")[2]
+    edge = line[: len(line) - len(line.lstrip())]
+    indent = last or (edge + INDENT if line.rstrip().endswith(":") else edge or INDENT)
+    body = code.lstrip("\n")
+    first, _, rest = body.partition("\n")
+    if first.startswith(indent) or not first.strip():
+        return f"{head}\n{body}"
+    below = next((line for line in rest.split("\n") if line.strip()), "")
+    opens = first.rstrip().endswith(":") and not below.startswith(indent + " ")
+    if opens or OF_A_BODY.search(rest):
+        return f"{head}\n{textwrap.indent(first.lstrip() + chr(10) + rest, indent)}"
+    return f"{head}\n{indent}{first.lstrip()}\n{rest}"

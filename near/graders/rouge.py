@@ -27,5 +27,6 @@ class RougeL(Grader):
         for answer in answers:
             wanted, found = tokens(answer.reference), tokens(answer.text)
             common = LCSseq.similarity(wanted, found)
-            grades.append(Grade(2 * common / (len(wanted) + len(found)) if wanted else None))
+            score = 2 * common / (len(wanted) + len(found)) if wanted else None
+            grades.append(Grade(score, no_answer=bool(wanted) and not found))
         return grades

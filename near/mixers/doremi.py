@@ -29,8 +29,15 @@ class Doremi(MeasuringMixer):
     mixer=static 'mixer.proportions={...}'. DataFlex centres l and clips it to 5 either way.
     """
 
-    def __init__(self, reference: str | None = None, eta: float = 1.0, c: float = 1e-3, sample: int = 16):
-        super().__init__(sample)
+    def __init__(
+        self,
+        reference: str | None = None,
+        eta: float = 1.0,
+        c: float = 1e-3,
+        sample: int = 16,
+        initial: dict[str, float] | None = None,
+    ):
+        super().__init__(sample, initial)
         self.reference, self.eta, self.c = reference, eta, c
         if reference is not None and not Path(reference).is_dir():
             raise UserError(f"mixer.reference={reference}: no such folder; give a run's, or null for the base model")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from near.mixers.base import Mixer, Sources
+from near.mixers.base import Mixer, Shares, Sources
 from near.selectors.base import Round
 
 
@@ -23,12 +23,14 @@ class Sample:
 
 
 class MeasuringMixer(Mixer):
-    """A mixer that asks the model for the losses of `sample` rows of each source, others in every round."""
+    """A mixer that asks the model for the losses of `sample` rows of each source, others in every round. `initial`: the
+    proportions of warm-ups; None: equal ones."""
 
     asks_model = "losses"
 
-    def __init__(self, sample: int = 16):
+    def __init__(self, sample: int = 16, initial: dict[str, float] | None = None):
         self.sample = sample
+        self.initial = Shares.optional(initial, "mixer.initial")
 
     def sampled(self, round: Round, sources: Sources) -> Sample:
         rng = np.random.default_rng((round.seed, round.index, 6))  # 6: another stream than the draws'

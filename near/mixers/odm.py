@@ -21,8 +21,8 @@ class Odm(MeasuringMixer):
     where the paper has the moving average.
     """
 
-    def __init__(self, alpha: float = 0.9, sample: int = 16):
-        super().__init__(sample)
+    def __init__(self, alpha: float = 0.9, sample: int = 16, initial: dict[str, float] | None = None):
+        super().__init__(sample, initial)
         self.alpha = alpha
         self._begun: int | None = None  # the step at which mixing began
         self._rewards = self._before = np.empty(0)

@@ -2,12 +2,19 @@
 
 import numpy as np
 
-from near.mixers.base import Mixer, Sources
+from near.mixers.base import Mixer, Shares, Sources
 from near.selectors.base import Round
 
 
 class Random(Mixer):
-    """New ones in each round, all mixtures alike likely (a flat Dirichlet distribution)."""
+    """New ones in each round, all mixtures alike likely (a flat Dirichlet distribution). `initial`: those of warm-ups;
+    None: random, too."""
+
+    def __init__(self, initial: dict[str, float] | None = None):
+        self.initial = Shares.optional(initial, "mixer.initial")
+
+    def first(self, round: Round, sources: Sources) -> np.ndarray:
+        return self.proportions(round, sources) if self.initial is None else self.initial.of(sources)
 
     def proportions(self, round: Round, sources: Sources) -> np.ndarray:
         rng = np.random.default_rng((round.seed, round.index, 5))  # 5: another stream than the draws'

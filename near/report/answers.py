@@ -9,7 +9,8 @@ from near.files import read_jsonl
 
 def answers(groups: list[Group], limit: int, shown: int) -> list[dict]:
     """Of the first `limit` target rows, texts cut to `shown` characters, the untrained model first:
-    {"row", "question", "reference", "by": [[who, seed, answer or null, loss, {grader: score}], ...]}.
+    {"row", "question", "reference", "by": [[who, seed, answer or null, loss, {grader: score}, graders that found
+    nothing to grade], ...]}.
     Runs that were evaluated on other rows than the first are left out."""
     runs = [(group.label, seed, run) for group in groups for seed, run in group.runs.items()]
     runs = [found for found in runs if found[2].evaluated == runs[0][2].evaluated]
@@ -28,7 +29,7 @@ def _add(lines: dict[int, dict], path, who: str, seed: object, limit: int, shown
             told = {k: _cut(v, shown) for k, v in told.items()}
             answer = _cut(row.get("answer"), shown)
             loss = None if row.get("loss") is None else round(row["loss"], 4)
-            by = [who, seed, answer, loss, row.get("scores") or {}]
+            by = [who, seed, answer, loss, row.get("scores") or {}, row.get("no_answer") or []]
             lines.setdefault(row["row"], {**told, "by": []})["by"].append(by)
         return bool(found)
     return False

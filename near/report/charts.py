@@ -7,7 +7,7 @@ import html
 
 import numpy as np
 
-from near.compare import Group, beside_base
+from near.compare import BASELINE, Group, baseline_of, beside_base, beside_random
 from near.report.taken import overlaps
 from near.runs import Run
 
@@ -17,9 +17,61 @@ Figure = dict
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f7bd9", "#b0574f", "#6b8e23", "#00868b")
 
 
+SECONDS = "seconds of training and of the rounds' selections (not of embedding and searching, which are kept)"
+
+
 def colour(place: int) -> str:
     """Of the selection at `place`."""
     return COLOURS[place % len(COLOURS)]
+
+
+def differences(groups: list[Group]) -> Figure | None:
+    """Each selection's difference to random rows: a dot with the interval in which both of its intervals lie, so that
+    zero is inside it where no difference is shown."""
+    data, labels = [], []
+    for place, group in enumerate(groups):
+        other = baseline_of(group, groups)
+        found = None if other in (None, group) else beside_random(group, other)
+        if found is None:
+            continue
+        low, high = found.interval or (found.mean, found.mean)
+        labels.append(html.escape(group.label))
+        arms = {"array": [round(high - found.mean, 6)], "arrayminus": [round(found.mean - low, 6)]}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": html.escape(group.label),
+                "x": [round(found.mean, 6)],
+                "y": [labels[-1]],
+                "text": [html.escape(f"{found.told()}: {found.verdict}")],
+                "hovertemplate": "%{text}<extra></extra>",
+                "showlegend": False,
+                "error_x": {
+                    "type": "data",
+                    "symmetric": False,
+                    **arms,
+                    "color": colour(place),
+                    "thickness": 2,
+                    "width": 6,
+                },
+                "marker": {"color": colour(place), "size": 11},
+            }
+        )
+    if not data:
+        return None
+    axis = "← better · target loss minus random rows', 95% intervals · worse →"
+    figure = _figure(data, f"Beside {BASELINE} rows", axis, "")
+    zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 2, "dash": "dash"}}
+    name = {"x": 0, "y": 1, "yref": "paper", "yanchor": "bottom", "text": f"{BASELINE} rows", "showarrow": False}
+    figure["layout"] |= {
+        "height": 160 + 44 * len(data),
+        "shapes": [zero],
+        "annotations": [name],
+        "hovermode": "closest",
+    }
+    figure["layout"]["yaxis"] |= {"type": "category", "range": [len(data) - 0.5, -0.5]}
+    return figure
 
 
 def target_loss(groups: list[Group], by: str) -> Figure | None:
@@ -34,19 +86,18 @@ def target_loss(groups: list[Group], by: str) -> Figure | None:
             data.append(_line(group, place, seed, x, y, legend=run is group.one))
     if not data:
         return None
-    axis = "optimizer step" if by == "step" else "seconds of selecting and training (embedding and searching included)"
+    axis = "optimizer step" if by == "step" else SECONDS
     return _figure(data, f"Target loss by {by}", axis, "target loss (nats a token)")
 
 
 def curve(run: Run, by: str) -> list[tuple[float, float]]:
     """(step or seconds, target loss) as every round began, and at the end; none where a run did not keep them."""
-    before = sum(run.training.get(k) or 0.0 for k in ("embed_seconds", "search_seconds"))
     points = []
     for line in run.rounds:
         x = line.get("step" if by == "step" else "seconds")
         if x is None or line.get("target_loss") is None:
             return []
-        points.append((x if by == "step" else x + before, line["target_loss"]))
+        points.append((x, line["target_loss"]))
     end = run.training.get("steps") if by == "step" else _spent(run)
     return [*points, (end, run.metrics["target_loss"])] if points and end is not None else []
 
@@ -94,7 +145,7 @@ def cost_and_gain(groups: list[Group]) -> Figure | None:
         )
     if not data:
         return None
-    axis = "seconds of selecting and training (embedding and searching included)"
+    axis = SECONDS
     return _figure(data, "Cost and gain", axis, "target loss gained on the untrained model")
 
 
@@ -119,9 +170,9 @@ def _line(group: Group, place: int, seed: object, x: list, y: list, legend: bool
     }
 
 
-def sources(groups: list[Group], known: list[str]) -> list[tuple[str, Figure]]:
-    """For each selection, what its rounds took from each source as stacked bars, a mean over its seeds; a source has
-    one colour in all of them (`known`: their names in the order of colours)."""
+def sources(groups: list[Group], colours: dict[str, str]) -> list[tuple[str, Figure]]:
+    """For each selection, what its rounds took from each source as stacked bars, a mean over its seeds; `colours`: of
+    the sources, the same in every picture."""
     found = []
     for group in groups:
         runs = [run for run in group.runs.values() if run.rounds]
@@ -140,7 +191,7 @@ def sources(groups: list[Group], known: list[str]) -> list[tuple[str, Figure]]:
                 "name": html.escape(source),
                 "x": [html.escape(name) for name in names],
                 "y": [round(float(v), 2) for v in totals[source]],
-                "marker": {"color": source_colour(known.index(source))},
+                "marker": {"color": colours[source]},
             }
             for source in sorted(totals, key=lambda s: -totals[s].sum())
         ]
@@ -184,23 +235,25 @@ def _figure(data: list[dict], title: str, x: str, y: str) -> Figure:
     return {"data": data, "layout": {"title": {"text": title}, **axes, "hovermode": "x unified" if x else "closest"}}
 
 
-def known_sources(runs: list[Run]) -> list[str]:
-    """All sources that rounds took from, those most taken from first."""
+def source_colours(groups: list[Group], pool: list[str] = ()) -> dict[str, str]:
+    """The colour of every source in all pictures: of those that rounds took from, most taken from first, then of the
+    others of the pool."""
     totals: dict[str, int] = {}
-    for run in runs:
+    for run in (run for group in groups for run in group.runs.values()):
         for line in run.rounds:
             for source, count in line["sources"].items():
                 totals[source] = totals.get(source, 0) + count
-    return sorted(totals, key=lambda s: (-totals[s], s))
+    names = dict.fromkeys([*sorted(totals, key=lambda s: (-totals[s], s)), *pool])
+    return {name: source_colour(place) for place, name in enumerate(names)}
 
 
-def all_charts(groups: list[Group]) -> dict[str, list[Figure]]:
+def all_charts(groups: list[Group], colours: dict[str, str]) -> dict[str, list[Figure]]:
     """By section of the page."""
-    known = known_sources([run for group in groups for run in group.runs.values()])
     losses = [target_loss(groups, "step"), target_loss(groups, "seconds"), training_loss(groups)]
     return {
+        "differences": [f for f in [differences(groups)] if f],
         "losses": [f for f in losses if f],
         "cost": [f for f in [cost_and_gain(groups)] if f],
-        "sources": [figure for _, figure in sources(groups, known)],
+        "sources": [figure for _, figure in sources(groups, colours)],
         "overlap": [f for f in [overlap(groups)] if f],
     }

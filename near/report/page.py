@@ -9,6 +9,7 @@ import hashlib
 import html
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from near.compare import Group, groups_of
 from near.errors import UserError, one_line
 from near.report.answers import answers
 from near.report.browser import browser, texts
-from near.report.charts import all_charts, colour, source_colour
+from near.report.charts import all_charts, colour, source_colours
 from near.report.pool import Pool, pool_of
 from near.report.pool_map import laid_out, rows_shown
 from near.report.settings import compared
@@ -35,27 +36,31 @@ log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = ("page.js", "charts.js", "map.js", "browser.js", "answers.js")
+BESIDE = 4  # selections whose settings stand side by side
 LIMIT = 9_000_000  # bytes of data beside the charts' library; texts are cut shorter until they fit
+INTERVAL = re.compile(r"(\[[^\]]*\] (?:seeds|examples))")
 MAP_TEXT, BROWSER_TEXT, ANSWER_TEXT = 160, 1000, 1000  # characters
 
 
 def page(cfg: DictConfig, runs: list[Run], root: Path, unfinished: list[Standing]) -> str:
     """The whole document."""
     groups = groups_of(runs)
+    parts = _gathered(cfg, groups)
+    colours = source_colours(groups, [] if parts.map is None else _sources(parts)[0])
     data = {
         "groups": [{"label": g.label, "colour": colour(i), "runs": len(g.runs)} for i, g in enumerate(groups)],
-        "charts": all_charts(groups),
+        "charts": all_charts(groups, colours),
     }
-    parts = _gathered(cfg, groups)
     for share in (1.0, 0.5, 0.25, 0.1):
-        told = data | _told(cfg, groups, parts, share)
+        told = data | _told(cfg, groups, parts, share, colours)
         if len(text := _json(told)) <= LIMIT:
             break
     title = html.escape(f"near: {root.resolve().name}")
     body = (STATIC / "page.html").read_text(encoding="utf-8")
     sections = {
         "title": title,
-        "verdict": _table(*verdict.table(runs)),
+        "answer": html.escape(verdict.answer(runs)),
+        "verdict": "".join(_table(heads, rows) for heads, rows in _in_parts(*verdict.table(runs))),
         "verdict_notes": _notes(verdict.notes(runs)),
         "runs": _table(*shown(runs, root)),
         "runs_notes": _notes(notes(runs, [])),
@@ -112,25 +117,30 @@ def _gathered(cfg: DictConfig, groups: list[Group]) -> _Parts:
     return parts
 
 
-def _told(cfg: DictConfig, groups: list[Group], parts: _Parts, share: float) -> dict:
+def _told(cfg: DictConfig, groups: list[Group], parts: _Parts, share: float, colours: dict[str, str]) -> dict:
     """What the page's scripts read, with texts cut to a share of their length."""
     found = {"answers": answers(groups, cfg.answers, int(ANSWER_TEXT * share)) if groups else []}
     if parts.pool is not None:
         length = int(BROWSER_TEXT * share)
         found["browser"] = browser(parts.pool, parts.taken, cfg.queries, cfg.neighbours, length)
     if parts.map is not None:
-        found["map"] = _map(parts, int(MAP_TEXT * share))
+        found["map"] = _map(parts, int(MAP_TEXT * share), colours)
     return found
 
 
-def _map(parts: _Parts, length: int) -> dict:
-    """Places as int16 and ids as int32 in base64, so that 20,000 rows take some 300 kB beside their texts."""
-    ids, places, queries = parts.map
-    sources = parts.pool.rows.sources(ids).astype(str)
-    names, numbers = np.unique(sources, return_inverse=True)
+def _sources(parts: _Parts) -> tuple[list[str], np.ndarray]:
+    """The sources of the rows on the map, those of most rows first, and which of them each row has, uint16 (m,)."""
+    names, numbers = np.unique(parts.pool.rows.sources(parts.map[0]).astype(str), return_inverse=True)
     order = np.argsort(-np.bincount(numbers), kind="stable")
     rank = np.empty(len(order), dtype=np.uint16)
     rank[order] = np.arange(len(order))
+    return [str(names[i]) for i in order], rank[numbers]
+
+
+def _map(parts: _Parts, length: int, colours: dict[str, str]) -> dict:
+    """Places as int16 and ids as int32 in base64, so that 20,000 rows take some 300 kB beside their texts."""
+    ids, places, queries = parts.map
+    names, numbers = _sources(parts)
     groups = []
     for one in parts.taken:
         at = np.flatnonzero(np.isin(ids, one.ids))
@@ -143,8 +153,8 @@ def _map(parts: _Parts, length: int) -> dict:
         "ids": _packed(ids, np.int32),
         "x": _packed(np.round(places[:, 0] * 32000), np.int16),
         "y": _packed(np.round(places[:, 1] * 32000), np.int16),
-        "source": _packed(rank[numbers], np.uint16),
-        "sources": [[str(names[i]), source_colour(place)] for place, i in enumerate(order)],
+        "source": _packed(numbers, np.uint16),
+        "sources": [[name, colours[name]] for name in names],
         "text": texts(parts.pool.rows, ids, length),
         "taken": groups,
         "queries": {
@@ -165,15 +175,25 @@ def _json(value: object) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
+def _in_parts(heads: list[str], rows: list[list[str]]) -> list[tuple[list[str], list[list[str]]]]:
+    """A table that is too wide for a page as several, each with the first column."""
+    return [([heads[i] for i in at], [[row[i] for i in at] for row in rows]) for at in verdict.parts(heads)]
+
+
 def _table(heads: list[str], rows: list[list[str]], kind: str = "") -> str:
     if not rows:
         return ""
     head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in heads)
-    body = "".join("<tr>" + "".join(f"<td{_verdict(c)}>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td{_verdict(c)}>{_cell(c)}</td>" for c in row) + "</tr>" for row in rows)
     return (
         f'<div class="wide" tabindex="0"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
         "</table></div>"
     )
+
+
+def _cell(text: str) -> str:
+    """Escaped; an interval stays on its line."""
+    return INTERVAL.sub(r'<span class="whole">\1</span>', html.escape(text))
 
 
 def _verdict(cell: str) -> str:
@@ -198,10 +218,18 @@ def _unfinished(found: list[Standing]) -> str:
     )
 
 
+def _grouped(values: list[str], labels: list[str]) -> list[tuple[str, str]]:
+    """Each value, and the selections that have it."""
+    return [(v, ", ".join(n for n, own in zip(labels, values, strict=True) if own == v)) for v in dict.fromkeys(values)]
+
+
 def _compared(groups: list[Group]) -> str:
     found = compared(groups)
     labels = [g.label for g in groups]
     out = [_table(["setting", *labels], found.differing, "settings")]
+    if len(labels) > BESIDE:
+        rows = [[key, value, of] for key, *values in found.differing for value, of in _grouped(values, labels)]
+        out = [_table(["setting", "value", "selections"], rows, "settings")]
     if not found.differing and groups:
         out.append(_notes(["The selections differ in no setting but the seed."]))
     for title, heads, rows in (

@@ -2,10 +2,21 @@
 
 from pathlib import Path
 
+from near.compare import NO_ANSWER
 from near.report.standing import Standing
 from near.runs import Run
 
-COLUMNS = ("selector", "seed", "run", "model", "target loss", "answers right", "distinct rows", "train s", "select s")
+COLUMNS = (
+    "selector",
+    "seed",
+    "run",
+    "model",
+    "target loss",
+    "answers right",
+    "distinct rows",
+    "training (s)",
+    "selection (s)",
+)
 SEEN = "evaluated on the queries, which selection saw"
 
 
@@ -14,8 +25,18 @@ def cells(run: Run, root: Path) -> list[str]:
     m, t = run.metrics, run.training
     right = "-" if m["answers_right"] is None else f"{m['answers_right']}/{m['rows']}"
     name = "-" if run.folder is None else str(run.folder.relative_to(root))
-    found = [run.selector, _dash(run.seed), name, run.model, f"{m['target_loss']:.4f}", right]
-    return [*found, _dash(t.get("distinct_rows")), _dash(t.get("train_seconds")), _dash(run.selecting)]
+    found = [run.selector, _dash(run.seed), name, run.model, f"{m['target_loss']:.4f}", right + _no_answer(run)]
+    distinct = _dash(t.get("distinct_rows"))
+    if run.picked not in (None, t.get("distinct_rows")):
+        distinct += f" ({run.picked} picked)"
+    return [*found, distinct, _dash(t.get("train_seconds")), _dash(run.selecting)]
+
+
+def _no_answer(run: Run) -> str:
+    """By grader, how many answers held nothing to grade; older runs do not say."""
+    counts = {name: score.get("no_answer") for name, score in (run.metrics.get("scores") or {}).items()}
+    found = [f"{name} {count}" for name, count in counts.items() if count]
+    return f" ({NO_ANSWER}: {', '.join(found)})" if found else ""
 
 
 def _dash(value: object) -> str:

@@ -93,6 +93,10 @@ class Selector(ABC):
             return max(1, int(self.subset_size * eligible + 0.5))
         return self.subset_size
 
+    def reach(self, sizes: list[int]) -> int:
+        """Distinct rows of the matrix that rounds of at most `sizes` rows may take: how wide max_K=null has to be."""
+        return max(sizes, default=0)
+
     def check(self, queries: "Rows", scoring: DictConfig) -> None:
         """UserError for queries, or settings of `scoring`, that it can't do with: before anything is trained. Called
         for selectors that ask the model for gradients."""
@@ -105,6 +109,12 @@ class Selector(ABC):
     @abstractmethod
     def select(self, round: Round) -> Subset:
         """1 to `round.size` distinct eligible ids; the same on every process."""
+
+    def warm_up(self, round: Round) -> Subset:
+        """Rows of a warm-up, a round that is not the selector's own: `round.size` random ones without replacement; all
+        rows where there are no more."""
+        size = min(round.size, len(round.eligible))
+        return Subset(round.rng().choice(round.eligible, size=size, replace=False))
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """What must survive a restart, as arrays; goes into every checkpoint."""

@@ -9,8 +9,8 @@ from near.selectors.base import Round, Selector, Subset
 
 class Mix(Selector):
     """Makes `round.draws` draws, of each source its proportion, spread evenly over the round, so that every stretch of
-    it is mixed alike. Within a source come the rows trained least so far, each once before any twice (warm-ups count),
-    in seeded order.
+    it is mixed alike; so do warm-ups. Within a source come the rows trained least so far, each once before any twice
+    (warm-ups count), in seeded order.
 
     Counts are a systematic sample: within one of proportion x draws, and exactly that on average over rounds. The
     largest remainder would never draw a source whose share is below half a row, draws one by one would spread around
@@ -33,9 +33,17 @@ class Mix(Selector):
     def check_pool(self, pool, eligible: np.ndarray) -> None:
         self._sources(pool, eligible)
 
+    def warm_up(self, round: Round) -> Subset:
+        """Rows in the proportions that the mixer begins with."""
+        sources = self._sources(round.pool, round.eligible)
+        return self._drawn(round, sources, self.mixer.first(round, sources), {})
+
     def select(self, round: Round) -> Subset:
         sources = self._sources(round.pool, round.eligible)
         proportions = self.mixer.proportions(round, sources)
+        return self._drawn(round, sources, proportions, self.mixer.told())
+
+    def _drawn(self, round: Round, sources: Sources, proportions: np.ndarray, measured: dict) -> Subset:
         rng = np.random.default_rng((round.seed, round.index, 4))  # 4: another stream than the sampler's
         draws = counts(proportions, round.draws, rng.random())
         rows, times = [], []
@@ -44,8 +52,8 @@ class Mix(Selector):
             times.append((np.arange(count) + rng.random(count)) / max(1, count))
         order = np.concatenate(rows)[np.argsort(np.concatenate(times), kind="stable")]
         _, first = np.unique(order, return_index=True)
-        told = {"proportions": proportions, "draws": draws, **self.mixer.told()}
-        return Subset(order[np.sort(first)], order=order, mix={k: sources.told(v) for k, v in told.items()})
+        lines = {"proportions": proportions, "draws": draws, **measured}
+        return Subset(order[np.sort(first)], order=order, mix={k: sources.told(v) for k, v in lines.items()})
 
     def state_dict(self) -> dict[str, np.ndarray]:
         return self.mixer.state_dict()

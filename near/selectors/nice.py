@@ -9,15 +9,16 @@ from omegaconf import DictConfig
 from near.batches import batches
 from near.chunks import Chunks
 from near.data import Rows
+from near.encoding import IGNORED
 from near.errors import UserError
 from near.formats import is_plain
+from near.generation import stop_ids
 from near.graders.exact import normalise
 from near.judge import PROMPT, Judge
 from near.processes import is_main
 from near.scoring import Asked, Features
 from near.selectors.base import Round, Subset
 from near.selectors.less import Less
-from near.tokens import IGNORED, render
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +108,8 @@ class Nice(Less):
         """`samples` answers to each query in turn, as rows of tokens, and their rewards, float32."""
         tokenizer, model = round.scorer.tokenizer, round.model
         chats = [chat for chat in round.queries.chats(ids) for _ in range(self.samples)]
-        limit = round.scorer.cutoff_len - 1
-        prompts = [tokenizer(render(tokenizer, c[:-1], True), add_special_tokens=False)["input_ids"] for c in chats]
-        prompts = [prompt[-limit:] for prompt in prompts]
+        limit, ends = round.scorer.encoder.cutoff_len - 1, stop_ids(model, tokenizer)
+        prompts = [round.scorer.encoder.prompt_ids(chat[:-1])[-limit:] for chat in chats]
         rows: list[dict] = [{}] * len(chats)
         was_training = model.training
         model.eval()
@@ -127,9 +127,10 @@ class Nice(Less):
                     top_p=1.0,
                     top_k=0,
                     pad_token_id=tokenizer.pad_token_id,
+                    eos_token_id=ends or None,
                 )[:, batch["input_ids"].shape[1] :].cpu()
                 for i, tokens in zip(part, made.tolist(), strict=True):
-                    rows[i] = answer_row(prompts[i], tokens, model.generation_config.eos_token_id)
+                    rows[i] = answer_row(prompts[i], tokens, ends)
         model.train(was_training)
         answers = [tokenizer.decode(r["input_ids"][r["begins"] :], skip_special_tokens=True).strip() for r in rows]
         asked = [(chat[-2]["content"], chat[-1]["content"], said) for chat, said in zip(chats, answers, strict=True)]
@@ -140,10 +141,10 @@ class Nice(Less):
         return rows, np.array(right, dtype=np.float32)
 
 
-def answer_row(prompt: list[int], answer: list[int], ends: int | list[int] | None) -> dict:
+def answer_row(prompt: list[int], answer: list[int], ends: list[int]) -> dict:
     """A prompt and a sampled answer through its first end token as a row to take a gradient of; `begins`: where the
     answer does."""
-    stops = [i for i, token in enumerate(answer) if token in (ends if isinstance(ends, list) else [ends])]
+    stops = [i for i, token in enumerate(answer) if token in ends]
     answer = answer[: stops[0] + 1] if stops else answer
     return {
         "input_ids": np.array(prompt + answer, dtype=np.int64),

@@ -1,4 +1,4 @@
-"""Random rows: the baseline every selector has to beat, and the warm-up of all of them."""
+"""Random rows: the baseline every selector has to beat, drawn as warm-ups are."""
 
 from near.selectors.base import Round, Selector, Subset
 
@@ -7,5 +7,4 @@ class Random(Selector):
     """`round.size` rows without replacement, new in each round; all rows where there are no more."""
 
     def select(self, round: Round) -> Subset:
-        size = min(round.size, len(round.eligible))
-        return Subset(round.rng().choice(round.eligible, size=size, replace=False))
+        return self.warm_up(round)

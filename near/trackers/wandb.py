@@ -8,10 +8,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
 from omegaconf import DictConfig
 
-from near.config import agent_sweep
+from near.config import agent_parameters, agent_sweep
 from near.errors import UserError, one_line
 from near.trackers.base import Run, Tracker, Wanted
 from near.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
@@ -112,11 +111,8 @@ class _WandbRun(Run):
 def _settled(config: dict) -> dict:
     """A sweep's own parameters hold fast in W&B: `selector`, there a name, would hide the options of the group. These
     then stand under `selector_options`."""
-    path = Path(os.environ.get("WANDB_SWEEP_PARAM_PATH") or "")
-    if agent_sweep() is None or not path.is_file():
-        return config
-    held = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    return {f"{k}_options" if k in held and isinstance(v, dict) else k: v for k, v in config.items()}
+    fixed = agent_parameters()
+    return {f"{k}_options" if k in fixed and isinstance(v, dict) else k: v for k, v in config.items()}
 
 
 def _has_key() -> bool:

@@ -8,11 +8,11 @@ if (near.data.answers && near.data.answers.length) {
 
   document.getElementById("answers").hidden = false;
   seed.append(...seeds.map((s) => near.element("option", {}, s)));
-  const card = ([who, , answer, loss, scores], words) => {
+  const card = ([who, , answer, loss, scores, nothing], words) => {
     const colour = (near.data.groups.find((g) => g.label === who) || {}).colour;
-    const told = [loss === null ? null : `loss ${loss}`, ...Object.entries(scores).map(([name, s]) => `${name} ${s === null ? "-" : s}`)].filter(Boolean).join(", ");
+    const told = [loss === null ? null : `loss ${loss}`, ...Object.entries(scores).map(([name, s]) => `${name} ${s === null ? "-" : s}${nothing.includes(name) ? " (no answer)" : ""}`)].filter(Boolean).join(", ");
     return near.element("div", {}, near.element("strong", colour ? { style: { color: colour } } : {}, who), near.element("div", { className: "note" }, told),
-      near.element("p", {}, ...(answer === null ? ["(not generated)"] : answer === "" ? ["(empty)"] : near.marked(answer, words))));
+      near.element("p", {}, ...(answer === null ? ["(not generated)"] : answer.trim() === "" ? ["(empty)"] : near.marked(answer, words))));
   };
   const fill = () => {
     const words = search.value.trim().toLowerCase();

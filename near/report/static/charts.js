@@ -12,6 +12,7 @@
     const { axis, ...rest } = themed();
     return {
       ...figure.layout, ...rest, title: { ...figure.layout.title, font: { size: 15 }, x: 0.02, xanchor: "left" },
+      shapes: (figure.layout.shapes || []).map((shape) => ({ ...shape, line: { ...shape.line, color: near.css("--soft") } })),
       xaxis: { ...figure.layout.xaxis, ...axis }, yaxis: { ...figure.layout.yaxis, ...axis },
       margin: { t: 48, r: 16, b: 48, l: 56 }, legend: { orientation: "h", y: figure.layout.height ? -0.12 : -0.25 }, autosize: true,
     };
@@ -21,7 +22,8 @@
     const body = near.element("tbody");
     for (const trace of figure.data) {
       (trace.x || []).forEach((x, i) => {
-        const values = trace.type === "heatmap" ? trace.z[i].map((z, j) => [`${x}, ${trace.y[j]}`, z]) : [[x, trace.y[i]]];
+        const arms = trace.error_x; // a dot with its interval
+        const values = arms ? [[`${(x - arms.arrayminus[i]).toFixed(4)} to ${(x + arms.array[i]).toFixed(4)}`, x]] : trace.type === "heatmap" ? trace.z[i].map((z, j) => [`${x}, ${trace.y[j]}`, z]) : [[x, trace.y[i]]];
         for (const [name, value] of values) {
           const cells = [trace.name || "", name, value === null ? "-" : value];
           body.append(near.element("tr", {}, ...cells.map((c) => near.element("td", {}, decoded(c)))));
@@ -43,6 +45,7 @@
     for (const figure of figures) {
       const chart = near.element("div", { className: "chart", role: "img", "aria-label": decoded(figure.layout.title.text) });
       chart.figure = figure;
+      if (figure.layout.height) chart.style.minHeight = `${figure.layout.height}px`;
       const details = near.element("details", {}, near.element("summary", {}, "as a table"));
       details.addEventListener("toggle", () => { if (details.children.length === 1) details.append(table(figure)); });
       place.append(near.element("div", {}, chart, details));

@@ -17,7 +17,7 @@ if (near.data.map) {
 
   document.getElementById("map").hidden = false;
   const placed = ids.length < map.of ? `${ids.length.toLocaleString("en")} of ${map.of.toLocaleString("en")} rows: those that were taken, the queries' nearest, and others at random.` : `All ${map.of.toLocaleString("en")} rows.`;
-  document.getElementById("map-note").textContent = `${placed} Rows whose embeddings by ${map.embedder} are alike lie close together. Large dots were trained on, crosses are queries.`;
+  document.getElementById("map-note").textContent = `${placed} Rows whose embeddings by ${map.embedder} are alike lie close together. Large dots were picked by a selector and trained on (rows that only a warm-up drew are not marked), crosses are queries.`;
 
   const fit = () => Math.min(width, height) * 0.47 / 32000;
   const ask = () => { if (!waiting) { waiting = true; requestAnimationFrame(draw); } };
@@ -146,7 +146,7 @@ if (near.data.map) {
     button.addEventListener("click", () => { list[at] = !list[at]; button.setAttribute("aria-pressed", list[at]); ask(); });
     document.getElementById(place).append(button);
   };
-  map.taken.forEach((group, g) => chip("map-taken", shown, g, near.data.groups[g].colour, `${near.data.groups[g].label}: ${group.all} rows`));
+  map.taken.forEach((group, g) => chip("map-taken", shown, g, near.data.groups[g].colour, `${near.data.groups[g].label}: ${group.all} rows picked${near.data.groups[g].runs > 1 ? ` by ${near.data.groups[g].runs} seeds` : ""}`));
   map.sources.forEach(([name, colour], s) => chip("map-sources", sources, s, colour, `${name} (${bySource[s].length})`));
   new ResizeObserver(resize).observe(canvas);
   near.themed.push(ask);

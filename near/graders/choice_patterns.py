@@ -1,0 +1,157 @@
+"""What stands around a letter that is chosen, called right, denied or only mentioned (near/graders/choice.py).
+
+Patterns named *_LEFT are searched in what comes before the letter and end there; *_RIGHT are matched to what follows.
+"""
+
+import re
+
+I = re.IGNORECASE  # noqa: E741 - as re names it
+
+
+def one_of(*words: str) -> str:
+    """A group of alternatives."""
+    return f"(?:{'|'.join(words)})"
+
+
+# emphasis, formulas and commands around text say nothing of a letter
+FORMAT = re.compile(
+    r"\*+|`+|\$|(?<!\w)_+|_+(?!\w)|\\(?:text|math)(?:bf|rm|sf|it|tt)?(?=\{)|\\boldsymbol(?=\{)|\\[()\[\] ,;]"
+)
+OPENED, CLOSED = r"[(\[{<\"'“‘「【]", r"[)\]}>\"'”’」】]"
+MENTION = re.compile(
+    rf"(?<![A-Za-z0-9]){OPENED} ?(?P<wrapped>[A-Za-z])[.)]? ?{CLOSED}"
+    r"|(?<![A-Za-z0-9À-ɏ'’&+/-])(?<![A-Za-z]\.)(?P<bare>[A-J]{2,6}|[A-Za-z])(?![A-Za-z0-9À-ɏ+#]|['’](?!s )\w|[-.&]\w)"
+)
+# words behind a bare "A" or "I" that is the letter; before any other word it is an article or a pronoun
+CONNECTIVE = (
+    r"(?:because|since|as|for|due|given|with|which|where|that|by|is|are|was|were|and|or|but|not|seems?|looks?|would|"
+    r"must|should|can|could|cannot|has|fits|describes|matches|rather|instead|from|over|best|most|also|only|in|it)\b"
+)
+ARTICLE_RIGHT = re.compile(rf" (?!{CONNECTIVE})[a-zà-ɏ]|['’][a-z]")
+INITIALS = re.compile(r"\b(?:[A-Z]\. ){2,}(?=[A-Z][a-z])")  # "J. K. Rowling"
+PRONOUN_RIGHT = re.compile(r" (?!(?:is|because|since|as|and|or|are|was|were|best|fits)\b)[a-z]|['’][a-z]")
+JOIN = re.compile(r"\)? ?(?:,? ?(?:and|und|et)|[,、;&+]|和|与|及|以及)? ?\(?")
+HEDGE = re.compile(r" ?(?:,? ?or|/|或者?|还是) ?")
+NONE_OF_LEFT = re.compile(r"\b(?:none|neither|any|all) of $", I)
+OF_ONE_RIGHT = re.compile(r"\)? (?:is|was|isn|seems|looks|would|can|does|has|fits)\b")
+
+FILL = (
+    one_of(
+        *"therefore thus then hence clearly definitely probably likely indeed obviously simply just actually".split(),
+        *"certainly surely option choice answer letter the both either only alternative statement".split(),
+        "most likely",
+        "选项",
+        "選項",
+    )
+    + r"\b ?"
+)
+FILL = rf"(?:{FILL})*"
+BE = r"(?:is|are|was|be|es|ist|est|é|è|remains|becomes)"
+WORDS = r"(?: (?!(?:because|since|while|although|but|so|if|when)\b)[\w'’-]+){0,8}?"
+ANSWER = one_of(
+    "answers?",
+    "ans",
+    "solution",
+    "response",
+    "respuesta",
+    "antwort",
+    "réponse",
+    "resposta",
+    "risposta",
+    "ответ",
+    r"(?:correct|right) one",
+    r"(?:correct|right|best|final|chosen|my|valid|suitable) (?:options?|choices?|pick|selection|letters?|key)",
+)
+CHOOSE = one_of(
+    *"choose chose pick picked select selected choosing selecting picking mark circle".split(),
+    r"(?:go|going|went|stick|answer) with",
+    r"(?:go|opt|opted|vote) for",
+    "settle on",
+)
+# the answer, named as such, or chosen
+STATED_LEFT = re.compile(
+    rf"\b{one_of(ANSWER, 'option', 'choice', 'selection', 'pick', 'guess', 'verdict')}\b{WORDS}[,:]? {BE}"
+    rf"(?: going to be)?[:,]? ?{FILL}$"
+    rf"|\b{one_of(ANSWER, 'option', 'choice', 'pick', 'selection', 'guess', 'conclusion', 'result', 'correct')}\b"
+    rf"[\"'”]?{WORDS}\.? ?(?:[:=→]|[-=–—]+>|[-–—](?= ))+ ?{FILL}$"
+    rf"|\b{CHOOSE}[:,]? ?{FILL}$"
+    r"|(?:答案|正[确確]的?(?:选项|選項)?|最佳选项|结论|結論|答え|正解|정답|답)"
+    r"[^。\n,;!?A-Za-z]{0,12}?(?:是|为|為|选|選|:|は|은|는) ?(?:选项|選項)? ?[(「【]?$"
+    r"|(?:选|選)(?:择|擇)?(?:的?是|为|:)? ?$",
+    I,
+)
+NAMED_LEFT = re.compile(
+    r"\b(?:answers?|ans)\.?\s*$|答案 ?$", I
+)  # "Answer B", where nothing follows that makes it a mention
+SAID_LEFT = re.compile(  # said more loosely
+    r"\b(?:say|think|believe|guess|conclude|suggest|suspect)"
+    rf"(?: (?:that|it is|it['’]s|it would be|it must be|it has to be))?:? ?{FILL}$"
+    rf"|\b(?:it is|it['’]s|this is|that is|that['’]s|(?:would|must|should) be|has to be|"
+    rf"leav(?:es|ing)(?: us)?(?: with)?|left with|only|namely|but|rather|instead)[:,]? ?{FILL}$"
+    rf"|(?:^|[\n.,;!?:—–-] ?)(?:so|thus|hence|therefore|then|consequently|in conclusion|overall|finally)[,:]? ?{FILL}$"
+    rf"|(?:=>|->|[⇒→∴]) ?{FILL}$"
+    r"|(?:因此|所以|故|是|即) ?(?:选项|選項)? ?$",
+    I,
+)
+END_RIGHT = re.compile(
+    r"[)\]}\"'”’]*(?: ?(?:[.!?,;:\n。，；—–]|$)| \(| - "
+    r"| (?:because|since|as|due|given|which|for|it is|in my|instead|i think)\b|[\u3040-\u9fff])",
+    I,
+)
+
+IS = (
+    r"[)\]}\"'”’]*,?(?: (?:above|here|indeed))?"
+    r"(?: (?:is|are|was|must be|would be|should be|has to be|seems|looks|appears|remains)|['’]s)(?: to be)?"
+)
+VERY = one_of(
+    *"also both clearly definitely therefore thus obviously probably indeed still the a my our only most".split(),
+    *"single best correct right certainly all final then more".split(),
+)
+ANSWER_RIGHT = re.compile(  # called the answer
+    rf"{IS}(?: {VERY})* (?:answers?|choices?|options?|pick|selection)\b|[)\]]*(?:选项)?(?:是|为|才是)(?:正确)?答案", I
+)
+RIGHT_RIGHT = re.compile(  # called right
+    rf"{IS}(?: {VERY})* "
+    r"(?:correct|right|best|true|appropriate|accurate|valid|likely|suitable|better|one|left)\b"
+    r"|[)\]]* (?:best|most closely|correctly|better) (?:fits|describes|matches|explains|answers|represents|completes)\b"
+    r"|[)\]]* (?:fits|works|matches) best\b|[)\]]* it is\b|[)\]]* remains\b"
+    r"|[)\]]*[:—–-]? ?\(?(?:correct|true|yes|right|✓|✔|✅)(?![a-z])"
+    r"|[)\]]* ?(?:选项|項|项)?(?:是|为|才|最|更|都|均)*(?:正确|正確|对|最佳|合适|恰当|符合)(?!吗)",
+    I,
+)
+DENIED_LEFT = re.compile(  # denied, or only asked about
+    r"(?:\bnot|n['’]t|\bcannot|\bnever|\bneither|\bnor|\bnone of|\brul(?:ed?|ing) out|\beliminat\w+|\bexclud\w+|"
+    r"\breject\w*|\bdiscard\w*|\binstead of|\bthan|\bunlike|\bversus|\bvs\.?|\bif|\bwhether|\bsuppose|\bassum\w+)"
+    rf"(?: (?:be|choose|pick|select|say|think|have|go with|it is|it['’]s))* ?{FILL}$"
+    r"|(?:不是|不选|不能选|不应选|排除|并非|而非|除了) ?(?:选项)?$",
+    I,
+)
+DENIED_RIGHT = re.compile(
+    r"[)\]}\"'”’]*(?: (?:is|are|was|were|seems?|looks?|would|can|could|must|does|do|has|have|should|may|might|choice))*"
+    r"(?: (?:be|also|both|all|clearly|obviously|simply|definitely|therefore|just|too|been|thus|out|the|a))*"
+    r"(?: (?:not(?! (?:wrong|incorrect|false|only)\b)|cannot|wrong|incorrect|false|eliminated|excluded|impossible|"
+    r"unlikely|invalid|ruled|rejected|distractors?)\b)"
+    r"|[)\]]* (?:is|are|does|do|was|were|could|would|can|ca|wo)n['’]t\b|[)\]}\"'”’]* ?\?(?= ?\S)"
+    r"|[)\]]*[:—–-]? ?\(?(?:incorrect|wrong|false|no|✗|✘|❌)(?![a-z])"
+    r"|[)\]]* ?(?:选项|項|项)?(?:是|都|也|均|并|明显)*(?:不|错|误|有误|排除|无关)",
+    I,
+)
+
+MARKED = re.compile(r"<(?:final_?)?answer>(?P<tag>[^<]{0,2000})|\[\[(?P<judge>[^\[\]\n]{0,200})\]\]", I)
+HEADED = re.compile(r"^#### ?[*_]*\(?([A-Za-z])\)?[*_.]*\s*$", re.MULTILINE)  # GSM8K's mark
+ALONE_LEFT = re.compile(
+    rf"(?:(?:maybe|perhaps|yes|ok|okay|well|sure|i think|i guess|my guess)[,:]? )?(?:{FILL}|选) ?", I
+)
+ALONE_RIGHT = re.compile(r"[.。!?)\]:,;]* ?")
+LISTED = re.compile(r"(?:^|\s)\(?([A-J])[).:]\s")  # an option, as questions print them
+NAMED_MENTION_LEFT = re.compile(r"\b(?:option|choice)s? $|选项$", I)
+EDGE_LEFT = re.compile(r"(?:^|(?<!Mr)(?<!Ms)(?<!Mrs)(?<!Dr)(?<!St)[.,;:!?—–\n] ?)$")
+EDGE_RIGHT = re.compile(r" ?(?:[.,;:!\n。]|$)| (?:rather|instead|not)\b")
+BOLD = re.compile(r"(?:\*\*|__) ?\(?([A-Za-z])(?:\)|[.:](?=[ *_])|(?=\*\*|__))[^*_\n]{0,200}(?:\*\*|__)")
+OPENS = re.compile(  # a line that begins with a letter
+    r"[ >#*{-]*(?:\( ?([A-Za-z]) ?\)|\[([A-Z])\]|([A-Za-z]) ?(?:\)|:(?=\s|$))"
+    r"|([A-Z])(?:[.,](?= |$)|[。,、])(?! ?[A-Z](?:[.,、]|\b))"
+    r"|([a-hj-z])\.(?= |$)|([A-Z])(?: [–—-] |$)|([B-HJ-Z])(?= [A-Z0-9]))"
+)
+GOOD = re.compile(r"\b(?:correct|right|true|yes|best)\b|[✓✔✅]|正确", I)
+BAD = re.compile(r"\b(?:not|incorrect|wrong|false|no|cannot)\b|n['’]t\b|[✗✘❌]|不正确|不对|错误", I)
