@@ -38,7 +38,7 @@ class Reading:
 
     @classmethod
     def of(cls, source: DictConfig, limit: int | None, chosen: np.ndarray | None = None) -> "Reading":
-        columns = {field: column for field, column in (source.columns or {}).items() if column is not None}
+        columns = {field: column or "" for field, column in (source.columns or {}).items() if column is not None}
         tags = OmegaConf.to_container(source.tags) if source.tags else {}
         filter = OmegaConf.to_container(source.filter) if source.filter else {}
         return cls(source.format, columns, tags, filter, limit, source.get("entry"), chosen)
@@ -180,7 +180,7 @@ class _Writing:
         if self.form is None:
             return
         for name, column in self.form.columns.items():
-            may_lack = name in FORMATS[self.form.format].required[1:] or name == column
+            may_lack = not column or name in FORMATS[self.form.format].required[1:] or name == column
             if column not in self.names and not may_lack and name in fields_of(self.form.format):
                 raise UserError(
                     f"{self.where}.path={self.opened.path}: no column '{column}' (columns.{name}); "
