@@ -28,6 +28,7 @@ from near.table import FAULT, FILTERED, UNANSWERED, Table
 
 log = logging.getLogger(__name__)
 
+_SAID: set[str] = set()  # what was said of sources: a run loads some of them several times
 BLOCK = 1 << 16  # rows whose hashes are read at a time
 
 
@@ -160,8 +161,10 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
     for opened, reading in _openings(source, where, cache_dir, lambda: len(found[-1])):
         rows, info = _load_one(cfg, reading, part, opened, cache_dir, answer)
         _judge(rows, info, f"{where}: {opened.path}", cfg.on_error)
-        for line in said_of(info, where, opened.path):
-            log.info(line)
+        for line in said_of(info, where, opened.path, _graded_columns(cfg, part)):
+            if line not in _SAID:
+                _SAID.add(line)
+                log.info(line)
         found.append(rows)
         values.append(info["filter_values"])
     if len(found) == 1:
@@ -179,6 +182,14 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
         )
         raise UserError(f"{where}.filter={source.filter} leaves no row; widen it; the rows have {there}")
     return rows
+
+
+def _graded_columns(cfg: DictConfig, part: str) -> set[str]:
+    """The columns of rows that are evaluated on which a grader reads, where the whole configuration is at hand."""
+    evaluation = None if part == "candidates" else cfg._get_root().get("evaluation")
+    graders = (evaluation.get("graders") if isinstance(evaluation, DictConfig) else None) or {}
+    named = [options.get("column_names") or {} for options in graders.values() if isinstance(options, DictConfig)]
+    return {str(column) for names in named if isinstance(names, DictConfig) for column in names.values()}
 
 
 def _openings(

@@ -33,7 +33,7 @@ def decide(format: str, columns: Mapping[str, str], first: Mapping, where: str, 
                 f"{where}.path={file}: columns.{key} is not a field of {where}.format={format}"
                 f"{did_you_mean(key, known)}"
             )
-        if column not in first and key in (prompt, "source"):
+        if column and column not in first and key in (prompt, "source"):
             raise UserError(f"{where}.path={file}: no column '{column}' (columns.{key}); {there}")
     if columns.get(prompt, prompt) not in first:
         raise UserError(

@@ -45,8 +45,8 @@ NOT_THINKING = "detailed thinking off"  # what LLaMA-Factory's `formatting: open
 
 
 class Form(NamedTuple):
-    """How rows are read: the format's name, `columns` (fields to the source's names), `tags`, and `entry`, the
-    `formatting` of a dataset_info.json's entry, under which no field is read that `columns` does not name."""
+    """How rows are read: the format's name, `columns` (fields to the source's names; "": the field is not read), `tags`,
+    and `entry`, the `formatting` of a dataset_info.json's entry: no field is then read that `columns` does not name."""
 
     format: str
     columns: Mapping[str, str]
@@ -78,13 +78,13 @@ class Field:
 
     def others(self, field: str) -> bool:
         """Whether a column that could hold the field as well says something else."""
-        if self.form.entry or self.form.columns.get(field):
+        if self.form.entry or field in self.form.columns:
             return False
         values = [self.raw.get(name) for name in (field, *OTHER_NAMES.get(field, ()))]
         return len({str(value) for value in values if value not in (None, "")}) > 1
 
     def get(self, field: str) -> object:
-        if self.form.entry and field not in self.form.columns:
+        if self.form.columns.get(field, "" if self.form.entry else None) == "":
             return None
         return self.raw.get(self.name(field))
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Reading:
 
     @classmethod
     def of(cls, source: DictConfig, limit: int | None, chosen: np.ndarray | None = None) -> "Reading":
-        columns = {field: column for field, column in (source.columns or {}).items() if column is not None}
+        columns = {field: column or "" for field, column in (source.columns or {}).items() if column is not None}
         tags = OmegaConf.to_container(source.tags) if source.tags else {}
         filter = OmegaConf.to_container(source.filter) if source.filter else {}
         return cls(source.format, columns, tags, filter, limit, source.get("entry"), chosen)
@@ -180,7 +180,7 @@ class _Writing:
         if self.form is None:
             return
         for name, column in self.form.columns.items():
-            may_lack = name in FORMATS[self.form.format].required[1:] or name == column
+            may_lack = not column or name in FORMATS[self.form.format].required[1:] or name == column
             if column not in self.names and not may_lack and name in fields_of(self.form.format):
                 raise UserError(
                     f"{self.where}.path={self.opened.path}: no column '{column}' (columns.{name}); "
@@ -188,8 +188,8 @@ class _Writing:
                 )
 
 
-def said_of(info: dict, where: str, path: str) -> list[str]:
-    """What the log says of a source that was read, from its info.json."""
+def said_of(info: dict, where: str, path: str, graded: Collection[str] = ()) -> list[str]:
+    """What the log says of a source that was read, from its info.json. `graded`: columns that graders read."""
     lines, notes, what = [], info["notes"], f"{where}: {path}"
     if info["other_formats"]:
         others = " or ".join(info["other_formats"])
@@ -198,6 +198,6 @@ def said_of(info: dict, where: str, path: str) -> list[str]:
         lines.append(f"{what}: {notes['empty']} rows have an empty answer in the middle, which is not trained on")
     if notes.get("system"):
         lines.append(f"{what}: {notes['system']} rows have several system texts; a turn is used before a column")
-    if info["unused"]:
-        lines.append(f"{what}: not used: {printable(', '.join(info['unused']), 300)}")
+    if unused := [name for name in info["unused"] if name not in graded]:
+        lines.append(f"{what}: not used: {printable(', '.join(unused), 300)}")
     return lines

@@ -60,7 +60,7 @@ def _matches(path: str, where: str) -> list[str]:
 def _open(path: str, label: str | None, source: DictConfig, where: str, cache_dir: str) -> Opened:
     local = Path(resolve(path, cache_dir)).expanduser()
     label = label or source.get("label") or local.name.split(".")[0]
-    key = source.get("key")
+    key = None if source.get("key") is None else str(source.key)
     if local.is_file():
         kind = Kind.of(local.name)
         if kind is None:

@@ -71,3 +71,17 @@ def test_ids_and_scores_say_nothing():
     silent = ("id", "_id", "question_id", "rowId", "idx", "quality_score", "score", "uuid", "__index_level_0__", "rank")
     assert not any(map(says_something, silent))
     assert all(map(says_something, ("difficulty", "tags", "hidden", "idea", "scored_by", "solution", "video")))
+
+
+def test_columns_that_a_grader_reads_are_used(tmp_path, cache, caplog):
+    caplog.set_level(logging.INFO)
+    cfg = configured("train", "data=files", "evaluation=code")
+    names = sorted(set(filter(None, cfg.evaluation.graders.pass_at_1.column_names.values())))
+    row = {"question": "q", "answer": "a", "difficulty": "d"} | dict.fromkeys(names, "x")
+    for part in ("candidates", "eval"):
+        cfg.data[part].path = str(write_rows(tmp_path / "p.jsonl", [row]))
+        cfg.data[part].format = "question_answer"
+        for _ in range(2):
+            load(cfg.data, part, str(cache))
+    said = [r.message.split("not used: ")[1] for r in caplog.records if "not used" in r.message]
+    assert said == [", ".join(["difficulty", *names]), "difficulty"]  # each said once

@@ -142,6 +142,14 @@ def test_tools_lead_a_row_of_any_format(read, row, tools):
     assert read({**row, "mine": tools}, tools="mine").messages(0)[0]["role"] == "tools"
 
 
+@pytest.mark.parametrize("off", [False, ""])
+def test_fields_that_are_switched_off(read, caplog, off):
+    caplog.set_level(logging.INFO)
+    rows = read(chat(USER, ANSWER, tools=[TOOL], system="s", system_prompt="t"), tools=off, system=off)
+    assert rows.messages(0) == [USER, ANSWER]
+    assert "not used: tools, system, system_prompt" in caplog.text
+
+
 @pytest.mark.parametrize("tools", ["none", [1], [{"type": "function"}], 7, ["f"]])
 def test_tools_that_are_none(read, tools):
     with pytest.raises(UserError, match="field 'tools"):
