@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from near.graders import choice_patterns as patterns
 from near.graders.base import Compares
-from near.graders.reading import boxes, corrected, first_answer, spoken
+from near.graders.reading import before_remark, boxes, corrected, first_answer, spoken
 
 Letters = frozenset[str]
 UNDECIDED: Letters = frozenset()
@@ -38,7 +38,7 @@ def letters(text: str) -> Letters | None:
     first = first_answer(text)
     tail = corrected(first)
     found = None if tail is None else _correction(tail)
-    for part in dict.fromkeys((first, text)):
+    for part in dict.fromkeys((before_remark(first), first, text)):
         found = _chosen(part) if found is None else found
     return found or None
 
@@ -102,9 +102,9 @@ def _mention(text: str, match: re.Match) -> Mention | None:
             return None
         if letter in "Aa" and patterns.ARTICLE_RIGHT.match(right):
             return None
-        if letter.islower() and not (patterns.END_RIGHT.match(right) or patterns.RIGHT_RIGHT.match(right)):
+        if letter.islower() and not patterns.SMALL_RIGHT.match(right) and not patterns.RIGHT_RIGHT.match(right):
             return None
-    left = text[max(0, match.start() - LEFT) : match.start()]
+    left = text[max(0, match.start() - LEFT) : match.start()].rstrip("([{\"'“")
     sure = match[0][0] in "([" and len(match[0]) < 5
     return Mention(frozenset(letter.upper()), match.start(), match.end(), left, right, sure)
 
@@ -117,7 +117,7 @@ def _joined(first: Mention, gap: str, second: Mention) -> Mention | None:
         return None
     elif patterns.NONE_OF_LEFT.search(first.left):
         chosen = first.letters | second.letters
-    elif "," in gap and "and" not in gap and (_denied(first) or patterns.OF_ONE_RIGHT.match(second.right)):
+    elif gap.strip(" )(") in (",", ";") and (_denied(first) or patterns.OF_ONE_RIGHT.match(second.right)):
         return None
     else:
         chosen = first.letters and first.letters | second.letters

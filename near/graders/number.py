@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from near.graders.arithmetic import NoNumber, Number, literal, plain, scale, total
 from near.graders.base import Answer, Compares
-from near.graders.reading import boxes, corrected, first_answer, spoken
+from near.graders.reading import before_remark, boxes, corrected, first_answer, spoken
 
 LONG = 10_000  # characters from a text's end in which the last sentence with a number is looked for
 LAST = 50  # numbers of a sentence, and statements of a text, that are looked at from the end
@@ -45,10 +45,6 @@ SAID = re.compile(r"\b(?:(?:should|must|would) be|it is|it['’]s|that['’]s|th
 NEAR = 3  # words between "the answer is" and its number; further off, it is looked for as in any sentence
 DENIED = re.compile(r"(?:\bnot|n['’]t|\bnever|\brather than|\binstead of|不是)(?: [A-Za-z]+)? ?[$€£¥]?$", re.I)
 SENTENCE = re.compile(r"(?<=[!?。！？\n])|(?<=\.)(?=\s|$)")
-# a line behind the result that explains it
-REMARK = re.compile(
-    r"^[ \t*#_]*(?:note|explanation|reason|justification|check|verification|解释|说明|注)[ *_]*:", re.I | re.M
-)
 REASON = re.compile(r"\bbecause\b|\bsince\b(?![^\n]*=)|因为", re.I)
 CONCLUDES = re.compile(
     r"\b(?:round\w*|so|leav\w+|left|then|therefore|thus|which|mean\w*|giv\w+|or|about|approx\w*)\b|[=≈]", re.I
@@ -202,10 +198,8 @@ def _last(text: str) -> Number | None:
     """Of the last sentence with a number."""
     text = text[-LONG:]
     numbers = _numbers(text)
-    for match in REMARK.finditer(text) if numbers else ():
-        if numbers[0].start < match.start():
-            text, numbers = text[: match.start()], [one for one in numbers if one.start < match.start()]
-            break
+    before = [one for one in numbers if one.start < len(before_remark(text))]
+    numbers = before or numbers
     if not numbers:
         return None
     ends = [match.start() for match in SENTENCE.finditer(text)]
