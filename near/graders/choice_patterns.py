@@ -153,6 +153,8 @@ ALONE_LEFT = re.compile(
 )
 ALONE_RIGHT = re.compile(r"(?: only)?[.。!?)\]:,;]* ?")
 LISTED = re.compile(r"(?:^|\s)\(?([A-J])[).:]\s")  # an option, as questions print them
+OPTION = re.compile(r"(?:^|(?<=\s))\(?([A-Z])[).:](?=\s)")
+SAYS = re.compile(r"\b(?:answer|option|choice)\b(?: \w+){0,4}?(?: is|:)\s+|答案(?:是|为|:|：)", I)
 NAMED_MENTION_LEFT = re.compile(r"\b(?:option|choice)s? $|选项$", I)
 EDGE_LEFT = re.compile(r"(?:^|(?<!Mr)(?<!Ms)(?<!Mrs)(?<!Dr)(?<!St)[.,;:!?—–\n] ?)$")
 EDGE_RIGHT = re.compile(r" ?(?:[.,;:!\n。]|$)| (?:rather|instead|not|only)\b")
