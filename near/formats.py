@@ -45,7 +45,7 @@ NOT_THINKING = "detailed thinking off"  # what LLaMA-Factory's `formatting: open
 
 
 class Form(NamedTuple):
-    """How rows are read: the format's name, `columns` (fields to the source's names; "": the field is not read), `tags`,
+    """How rows are read: the format, `columns` (fields to the source's names; "": the field is not read), `tags`,
     and `entry`, the `formatting` of a dataset_info.json's entry: no field is then read that `columns` does not name."""
 
     format: str
