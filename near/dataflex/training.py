@@ -58,8 +58,8 @@ def place(file: File) -> None:
     resume = file.take("resume_from_checkpoint")
     if isinstance(resume, str):
         file.put("resume", resume)
-    if file.take("data_seed", file.seed) == file.seed:
-        file.values.pop("data_seed", None)
+    if file.values.get("data_seed") == file.seed:
+        file.take("data_seed")
 
 
 def parallel(file: File) -> None:

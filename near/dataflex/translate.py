@@ -192,6 +192,8 @@ def others(file: File, table: dict[str, Key]) -> None:
             continue
         elif known.reason:
             file.skip(key, known.reason, value, known.quiet)
+        elif f"use_{key.partition('_')[0]}" in file.skipped:  # written for what does not train here, whatever the value
+            file.name(key, family(key))
         else:
             file.skip(key, family(key) or "it has no part in what this file asks for", value)
 
