@@ -65,6 +65,9 @@ def place(file: File) -> None:
 def parallel(file: File) -> None:
     """How processes share the model; UserError for options of DeepSpeed that can't be read."""
     told = file.take("deepspeed")
+    if file.typed_value("parallel") is not None:
+        file.take("fsdp")
+        return
     if fsdp := file.take("fsdp"):
         file.put("parallel", "fsdp")
         strange = set(re.findall(r"\w+", str(fsdp))) - {"True", "full_shard", "auto_wrap"}
