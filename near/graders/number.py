@@ -6,7 +6,8 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from near.graders.arithmetic import NoNumber, Number, literal, plain, scale, total
-from near.graders.base import Answer, Compares
+from near.graders.base import Answer, Compares, Grade
+from near.graders.formulas import Formulas
 from near.graders.reading import before_remark, boxes, corrected, first_answer, spoken
 
 LONG = 10_000  # characters from a text's end in which the last sentence with a number is looked for
@@ -296,10 +297,29 @@ class FinalNumber(Compares):
 
     50% is right beside 50% and 0.5, and beside 50, which then counts per cent; 0.5% beside 0.5 only where the question
     asks for per cent. 2 million is right beside 2,000,000, and beside 2, which then counts millions.
+
+    formulas: what is no number, in the reference or in the answer, is compared by math-verify; otherwise a reference
+    without a number is left out.
     """
+
+    def __init__(self, formulas: bool = False):
+        self.formulas = Formulas() if formulas else None
+
+    def check(self) -> None:
+        if self.formulas is not None:
+            self.formulas.check()
 
     def taken(self, text: str) -> object:
         return read_number(text)
+
+    def _grade(self, answer: Answer) -> Grade:
+        wanted, found = self.taken(answer.reference), self.taken(answer.text)
+        if self.formulas is None or (wanted is not None and found is not None):
+            return self._compared(answer, wanted, found)
+        wanted, found = self.formulas.read(answer.reference), self.formulas.read(first_answer(spoken(answer.text)))
+        if not wanted or not found:
+            return self._compared(answer, wanted or None, found or None)
+        return Grade(float(self.formulas.same(wanted, found)))
 
     def same(self, wanted: object, found: object, answer: Answer) -> bool:
         if wanted.value * wanted.scale == found.value * found.scale:
