@@ -45,7 +45,7 @@ NOT_THINKING = "detailed thinking off"  # what LLaMA-Factory's `formatting: open
 
 
 class Form(NamedTuple):
-    """How rows are read: the format, `columns` (fields to the source's names; "": the field is not read), `tags`,
+    """How rows are read: the format's name, `columns` (fields to the source's names; "": it is not read), `tags`,
     and `entry`, the `formatting` of a dataset_info.json's entry: no field is then read that `columns` does not name."""
 
     format: str
@@ -71,28 +71,28 @@ class Field:
     def name(self, field: str) -> str:
         """The column of a field. Where `columns` names none: its own name or, where that says nothing, another."""
         named = self.form.columns.get(field)
-        if named is not None or self.form.entry:
+        if named or field not in OTHER_NAMES or named == "" or self.form.entry:
             return named or field
-        others = (name for name in OTHER_NAMES.get(field, ()) if self.raw.get(name) not in (None, ""))
-        return field if self.raw.get(field) not in (None, "") else next(others, field)
+        names = (field, *OTHER_NAMES[field])
+        return next((name for name in names if self.raw.get(name) not in (None, "")), field)
 
     def others(self, field: str) -> bool:
         """Whether a column that could hold the field as well says something else."""
-        if self.form.entry or field in self.form.columns:
+        if self.form.entry or field in self.form.columns or not any(name in self.raw for name in OTHER_NAMES[field]):
             return False
         values = [self.raw.get(name) for name in (field, *OTHER_NAMES.get(field, ()))]
         return len({str(value) for value in values if value not in (None, "")}) > 1
 
     def get(self, field: str) -> object:
-        if self.form.columns.get(field, "" if self.form.entry else None) == "":
-            return None
-        return self.raw.get(self.name(field))
+        named = self.form.columns.get(field, "" if self.form.entry else None)
+        return None if named == "" else self.raw.get(named or self.name(field))
 
     def text(self, field: str, required: bool = True) -> str:
         """The field's text, stripped at neither end; "" for an optional one that is absent or null."""
-        name, value = self.name(field), self.get(field)
+        value = self.get(field)
         if value is None and not required:
             return ""
+        name = self.name(field)
         if value is None:
             raise Fault(name, "is missing" if name not in self.raw else "is null")
         if not isinstance(value, str):
@@ -122,7 +122,8 @@ def _row(field: Field, turns: list[Message]) -> list[Message]:
         if system.strip() and system != turns[0]["content"]:
             field.notes.append("system")
         system, turns = turns[0]["content"], turns[1:]
-    tools = tools_message(field.get("tools"), field.name("tools"))
+    described = field.get("tools")
+    tools = tools_message(described, field.name("tools")) if described else []
     if field.form.entry == "openai":
         system = _openai_system(system, bool(tools))
     return [*tools, *([{"role": "system", "content": system}] if system.strip() else []), *turns]
@@ -259,8 +260,9 @@ def canonical(raw: object, form: Form) -> Read:
     asked, *answered = FORMATS[form.format].required
     prompt = form.columns.get(asked, asked)
     for message in messages:
-        for text in (message["content"], message.get("reasoning", ""), message.get("calls", "")):
-            check_text(text, prompt)
+        check_text(message["content"], prompt)
+        for name in OPTIONAL[:2] if len(message) > 2 else ():
+            check_text(message.get(name, ""), prompt)
     prompted = any(m["role"] not in ("assistant", "tools") and m["content"].strip() for m in messages)
     if not prompted and form.format != "text":
         raise Fault(prompt, "holds no prompt")

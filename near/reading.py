@@ -97,7 +97,8 @@ class _Writing:
                     first_unanswered = first_unanswered or (table.rows, f"{at}: {unanswered}")
                 key, turns = row_key(row["messages"]), asked_turns(row["messages"])
                 state.update(bytes([bool(flags & FAULT), bool(flags & FILTERED)]) + key)
-                table.add(row, flags, key, prompt_key(turns), [text_key(turn) for turn in turns])
+                turn_keys = [text_key(turn) for turn in turns] if len(turns) > 1 else []
+                table.add(row, flags, key, prompt_key(turns), turn_keys)
         self._check_named()
         return {
             "schema_version": VERSION,

@@ -12,9 +12,10 @@ def row_key(messages: list[Message]) -> bytes:
     """Of all fields of all messages."""
     state = hashlib.blake2b(digest_size=KEY)
     for message in messages:
-        fields = {message["role"]: message["content"]}  # no role has the name of another field
-        fields |= {name: str(message[name]) for name in OPTIONAL if name in message}
-        for name, text in fields.items():
+        fields = [(message["role"], message["content"])]  # no role has the name of another field
+        if len(message) > 2:
+            fields += [(name, str(message[name])) for name in OPTIONAL if name in message]
+        for name, text in fields:
             content = text.encode()
             state.update(f"{name} {len(content)} ".encode() + content)
     return state.digest()

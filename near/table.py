@@ -71,7 +71,7 @@ class TableWriter:
     def add(self, row: dict, flags: int, key: bytes, prompt_key: bytes, turn_keys: list[bytes]) -> None:
         """row: the columns of SCHEMA; turn_keys: of each turn that asks, where there are several."""
         self._batch.append(row)
-        for turn_key in turn_keys if len(turn_keys) > 1 else ():
+        for turn_key in turn_keys:
             self._turns[0].write(turn_key)
             self._turns[1].write(np.int64(self.rows).tobytes())
         for file, value in zip(self._side, (bytes([flags]), key, prompt_key), strict=True):
