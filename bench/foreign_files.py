@@ -1,8 +1,8 @@
 """What becomes of other systems' files: how many run, and why others are refused.
 
-python bench/foreign_files.py LLaMA-Factory/examples DataFlex/examples          # the table of docs/from_dataflex.md
-python bench/foreign_files.py LLaMA-Factory/examples DataFlex/examples --lines  # and what is said of each file
-python bench/foreign_files.py --keys LLaMA-Factory DataFlex                     # defaults unlike ours
+python bench/foreign_files.py LLaMA-Factory/examples DataFlex/examples     the table of docs/from_dataflex.md
+... --lines                                                                and what is said of each file
+python bench/foreign_files.py --keys LLaMA-Factory DataFlex                keys and defaults that differ from ours
 
 Nothing is trained and nothing fetched: a file runs where its translation composes and passes the check of the
 configuration. Models and data of a hub are taken as they are named.
@@ -11,17 +11,18 @@ configuration. Models and data of a hub are taken as they are named.
 import ast
 import collections
 import contextlib
+import importlib.util
 import re
 import sys
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from near.check import check
-from near.config import CONF, register_resolvers
+from near.config import CONF, register_resolvers, select
 from near.dataflex.defaults import groups, same
 from near.errors import UserError
 from near.from_yaml import translated
@@ -32,7 +33,7 @@ REASONS = {
     r"in the form of LLaMA-Factory's v1": "in the form of LLaMA-Factory's v1",
     r"configures accelerate": "configures accelerate, trains nothing",
     r"configures DeepSpeed": "configures DeepSpeed, trains nothing",
-    r"lists tokens|lists data sets|holds DataFlex's components": "a list of tokens, data sets or components",
+    r"lists tokens|lists data sets|holds DataFlex's components": "lists tokens, data sets or components",
     r"is for answering": "for answering (inference), trains nothing",
     r"asks for no training": "asks for no training (do_train)",
     r"it is for preferences|holds preferences": "preferences (stage: dpo, kto, rm, ppo; ranking data)",
@@ -67,9 +68,20 @@ def outcome(path: Path) -> tuple[str, list[str]]:
         text = str(error)
         line = next((line for sign, line in REASONS.items() if re.search(sign, text)), "another reason")
         return f"refused: {line}", [text.replace(str(path), "FILE")]
+    if lacking := lacking_packages(cfg):
+        return f"runs where {lacking} is installed, which is not so here", []
     named = [f"not honoured: {key}: {why}" for key, why in file.skipped.items()]
     kind = "runs, with keys named as not honoured" if named else "runs, every key honoured"
     return kind, [*(f"taken so: {line}" for line in file.said), *named]
+
+
+def lacking_packages(cfg: DictConfig) -> str | None:
+    """The package that a run needs and that is not installed here, if there is one."""
+    if select(cfg, "model.quantization") is not None and importlib.util.find_spec("bitsandbytes") is None:
+        return "bitsandbytes"
+    if select(cfg, "parallel.deepspeed") is not None and importlib.util.find_spec("deepspeed") is None:
+        return "deepspeed"
+    return None
 
 
 def table(folders: list[Path], lines: bool) -> str:
@@ -82,7 +94,7 @@ def table(folders: list[Path], lines: bool) -> str:
             if lines:
                 print(f"{path.relative_to(folder.parent)}: {kind}", *said, sep="\n    ")
     total = sum(counts.values(), collections.Counter())
-    names = [folder.resolve().parent.name if folder.name == "examples" else folder.name for folder in folders]
+    names = [folder.absolute().parent.name if folder.name == "examples" else folder.name for folder in folders]
     rows = [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for kind in sorted(total, key=lambda kind: (kind.startswith("refused"), -total[kind])):
         rows.append(f"| {kind} | {' | '.join(str(counts[folder][kind] or '') for folder in folders)} |")
