@@ -137,6 +137,8 @@ class _Turn:
         said = (content.strip(), THINKING.sub("", content, count=1).strip())
         self.core = next((text for text in said if text and text in turn), "")
         if content.strip() and not self.core and "calls" not in messages[i]:
+            if content.strip() in through:
+                raise UserError(f"{REWRITES}; data.on_error=skip leaves such rows out")
             raise UserError("the chat template leaves out what an answer says; name another one (model.template)")
         if not self.core:  # calls alone, or nothing: with what ends them
             opened = "<think>" if self.opens_thought else ""

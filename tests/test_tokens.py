@@ -19,7 +19,7 @@ from tests.conftest import configured
 pytestmark = pytest.mark.model
 CHAT = [
     {"role": "system", "content": "be brief"},
-    {"role": "user", "content": "hi"},
+    {"role": "user", "content": "howdy"},
     {"role": "assistant", "content": "hello"},
     {"role": "user", "content": "2+2?"},
     {"role": "assistant", "content": "4"},
@@ -105,7 +105,7 @@ def test_templates_locate_every_answer(tokenizer, name):
     assert "hello" in answers
     assert "4" in answers
     assert "2+2" not in answers
-    assert "hi" not in answers
+    assert "howdy" not in answers
     assert "brief" not in answers
 
 
