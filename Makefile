@@ -64,6 +64,8 @@ test-vllm: $(VENV)-vllm/.installed ## the real vLLM, CPU build, in an environmen
 test-extras: $(VENV)-extras/.installed ## DeepSpeed on two CPU ranks, bitsandbytes, submitit, Optuna, lm-eval, SwanLab, MLflow and Trackio, in an environment of their own (2 GB)
 	$(VENV)-extras/bin/python -m pytest -m extras
 
+test-elsewhere: test-ray test-vllm test-extras ## what needs an environment of its own: before a release, and where a change touches it
+
 lint: $(VENV)/.installed-dev ## ruff
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -71,4 +73,4 @@ lint: $(VENV)/.installed-dev ## ruff
 clean: ## remove runs/ and .cache/ (not .venv*)
 	rm -rf runs .cache
 
-.PHONY: help install assets demo test test-quick test-slow test-browser test-ray test-vllm test-extras lint clean
+.PHONY: help install assets demo test test-quick test-slow test-browser test-ray test-vllm test-extras test-elsewhere lint clean
