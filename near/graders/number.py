@@ -5,11 +5,13 @@ from bisect import bisect_right
 from fractions import Fraction
 from typing import NamedTuple
 
-from near.graders.arithmetic import NoNumber, Number, literal, plain, scale, total
+from near.errors import UserError
+from near.graders.arithmetic import NoNumber, Number, literal, plain, scale, spelled, total
 from near.graders.base import Answer, Compares, Grade
 from near.graders.formulas import Formulas
 from near.graders.reading import before_remark, boxes, corrected, first_answer, spoken
 
+FEW = 4  # words of a text in which a number in letters is the answer: "twelve apples"
 LONG = 10_000  # characters from a text's end in which the last sentence with a number is looked for
 LAST = 50  # numbers of a sentence, and statements of a text, that are looked at from the end
 STARTS = re.compile(  # no index, no power, no part of a name
@@ -97,7 +99,9 @@ def _final(text: str) -> Number | None:
     for read in (_marked, _boxed, _answered):
         if (found := read(text)) is not None:
             return found[0]
-    return _last(text)
+    found = _last(text)
+    word = spelled(text) if found is None and len(text.split()) <= FEW else None
+    return found if word is None else Number(word)
 
 
 def _correction(text: str) -> Number | None:
@@ -162,6 +166,8 @@ def _is_the_answer(text: str) -> Number | None:
 
 
 def _stated(sentence: str) -> Number | None:
+    if (word := spelled(sentence)) is not None:
+        return Number(word)
     numbers = _numbers(sentence)
     kept = [one for one in numbers if not DENIED.search(sentence[: one.start])] or numbers
     if not kept:
@@ -303,6 +309,8 @@ class FinalNumber(Compares):
     """
 
     def __init__(self, formulas: bool = False):
+        if not isinstance(formulas, bool):
+            raise UserError(f"evaluation.graders.number.formulas={formulas} is not true or false")
         self.formulas = Formulas() if formulas else None
 
     def check(self) -> None:
