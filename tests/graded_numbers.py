@@ -64,6 +64,11 @@ CASES = [
     ("答案：12个，分给3人", 12, "what is stated goes before what comes later"),
     ("所以一共有12个苹果", 12, "between Chinese words"),
     ("La respuesta es 12.", 12, "Spanish"),
+    ("The answer is seven, as a week has 7 days and 2 weeks 14.", 7, "in letters"),
+    ("Answer: Twenty-five.", 25, "in letters"),
+    ("twelve apples", 12, "in letters and nothing else"),
+    ("One of them has 3 apples.", 3, "no number that is meant"),
+    ("One of them left.", None, "no number that is meant"),
     # none is named: the last that is meant
     ("it is 12.", 12, "the sentence's full stop"),
     ("2 + 3 = 5", 5, "behind the equals sign"),

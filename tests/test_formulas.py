@@ -14,6 +14,11 @@ def test_without_math_verify_it_is_said(monkeypatch):
         FinalNumber(formulas=True).check()
 
 
+def test_what_formulas_may_be():
+    with pytest.raises(UserError, match="formulas=maybe is not true or false"):
+        FinalNumber(formulas="maybe")
+
+
 def test_formulas_are_left_out_by_default():
     [grade] = FinalNumber().grade([Answer(0, "", r"\boxed{2\sqrt{3}}", r"\boxed{2\sqrt{3}}")], "unused")
     assert (grade.score, grade.no_answer) == (None, False)

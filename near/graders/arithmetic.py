@@ -67,6 +67,18 @@ SCALES = [
 ]
 
 
+SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+SPELLED = re.compile(
+    rf"[\W_]*(?:(?P<tens>{'|'.join(TENS)})(?:[- ](?P<unit>{'|'.join(SMALL[1:10])}))?|(?P<small>{'|'.join(SMALL)}))\b"
+    r"(?![- ]?(?:hundred|thousand|million|billion|dozen|half|third|quarter|of\b|\w*th\b))",
+    re.IGNORECASE,
+)
+
+
 class Number(NamedTuple):
     """A number as it is written, and what a word or sign behind it multiplies it by: 50% is 50 and 1/100."""
 
@@ -222,6 +234,16 @@ def _bounded(value: Fraction) -> Fraction:
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > LARGEST_BITS:
         raise NoNumber
     return value
+
+
+def spelled(text: str) -> Fraction | None:
+    """The number below a hundred that a text begins with in letters."""
+    match = SPELLED.match(text)
+    if match is None:
+        return None
+    if match["small"]:
+        return Fraction(SMALL.index(match["small"].lower()))
+    return Fraction(20 + 10 * TENS.index(match["tens"].lower()) + SMALL.index((match["unit"] or "zero").lower()))
 
 
 def scale(text: str, at: int) -> Fraction:

@@ -3,20 +3,18 @@
 import re
 from bisect import bisect_right
 from fractions import Fraction
-from typing import NamedTuple
 
-from near.graders.arithmetic import NoNumber, Number, literal, plain, scale, total
+from near.errors import UserError
+from near.graders.arithmetic import NoNumber, Number, literal, plain, scale, spelled, total
 from near.graders.base import Answer, Compares, Grade
 from near.graders.formulas import Formulas
 from near.graders.reading import before_remark, boxes, corrected, first_answer, spoken
+from near.graders.written import MINUS, Written
+from near.graders.written import numbers as written_numbers
 
+FEW = 4  # words of a text in which a number in letters is the answer: "twelve apples"
 LONG = 10_000  # characters from a text's end in which the last sentence with a number is looked for
 LAST = 50  # numbers of a sentence, and statements of a text, that are looked at from the end
-STARTS = re.compile(  # no index, no power, no part of a name
-    r"(?<![A-Za-z0-9À-ɏ_^\\])(?<![A-Za-z]-)(?<![A-Za-z0-9]\.)(?<!\d/)(?<![\^_]\{)"
-    r"(?:\((?=-?[\d./]+\) ?\^)|\\frac|\.?\d)"
-)
-STOP = re.compile(r"[^\s]*")
 # words, currencies and marks before a number, and its sign
 LEAD = re.compile(r"(?:[\s*_`:~$€£¥₹=]|[^\W\d_]+(?=[\s:,=*$]),?)*")
 SIGN = re.compile(r"([-+–]?) ?[$€£¥₹]? ?")
@@ -50,8 +48,6 @@ REASON = re.compile(r"\bbecause\b|\bsince\b(?![^\n]*=)|因为", re.I)
 CONCLUDES = re.compile(
     r"\b(?:round\w*|so|leav\w+|left|then|therefore|thus|which|mean\w*|giv\w+|or|about|approx\w*)\b|[=≈]", re.I
 )
-BULLET = re.compile(r"^[ \t]*\(?\d{1,3}[.)][ \t]+(?=\S)", re.MULTILINE)
-OTHER = re.compile(r"(?:st|nd|rd|th)\b|[xyz](?![A-Za-z])|\.\d")  # an ordinal, a formula, a version
 LABEL = re.compile(r"(?:\b(?:step|page|question|problem|part|chapter|figure|line|equation|case)|#) ?$", re.I)
 # a number behind such a word says for how many, how long or where from
 ASIDE = re.compile(
@@ -60,15 +56,6 @@ ASIDE = re.compile(
     r"|\bout of|\d of|\bafter \w+ing)(?: (?:the|all|about|these|those|away|up|each of|last|first|next|past))* $",
     re.I,
 )
-MINUS = re.compile(r"(?:\bnegative|(?:\b(?:is|was|be|equals)|[=:(]|^) ?minus) $|[负負]$", re.I)
-
-
-class Written(NamedTuple):
-    """A number in a text, and where it begins, with its sign, and ends."""
-
-    number: Number
-    start: int
-    end: int
 
 
 def final_number(text: str) -> Fraction | None:
@@ -97,7 +84,9 @@ def _final(text: str) -> Number | None:
     for read in (_marked, _boxed, _answered):
         if (found := read(text)) is not None:
             return found[0]
-    return _last(text)
+    found = _last(text)
+    word = spelled(text) if found is None and len(text.split()) <= FEW else None
+    return found if word is None else Number(word)
 
 
 def _correction(text: str) -> Number | None:
@@ -155,14 +144,16 @@ def _is_the_answer(text: str) -> Number | None:
     """The last number that is called the answer: "42 is the answer"."""
     for match in reversed(list(CALLED.finditer(text))[-LAST:]):
         before = text[max(0, match.start() - 60) : match.start()]
-        numbers = _numbers(before)
+        numbers = written_numbers(before)
         if numbers and before[numbers[-1].end :].strip(" *$_") == "":
             return numbers[-1].number
     return None
 
 
 def _stated(sentence: str) -> Number | None:
-    numbers = _numbers(sentence)
+    if (word := spelled(sentence)) is not None:
+        return Number(word)
+    numbers = written_numbers(sentence)
     kept = [one for one in numbers if not DENIED.search(sentence[: one.start])] or numbers
     if not kept:
         return None
@@ -198,7 +189,7 @@ def _behind(text: str) -> Number | None:
 def _last(text: str) -> Number | None:
     """Of the last sentence with a number."""
     text = text[-LONG:]
-    numbers = _numbers(text)
+    numbers = written_numbers(text)
     before = [one for one in numbers if one.start < len(before_remark(text))]
     numbers = before or numbers
     if not numbers:
@@ -234,44 +225,6 @@ def _result(text: str, sentence: list[Written]) -> Written | None:
     return None if OPERATOR.search(rest) or CONCLUDES.search(rest) else results[-1]
 
 
-def _numbers(text: str) -> list[Written]:
-    """All numbers of a plain text that stand for themselves: no index, no power, no ordinal, no number of a list."""
-    found, at = [], 0
-    bullets = {match.end(): match.start() for match in BULLET.finditer(text)}
-    passed = [(start, end) for end, start in bullets.items()]
-    starts = [start for start, _ in passed]
-    while match := STARTS.search(text, at):
-        start = match.start()
-        place = bisect_right(starts, start) - 1
-        if place >= 0 and start < passed[place][1]:
-            at = passed[place][1]
-            continue
-        try:
-            value, end = literal(text, start)
-        except NoNumber:
-            at = max(STOP.match(text, start).end(), match.end())
-            continue
-        at = end
-        if not OTHER.match(text, end) or text[max(0, start - 2) : start].rstrip().endswith("="):
-            negative, begin = _sign(text, start)
-            found.append(Written(Number(-value if negative else value, scale(text, end)), begin, end))
-    return found
-
-
-def _sign(text: str, start: int) -> tuple[bool, int]:
-    """Whether a number is negative, and where it begins with its sign: in "10-5" and "10 - 5" the dash is none of 5."""
-    before = text[max(0, start - 20) : start]
-    if match := MINUS.search(before):
-        return True, start - len(before) + match.start()
-    match = re.search(r"[-–]( ?)[$€£¥₹]?$|[$€£¥₹] ?[-–]()$", before)
-    if match is None:
-        return False, start
-    left = before[: match.start()]
-    if match[1] or re.search(r"[A-Za-z0-9)}\]]$|[\d)}\]] $", left):
-        return bool(match[1] and re.search(r"[=(:{<>] ?$", left)), start
-    return True, start - len(before) + match.start()
-
-
 def _is_result(text: str, one: Written) -> bool:
     return text[max(0, one.start - 8) : one.start].rstrip(" $*").endswith("=")
 
@@ -303,6 +256,8 @@ class FinalNumber(Compares):
     """
 
     def __init__(self, formulas: bool = False):
+        if not isinstance(formulas, bool):
+            raise UserError(f"evaluation.graders.number.formulas={formulas} is not true or false")
         self.formulas = Formulas() if formulas else None
 
     def check(self) -> None:
