@@ -60,8 +60,7 @@ def differences(groups: list[Group]) -> Figure | None:
         )
     if not data:
         return None
-    axis = "← better · target loss minus random rows', 95% intervals · worse →"
-    figure = _figure(data, f"Beside {BASELINE} rows", axis, "")
+    figure = _figure(data, f"Target loss minus {BASELINE} rows'", "← better · 95% intervals · worse →", "")
     zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 2, "dash": "dash"}}
     name = {"x": 0, "y": 1, "yref": "paper", "yanchor": "bottom", "text": f"{BASELINE} rows", "showarrow": False}
     figure["layout"] |= {
