@@ -30,6 +30,7 @@ from near.runs import Run
 SKEWED = {2: "91%", 3: "88%", 4: "88%", 5: "88%"}
 WIDTH = 150  # columns of a table that goes into a file
 VERDICT = 6  # columns of the first table
+FEW = 3  # selections whose intervals are in the answer
 BROKEN = 9  # columns of each further one
 INTERVALS = (3, 6)  # columns that may be broken
 HEADS = ("selection", "seeds", "target loss", f"vs. {BASELINE}", "verdict", "vs. base", "at equal tokens")
@@ -100,10 +101,10 @@ def answer(runs: list[Run]) -> str:
 
 
 def _listed(found: list[tuple[Group, Difference]]) -> str:
-    """Selections with their differences to random rows."""
+    """Selections with their differences to random rows; of a few also the intervals, which the table has of all."""
     shown = []
     for group, difference in found:
-        low_high = difference.interval
+        low_high = difference.interval if len(found) <= FEW else None
         interval = f", 95% interval {low_high[0]:+.4f} to {low_high[1]:+.4f}" if low_high else ""
         shown.append(f"{group.label} ({difference.mean:+.4f}{interval})")
     return ", ".join(shown)

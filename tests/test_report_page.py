@@ -154,14 +154,36 @@ def test_nothing_is_fetched_and_nothing_of_the_data_runs(page):
 
 
 def test_the_verdict_and_its_charts(page):
-    table = by(page, "#verdict table")[0].text
-    assert "near" in table and "random" in table
+    assert "2 seeds are too few" in by(page, "#answer")[0].text
+    until(lambda: by(page, "#verdict .main-svg"))
+    details = by(page, "#verdict .chart + details")[0]
+    page.execute_script("arguments[0].open = true", details)
+    until(lambda: "near" in details.text and " to " in details.text)
+    table = by(page, "#verdict > .wide table")[0].text
+    assert "near" in table and "random" in table and "vs. random" in table
+    assert by(page, "td.better, td.worse") == [], "two seeds give no verdict in colour"
     see(page, "#losses")
     until(lambda: by(page, "#losses .main-svg"))
     details = by(page, "#losses details")[0]
     details.find_element("css selector", "summary").click()
     until(lambda: details.find_elements("css selector", "td"))
     assert len(by(page, "#losses .chart")) == 3 and len(by(page, "#rows .chart")) == 3
+
+
+def test_every_table_can_be_read_at_1280_pixels(page):
+    for details in by(page, "details"):
+        page.execute_script("arguments[0].open = true", details)
+    assert page.execute_script("return innerWidth") <= 1280
+    wide = "return [...document.querySelectorAll('.wide')].filter((e) => e.scrollWidth > e.clientWidth).length"
+    assert page.execute_script(wide) == 0
+
+
+def test_a_source_has_one_colour_in_bars_and_map(page):
+    bars, map = page.execute_script("return [near.data.charts.sources, near.data.map.sources]")
+    colours = dict(map)
+    shown = {(bar["name"], bar["marker"]["color"]) for chart in bars for bar in chart["data"] if "&" not in bar["name"]}
+    assert shown and all(colours[name] == colour for name, colour in shown)
+    assert len(set(colours.values())) == len(colours)
 
 
 def test_queries_are_searched_and_opened(page):

@@ -15,6 +15,7 @@ Figure = dict
 # Distinct in light and dark, and for readers who see few colours (after Okabe and Ito); selections keep theirs in all
 # charts and on the map.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f7bd9", "#b0574f", "#6b8e23", "#00868b")
+COLOURS += ("#4b2e83", "#7f7f7f", "#c2185b", "#795548", "#3f7fbf", "#b8860b")
 
 
 SECONDS = "seconds of training and of the rounds' selections (not of embedding and searching, which are kept)"
@@ -60,12 +61,11 @@ def differences(groups: list[Group]) -> Figure | None:
         )
     if not data:
         return None
-    axis = "← better · target loss minus random rows', 95% intervals · worse →"
-    figure = _figure(data, f"Beside {BASELINE} rows", axis, "")
+    figure = _figure(data, f"Target loss minus {BASELINE} rows'", "← better · 95% intervals · worse →", "")
     zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 2, "dash": "dash"}}
     name = {"x": 0, "y": 1, "yref": "paper", "yanchor": "bottom", "text": f"{BASELINE} rows", "showarrow": False}
     figure["layout"] |= {
-        "height": 160 + 44 * len(data),
+        "height": 160 + (44 if len(data) < 7 else 30) * len(data),
         "shapes": [zero],
         "annotations": [name],
         "hovermode": "closest",
