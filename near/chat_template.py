@@ -4,6 +4,7 @@ A slot is text with `{{content}}`, `{{bos}}` and `{{eos}}` in it. LLaMA-Factory'
 tokens and texts one by one and joins the ids; so does what encodes `Template.pieces`.
 """
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -25,9 +26,10 @@ class Piece(NamedTuple):
     first_label: str = ""  # the token that its first token has as label although it is prompt (efficient_eos); ""
 
 
-def elements(slot: str) -> list[str]:
-    """The slot cut at its special tokens: "{{bos}}[INST] {{content}}" is ["{{bos}}", "[INST] {{content}}"]."""
-    return [part for part in re.split(r"(\{\{(?:bos|eos)\}\})", slot) if part]
+@functools.cache
+def elements(slot: str) -> tuple[str, ...]:
+    """The slot cut at its special tokens: "{{bos}}[INST] {{content}}" is ("{{bos}}", "[INST] {{content}}")."""
+    return tuple(part for part in re.split(r"(\{\{(?:bos|eos)\}\})", slot) if part)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,8 @@ def report_training(
     embeds = rows.needs.neighbours and cfg.indices_path is None
     if embeds:
         report(cfg, rows.candidates, rows.queries, training=True)
+    elif cfg.data.dedup == "near":
+        log.info("to embed: the pool, for data.dedup=near")
     else:
         log.info("to embed: nothing" + ("" if cfg.indices_path is None else f", neighbours are in {cfg.indices_path}"))
     log.info("nothing was trained or stored; leave out dry_run=true to start")

@@ -12,6 +12,7 @@ from near.errors import UserError
 from near.evaluate import ANSWERS, summary
 from near.files import read_json
 from near.state import read_checkpoint
+from near.sweep import in_sweep
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +24,10 @@ def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
         return False
     differing = differences(read_json(output_dir / "train_metrics.json").get("identity"), identity)
     if differing:
+        place = "another sweep_name" if in_sweep() else "another output_dir"
         raise UserError(
             f"{output_dir} holds a finished run with another configuration ({differing[0]}); "
-            "set overwrite=true or another output_dir"
+            f"set overwrite=true or {place}"
         )
     log.info(f"{output_dir} is done already: {summary(read_json(path))}")
     return True

@@ -2,28 +2,19 @@
 continues from: the ids up to an answer are those of its generation prompt."""
 
 import functools
-import json
-import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from jinja2 import TemplateError
 from omegaconf import DictConfig
 
-from near.errors import UserError
 from near.formats import Message, is_plain
+from near.own_template import THINKING, own_pieces
 from near.templates import Piece, template_of, thinking_of
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
-THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-UNCLOSED = re.compile(r"<think>\s*$")
-CLOSING = "\n</think>\n\n"
-OPEN_THOUGHT = re.compile(r"<think>\s*(</think>\s*)?$")
 ANCHORS = ("1", "\n", "x", "。", ">", "é")  # what may stand before a continuation while it is encoded
 JOINT = "\x1d"  # between pieces in one string: `Encoder.joined`
-REWRITES = "the chat template rewrites earlier turns, so that answers can't be located in it"
 
 
 @dataclass
@@ -268,167 +259,3 @@ class Encoder:
 def _without_thinking(message: Message) -> Message:
     kept = {key: value for key, value in message.items() if key != "reasoning"}
     return {**kept, "content": THINKING.sub("", message["content"])}
-
-
-def rendered(tokenizer, messages: list[Message], generate: bool = False, calls: str = "object") -> str:
-    """The chat as text by the tokenizer's own template; `generate`: with the opening of an answer at the end; `calls`:
-    see `template_input`. Raises jinja2.TemplateError where the template can't take the chat."""
-    tools, chat = template_input(messages, calls)
-    options = {"tools": tools} if tools else {}
-    try:
-        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generate, **options)
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise TemplateError(str(error)) from error
-
-
-def template_input(messages: list[Message], calls: str = "object") -> tuple[list | None, list[dict]]:
-    """A row as chat templates take it: its tools and its turns, in OpenAI's form.
-
-    `calls`: the arguments of a call as an "object", or as a "string" of JSON; or the whole call as a line of "text"
-    behind the content, for templates that know no calls.
-    """
-    tools = json.loads(messages[0]["content"]) if messages and messages[0]["role"] == "tools" else None
-    turns, waiting, count = [], [], 0
-    for message in messages[1:] if tools is not None else messages:
-        turn: dict = {"role": message["role"], "content": message["content"]}
-        made = json.loads(message["calls"]) if "calls" in message else []
-        if made and calls == "text":
-            lines = [json.dumps(call, ensure_ascii=False) for call in made]
-            turn["content"] = "\n".join([*filter(None, [message["content"]]), *lines])
-        elif made:
-            if calls == "string":
-                made = [{**c, "arguments": json.dumps(c.get("arguments"), ensure_ascii=False)} for c in made]
-            made = [{"type": "function", "id": f"call{count + n:05d}", "function": c} for n, c in enumerate(made)]
-            turn["tool_calls"], waiting, count = made, list(made), count + len(made)
-        elif message["role"] == "tool" and waiting:
-            answered = waiting.pop(0)
-            turn |= {"tool_call_id": answered["id"], "name": answered["function"].get("name")}
-        if "reasoning" in message:
-            turn["reasoning_content"] = message["reasoning"]
-        turns.append(turn)
-    return tools, turns
-
-
-def own_pieces(tokenizer, messages: list[Message], generate: bool = False) -> tuple[list[Piece], bool]:
-    """The pieces of a chat by the tokenizer's own template: what stands before an answer, and the answer with its end,
-    in turn; and whether the last answer opens otherwise than generation opens one.
-
-    An answer that opens the chat answers nothing and belongs to what stands before the next. Where generation opens a
-    thought that the template then leaves out of finished answers (DeepSeek-R1's), the last answer continues what
-    generation opens: its thinking, which may be empty, and what it says.
-    """
-    render, whole = _renderer(tokenizer, messages, generate)
-    if messages[0]["role"] == "tools" and whole == render(messages[1:], generate=generate):
-        raise UserError(
-            "the chat template takes no tools, and the row has some; name one that does (model.template=qwen), leave "
-            "them out (columns.tools=null) or the rows (data.on_error=skip)"
-        )
-    marks = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()), key=len, reverse=True)
-    pieces, at, reopened = [], 0, False
-    answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    for i in answers:
-        if all(m["role"] in ("tools", "assistant") for m in messages[:i]):
-            continue
-        turn = _Turn(render, messages, i, marks)
-        start, stop = turn.place(whole, at)
-        if i == answers[-1] and not generate and not whole.startswith(turn.before):
-            if turn.opens_thought and turn.before.startswith(whole[:at]):
-                thinking = messages[i].get("reasoning", "").strip()
-                answer = thinking + CLOSING + turn.core + turn.space + turn.end
-                return [*pieces, Piece(turn.before[at:], None), Piece(answer, i)], False
-            reopened = True
-        if start > at:
-            pieces.append(Piece(whole[at:start], None))
-        if stop > start:
-            pieces.append(Piece(whole[start:stop], i))
-        at = stop
-    return [*pieces, Piece(whole[at:], None)] if whole[at:] else pieces, reopened
-
-
-def _renderer(tokenizer, messages: list[Message], generate: bool) -> tuple[Callable[..., str], str]:
-    """What renders the chat with its calls in the first form that the template can take and shows, and its text."""
-    names = {call.get("name") for m in messages if "calls" in m for call in json.loads(m["calls"])}
-    for calls in ("object", "string", "text"):
-        render = functools.partial(rendered, tokenizer, calls=calls)
-        try:
-            whole = render(messages, generate=generate)
-        except TemplateError:
-            if not names or calls == "text":
-                raise
-            continue
-        if calls == "text" or all(name in whole for name in names if name):
-            break
-    return render, whole
-
-
-def _unthought(text: str) -> str:
-    return THINKING.sub("", text).strip()
-
-
-class _Turn:
-    """An answer as its template renders it at a chat's end, to be found in the text of a longer chat: there it may lack
-    its thinking, end otherwise, or have other white space around it. White space behind its end is not its own."""
-
-    def __init__(self, render: Callable[..., str], messages: list[Message], i: int, marks: list[str]):
-        self.before, head = render(messages[:i], generate=True), render(messages[:i])
-        through, content, self.marks = render(messages[: i + 1]), messages[i]["content"], marks
-        begin = len(os.path.commonprefix([self.before, through]))
-        opening = self.before[len(head) :] if self.before.startswith(head) else ""
-        self.openings = [opening, OPEN_THOUGHT.sub("", opening)]
-        self.opens_thought = UNCLOSED.search(opening) is not None
-        if begin < len(self.before) and through.startswith(head):  # a finished answer opens otherwise than a new one
-            at = through.find(content.strip(), len(head)) if content.strip() else -1
-            begin = min(begin, at) if at >= 0 else begin
-            self.openings.append(through[len(head) : begin])
-        turn = through[begin:]
-        said = (content.strip(), THINKING.sub("", content, count=1).strip())
-        self.core = next((text for text in said if text and text in turn), "")
-        if content.strip() and not self.core and "calls" not in messages[i]:
-            raise UserError("the chat template leaves out what an answer says; name another one (model.template)")
-        if not self.core:  # calls alone, or nothing: with what ends them
-            opened = "<think>" if self.opens_thought else ""
-            content = self.core = THINKING.sub("", opened + turn, count=1).strip()
-        at = turn.rfind(self.core) if self.core else len(turn)
-        self.lead, rest = turn[:at], turn[at + len(self.core) :]
-        space = content[len(content.rstrip()) :]  # the answer's own, behind what it says
-        self.space = space if rest.startswith(space) else ""
-        self.end = rest[len(self.space) :].rstrip()
-
-    def place(self, whole: str, at: int) -> tuple[int, int]:
-        """Where the answer and its end stand in `whole` behind `at`."""
-        starts = [len(self.before)] if whole.startswith(self.before) else []
-        starts += [there + len(o) for o in self.openings if o and (there := whole.find(o, at)) >= 0]
-        for start in (s for s in starts if s >= at):
-            exact = self.lead + self.core + self.space + self.end
-            if whole.startswith(exact, start):
-                return start, start + len(exact)
-            stop = self._stop(whole, start)
-            if stop is not None:
-                return start, stop
-        raise UserError(f"{REWRITES}; data.on_error=skip leaves such rows out")
-
-    def _stop(self, whole: str, start: int) -> int | None:
-        """Where an answer that begins at `start` ends, should it be this one in another form."""
-        last = start + len(self.lead) + len(self.core) + 100
-        there = whole.find(self.core, start, last)
-        while there >= 0:
-            if _unthought(self.lead).endswith(_unthought(whole[start:there])):
-                stop = self._ending(whole, there + len(self.core))
-                if stop is not None:
-                    return stop
-            there = whole.find(self.core, there + 1, last) if self.core else -1
-        return None
-
-    def _ending(self, whole: str, at: int) -> int | None:
-        if not self.end:
-            return at + len(self.space) if whole.startswith(self.space, at) else at
-        at += len(whole[at:]) - len(whole[at:].lstrip())
-        stop, end = at, self.end.lstrip()
-        for part in re.split(f"({'|'.join(map(re.escape, self.marks))})", end) if self.marks else [end]:
-            if not whole.startswith(part, stop):
-                break
-            stop += len(part)
-        if whole[at:stop].strip():
-            return at + len(whole[at:stop].rstrip())
-        mark = next((mark for mark in self.marks if whole.startswith(mark, at)), None)
-        return None if mark is None else at + len(mark)

@@ -22,6 +22,7 @@ from near.weight_files import count_weights, load_float32, settle_memory, write_
 
 log = logging.getLogger(__name__)
 
+BUILT_IN = "model_name_or_path=builtin:SmolLM2-135M-Instruct"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -45,7 +46,7 @@ def merge(cfg: DictConfig, output_dir: Path) -> None:
         check_push(cfg.push_to_hub, cfg.overwrite)
     adapters = adapters_of(cfg.adapter_name_or_path)
     base, revision = base_of(adapters, cfg.model_name_or_path)
-    folder = model_folder("model_name_or_path", base, revision, cfg.cache_dir, "model=smollm2")
+    folder = model_folder("model_name_or_path", base, revision, cfg.cache_dir, BUILT_IN)
     refuse_quantised(base, folder)
     _check_place(export_dir, cfg, [Path(folder), *(adapter.path for adapter in adapters)])
     _check_room(export_dir, count_weights(folder) * BYTES[cfg.export_dtype])

@@ -10,6 +10,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from near.errors import UserError, one_line
 from near.hub import model_folder, wanted_dtype
+from near.pissa import keep_initial
 from near.templates import set_template, set_thinking
 
 
@@ -68,12 +69,28 @@ def load_base(cfg: DictConfig, cache_dir: str, device: str | None = None):
         raise UserError(
             f"model.name_or_path={cfg.name_or_path} could not be loaded ({one_line(error)[:160]})"
         ) from error
+    if cfg.get("upcast_layernorm"):
+        upcast_norms(model)
     if not quantised:
         return model if is_deepspeed_zero3_enabled() else model.to(device)
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False  # evaluated once, it would be packed into a form without gradients
     return model
+
+
+def upcast_norms(model) -> None:
+    """Make the weights of normalisation layers float32; what they give keeps the type of what they take."""
+    import torch
+
+    def back(layer, inputs, output):
+        return output.to(inputs[0].dtype)
+
+    for name, layer in model.named_modules():
+        own = dict(layer.named_parameters(recurse=False))
+        if "norm" in f"{name.rpartition('.')[2]} {type(layer).__name__}".lower() and own:
+            layer.to(torch.float32)
+            layer.register_forward_hook(back)
 
 
 def _quantised(cfg: DictConfig, dtype, device) -> dict:
@@ -97,9 +114,11 @@ def add_finetuning(model, finetuning: DictConfig):
     ):  # norms and embeddings in float32; gradient checkpointing is trainer.args' to ask for
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
-        return get_peft_model(model, instantiate(finetuning, _convert_="all"))
+        adapted = get_peft_model(model, instantiate(finetuning, _convert_="all"))
     except (ValueError, TypeError) as error:
         raise UserError(f"finetuning: peft refuses these values ({one_line(error)[:200]})") from error
+    keep_initial(adapted)
+    return adapted
 
 
 def with_adapter(model, path: str | Path, trainable: bool = False):

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from near.evaluate import write_metrics
 from near.files import aside, provenance, read_json, write_json
+from near.pissa import save_as_lora
 from near.twins import note
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
     trainer.save_model(str(part))
     if not trainer.args.should_save:
         return
+    save_as_lora(trainer.accelerator.unwrap_model(trainer.model), part)
     (part / "training_args.bin").unlink(missing_ok=True)  # a pickle
     if target.name == "model":
         tokenizer.save_pretrained(part)

@@ -1,5 +1,6 @@
 """Chat templates by name: which one a tokenizer carries, and giving it one."""
 
+import functools
 import json
 import logging
 import re
@@ -42,9 +43,13 @@ def thinking_of(tokenizer) -> bool | None:
 def template_of(tokenizer) -> Template | None:
     """The named template that the tokenizer carries, with the system text that it carries; None: another one."""
     carried = tokenizer.chat_template
-    if isinstance(carried, str):
-        carried = SET_THINKING.sub("", carried, count=1)
-    if not isinstance(carried, str) or not (match := re.match(r"\{# (\S+) #\}", carried)):
+    return _named(SET_THINKING.sub("", carried, count=1)) if isinstance(carried, str) else None
+
+
+@functools.lru_cache(maxsize=64)  # asked once for every row
+def _named(carried: str) -> Template | None:
+    match = re.match(r"\{# (\S+) #\}", carried)
+    if match is None:
         return None
     template = TEMPLATES.get(match[1])
     text = re.match(re.escape(head_of(match[1], "")).replace('""', r'("(?:[^"\\]|\\.)*")'), carried)

@@ -70,7 +70,7 @@ def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
                 except UserError as error:
                     row["misfit"] = one_line(error)
             coded.append(row)
-        columns = {name: [c[name] for c in coded] for name in _NOTHING}
+        columns = {name: [int(c[name]) if name in _COUNTED else c[name] for c in coded] for name in _NOTHING}
         columns["answer_tokens"] = [int((labels != IGNORED).sum()) for labels in columns["labels"]]
         return columns
 

@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from transformers import AutoModel, AutoTokenizer
 
 from near.embedding import Embedded
+from near.encoding import JOINT, Encoder
 from near.errors import UserError
 from near.selection import check_alike
 from near.tiny import write_tiny
@@ -45,8 +46,10 @@ def test_rds_is_the_position_weighted_mean_of_the_last_layer(folder):
 def test_rds_reads_the_whole_row_in_the_chat_template(folder):
     embedder = built(folder)
     text = embedder.document(CHAT)
-    assert text == "<|im_start|>user\nwhat is 2+2<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"
-    assert embedder.token_ids([text])[0] == embedder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    whole = "<|im_start|>user\nwhat is 2+2<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"
+    assert text.replace(JOINT, "") == whole
+    trained = Encoder(embedder.tokenizer, {"cutoff_len": 1000}).encode(CHAT).input_ids
+    assert embedder.token_ids([text])[0] == trained.tolist()
     assert built(folder, "embedder.embed=prompt").query(CHAT) == "what is 2+2"
     assert embedder.document([{"role": "assistant", "content": "plain"}]) == "plain"
 

@@ -7,8 +7,9 @@ import random
 import pytest
 import torch
 
-from near.encoding import IGNORED, Encoder, rendered
+from near.encoding import IGNORED, Encoder
 from near.errors import UserError
+from near.own_template import rendered
 from near.templates import TEMPLATES, set_template, set_thinking
 from tests import made_tokenizers
 

@@ -86,6 +86,32 @@ def test_mmlus_form_is_read_as_by_both_filters(text):
     assert lm_eval_filters.mmlu_flexible(text) == wanted and letters(text) == frozenset(wanted)
 
 
+CAPITALS = "What is the capital of France?\nA. Rome\nB. Paris\nC. New York City.\nAnswer:"
+
+
+@pytest.mark.parametrize(
+    ("question", "reference", "text", "score"),
+    [
+        (CAPITALS, "B", "Paris", 1),
+        (CAPITALS, "B", "paris.", 1),
+        (CAPITALS, "B", "The answer is Paris.", 1),
+        (CAPITALS, "B", "Paris\n\nIt lies on the Seine.", 1),
+        (CAPITALS, "Paris", "(b)", 1),
+        (CAPITALS, "Paris", "Rome", 0),
+        (CAPITALS, "C", "New York City", 1),
+        (CAPITALS, "B", "It is not Paris.", 0),
+        (CAPITALS, "B", "Berlin", 0),
+        ("Which? (A) Rome (B) Paris (C) Oslo", "B", "Paris", 1),
+        ("Which? A) Rome B) Paris", "A", "Answer: Rome", 1),
+        ("An example: A) x B) y Answer: A\nWhich? A) Rome B) Paris", "B", "Paris", 1),
+        ("What is the capital of France?", "B", "Paris", 0),
+    ],
+)
+def test_an_options_text_is_its_letter(question, reference, text, score):
+    [grade] = Choice().grade([Answer(0, question, reference, text)], "unused")
+    assert grade.score == score
+
+
 HOSTILE = [
     "9",
     "1 ",

@@ -150,7 +150,7 @@ def test_without_max_k_it_looks_as_far_as_it_has_to(rows, tmp_path):
     [
         (
             lambda: near.select(QUERIES, POOL, 3, selector="nosuch"),
-            "selector=nosuch: no such choice; there are: .*near,",
+            "selector=nosuch: no such choice; there are: .*near",
         ),
         (lambda: near.select(QUERIES, POOL, 3, selector="neer"), "selector=neer: no such choice; did you mean near?"),
         (lambda: near.search(QUERIES, POOL, 3, index="ifv"), "index=ifv: no such choice; did you mean ivf?"),

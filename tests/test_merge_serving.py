@@ -12,7 +12,7 @@ from near.data import load
 from near.generation import with_transformers
 from near.likeness import prompts_of
 from near.lineage import adapters_of
-from near.measure import _prompts
+from near.measure import encoded
 from near.merge import merge
 from near.model import load_base, load_tokenizer, with_adapter
 from near.training import train
@@ -40,7 +40,8 @@ def questions(run, real_cache) -> tuple[object, list[list[int]]]:
     config = adapters_of(str(run / "adapter"))[0].run.config
     tokenizer = load_tokenizer(config.model, str(real_cache))
     rows = load(config.data, "eval", str(real_cache))
-    return tokenizer, _prompts(tokenizer, rows.chats(rows.eligible()), config.data.cutoff_len)
+    _, chats, _, encoder = encoded(tokenizer, rows, config.data)
+    return tokenizer, [encoder.prompt_ids(chat[:-1]) for chat in chats]
 
 
 def exported(run, real_cache, folder, *more) -> Path:

@@ -222,7 +222,7 @@ def test_each_selection_stands_beside_random_rows_with_its_interval(tmp_path):
     near, loss = figure["data"]
     assert (near["y"], loss["y"]) == (["near"], ["loss"]) and near["x"] == [-0.4] and loss["x"] == [0.3]
     low, high = near["x"][0] - near["error_x"]["arrayminus"][0], near["x"][0] + near["error_x"]["array"][0]
-    assert low < -0.4 < high <= 0
+    assert low <= -0.4 <= high < 0
     (zero,) = figure["layout"]["shapes"]
     assert (zero["x0"], zero["x1"]) == (0, 0), "zero is marked"
     assert differences([g for g in groups if g.label != "random"]) is None

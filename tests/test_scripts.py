@@ -47,7 +47,7 @@ def test_help_and_a_mistyped_option_answer_before_heavy_imports(tmp_path):
         (["trainer=static", "trainer.warmup_step=1"], "leave it out, or use one that has it: trainer=dynamic_mix, "),
         (
             ["selector=random", "selector.policy=advance"],
-            "selector.policy is not an option of selector=random; leave it",
+            "selector.policy is not an option of selector=random; leave",
         ),
         (["embedder=hashing", "embedder.model=x"], "use one that has it: embedder=e5, gtr_t5, minilm, "),
         (["trainer=static", "trainer.agrs=1"], "trainer.agrs is not an option of trainer=static; did you mean args?"),

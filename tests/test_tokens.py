@@ -19,7 +19,7 @@ from tests.conftest import configured
 pytestmark = pytest.mark.model
 CHAT = [
     {"role": "system", "content": "be brief"},
-    {"role": "user", "content": "hi"},
+    {"role": "user", "content": "howdy"},
     {"role": "assistant", "content": "hello"},
     {"role": "user", "content": "2+2?"},
     {"role": "assistant", "content": "4"},
@@ -105,7 +105,7 @@ def test_templates_locate_every_answer(tokenizer, name):
     assert "hello" in answers
     assert "4" in answers
     assert "2+2" not in answers
-    assert "hi" not in answers
+    assert "howdy" not in answers
     assert "brief" not in answers
 
 
@@ -167,5 +167,5 @@ def test_tools_and_systems_are_read_and_not_trained_on(tokenizer, name):
     whole, answers = named.decode(coded.input_ids), trained(named, coded)
     assert all(m["content"] in whole for m in chat)
     assert [m["content"] in answers for m in chat] == [False, False, True, False, True]
-    before = {"chatml": "<|im_start|>tool\n", "llama3": "ipython<|end_header_id|>\n\n", "alpaca": "### Input:\n"}
-    assert f"{before[name or 'chatml']}it pours" in whole
+    before = {"chatml": "<|im_start|>tool\n", "llama3": "ipython<|end_header_id|>\n\n", "alpaca": "### Instruction:\n"}
+    assert f"{before.get(name or 'chatml', '')}it pours" in whole

@@ -34,7 +34,9 @@ def is_interleaved(file: File, mode: str) -> bool:
         return False
     if mode == "static":
         return True
-    file.name("mix_strategy", f"train_type={mode} picks from all data sets put one after another")
+    for key in ("mix_strategy", "interleave_probs"):
+        if file.take(key) is not None:
+            file.name(key, f"train_type={mode} picks from all data sets put one after another")
     return False
 
 

@@ -62,7 +62,9 @@ def trainer(file: File, mode: str, rows: int | None) -> None:
         cycles = max(1, math.ceil(total / (warmup + step * times) if total else passes))
         total = total or math.ceil(passes * (warmup + step * times))
     if total != cycles * (warmup + step * times):
-        file.said.append(f"a round is trained whole: {cycles * (warmup + step * times)} steps in place of {total}")
+        by = "train_step" if file.take("train_step") else "num_train_epochs"
+        whole = cycles * (warmup + step * times)
+        file.said.append(f"a round is trained whole: {whole} steps in place of {total}, by {by}")
     for key, value in (("warmup_step", warmup), ("update_step", step), ("update_times", times), ("cycles", cycles)):
         file.put(f"trainer.{key}", value)
 

@@ -58,13 +58,16 @@ def place(file: File) -> None:
     resume = file.take("resume_from_checkpoint")
     if isinstance(resume, str):
         file.put("resume", resume)
-    if file.take("data_seed", file.seed) == file.seed:
-        file.values.pop("data_seed", None)
+    if file.values.get("data_seed") == file.seed:
+        file.take("data_seed")
 
 
 def parallel(file: File) -> None:
     """How processes share the model; UserError for options of DeepSpeed that can't be read."""
     told = file.take("deepspeed")
+    if file.typed_value("parallel") is not None:
+        file.take("fsdp")
+        return
     if fsdp := file.take("fsdp"):
         file.put("parallel", "fsdp")
         strange = set(re.findall(r"\w+", str(fsdp))) - {"True", "full_shard", "auto_wrap"}

@@ -75,9 +75,7 @@ def is_plain(file: File) -> bool:
             f"{file.path}: stage={stage} is not there{did_you_mean(str(stage), ('sft', 'pt', *PREFERENCES))}"
         )
     if stage == "pt" and file.take("packing") is not False:
-        file.name(
-            "packing", "stage: pt packs texts; here a text is a row, cut behind cutoff_len; packing: false says so"
-        )
+        file.name("packing", "stage: pt packs texts into rows of cutoff_len; here each text is a row, cut behind it")
     return stage == "pt"
 
 
@@ -192,6 +190,8 @@ def others(file: File, table: dict[str, Key]) -> None:
             continue
         elif known.reason:
             file.skip(key, known.reason, value, known.quiet)
+        elif f"use_{key.partition('_')[0]}" in file.skipped:  # written for what does not train here, whatever the value
+            file.name(key, family(key))
         else:
             file.skip(key, family(key) or "it has no part in what this file asks for", value)
 

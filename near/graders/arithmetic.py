@@ -46,6 +46,7 @@ DIGITS = re.compile(
 )
 MIXED = re.compile(r" ?(?=\\frac)|(?: and)? (?=(\d{1,3}) ?/ ?(\d{1,3})(?![\d/]))")  # between 3 and 1/2
 OVER = re.compile(r" ?/ ?(?=\d|\\frac)")
+LABELLED = re.compile(r"\b(?:week|day|month|year|step|part|group|round|question|problem|case) $", re.IGNORECASE)  # 3:5
 RATIO = re.compile(r":(\d+)(?![\d:])")
 TIMES_POWER = re.compile(r" ?× ?(?=10 ?\^)")
 RAISED = re.compile(r" ?\^ ?")
@@ -124,7 +125,7 @@ def literal(text: str, at: int, depth: int = 0) -> tuple[Fraction, int]:
         if OVER.match(text, end):
             raise NoNumber  # a date
         value = _divided(value, below)
-    elif match := RATIO.match(text, end):
+    elif (match := RATIO.match(text, end)) and not LABELLED.search(text[max(0, at - 12) : at]):
         if len(match[1]) > LONGEST:
             raise NoNumber
         value, end = (_divided(value, Fraction(match[1])) if int(match[1]) else value), match.end()

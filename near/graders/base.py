@@ -55,7 +55,9 @@ class Compares(Grader):
         return [self._grade(answer) for answer in answers]
 
     def _grade(self, answer: Answer) -> Grade:
-        wanted, found = self.taken(answer.reference), self.taken(answer.text)
+        return self._compared(answer, self.taken(answer.reference), self.taken(answer.text))
+
+    def _compared(self, answer: Answer, wanted: object, found: object) -> Grade:
         if wanted is None:
             return Grade(None)
         if found is None:

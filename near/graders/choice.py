@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from near.graders import choice_patterns as patterns
-from near.graders.base import Compares
-from near.graders.reading import boxes, corrected, first_answer, spoken
+from near.graders.base import Answer, Compares, Grade
+from near.graders.exact import normalise
+from near.graders.reading import before_remark, boxes, corrected, first_answer, spoken
 
 Letters = frozenset[str]
 UNDECIDED: Letters = frozenset()
@@ -38,7 +39,7 @@ def letters(text: str) -> Letters | None:
     first = first_answer(text)
     tail = corrected(first)
     found = None if tail is None else _correction(tail)
-    for part in dict.fromkeys((first, text)):
+    for part in dict.fromkeys((before_remark(first), first, text)):
         found = _chosen(part) if found is None else found
     return found or None
 
@@ -102,9 +103,9 @@ def _mention(text: str, match: re.Match) -> Mention | None:
             return None
         if letter in "Aa" and patterns.ARTICLE_RIGHT.match(right):
             return None
-        if letter.islower() and not (patterns.END_RIGHT.match(right) or patterns.RIGHT_RIGHT.match(right)):
+        if letter.islower() and not patterns.SMALL_RIGHT.match(right) and not patterns.RIGHT_RIGHT.match(right):
             return None
-    left = text[max(0, match.start() - LEFT) : match.start()]
+    left = text[max(0, match.start() - LEFT) : match.start()].rstrip("([{\"'“")
     sure = match[0][0] in "([" and len(match[0]) < 5
     return Mention(frozenset(letter.upper()), match.start(), match.end(), left, right, sure)
 
@@ -117,7 +118,7 @@ def _joined(first: Mention, gap: str, second: Mention) -> Mention | None:
         return None
     elif patterns.NONE_OF_LEFT.search(first.left):
         chosen = first.letters | second.letters
-    elif "," in gap and "and" not in gap and (_denied(first) or patterns.OF_ONE_RIGHT.match(second.right)):
+    elif gap.strip(" )(") in (",", ";") and (_denied(first) or patterns.OF_ONE_RIGHT.match(second.right)):
         return None
     else:
         chosen = first.letters and first.letters | second.letters
@@ -216,8 +217,37 @@ def _only(mentions: list[Mention]) -> Letters | None:
     return found.pop() if len(found) == 1 else None
 
 
+def options(question: str) -> dict[str, Letters]:
+    """What a question's last list of options says, normalised, and the letter of each: "A) Rome (B) Paris C. Oslo"."""
+    found: dict[str, Letters] = {}
+    marks = list(patterns.OPTION.finditer(question))
+    ends = [mark.start() for mark in marks[1:]] + [len(question)]
+    for mark, end in zip(marks, ends, strict=False):
+        said = normalise(question[mark.end() : end].strip().partition("\n")[0])
+        if mark[1] == "A":
+            found = {}
+        if mark[1] == chr(ord("A") + len(found)):
+            found[said] = frozenset(mark[1])
+    return found if len(found) > 1 else {}
+
+
 class Choice(Compares):
-    """The letter or letters that are chosen, all of them and no other."""
+    """The letter or letters that are chosen, all of them and no other. An answer or a reference without a letter is
+    looked for among the options that the question lists: "Paris" is B where B says so."""
 
     def taken(self, text: str) -> object:
         return letters(text)
+
+    def _grade(self, answer: Answer) -> Grade:
+        return self._compared(
+            answer, *(self._chosen(text, answer.question) for text in (answer.reference, answer.text))
+        )
+
+    def _chosen(self, text: str, question: str) -> Letters | None:
+        found = letters(text)
+        if found is not None:
+            return found
+        text = first_answer(spoken(text)).strip()
+        said = [text, text.partition("\n")[0], text.rpartition("\n")[2], patterns.SAYS.split(text)[-1]]
+        listed = options(question)
+        return next((listed[one] for one in map(normalise, said) if one in listed), None)

@@ -20,7 +20,8 @@ FORMAT = re.compile(
 OPENED, CLOSED = r"[(\[{<\"'“‘「【]", r"[)\]}>\"'”’」】]"
 MENTION = re.compile(
     rf"(?<![A-Za-z0-9]){OPENED} ?(?P<wrapped>[A-Za-z])[.)]? ?{CLOSED}"
-    r"|(?<![A-Za-z0-9À-ɏ'’&+/-])(?<![A-Za-z]\.)(?P<bare>[A-J]{2,6}|[A-Za-z])(?![A-Za-z0-9À-ɏ+#]|['’](?!s )\w|[-.&]\w)"
+    r"|(?<![A-Za-z0-9À-ɏ'’&/-])(?<![A-Za-z]\.)(?P<bare>[A-J]{2,6}|[A-Za-z])"
+    r"(?![A-Za-z0-9À-ɏ#]|\+(?![A-J]\b)|['’](?!s )\w|[-.&]\w)"
 )
 # words behind a bare "A" or "I" that is the letter; before any other word it is an article or a pronoun
 CONNECTIVE = (
@@ -38,7 +39,7 @@ OF_ONE_RIGHT = re.compile(r"\)? (?:is|was|isn|seems|looks|would|can|does|has|fit
 FILL = (
     one_of(
         *"therefore thus then hence clearly definitely probably likely indeed obviously simply just actually".split(),
-        *"certainly surely option choice answer letter the both either only alternative statement".split(),
+        *"certainly surely option choice answer letter the a both either only alternative statement".split(),
         "most likely",
         "选项",
         "選項",
@@ -67,6 +68,7 @@ CHOOSE = one_of(
     r"(?:go|going|went|stick|answer) with",
     r"(?:go|opt|opted|vote) for",
     "settle on",
+    r"lean(?:ing)? towards?",
 )
 # the answer, named as such, or chosen
 STATED_LEFT = re.compile(
@@ -75,19 +77,20 @@ STATED_LEFT = re.compile(
     rf"|\b{one_of(ANSWER, 'option', 'choice', 'pick', 'selection', 'guess', 'conclusion', 'result', 'correct')}\b"
     rf"[\"'”]?{WORDS}\.? ?(?:[:=→]|[-=–—]+>|[-–—](?= ))+ ?{FILL}$"
     rf"|\b{CHOOSE}[:,]? ?{FILL}$"
-    r"|(?:答案|正[确確]的?(?:选项|選項)?|最佳选项|结论|結論|答え|正解|정답|답)"
+    r"|(?:答案|正[确確]的?(?:选项|選項)?|最佳选项|选项|结论|結論|答え|正解|정답|답)"
     r"[^。\n,;!?A-Za-z]{0,12}?(?:是|为|為|选|選|:|は|은|는) ?(?:选项|選項)? ?[(「【]?$"
     r"|(?:选|選)(?:择|擇)?(?:的?是|为|:)? ?$",
     I,
 )
 NAMED_LEFT = re.compile(
-    r"\b(?:answers?|ans)\.?\s*$|答案 ?$", I
+    r"\b(?:answers?|ans)\.?\s*$|答案[】\]]? ?$", I
 )  # "Answer B", where nothing follows that makes it a mention
 SAID_LEFT = re.compile(  # said more loosely
     r"\b(?:say|think|believe|guess|conclude|suggest|suspect)"
     rf"(?: (?:that|it is|it['’]s|it would be|it must be|it has to be))?:? ?{FILL}$"
     rf"|\b(?:it is|it['’]s|this is|that is|that['’]s|(?:would|must|should) be|has to be|"
-    rf"leav(?:es|ing)(?: us)?(?: with)?|left with|only|namely|but|rather|instead)[:,]? ?{FILL}$"
+    rf"leav(?:es|ing)(?: us)?(?: with)?|left with|only|namely|but|rather|instead|except(?: for)?|is)"
+    rf"[:,]? ?{FILL}$"
     rf"|(?:^|[\n.,;!?:—–-] ?)(?:so|thus|hence|therefore|then|consequently|in conclusion|overall|finally)[,:]? ?{FILL}$"
     rf"|(?:=>|->|[⇒→∴]) ?{FILL}$"
     r"|(?:因此|所以|故|是|即) ?(?:选项|選項)? ?$",
@@ -95,9 +98,14 @@ SAID_LEFT = re.compile(  # said more loosely
 )
 END_RIGHT = re.compile(
     r"[)\]}\"'”’]*(?: ?(?:[.!?,;:\n。，；—–]|$)| \(| - "
-    r"| (?:because|since|as|due|given|which|for|it is|in my|instead|i think)\b|[\u3040-\u9fff])",
+    r"| (?:because|since|as|due|given|which|for|it is|in my|instead|rather|i think|but|although|though|while|over)\b"
+    r"|[\u3040-\u9fff])",
     I,
 )
+
+SMALL_RIGHT = re.compile(
+    rf"\)(?!\w)|{END_RIGHT.pattern}| ?(?:and|&|,) ?\(?[a-j]\b", I
+)  # a small letter that is no word
 
 IS = (
     r"[)\]}\"'”’]*,?(?: (?:above|here|indeed))?"
@@ -114,6 +122,7 @@ RIGHT_RIGHT = re.compile(  # called right
     rf"{IS}(?: {VERY})* "
     r"(?:correct|right|best|true|appropriate|accurate|valid|likely|suitable|better|one|left)\b"
     r"|[)\]]* (?:best|most closely|correctly|better) (?:fits|describes|matches|explains|answers|represents|completes)\b"
+    r"|[)\]]* makes (?:the )?(?:most|more) sense\b|[)\]]*\? ?(?:yes|correct|right)\b"
     r"|[)\]]* (?:fits|works|matches) best\b|[)\]]* it is\b|[)\]]* remains\b"
     r"|[)\]]*[:—–-]? ?\(?(?:correct|true|yes|right|✓|✔|✅)(?![a-z])"
     r"|[)\]]* ?(?:选项|項|项)?(?:是|为|才|最|更|都|均)*(?:正确|正確|对|最佳|合适|恰当|符合)(?!吗)",
@@ -131,7 +140,7 @@ DENIED_RIGHT = re.compile(
     r"(?: (?:be|also|both|all|clearly|obviously|simply|definitely|therefore|just|too|been|thus|out|the|a))*"
     r"(?: (?:not(?! (?:wrong|incorrect|false|only)\b)|cannot|wrong|incorrect|false|eliminated|excluded|impossible|"
     r"unlikely|invalid|ruled|rejected|distractors?)\b)"
-    r"|[)\]]* (?:is|are|does|do|was|were|could|would|can|ca|wo)n['’]t\b|[)\]}\"'”’]* ?\?(?= ?\S)"
+    r"|[)\]]* (?:is|are|does|do|was|were|could|would|can|ca|wo)n['’]t\b|[)\]}\"'”’]* ?\?(?= ?(?!yes|correct|right)\S)"
     r"|[)\]]*[:—–-]? ?\(?(?:incorrect|wrong|false|no|✗|✘|❌)(?![a-z])"
     r"|[)\]]* ?(?:选项|項|项)?(?:是|都|也|均|并|明显)*(?:不|错|误|有误|排除|无关)",
     I,
@@ -142,11 +151,13 @@ HEADED = re.compile(r"^#### ?[*_]*\(?([A-Za-z])\)?[*_.]*\s*$", re.MULTILINE)  # 
 ALONE_LEFT = re.compile(
     rf"(?:(?:maybe|perhaps|yes|ok|okay|well|sure|i think|i guess|my guess)[,:]? )?(?:{FILL}|选) ?", I
 )
-ALONE_RIGHT = re.compile(r"[.。!?)\]:,;]* ?")
+ALONE_RIGHT = re.compile(r"(?: only)?[.。!?)\]:,;]* ?")
 LISTED = re.compile(r"(?:^|\s)\(?([A-J])[).:]\s")  # an option, as questions print them
+OPTION = re.compile(r"(?:^|(?<=\s))\(?([A-Z])[).:](?=\s)")
+SAYS = re.compile(r"\b(?:answer|option|choice)\b(?: \w+){0,4}?(?: is|:)\s+|答案(?:是|为|:|：)", I)
 NAMED_MENTION_LEFT = re.compile(r"\b(?:option|choice)s? $|选项$", I)
 EDGE_LEFT = re.compile(r"(?:^|(?<!Mr)(?<!Ms)(?<!Mrs)(?<!Dr)(?<!St)[.,;:!?—–\n] ?)$")
-EDGE_RIGHT = re.compile(r" ?(?:[.,;:!\n。]|$)| (?:rather|instead|not)\b")
+EDGE_RIGHT = re.compile(r" ?(?:[.,;:!\n。]|$)| (?:rather|instead|not|only)\b")
 BOLD = re.compile(r"(?:\*\*|__) ?\(?([A-Za-z])(?:\)|[.:](?=[ *_])|(?=\*\*|__))[^*_\n]{0,200}(?:\*\*|__)")
 OPENS = re.compile(  # a line that begins with a letter
     r"[ >#*{-]*(?:\( ?([A-Za-z]) ?\)|\[([A-Z])\]|([A-Za-z]) ?(?:\)|:(?=\s|$))"

@@ -6,13 +6,14 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from near.graders.arithmetic import NoNumber, Number, literal, plain, scale, total
-from near.graders.base import Answer, Compares
-from near.graders.reading import boxes, corrected, first_answer, spoken
+from near.graders.base import Answer, Compares, Grade
+from near.graders.formulas import Formulas
+from near.graders.reading import before_remark, boxes, corrected, first_answer, spoken
 
 LONG = 10_000  # characters from a text's end in which the last sentence with a number is looked for
 LAST = 50  # numbers of a sentence, and statements of a text, that are looked at from the end
-STARTS = re.compile(
-    r"(?<![A-Za-z0-9À-ɏ_^\\])(?<![A-Za-z]-)(?<![A-Za-z0-9]\.)(?<!\d[/:])(?<![\^_]\{)"
+STARTS = re.compile(  # no index, no power, no part of a name
+    r"(?<![A-Za-z0-9À-ɏ_^\\])(?<![A-Za-z]-)(?<![A-Za-z0-9]\.)(?<!\d/)(?<![\^_]\{)"
     r"(?:\((?=-?[\d./]+\) ?\^)|\\frac|\.?\d)"
 )
 STOP = re.compile(r"[^\s]*")
@@ -40,13 +41,14 @@ ANSWER = re.compile(
     r"|(?:答案|答え|정답|答)[^\n。:=\d]{0,12}?(?:是|为|為|:|は|은|는)",
     re.I,
 )
+CALLED = re.compile(r"[ *$]+(?:is|was|will be|must be) (?:the|our|my) (?:\w+ )?answer\b", re.I)
 SAID = re.compile(r"\b(?:(?:should|must|would) be|it is|it['’]s|that['’]s|that is|equals|(?:i|we) get)\b|=", re.I)
 NEAR = 3  # words between "the answer is" and its number; further off, it is looked for as in any sentence
 DENIED = re.compile(r"(?:\bnot|n['’]t|\bnever|\brather than|\binstead of|不是)(?: [A-Za-z]+)? ?[$€£¥]?$", re.I)
 SENTENCE = re.compile(r"(?<=[!?。！？\n])|(?<=\.)(?=\s|$)")
-# a line behind the result that explains it
-REMARK = re.compile(
-    r"^[ \t*#_]*(?:note|explanation|reason|justification|check|verification|解释|说明|注)[ *_]*:", re.I | re.M
+REASON = re.compile(r"\bbecause\b|\bsince\b(?![^\n]*=)|因为", re.I)
+CONCLUDES = re.compile(
+    r"\b(?:round\w*|so|leav\w+|left|then|therefore|thus|which|mean\w*|giv\w+|or|about|approx\w*)\b|[=≈]", re.I
 )
 BULLET = re.compile(r"^[ \t]*\(?\d{1,3}[.)][ \t]+(?=\S)", re.MULTILINE)
 OTHER = re.compile(r"(?:st|nd|rd|th)\b|[xyz](?![A-Za-z])|\.\d")  # an ordinal, a formula, a version
@@ -55,7 +57,7 @@ LABEL = re.compile(r"(?:\b(?:step|page|question|problem|part|chapter|figure|line
 ASIDE = re.compile(
     r"(?:\b(?:for|in|after|among|amongst|per|every|each|between|within|over|during|with|from|on)"
     r"|\bof (?:the|his|her|their|these)"
-    r"|\bout of|\d of|\bafter \w+ing)(?: (?:the|all|about|these|away|up|each of))* $",
+    r"|\bout of|\d of|\bafter \w+ing)(?: (?:the|all|about|these|those|away|up|each of|last|first|next|past))* $",
     re.I,
 )
 MINUS = re.compile(r"(?:\bnegative|(?:\b(?:is|was|be|equals)|[=:(]|^) ?minus) $|[负負]$", re.I)
@@ -128,7 +130,7 @@ def _boxed(text: str) -> tuple[Number | None] | None:
     if (inner := boxes(content)) or not content:
         content = inner[0][1] if inner else ""
     try:
-        value, end = total(content, LEAD.match(content).end())
+        value, end = total(content[:LONG], LEAD.match(content).end())
     except NoNumber:
         return (None,)
     rest = content[end:]
@@ -145,6 +147,17 @@ def _answered(text: str) -> tuple[Number | None] | None:
         end = next((m.start() for m in SENTENCE.finditer(follow) if m.start()), len(follow))
         if (found := _stated(follow[:end])) is not None:
             return (found,)
+    found = _is_the_answer(text)
+    return None if found is None else (found,)
+
+
+def _is_the_answer(text: str) -> Number | None:
+    """The last number that is called the answer: "42 is the answer"."""
+    for match in reversed(list(CALLED.finditer(text))[-LAST:]):
+        before = text[max(0, match.start() - 60) : match.start()]
+        numbers = _numbers(before)
+        if numbers and before[numbers[-1].end :].strip(" *$_") == "":
+            return numbers[-1].number
     return None
 
 
@@ -156,10 +169,11 @@ def _stated(sentence: str) -> Number | None:
     first = kept[0]
     if len(sentence[: first.start].split()) > NEAR + (first is not numbers[0]) * NEAR:
         return _last(sentence)
+    left, equals, right = sentence[first.end :].rpartition("=")
+    if equals and re.search(r"[+*/×÷]| - ", left):
+        return _behind(right) or first.number
     if not OPERATOR.match(sentence, first.end):
         return first.number
-    if "=" in sentence[first.end :]:
-        return _behind(sentence.rpartition("=")[2]) or first.number
     try:  # 21 + 21
         value, end = total(sentence, first.start)
     except NoNumber:
@@ -185,19 +199,23 @@ def _last(text: str) -> Number | None:
     """Of the last sentence with a number."""
     text = text[-LONG:]
     numbers = _numbers(text)
-    for match in REMARK.finditer(text) if numbers else ():
-        if numbers[0].start < match.start():
-            text, numbers = text[: match.start()], [one for one in numbers if one.start < match.start()]
-            break
+    before = [one for one in numbers if one.start < len(before_remark(text))]
+    numbers = before or numbers
     if not numbers:
         return None
     ends = [match.start() for match in SENTENCE.finditer(text)]
     place = bisect_right(ends, numbers[-1].start)
     begin = ends[place - 1] if place else 0
-    results = {one.number for one in numbers if text[: one.start].rstrip(" $*").endswith("=")}
+    results = {one.number for one in numbers if _is_result(text, one)}
     sentence = [one for one in numbers[-LAST:] if one.start >= begin]
     if bold := [one for one in sentence if _is_bold(text, one)]:
         return bold[-1].number
+    if reason := REASON.search(text, sentence[0].end):
+        sentence = [one for one in sentence if one.start < reason.start()]
+        if repeated := [one for one in sentence if one.number in results]:
+            return repeated[-1].number
+    if (result := _result(text, sentence)) is not None:
+        return result.number
     kept = [one for one in sentence if not _passed_over(text, one)] or sentence
     last = kept[-1]
     if last.number not in results and _is_aside(text, last):
@@ -205,6 +223,15 @@ def _last(text: str) -> Number | None:
         others = [one for one in others if one.number in results] if results else others
         last = others[-1] if others else last
     return last.number
+
+
+def _result(text: str, sentence: list[Written]) -> Written | None:
+    """The right side of a sentence's last equation, where nothing is computed or concluded from it there."""
+    results = [one for one in sentence if _is_result(text, one)]
+    if not results:
+        return None
+    rest = text[results[-1].end : sentence[-1].end]
+    return None if OPERATOR.search(rest) or CONCLUDES.search(rest) else results[-1]
 
 
 def _numbers(text: str) -> list[Written]:
@@ -225,7 +252,7 @@ def _numbers(text: str) -> list[Written]:
             at = max(STOP.match(text, start).end(), match.end())
             continue
         at = end
-        if not OTHER.match(text, end):
+        if not OTHER.match(text, end) or text[max(0, start - 2) : start].rstrip().endswith("="):
             negative, begin = _sign(text, start)
             found.append(Written(Number(-value if negative else value, scale(text, end)), begin, end))
     return found
@@ -243,6 +270,10 @@ def _sign(text: str, start: int) -> tuple[bool, int]:
     if match[1] or re.search(r"[A-Za-z0-9)}\]]$|[\d)}\]] $", left):
         return bool(match[1] and re.search(r"[=(:{<>] ?$", left)), start
     return True, start - len(before) + match.start()
+
+
+def _is_result(text: str, one: Written) -> bool:
+    return text[max(0, one.start - 8) : one.start].rstrip(" $*").endswith("=")
 
 
 def _is_bold(text: str, one: Written) -> bool:
@@ -266,10 +297,29 @@ class FinalNumber(Compares):
 
     50% is right beside 50% and 0.5, and beside 50, which then counts per cent; 0.5% beside 0.5 only where the question
     asks for per cent. 2 million is right beside 2,000,000, and beside 2, which then counts millions.
+
+    formulas: what is no number, in the reference or in the answer, is compared by math-verify; otherwise a reference
+    without a number is left out.
     """
+
+    def __init__(self, formulas: bool = False):
+        self.formulas = Formulas() if formulas else None
+
+    def check(self) -> None:
+        if self.formulas is not None:
+            self.formulas.check()
 
     def taken(self, text: str) -> object:
         return read_number(text)
+
+    def _grade(self, answer: Answer) -> Grade:
+        wanted, found = self.taken(answer.reference), self.taken(answer.text)
+        if self.formulas is None or (wanted is not None and found is not None):
+            return self._compared(answer, wanted, found)
+        wanted, found = self.formulas.read(answer.reference), self.formulas.read(first_answer(spoken(answer.text)))
+        if not wanted or not found:
+            return self._compared(answer, wanted or None, found or None)
+        return Grade(float(self.formulas.same(wanted, found)))
 
     def same(self, wanted: object, found: object, answer: Answer) -> bool:
         if wanted.value * wanted.scale == found.value * found.scale:

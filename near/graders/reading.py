@@ -5,7 +5,7 @@ import re
 # a line by which a model that was not stopped asks itself the next question; lm-eval stops generation at the same words
 NEXT_QUESTION = re.compile(
     r"^[ \t]*(?:#{1,6} ?)?(?:\*\*)?(?:(?:question|problem|instruction|user|human)(?: ?\d+)?|q|"
-    r"问题|题目) ?(?:\*\*)?[:：]",
+    r"问题|题目) ?(?:\*\*)?[:：]|^the following (?:is|are)\b",
     re.MULTILINE | re.IGNORECASE,
 )
 CORRECTION = re.compile(
@@ -35,6 +35,20 @@ def corrected(text: str) -> str | None:
     """What follows the last correction ("no, actually ..."); None where nothing is corrected."""
     ends = [match.end() for match in CORRECTION.finditer(text)]
     return text[ends[-1] :] if ends else None
+
+
+REMARK = re.compile(  # a line behind the result that explains it
+    r"^[ \t*#_]*(?:note|explanation|reason(?:ing)?|justification|check|verification|解释|说明|注)[ *_]*[:：]",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def before_remark(text: str) -> str:
+    """What comes before a line that explains the result; all of it where there is none, or nothing before it."""
+    for match in REMARK.finditer(text):
+        if text[: match.start()].strip():
+            return text[: match.start()]
+    return text
 
 
 BRACES = re.compile(r"\\(f?box(?:ed)?) ?(?=\{)|\\.|[{}]", re.DOTALL)
