@@ -27,8 +27,8 @@ NOT_THINKING = "detailed thinking off"  # what LLaMA-Factory's `formatting: open
 
 
 def sharegpt_turns(tags: Mapping[str, str], entry: str | None) -> Turns:
-    """How the turns are written. `entry` is as in formats.Form: under an entry of a dataset_info.json the roles are those
-    of its `tags` and no others, or LLaMA-Factory's where it has none."""
+    """How the turns are written. `entry` is as in formats.Form: under an entry of a dataset_info.json the roles are
+    those of its `tags` and no others, or LLaMA-Factory's where it has none."""
     tags = tags or (LISTED if entry else {})
     named = {tags[tag]: role for tag, role in TAG_ROLES.items() if tag in tags}
     left = {} if entry else {n: r for n, r in SHAREGPT_ROLES.items() if not named or r not in named.values()}
