@@ -13,8 +13,8 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near.errors import UserError, did_you_mean, one_line
-from near.formats import LISTED
 from near.readers import Kind, kinds_shown
+from near.sharegpt import LISTED
 
 log = logging.getLogger(__name__)
 

@@ -17,31 +17,12 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from near.errors import UserError
+from near.sharegpt import check_order, openai_system, sharegpt_turns
 from near.turns import OPTIONAL, Fault, Message, Turns, from_json, message_of, said_nothing, tools_message
 
 MESSAGE_ROLES = {**{role: role for role in ("assistant", "system", "tool", "user")}, "developer": "system"}
 MESSAGE_TURNS = Turns("role", "content", {**MESSAGE_ROLES, "function": "tool"})
-SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "tool": "tool",
-    "system": "system",
-}
-TAG_ROLES = {
-    "user_tag": "user",
-    "assistant_tag": "assistant",
-    "function_tag": "assistant",
-    "observation_tag": "tool",
-    "system_tag": "system",
-}
-LISTED = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}
-LISTED |= {"observation_tag": "observation", "function_tag": "function_call", "system_tag": "system"}
 OTHER_NAMES = {"system": ("system_prompt",)}  # columns that hold a field where none has its name
-NOT_THINKING = "detailed thinking off"  # what LLaMA-Factory's `formatting: openai` adds to a row's system text
 
 
 class Form(NamedTuple):
@@ -125,17 +106,8 @@ def _row(field: Field, turns: list[Message]) -> list[Message]:
     described = field.get("tools")
     tools = tools_message(described, field.name("tools")) if described else []
     if field.form.entry == "openai":
-        system = _openai_system(system, bool(tools))
+        system = openai_system(system, bool(tools))
     return [*tools, *([{"role": "system", "content": system}] if system.strip() else []), *turns]
-
-
-def _openai_system(system: str, tools: bool) -> str:
-    """The system text as LLaMA-Factory's OpenAI converter leaves it."""
-    if tools:
-        return system and f"{system}\n"
-    if "detailed thinking on" in system or NOT_THINKING in system:
-        return system
-    return f"{system}\n{NOT_THINKING}" if system else NOT_THINKING
 
 
 def _answered(prompt: str, answer: str) -> list[Message]:
@@ -169,37 +141,11 @@ def _messages(field: Field) -> list[Message]:
 
 def _sharegpt(field: Field) -> list[Message]:
     """Turns under sharegpt's names, or those of `tags` (LLaMA-Factory's: role_tag, content_tag, user_tag, ...)."""
-    turns = sharegpt_turns(field.form)
+    turns = sharegpt_turns(field.form.tags, field.form.entry)
     messages = _chat(field, "conversations", turns)
     if field.form.entry:
-        _check_order(messages, field.name("conversations"), field.form.entry == "openai")
+        check_order(messages, field.name("conversations"), field.form.entry == "openai")
     return _row(field, messages)
-
-
-def sharegpt_turns(form: Form) -> Turns:
-    """How the turns are written. Of an entry of dataset_info.json the roles are those of its `tags` and no others, or
-    LLaMA-Factory's where it has none."""
-    tags = form.tags or (LISTED if form.entry else {})
-    named = {tags[tag]: role for tag, role in TAG_ROLES.items() if tag in tags}
-    left = {} if form.entry else {n: r for n, r in SHAREGPT_ROLES.items() if not named or r not in named.values()}
-    calling = tags.get("function_tag", "function_call")
-    return Turns(
-        tags.get("role_tag", "from"), tags.get("content_tag", "value"), {**left, **named}, frozenset({calling})
-    )
-
-
-def _check_order(messages: list[Message], column: str, joins: bool) -> None:
-    """Fault where LLaMA-Factory leaves a row out: questions and answers have to take turns. `joins`: results of tools
-    that follow each other are one turn."""
-    turns = messages[1:] if messages[0]["role"] == "system" else messages
-    asked = True
-    for i, turn in enumerate(turns):
-        if joins and turn["role"] == "tool" and i and turns[i - 1]["role"] == "tool":
-            continue
-        if turn["role"] not in (("user", "tool") if asked else ("assistant",)):
-            where = f"{column}[{i + len(messages) - len(turns)}]"
-            raise Fault(where, f"is of the {turn['role']} where {'a question' if asked else 'an answer'} has to come")
-        asked = not asked
 
 
 def _prompt_completion(field: Field) -> list[Message]:
