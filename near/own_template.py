@@ -74,7 +74,7 @@ def own_pieces(tokenizer, messages: list[Message], generate: bool = False) -> tu
     if messages[0]["role"] == "tools" and whole == render(messages[1:], generate=generate):
         raise UserError(
             "the chat template takes no tools, and the row has some; name one that does (model.template=qwen), leave "
-            "them out (columns.tools=null) or the rows (data.on_error=skip)"
+            "them out (data.candidates.columns.tools=false) or the rows (data.on_error=skip)"
         )
     marks = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()), key=len, reverse=True)
     pieces, at, reopened = [], 0, False
