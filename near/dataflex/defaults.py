@@ -11,7 +11,8 @@ FILE = Path(__file__).parent / "defaults.yaml"
 @cache
 def groups() -> dict[str, dict[str, object]]:
     """Default by key, in the groups of the classes that declare them."""
-    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # of which C's is ten times as fast
+    return yaml.load(FILE.read_text(encoding="utf-8"), loader)  # noqa: S506
 
 
 @cache
