@@ -79,8 +79,12 @@ def _shape_faults(cfg: DictConfig) -> list[str]:
         if _present(cfg, key) and not isinstance(value := select(cfg, key), ListConfig | None):
             faults.append(f"{key}={value} is not a list; write it like {key}=[{value}]")
     for key in BOOLEANS:
-        if _present(cfg, key) and not isinstance(value := select(cfg, key), bool):
+        if not _present(cfg, key) or (value := select(cfg, key)) is None and key in NULLABLE:
+            continue
+        if not isinstance(value, bool):
             faults.append(f"{key}={value} is not true or false")
+    if select(cfg, "data.train_on_prompt") is True and select(cfg, "data.mask_history") is True:
+        faults.append("data.train_on_prompt=true trains what data.mask_history=true leaves out; set one of them")
     for key in TEXTS:
         if not _present(cfg, key) or (value := select(cfg, key)) is None and key in NULLABLE:
             continue
