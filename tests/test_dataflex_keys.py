@@ -92,7 +92,7 @@ def outcome(kind: str, key: str, text: str) -> tuple[set, dict, list[str], str]:
     return set(words(file).items()), file.skipped, file.said, ""
 
 
-@pytest.mark.parametrize("kind", ["static", "select", "mix"])
+@pytest.mark.parametrize("kind", ["static", *(pytest.param(k, marks=pytest.mark.slow) for k in ("select", "mix"))])
 @pytest.mark.parametrize("key", sorted(defaults()))
 def test_a_value_off_its_default_is_never_dropped_in_silence(dataflex, key, kind):
     """It changes the run, is named as not honoured, told of, or refused; what changes no result is listed as such."""

@@ -98,7 +98,7 @@ def test_training_sees_what_generation_continues_from(tokenizer, template):
     if template.startswith("own "):
         carried.chat_template = made_tokenizers.OWN_TEMPLATES[template.removeprefix("own ")]
     encoder = Encoder(carried, {"cutoff_len": 10_000})
-    for chat in chats(8):
+    for chat in chats(4):
         row = encoder.encode(chat)
         ids, labels = row.input_ids.tolist(), row.labels.tolist()
         answers = [i for i, m in enumerate(chat) if m["role"] == "assistant"]
