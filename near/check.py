@@ -25,6 +25,7 @@ from near.modes import mode_faults
 from near.optimizers import optimizer_faults
 from near.signature import attribute, keywords
 
+CARRIED = ("trainer.loraplus",)  # options of a group that are handed over beside its class's own
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 MOST_SHOWN = 12  # choices that a message lists; of more only the near misses
 URL_SECRET = re.compile(r"://[^/\s@]*:[^/\s@]+@")
@@ -178,7 +179,7 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
             return [*faults, f"{path}: {error}"]
         if taken is not None:
             for key in node:
-                if key not in taken and key not in HYDRA_KEYS:
+                if key not in taken and key not in HYDRA_KEYS and f"{path}.{key}" not in CARRIED:
                     cls = node._target_.rpartition(".")[2]
                     faults.append(f"{path}.{key} is not an option of {cls}{elsewhere(f'{path}.{key}', taken)}")
     return faults

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from accelerate.utils import broadcast_object_list
@@ -61,16 +60,16 @@ class Job:
     callbacks: list[TrainerCallback] = field(default_factory=list)
     tracked: Run = field(default_factory=Run)
     planned: dict[int, tuple[Subset, float]] = field(default_factory=dict)  # rounds picked ahead, and their seconds
+    loraplus: Mapping = field(default_factory=dict)  # lr_ratio and lr_embedding, where they are asked for
     training_key: str | None = None  # of a job in a sweep: what it shares with its twins (near/twins.py)
 
 
 class _Checkpoints(Trainer):
     """What both trainers add to a checkpoint: whose it is, the rounds so far and the seconds spent; and LoRA+, where
-    `loraplus` has an lr_ratio."""
+    the job's `loraplus` has an lr_ratio."""
 
     job: Job
     schedule: Schedule | None = None
-    loraplus: Mapping = MappingProxyType({})
 
     def _setup(self, job: Job) -> None:
         self.job = job
@@ -100,14 +99,14 @@ class _Checkpoints(Trainer):
 
     def create_optimizer(self, model=None):
         """The Trainer's, with another learning rate for the B of every adapter where LoRA+ is asked for."""
-        if self.optimizer is None and self.loraplus.get("lr_ratio") is not None:
+        if self.optimizer is None and self.job.loraplus.get("lr_ratio") is not None:
             model = self.model if model is None else model
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = create_loraplus_optimizer(
                 model,
                 cls,
-                loraplus_lr_ratio=self.loraplus["lr_ratio"],
-                loraplus_lr_embedding=self.loraplus["lr_embedding"],
+                loraplus_lr_ratio=self.job.loraplus["lr_ratio"],
+                loraplus_lr_embedding=self.job.loraplus["lr_embedding"],
                 loraplus_weight_decay=self.args.weight_decay,
                 **options,
             )
@@ -175,8 +174,7 @@ class _Checkpoints(Trainer):
 class StaticTrainer(_Checkpoints):
     """The plain Trainer on every eligible row; its length is trainer.args.max_steps or num_train_epochs."""
 
-    def __init__(self, *, args: TrainingArguments, loraplus: Mapping | None = None, model=None, job: Job = None):
-        self.loraplus = loraplus or {}
+    def __init__(self, *, args: TrainingArguments, model=None, job: Job = None):
         super().__init__(
             model=model,
             args=args,
@@ -209,13 +207,11 @@ class DynamicSelectTrainer(_Checkpoints):
         update_times: int,
         cycles: int = 1,
         group_by_length: bool = False,
-        loraplus: Mapping | None = None,
         model=None,
         job: Job = None,
     ):
         self.schedule = Schedule(warmup_step, update_step, update_times, cycles)
         args.max_steps = self.schedule.total
-        self.loraplus = loraplus or {}
         self.args = args  # the Trainer sets it too, after it has asked for the sampler
         self.sampler = RoundSampler(self.schedule.slice_steps * self.draws_per_step)
         self.picker = Picker(job, self.schedule, Batching.of(args, group_by_length))

@@ -1,6 +1,7 @@
 """What train.py does: data, selection, model, training, and the evaluation at its end."""
 
 import contextlib
+import copy
 import dataclasses
 import logging
 import math
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from near.arguments import is_sharded, partitioned, tell_precision, training_arguments
 from near.base_model import BaseMetrics
@@ -269,6 +270,7 @@ def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, 
         identity=_resumable(inputs.identity),
         represent=representation(cfg, inputs),
         eval_table=inputs.eval_table,
+        loraplus=cfg.trainer.get("loraplus") or {},
     )
     if inputs.needs.asks_model:
         numbers = args.device.type + (" bf16" if args.bf16 else " fp16" if args.fp16 else "")
@@ -278,6 +280,9 @@ def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, 
 
 def _trainer(cfg: DictConfig, job: "Job", model, args):
     try:
+        cfg = copy.deepcopy(cfg)
+        with open_dict(cfg):
+            cfg.trainer.pop("loraplus", None)  # the job carries it, so that a trainer class of somebody's need not
         return instantiate(cfg.trainer)(model=model, job=job, args=args)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"trainer.args are refused: {one_line(error)[:200]}") from error

@@ -1,7 +1,5 @@
 """The Hugging Face Trainer with a weight for every row of a batch, by its loss. One hook, no loop of our own."""
 
-from collections.abc import Mapping
-
 import torch
 from transformers import TrainingArguments
 
@@ -30,7 +28,6 @@ class DynamicWeightTrainer(StaticTrainer):
         train_step: int,
         weighter: Weighter,
         whole_step: bool = False,
-        loraplus: Mapping | None = None,
         model=None,
         job: Job = None,
     ):
@@ -38,7 +35,7 @@ class DynamicWeightTrainer(StaticTrainer):
         self.warmup_step, self.weighter, self.whole_step = warmup_step, weighter, whole_step
         self._ahead: list[torch.Tensor] = []  # weights of the step's batches that are still to come
         self._since: list[torch.Tensor] = []  # of batches since the last line logged: loss x tokens, tokens, weight
-        super().__init__(args=args, loraplus=loraplus, model=model, job=job)
+        super().__init__(args=args, model=model, job=job)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of weighted token losses by the answer tokens of the whole step; for what is not weighted, the

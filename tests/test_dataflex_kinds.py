@@ -155,6 +155,7 @@ def test_plain_text(dataflex):
 
 @pytest.mark.model
 @pytest.mark.process
+@pytest.mark.slow
 def test_plain_text_trains(dataflex):
     plain_sets()
     path = wrote("random", "stage: pt\ndataset: wiki,web\ndisable_tqdm: true", ("stage", "dataset"))

@@ -169,6 +169,7 @@ def test_data_that_is_typed_has_sources_of_its_own(dataflex):
 
 @pytest.mark.model
 @pytest.mark.process
+@pytest.mark.slow
 def test_a_static_mix_trains_what_it_says(dataflex):
     """A file of the kind of DataFlex's test_static_mix.yaml, and the rows that it trained."""
     text = f"{STATIC}init_mixture_proportions: [0.3, 0.7]\ntrain_step: 10\ndisable_tqdm: true\n"

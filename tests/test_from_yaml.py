@@ -167,6 +167,7 @@ def same_runs(one: Path, two: Path) -> None:
 
 @pytest.mark.model
 @pytest.mark.process
+@pytest.mark.slow
 def test_a_near_yaml_trains_and_its_printed_command_is_the_same_to_the_bit(dataflex):
     path = wrote("near", "disable_tqdm: true\n")
     env = {"NEAR_CACHE": str(dataflex / "cache"), "OMP_NUM_THREADS": "1"}

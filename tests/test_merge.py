@@ -241,6 +241,7 @@ def test_a_base_that_lacks_weights_is_refused(adapter, cache, tmp_path):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_a_killed_merge_leaves_nothing_and_the_next_one_clears_up(adapter, cache, tmp_path):
     words = [f"adapter_name_or_path={adapter}", f"export_dir={tmp_path}/out", f"cache_dir={cache}"]
     words += [f"output_dir={tmp_path}/told"]

@@ -84,6 +84,7 @@ def test_a_fault_is_one_line_and_leaves_nothing(words, says, tmp_path, monkeypat
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failing_job(tiny, tmp_path):
     words = ["-m", *tiny, "max_K=61,15", f"output_dir={tmp_path}/sweep", "selector=near"]
     done = process(str(ROOT / "train.py"), *words, cwd=tmp_path)

@@ -143,6 +143,7 @@ def told(folder) -> dict[str, tuple]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on(tiny, tmp_path):
     """To the same numbers, and no finished job is touched again."""
     words = ["-m", *tiny, "selector=near,random", "seed=1,2", "trainer.args.save_steps=2", "trainer.update_step=20"]
