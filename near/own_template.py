@@ -152,7 +152,8 @@ class _Turn:
     def place(self, whole: str, at: int) -> tuple[int, int]:
         """Where the answer and its end stand in `whole` behind `at`."""
         starts = [len(self.before)] if whole.startswith(self.before) else []
-        starts += [there + len(o) for o in self.openings if o and (there := whole.find(o, at)) >= 0]
+        found = [(there, -len(o)) for o in self.openings if o and (there := whole.find(o, at)) >= 0]
+        starts += [there - length for there, length in sorted(found)]  # the next one, of two there the longer
         for start in (s for s in starts if s >= at):
             exact = self.lead + self.core + self.space + self.end
             if whole.startswith(exact, start):

@@ -193,6 +193,17 @@ def test_history_is_rewritten_as_its_template_does(tokenizer):
     assert "the second" not in carried.decode(dropped.input_ids)
 
 
+def test_answers_that_say_the_same_are_told_apart(tokenizer):
+    """Generation opens a thought, which only the last answer has."""
+    opening = "<|im_start|>assistant\n{% if enable_thinking"
+    assert opening in THINKING
+    carried = carrying(tokenizer, THINKING.replace(opening, opening.replace("{%", "<think>\n{%", 1)))
+    turns = ("word", "12", "word")
+    chat = [m for t in turns for m in ({"role": "user", "content": "hello"}, {"role": "assistant", "content": t})]
+    said = [carried.decode(run).strip() for run in spans(encode(carried, chat))]
+    assert said == ["word<|im_end|>", "12<|im_end|>", "<think>\n\n</think>\n\nword<|im_end|>"]
+
+
 def test_thinking_can_be_turned_off(tokenizer):
     carried = carrying(tokenizer, THINKING)
     set_thinking(carried, False)
