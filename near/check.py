@@ -83,6 +83,8 @@ def _shape_faults(cfg: DictConfig) -> list[str]:
             continue
         if not isinstance(value, bool):
             faults.append(f"{key}={value} is not true or false")
+    if not isinstance(value := select(cfg, "data.default_system"), str | None):
+        faults.append(f"data.default_system={value} is not a text")
     if select(cfg, "data.train_on_prompt") is True and select(cfg, "data.mask_history") is True:
         faults.append("data.train_on_prompt=true trains what data.mask_history=true leaves out; set one of them")
     for key in TEXTS:

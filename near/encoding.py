@@ -55,6 +55,7 @@ class _Answer:
 class _Ids:
     ids: list[int] = field(default_factory=list)
     answers: list[_Answer] = field(default_factory=list)
+    firsts: dict[int, int] = field(default_factory=dict)  # of positions behind an answer: the label that ends it
 
 
 class Encoder:
@@ -90,6 +91,8 @@ class Encoder:
         for answer in row.answers:
             span = slice(answer.begin, answer.stop)
             labels[span] = ids[span] if answer in trained else IGNORED
+            if answer in trained and answer.stop in row.firsts:
+                labels[answer.stop] = row.firsts[answer.stop]
         ids, labels, added, endless = self._ended(ids, labels, trained)
         last = row.answers[-1].begin if row.answers else len(ids)
         over = max(0, len(ids) - self.cutoff_len)
@@ -130,7 +133,7 @@ class Encoder:
             without = [_without_thinking(m) if m["role"] == "assistant" else m for m in messages]
             dropped, messages = without != messages, without
         roles = [m["role"] for m in messages]
-        if self.default_system and "system" not in roles:
+        if self.default_system and self.template is None and "system" not in roles:
             first = int(roles[:1] == ["tools"])
             system: Message = {"role": "system", "content": self.default_system}
             messages = [*messages[:first], system, *messages[first:]]
@@ -143,6 +146,7 @@ class Encoder:
             return own_pieces(self.tokenizer, messages, generate)
         tokenizer = self.tokenizer
         options = {"thinking": self.thinking, "generate": generate, "mask_history": self.mask_history}
+        options["default_system"] = self.default_system
         return self.template.pieces(messages, tokenizer.bos_token or "", tokenizer.eos_token or "", **options), False
 
     def _trains(self, messages: list[Message], turn: int) -> bool:
@@ -163,6 +167,8 @@ class Encoder:
         start, prompt = 0, ""
         for piece in pieces:
             ids = self._ids(piece.text, first=not row.ids)
+            if piece.first_label:
+                row.firsts[len(row.ids)] = self._ids(piece.first_label, first=False)[0]
             if piece.answer is None:
                 if row.answers and row.answers[-1].stop == len(row.ids):
                     start, prompt = len(row.ids), ""

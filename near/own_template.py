@@ -164,26 +164,28 @@ class _Turn:
 
     def _stop(self, whole: str, start: int) -> int | None:
         """Where an answer that begins at `start` ends, should it be this one in another form."""
-        last = start + len(self.lead) + len(self.core) + 100
+        endless, last = None, start + len(self.lead) + len(self.core) + 100
         there = whole.find(self.core, start, last)
         while there >= 0:
             if _unthought(self.lead).endswith(_unthought(whole[start:there])):
-                stop = self._ending(whole, there + len(self.core))
-                if stop is not None:
+                stop, ended = self._ending(whole, there + len(self.core))
+                if ended:
                     return stop
+                endless = stop if endless is None else endless
             there = whole.find(self.core, there + 1, last) if self.core else -1
-        return None
+        return endless
 
-    def _ending(self, whole: str, at: int) -> int | None:
+    def _ending(self, whole: str, at: int) -> tuple[int, bool]:
+        """Where an answer that says its last word at `at` ends, and whether something ends it there."""
         if not self.end:
-            return at + len(self.space) if whole.startswith(self.space, at) else at
-        at += len(whole[at:]) - len(whole[at:].lstrip())
+            return (at + len(self.space) if whole.startswith(self.space, at) else at), True
+        said, at = at, len(whole) - len(whole[at:].lstrip())
         stop, end = at, self.end.lstrip()
         for part in re.split(f"({'|'.join(map(re.escape, self.marks))})", end) if self.marks else [end]:
             if not whole.startswith(part, stop):
                 break
             stop += len(part)
         if whole[at:stop].strip():
-            return at + len(whole[at:stop].rstrip())
+            return at + len(whole[at:stop].rstrip()), True
         mark = next((mark for mark in self.marks if whole.startswith(mark, at)), None)
-        return None if mark is None else at + len(mark)
+        return (said + len(self.space), False) if mark is None else (at + len(mark), True)

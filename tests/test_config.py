@@ -80,7 +80,7 @@ def fault(*overrides: str) -> str:
         ("data.reasoning=some", "data.reasoning=some is not one of keep, drop"),
         ("data.mask_history=yes", "data.mask_history=yes is not true or false"),
         ("model.enable_thinking=maybe", "model.enable_thinking=maybe is not true or false"),
-        ("data.default_system=[a]", "data.default_system=\[.a.\] is not"),
+        ("data.default_system=[a]", "data.default_system=['a'] is not a text"),
         ("data.candidates=pool.jsonl", "data.candidates=pool.jsonl is not a group of options"),
         ("+data.candidates.colums=x", "data.candidates.colums is not in the configuration; did you mean"),
         ("+foo=1", "foo is not in the configuration"),

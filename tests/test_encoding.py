@@ -146,6 +146,33 @@ def test_the_end_token_is_added_where_a_template_ends_no_turn(tokenizer):
     assert (row.end_added, row.endless) == (False, True)
 
 
+def test_an_end_that_stands_at_a_chats_end_alone(tokenizer):
+    """It is learned after every answer: before the last one as the label of what follows."""
+    only_last = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}"
+        "{% if loop.last and m['role'] == 'assistant' %}{{ eos_token }}{% else %}\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    carried = carrying(tokenizer, only_last)
+    encoder = Encoder(carried, {"cutoff_len": 10_000})
+    for chat in chats(6, seed=2):
+        row, end = encoder.encode(chat), carried.eos_token_id
+        assert [run[-1] for run in spans(row)] == [end] * sum(m["role"] == "assistant" for m in chat)
+        assert (row.input_ids == end).sum() == 1
+
+
+def test_the_end_is_a_label_where_the_template_says_so(tokenizer):
+    carried = carrying(tokenizer, "gemma2")
+    chat = [m for n in "ab" for m in ({"role": "user", "content": n}, {"role": "assistant", "content": "word"})]
+    row = encode(carried, chat)
+    first = spans(row)[0]
+    assert first[-1] == carried.eos_token_id
+    at = row.labels.tolist().index(carried.eos_token_id)
+    assert row.input_ids[at] != carried.eos_token_id
+    untrained = encode(carried, [chat[0], {**chat[1], "train": False}, *chat[2:]])
+    assert (untrained.labels == carried.eos_token_id).sum() == 1  # the last one
+
+
 def test_history_is_rewritten_as_its_template_does(tokenizer):
     carried = carrying(tokenizer, THINKING)
     chat = [
@@ -241,6 +268,15 @@ def test_turns_that_are_not_to_be_trained_have_no_label(tokenizer, template):
     every = encode(carried, chat, train_on_prompt=True)
     without = [i for i, label in enumerate(every.labels.tolist()) if label == IGNORED]
     assert carried.decode(every.input_ids[without]).replace("<|im_end|>", "").strip() == "word"
+
+
+def test_a_named_templates_system_text_can_be_another_or_none(tokenizer):
+    carried = carrying(tokenizer, "alpaca")
+    chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "answer"}]
+    own, other, none = (carried.decode(encode(carried, chat, default_system=s).input_ids) for s in (None, "word", ""))
+    assert "instruction that describes" in own
+    assert "word" in other and "instruction that describes" not in other
+    assert none.startswith("### Instruction:")
 
 
 def test_a_default_system_turn_stands_where_a_row_has_none(tokenizer):
