@@ -155,7 +155,7 @@ def test_what_a_file_leaves_out_has_their_default(dataflex):
         ("lr_scheduler_kwargs: {min_lr: 1.0e-6}", (), {"+trainer.args.lr_scheduler_kwargs": "{min_lr:1e-06}"}),
         ("lr_scheduler_kwargs: {min_lr: 1e-6}", (), {"+trainer.args.lr_scheduler_kwargs": "{min_lr:1e-06}"}),
         ("lr_scheduler_kwargs: {'min_lr': '1e-6'}", (), {"+trainer.args.lr_scheduler_kwargs": "{min_lr:1e-06}"}),
-        ("lr_scheduler_kwargs: {a: [1E-6, {b: 2e3}]}", (), {"+trainer.args.lr_scheduler_kwargs": "{a:[1e-06,{b:2000.0}]}"}),
+        ("lr_scheduler_kwargs: {a: [{b: 2E3}]}", (), {"+trainer.args.lr_scheduler_kwargs": "{a:[{b:2000.0}]}"}),
         ("evaluation_strategy: steps\neval_steps: 5", (), {"+trainer.args.eval_strategy": "steps"}),
         ("weight_decay: 0.1\nmax_grad_norm: 0.5", (), {"+trainer.args.weight_decay": "0.1"}),
         ("group_by_length: true", (), {"trainer.group_by_length": "true"}),

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from near.dataflex.names import MULTIMODAL, TEXT
 from near.errors import UserError
@@ -203,8 +202,7 @@ def test_how_rows_are_read(dataflex):
     assert (found["data.train_on_prompt"], found["model.split_special_tokens"]) == ("true", "true")
     assert configured("train", *map(str, file.words)).data.default_system == "Be brief, please: yes"
     _, file = told("random", 'default_system: ""')
-    typed = next(str(word) for word in file.words if word.key == "data.default_system")
-    assert OverridesParser.create().parse_override(typed).value() == ""
+    assert configured("train", *map(str, file.words)).data.default_system == ""
     assert "data.default_system" not in told("random", "default_system: null")[0]
     assert told("random", "mask_history: true")[0]["data.mask_history"] == "true"
     with pytest.raises(UserError, match="train_on_prompt and mask_history exclude each other"):
