@@ -145,8 +145,7 @@ class _Writer:
     def head(self, tools: str, system: str) -> None:
         self._slot(self.template.prefix)
         if tools or system:
-            described = json.loads(tools) if tools else []
-            self.system(system + (TOOL_FORMATS[self.template.tools].describe(described) if described else ""))
+            self.system(system + TOOL_FORMATS[self.template.tools].described(tools))
 
     def system(self, content: str) -> None:
         if self.template.fused_system:

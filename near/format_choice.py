@@ -7,11 +7,15 @@ from near.errors import UserError, did_you_mean
 from near.formats import FORMATS, OTHER_NAMES, Form, fields_of
 
 CHATS = ("messages", "sharegpt")
+PROMPTED = "prompt_completion"  # whose answer may be turns
 # Names of columns that say nothing to a model: numbers, names and scores of rows, hashes.
 SAYS_NOTHING = re.compile(
     r"(.*[_\-. ])?(id|ids|idx|index|uuid|guid|hash|sha256|md5|score|scores|rank|nearest_query)"
     r"|.*(Id|ID)|__.*__|unnamed: ?\d+",
 )
+
+TURN_SAYS_NOTHING = re.compile(r"name|role|from|type|(.*_)?(time|timestamp|date|created|created_at|updated_at)")
+PREFERENCES = {"chosen", "rejected"}
 
 
 def decide(format: str, columns: Mapping[str, str], first: Mapping, where: str, file: str) -> tuple[str, list[str]]:
@@ -49,6 +53,11 @@ def _chosen(columns: Mapping[str, str], first: Mapping, where: str, file: str) -
     asked = set(columns) - {"source"}
     possible = [n for n in FORMATS if FORMATS[n].required[0] in fields and asked <= set(fields_of(n))]
     fits = [n for n in possible if fields >= set(FORMATS[n].required)] or possible
+    if PREFERENCES <= first.keys() - set(columns.values()) and not _answers(fits, fields, first, columns):
+        raise UserError(
+            f"{where}.path={file}: chosen and rejected are preference data, which supervised training can't use; "
+            + _chosen_alone(possible, first, where)
+        )
     if not fits:
         raise UserError(
             f"{where}.path={file}: no known format fits; {shown_columns(first)}; set {where}.format and {where}.columns"
@@ -61,6 +70,36 @@ def _chosen(columns: Mapping[str, str], first: Mapping, where: str, file: str) -
 
     best = max(fits, key=rank)
     return best, [name for name in fits if name not in (best, "text")]
+
+
+def _answers(fits: list[str], fields: set, first: Mapping, columns: Mapping[str, str]) -> bool:
+    """Whether a format is complete, be it a chat that ends with an answer."""
+    for name in fits:
+        asked = FORMATS[name].required[0]
+        turns = first.get(columns.get(asked, asked))
+        if name in CHATS and isinstance(turns, list) and turns and isinstance(turns[-1], Mapping):
+            if not {"user", "human"} & {str(turns[-1].get("role")), str(turns[-1].get("from"))}:
+                return True
+        elif fields >= set(FORMATS[name].required):
+            return True
+    return False
+
+
+def _chosen_alone(possible: list[str], first: Mapping, where: str) -> str:
+    """How the chosen answers alone are trained on."""
+    chosen, turn = first["chosen"], None
+    if isinstance(chosen, list) and chosen and isinstance(chosen[0], Mapping):
+        turn = str(chosen[0].get("role", chosen[0].get("from")))
+    prompts = [name for name in possible if len(FORMATS[name].required) > 1 and (turn is None or name == PROMPTED)]
+    if turn in ("system", "user", "human"):  # the whole conversation
+        key = "messages" if "role" in chosen[0] else "conversations"
+    elif prompts and (turn is not None or isinstance(chosen, str)):
+        key = FORMATS[prompts[0]].required[1]
+    elif isinstance(chosen, str) and not possible:
+        key = "text"
+    else:
+        return "write the chosen answer as the last turn of each row"
+    return f"to train on the chosen answers set {where}.columns.{key}=chosen"
 
 
 def shown_columns(row: Iterable) -> str:
@@ -82,3 +121,8 @@ def read_columns(form: Form, names: Iterable[str]) -> list[str]:
 def says_something(column: str) -> bool:
     """Whether a column's name lets it be more than a number, a name or a score of its row."""
     return not SAYS_NOTHING.fullmatch(str(column))
+
+
+def turn_says_something(key: str) -> bool:
+    """The same of a key of a turn; speakers and times say nothing either."""
+    return says_something(key) and not TURN_SAYS_NOTHING.fullmatch(key)

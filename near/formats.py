@@ -13,12 +13,13 @@ become a user turn and an assistant turn; chats stay chats. What can't be made i
 field.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from near.errors import UserError
 from near.sharegpt import check_order, openai_system, sharegpt_turns
-from near.turns import OPTIONAL, Fault, Message, Turns, from_json, message_of, said_nothing, tools_message
+from near.turns import OPTIONAL, Fault, Message, Turns, from_json, message_of, results_of, said_nothing, tools_message
 
 MESSAGE_ROLES = {**{role: role for role in ("assistant", "system", "tool", "user")}, "developer": "system"}
 MESSAGE_TURNS = Turns("role", "content", {**MESSAGE_ROLES, "function": "tool"})
@@ -41,13 +42,15 @@ class Read(NamedTuple):
     messages: list[Message]
     unanswered: str | None
     notes: list[str]
+    unread: list[str]  # keys of its turns that say something and are not used, as messages[].key
 
 
 class Field:
     """Access to a raw row through the `columns` map, with faults that name the user's column."""
 
     def __init__(self, raw: Mapping, form: Form):
-        self.raw, self.form, self.notes = raw, form, []
+        self.raw, self.form, self.notes, self.unread = raw, form, [], []
+        self.tools: tuple[str, object] | None = None  # the place and the value of those in a system turn
 
     def name(self, field: str) -> str:
         """The column of a field. Where `columns` names none: its own name or, where that says nothing, another."""
@@ -103,11 +106,21 @@ def _row(field: Field, turns: list[Message]) -> list[Message]:
         if system.strip() and system != turns[0]["content"]:
             field.notes.append("system")
         system, turns = turns[0]["content"], turns[1:]
-    described = field.get("tools")
-    tools = tools_message(described, field.name("tools")) if described else []
+    tools = _tools(field)
     if field.form.entry == "openai":
         system = openai_system(system, bool(tools))
     return [*tools, *([{"role": "system", "content": system}] if system.strip() else []), *turns]
+
+
+def _tools(field: Field) -> list[Message]:
+    """The row's tools: of its column or, where that says nothing, of a system turn."""
+    place, described = field.name("tools"), field.get("tools")
+    tools = tools_message(described, place) if described else []
+    if field.tools and (tools or field.form.columns.get("tools") == ""):
+        field.unread.append(re.sub(r"\[\d+\]", "[]", field.tools[0]))
+    elif field.tools:
+        tools = tools_message(field.tools[1], field.tools[0])
+    return tools
 
 
 def _answered(prompt: str, answer: str) -> list[Message]:
@@ -131,8 +144,16 @@ def _alpaca(field: Field) -> list[Message]:
 
 
 def _chat(field: Field, name: str, turns: Turns) -> list[Message]:
-    column = field.name(name)
-    return [message_of(turn, f"{column}[{i}]", turns) for i, turn in enumerate(field.turns(name))]
+    column, messages = field.name(name), []
+    for i, turn in enumerate(field.turns(name)):
+        message = message_of(turn, f"{column}[{i}]", turns)
+        unread = turns.unread(turn)
+        if "tools" in unread and message["role"] == "system" and not turns.strict and field.tools is None:
+            field.tools = f"{column}[{i}].tools", turn["tools"]
+            unread.remove("tools")
+        field.unread += [f"{column}[].{key}" for key in unread]
+        messages += [message] if turns.strict else results_of(message)
+    return messages
 
 
 def _messages(field: Field) -> list[Message]:
@@ -217,12 +238,12 @@ def canonical(raw: object, form: Form) -> Read:
             message["train"] = False
             field.notes.append("empty")
     if messages[-1]["role"] == "assistant" and (messages[-1]["content"].strip() or messages[-1].get("calls")):
-        return Read(messages, None, field.notes)
+        return Read(messages, None, field.notes, field.unread)
     if not answered:
-        return Read(messages, f"field '{prompt}' holds no answer at its end", field.notes)
+        return Read(messages, f"field '{prompt}' holds no answer at its end", field.notes, field.unread)
     name = form.columns.get(answered[0], answered[0])
     lack = "is missing" if name not in raw else "is null" if raw[name] is None else "is empty"
-    return Read(messages, f"field '{name}' {lack}", field.notes)
+    return Read(messages, f"field '{name}' {lack}", field.notes, field.unread)
 
 
 def is_plain(messages: list[Message]) -> bool:

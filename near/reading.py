@@ -12,14 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from near.errors import UserError, printable
 from near.files import digest
 from near.filters import Filter
-from near.format_choice import decide, read_columns, says_something, shown_columns
+from near.format_choice import decide, read_columns, says_something, shown_columns, turn_says_something
 from near.formats import FORMATS, Form, canonical, check_text, fields_of
 from near.row_keys import asked_turns, prompt_key, row_key, text_key
 from near.sources import Opened
 from near.table import FAULT, FILTERED, UNANSWERED, TableWriter
 from near.turns import Fault
 
-VERSION = 4  # of the canonical table; part of its key
+VERSION = 5  # of the canonical table; part of its key
 EMPTY = {"messages": [], "source": None, "fault": None}
 
 
@@ -70,6 +70,7 @@ class _Writing:
     names: dict[str, None] = field(default_factory=dict)  # columns of the source, as far as they were met, in order
     spoken: set[str] = field(default_factory=set)  # those that say something in some row
     notes: Counter = field(default_factory=Counter)
+    unread: dict[str, None] = field(default_factory=dict)  # keys of turns that are not read, as messages[].key
 
     def table(self, folder: Path) -> dict:
         self.filter = Filter(self.reading.filter, f"{self.where}.filter")
@@ -128,6 +129,7 @@ class _Writing:
             row["source"] = str(raw[label])
             check_text(row["source"], label)
         self.notes.update(set(read.notes))
+        self.unread |= dict.fromkeys(read.unread)
         return UNANSWERED * bool(read.unanswered), read.unanswered
 
     def _meet(self, raw: Mapping) -> None:
@@ -170,11 +172,12 @@ class _Writing:
         return needed
 
     def _unused(self) -> list[str]:
-        """Columns that say something and are read by nothing."""
+        """Columns, and keys of turns, that say something and are read by nothing."""
         if self.form is None:
             return []
         used = {*read_columns(self.form, self.names), *self.reading.filter, self.reading.columns.get("source")}
-        return [str(n) for n in self.names if n not in used and n in self.spoken and says_something(n)]
+        unused = [str(n) for n in self.names if n not in used and n in self.spoken and says_something(n)]
+        return unused + [name for name in self.unread if turn_says_something(name.rpartition("[].")[2])]
 
     def _check_named(self) -> None:
         """UserError for a column that was named and is in no row, unless rows may lack it."""

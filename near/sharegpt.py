@@ -33,9 +33,8 @@ def sharegpt_turns(tags: Mapping[str, str], entry: str | None) -> Turns:
     named = {tags[tag]: role for tag, role in TAG_ROLES.items() if tag in tags}
     left = {} if entry else {n: r for n, r in SHAREGPT_ROLES.items() if not named or r not in named.values()}
     calling = tags.get("function_tag", "function_call")
-    return Turns(
-        tags.get("role_tag", "from"), tags.get("content_tag", "value"), {**left, **named}, frozenset({calling})
-    )
+    keys = tags.get("role_tag", "from"), tags.get("content_tag", "value")
+    return Turns(*keys, {**left, **named}, frozenset({calling}), strict=bool(entry))
 
 
 def check_order(messages: list[Message], column: str, joins: bool) -> None:

@@ -20,6 +20,14 @@ class ToolFormat:
     call: Callable[[list[dict]], str]
     jinja_tools: str  # the same as `describe`, of `tools`
     jinja_calls: str  # the same as `call`, of `calls`
+    verbatim: tuple[str, str] | None = None  # what stands around tools that are written as the row has them
+
+    def described(self, tools: str) -> str:
+        """`describe` of a row's `tools`, their JSON; "" where that lists none."""
+        listed = json.loads(tools) if tools else []
+        if listed and self.verbatim:
+            return self.verbatim[0] + tools + self.verbatim[1]
+        return self.describe(listed) if listed else ""
 
 
 def _json(value: object, indent: int | None = None) -> str:
@@ -341,5 +349,6 @@ TOOL_FORMATS = {
         _call_default,
         "{{ '<|tool|>' ~ (tools | tojson) ~ '<|/tool|>' }}",
         JINJA_DEFAULT_CALLS,
+        ("<|tool|>", "<|/tool|>"),
     ),
 }

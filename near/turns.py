@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 Message = dict[str, str | bool]
 OPTIONAL = ("reasoning", "calls", "train")  # keys that a message may lack
 REASONING = ("reasoning_content", "thinking", "reasoning")  # keys of a turn, the first that says something counts
+_RESULT = re.compile(r"<tool_response>\n?((?:(?!</?tool_response>).)*?)\n?</tool_response>", re.DOTALL)
+_RESULTS = re.compile(rf"{_RESULT.pattern}(?:\s*{_RESULT.pattern})*", re.DOTALL)
 _THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 
 
@@ -25,12 +27,21 @@ class Fault(Exception):
 
 @dataclass(frozen=True)
 class Turns:
-    """How the turns of a chat are written: the keys of a turn, role names to ours, the roles whose text is a call."""
+    """How the turns of a chat are written: the keys of a turn, role names to ours, the roles whose text is a call.
+    `strict`: nothing is read that LLaMA-Factory does not read."""
 
     role_key: str
     text_key: str
     roles: Mapping[str, str]
     calling: frozenset[str] = field(default_factory=frozenset)
+    strict: bool = False
+
+    def unread(self, turn: Mapping) -> list[str]:
+        """Keys of a turn that say something and are not read."""
+        read = {self.role_key, self.text_key, "weight", "train"}
+        if self.roles[turn[self.role_key]] == "assistant":
+            read |= {*REASONING, "tool_calls", "function_call"}
+        return [str(key) for key, value in turn.items() if key not in read and value not in (None, "", [], {})]
 
 
 def message_of(turn: object, where: str, turns: Turns) -> Message:
@@ -42,6 +53,8 @@ def message_of(turn: object, where: str, turns: Turns) -> Message:
         raise Fault(f"{where}.{turns.role_key}", f"is {name!r}, not one of {', '.join(turns.roles)}")
     role, more = turns.roles[name], {}
     text = turn.get(turns.text_key)
+    if role == "system" and text is None and turn.get("tools") and not turns.strict:
+        return {"role": role, "content": ""}
     if role == "assistant":
         text, reasoning = _thought(turn, text, where)
         if name in turns.calling:
@@ -55,6 +68,15 @@ def message_of(turn: object, where: str, turns: Turns) -> Message:
     if not _trained(turn, where) and role == "assistant":
         more["train"] = False
     return {"role": role, "content": _text(text, role, f"{where}.{turns.text_key}"), **more}
+
+
+def results_of(message: Message) -> list[Message]:
+    """The turn of a tool without the tags that Hermes writes around what it gave back: templates write their own. One
+    turn for each of several results."""
+    text = message["content"].strip()
+    if message["role"] != "tool" or not _RESULTS.fullmatch(text):
+        return [message]
+    return [{**message, "content": found[1]} for found in _RESULT.finditer(text)]
 
 
 def _text(text: object, role: str, where: str) -> str:
@@ -143,11 +165,12 @@ def _call(call: object, where: str) -> dict:
 
 def tools_message(tools: object, where: str) -> list[Message]:
     """The message that describes a row's tools; none where there are none. `tools`: a list, one description, or JSON
-    text of these."""
+    text of these. The text of a list is left as it is."""
+    written = None
     if isinstance(tools, str):
-        tools = from_json(tools, where) if tools.strip() else None
+        written, tools = tools, from_json(tools, where) if tools.strip() else None
     if isinstance(tools, Mapping):
-        tools = [tools]
+        written, tools = None, [tools]
     if tools is None or isinstance(tools, list | tuple) and not tools:
         return []
     if not isinstance(tools, list | tuple):
@@ -155,13 +178,14 @@ def tools_message(tools: object, where: str) -> list[Message]:
     described = []
     for i, tool in enumerate(tools):
         if isinstance(tool, str):
-            tool = from_json(tool, f"{where}[{i}]")
+            written, tool = None, from_json(tool, f"{where}[{i}]")
         inner = tool.get("function") if isinstance(tool, Mapping) else None
         named = inner if isinstance(inner, Mapping) else tool
         if not isinstance(named, Mapping) or not isinstance(named.get("name"), str):
             raise Fault(f"{where}[{i}]", "is not a tool's description with a 'name'")
         described.append(without_nulls_inside(tool))
-    return [{"role": "tools", "content": json_text(described, where)}]
+    content = json_text(described, where)
+    return [{"role": "tools", "content": written or content}]
 
 
 def without_nulls_inside(value: object) -> object:

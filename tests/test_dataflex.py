@@ -153,6 +153,9 @@ def test_what_a_file_leaves_out_has_their_default(dataflex):
         ("learning_rate: 1e-4", ("learning_rate",), {"trainer.args.learning_rate": "0.0001"}),
         ("warmup_steps: 7", (), {"trainer.args.warmup_steps": "7"}),
         ("lr_scheduler_kwargs: {min_lr: 1.0e-6}", (), {"+trainer.args.lr_scheduler_kwargs": "{min_lr:1e-06}"}),
+        ("lr_scheduler_kwargs: {min_lr: 1e-6}", (), {"+trainer.args.lr_scheduler_kwargs": "{min_lr:1e-06}"}),
+        ("lr_scheduler_kwargs: {'min_lr': '1e-6'}", (), {"+trainer.args.lr_scheduler_kwargs": "{min_lr:1e-06}"}),
+        ("lr_scheduler_kwargs: {a: [{b: 2E3}]}", (), {"+trainer.args.lr_scheduler_kwargs": "{a:[{b:2000.0}]}"}),
         ("evaluation_strategy: steps\neval_steps: 5", (), {"+trainer.args.eval_strategy": "steps"}),
         ("weight_decay: 0.1\nmax_grad_norm: 0.5", (), {"+trainer.args.weight_decay": "0.1"}),
         ("group_by_length: true", (), {"trainer.group_by_length": "true"}),
@@ -244,6 +247,13 @@ def test_a_tracker_that_is_there_is_taken(dataflex):
     found, file = told("random", "report_to: [mlflow2, wandb, tensorboard]\nproject: p", without=("report_to",))
     assert (found["tracker"], found["tracker.project"]) == ("wandb", "p")
     assert set(file.skipped) == {"report_to=mlflow2", "report_to=tensorboard"}
+    for text in ("all", "[all]"):
+        found, file = told("random", f"report_to: {text}", without=("report_to",))
+        assert found["tracker"] == "none"
+        assert file.skipped["report_to=all"].startswith("one tracker a run; name it: ")
+        assert "wandb" in file.skipped["report_to=all"]
+    found, file = told("random", "report_to: [all, wandb]", without=("report_to",))
+    assert found["tracker"] == "wandb" and set(file.skipped) == {"report_to=all"}
 
 
 MODES = [
@@ -325,6 +335,9 @@ def test_faults_are_one_line(dataflex, text, without, says):
     [
         (None, "from_yaml=my.yaml can't be read (no such file or directory); did you mean me.yaml?"),
         ("a: [1,\nb: 2", "from_yaml=my.yaml is not YAML, line 2"),
+        ("a: 1e-4\nb: 2\na: 1e-3", "from_yaml=my.yaml is not YAML, line 3 (found duplicate key a); mend it"),
+        ("a: {b: 1, c: 2,\n  b: 3}", "from_yaml=my.yaml is not YAML, line 2 (found duplicate key b); mend it"),
+        ('{"a": 1, "a": 1}', "from_yaml=my.yaml is not YAML, line 1 (found duplicate key a); mend it"),
         ("just text", "holds no keys"),
         ("", "holds no keys"),
         ("a: !!python/object/apply:os.system ['touch pwned']", "is not YAML, line 1"),

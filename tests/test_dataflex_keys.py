@@ -152,14 +152,36 @@ def test_false_counts(dataflex, text, named):
 
 def test_false_is_handed_on(dataflex):
     text = "average_tokens_across_devices: false\ndataloader_pin_memory: false\nlogging_nan_inf_filter: false\n"
-    found, file = told("random", f"{text}enable_thinking: false\ndouble_quantization: false\nquantization_bit: 4")
+    found, file = told("random", f"{text}double_quantization: false\nquantization_bit: 4")
     for key in ("average_tokens_across_devices", "dataloader_pin_memory", "logging_nan_inf_filter"):
         assert found[f"+trainer.args.{key}"] == "false"
-    assert (found["model.enable_thinking"], found["data.reasoning"]) == ("false", "drop")
     assert found["model.quantization.bnb_4bit_use_double_quant"] == "false"
     assert not file.skipped
-    found, _ = told("random", "enable_thinking: true")
-    assert found["model.enable_thinking"] == "true" and "data.reasoning" not in found
+
+
+@pytest.mark.parametrize(
+    ("template", "thinking", "passed", "named"),
+    [
+        ("template: qwen3\n", "false", {"model.enable_thinking": "false"}, None),
+        ("template: qwen3\n", "true", {"model.enable_thinking": "true"}, None),
+        ("template: qwen3\n", "null", {}, "null keeps thinking"),
+        ("template: llama3\n", "false", {}, "template=llama3 is not of a reasoning model, so it changes nothing there"),
+        ("template: qwen3_nothink\n", "false", {}, "template=qwen3_nothink is not of a reasoning model"),
+        ("template: llama3\n", "true", {}, None),
+        ("", "false", {"model.enable_thinking": "false", "data.reasoning": "drop"}, None),  # the tokenizer's own
+        ("", "true", {"model.enable_thinking": "true"}, None),
+    ],
+)
+def test_thinking_means_something_to_reasoning_templates(dataflex, template, thinking, passed, named):
+    found, file = told("random", f"{template}enable_thinking: {thinking}", without=("template",))
+    assert {k: v for k, v in found.items() if k in ("model.enable_thinking", "data.reasoning")} == passed
+    assert file.skipped.get("enable_thinking", "").startswith(named or "") and bool(file.skipped) == bool(named)
+
+
+def test_a_typed_template_decides_what_thinking_means(dataflex):
+    found, file = told("random", "enable_thinking: false", ("model.template=qwen3",))
+    assert found["model.enable_thinking"] == "false" and "data.reasoning" not in found and not file.skipped
+    assert told("random", "enable_thinking: false", ("model.template=null",))[0]["data.reasoning"] == "drop"
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,9 @@ def test_how_rows_are_read(dataflex):
     found, file = told("random", text)
     assert (found["data.train_on_prompt"], found["model.split_special_tokens"]) == ("true", "true")
     assert configured("train", *map(str, file.words)).data.default_system == "Be brief, please: yes"
+    _, file = told("random", 'default_system: ""')
+    assert configured("train", *map(str, file.words)).data.default_system == ""
+    assert "data.default_system" not in told("random", "default_system: null")[0]
     assert told("random", "mask_history: true")[0]["data.mask_history"] == "true"
     with pytest.raises(UserError, match="train_on_prompt and mask_history exclude each other"):
         told("random", "train_on_prompt: true\nmask_history: true")

@@ -35,6 +35,46 @@ def test_auto_is_the_format_whose_columns_are_there(columns, format, others):
     assert decide("auto", {}, row, "data.candidates", "p.jsonl") == (format, others)
 
 
+WHOLE = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "named", "asked"),
+    [
+        ({"prompt": "q", "chosen": "a"}, "completion", "q"),
+        ({"prompt": "q", "chosen": WHOLE[1:]}, "completion", "q"),
+        ({"prompt": WHOLE[:1], "chosen": WHOLE[1:]}, "completion", "q"),
+        ({"question": "q", "chosen": "a"}, "answer", "q"),
+        ({"instruction": "q", "input": "r", "chosen": "a"}, "output", "q\nr"),
+        ({"prompt": "q", "chosen": WHOLE}, "messages", "q"),  # the whole conversation once more
+        ({"chosen": WHOLE}, "messages", "q"),
+        ({"chosen": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "conversations", "q"),
+    ],
+)
+def test_preferences_name_the_column_to_train_on(tmp_path, cache, row, named, asked):
+    row = {**row, "rejected": row["chosen"]}
+    cfg = configured("select", "data=files")
+    cfg.data.candidates.path = str(write_rows(tmp_path / "p.jsonl", [row, row]))
+    says = f"p.jsonl: chosen and rejected are preference data, .* set data.candidates.columns.{named}=chosen$"
+    with pytest.raises(UserError, match=says):
+        load(cfg.data, "candidates", str(cache))
+    cfg = configured("select", "data=files", f"data.candidates.columns.{named}=chosen")
+    cfg.data.candidates.path = str(tmp_path / "p.jsonl")
+    assert [m["content"] for m in load(cfg.data, "candidates", str(cache)).messages(0)] == [asked, "a"]
+
+
+def test_preferences_of_which_one_column_can_be_no_answer():
+    turn = {"from": "gpt", "value": "a"}
+    row = {"conversations": [{"from": "human", "value": "q"}], "chosen": turn, "rejected": turn}
+    with pytest.raises(UserError, match="preference data.*; write the chosen answer as the last turn of each row"):
+        decide("auto", {}, row, "w", "f")
+
+
+@pytest.mark.parametrize("more", [{"messages": WHOLE}, {"prompt": "q", "completion": "a"}, {"text": "t"}])
+def test_preferences_beside_an_answer_are_just_not_used(more):
+    assert decide("auto", {}, {"chosen": "a", "rejected": "b", **more}, "w", "f")[1] == []
+
+
 def test_a_chat_that_is_none_is_no_chat():
     assert decide("auto", {}, {"messages": "5", "question": "q", "answer": "a"}, "w", "f")[0] == "question_answer"
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -244,3 +245,11 @@ def test_the_tools_of_the_chats_are_in_them():
     assert sum("reasoning" in m for messages in CHATS for m in messages) > 50
     assert sum("calls" in m for messages in CHATS for m in messages) > 50
     assert {tool["name"] for tool in TOOLS} == {"weather", "now", "find"}
+
+
+@pytest.mark.parametrize(
+    "tools", ['[{"name":"f","parameters":null}]', '[ {"type": "function", "function": {"name": "é"}} ]']
+)
+def test_tools_that_a_template_writes_as_they_are(tools):
+    rows = [{"role": "tools", "content": tools}, USER, ANSWER]
+    assert f"<|tool|>{tools}<|/tool|>" in text_of(replace(TEMPLATES["qwen"], tools="phi4_mini"), rows)

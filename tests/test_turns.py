@@ -10,6 +10,7 @@ import pytest
 
 from near.data import load
 from near.errors import UserError
+from near.formats import Form, canonical
 from near.row_keys import row_key
 from tests.conftest import configured, write_rows
 
@@ -142,6 +143,59 @@ def test_tools_lead_a_row_of_any_format(read, row, tools):
     assert read({**row, "mine": tools}, tools="mine").messages(0)[0]["role"] == "tools"
 
 
+def test_tools_of_a_system_turn(read):
+    mine, other = ({**TOOL, "function": {"name": name}} for name in "mo")
+    inside = {"role": "system", "content": "s", "tools": [mine]}
+    rows = read(
+        chat(inside, USER, ANSWER),
+        chat({**inside, "tools": json.dumps([mine])}, USER, ANSWER),
+        chat({"role": "system", "tools": [mine]}, USER, ANSWER),
+        chat(inside, USER, ANSWER, tools=[other]),
+        chat({**inside, "tools": None}, USER, ANSWER),
+    )
+    assert [json.loads(rows.messages(i)[0]["content"]) for i in range(4)] == [[mine]] * 3 + [[other]]
+    assert [m["role"] for m in rows.messages(2)] == ["tools", "user", "assistant"]
+    assert [m["role"] for m in rows.messages(4)] == ["system", "user", "assistant"]
+    with pytest.raises(UserError, match=r"field 'messages\[0\].tools' is not JSON"):
+        read(chat({**inside, "tools": "f"}, USER, ANSWER))
+
+
+@pytest.mark.parametrize(
+    "text", ['[ {"name":"f","parameters":null} ]', '[{"type":"function","function":{"name":"é"}}]']
+)
+def test_tools_that_are_text_stay_as_they_are(read, text):
+    assert read(chat(USER, ANSWER, tools=text)).messages(0)[0]["content"] == text
+
+
+@pytest.mark.parametrize(
+    ("content", "results"),
+    [
+        ("<tool_response>\n1\n</tool_response>", ["1"]),
+        ("<tool_response>\n1\n</tool_response>\n", ["1"]),
+        ("<tool_response>1</tool_response>", ["1"]),
+        ("<tool_response>\n{\n1}\n</tool_response>\n<tool_response>\n2\n</tool_response>", ["{\n1}", "2"]),
+        ("<tool_response>\n\n</tool_response>", [""]),
+        ("see <tool_response>\n1\n</tool_response>", ["see <tool_response>\n1\n</tool_response>"]),
+        ("<tool_response>\n1\n", ["<tool_response>\n1\n"]),
+        ("1", ["1"]),
+    ],
+)
+def test_results_lose_the_tags_that_templates_write(read, content, results):
+    call = {**ANSWER, "content": "<tool_call>\n{}\n</tool_call>"}
+    rows = read(chat(USER, call, {"role": "tool", "content": content}, ANSWER))
+    assert [m["content"] for m in rows.messages(0) if m["role"] == "tool"] == results
+    turns = [("human", "q"), ("gpt", call["content"]), ("tool", content), ("gpt", "a")]
+    rows = read({"conversations": [{"from": name, "value": text} for name, text in turns]})
+    assert [m["content"] for m in rows.messages(0) if m["role"] == "tool"] == results
+
+
+def test_results_lose_no_tags_under_an_entry():
+    turns = [("human", "q"), ("gpt", "a"), ("observation", "<tool_response>\n1\n</tool_response>"), ("gpt", "a")]
+    row = {"conversations": [{"from": name, "value": text} for name, text in turns]}
+    form = Form("sharegpt", {"conversations": "conversations"}, {}, "sharegpt")
+    assert canonical(row, form).messages[2]["content"] == turns[2][1]
+
+
 @pytest.mark.parametrize("off", [False, ""])
 def test_fields_that_are_switched_off(read, caplog, off):
     caplog.set_level(logging.INFO)
@@ -227,6 +281,21 @@ def test_the_systems_column_is_the_rows_system_turn(read, caplog):
 @pytest.mark.parametrize(
     ("row", "named"),
     [
+        (chat(USER, {**ANSWER, "loss": False}, USER, {**ANSWER, "mask": True}), "messages[].loss, messages[].mask"),
+        (
+            chat({**USER, "tools": [TOOL]}, {**ANSWER, "train_on_turn": False}),
+            "messages[].tools, messages[].train_on_turn",
+        ),
+        (chat({**USER, "reasoning_content": "t"}, ANSWER), "messages[].reasoning_content"),
+        (chat({**USER, "id": 1, "name": "x", "timestamp": 2, "parent_id": "p", "created_at": 3}, ANSWER), None),
+        (chat({**USER, "loss": None, "audio": {}}, {**ANSWER, "refusal": "", "annotations": []}), None),
+        (chat({"role": "system", "content": "s", "tools": [TOOL]}, USER, ANSWER), None),
+        (chat({"role": "system", "content": "s", "tools": [TOOL]}, USER, ANSWER, tools=[TOOL]), "messages[].tools"),
+        ({"prompt": [USER], "completion": [{**ANSWER, "loss": 0}]}, "completion[].loss"),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "loss": False}]},
+            "conversations[].loss",
+        ),
         ({"question": "q", "answer": "a", "difficulty": 3, "tags": ["x"]}, "difficulty, tags"),
         ({"question": "q", "answer": "a", "id": 1, "row_id": 2, "quality_score": 0.5, "score": 1, "index": 3}, None),
         ({"question": "q", "answer": "a", "hint": None, "note": "", "refs": []}, None),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import yaml
+from omegaconf._utils import get_yaml_loader
 
 from near.config import CONF
 from near.dataflex.file import File
@@ -139,11 +140,10 @@ def params_of(file: File, kind: str, name: str) -> dict:
             file.skip("components_cfg_file", f"{given} is not there: the values of DataFlex's own are taken")
         return dict(PUBLISHED[kind].get(name, {}))
     try:
-        told = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+        told = yaml.load(Path(path).read_text(encoding="utf-8-sig"), get_yaml_loader())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"components_cfg_file={path} can't be read as YAML ({type(error).__name__}); mend it"
-        ) from error
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise UserError(f"components_cfg_file={path} can't be read as YAML ({problem}); mend it") from error
     held = told.get(kind) if isinstance(told, dict) else None
     held = held if isinstance(held, dict) else {}
     if name not in held:

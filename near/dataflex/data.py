@@ -9,6 +9,7 @@ from pathlib import Path
 from near.dataflex.file import File
 from near.dataset_info import read_entries
 from near.errors import UserError, did_you_mean
+from near.templates import TEMPLATES
 
 SHOWN = 100  # rows of the pool that are evaluated on where a file names no others
 PREFERENCES = ("chosen", "rejected", "kto_tag")
@@ -68,15 +69,30 @@ def _reading(file: File, plain: bool) -> None:
         file.put("data.default_system", str(system))
     if file.take("split_special_tokens"):
         file.put("model.split_special_tokens", True)
-    if "enable_thinking" not in file.values:
-        return
+    if "enable_thinking" in file.values and not plain:
+        _thinking(file)
+
+
+def _thinking(file: File) -> None:
+    """`enable_thinking`, which means something to templates of reasoning models, and to a tokenizer's own template.
+
+    A template by its name takes thinking out of answers itself. A tokenizer's own is handed the switch and may still
+    write thinking, so that it is dropped from the rows.
+    """
+    typed = file.typed_value("model.template")
+    name = file.values.get("template") if typed is None else typed
+    template = TEMPLATES.get(str(name))
     thinking = file.take("enable_thinking")
-    if isinstance(thinking, bool):
-        file.put("model.enable_thinking", thinking)
-    if thinking is False:
-        file.put("data.reasoning", "drop")
+    if template is not None and not template.reasoning:
+        if thinking is not True:
+            why = f"template={name} is not of a reasoning model, so it changes nothing there either"
+            file.name("enable_thinking", f"{why}; data.reasoning=drop takes thinking out")
     elif thinking is None:
         file.name("enable_thinking", "null keeps thinking and leaves its absence untrained; use true or false")
+    elif isinstance(thinking, bool):
+        file.put("model.enable_thinking", thinking)
+        if template is None and not thinking:
+            file.put("data.reasoning", "drop")
 
 
 def _sets(file: File, targeted: bool, plain: bool) -> Pool:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from omegaconf._utils import get_yaml_loader  # what those systems read their files with: 1e-4 is a number
 
 from near.check import SECRET, URL_SECRET
 from near.dataflex.defaults import changes_nothing, defaults, same
 from near.errors import UserError, did_you_mean, one_line
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 1e-4, which YAML 1.1 takes for text
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # in quotes
 PLAIN = re.compile(r"[A-Za-z_./][\w./:@+-]*", re.ASCII)
 PARENTS = 6  # folders above the file in which what it names is looked for
 
@@ -127,7 +128,7 @@ def read(path: Path) -> dict:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        values = _keywords(text) if path.suffix == ".py" else yaml.safe_load(text)
+        values = _keywords(text) if path.suffix == ".py" else yaml.load(text, get_yaml_loader())
     except UnicodeDecodeError as error:
         raise UserError(f"from_yaml={path} is not UTF-8 ({error.reason})") from error
     except OSError as error:
@@ -141,7 +142,7 @@ def read(path: Path) -> dict:
         raise UserError(f"from_yaml={path} is not YAML{where} ({told}); mend it") from error
     if not isinstance(values, dict) or not values:
         raise UserError(f"from_yaml={path} holds no keys; it should read like `model_name_or_path: NAME`")
-    return {str(key): _number(value) for key, value in values.items()}
+    return {str(key): value for key, value in _number(values).items()}
 
 
 def _keywords(text: str) -> dict:
@@ -152,6 +153,11 @@ def _keywords(text: str) -> dict:
 
 
 def _number(value: object) -> object:
+    """`value` with the numbers that are written as text, on every level."""
+    if isinstance(value, dict):
+        return {key: _number(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_number(item) for item in value]
     return float(value) if isinstance(value, str) and NUMBER.fullmatch(value.strip()) else value
 
 

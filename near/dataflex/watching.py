@@ -16,6 +16,8 @@ def tracker(file: File) -> None:
     for name in asked:
         if name != chosen:
             why = "one tracker a run" if name in there else f"no such tracker{did_you_mean(name, there)}"
+            if name == "all":
+                why = f"one tracker a run; name it: {', '.join(sorted(there - {'none'}))}"
             file.skip(f"report_to={name}", why)
     if asked:
         file.put("tracker", chosen)
