@@ -205,6 +205,8 @@ CASES = [
     ("It costs $45 after the price was reduced by 10%.", 45, "the discount"),
     ("The price is $45 following a 10% increase.", 45, "the increase"),
     ("The final price is $45 including 8% tax.", 45, "the tax"),
+    ("He had 30 and ended with a balance of $20.", 20, "what he ended with is the result"),
+    ("After the 20% discount the price is $40.", 40, "the discount comes first"),
     ("He sold 3 and made a profit of $45.", 45, "the profit is the result"),
     ("Thus the total is $10 (20% of $50).", 10, "in brackets behind the result"),
     ("So it is $10 (i.e. 20% of $50)", 10, "in brackets behind the result"),

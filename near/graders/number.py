@@ -62,7 +62,7 @@ ASIDE = re.compile(
     r"|\bof (?:the|his|her|their|these)"
     r"|\bout of|\d of|\bafter \w+ing)"
     r"(?: (?:the|all|about|these|those|away|up|each of|last|first|next|past|an?|his|her|its|their))*[ $€£¥]*$"
-    r"|\b(?:after|following|including|with) (?:an?|the|\w+ing)(?: (?:an?|the))?(?: \w+){0,2} of [$€£¥]?$"
+    r"|\b(?:after|following|including) (?:an?|the|\w+ing)(?: (?:an?|the))?(?: \w+){0,2} of [$€£¥]?$"
     r"|\bafter\b[^.,;\n\d]* by [$€£¥]?$"
     r"|\b(?:takes?|took|need(?:s|ed)?|costs?|require[sd]?|spends?|spent)\b[^.,;\n]*\d(?: \w+)? to [a-z]+"
     r"(?: (?:the|all|an?|his|her|its))? [$€£¥]?$"
@@ -82,8 +82,9 @@ def read_number(text: str) -> Number | None:
     """The number a solution ends with; None where there is none.
 
     In this order: right behind the last ####, in the last \\boxed{} or <answer> tag, behind "the answer is"; else in
-    the last sentence with a number the bold one, or the last one, without those that only say for how many or on which
-    page. What a box holds is computed (2^{10}-1); a formula, a root or several numbers are no number.
+    the last sentence with a number the bold one, or the last one, without those that only say for how many, on which
+    page, after which discount or, in brackets, of what. Letters count where the sentence has no digits ("a dozen").
+    What a box holds is computed (2^{10}-1); a formula, a root, several numbers or a clock time are no number.
     """
     text = spoken(text)
     first = first_answer(text)
@@ -217,7 +218,8 @@ def _last(text: str) -> Number | None:
     """Of the last sentence with a number."""
     text = text[-LONG:]
     numbers = written_numbers(text)
-    before = [one for one in numbers if one.start < len(before_remark(text))]
+    end = len(before_remark(text))
+    before = [one for one in numbers if one.start < end]
     numbers = before or numbers
     if not numbers:
         return None
