@@ -180,6 +180,8 @@ CASES = [
     ("The correct answer is A so B is wrong.", "A", "no noun follows"),
     ("The correct answer is A unless the text is wrong.", "A", "no noun follows"),
     ("The answer is A according to the text.", "A", "no noun follows"),
+    ("The answer is A of course.", "A", "no noun follows"),
+    ("The answer is A more than B.", "A", "compared"),
     ("I would pick A without doubt.", "A", "no noun follows"),
     ("Answer: A although B is close.", "A", "no noun follows the colon's A"),
     ("Option A states that it is cold.", "A", "named as an option"),

@@ -40,7 +40,8 @@ PARTICLE = one_of(
     *"still otherwise nevertheless nonetheless alone may might will do does did had have he she they we you".split(),
     *"again along this these those the my your our his her its how why what who whose all any both no none out".split(),
     *"myself whether besides unfortunately especially particularly mainly mostly partly basically always never".split(),
-    *"neither nor either".split(),
+    *"neither nor either of followed compared".split(),
+    "more than",
 )
 STATED_ARTICLE_RIGHT = re.compile(rf" (?!{CONNECTIVE}|{PARTICLE}\b)[a-zà-ɏ]|['’][a-z]")
 COLON_LEFT = re.compile(r"[:=–—-] ?$")  # what follows may be an option's text: "Answer: A clearly marked road"
