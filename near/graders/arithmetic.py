@@ -40,6 +40,7 @@ DIGITS = re.compile(
     r"|\d{1,3}(?:\.\d{3}){2,}(?![\d.])"  # 1.234.567
     r"|[1-9]\d{0,2}(?: \d{3})+,\d{1,2}(?![\d,])"  # 1 234,56
     r"|0,\d+(?![\d,])|(?<=€)\d+,\d{2}(?!\d)|\d+,\d{2}(?= ?€)"  # 0,5 and 5,00 €
+    r"|(?<![\d,.])(?!(?<=\()\d+,\d+\))\d+,\d{1,2}(?![\d,])"  # 12,5, but not the point (3,4)
     r"|(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|[1-9]\d{0,2}(?: \d{3})+|\d{1,3}(?:['’]\d{3})+|\d+)(?!\d)"
     r"(?:\.\d+|\.(?!\w))?"
     r"|\.\d+)(?:[eE][+-]?\d+(?![\d.]))?"
@@ -48,6 +49,8 @@ MIXED = re.compile(r" ?(?=\\frac)|(?: and)? (?=(\d{1,3}) ?/ ?(\d{1,3})(?![\d/]))
 OVER = re.compile(r" ?/ ?(?=\d|\\frac)")
 LABELLED = re.compile(r"\b(?:week|day|month|year|step|part|group|round|question|problem|case) $", re.IGNORECASE)  # 3:5
 RATIO = re.compile(r":(\d+)(?![\d:])")
+CLOCK = re.compile(r"(?:[01]?\d|2[0-4]):[0-5]\d(?::[0-5]\d)?(?![\d:])")  # 5:30, unless a ratio is spoken of
+OF_RATIO = re.compile(r"\b(?:ratios?|odds|scale|proportions?)\b", re.IGNORECASE)
 TIMES_POWER = re.compile(r" ?× ?(?=10 ?\^)")
 RAISED = re.compile(r" ?\^ ?")
 INTEGER = re.compile(r"[+-]?\d+")
@@ -65,18 +68,6 @@ SCALES = [
     (re.compile(r" ?[万萬]"), Fraction(10**4)),
     (re.compile(r" ?[亿億]"), Fraction(10**8)),
 ]
-
-
-SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-SPELLED = re.compile(
-    rf"[\W_]*(?:(?P<tens>{'|'.join(TENS)})(?:[- ](?P<unit>{'|'.join(SMALL[1:10])}))?|(?P<small>{'|'.join(SMALL)}))\b"
-    r"(?![- ]?(?:hundred|thousand|million|billion|dozen|half|third|quarter|of\b|\w*th\b))",
-    re.IGNORECASE,
-)
 
 
 class Number(NamedTuple):
@@ -125,6 +116,8 @@ def literal(text: str, at: int, depth: int = 0) -> tuple[Fraction, int]:
 
     1,234.5, \\frac{1}{2}, 3 1/2, 2^{10}, 1.5×10^3, 3:4. NoNumber where none begins there, or one without a value.
     """
+    if CLOCK.match(text, at) and not _is_ratio(text, at):
+        raise NoNumber
     value, end = _primary(text, at, depth)
     if text[at] != "(" and value.denominator == 1 and text[end - 1].isdigit():
         mixed = MIXED.match(text, end)
@@ -137,7 +130,7 @@ def literal(text: str, at: int, depth: int = 0) -> tuple[Fraction, int]:
         if OVER.match(text, end):
             raise NoNumber  # a date
         value = _divided(value, below)
-    elif (match := RATIO.match(text, end)) and not LABELLED.search(text[max(0, at - 12) : at]):
+    elif (match := RATIO.match(text, end)) and not _is_labelled(text, at):
         if len(match[1]) > LONGEST:
             raise NoNumber
         value, end = (_divided(value, Fraction(match[1])) if int(match[1]) else value), match.end()
@@ -145,6 +138,15 @@ def literal(text: str, at: int, depth: int = 0) -> tuple[Fraction, int]:
         power, end = _power(text, *_primary(text, match.end(), depth), depth)
         value = _bounded(value * power)
     return value, end
+
+
+def _is_labelled(text: str, at: int) -> bool:
+    return bool(LABELLED.search(text[max(0, at - 12) : at]))
+
+
+def _is_ratio(text: str, at: int) -> bool:
+    """Whether "3:20" is no clock time: a ratio is spoken of, or "Day 3:20" counts days."""
+    return _is_labelled(text, at) or bool(OF_RATIO.search(text[max(0, at - 100) : at + 20]))
 
 
 def _primary(text: str, at: int, depth: int) -> tuple[Fraction, int]:
@@ -234,16 +236,6 @@ def _bounded(value: Fraction) -> Fraction:
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > LARGEST_BITS:
         raise NoNumber
     return value
-
-
-def spelled(text: str) -> Fraction | None:
-    """The number below a hundred that a text begins with in letters."""
-    match = SPELLED.match(text)
-    if match is None:
-        return None
-    if match["small"]:
-        return Fraction(SMALL.index(match["small"].lower()))
-    return Fraction(20 + 10 * TENS.index(match["tens"].lower()) + SMALL.index((match["unit"] or "zero").lower()))
 
 
 def scale(text: str, at: int) -> Fraction:

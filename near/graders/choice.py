@@ -35,7 +35,8 @@ def letters(text: str) -> Letters | None:
     the one letter that is mentioned. Of several that are marked or stated, the last. A letter that is denied ("not A",
     "A is wrong") is none, nor is an article ("A cat") or a pronoun; of "A or B" none is chosen.
     """
-    text = spoken(unicodedata.normalize("NFKC", text)).strip()
+    text = _without_tags(spoken(unicodedata.normalize("NFKC", text))).strip()
+    text = patterns.CHECKBOX.sub(lambda box: box[1] + ("✅" if box[2] in ("x", "X") else "❌"), text)
     first = first_answer(text)
     tail = corrected(first)
     found = None if tail is None else _correction(tail)
@@ -44,13 +45,30 @@ def letters(text: str) -> Letters | None:
     return found or None
 
 
+def _without_tags(text: str) -> str:
+    """Without HTML: bold as in Markdown, a block on a line of its own. "<B>" that nothing closes is a letter."""
+
+    def mark(tag: re.Match) -> str:
+        name = tag[1].lower()
+        if len(name) == 1 and f"</{name}>" not in closed:
+            return tag[0]
+        if name in ("b", "strong"):
+            return "**"
+        return "\n" if name in patterns.BLOCKS else ""
+
+    closed = set(re.findall(r"</[a-z]>", text.lower()))
+    return patterns.TAGS.sub(mark, text)
+
+
 def _chosen(text: str) -> Letters | None:
     if (found := _marked(text)) is not None:
         return found
     plain, lines, mentions = _read(text)
     found = _alone(plain, mentions)
-    found = _last(mentions, _is_stated) if found is None else found
+    found = _stated(mentions) if found is None else found
+    found = _ticked(plain) if found is None else found
     found = _own_line(lines) if found is None else found
+    found = _last(mentions, _is_called_answer) if found is None else found
     found = _last(mentions, _is_said) if found is None else found
     found = _bold(text) if found is None else found
     found = _opening(lines) if found is None else found
@@ -65,7 +83,7 @@ def _correction(text: str) -> Letters | None:
     plain, _, mentions = _read(text)
     if mentions and mentions[0].start == 0 and patterns.END_RIGHT.match(mentions[0].right):
         return mentions[0].letters
-    found = _last(mentions, _is_stated)
+    found = _stated(mentions)
     return _last(mentions, _is_said) if found is None else found
 
 
@@ -98,16 +116,25 @@ def _mention(text: str, match: re.Match) -> Mention | None:
         return None
     if letter.islower() and letter > "j":
         return None
+    left = text[max(0, match.start() - LEFT) : match.start()].rstrip("([{\"'“")
     if match["bare"]:
         if letter == "I" and patterns.PRONOUN_RIGHT.match(right):
             return None
-        if letter in "Aa" and patterns.ARTICLE_RIGHT.match(right):
+        if letter in "Aa" and _is_article(letter, left, right):
             return None
         if letter.islower() and not patterns.SMALL_RIGHT.match(right) and not patterns.RIGHT_RIGHT.match(right):
             return None
-    left = text[max(0, match.start() - LEFT) : match.start()].rstrip("([{\"'“")
     sure = match[0][0] in "([" and len(match[0]) < 5
     return Mention(frozenset(letter.upper()), match.start(), match.end(), left, right, sure)
+
+
+def _is_article(letter: str, left: str, right: str) -> bool:
+    """Whether "A" begins a noun phrase: never behind "option"; behind "the answer is" only before a content word."""
+    if letter == "A" and patterns.NAMED_MENTION_LEFT.search(left):
+        return False
+    if letter == "A" and patterns.STATED_LEFT.search(left) and not patterns.COLON_LEFT.search(left):
+        return bool(patterns.STATED_ARTICLE_RIGHT.match(right))
+    return bool(patterns.ARTICLE_RIGHT.match(right))
 
 
 def _joined(first: Mention, gap: str, second: Mention) -> Mention | None:
@@ -118,11 +145,24 @@ def _joined(first: Mention, gap: str, second: Mention) -> Mention | None:
         return None
     elif patterns.NONE_OF_LEFT.search(first.left):
         chosen = first.letters | second.letters
-    elif gap.strip(" )(") in (",", ";") and (_denied(first) or patterns.OF_ONE_RIGHT.match(second.right)):
+    elif gap.strip(" )(") in (",", ";") and not _same_list(first, second):
+        return None
+    elif patterns.STATED_LEFT.search(first.left) and _is_called_answer(second):  # "the answer is B and A is the ..."
         return None
     else:
         chosen = first.letters and first.letters | second.letters
     return first._replace(letters=chosen, end=second.end, right=second.right)
+
+
+def _same_list(first: Mention, second: Mention) -> bool:
+    """Whether "A, B" goes on with the same: not "not A, B", but "not A, B or C" and "we rule out A, B"."""
+    if patterns.OF_ONE_RIGHT.match(second.right):
+        return False
+    if not _denied(first):
+        return True
+    if patterns.DENIED_RIGHT.match(first.right):
+        return False
+    return bool(patterns.RULED_OUT_LEFT.search(first.left) or patterns.LIST_GOES_ON_RIGHT.match(second.right))
 
 
 def _denied(mention: Mention) -> bool:
@@ -134,8 +174,16 @@ def _is_stated(mention: Mention) -> bool:
     return bool(
         patterns.STATED_LEFT.search(mention.left)
         or (ends and patterns.NAMED_LEFT.search(mention.left))
-        or patterns.ANSWER_RIGHT.match(mention.right)
+        or (
+            (called := patterns.ANSWER_RIGHT.match(mention.right))
+            and patterns.PLAINLY_RIGHT.match(mention.right, called.end())
+        )
     )
+
+
+def _is_called_answer(mention: Mention) -> bool:
+    """Of something, perhaps: "A is the answer to question 2"."""
+    return bool(patterns.ANSWER_RIGHT.match(mention.right))
 
 
 def _is_said(mention: Mention) -> bool:
@@ -145,6 +193,19 @@ def _is_said(mention: Mention) -> bool:
 
 def _last(mentions: list[Mention], holds: Callable[[Mention], bool]) -> Letters | None:
     return next((mention.letters for mention in reversed(mentions) if holds(mention)), None)
+
+
+def _stated(mentions: list[Mention]) -> Letters | None:
+    """The last that is stated; of one that is undecided ("A or B"), what is said after it."""
+    place = next((place for place in range(len(mentions) - 1, -1, -1) if _is_stated(mentions[place])), None)
+    if place is None:
+        return None
+    return mentions[place].letters or _last(mentions[place + 1 :], _is_said) or UNDECIDED
+
+
+def _ticked(text: str) -> Letters | None:
+    """The letters of the lines that begin with a tick."""
+    return frozenset(letter.upper() for letter in patterns.TICKED.findall(text)) or None
 
 
 def _alone(text: str, mentions: list[Mention]) -> Letters | None:
@@ -161,7 +222,7 @@ def _marked(text: str) -> Letters | None:
     marks = boxes(text) + [(m.start(), m["tag"] or m["judge"] or "") for m in patterns.MARKED.finditer(text)]
     for _, content in sorted(marks)[: -LAST - 1 : -1]:
         plain, lines, mentions = _read(content)
-        for found in (_alone(plain, mentions), _last(mentions, _is_stated), _own_line(lines)):
+        for found in (_alone(plain, mentions), _stated(mentions), _own_line(lines)):
             if found is not None:
                 return found
     headed = {letter.upper() for letter in patterns.HEADED.findall(text)}
@@ -175,11 +236,19 @@ def _own_line(lines: list[str]) -> Letters | None:
             return found
     if not lines or [match for line in lines for match in patterns.LISTED.findall(line + " ")][:2] == ["A", "B"]:
         return None
-    start = next((m for m in _mentions(lines[0]) if m.start <= 1), None)
+    start = next((m for m in _mentions(lines[0]) if m.start <= 1), None) or _named_opening(lines[0])
     if start is not None and (_denied(start) or patterns.END_RIGHT.match(start.right)):
         return None if _denied(start) else start.letters
     first = _opener(lines[0])
     return None if first is None else frozenset(first)
+
+
+def _named_opening(line: str) -> Mention | None:
+    """The letter of "Option B. ...", but not of "Option B: ...", which may be one of a list."""
+    first = next(iter(_mentions(line)), None)
+    if first is None or first.right.lstrip(")").startswith(":"):
+        return None
+    return first if patterns.NAMED_OPENING.fullmatch(line[: first.start]) else None
 
 
 def _opener(line: str) -> str | None:

@@ -20,26 +20,43 @@ FORMAT = re.compile(
 OPENED, CLOSED = r"[(\[{<\"'“‘「【]", r"[)\]}>\"'”’」】]"
 MENTION = re.compile(
     rf"(?<![A-Za-z0-9]){OPENED} ?(?P<wrapped>[A-Za-z])[.)]? ?{CLOSED}"
-    r"|(?<![A-Za-z0-9À-ɏ'’&/-])(?<![A-Za-z]\.)(?P<bare>[A-J]{2,6}|[A-Za-z])"
+    r"|(?:(?<![A-Za-z0-9À-ɏ'’&/-])(?<![A-Za-z]\.)|(?<=\b[A-J]/))(?P<bare>[A-J]{2,6}|[A-Za-z])"
     r"(?![A-Za-z0-9À-ɏ#]|\+(?![A-J]\b)|['’](?!s )\w|[-.&]\w)"
 )
 # words behind a bare "A" or "I" that is the letter; before any other word it is an article or a pronoun
 CONNECTIVE = (
     r"(?:because|since|as|for|due|given|with|which|where|that|by|is|are|was|were|and|or|but|not|seems?|looks?|would|"
-    r"must|should|can|could|cannot|has|fits|describes|matches|rather|instead|from|over|best|most|also|only|in|it)\b"
+    r"must|should|can|could|cannot|has|fits|describes|matches|rather|instead|from|over|best|most|also|only|in|it|"
+    r"although|though|whereas|however|unlike|when|whenever|if|according|unless|based|despite|regardless|without|until|"
+    r"except|therefore|thus|hence)\b"
 )
 ARTICLE_RIGHT = re.compile(rf" (?!{CONNECTIVE})[a-zà-ɏ]|['’][a-z]")
+# words that no noun phrase begins with, or hardly: behind "the answer is A" they leave it the letter
+PARTICLE = one_of(
+    *"while so after before then meaning on to than under among amongst per thanks once too here there even".split(),
+    *"overall about above below through throughout between during against like at into within upon across".split(),
+    *"beyond considering judging following regarding assuming provided showing indicating implying suggesting".split(),
+    *"stating saying simply just clearly obviously definitely certainly probably perhaps surely indeed now yet".split(),
+    *"still otherwise nevertheless nonetheless alone may might will do does did had have he she they we you".split(),
+    *"again along this these those the my your our his her its how why what who whose all any both no none out".split(),
+    *"myself whether besides unfortunately especially particularly mainly mostly partly basically always never".split(),
+    *"neither nor either of followed compared".split(),
+    "more than",
+)
+STATED_ARTICLE_RIGHT = re.compile(rf" (?!{CONNECTIVE}|{PARTICLE}\b)[a-zà-ɏ]|['’][a-z]")
+COLON_LEFT = re.compile(r"[:=–—-] ?$")  # what follows may be an option's text: "Answer: A clearly marked road"
 INITIALS = re.compile(r"\b(?:[A-Z]\. ){2,}(?=[A-Z][a-z])")  # "J. K. Rowling"
 PRONOUN_RIGHT = re.compile(r" (?!(?:is|because|since|as|and|or|are|was|were|best|fits)\b)[a-z]|['’][a-z]")
 JOIN = re.compile(r"\)? ?(?:,? ?(?:and|und|et)|[,、;&+]|和|与|及|以及)? ?\(?")
 HEDGE = re.compile(r" ?(?:,? ?or|/|或者?|还是) ?")
 NONE_OF_LEFT = re.compile(r"\b(?:none|neither|any|all) of $", I)
-OF_ONE_RIGHT = re.compile(r"\)? (?:is|was|isn|seems|looks|would|can|does|has|fits)\b")
+OF_ONE_RIGHT = re.compile(r"\)? (?:is|was|isn|seems|looks|would|can|does|has|fits|remains|must|should|makes)\b")
 
 FILL = (
     one_of(
         *"therefore thus then hence clearly definitely probably likely indeed obviously simply just actually".split(),
-        *"certainly surely option choice answer letter the a both either only alternative statement".split(),
+        *"certainly surely options? choices? answers? letters? the a both either only alternative number".split(),
+        "statement",
         "most likely",
         "选项",
         "選項",
@@ -69,6 +86,8 @@ CHOOSE = one_of(
     r"(?:go|opt|opted|vote) for",
     "settle on",
     r"lean(?:ing)? towards?",
+    r"prefer(?:red)?",
+    r"favou?r",
 )
 # the answer, named as such, or chosen
 STATED_LEFT = re.compile(
@@ -88,17 +107,20 @@ NAMED_LEFT = re.compile(
 SAID_LEFT = re.compile(  # said more loosely
     r"\b(?:say|think|believe|guess|conclude|suggest|suspect)"
     rf"(?: (?:that|it is|it['’]s|it would be|it must be|it has to be))?:? ?{FILL}$"
-    rf"|\b(?:it is|it['’]s|this is|that is|that['’]s|(?:would|must|should) be|has to be|"
+    rf"|\b(?:it is|it['’]s|this is|that is|that['’]s|(?:would|must|should) be|has to be|we (?:get|have)|"
     rf"leav(?:es|ing)(?: us)?(?: with)?|left with|only|namely|but|rather|instead|except(?: for)?|is)"
     rf"[:,]? ?{FILL}$"
     rf"|(?:^|[\n.,;!?:—–-] ?)(?:so|thus|hence|therefore|then|consequently|in conclusion|overall|finally)[,:]? ?{FILL}$"
+    rf"|\b(?:on (?:second |further )?(?:reflection|thought|balance)|ultimately|in the end|eventually|after all)"
+    rf"[,:]? ?{FILL}$"
     rf"|(?:=>|->|[⇒→∴]) ?{FILL}$"
     r"|(?:因此|所以|故|是|即) ?(?:选项|選項)? ?$",
     I,
 )
 END_RIGHT = re.compile(
     r"[)\]}\"'”’]*(?: ?(?:[.!?,;:\n。，；—–]|$)| \(| - "
-    r"| (?:because|since|as|due|given|which|for|it is|in my|instead|rather|i think|but|although|though|while|over)\b"
+    r"| (?:because|since|as|due|given|which|for|it is|in my|instead|rather|i think|but|although|though|while|over|"
+    r"based|according|unless|whereas|however|if|when)\b"
     r"|[\u3040-\u9fff])",
     I,
 )
@@ -116,11 +138,17 @@ VERY = one_of(
     *"single best correct right certainly all final then more".split(),
 )
 ANSWER_RIGHT = re.compile(  # called the answer
-    rf"{IS}(?: {VERY})* (?:answers?|choices?|options?|pick|selection)\b|[)\]]*(?:选项)?(?:是|为|才是)(?:正确)?答案", I
+    rf"{IS}(?: {VERY})* (?:answers?|choices?|options?|pick|selection|preference)\b"
+    r"|[)\]]*(?:选项)?(?:是|为|才是)(?:正确)?答案",
+    I,
+)
+PLAINLY_RIGHT = re.compile(  # behind it: nothing that says to what, for whom or when it is the answer
+    r"(?: (?:here|overall|then|indeed|to (?:the|this) question|in this case))?[)\]}\"'”’]*"
+    r" ?(?:[.!,;:\n。，；]|$|(?:because|since|as|but|and|so|not|rather)\b)"
 )
 RIGHT_RIGHT = re.compile(  # called right
     rf"{IS}(?: {VERY})* "
-    r"(?:correct|right|best|true|appropriate|accurate|valid|likely|suitable|better|one|left)\b"
+    r"(?:correct|right|best|true|appropriate|accurate|valid|likely|suitable|better|preferable|preferred|one|left)\b"
     r"|[)\]]* (?:best|most closely|correctly|better) (?:fits|describes|matches|explains|answers|represents|completes)\b"
     r"|[)\]]* makes (?:the )?(?:most|more) sense\b|[)\]]*\? ?(?:yes|correct|right)\b"
     r"|[)\]]* (?:fits|works|matches) best\b|[)\]]* it is\b|[)\]]* remains\b"
@@ -130,9 +158,29 @@ RIGHT_RIGHT = re.compile(  # called right
 )
 DENIED_LEFT = re.compile(  # denied, or only asked about
     r"(?:\bnot|n['’]t|\bcannot|\bnever|\bneither|\bnor|\bnone of|\brul(?:ed?|ing) out|\beliminat\w+|\bexclud\w+|"
-    r"\breject\w*|\bdiscard\w*|\binstead of|\bthan|\bunlike|\bversus|\bvs\.?|\bif|\bwhether|\bsuppose|\bassum\w+)"
+    r"\breject\w*|\bdiscard\w*|\bdismiss\w*|\b(?:cross|strik|struck)\w* out|"
+    r"\bbetween|\bamong(?:st)?|\binstead of|\bthan|\bunlike|\bversus|\bvs\.?|\bif|\bwhether|\bsuppose|\bassum\w+)"
     rf"(?: (?:be|choose|pick|select|say|think|have|go with|it is|it['’]s))* ?{FILL}$"
-    r"|(?:不是|不选|不能选|不应选|排除|并非|而非|除了) ?(?:选项)?$",
+    r"|(?:不是|不选|不能选|不应选|排除|并非|而非|除了) ?(?:选项)?$"
+    r"|(?:^|\n)[ >+-]*[❌✗✘✖☐☒]\ufe0f? ?$",
+    I,
+)
+RULED_OUT_LEFT = re.compile(
+    r"(?:\bnone of|\bneither|\brul(?:ed?|ing) out|\beliminat\w+|\bexclud\w+|\breject\w*|\bdiscard\w*|\bdismiss\w*|"
+    rf"\b(?:cross|strik|struck)\w* out|排除) ?{FILL}$",
+    I,
+)
+LIST_GOES_ON_RIGHT = re.compile(  # "not A, B or C"
+    r"\)?(?:, ?\(?[A-J]\)?)*,? (?:and|or|nor) \(?[A-J]\b\)?(?! (?:is|are|was|were|must|may|can|could|seems?|looks?)\b)"
+)
+TICKED = re.compile(
+    r"^[ >+-]*(?:\d+[.)] )?[✅✔✓☑]\ufe0f? *\(?([A-J]|[a-j](?=[).]|\s*$))(?![A-Za-z0-9'’]| [a-zà-ɏ])", re.MULTILINE
+)
+CHECKBOX = re.compile(r"^([ \t>*+-]*)\[([xX ]?)\](?= )", re.MULTILINE)
+BLOCKS = set("p div br h1 h2 h3 h4 h5 h6 ul ol li pre center table tbody tr td th".split())
+TAGS = re.compile(
+    r"</?(b|i|u|p|a|strong|em|span|div|br|h[1-6]|ul|ol|li|code|pre|mark|font|sub|sup|small|big|center|table|tbody|tr|td|th)"
+    r"(\s[^<>]{0,200})?/?>",
     I,
 )
 DENIED_RIGHT = re.compile(
@@ -155,7 +203,8 @@ ALONE_RIGHT = re.compile(r"(?: only)?[.。!?)\]:,;]* ?")
 LISTED = re.compile(r"(?:^|\s)\(?([A-J])[).:]\s")  # an option, as questions print them
 OPTION = re.compile(r"(?:^|(?<=\s))\(?([A-Z])[).:](?=\s)")
 SAYS = re.compile(r"\b(?:answer|option|choice)\b(?: \w+){0,4}?(?: is|:)\s+|答案(?:是|为|:|：)", I)
-NAMED_MENTION_LEFT = re.compile(r"\b(?:option|choice)s? $|选项$", I)
+NAMED_MENTION_LEFT = re.compile(r"\b(?:option|choice)s? (?:number |no\. ?)?$|选项$", I)
+NAMED_OPENING = re.compile(r"(?:option|choice|letter) (?:number )?\(?", I)
 EDGE_LEFT = re.compile(r"(?:^|(?<!Mr)(?<!Ms)(?<!Mrs)(?<!Dr)(?<!St)[.,;:!?—–\n] ?)$")
 EDGE_RIGHT = re.compile(r" ?(?:[.,;:!\n。]|$)| (?:rather|instead|not|only)\b")
 BOLD = re.compile(r"(?:\*\*|__) ?\(?([A-Za-z])(?:\)|[.:](?=[ *_])|(?=\*\*|__))[^*_\n]{0,200}(?:\*\*|__)")

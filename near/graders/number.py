@@ -5,10 +5,11 @@ from bisect import bisect_right
 from fractions import Fraction
 
 from near.errors import UserError
-from near.graders.arithmetic import NoNumber, Number, literal, plain, scale, spelled, total
+from near.graders.arithmetic import NoNumber, Number, literal, plain, scale, total
 from near.graders.base import Answer, Compares, Grade
 from near.graders.formulas import Formulas
 from near.graders.reading import before_remark, boxes, corrected, first_answer, spoken
+from near.graders.spelled import in_digits, spelled
 from near.graders.written import MINUS, Written
 from near.graders.written import numbers as written_numbers
 
@@ -43,19 +44,32 @@ CALLED = re.compile(r"[ *$]+(?:is|was|will be|must be) (?:the|our|my) (?:\w+ )?a
 SAID = re.compile(r"\b(?:(?:should|must|would) be|it is|it['’]s|that['’]s|that is|equals|(?:i|we) get)\b|=", re.I)
 NEAR = 3  # words between "the answer is" and its number; further off, it is looked for as in any sentence
 DENIED = re.compile(r"(?:\bnot|n['’]t|\bnever|\brather than|\binstead of|不是)(?: [A-Za-z]+)? ?[$€£¥]?$", re.I)
-SENTENCE = re.compile(r"(?<=[!?。！？\n])|(?<=\.)(?=\s|$)")
+SENTENCE = re.compile(r"(?<=[!?。！？\n])|(?<=\.)(?<!\bi\.e\.)(?<!\be\.g\.)(?=\s|$)")
 REASON = re.compile(r"\bbecause\b|\bsince\b(?![^\n]*=)|因为", re.I)
 CONCLUDES = re.compile(
     r"\b(?:round\w*|so|leav\w+|left|then|therefore|thus|which|mean\w*|giv\w+|or|about|approx\w*)\b|[=≈]", re.I
 )
-LABEL = re.compile(r"(?:\b(?:step|page|question|problem|part|chapter|figure|line|equation|case)|#) ?$", re.I)
-# a number behind such a word says for how many, how long or where from
-ASIDE = re.compile(
-    r"(?:\b(?:for|in|after|among|amongst|per|every|each|between|within|over|during|with|from|on)"
-    r"|\bof (?:the|his|her|their|these)"
-    r"|\bout of|\d of|\bafter \w+ing)(?: (?:the|all|about|these|those|away|up|each of|last|first|next|past))* $",
+LABEL = re.compile(
+    r"(?:\b(?:step|page|question|problem|part|chapter|figure|line|equation|case)|#) ?$"
+    r"|\b(?:on|in|during|by|after|before|until|of|for|at|from|to|since) (?:day|week|month|year|game|round|grade|level|"
+    r"hour|minute|night|lap|set|match|quarter|season|room|table|row|bus|floor|box|team|class|lesson|stage|number) $",
     re.I,
 )
+# a number behind such a word says for how many, how long or where from
+ASIDE = re.compile(
+    r"(?:\b(?:for|in|after|among|amongst|per|every|each|between|within|over|during|with|from|on|following|including|"
+    r"excluding|counting)"
+    r"|\bof (?:the|his|her|their|these)"
+    r"|\bout of|\d of|\bafter \w+ing)"
+    r"(?: (?:the|all|about|these|those|away|up|each of|last|first|next|past|an?|his|her|its|their))*[ $€£¥]*$"
+    r"|\b(?:after|following|including) (?:an?|the|\w+ing)(?: (?:an?|the))?(?: \w+){0,2} of [$€£¥]?$"
+    r"|\bafter\b[^.,;\n\d]* by [$€£¥]?$"
+    r"|\b(?:takes?|took|need(?:s|ed)?|costs?|require[sd]?|spends?|spent)\b[^.,;\n]*\d(?: \w+)? to [a-z]+"
+    r"(?: (?:the|all|an?|his|her|its))? [$€£¥]?$"
+    r"|[^\W_][.%]? [(\[][^()\[\]]*$",  # in brackets behind it
+    re.I,
+)
+AND_OTHERS = re.compile(r"(?: [^\s.,;:\d]+){0,4} and (?:[^\s.,;:\d]+ )?[$€£¥]?")  # "5 apples and 3 pears"
 
 
 def final_number(text: str) -> Fraction | None:
@@ -68,8 +82,9 @@ def read_number(text: str) -> Number | None:
     """The number a solution ends with; None where there is none.
 
     In this order: right behind the last ####, in the last \\boxed{} or <answer> tag, behind "the answer is"; else in
-    the last sentence with a number the bold one, or the last one, without those that only say for how many or on which
-    page. What a box holds is computed (2^{10}-1); a formula, a root or several numbers are no number.
+    the last sentence with a number the bold one, or the last one, without those that only say for how many, on which
+    page, after which discount or, in brackets, of what. Letters count where the sentence has no digits ("a dozen").
+    What a box holds is computed (2^{10}-1); a formula, a root, several numbers or a clock time are no number.
     """
     text = spoken(text)
     first = first_answer(text)
@@ -84,9 +99,18 @@ def _final(text: str) -> Number | None:
     for read in (_marked, _boxed, _answered):
         if (found := read(text)) is not None:
             return found[0]
-    found = _last(text)
-    word = spelled(text) if found is None and len(text.split()) <= FEW else None
-    return found if word is None else Number(word)
+    if len(text.split()) <= FEW and not re.search(r"\d", text) and (word := spelled(text)) is not None:
+        return Number(word)
+    return _last(_last_in_digits(text))
+
+
+def _last_in_digits(text: str) -> str:
+    """A text whose last sentence, where no digit stands in it, has its numbers in digits."""
+    before = text.rstrip()[-LONG:]
+    ends = [match.start() for match in SENTENCE.finditer(before) if match.start() < len(before)]
+    begin = ends[-1] if ends else 0
+    last = before[begin:]
+    return text if re.search(r"\d", last) else before[:begin] + in_digits(last)
 
 
 def _correction(text: str) -> Number | None:
@@ -118,6 +142,8 @@ def _boxed(text: str) -> tuple[Number | None] | None:
     content = content.strip().rpartition("=")[2].rstrip(" .")
     if (inner := boxes(content)) or not content:
         content = inner[0][1] if inner else ""
+    if not re.search(r"\d", content) and (word := spelled(content)) is not None:
+        return (Number(word),)
     try:
         value, end = total(content[:LONG], LEAD.match(content).end())
     except NoNumber:
@@ -153,6 +179,8 @@ def _is_the_answer(text: str) -> Number | None:
 def _stated(sentence: str) -> Number | None:
     if (word := spelled(sentence)) is not None:
         return Number(word)
+    if not re.search(r"\d", sentence):
+        sentence = in_digits(sentence)
     numbers = written_numbers(sentence)
     kept = [one for one in numbers if not DENIED.search(sentence[: one.start])] or numbers
     if not kept:
@@ -190,7 +218,8 @@ def _last(text: str) -> Number | None:
     """Of the last sentence with a number."""
     text = text[-LONG:]
     numbers = written_numbers(text)
-    before = [one for one in numbers if one.start < len(before_remark(text))]
+    end = len(before_remark(text))
+    before = [one for one in numbers if one.start < end]
     numbers = before or numbers
     if not numbers:
         return None
@@ -209,6 +238,10 @@ def _last(text: str) -> Number | None:
         return result.number
     kept = [one for one in sentence if not _passed_over(text, one)] or sentence
     last = kept[-1]
+    if last.number not in results:
+        for one in kept[:-1]:
+            if one.number in results and AND_OTHERS.fullmatch(text, one.end, last.start):
+                return one.number
     if last.number not in results and _is_aside(text, last):
         others = [one for one in kept[:-1] if not _is_aside(text, one)]
         others = [one for one in others if one.number in results] if results else others
@@ -242,7 +275,7 @@ def _passed_over(text: str, one: Written) -> bool:
 
 
 def _is_aside(text: str, one: Written) -> bool:
-    return bool(ASIDE.search(text[max(0, one.start - 30) : one.start]))
+    return bool(ASIDE.search(text[max(0, one.start - 60) : one.start]))
 
 
 class FinalNumber(Compares):

@@ -37,8 +37,10 @@ def corrected(text: str) -> str | None:
     return text[ends[-1] :] if ends else None
 
 
-REMARK = re.compile(  # a line behind the result that explains it
-    r"^[ \t*#_]*(?:note|explanation|reason(?:ing)?|justification|check|verification|解释|说明|注)[ *_]*[:：]",
+CHECK = r"(?:(?:to |we can |let['’]?s |let us |double[- ]?|quick )*(?:check|verify|verification)(?:ing| it| this)?)"
+REMARK = re.compile(  # a line behind the result that explains it, or a sentence that checks it
+    rf"^[ \t*#_]*(?:note|explanation|reason(?:ing)?|justification|{CHECK}|解释|说明|注)[ *_]*[:：]"
+    rf"|(?:(?<=[.!;]) |(?<=[\w.!;%]) ?[(\[]){CHECK}(?: ?[:：]|,? (?=[\d($]))",
     re.IGNORECASE | re.MULTILINE,
 )
 
