@@ -98,7 +98,9 @@ DATA = {
     "eval_num_beams": cannot("answers are greedy", 1),
     "tool_format": cannot("the template decides how tools are written"),
     "default_system": to("data.default_system"),
-    "enable_thinking": to("model.enable_thinking; false: with data.reasoning=drop"),
+    "enable_thinking": to(
+        "model.enable_thinking, of a reasoning model's template; false without `template`: with data.reasoning=drop"
+    ),
     "preserve_thinking": cannot("the template decides what thinking of earlier turns is kept"),
     "tokenized_path": cannot("tokens are kept in cache_dir by themselves"),
     "mixture_sample_rule": to(
