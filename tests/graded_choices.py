@@ -196,6 +196,8 @@ CASES = [
     ("Option B. Option A is the best choice only in winter.", "B", "the first letter answers"),
     ("The correct answer is B. C is the answer for adults.", "B", "C is the answer for some"),
     ("The answer is B and A is the best choice if it rains.", "B", "A is the answer under a condition"),
+    ("B is correct. A is the answer to a different question.", "B", "A answers another question"),
+    ("I believe it is B. C is the correct answer for kids.", "B", "C is the answer for some"),
     ("B is the best choice for this patient.", "B", "nothing else is stated"),
     ("Some say the answer is B. But C is the answer.", "C", "the last that is stated without a condition"),
     # lists that are denied

@@ -68,8 +68,8 @@ def _chosen(text: str) -> Letters | None:
     found = _stated(mentions) if found is None else found
     found = _ticked(plain) if found is None else found
     found = _own_line(lines) if found is None else found
+    found = _last([m for m in mentions if not _is_called_answer(m)], _is_said) if found is None else found
     found = _last(mentions, _is_called_answer) if found is None else found
-    found = _last(mentions, _is_said) if found is None else found
     found = _bold(text) if found is None else found
     found = _opening(lines) if found is None else found
     return _only(mentions) if found is None else found

@@ -40,7 +40,7 @@ def corrected(text: str) -> str | None:
 CHECK = r"(?:(?:to |we can |let['’]?s |let us |double[- ]?|quick )*(?:check|verify|verification)(?:ing| it| this)?)"
 REMARK = re.compile(  # a line behind the result that explains it, or a sentence that checks it
     rf"^[ \t*#_]*(?:note|explanation|reason(?:ing)?|justification|{CHECK}|解释|说明|注)[ *_]*[:：]"
-    rf"|(?:(?<=[.!;]) |(?<=[\w.!;%]) ?[(\[]){CHECK}(?: ?[:：]|,? (?=[\d($]))",
+    rf"|(?:(?<=[.!;✓✔✅]) |(?<=[\w.!;%]) ?[(\[]){CHECK}(?: ?[:：]|,? (?=[\d($]))",
     re.IGNORECASE | re.MULTILINE,
 )
 
