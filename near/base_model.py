@@ -22,7 +22,7 @@ from near.processes import is_main
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3  # of what is kept; changes with what graders make of an answer
+SCHEMA_VERSION = 4  # of what is kept; changes with what graders make of an answer
 
 
 def base_metrics(
