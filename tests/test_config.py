@@ -78,7 +78,7 @@ def fault(*overrides: str) -> str:
         ("resume=true", "resume=True is not a path or name"),
         ("data.on_error=null", "data.on_error=None is not one of raise, skip"),
         ("data.reasoning=some", "data.reasoning=some is not one of keep, drop"),
-        ("data.mask_history=yes", "data.mask_history=yes is not true or false"),
+        ("data.mask_history=maybe", "data.mask_history=maybe is not true or false"),
         ("model.enable_thinking=maybe", "model.enable_thinking=maybe is not true or false"),
         ("data.default_system=[a]", "data.default_system=['a'] is not a text"),
         ("data.candidates=pool.jsonl", "data.candidates=pool.jsonl is not a group of options"),
