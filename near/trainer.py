@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 from peft.optimizers import create_loraplus_optimizer
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
 from near.config import differences
 from near.data import Rows
@@ -30,7 +31,7 @@ from near.rounds import Schedule, Stretch
 from near.sampler import RoundSampler
 from near.scoring import Scorer
 from near.selectors.base import Round, Selector, Subset
-from near.state import SELECTED, STATE, read_checkpoint, read_state, write_state
+from near.state import SELECTED, STATE, read_checkpoint, read_state, write_parts, write_state
 from near.tokens import Collator, Tokens
 from near.trackers.base import Run
 from near.trackers.tell import tell_round
@@ -130,21 +131,29 @@ class _Checkpoints(Trainer):
         return {**self.job.identity, "processes": self.args.world_size}
 
     def _save_checkpoint(self, model, trial) -> None:
-        """The rounds go into the checkpoint before the Trainer's own state, whose file marks it as whole."""
+        """The rounds go into the checkpoint before the Trainer's own state; the list of its files marks it as whole."""
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             arrays = {f"round_{i:06d}": ids for i, ids in enumerate(self.subsets)}
             arrays |= {f"order_{i:06d}": order for i, order in self.orders.items()}
             arrays |= self._selector_state()
             told = {"identity": self._identity(), "rounds": self.record.rounds, "seconds": self.seconds}
+            told |= {"lists_parts": True, "model_only": self.args.save_only_model}
             write_state(folder / STATE, arrays, told)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go when this one is whole
         try:
             super()._save_checkpoint(model, trial)
         except (RuntimeError, SafetensorError):  # their writers do not say why they could not write
             raise_if_full(folder)
             raise
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # each process has written its part
         if self.args.should_save:
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
+            write_parts(folder)
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(folder.parent), limit, best, use_mtime=True)
 
     def restore(self, checkpoint: Path) -> None:
         """Take back the rounds of a checkpoint; UserError where it belongs to another run."""
