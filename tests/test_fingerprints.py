@@ -146,9 +146,8 @@ def test_scores_of_before_are_not_those_of_other_tests(tiny, tmp_path):
     words = [*tiny, *GRADED, f"data.eval.path={path}"]
     for test, score in (("right", 1.0), ("wrong", 0.0), ("right", 1.0)):
         write_rows(path, [{"instruction": "q", "output": "a", "test": test}])
-        cfg = configured(
-            "eval", *[w for w in words if not w.startswith(("max_K", "finetuning", "trainer", "+trainer"))]
-        )
+        training = ("max_K", "embedder", "finetuning", "trainer", "+trainer")
+        cfg = configured("eval", *[word for word in words if not word.startswith(training)])
         evaluate(cfg, tmp_path / "base")
         metrics = json.loads((tmp_path / "base" / "metrics.json").read_text())
         assert metrics["scores"]["reads"]["mean"] == score
