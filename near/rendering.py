@@ -1,4 +1,4 @@
-"""Chat templates that models bring: programs, rendered in transformers' sandbox in a process of bounded time and memory."""
+"""Chat templates that models bring: programs in transformers' sandbox, in a process of bounded time and memory."""
 
 import os
 import threading
