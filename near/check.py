@@ -38,7 +38,7 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     """
     if isinstance(cfg.get("sweeps"), DictConfig):  # what is swept stands at the top, under hydra.sweeper
         raise UserError("sweeps=wandb/NAME is for W&B's agents: wandb sweep sweeps/wandb/NAME.yaml; or use sweeps=NAME")
-    faults = [f"{key} is missing: set {key}=..." for key in sorted(OmegaConf.missing_keys(cfg))]
+    faults = [f"{key} is missing: set {key}=..." for key in _missing(OmegaConf.to_container(cfg))]
     faults += _shape_faults(cfg)
     try:
         allowed_modules(cfg.get("allow_targets"))
@@ -50,6 +50,15 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
         faults += mode_faults(cfg, typed)
     if faults:
         raise UserError("; ".join(faults))
+
+
+def _missing(node: object, path: str = "") -> list[str]:
+    """Keys that have no value yet (???); resolves nothing, as OmegaConf's missing_keys does."""
+    if isinstance(node, dict):
+        return sorted(key for k, v in node.items() for key in _missing(v, f"{path}.{k}" if path else str(k)))
+    if isinstance(node, list):
+        return [key for i, v in enumerate(node) for key in _missing(v, f"{path}[{i}]")]
+    return [path] if node == "???" else []
 
 
 def _present(cfg: DictConfig, key: str) -> bool:

@@ -113,7 +113,7 @@ def read_overrides(folder: Path) -> list[str]:
 
 
 def allowed_modules(given: object) -> tuple[str, ...]:
-    """`allow_targets` as names of modules: one, or a list of them. UserError for anything else."""
+    """`allow_targets` as names of modules (or classes): one, or a list of them. UserError for anything else."""
     names = given if isinstance(given, list | tuple | ListConfig) else [] if given is None else [given]
     if odd := [name for name in names if not isinstance(name, str) or not MODULE.fullmatch(name)]:
         raise UserError(f"allow_targets={odd[0]!r} is not the name of a module; write it like allow_targets=[mylab]")
@@ -133,9 +133,9 @@ def _target_fault(target: object, place: tuple[str, ...], allow: tuple[str, ...]
         return f"{where}._target_={target} is not a dotted path to a class"
     if target in _known(place) or _of_room(target, place):
         return None
-    if any(target.startswith(f"{module}.") for module in allow):
+    if any(f"{target}.".startswith(f"{name}.") for name in allow):
         found = class_definition(target)
-        if found is not None and any(f"{found[0]}.".startswith(f"{module}.") for module in allow):
+        if found is not None and any(f"{found[0]}.{found[1].name}.".startswith(f"{name}.") for name in allow):
             return None
         return f"{where}._target_={target} is not a class that {target.rpartition('.')[0]} defines"
     return f"{where}._target_={target} is not a class of this package for {where or 'this place'}"
