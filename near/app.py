@@ -26,7 +26,7 @@ from near import jobs
 from near.check import check, check_sources, elsewhere
 from near.config import CONF, flat_keys, raw_words, register_resolvers
 from near.errors import UserError, did_you_mean, missing_choice, one_line, user_error
-from near.secrets import check_words, scrub
+from near.secrets import check_words, faults, scrub
 from near.signature import keywords
 from near.sweep import in_sweep
 
@@ -186,6 +186,15 @@ def drop_empty_output() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _take_back() -> None:
+    """Remove what Hydra wrote of a configuration that holds a secret, before the job could refuse it."""
+    written = [*(output_dir() / ".hydra").glob("*.yaml")]
+    if in_sweep():
+        written.append(Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir, "multirun.yaml"))
+    for path in written:
+        path.unlink(missing_ok=True)
+
+
 def _ours_first() -> None:
     """Published plugins bring schemas for launchers and sweepers of the same names; ours are other classes."""
     Plugins.instance()  # finds them
@@ -223,6 +232,8 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                 raise
             except Exception as error:
                 fault = fault_line(error)
+                if faults(cfg):
+                    _take_back()
                 if in_sweep():
                     _let_go(error)
                 if fault is None:

@@ -43,11 +43,11 @@ HEX = re.compile(r"(?:local-)?[0-9a-f]{40}")  # W&B's older keys; a commit looks
 COMMIT = re.compile(r"(^|_)(revision|commit|sha|sha1|hash|digest|ref|version)$")
 PASSWORD = re.compile(r"(://[^\s/:@]*:)(?!\d+(?:/|$))([^\s@]+)(?=@)")
 QUERY = re.compile(
-    r"([?&;#](?:\w*token|\w*api_?key|key|password|passwd|pwd|secret|sig|signature|\w*-signature|credential)=)([^&;\s'\"#]+)",
+    r"([?&;#](?:[\w-]*token|[\w-]*api_?key|key|password|passwd|pwd|secret|sig|[\w-]*signature|[\w-]*credential)=)([^&;\s'\"#]+)",
     re.IGNORECASE,
 )
 # a key and its value in a text: `a.token=b`, `"token": "b"`, `{token: b}`
-VALUE = r"""((?!\$\{|\.\.\.|NAME)[^\s'",;}\])]+)"""
+VALUE = r"""((?!\$\{|\.\.\.|NAME|\*\*\*)[^\s'",;&{}\[\])]+)"""
 WRITTEN = re.compile(rf"""((?<![\w.-])[\w.-]*\w)(=['"]?|['"]\s*:\s*['"]?){VALUE}|(?<=[{{,])(\s*\w+)(\s*:\s*){VALUE}""")
 LEAST = 8  # characters of a value that is taken out of texts
 
