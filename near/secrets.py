@@ -129,9 +129,9 @@ def check_words(words: Sequence[str]) -> None:
         if "=" in word and not word.startswith("-"):
             with contextlib.suppress(HydraException):  # which Hydra tells better
                 override = OverridesParser.create().parse_override(word)
-                sweeps = override.is_sweep_override()
-                value = list(override.sweep_iterator()) if sweeps else override.value()
-                found += faults(value, override.key_or_group, override.key_or_group)
+                values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+                name = override.key_or_group
+                found += dict.fromkeys(fault for value in values for fault in faults(value, name, name))
                 continue
         if has_secret(word):
             name = key if key != word else "the command"

@@ -268,7 +268,7 @@ def test_nothing_of_a_secret_is_left(tiny, tmp_path):
     assert (tmp_path / "export" / "model.safetensors").is_file() and (tmp_path / "selection/manifest.json").is_file(), (
         said
     )
-    assert said.count("status 1") == 8, said
+    assert said.count("status 1") == 9, said
     assert "swordfish" not in said
     found = left(tmp_path)
     assert b"${oc.env:ORDINARY}" in found
