@@ -51,6 +51,10 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(130)
     except Exception as error:
         _stop(error)
+    except BaseException as error:  # of a library in Rust: such as a tokenizer's pattern that never ends
+        if type(error).__name__ != "PanicException":
+            raise
+        _stop(UserError(f"a tokenizer or its library failed ({one_line(error)}); use another model or text"))
 
 
 def _with_table(main: Callable[[], object]) -> None:

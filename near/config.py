@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -189,8 +188,7 @@ def public(cfg: DictConfig, decisive: bool = False) -> dict:
                 value = None  # a variable that is not set
         if names:
             secret = any(secrets.is_secret(name) for name in (str(key), *names))
-            told = json.dumps(value, sort_keys=True, default=str).encode()
-            return f"{raw} ({hashlib.sha256(told).hexdigest()[:12]})" if decisive and not secret else raw
+            return secrets.reference(raw, value) if decisive and not secret else raw
         return ESCAPABLE.sub(r"\1\1\\${", value) if isinstance(value, str) else value
 
     def walk(node: DictConfig | ListConfig) -> dict | list:

@@ -51,7 +51,11 @@ def evaluate(cfg: DictConfig, output_dir: Path) -> None:
         with answering(cfg, model, tokenizer, base_folder(cfg.model, cfg.cache_dir), adapter) as answer:
             metrics, answers = measure_all(lambda rows: measure(model, tokenizer, rows, cfg, answer=answer), sets)
         metrics["lm_eval"] = benchmarks(model, tokenizer, cfg.evaluation)
-    described |= {"model": str(base_model.name_or_path), "adapter": adapter, "selection_saw_them": sets.seen}
+    described |= {
+        "model": str(public(base_model, decisive=True)["name_or_path"]),
+        "adapter": adapter,
+        "selection_saw_them": sets.seen,
+    }
     if adapter is not None or cfg.run is not None:
         described["base"], base_answers = base_metrics(cfg, base_model, sets)
     write_metrics(output_dir, {**described, **metrics}, answers, base_answers, cfg)

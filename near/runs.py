@@ -35,7 +35,8 @@ class Run:
 
     @property
     def model(self) -> str:
-        return re.split(r"[/:]", self.metrics["model"].rstrip("/"))[-1]
+        name = self.metrics["model"]
+        return name if "${" in name else re.split(r"[/:]", name.rstrip("/"))[-1]
 
     @property
     def evaluated(self) -> tuple:

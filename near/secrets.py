@@ -6,6 +6,8 @@ of the configuration holds the reference.
 
 import contextlib
 import contextvars
+import hashlib
+import json
 import logging
 import os
 import re
@@ -147,6 +149,26 @@ def scrub(text: str) -> str:
         text = text.replace(value, f"${{oc.env:{name}}}")
     text = QUERY.sub(r"\1***", PASSWORD.sub(r"\1***", FORMS.sub("***", text)))
     return WRITTEN.sub(_hidden, text)
+
+
+def without_values(node: object) -> object:
+    """Plain values for a file: texts in them that were read from the environment as references, with 12 digits of the
+    value's SHA-256."""
+    if isinstance(node, dict):
+        return {key: without_values(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [without_values(value) for value in node]
+    if isinstance(node, str):
+        for name, value in _values():
+            if value in node:
+                node = node.replace(value, reference(f"${{oc.env:{name}}}", value))
+    return node
+
+
+def reference(raw: str, value: object) -> str:
+    """`raw`, and what tells one value of it from another."""
+    told = json.dumps(value, sort_keys=True, default=str).encode()
+    return f"{raw} ({hashlib.sha256(told).hexdigest()[:12]})"
 
 
 def _hidden(found: re.Match) -> str:
