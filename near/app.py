@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -23,8 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from near import jobs
 from near.check import check, check_sources, elsewhere
-from near.config import CONF, flat_keys, register_resolvers
-from near.errors import UserError, did_you_mean, missing_choice, one_line
+from near.config import CONF, flat_keys, raw_words, register_resolvers
+from near.errors import UserError, did_you_mean, missing_choice, one_line, user_error
+from near.secrets import check_words, faults, scrub
 from near.signature import keywords
 from near.sweep import in_sweep
 
@@ -37,16 +39,22 @@ def run(main: Callable[[], object]) -> None:
     """Call a Hydra main function; end the process with one line and status 1 when the fault is one a user can mend."""
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a row's script is no fault
     try:
+        check_words(sys.argv[1:])
         if any("from_yaml" in word for word in sys.argv):
             from near.from_yaml import expanded
 
             sys.argv = expanded(sys.argv)
+            check_words(sys.argv[1:])
         _with_table(main)
     except KeyboardInterrupt:
         jobs.ended()
         sys.exit(130)
     except Exception as error:
         _stop(error)
+    except BaseException as error:  # of a library in Rust: such as a tokenizer's pattern that never ends
+        if type(error).__name__ != "PanicException":
+            raise
+        _stop(UserError(f"a tokenizer or its library failed ({one_line(error)}); use another model or text"))
 
 
 def _with_table(main: Callable[[], object]) -> None:
@@ -72,13 +80,23 @@ def _stop(error: Exception) -> None:
     """Print the line for `error` and end with status 1; raise it where it is a bug, or NEAR_TRACEBACK is set."""
     fault = fault_line(error)
     if fault is None or os.environ.get("NEAR_TRACEBACK"):
+        sys.excepthook = _scrubbed_traceback
         raise error
     print(f"error: {fault}", file=sys.stderr)
     sys.exit(1)
 
 
+def _scrubbed_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(scrub("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
+
+
 def fault_line(error: BaseException) -> str | None:
-    """The line to show for `error`, or None when it is ours and the traceback is what helps."""
+    """The line to show for `error`, without secrets, or None when it is ours and the traceback is what helps."""
+    line = _fault_line(error)
+    return None if line is None else scrub(line)
+
+
+def _fault_line(error: BaseException) -> str | None:
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
@@ -105,6 +123,8 @@ def fault_line(error: BaseException) -> str | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return missing_choice(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
+        if (refused := user_error(error)) is not None:
+            return str(refused)
         return _hydra_line(error)
     return None
 
@@ -170,6 +190,15 @@ def drop_empty_output() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _take_back() -> None:
+    """Remove what Hydra wrote of a configuration that holds a secret, before the job could refuse it."""
+    written = [*(output_dir() / ".hydra").glob("*.yaml")]
+    if in_sweep():
+        written.append(Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir, "multirun.yaml"))
+    for path in written:
+        path.unlink(missing_ok=True)
+
+
 def _ours_first() -> None:
     """Published plugins bring schemas for launchers and sweepers of the same names; ours are other classes."""
     Plugins.instance()  # finds them
@@ -196,7 +225,7 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
         def job(cfg: DictConfig) -> object:
             try:
                 with jobs.told(fault_line, bool(cfg.get("dry_run"))):
-                    check(cfg, HydraConfig.get().overrides.task)
+                    check(cfg, raw_words(HydraConfig.get().overrides.task))
                     check_sources(cfg)
                     result = work(cfg)
                 if cfg.get("dry_run"):
@@ -207,6 +236,8 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                 raise
             except Exception as error:
                 fault = fault_line(error)
+                if faults(cfg):
+                    _take_back()
                 if in_sweep():
                     _let_go(error)
                 if fault is None:

@@ -1,11 +1,11 @@
 """The check of a composed configuration: every fault in one error, before anything heavy is imported."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from near import secrets
 from near.allowed import (
     BOOLEANS,
     CHOICES,
@@ -19,8 +19,9 @@ from near.allowed import (
     SCHEDULED,
     TEXTS,
 )
-from near.config import CONF, choices_with, flat_keys, select
+from near.config import CONF, choices_with, flat_keys, is_refused, select
 from near.errors import UserError, did_you_mean
+from near.foreign import allowed_modules
 from near.modes import mode_faults
 from near.optimizers import optimizer_faults
 from near.signature import attribute, keywords
@@ -28,8 +29,6 @@ from near.signature import attribute, keywords
 CARRIED = ("trainer.loraplus",)  # options of a group that are handed over beside its class's own
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 MOST_SHOWN = 12  # choices that a message lists; of more only the near misses
-URL_SECRET = re.compile(r"://[^/\s@]*:[^/\s@]+@")
-SECRET = re.compile(r"(^|_)(hub_token|hf_token|auth_token|access_token|api_?key|access_?key|secret|password)$", re.I)
 
 
 def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
@@ -39,21 +38,36 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     """
     if isinstance(cfg.get("sweeps"), DictConfig):  # what is swept stands at the top, under hydra.sweeper
         raise UserError("sweeps=wandb/NAME is for W&B's agents: wandb sweep sweeps/wandb/NAME.yaml; or use sweeps=NAME")
-    faults = [f"{key} is missing: set {key}=..." for key in sorted(OmegaConf.missing_keys(cfg))]
+    faults = [f"{key} is missing: set {key}=..." for key in _missing(OmegaConf.to_container(cfg))]
     faults += _shape_faults(cfg)
+    try:
+        allowed_modules(cfg.get("allow_targets"))
+    except UserError as error:
+        faults.append(str(error))
     if not faults:  # what follows takes the shape for granted
-        faults += _target_faults(cfg, "") + _unread_faults(cfg, typed) + _secret_faults(cfg, "")
+        faults += _target_faults(cfg, "") + _unread_faults(cfg, typed) + secrets.faults(cfg)
         faults += _number_faults(cfg) + _choice_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg)
         faults += mode_faults(cfg, typed)
     if faults:
         raise UserError("; ".join(faults))
 
 
+def _missing(node: object, path: str = "") -> list[str]:
+    """Keys that have no value yet (???); resolves nothing, as OmegaConf's missing_keys does."""
+    if isinstance(node, dict):
+        return sorted(key for k, v in node.items() for key in _missing(v, f"{path}.{k}" if path else str(k)))
+    if isinstance(node, list):
+        return [key for i, v in enumerate(node) for key in _missing(v, f"{path}[{i}]")]
+    return [path] if node == "???" else []
+
+
 def _present(cfg: DictConfig, key: str) -> bool:
-    """Whether `cfg` has `key`, be it null."""
+    """Whether `cfg` has `key`, be it null; what is refused to be read says so where it is."""
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(cfg, parent, throw_on_missing=False) if parent else cfg
-    return isinstance(node, DictConfig) and leaf in node and not OmegaConf.is_missing(node, leaf)
+    if not isinstance(node, DictConfig) or leaf not in node or OmegaConf.is_missing(node, leaf):
+        return False
+    return not is_refused(node._get_node(leaf)._value())
 
 
 def _others(cfg: DictConfig, key: str) -> bool:
@@ -144,20 +158,6 @@ def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
         if not any(isinstance(n, DictConfig) and "_target_" in n for n in nodes):
             known = [k for k in flat_keys(cfg) if k != key and k.rpartition(".")[0] == ".".join(parents)]
             faults.append(f"{key} is not in the configuration{did_you_mean(key, known)}")
-    return faults
-
-
-def _secret_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
-    """Secrets written out in the configuration would end up in files and folder names."""
-    faults = []
-    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
-        child, full = node._get_node(key), f"{path}.{key}" if path else str(key)
-        if isinstance(child, DictConfig | ListConfig):
-            faults += [] if child._is_none() or child._is_missing() else _secret_faults(child, full)
-        elif isinstance(child._value(), str) and URL_SECRET.search(child._value()):
-            faults.append(f"{full} holds a password; put it into the environment, or leave it out of the address")
-        elif SECRET.search(str(key)) and not child._is_interpolation() and isinstance(child._value(), str):
-            faults.append(f"{full} is a secret written out; put it into the environment: {full}='${{oc.env:NAME}}'")
     return faults
 
 

@@ -10,15 +10,42 @@ from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from near import secrets
+from near.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-SECRET_VARIABLE = re.compile(r"oc\.env:\s*\w*(TOKEN|KEY|SECRET|PASS|CREDENTIAL)", re.IGNORECASE)
+ESCAPABLE = re.compile(r"(\\*)\$\{")  # what a text holds that would be read as a reference
 
 
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("near.first", _first, replace=True)
     OmegaConf.register_new_resolver("near.job", folder_name, replace=True)
     OmegaConf.register_new_resolver("near.agent", _agent_dir, replace=True)
+    OmegaConf.register_new_resolver("near.refused", _refused, replace=True)
+    OmegaConf.register_new_resolver("oc.env", secrets.environment, replace=True)
+
+
+def refusal(value: str, line: str) -> str:
+    """A reference in the place of `value` that raises UserError with `line` when it is read."""
+    return f"${{near.refused:'{value.encode().hex()}','{line.encode().hex()}'}}"
+
+
+def is_refused(raw: object) -> bool:
+    """Whether `raw` is what `refusal` gave."""
+    return isinstance(raw, str) and raw.startswith("${near.refused:")
+
+
+def _refused(value: str, line: str) -> None:
+    raise UserError(bytes.fromhex(line).decode())
+
+
+def raw_words(words: Iterable[str]) -> list[str]:
+    """Overrides as they were typed: a list of OmegaConf's resolves the references in them when it is looked at."""
+    if isinstance(words, ListConfig):
+        return [str(word) for word in OmegaConf.to_container(words, resolve=False)]
+    return [str(word) for word in words]
 
 
 def _first(*values: object) -> object:
@@ -40,19 +67,22 @@ def folder_name(overrides: Sequence[str], left_out: Sequence[str] = (), folder: 
     >>> folder_name(["seed=0", "data=files", "selector=near"], ["data"])
     'selector-near_seed-0'
     """
-    words = [word for word in map(str, overrides) if _key(word) not in left_out]
+    words = [word for word in raw_words(overrides) if _key(word) not in left_out]
     words.sort(key=lambda word: _key(word) == "seed")
     name = job_name("_".join(word.replace("=", "-") for word in words))
     if not folder or Path(folder, name).exists():
         return name
-    return _earlier_names(folder).get(_decisive(map(str, overrides)), name)
+    return _earlier_names(folder).get(_decisive(raw_words(overrides)), name)
 
 
 def _key(word: str) -> str:
     return word.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-NOT_IN_NAMES = ("output_dir", "cache_dir", "sweep_name", "overwrite", "resume", "sweeps", "tracker")
+NOT_IN_NAMES = (
+    *("output_dir", "cache_dir", "sweep_name", "overwrite", "resume", "sweeps", "tracker"),
+    "allow_targets",
+)
 
 
 def _decisive(words: Iterable[str]) -> frozenset[str]:
@@ -75,9 +105,8 @@ def swept_keys(overrides: Sequence[str], sweeper: dict) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     words = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items() if value is not None]
-    found = {
-        o.key_or_group: o.is_sweep_override() for o in OverridesParser.create().parse_overrides([*words, *overrides])
-    }
+    parsed = OverridesParser.create().parse_overrides([*words, *raw_words(overrides)])
+    found = {o.key_or_group: o.is_sweep_override() for o in parsed}
     return [key for key, several in found.items() if several] + list(sweeper.get("search_space") or {})
 
 
@@ -98,7 +127,7 @@ def _agent_dir(overrides: Sequence[str]) -> str:
     """The folder of a W&B agent's job, which every agent of the sweep finds again; empty where there is no agent."""
     if agent_sweep() is None:
         return ""
-    folder, words = f"runs/wandb/{agent_sweep()}", sorted(map(str, overrides))
+    folder, words = f"runs/wandb/{agent_sweep()}", sorted(raw_words(overrides))
     keys, swept = {_key(word) for word in words}, set(agent_parameters())
     if keys & swept:
         return f"{folder}/{folder_name(overrides, [*NOT_IN_NAMES, *(keys - swept)], folder)}"
@@ -141,22 +170,33 @@ def flat_keys(cfg: DictConfig) -> list[str]:
     return walk(OmegaConf.to_container(cfg, resolve=False), "")
 
 
-def public(cfg: DictConfig) -> dict:
-    """`cfg` resolved to plain values, fit for a file or a tracker. What refers to a secret of the environment stays a
-    reference (`${oc.env:HF_TOKEN}`)."""
+def public(cfg: DictConfig, decisive: bool = False) -> dict:
+    """`cfg` resolved to plain values, fit for a file or a tracker. What is read from the environment, however it is
+    referred to, stays the reference (`${oc.env:HF_TOKEN}`); `decisive`: with a digest of its value behind it, unless
+    it is a secret's."""
+
+    def plain(node: DictConfig | ListConfig, key: str | int, raw: object) -> object:
+        if is_refused(raw):
+            return bytes.fromhex(raw.split("'")[1]).decode()
+        with secrets.watched() as names:
+            try:
+                value = node[key]
+                value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            except OmegaConfBaseException:
+                if not names:
+                    raise
+                value = None  # a variable that is not set
+        if names:
+            secret = any(secrets.is_secret(name) for name in (str(key), *names))
+            return secrets.reference(raw, value) if decisive and not secret else raw
+        return ESCAPABLE.sub(r"\1\1\\${", value) if isinstance(value, str) else value
 
     def walk(node: DictConfig | ListConfig) -> dict | list:
         pairs = []
         for key in list(node.keys()) if isinstance(node, DictConfig) else range(len(node)):
             raw = node._get_node(key)
-            if isinstance(raw, DictConfig | ListConfig) and not raw._is_none() and not raw._is_interpolation():
-                value = walk(raw)
-            elif SECRET_VARIABLE.search(str(raw._value())):
-                value = str(raw._value())
-            else:
-                value = node[key]
-                value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-            pairs.append((str(key), value))
+            nested = isinstance(raw, DictConfig | ListConfig) and not raw._is_none() and not raw._is_interpolation()
+            pairs.append((str(key), walk(raw) if nested else plain(node, key, raw._value())))
         return dict(pairs) if isinstance(node, DictConfig) else [v for _, v in pairs]
 
     return walk(cfg)
@@ -172,6 +212,7 @@ NOT_OUTCOME = (
     "experiment",
     "sweeps",
     "dry_run",
+    "allow_targets",
 )
 NOT_OUTCOME_BELOW = {
     "data": ("num_proc", "refresh"),
@@ -188,7 +229,7 @@ NOT_OUTCOME_BELOW = {
 
 def identity(cfg: DictConfig) -> dict:
     """What of `cfg` decides a run's outcome: all but where it writes, who watches and how fast it is."""
-    kept = {k: v for k, v in public(cfg).items() if k not in NOT_OUTCOME}
+    kept = {k: v for k, v in public(cfg, decisive=True).items() if k not in NOT_OUTCOME}
     for path, keys in NOT_OUTCOME_BELOW.items():
         *parents, group = path.split(".")
         node = kept

@@ -12,8 +12,17 @@ class UserError(Exception):
     """Shown as `error: <message>` on one line, without a traceback; the process ends with status 1."""
 
 
+def user_error(error: BaseException | None) -> UserError | None:
+    """The UserError that `error` is, or was raised for: OmegaConf wraps what its resolvers raise."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def one_line(text: object) -> str:
-    """The first line of `text` that says something, or its type's name when there is none."""
+    """The first line of `text` that says something, or its type's name when there is none; of an error that hides a
+    UserError, that one's."""
+    text = user_error(text) or text if isinstance(text, BaseException) else text
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     return lines[0] if lines else type(text).__name__
 

@@ -4,7 +4,6 @@ import copy
 import logging
 from pathlib import Path
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -12,10 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from near.base_model import base_metrics
 from near.benchmarks import benchmarks, shown
+from near.check import check
 from near.compare import no_answers
-from near.config import public
+from near.config import public, raw_words
 from near.errors import UserError, one_line
 from near.files import provenance, read_json, write_json, write_jsonl
+from near.foreign import read_config
 from near.generation import answering
 from near.measure import check_evaluation, evaluation_sets, measure, measure_all
 from near.model import base_folder, load_base, load_tokenizer, with_adapter
@@ -30,8 +31,9 @@ def evaluate(cfg: DictConfig, output_dir: Path) -> None:
     """What eval.py does: metrics.json and answers.jsonl of a model, of a model with an adapter, or of a run."""
     adapter, described, base_model = cfg.adapter_name_or_path, {"selector": None, "seed": None}, cfg.model
     if cfg.run is not None:
-        config, adapter, described = _run_parts(Path(cfg.run))
+        config, adapter, described = _run_parts(Path(cfg.run), cfg.allow_targets)
         cfg = _with_run(cfg, config)
+        check(cfg)
         base_model = cfg.model
         if adapter is None:
             cfg = OmegaConf.merge(cfg, {"model": {"name_or_path": str(Path(cfg.run) / "model")}})
@@ -49,27 +51,33 @@ def evaluate(cfg: DictConfig, output_dir: Path) -> None:
         with answering(cfg, model, tokenizer, base_folder(cfg.model, cfg.cache_dir), adapter) as answer:
             metrics, answers = measure_all(lambda rows: measure(model, tokenizer, rows, cfg, answer=answer), sets)
         metrics["lm_eval"] = benchmarks(model, tokenizer, cfg.evaluation)
-    described |= {"model": str(base_model.name_or_path), "adapter": adapter, "selection_saw_them": sets.seen}
+    described |= {
+        "model": str(public(base_model, decisive=True)["name_or_path"]),
+        "adapter": adapter,
+        "selection_saw_them": sets.seen,
+    }
     if adapter is not None or cfg.run is not None:
         described["base"], base_answers = base_metrics(cfg, base_model, sets)
     write_metrics(output_dir, {**described, **metrics}, answers, base_answers, cfg)
     log.info(f"{summary(metrics)}; wrote {output_dir}")
 
 
-def _run_parts(folder: Path) -> tuple[DictConfig, str | None, dict]:
+def _run_parts(folder: Path, allow_targets: object) -> tuple[DictConfig, str | None, dict]:
     """A run's configuration, its adapter (None: every weight was trained) and what its metrics say of it."""
     if not (folder / "train_metrics.json").is_file():
         raise UserError(f"run={folder}: no train_metrics.json there; give the output_dir of a finished train.py")
     trained = read_json(folder / "train_metrics.json")
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"run={folder}: no config.yaml there; give the output_dir of a finished train.py")
+    config = read_config(folder / "config.yaml", allow_targets, retyped=True)
     try:
-        config = OmegaConf.create(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         kept = {
             "selector": trained["selector"],
             "seed": config.seed,
             "max_K": trained.get("max_K", config.max_K),
             "run": str(folder),
         }
-    except (OSError, ValueError, KeyError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (KeyError, OmegaConfBaseException) as error:
         raise UserError(f"run={folder}: its config.yaml is damaged ({one_line(error)})") from error
     for name in ("adapter", "model"):
         if (folder / name).is_dir():
@@ -79,11 +87,13 @@ def _run_parts(folder: Path) -> tuple[DictConfig, str | None, dict]:
 
 def _with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
     """`cfg` with the run's data, model and evaluation settings, under what the command itself names."""
-    typed = OverridesParser.create().parse_overrides(HydraConfig.get().overrides.task)
+    typed = OverridesParser.create().parse_overrides(raw_words(HydraConfig.get().overrides.task))
     groups = {override.key_or_group for override in typed}
     cfg = copy.deepcopy(cfg)
     for part in ("data", "model", "evaluation"):
         if part not in groups:
+            if not isinstance(run.get(part), DictConfig):
+                raise UserError(f"run={cfg.run}: its config.yaml is damaged (no group {part})")
             cfg[part] = run[part]
             for override in typed:
                 if override.key_or_group.startswith(f"{part}."):

@@ -67,9 +67,14 @@ class Export:
         if self.selector.only_in_training:
             raise UserError(f"selector={self.name} {self.selector.only_in_training}; use it in train.py")
         self.needs = needs_of(cfg, self.selector)
-        self.asked = {"selector": public(cfg)["selector"], "n": cfg.n, "seed": cfg.seed, "export": cfg.export}
+        self.asked = {
+            "selector": public(cfg, decisive=True)["selector"],
+            "n": cfg.n,
+            "seed": cfg.seed,
+            "export": cfg.export,
+        }
         if self.needs.asks_model:
-            self.asked |= {name: public(cfg)[name] for name in ("model", "scoring", "similarity")}
+            self.asked |= {name: public(cfg, decisive=True)[name] for name in ("model", "scoring", "similarity")}
 
     @property
     def needs_matrix(self) -> bool:

@@ -17,9 +17,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from near.config import swept_keys
+from near.config import raw_words, swept_keys
 from near.errors import UserError, one_line, printable
 from near.processes import is_main
+from near.secrets import scrub
 from near.sweep import in_sweep
 
 WIDTH = 150  # columns of a table that goes into a file
@@ -38,7 +39,9 @@ class Sweeps(Callback):
         Sweeps.before = {path: path.stat().st_mtime_ns for path in _records(Sweeps.folder)}
         overrides, naming = config.hydra.overrides, config.hydra.job.config.override_dirname
         swept = swept_keys(overrides.task, config.hydra.sweeper)
-        shared = {o.key_or_group for o in OverridesParser.create().parse_overrides(list(overrides.task))} - set(swept)
+        shared = {o.key_or_group for o in OverridesParser.create().parse_overrides(raw_words(overrides.task))} - set(
+            swept
+        )
         if swept:  # Hydra composes every job with what stands here, in whatever process it runs
             keys = ",".join(f"'{key}'" for key in dict.fromkeys([*naming.exclude_keys, *sorted(shared)]))
             with read_write(config), open_dict(config):
@@ -62,7 +65,7 @@ def told(fault_line, dry_run: bool = False) -> Iterator[None]:
     path = output_dir.parent / ".jobs" / f"{output_dir.name}.json"
     said = {
         "state": "running",
-        "overrides": list(HydraConfig.get().overrides.task),
+        "overrides": raw_words(HydraConfig.get().overrides.task),
         "number": HydraConfig.get().job.num,
     }
     said |= {"host": platform.node(), "pid": os.getpid(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
@@ -72,9 +75,9 @@ def told(fault_line, dry_run: bool = False) -> Iterator[None]:
         yield
     except BaseException as error:
         line = fault_line(error) if isinstance(error, Exception) else None
-        said |= {"state": "failed", "error": line or f"{type(error).__name__}: {one_line(error)}"}
+        said |= {"state": "failed", "error": line or scrub(f"{type(error).__name__}: {one_line(error)}")}
         if line is None:
-            said["traceback"] = traceback.format_exc()
+            said["traceback"] = scrub(traceback.format_exc())
         raise
     else:
         said |= {"state": "done", "found": before is not None and before == _written(output_dir)}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from near.errors import UserError, one_line
+from near.errors import UserError
 from near.files import read_json, read_jsonl
+from near.foreign import read_config
 
 # how the field marks a quantised copy of a model, at the end of its name
 QUANTISED = re.compile(
@@ -67,7 +67,7 @@ class Adapter:
         return None if self.run is None else OmegaConf.select(self.run.config, "model.quantization")
 
 
-def adapters_of(given: str | ListConfig) -> list[Adapter]:
+def adapters_of(given: str | ListConfig, allow_targets: object = None) -> list[Adapter]:
     """The adapters of `adapter_name_or_path`: a folder, several with commas between, or a list.
 
     UserError where one holds no adapter, or its run's configuration is damaged.
@@ -78,20 +78,20 @@ def adapters_of(given: str | ListConfig) -> list[Adapter]:
         paths = [str(path) for path in given]
     if not all(paths) or not paths:
         raise UserError(f"adapter_name_or_path={given} names no adapter; give a folder, or several as [a,b]")
-    return [_adapter(Path(path).expanduser()) for path in paths]
+    return [_adapter(Path(path).expanduser(), allow_targets) for path in paths]
 
 
-def _adapter(path: Path) -> Adapter:
+def _adapter(path: Path, allow_targets: object) -> Adapter:
     file = path / "adapter_config.json"
     if not file.is_file():
         other = "; this model has no adapter and needs no merge" if (path / "config.json").is_file() else ""
         raise UserError(
             f"adapter_name_or_path={path}: no adapter_config.json there{other}; give a run's adapter folder"
         )
-    return Adapter(path, read_json(file), _run_of(path))
+    return Adapter(path, read_json(file), _run_of(path, allow_targets))
 
 
-def _run_of(path: Path) -> Run | None:
+def _run_of(path: Path, allow_targets: object) -> Run | None:
     path = path.resolve()
     final = path.name == "adapter"
     if not final and path.parent.name != "checkpoints":
@@ -99,12 +99,9 @@ def _run_of(path: Path) -> Run | None:
     folder = path.parent if final else path.parent.parent
     if not (folder / "config.yaml").is_file():
         return None
-    try:
-        config = OmegaConf.create(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-        if "model" not in config or "selector" not in config:
-            return None  # somebody else's
-    except (OSError, ValueError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{folder}/config.yaml is damaged ({one_line(error)}); move the adapter elsewhere") from error
+    config = read_config(folder / "config.yaml", allow_targets)
+    if not all(isinstance(config.get(group), DictConfig) for group in ("model", "selector")):
+        return None  # somebody else's
     return Run(folder, config, final)
 
 

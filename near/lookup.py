@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from near.data import load
 from near.errors import UserError, one_line, printable
 from near.files import read_jsonl
+from near.foreign import read_config
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def _text(folder: Path, row: int) -> Iterator[str]:
     """The row as its data source has it now."""
     level, logger = logging.getLogger("near").level, logging.getLogger("near")
     try:
-        cfg = OmegaConf.load(folder / "config.yaml")
+        cfg = read_config(folder / "config.yaml")
         logger.setLevel(logging.ERROR)  # what loading tells was told when the run began
         rows = load(cfg.data, "candidates", cfg.cache_dir)
     except (UserError, OSError, OmegaConfBaseException) as error:

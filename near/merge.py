@@ -44,7 +44,7 @@ def merge(cfg: DictConfig, output_dir: Path) -> None:
     export_dir = Path(cfg.export_dir)
     if cfg.push_to_hub is not None:
         check_push(cfg.push_to_hub, cfg.overwrite)
-    adapters = adapters_of(cfg.adapter_name_or_path)
+    adapters = adapters_of(cfg.adapter_name_or_path, cfg.allow_targets)
     base, revision = base_of(adapters, cfg.model_name_or_path)
     folder = model_folder("model_name_or_path", base, revision, cfg.cache_dir, BUILT_IN)
     refuse_quantised(base, folder)

@@ -9,7 +9,9 @@ from safetensors import SafetensorError, safe_open
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from near.errors import UserError, one_line
+from near.files import read_json
 from near.hub import model_folder, wanted_dtype
+from near.patterns import check_patterns
 from near.pissa import keep_initial
 from near.templates import set_template, set_thinking
 
@@ -131,6 +133,7 @@ def with_adapter(model, path: str | Path, trainable: bool = False):
     weights = path / "adapter_model.safetensors"
     if not (path / "adapter_config.json").is_file() or not weights.is_file():
         raise UserError(f"adapter_name_or_path={path}: no adapter_config.json and adapter_model.safetensors there")
+    check_patterns(path, read_json(path / "adapter_config.json"), (name for name, _ in model.named_modules()))
     misfit = f"adapter_name_or_path={path} does not fit the model {model.name_or_path}"
     try:
         adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from omegaconf import DictConfig
 
+from near.config import public
 from near.evaluate import write_metrics
 from near.files import aside, provenance, read_json, write_json
 from near.pissa import save_as_lora
@@ -83,7 +84,7 @@ def write_outcome(
     )
     if trainer.job.training_key is not None:
         note(output_dir, trainer.job.training_key)
-    described |= {"model": cfg.model.name_or_path, "base": base.metrics}
+    described |= {"model": public(cfg.model, decisive=True)["name_or_path"], "base": base.metrics}
     described["selection_saw_them"] = inputs.sets.seen
     write_metrics(output_dir, {**described, **metrics}, answers, base.answers, cfg)
 

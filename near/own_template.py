@@ -4,16 +4,15 @@ A template says nothing of where an answer stands in its text, and may write a t
 last one (without its thinking, with another end). So each answer is rendered at a chat's end and found again.
 """
 
-import functools
 import json
 import os
 import re
-from collections.abc import Callable
 
 from jinja2 import TemplateError
 
 from near.errors import UserError
 from near.formats import Message
+from near.rendering import render, text_of
 from near.templates import Piece
 
 THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
@@ -23,15 +22,31 @@ CLOSING = "\n</think>\n\n"
 REWRITES = "the chat template rewrites earlier turns, so that answers can't be located in it"
 
 
-def rendered(tokenizer, messages: list[Message], generate: bool = False, calls: str = "object") -> str:
-    """The chat as text by the tokenizer's own template; `generate`: with the opening of an answer at the end; `calls`:
-    see `template_input`. Raises jinja2.TemplateError where the template can't take the chat."""
-    tools, chat = template_input(messages, calls)
-    options = {"tools": tools} if tools else {}
-    try:
-        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generate, **options)
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise TemplateError(str(error)) from error
+class _Chat:
+    """What a row's template makes of the chat and of all its beginnings that are asked for, rendered together.
+
+    `calls`: see `template_input`. Raises UserError as near.rendering.render does.
+    """
+
+    def __init__(self, tokenizer, messages: list[Message], generate: bool, calls: str):
+        tools, turns = template_input(messages, calls)
+        self.first = 0 if tools is None else 1  # the place of the first turn in `messages`
+        wanted = [(True, len(turns), generate), (False, len(turns), generate)][: 1 + self.first]
+        for i in answers_of(messages):
+            stop = i - self.first
+            wanted += [(True, stop, True), (True, stop, False), (True, stop + 1, False)]
+        self._texts = dict(zip(wanted, render(tokenizer, turns, tools or None, wanted), strict=True))
+
+    def until(self, stop: int, generate: bool = False, tools: bool = True) -> str:
+        """`messages[:stop]` as text, `generate`: with the opening of an answer at the end. Raises jinja2.TemplateError
+        where the template can't take them."""
+        return text_of(self._texts[tools, stop - self.first, generate])
+
+
+def answers_of(messages: list[Message]) -> list[int]:
+    """The places of answers but for those that open the chat and answer nothing."""
+    answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    return [i for i in answers if any(m["role"] not in ("tools", "assistant") for m in messages[:i])]
 
 
 def template_input(messages: list[Message], calls: str = "object") -> tuple[list | None, list[dict]]:
@@ -70,21 +85,19 @@ def own_pieces(tokenizer, messages: list[Message], generate: bool = False) -> tu
     thought that the template then leaves out of finished answers (DeepSeek-R1's), the last answer continues what
     generation opens: its thinking, which may be empty, and what it says.
     """
-    render, whole = _renderer(tokenizer, messages, generate)
-    if messages[0]["role"] == "tools" and whole == render(messages[1:], generate=generate):
+    chat, whole = _rendered(tokenizer, messages, generate)
+    if chat.first and whole == chat.until(len(messages), generate, tools=False):
         raise UserError(
             "the chat template takes no tools, and the row has some; name one that does (model.template=qwen), leave "
             "them out (data.candidates.columns.tools=false) or the rows (data.on_error=skip)"
         )
     marks = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()), key=len, reverse=True)
     pieces, at, reopened = [], 0, False
-    answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    for i in answers:
-        if all(m["role"] in ("tools", "assistant") for m in messages[:i]):
-            continue
-        turn = _Turn(render, messages, i, marks)
+    last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=None)
+    for i in answers_of(messages):
+        turn = _Turn(chat, messages, i, marks)
         start, stop = turn.place(whole, at)
-        if i == answers[-1] and not generate and not whole.startswith(turn.before):
+        if i == last and not generate and not whole.startswith(turn.before):
             if turn.opens_thought and turn.before.startswith(whole[:at]):
                 thinking = messages[i].get("reasoning", "").strip()
                 answer = thinking + CLOSING + turn.core + turn.space + turn.end
@@ -98,20 +111,20 @@ def own_pieces(tokenizer, messages: list[Message], generate: bool = False) -> tu
     return [*pieces, Piece(whole[at:], None)] if whole[at:] else pieces, reopened
 
 
-def _renderer(tokenizer, messages: list[Message], generate: bool) -> tuple[Callable[..., str], str]:
-    """What renders the chat with its calls in the first form that the template can take and shows, and its text."""
+def _rendered(tokenizer, messages: list[Message], generate: bool) -> tuple[_Chat, str]:
+    """The chat with its calls in the first form that the template can take and shows, and its text."""
     names = {call.get("name") for m in messages if "calls" in m for call in json.loads(m["calls"])}
     for calls in ("object", "string", "text"):
-        render = functools.partial(rendered, tokenizer, calls=calls)
+        chat = _Chat(tokenizer, messages, generate, calls)
         try:
-            whole = render(messages, generate=generate)
+            whole = chat.until(len(messages), generate)
         except TemplateError:
             if not names or calls == "text":
                 raise
             continue
         if calls == "text" or all(name in whole for name in names if name):
             break
-    return render, whole
+    return chat, whole
 
 
 def _unthought(text: str) -> str:
@@ -122,9 +135,9 @@ class _Turn:
     """An answer as its template renders it at a chat's end, to be found in the text of a longer chat: there it may lack
     its thinking, end otherwise, or have other white space around it. White space behind its end is not its own."""
 
-    def __init__(self, render: Callable[..., str], messages: list[Message], i: int, marks: list[str]):
-        self.before, head = render(messages[:i], generate=True), render(messages[:i])
-        through, content, self.marks = render(messages[: i + 1]), messages[i]["content"], marks
+    def __init__(self, chat: _Chat, messages: list[Message], i: int, marks: list[str]):
+        self.before, head = chat.until(i, generate=True), chat.until(i)
+        through, content, self.marks = chat.until(i + 1), messages[i]["content"], marks
         begin = len(os.path.commonprefix([self.before, through]))
         opening = self.before[len(head) :] if self.before.startswith(head) else ""
         self.openings = [opening, OPEN_THOUGHT.sub("", opening)]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from near.errors import UserError
 from near.files import read_json, read_jsonl
+from near.foreign import read_overrides
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ class Run:
 
     @property
     def model(self) -> str:
-        return re.split(r"[/:]", self.metrics["model"].rstrip("/"))[-1]
+        name = self.metrics["model"]
+        return name if "${" in name else re.split(r"[/:]", name.rstrip("/"))[-1]
 
     @property
     def evaluated(self) -> tuple:
@@ -50,9 +51,7 @@ class Run:
     @functools.cached_property
     def typed(self) -> set[str]:
         """The overrides it was started with, as Hydra keeps them; none where it did not."""
-        path = self.folder / ".hydra" / "overrides.yaml"
-        words = OmegaConf.load(path) if path.is_file() else []
-        return {str(word) for word in words if not str(word).startswith(("selector=", "seed="))}
+        return {word for word in read_overrides(self.folder) if not word.startswith(("selector=", "seed="))}
 
     @functools.cached_property
     def examples(self) -> tuple[np.ndarray, np.ndarray] | None:

@@ -46,11 +46,9 @@ class Server:
             if answer.status_code in BUSY:
                 raise _Busy(f"status {answer.status_code}")
             if answer.status_code in (401, 403):
-                name = self.options.get("api_key_env")
-                raise UserError(
-                    f"{self.where}.url={self.url} refuses the key (status {answer.status_code}); "
-                    f"put it into the environment variable {name} ({self.where}.api_key_env)"
-                )
+                name, key = self.options.get("api_key_env"), f"{self.where}.api_key_env"
+                fix = f"put it into the environment variable {name} ({key})" if name else f"set {key} to its variable"
+                raise UserError(f"{self.where}.url={self.url} refuses the key (status {answer.status_code}); {fix}")
             if answer.is_error:
                 raise UserError(
                     f"{self.where}.url={self.url}{path} answers {answer.status_code}: {one_line(answer.text)[:200]}"

@@ -55,6 +55,26 @@ def attribute(target: str, name: str) -> object:
     return next((value for value in bases if value is not None), None)
 
 
+def class_definition(target: str) -> tuple[str, ast.ClassDef] | None:
+    """The module that defines class `target`, and its definition; None where it is no class, or can't be read. Nothing
+    is imported, and no attribute of a module is followed but a class that it imports by name."""
+    module, _, name = target.rpartition(".")
+    try:
+        module, node = _definition(module, name)
+    except (_Unreadable, OSError, ValueError, SyntaxError):
+        return None
+    return (module, node) if isinstance(node, ast.ClassDef) else None
+
+
+def bases(target: str) -> set[str]:
+    """The modules of the classes that class `target` inherits from, as far as they can be read."""
+    found, (module, node) = set(), class_definition(target) or (None, None)
+    for base in getattr(node, "bases", []):
+        if isinstance(base, ast.Name) and (parent := class_definition(f"{module}.{base.id}")):
+            found |= {parent[0], *bases(f"{parent[0]}.{parent[1].name}")}
+    return found
+
+
 def _inspected(target: str, module: str, name: str) -> set[str] | None:
     try:
         found = getattr(importlib.import_module(module), name)

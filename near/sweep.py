@@ -22,9 +22,9 @@ def swept(key: str) -> list:
         return []
     path = Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir, "multirun.yaml")
     with contextlib.suppress(OSError, ValueError, HydraException, OmegaConfBaseException):
-        asked = OmegaConf.load(path).hydra
-        params = [f"{k}={v}" for k, v in (asked.sweeper.get("params") or {}).items() if v is not None]
-        for override in reversed(OverridesParser.create().parse_overrides([*params, *asked.overrides.task])):
+        asked = OmegaConf.to_container(OmegaConf.load(path), resolve=False)["hydra"]
+        params = [f"{k}={v}" for k, v in (asked["sweeper"].get("params") or {}).items() if v is not None]
+        for override in reversed(OverridesParser.create().parse_overrides([*params, *asked["overrides"]["task"]])):
             if override.key_or_group == key:  # what is typed comes after what a sweep's file says
                 return list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
     return []

@@ -50,11 +50,11 @@ def training_key(
     elif needs.asks_model is None and type(picker.job.selector).__module__.startswith("near."):
         rounds = picker.planned()
     else:
-        rounds = {name: public(cfg[name]) for name in ("selector", "scoring", "similarity")}
+        rounds = {name: public(cfg[name], decisive=True) for name in ("selector", "scoring", "similarity")}
         if needs.neighbours:
             content = np.ascontiguousarray(neighbours.ids).tobytes() + np.ascontiguousarray(neighbours.scores).tobytes()
             rounds["neighbours"] = hashlib.sha256(content).hexdigest()
-            rounds["embedder"] = public(cfg.embedder)  # similarities beyond the matrix are made of it
+            rounds["embedder"] = public(cfg.embedder, decisive=True)  # similarities beyond the matrix are made of it
         if picker.job.selector.asks_model is None:  # neighbours by gradients
             rounds["max_K"] = cfg.max_K
     return digest([config, identity["fingerprints"], rounds, processes])

@@ -42,7 +42,11 @@ def test_every_value_comes_back_from_hydra(tmp_path):
 def test_files_compose(dataflex, component):
     found, file = told(component)
     cfg = configured("train", *map(str, file.words))
-    assert (cfg.model.name_or_path, cfg.model.template, cfg.model.trust_remote_code) == ("builtin:tiny", "llama3", True)
+    assert (cfg.model.name_or_path, cfg.model.template, cfg.model.trust_remote_code) == (
+        "builtin:tiny",
+        "llama3",
+        False,
+    )
     lora = cfg.finetuning
     assert (lora.r, lora.lora_alpha, lora.target_modules, lora.lora_dropout) == (4, 8, "all-linear", 0)
     assert (cfg.data.cutoff_len, cfg.data.num_proc, cfg.data.refresh, cfg.seed) == (64, 1, True, 42)

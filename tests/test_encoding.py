@@ -9,7 +9,6 @@ import torch
 
 from near.encoding import IGNORED, Encoder
 from near.errors import UserError
-from near.own_template import rendered
 from near.templates import TEMPLATES, set_template, set_thinking
 from tests import made_tokenizers
 
@@ -336,7 +335,8 @@ def test_losses_are_those_of_prompt_and_answer_encoded_apart(tokenizer):
     for chat in chats(6, seed=1):
         chat = chat[:2] if chat[0]["role"] == "user" else chat[:3]
         row = encode(carried, chat)
-        prompt = carried(rendered(carried, chat[:-1], generate=True), add_special_tokens=False)["input_ids"]
+        text = carried.apply_chat_template(chat[:-1], tokenize=False, add_generation_prompt=True)
+        prompt = carried(text, add_special_tokens=False)["input_ids"]
         answer = carried(chat[-1]["content"] + "<|im_end|>", add_special_tokens=False)["input_ids"]
         if prefix:  # no plain call encodes a continuation without the space
             answer = row.input_ids[len(prompt) :][: (row.labels != IGNORED).sum()].tolist()

@@ -19,8 +19,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from near.config import raw_words
 from near.errors import UserError, one_line, printable
 from near.jobs import labels
+from near.secrets import scrub
 
 log = logging.getLogger("near")
 
@@ -60,7 +62,9 @@ class Job:
             value = done.return_value
             return {"value": value if isinstance(value, int | float | str | type(None)) else None}
         error = done._return_value
-        return {"error": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"}
+        return {
+            "error": str(error) if isinstance(error, UserError) else scrub(f"{type(error).__name__}: {one_line(error)}")
+        }
 
 
 @contextlib.contextmanager
@@ -92,7 +96,7 @@ class ProcessLauncher(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         jobs = [self._job(list(words), initial_job_idx + i) for i, words in enumerate(job_overrides)]
-        shown = labels({job.name: list(job.config.hydra.overrides.task) for job in jobs})
+        shown = labels({job.name: raw_words(job.config.hydra.overrides.task) for job in jobs})
         for job in jobs:
             job.label = shown[job.name]
         folder = Path(jobs[0].printed).parent
@@ -140,7 +144,7 @@ def _returned(job: Job, outcome: Outcome) -> JobReturn:
     hydra = OmegaConf.create({"hydra": job.config.hydra})
     cfg = OmegaConf.create({k: v for k, v in OmegaConf.to_container(job.config).items() if k != "hydra"})
     return JobReturn(
-        overrides=list(job.config.hydra.overrides.task),
+        overrides=raw_words(job.config.hydra.overrides.task),
         cfg=cfg,
         hydra_cfg=hydra,
         working_dir=job.cwd,

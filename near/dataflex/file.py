@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 from omegaconf._utils import get_yaml_loader  # what those systems read their files with: 1e-4 is a number
 
-from near.check import SECRET, URL_SECRET
+from near import secrets
 from near.dataflex.defaults import changes_nothing, defaults, same
 from near.errors import UserError, did_you_mean, one_line
 
@@ -170,7 +170,7 @@ def _is_number(text: str) -> bool:
 
 
 def is_secret(key: str) -> bool:
-    return bool(SECRET.search(key) or key.endswith(("_token", "webhook_url")))
+    return secrets.is_secret(key)
 
 
 def written(value: object, where: str) -> str:
@@ -184,7 +184,7 @@ def written(value: object, where: str) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{written(str(k), where)}:{written(v, where)}' for k, v in value.items())}}}"
     text = str(value)
-    if URL_SECRET.search(text):
+    if secrets.has_secret(text):
         raise UserError(f"{where} holds a password; put it into the environment, or leave it out of the address")
     if PLAIN.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf") and not _is_number(text):
         return text

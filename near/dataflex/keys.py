@@ -34,7 +34,7 @@ def cannot(reason: str, *quiet: object) -> Key:
 MODEL = {
     "model_name_or_path": to("model.name_or_path"),
     "model_revision": to("model.revision"),
-    "trust_remote_code": to("model.trust_remote_code"),
+    "trust_remote_code": cannot("it runs the model's own code; if you trust that, type model.trust_remote_code=true"),
     "template": to("model.template, by its name; one that is not built here is refused"),
     "pure_bf16": to("model.dtype=bfloat16"),
     "quantization_bit": to("finetuning=qlora; 8: with model.quantization.load_in_8bit"),
@@ -297,7 +297,7 @@ MERGE = {
     "adapter_name_or_path": to(
         "adapter_name_or_path; several are merged one after another; of a run's folder its adapter/"
     ),
-    "trust_remote_code": to("trust_remote_code"),
+    "trust_remote_code": cannot("it runs the model's own code; if you trust that, type trust_remote_code=true"),
     "template": to("template, by its name; one that is not built here is refused"),
     "export_dir": to("export_dir"),
     "export_size": to("export_size"),

@@ -85,8 +85,6 @@ def _model(file: File, plain: bool) -> None:
         raise UserError(f"{file.path}: model_name_or_path is missing; name a folder or a hub id, or type model=...")
     if name is not None:
         file.put("model.name_or_path", str(name))
-    if file.take("trust_remote_code"):
-        file.put("model.trust_remote_code", True)
     if (revision := file.take("model_revision", "main")) != "main":
         file.put("model.revision", str(revision))
     if file.take("pure_bf16"):
@@ -210,9 +208,8 @@ def merge(file: File) -> None:
     for key in ("export_size", "export_device"):
         if file.take(key) is not None:
             file.put(key, file.take(key))
-    for key in ("export_legacy_format", "trust_remote_code"):
-        if file.take(key):
-            file.put(key, True)
+    if file.take("export_legacy_format"):
+        file.put("export_legacy_format", True)
     if name := file.take("export_hub_model_id"):
         file.put("push_to_hub", str(name))
     if (dtype := file.take("infer_dtype", "auto")) != "auto":

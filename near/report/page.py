@@ -100,7 +100,7 @@ def _gathered(cfg: DictConfig, groups: list[Group]) -> _Parts:
     if not groups:
         return parts
     try:
-        parts.pool = pool_of(groups)
+        parts.pool = pool_of(groups, cfg.allow_targets)
     except UserError as error:
         parts.absent.append(f"No map and no queries: {one_line(error)}.")
         return parts

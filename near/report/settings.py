@@ -3,9 +3,8 @@
 import shlex
 from dataclasses import dataclass, field
 
-from omegaconf import OmegaConf
-
 from near.compare import Group, settings_of
+from near.foreign import read_overrides
 from near.runs import Run
 
 LONG = 120  # characters of a value
@@ -57,10 +56,8 @@ def _facts(runs: list[Run]) -> list[list[str]]:
 
 def _command(run: Run) -> str | None:
     """What repeats the run, as Hydra kept its overrides."""
-    path = run.folder / ".hydra" / "overrides.yaml"
-    if not path.is_file():
+    if not (words := read_overrides(run.folder)):
         return None
-    words = [str(word) for word in OmegaConf.load(path)]
     return shlex.join(["python", "train.py", *(word for word in words if not word.startswith("sweeps="))])
 
 

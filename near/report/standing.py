@@ -5,11 +5,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from near.errors import UserError, printable
 from near.files import digest, read_json, read_jsonl
+from near.foreign import read_config
 from near.locks import acquire, lock_file
 
 ERROR = 300  # characters of a failed run's line
@@ -54,7 +54,7 @@ def _job(folder: Path) -> dict:
 def _held(folder: Path) -> bool:
     """Whether a living process trains in `folder`: it holds the run's lock."""
     with contextlib.suppress(OSError, UserError, OmegaConfBaseException, AttributeError):
-        cache_dir = OmegaConf.load(folder / "config.yaml").cache_dir
+        cache_dir = read_config(folder / "config.yaml").cache_dir
         path = lock_file(cache_dir, f"run-{digest(str(folder.resolve()))}")
         if not path.is_file():
             return False

@@ -64,11 +64,10 @@ def cheap_selector(chosen: str | dict) -> Selector:
 
 def named(name: str) -> DictConfig:
     """The configuration of conf/selector/NAME.yaml."""
-    path = CONF / "selector" / f"{name}.yaml"
-    if not path.is_file():
-        known = [p.stem for p in sorted((CONF / "selector").glob("*.yaml"))]
+    known = [p.stem for p in sorted((CONF / "selector").glob("*.yaml"))]
+    if name not in known:  # such as a path that leads elsewhere
         raise UserError(f"shortlist.selector={name}: no such selector{did_you_mean(name, known)}")
-    read = OmegaConf.load(path)
+    read = OmegaConf.load(CONF / "selector" / f"{name}.yaml")
     parents = [parent for parent in read.pop("defaults", []) if parent != "_self_"]
     if any(not isinstance(parent, str) or "@" in parent for parent in parents):
         raise UserError(f"shortlist.selector={name} sets more than a selector; use near, random, uot, ...")
