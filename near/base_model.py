@@ -78,6 +78,8 @@ def _folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
     ]
     if any(get_class(options["_target_"]).columns for options in (cfg.evaluation.graders or {}).values()):
         made_of.append(digest([dict(row) for _, row in raw_rows(cfg.data, rows, rows.eligible(), cfg.cache_dir)]))
+    if cfg.evaluation.get("unsafe"):
+        made_of.append("unsafe")
     if model.get("quantization") is not None:
         made_of.append(OmegaConf.to_container(model.quantization))
     return cache_folder(cfg.cache_dir, "evaluations", digest(made_of))

@@ -1,128 +1,239 @@
-"""Runs a Python program that nobody has read: with limits of time and memory, without a network, writing nowhere but
-into a folder of its own.
+"""Runs a Python program that nobody has read and the tests that judge it, each in a sandbox of bubblewrap.
 
-This file is also the program that does it, started apart so that nothing is forked from a process with threads.
+A sandbox sees Python with its packages, read-only, and an empty /tmp of bounded size: no other file of the machine, no
+/proc, no network, no socket, no process of others, no capability, an empty environment. It has one process; its memory,
+processor time, files and threads are limited, and it ends with its time. Program and tests talk through two pipes, and
+the verdict comes through a third one that only the tests have (near/sandbox_worker.py, which says what stays possible).
 """
 
-import ctypes
+import contextlib
+import json
 import os
-import resource
-import secrets
+import platform
+import select
+import shutil
 import signal
+import site
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
-from typing import NamedTuple
+import time
+from collections.abc import Sequence
+from typing import BinaryIO, NamedTuple
 
-CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000  # <linux/sched.h>
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # <linux/prctl.h>
-CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # Landlock's system calls, alike on all architectures
-PATH_BENEATH = 1
-WRITES = 0b1111111110010  # <linux/landlock.h>: write, remove and make files of any kind
-WRITE_FILE, TRUNCATE = 1 << 1, 1 << 14
-FILE_BYTES = 16 << 20  # the longest file that a program may write
-REFUSED, LATE = 97, 98  # status of the process that watches: there are no namespaces; the time was over
+from near import sandbox_worker, seccomp
+
+DISK_BYTES = 16 << 20  # of /tmp
+MOST_FILES, MOST_THREADS = 4096, 256  # of one program: with more it is killed
+LOOK_SECONDS = 0.05  # between two looks at how many there are
+LONGEST = 1 << 16  # bytes of a verdict
+READY = b"ready\n"  # what the tests' process writes before all else
+LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
+DEVICES = ("null", "zero", "full", "random", "urandom")
+NAMESPACES_OFF = (
+    "allow user namespaces (sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1, on Ubuntu "
+    "kernel.apparmor_restrict_unprivileged_userns=0; docker run --security-opt seccomp=unconfined "
+    "--security-opt apparmor=unconfined)"
+)
 
 
 class Ran(NamedTuple):
-    """passed: the program came to its end. why: of one that did not, the last line of its error."""
+    """passed: the program and its tests came to their end. why: of one that did not, the last line of its error."""
 
     passed: bool
     why: str
 
 
+class Tests(NamedTuple):
+    """What judges a program. code: executed apart from it; a name that it does not define is the program's. entry: the
+    function that is tested. helpers: code that the program begins with, whose names the tests take from there."""
+
+    code: str = ""
+    entry: str = ""
+    helpers: tuple[str, ...] = ()
+
+
+NO_TESTS = Tests()
+
+
 class NoSandbox(RuntimeError):
-    """The system gives no namespaces to this user."""
+    """Programs can't be isolated here; the message says what is missing."""
 
 
-def run(program: str, seconds: float, memory_mb: int) -> Ran:
-    """Run `program` to its end: an exit before that, with any status, is none.
+def run(program: str, seconds: float, memory_mb: int, tests: Tests = NO_TESTS, unsafe: bool = False) -> Ran:
+    """Run `program` to its end, and then its tests: exiting earlier counts as a failure, whatever the status.
 
-    Raises NoSandbox where the network can't be taken away.
+    seconds: for both together. memory_mb: address space of each. unsafe: the limits alone, without a sandbox.
+    Raises NoSandbox.
     """
-    if sys.platform != "linux":
-        raise NoSandbox(f"this is {sys.platform}")
-    token = secrets.token_hex(16)  # so that no program passes by chance
-    with tempfile.TemporaryDirectory(prefix="near-sandbox-") as name:
-        folder = Path(name)
-        end = f"\nwith open({str(folder / 'end')!r}, 'w') as _file:\n    _file.write({token!r})\n"
-        (folder / "program.py").write_text(program + end, encoding="utf-8", errors="surrogatepass")
-        environment = {"PATH": os.environ.get("PATH", ""), "HOME": name, "TMPDIR": name, "OMP_NUM_THREADS": "1"}
-        environment |= {"LANG": "C.UTF-8"}
-        with open(folder / "error", "wb") as error:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="near-program-", ignore_cleanup_errors=True))
+        error = stack.enter_context(tempfile.TemporaryFile())
+        ends = [stack.enter_context(open(end, mode, 0)) for end, mode in zip(_pipes(), ("rb", "wb") * 2, strict=True)]
+
+        def start(role: str, job: bytes, *pipes: BinaryIO) -> subprocess.Popen:
+            files = [pipe.fileno() for pipe in pipes]
+            words = [role, *map(str, files), str(seconds), str(memory_mb), *_packages()]
+            if not unsafe:
+                files.append(stack.enter_context(_file(seccomp.filter_of())).fileno())
             child = subprocess.Popen(
-                [sys.executable, "-I", __file__, name, str(seconds), str(memory_mb)],
-                cwd=name,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                [*(_unsafe() if unsafe else _bubblewrap(files[-1])), *words],
+                stdin=stack.enter_context(_file(job)),
+                stdout=subprocess.PIPE if role == "tests" else subprocess.DEVNULL,
                 stderr=error,
+                pass_fds=files,
+                cwd=folder,
+                env=_environment(folder),
                 start_new_session=True,
             )
-            try:
-                status = child.wait(seconds + 5)  # beside the program's own limit: for what it takes to start
-            except subprocess.TimeoutExpired:
-                status = LATE
-            finally:
-                child.kill()  # and with it all that the program has started
-                child.wait()
-        said = (folder / "error").read_bytes()[-2000:].decode(errors="replace").strip().splitlines()
-        if status == REFUSED:
-            raise NoSandbox(said[-1] if said else "no namespaces")
-        ended = folder / "end"
-        if ended.is_file() and ended.stat().st_size == len(token) and ended.read_text(errors="replace") == token:
-            return Ran(True, "")
-        if status == LATE:
+            stack.callback(_end, child)
+            return child
+
+        until = time.monotonic() + seconds
+        candidate = start("program", program.encode("utf-8", "surrogatepass"), ends[0], ends[3])
+        judge = start("tests", json.dumps(tests._asdict()).encode(), ends[2], ends[1])
+        stack.callback(judge.stdout.close)
+        for end in ends:
+            end.close()  # so that each side sees when the other has ended
+        written, stopped = _written(judge.stdout.fileno(), until, () if unsafe else (candidate.pid, judge.pid))
+        if stopped == LATE:
             return Ran(False, f"not done after {seconds:g} seconds")
-        return Ran(False, said[-1][:300] if said else f"ended before its end (status {status})")
+        if stopped:
+            return Ran(False, stopped)
+        said = _last_line(error)
+        if said.startswith("bwrap: ") or not written.startswith(READY):
+            raise NoSandbox(_advice(said))
+        if len(written) == len(READY):  # the tests did not come to a verdict
+            return Ran(False, _early(judge, seconds))
+        verdict = json.loads(written[len(READY) :])
+        return Ran(verdict["passed"], verdict["why"] or ("" if verdict["passed"] else _early(candidate, seconds)))
 
 
-def _confined(folder: str, seconds: float, memory_mb: int) -> int:
-    """Run program.py of `folder` in namespaces of its own; its status."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    root = os.geteuid() == 0
-    if libc.unshare((0 if root else CLONE_NEWUSER) | CLONE_NEWNET | CLONE_NEWPID):
-        print(os.strerror(ctypes.get_errno()), file=sys.stderr)
-        return REFUSED
-    program = os.fork()
-    if program == 0:  # the first of its namespace: with it all others there end
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        memory = memory_mb << 20
-        for kind, most in (
-            (resource.RLIMIT_AS, memory),
-            (resource.RLIMIT_CPU, int(seconds) + 1),
-            (resource.RLIMIT_FSIZE, FILE_BYTES),
-            (resource.RLIMIT_CORE, 0),
-        ):
-            resource.setrlimit(kind, (most, most))
-        _write_only_into(libc, folder)
-        os.execv(sys.executable, [sys.executable, "-I", os.path.join(folder, "program.py")])
-    late = []
-    signal.signal(signal.SIGALRM, lambda *_: late.append(os.kill(program, signal.SIGKILL)))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    _, status = os.waitpid(program, 0)
-    return LATE if late else abs(os.waitstatus_to_exitcode(status))
+def missing() -> str | None:
+    """What keeps programs from being isolated here; None where nothing does."""
+    try:
+        ran = run("", 30, 1024)
+    except NoSandbox as error:
+        return str(error)
+    return None if ran.passed else ran.why
 
 
-def _write_only_into(libc: ctypes.CDLL, folder: str) -> None:
-    """By Landlock, where the kernel has it (since 5.13); elsewhere files of the user can be written.
+LATE = "late"
 
-    Reading, file modes and sockets in the file system stay open, and how many processes there are is not limited.
+
+def _written(verdict: int, until: float, sandboxes: Sequence[int]) -> tuple[bytes, str]:
+    """What the tests' process writes until it ends; and LATE, or what a program has too many of, where it is stopped."""
+    written = b""
+    while (left := until - time.monotonic()) > 0:
+        if select.select([verdict], [], [], min(left, LOOK_SECONDS))[0]:
+            part = os.read(verdict, LONGEST)
+            written += part
+            if not part or len(written) > LONGEST:
+                return written, ""
+        for sandbox in sandboxes:
+            if excess := _excess(sandbox):
+                return written, excess
+    return written, LATE
+
+
+def _excess(sandbox: int) -> str:
+    """What a sandbox holds too many of, as its limits do not count it (root's threads, files without content)."""
+    with contextlib.suppress(OSError, ValueError):  # it is just starting, or ending
+        first = int(_children(sandbox))
+        disk = os.statvfs(f"/proc/{first}/root/tmp")
+        if disk.f_files - disk.f_ffree > MOST_FILES and disk.f_blocks * disk.f_frsize == DISK_BYTES:
+            return f"made more than {MOST_FILES} files"
+        if len(os.listdir(f"/proc/{int(_children(first))}/task")) > MOST_THREADS:
+            return f"started more than {MOST_THREADS} threads"
+    return ""
+
+
+def _children(process: int) -> str:
+    with open(f"/proc/{process}/task/{process}/children") as file:
+        return file.read()
+
+
+def _early(candidate: subprocess.Popen, seconds: float) -> str:
+    """Why a program is no longer there."""
+    try:
+        status = candidate.wait(1)
+    except subprocess.TimeoutExpired:
+        return "ended before its end"
+    if status in (128 + signal.SIGXCPU, -signal.SIGXCPU):
+        return f"not done after {seconds:g} seconds"
+    return f"ended before its end (status {abs(status)})"
+
+
+def _end(child: subprocess.Popen) -> None:
+    """Kill a process and all that came of it: a sandbox ends with its first process, which ends with bwrap."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _unsafe() -> list[str]:
+    return [sys.executable, "-I", "-S", sandbox_worker.__file__]
+
+
+def _bubblewrap(filtering: int) -> list[str]:
+    """The command that runs the worker in a sandbox. filtering: the file with the filter of system calls.
+
+    Raises NoSandbox where there is no bubblewrap, or no filter.
     """
-    version = libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1)
-    if version < 1:
-        return
-    cutting = TRUNCATE if version >= 3 else 0
-    handled = ctypes.c_uint64(WRITES | cutting)
-    rules = libc.syscall(CREATE_RULESET, ctypes.byref(handled), ctypes.c_size_t(8), 0)
-    for path, allowed in ((folder, WRITES | cutting), (os.devnull, WRITE_FILE | cutting)):
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        rule = allowed.to_bytes(8, sys.byteorder) + place.to_bytes(4, sys.byteorder)
-        libc.syscall(ADD_RULE, rules, PATH_BENEATH, rule, 0)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    libc.syscall(RESTRICT_SELF, rules, 0)
+    if sys.platform != "linux" or not seccomp.supported():
+        raise NoSandbox(f"this is {sys.platform} on {platform.machine()}; use Linux on {', '.join(seccomp.AUDIT_ARCH)}")
+    if not (bwrap := shutil.which("bwrap")):
+        raise NoSandbox("bubblewrap is not installed; apt install bubblewrap")
+    python = os.path.realpath(sys.executable)
+    words = [bwrap, "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
+    words += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--seccomp", str(filtering)]
+    base = os.path.realpath(sys.base_prefix)
+    folders = [*LIBRARIES, f"{base}/lib", f"{base}/lib64", *_packages(), "/usr/share/zoneinfo"]
+    for path in dict.fromkeys(folders):
+        if os.path.islink(path):
+            words += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            words += ["--ro-bind", path, path]
+    words += ["--ro-bind", python, python, "--ro-bind", sandbox_worker.__file__, "/worker.py"]
+    for name in DEVICES:
+        words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    words += ["--size", str(DISK_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
+    for name, value in _environment("/tmp").items():
+        words += ["--setenv", name, value]
+    return [*words, "--setenv", "LD_LIBRARY_PATH", f"{base}/lib", python, "-I", "-S", "/worker.py"]
 
 
-if __name__ == "__main__":
-    sys.exit(_confined(sys.argv[1], float(sys.argv[2]), int(sys.argv[3])))
+def _packages() -> list[str]:
+    """Folders of installed packages that this Python sees, without the user's own below the home folder."""
+    found = [os.path.realpath(p) for p in sys.path if os.path.basename(p) in ("site-packages", "dist-packages")]
+    return [path for path in dict.fromkeys(found) if path != os.path.realpath(site.getusersitepackages())]
+
+
+def _environment(folder: str) -> dict[str, str]:
+    return {"HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _advice(said: str) -> str:
+    """What bwrap said, and what to do about it."""
+    hints = {"Unknown option": "update bubblewrap", "namespace": NAMESPACES_OFF, "uid map": NAMESPACES_OFF}
+    hint = next((hint for word, hint in hints.items() if word in said), "")
+    return (said or "Python does not start in it") + (f"; {hint}" if hint else "")
+
+
+def _last_line(file: BinaryIO) -> str:
+    file.seek(0)
+    lines = file.read(LONGEST).decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else ""
+
+
+def _pipes() -> tuple[int, int, int, int]:
+    """From the tests to the program, and from the program to the tests: where to read, where to write."""
+    return *os.pipe(), *os.pipe()
+
+
+def _file(data: bytes) -> BinaryIO:
+    """An open file without a name that holds `data`."""
+    file = tempfile.TemporaryFile()
+    file.write(data)
+    file.seek(0)
+    return file
