@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from near.errors import UserError
 from near.graders.base import Answer, Grade, Grader
-from near.sandbox import NO_TESTS, NoSandbox, Ran, Tests, run
+from near.sandbox import NO_TESTS, NoSandbox, Ran, Suite, run
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class PassAt1(Grader):
     before the answer), `entry_point` (the function that the tests' `check` is called with) and `prefix` (the head of
     the function, for answers that only go on with it). seconds, memory_mb: limits of one program. workers: how many
     run at once; None: one for each core. Programs run in a sandbox, or with evaluation.unsafe=true without one
-    (near/sandbox.py).
+    (near/sandbox).
     """
 
     columns = True
@@ -58,7 +58,7 @@ class PassAt1(Grader):
     def metadata(self) -> dict:
         return {"isolation": "none" if self.unsafe else "bubblewrap"}
 
-    def _run(self, program: str, tests: Tests = NO_TESTS) -> Ran:
+    def _run(self, program: str, tests: Suite = NO_TESTS) -> Ran:
         try:
             return run(program, self.seconds, self.memory_mb, tests, self.unsafe)
         except NoSandbox as error:
@@ -84,7 +84,7 @@ class PassAt1(Grader):
         setup, prefix = self._column(answer, "setup"), self._column(answer, "prefix")
         if name and re.search(r"^def check\(", tests, re.MULTILINE):
             tests += f"\ncheck({name})"
-        ran = self._run(f"{setup}\n{code}", Tests(tests, name, (setup, prefix)))
+        ran = self._run(f"{setup}\n{code}", Suite(tests, name, (setup, prefix)))
         no_code = not answer.text.strip() or ("```" not in answer.text and ran.why.startswith(NO_PYTHON))
         return Grade(float(ran.passed), ran.why or None, no_code and not ran.passed)
 

@@ -3,7 +3,7 @@
 A sandbox sees Python with its packages, read-only, and an empty /tmp of bounded size: no other file of the machine, no
 /proc, no network, no socket, no process of others, no capability, an empty environment. It has one process; its memory,
 processor time, files and threads are limited, and it ends with its time. Program and tests talk through two pipes, and
-the verdict comes through a third one that only the tests have (near/sandbox_worker.py, which says what stays possible).
+the verdict comes through a third one that only the tests have (inside/worker.py, which says what stays possible).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
-from near import sandbox_worker, seccomp
+from near.sandbox import seccomp
 
 DISK_BYTES = 16 << 20  # of /tmp
 MOST_FILES, MOST_THREADS = 4096, 256  # of one program: with more it is killed
@@ -29,6 +29,7 @@ LOOK_SECONDS = 0.05  # between two looks at how many there are
 LONGEST = 1 << 16  # bytes of a verdict
 READY = b"ready\n"  # what the tests' process writes before all else
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
+INSIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside")
 DEVICES = ("null", "zero", "full", "random", "urandom")
 NAMESPACES_OFF = (
     "allow user namespaces (sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1, on Ubuntu "
@@ -44,7 +45,7 @@ class Ran(NamedTuple):
     why: str
 
 
-class Tests(NamedTuple):
+class Suite(NamedTuple):
     """What judges a program. code: executed apart from it; a name that it does not define is the program's. entry: the
     function that is tested. helpers: code that the program begins with, whose names the tests take from there."""
 
@@ -53,14 +54,14 @@ class Tests(NamedTuple):
     helpers: tuple[str, ...] = ()
 
 
-NO_TESTS = Tests()
+NO_TESTS = Suite()
 
 
 class NoSandbox(RuntimeError):
     """Programs can't be isolated here; the message says what is missing."""
 
 
-def run(program: str, seconds: float, memory_mb: int, tests: Tests = NO_TESTS, unsafe: bool = False) -> Ran:
+def run(program: str, seconds: float, memory_mb: int, tests: Suite = NO_TESTS, unsafe: bool = False) -> Ran:
     """Run `program` to its end, and then its tests: exiting earlier counts as a failure, whatever the status.
 
     seconds: for both together. memory_mb: address space of each. unsafe: the limits alone, without a sandbox.
@@ -122,7 +123,7 @@ LATE = "late"
 
 
 def _written(verdict: int, until: float, sandboxes: Sequence[int]) -> tuple[bytes, str]:
-    """What the tests' process writes until it ends; and LATE, or what a program has too many of, where it is stopped."""
+    """What the tests' process writes until it ends; and where it is stopped, LATE or what there is too much of."""
     written = b""
     while (left := until - time.monotonic()) > 0:
         if select.select([verdict], [], [], min(left, LOOK_SECONDS))[0]:
@@ -172,7 +173,7 @@ def _end(child: subprocess.Popen) -> None:
 
 
 def _unsafe() -> list[str]:
-    return [sys.executable, "-I", "-S", sandbox_worker.__file__]
+    return [sys.executable, "-I", "-S", f"{INSIDE}/worker.py"]
 
 
 def _bubblewrap(filtering: int) -> list[str]:
@@ -194,13 +195,13 @@ def _bubblewrap(filtering: int) -> list[str]:
             words += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             words += ["--ro-bind", path, path]
-    words += ["--ro-bind", python, python, "--ro-bind", sandbox_worker.__file__, "/worker.py"]
+    words += ["--ro-bind", python, python, "--ro-bind", INSIDE, "/inside"]
     for name in DEVICES:
         words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     words += ["--size", str(DISK_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
     for name, value in _environment("/tmp").items():
         words += ["--setenv", name, value]
-    return [*words, "--setenv", "LD_LIBRARY_PATH", f"{base}/lib", python, "-I", "-S", "/worker.py"]
+    return [*words, "--setenv", "LD_LIBRARY_PATH", f"{base}/lib", python, "-I", "-S", "/inside/worker.py"]
 
 
 def _packages() -> list[str]:

@@ -1,8 +1,8 @@
 """The filter of system calls that a graded program runs under: BPF as bwrap's --seccomp reads it.
 
 Namespaces and missing capabilities already forbid most of what stands here; the filter takes the code behind it out of
-reach as well. And it makes the limits of a process those of the whole program: there are threads, but no second process,
-and no memory outside the address space (shared segments, memory files).
+reach as well. And it makes the limits of a process those of the whole program: it may have threads, but no second
+process, and no memory outside its address space (shared segments, memory files).
 """
 
 import errno

@@ -1,31 +1,20 @@
-"""What runs inside the sandbox; near/sandbox.py starts it twice for one graded program, in two sandboxes.
+"""The two ends of the pipes between a graded program and its tests: a JSON value a line.
 
-`program`: executes the answer, then serves calls to what it defines. `tests`: executes the row's tests, whose names for
-the answer's functions are Remotes; it alone writes the verdict. Between them are two pipes with a JSON value a line.
-
-Plain values are copied, and so compared by the tests themselves; other objects stay where they are and go over as
-handles. What a program can't do: reach the tests' memory, see what they expect, or write the verdict. What it can: answer
-calls as it likes, knowing their arguments, and decide how its own objects compare with each other where tests do that.
-
-Only the standard library, as nothing else is sure to be there.
+Plain values are copied, so that the tests compare them themselves; other objects stay where they are, and at the other
+end a Remote stands for them.
 """
 
 import builtins
-import contextlib
-import dis
 import importlib
+import io
 import json
 import operator
-import os
-import resource
-import site
 import sys
 import traceback
 import types
 
 LONGEST = 64 << 20  # characters of one message
-OPEN_FILES, FILE_BYTES = 64, 16 << 20
-FOR_PROGRAMS = frozenset({"call", "iter", "next"})  # operations on the tests' objects: on those that they hand over
+PRINTED = 1 << 20  # bytes that a program prints and its tests may capture; what is more is dropped
 CONTAINERS = (list, dict, set, bytearray)
 # Types of the standard library that are copied: name, and what their constructor takes.
 COPIED = {
@@ -48,8 +37,8 @@ class Ended(BaseException):
 
 
 class Remote:
-    """An object of the other side. Operators take Remotes alone: with a plain value the program would see what is
-    expected of it, and decide whether it is equal."""
+    """An object of the other side. Operators take other Remotes alone: with a plain value the program would see what
+    is expected of it, and decide whether it is equal."""
 
     def __init__(self, peer, number):
         vars(self).update(_peer=peer, _number=number)
@@ -70,12 +59,8 @@ class Remote:
         return hash(self._number)
 
 
-def _forward(op):
-    return lambda self, *args: self._peer.ask(op, self, *args)
-
-
-def _between_remotes(op):
-    return lambda self, other: self._peer.ask(op, self, other) if isinstance(other, Remote) else NotImplemented
+def _wait(coroutine):
+    return importlib.import_module("asyncio").run(coroutine)
 
 
 OPS = {
@@ -83,24 +68,62 @@ OPS = {
     "set": setattr,
     "call": lambda function, *args, **kwargs: function(*args, **kwargs),
     "isinstance": lambda kind, value: isinstance(value, kind),
+    "wait": _wait,
 }
-for _name in ("len", "iter", "next", "bool", "repr", "str", "reversed"):
-    OPS[_name] = bool if _name == "bool" else getattr(builtins, _name)
+BUILTINS = ("len", "iter", "next", "bool", "repr", "str", "reversed", "abs")
+BY_ITSELF = {
+    name: getattr(builtins, name) for name in ("len", "iter", "next", "bool", "repr", "str", "reversed", "abs")
+}
+BY_ITSELF |= {name: getattr(operator, name) for name in ("getitem", "setitem", "delitem", "neg")}
+BY_ITSELF |= {"enter": lambda o: type(o).__enter__(o), "exit": lambda o, *error: type(o).__exit__(o, *error)}
+WITH_REMOTES = ("eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "matmul", "and_", "or_")
+
+
+def _forward(op: str):
+    return lambda self, *args: self._peer.ask(op, self, *args)
+
+
+def _between(op: str):
+    return lambda self, other: self._peer.ask(op, self, other) if isinstance(other, Remote) else NotImplemented
+
+
+for _name, _operation in BY_ITSELF.items():
+    OPS[_name] = _operation
     setattr(Remote, f"__{_name}__", _forward(_name))
-for _name in ("getitem", "setitem", "delitem"):
+for _name in WITH_REMOTES:
     OPS[_name] = getattr(operator, _name)
-    setattr(Remote, f"__{_name}__", _forward(_name))
-for _name in ("eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul"):
-    OPS[_name] = getattr(operator, _name)
-    setattr(Remote, f"__{_name}__", _between_remotes(_name))
+    setattr(Remote, f"__{_name.strip('_')}__", _between(_name))
+
+
+class Printed(io.BytesIO):
+    """Standard output of a program, as far as it is kept."""
+
+    def write(self, data) -> int:
+        super().write(bytes(data)[: max(0, PRINTED - self.tell())])
+        return len(data)
+
+    def take(self) -> str:
+        text = self.getvalue().decode(errors="replace")
+        self.seek(0)
+        self.truncate()
+        return text
+
+
+def open_to_programs(op: str, args: list) -> bool:
+    """Whether a program may ask that of the tests' objects: what they handed over may be called and iterated, and
+    objects of their own classes have attributes."""
+    public = len(args) > 1 and isinstance(args[1], str) and not args[1].startswith("_")
+    return op in ("call", "iter", "next") or (
+        op in ("attr", "set") and public and type(args[0]).__module__ == "__main__"
+    )
 
 
 class Peer:
-    """One end of the pipes. allowed: which operations the other end may ask for."""
+    """One end of the pipes. namespace: of the program, whose end does what it is asked; None at the tests' end."""
 
-    def __init__(self, reading: int, writing: int, allowed=frozenset(OPS), namespace=None):
+    def __init__(self, reading: int, writing: int, namespace: dict | None = None):
         self.reading, self.writing = open(reading, encoding="ascii"), open(writing, "w", encoding="ascii")
-        self.allowed, self.namespace = allowed, namespace
+        self.namespace, self.printed = namespace, Printed()
         self.objects, self.numbers, self.errors = [], {}, {}
         self.ended = False
 
@@ -121,9 +144,12 @@ class Peer:
 
     def ask(self, op: str, *args, **kwargs):
         """The other end's result, or the exception it raised."""
-        self.send({"op": op, "args": [self.encode(a) for a in args], "kwargs": {k: self.encode(kwargs[k]) for k in kwargs}})
+        coded = {name: self.encode(value) for name, value in kwargs.items()}
+        self.send({"op": op, "args": [self.encode(a) for a in args], "kwargs": coded})
         while "op" in (message := self.receive()):  # it calls back
             self.serve(message)
+        if message.get("printed"):
+            sys.stdout.write(str(message["printed"]))
         for at, new in message.get("changed", []):
             refill(args[at], self.decode(new))
         if "same" in message:
@@ -141,13 +167,13 @@ class Peer:
             raise
         except BaseException as error:
             reply = self.described(error)
-        self.send(reply)
+        self.send(reply | {"printed": self.printed.take()})
 
     def _reply(self, op: str, args: list, kwargs: dict) -> dict:
+        if self.namespace is None and not open_to_programs(op, args):
+            raise TypeError(f"{op} is not for a program to ask")
         if op == "name":
             return {"value": self.encode(self.namespace[args[0]])}
-        if op not in self.allowed:
-            raise TypeError(f"{op} is not for the program to ask")
         filled = {at: self.encode(value) for at, value in enumerate(args) if isinstance(value, CONTAINERS)}
         value = OPS[op](*args, **kwargs)
         after = {at: self.encode(args[at]) for at in filled}
@@ -195,8 +221,8 @@ class Peer:
             return ["exception", *_names(value)]
         if id(value) not in self.numbers:
             self.numbers[id(value)] = len(self.objects)
-            self.objects.append(value)
-        return ["mine", self.numbers[id(value)]]
+            self.objects.append(value)  # and so its id stays its own
+        return ["coroutine" if kind is types.CoroutineType else "mine", self.numbers[id(value)]]
 
     def decode(self, coded):
         if not isinstance(coded, list):
@@ -229,9 +255,14 @@ class Peer:
             return self.exception(*parts)
         if kind == "mine":
             return Remote(self, parts[0])
+        if kind == "coroutine":
+            return self._waiting(Remote(self, parts[0]))
         if kind == "yours":
             return self.objects[parts[0]]
         raise ValueError(f"{kind} is no kind of value")
+
+    async def _waiting(self, coroutine: Remote):
+        return self.ask("wait", coroutine)
 
     def exception(self, name: str, base: str) -> type:
         """The exception class that stands for the other side's."""
@@ -280,7 +311,7 @@ def refill(old, new) -> None:
     if isinstance(old, dict):
         new = {key: _refilled(old.get(key), value) for key, value in new.items()}
     elif isinstance(old, list):
-        new = [_refilled(a, b) for a, b in zip(old, new)] + new[len(old) :]
+        new = [_refilled(a, b) for a, b in zip(old, new, strict=False)] + new[len(old) :]
     old.clear()
     (old.extend if isinstance(old, list | bytearray) else old.update)(new)
 
@@ -290,119 +321,3 @@ def _refilled(old, new):
         return new
     refill(old, new)
     return old
-
-
-class Names(dict):
-    """Globals of the tests: a name that they don't define is the program's; a builtin's only with `shadowed`."""
-
-    def __init__(self, peer: Peer, shadowed: bool):
-        super().__init__(__name__="__main__", __builtins__=builtins)
-        self.peer, self.shadowed = peer, shadowed
-
-    def __missing__(self, name):
-        if hasattr(builtins, name) and not self.shadowed:
-            raise KeyError(name)
-        return self.peer.ask("name", name)
-
-
-def run_program(source: bytes, peer: Peer) -> None:
-    """Execute the program, say how that went, then serve calls until the tests end."""
-    main = sys.modules["__main__"] = types.ModuleType("__main__")
-    peer.namespace = vars(main)
-    peer.namespace["__builtins__"] = builtins
-    try:
-        if b"\0" in source:
-            raise SyntaxError("source code cannot contain null bytes")
-        with open("program.py", "wb") as file:
-            file.write(source)
-        exec(compile(source, "program.py", "exec"), peer.namespace)
-        message = {"value": None}
-    except Ended:
-        raise
-    except BaseException as error:
-        message = peer.described(error)
-    peer.send(message)
-    while True:
-        peer.serve(peer.receive())
-
-
-def run_tests(job: dict, peer: Peer) -> None:
-    """Execute the tests once the program came to its end; raises what either of them raised."""
-    if "error" in (message := peer.receive()):
-        raise peer.error(message)
-    code = compile(job["code"], "tests.py", "exec")
-    names = Names(peer, shadowed=not job["entry"] and all(hasattr(builtins, name) for name in free_names(code)))
-    before = set(names)
-    for helper in job["helpers"]:
-        with contextlib.suppress(Exception):
-            exec(compile(helper, "helpers.py", "exec"), names)
-    made = {name: names[name] for name in set(names) - before}
-    if any(isinstance(value, type) and value.__module__ == "__main__" for value in made.values()):
-        for name in made:  # the program must know its objects as its own
-            del names[name]
-    if job["entry"]:
-        names[job["entry"]] = peer.ask("name", job["entry"])
-    exec(code, names)
-    peer.ask("repr", None)  # it is still there
-
-
-def free_names(code: types.CodeType) -> set[str]:
-    """Global names that code reads and does not itself assign."""
-    every, inner = set(), set()
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            inner |= free_names(constant)
-    reads = {"LOAD_NAME", "LOAD_GLOBAL"}
-    assigned = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_NAME", "STORE_GLOBAL")}
-    every = {i.argval for i in dis.get_instructions(code) if i.opname in reads}
-    return (every | inner) - assigned
-
-
-def verdict(job: dict, peer: Peer) -> dict:
-    """Whether the tests passed, and why not; no reason where the program ended early."""
-    try:
-        run_tests(job, peer)
-        why = ""
-    except BaseException as error:
-        why = reason(error)
-        return {"passed": False, "why": "" if peer.ended else why}
-    return {"passed": not peer.ended, "why": ""}
-
-
-def limit(seconds: float, memory_mb: int) -> None:
-    for kind, most in (
-        (resource.RLIMIT_AS, memory_mb << 20),
-        (resource.RLIMIT_CPU, int(seconds) + 1),
-        (resource.RLIMIT_FSIZE, FILE_BYTES),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(kind, (most, most))
-
-
-def main(role: str, reading: int, writing: int, seconds: float, memory_mb: int, packages: list[str]) -> None:
-    job = sys.stdin.buffer.read()
-    out = os.dup(1)
-    if role == "tests":
-        os.write(out, b"ready\n")
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    for other in set(range(3, OPEN_FILES)) - {reading, writing, out}:
-        with contextlib.suppress(OSError):
-            os.close(other)
-    sys.argv = ["program.py"]
-    sys.path += packages
-    site.setquit()  # exit and quit, which -S leaves out
-    limit(seconds, memory_mb)
-    if role == "program":
-        os.close(out)
-        run_program(job, Peer(reading, writing))
-    else:
-        found = verdict(json.loads(job), Peer(reading, writing, FOR_PROGRAMS))
-        os.write(out, json.dumps(found).encode())
-    os._exit(0)  # the program's or tests' threads and exit handlers have no say
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]), sys.argv[6:])
