@@ -5,6 +5,7 @@ A program that comes to its end has escaped. Only the standard library, as anoth
 
 import json
 import os
+import platform
 import socket
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -255,7 +256,7 @@ def place(stack: Path) -> dict[str, object]:
     servers[2].bind("\0" + names["abstract"])
     for server in servers[1:]:
         server.listen()
-    column = list(seccomp.AUDIT_ARCH).index(seccomp.platform.machine())
+    column = list(seccomp.AUDIT_ARCH).index(platform.machine())
     calls = seccomp.FORBIDDEN | seccomp.NOT_THERE
     names["calls"] = {name: numbers[column] for name, numbers in calls.items() if numbers[column] is not None}
     names |= {

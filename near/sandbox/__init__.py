@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple
 
 from near.sandbox import seccomp
 
-DISK_BYTES = 16 << 20  # of /tmp
+DISK_BYTES = 32 << 20  # of /tmp
 MOST_FILES, MOST_THREADS = 4096, 256  # of one program: with more it is killed
 LOOK_SECONDS = 0.05  # between two looks at how many there are
 LONGEST = 1 << 16  # bytes of a verdict
@@ -67,6 +67,7 @@ def run(program: str, seconds: float, memory_mb: int, tests: Suite = NO_TESTS, u
     seconds: for both together. memory_mb: address space of each. unsafe: the limits alone, without a sandbox.
     Raises NoSandbox.
     """
+    bwrap = "" if unsafe else _bwrap()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="near-program-", ignore_cleanup_errors=True))
         error = stack.enter_context(tempfile.TemporaryFile())
@@ -76,9 +77,9 @@ def run(program: str, seconds: float, memory_mb: int, tests: Suite = NO_TESTS, u
             files = [pipe.fileno() for pipe in pipes]
             words = [role, *map(str, files), str(seconds), str(memory_mb), *_packages()]
             if not unsafe:
-                files.append(stack.enter_context(_file(seccomp.filter_of())).fileno())
+                files.append(stack.enter_context(_file(seccomp.filter_of(platform.machine()))).fileno())
             child = subprocess.Popen(
-                [*(_unsafe() if unsafe else _bubblewrap(files[-1])), *words],
+                [*(_alone() if unsafe else _isolated(bwrap, files[-1])), *words],
                 stdin=stack.enter_context(_file(job)),
                 stdout=subprocess.PIPE if role == "tests" else subprocess.DEVNULL,
                 stderr=error,
@@ -172,19 +173,22 @@ def _end(child: subprocess.Popen) -> None:
     child.wait()
 
 
-def _unsafe() -> list[str]:
+def _alone() -> list[str]:
     return [sys.executable, "-I", "-S", f"{INSIDE}/worker.py"]
 
 
-def _bubblewrap(filtering: int) -> list[str]:
-    """The command that runs the worker in a sandbox. filtering: the file with the filter of system calls.
-
-    Raises NoSandbox where there is no bubblewrap, or no filter.
-    """
-    if sys.platform != "linux" or not seccomp.supported():
-        raise NoSandbox(f"this is {sys.platform} on {platform.machine()}; use Linux on {', '.join(seccomp.AUDIT_ARCH)}")
+def _bwrap() -> str:
+    """The path of bubblewrap; NoSandbox where it can't be had."""
+    if sys.platform != "linux" or platform.machine() not in seccomp.AUDIT_ARCH:
+        machines = ", ".join(seccomp.AUDIT_ARCH)
+        raise NoSandbox(f"this is {sys.platform} on {platform.machine()}; use Linux on {machines}")
     if not (bwrap := shutil.which("bwrap")):
         raise NoSandbox("bubblewrap is not installed; apt install bubblewrap")
+    return bwrap
+
+
+def _isolated(bwrap: str, filtering: int) -> list[str]:
+    """The command that runs the worker in a sandbox. filtering: the open file of the filter of system calls."""
     python = os.path.realpath(sys.executable)
     words = [bwrap, "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
     words += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--seccomp", str(filtering)]
