@@ -85,6 +85,8 @@ def _with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
     for part in ("data", "model", "evaluation"):
         if part not in groups:
             cfg[part] = run[part]
+            if part == "evaluation":  # the run's configuration does not decide what runs without a sandbox
+                OmegaConf.update(cfg, "evaluation.unsafe", False, force_add=True)
             for override in typed:
                 if override.key_or_group.startswith(f"{part}."):
                     OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=True)

@@ -9,6 +9,7 @@ import pytest
 
 from near import sandbox
 from near.errors import UserError
+from near.evaluate import _with_run as with_run
 from near.graders.base import Answer
 from near.graders.pass_at_1 import PassAt1, code_of, continued
 from near.measure import graders_of
@@ -190,6 +191,7 @@ def test_what_an_unsafe_program_started_ends_with_it():
     [
         ("bwrap: No permissions to create new namespace, likely because the kernel does not allow it", "sysctl"),
         ("bwrap: setting up uid map: Permission denied", "apparmor_restrict_unprivileged_userns"),
+        ("bwrap: loopback: Failed RTM_NEWADDR: Operation not permitted", "apparmor_restrict_unprivileged_userns"),
         ("bwrap: Unknown option --size", "update bubblewrap"),
         ("", "Python does not start in it"),
     ],
@@ -348,3 +350,11 @@ def test_rows_without_tests():
         PassAt1({"tests": "test"}).grade(two[:1], "unused")
     with pytest.raises(UserError, match="column_names.test is none of tests"):
         PassAt1({"test": "test"})
+
+
+def test_a_runs_configuration_does_not_turn_the_sandbox_off():
+    """Only what is typed for this evaluation does."""
+    run_config = configured("train", "evaluation=code", "data=files", "evaluation.unsafe=true")
+    assert not with_run(configured("eval", "run=r"), run_config).evaluation.unsafe
+    assert with_run(configured("eval", "run=r", "evaluation.unsafe=true"), run_config).evaluation.unsafe is True
+    assert "pass_at_1" in with_run(configured("eval", "run=r"), run_config).evaluation.graders

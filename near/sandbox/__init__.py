@@ -193,12 +193,8 @@ def _isolated(bwrap: str, filtering: int) -> list[str]:
     words = [bwrap, "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
     words += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--seccomp", str(filtering)]
     base = os.path.realpath(sys.base_prefix)
-    folders = [*LIBRARIES, f"{base}/lib", f"{base}/lib64", *_packages(), "/usr/share/zoneinfo"]
-    for path in dict.fromkeys(folders):
-        if os.path.islink(path):
-            words += ["--symlink", os.readlink(path), path]
-        elif os.path.isdir(path):
-            words += ["--ro-bind", path, path]
+    for path in dict.fromkeys((*LIBRARIES, f"{base}/lib", f"{base}/lib64", *_packages(), "/usr/share/zoneinfo")):
+        words += ["--ro-bind-try", path, path]
     words += ["--ro-bind", python, python, "--ro-bind", INSIDE, "/inside"]
     for name in DEVICES:
         words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
@@ -220,7 +216,8 @@ def _environment(folder: str) -> dict[str, str]:
 
 def _advice(said: str) -> str:
     """What bwrap said, and what to do about it."""
-    hints = {"Unknown option": "update bubblewrap", "namespace": NAMESPACES_OFF, "uid map": NAMESPACES_OFF}
+    hints = {"Unknown option": "update bubblewrap"}
+    hints |= dict.fromkeys(("namespace", "uid map", "loopback", "not permitted", "denied"), NAMESPACES_OFF)
     hint = next((hint for word, hint in hints.items() if word in said), "")
     return (said or "Python does not start in it") + (f"; {hint}" if hint else "")
 

@@ -35,7 +35,7 @@ class Names(dict):
         self.peer, self.shadowed = peer, shadowed
 
     def __missing__(self, name):
-        if hasattr(builtins, name) and not self.shadowed:
+        if name.startswith("__") or hasattr(builtins, name) and not self.shadowed:
             raise KeyError(name)
         return self.peer.ask("name", name)
 
