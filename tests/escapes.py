@@ -66,7 +66,23 @@ ESCAPES = {
     "change of Python": ("import json; open(json.__file__, 'a')", READ_ONLY),
     "removal of Python": ("import json, os; os.remove(json.__file__)", READ_ONLY),
     "new module for Python": ("import os; open(os.path.dirname(os.__file__) + '/x.py', 'w')", READ_ONLY),
-    "change of modes": ("import os; os.chmod(os.__file__, 0o777)", READ_ONLY),
+    "change of modes": (
+        "import os; os.chmod(os.__file__, 0o777); assert os.stat(os.__file__).st_mode & 0o777 == 0o777",
+        WRONG,
+    ),
+    "change of a device's mode": (
+        "import os; n = '/dev/null'; os.chmod(n, 0o600); os.fchmod(0, 0o600)\n"
+        "assert os.stat(n).st_mode & 0o777 == 0o600",
+        WRONG,
+    ),
+    "change of a device's owner": (
+        "import os; n = '/dev/null'; os.chown(n, 1, -1); os.fchown(0, -1, 1); os.lchown(n, 1, 1)\n"
+        "assert 1 in (os.stat(n).st_uid, os.stat(n).st_gid)",
+        WRONG,
+    ),
+    "attribute of a device": ("import os; os.setxattr('/dev/null', 'user.x', b'')", "not supported"),
+    "removal of a device": ("import os; os.remove('/dev/null')", READ_ONLY + "|busy"),
+    "change of a library": ("import glob; open(glob.glob('/usr/lib/*/libc.so.6')[0], 'r+b')", READ_ONLY),
     "change of the worker": ("open('/inside/worker.py', 'a')", READ_ONLY),
     "hard link out of Python": ("import os; os.link(os.__file__, 'x')", "cross-device|Operation not permitted"),
     "file of the starter": ("open('{marker}', 'w')", NONE),
@@ -164,6 +180,16 @@ ESCAPES = {
         "    except OSError as error:\n        if error.errno in (1, 38): continue\n"
         "    done.append(name)\nassert done, 'none'",
         "AssertionError: none",
+    ),
+    "system call of the 32-bit kernel": (
+        SYSCALL + "import mmap, platform\nif platform.machine() != 'x86_64': os._exit(31)\n"
+        "m = mmap.mmap(-1, 4096, prot=7)\nm.write(bytes([0xb8, 20, 0, 0, 0, 0xcd, 0x80, 0xc3]))\n"  # getpid by int 0x80
+        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()",
+        ENDED + ".*31",
+    ),
+    "system call of x32": (
+        SYSCALL + "import platform\nif platform.machine() != 'x86_64': os._exit(31)\nsystem_call(0x40000000 + 39)",
+        ENDED + ".*31",
     ),
     # odd programs
     "no text": ("x = '\ud800'", "SyntaxError|UnicodeDecodeError"),

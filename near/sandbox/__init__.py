@@ -30,7 +30,7 @@ LONGEST = 1 << 16  # bytes of a verdict
 READY = b"ready\n"  # what the tests' process writes before all else
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
 INSIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside")
-DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICES = ("null", "zero", "urandom")
 NAMESPACES_OFF = (
     "allow user namespaces (sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1, on Ubuntu "
     "kernel.apparmor_restrict_unprivileged_userns=0; docker run --security-opt seccomp=unconfined "
@@ -108,7 +108,9 @@ def run(program: str, seconds: float, memory_mb: int, tests: Suite = NO_TESTS, u
         if len(written) == len(READY):  # the tests did not come to a verdict
             return Ran(False, _early(judge, seconds))
         verdict = json.loads(written[len(READY) :])
-        return Ran(verdict["passed"], verdict["why"] or ("" if verdict["passed"] else _early(candidate, seconds)))
+        if verdict["passed"]:
+            return Ran(True, "")
+        return Ran(False, _printable(verdict["why"]) or _early(candidate, seconds))
 
 
 def missing() -> str | None:
@@ -220,6 +222,11 @@ def _advice(said: str) -> str:
     hints |= dict.fromkeys(("namespace", "uid map", "loopback", "not permitted", "denied"), NAMESPACES_OFF)
     hint = next((hint for word, hint in hints.items() if word in said), "")
     return (said or "Python does not start in it") + (f"; {hint}" if hint else "")
+
+
+def _printable(text: str) -> str:
+    """What a program said, fit for logs and files: no control characters, no halves of characters."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:300]
 
 
 def _last_line(file: BinaryIO) -> str:

@@ -287,7 +287,7 @@ class Peer:
             error = kind(*map(self.decode, message["args"]))
         except Exception:
             error = kind.__new__(kind)
-        error.near_why = str(message["why"])
+        error.near_why = str(message["why"])[:300]
         return error
 
 
