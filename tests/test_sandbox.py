@@ -8,11 +8,10 @@ import subprocess
 import pytest
 
 from near import sandbox
+from near.check import check_sources
 from near.errors import UserError
-from near.evaluate import _with_run as with_run
 from near.graders.base import Answer
 from near.graders.pass_at_1 import PassAt1, code_of, continued
-from near.measure import graders_of
 from near.sandbox import NoSandbox, Suite, run
 from tests.conftest import configured
 
@@ -214,11 +213,13 @@ def test_where_no_sandbox_can_be_had_nothing_is_run(says, advice, tmp_path, monk
 
 def test_without_bubblewrap_code_runs_only_where_that_is_typed(monkeypatch, caplog):
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
-    words = ("evaluation=code", "data=files", "data.eval.path=x.jsonl")
-    with pytest.raises(
-        UserError, match="bubblewrap is not installed; apt install bubblewrap. Or type evaluation.unsafe"
-    ):
-        graders_of(configured("eval", *words).evaluation)
+    from near.measure import graders_of  # imports torch
+
+    words = ("evaluation=code", "data=files", "data.eval.path=builtin:x")
+    for refused in (lambda cfg: graders_of(cfg.evaluation), check_sources):
+        with pytest.raises(UserError, match="bubblewrap is not installed; apt install bubblewrap. Or type evaluation"):
+            refused(configured("eval", *words))
+    check_sources(configured("eval", *words, "evaluation.unsafe=true"))
     caplog.set_level(logging.WARNING)
     grader = graders_of(configured("eval", *words, "evaluation.unsafe=true").evaluation)["pass_at_1"]
     assert "runs the answers' code without a sandbox" in caplog.text
@@ -358,6 +359,8 @@ def test_rows_without_tests():
 
 def test_a_runs_configuration_does_not_turn_the_sandbox_off():
     """Only what is typed for this evaluation does."""
+    from near.evaluate import _with_run as with_run  # imports torch
+
     run_config = configured("train", "evaluation=code", "data=files", "evaluation.unsafe=true")
     assert not with_run(configured("eval", "run=r"), run_config).evaluation.unsafe
     assert with_run(configured("eval", "run=r", "evaluation.unsafe=true"), run_config).evaluation.unsafe is True

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from near.errors import UserError
 from near.graders.base import Answer, Grade, Grader
-from near.sandbox import NO_TESTS, NoSandbox, Ran, Suite, run
+from near.sandbox import NO_TESTS, NoSandbox, Ran, Suite, refusal, run
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +62,7 @@ class PassAt1(Grader):
         try:
             return run(program, self.seconds, self.memory_mb, tests, self.unsafe)
         except NoSandbox as error:
-            raise UserError(
-                f"evaluation.graders.pass_at_1 runs code that nobody has read, and can't isolate it: {error}. Or type "
-                "evaluation.unsafe=true, which runs it with your rights, within limits of time and memory alone"
-            ) from error
+            raise UserError(refusal(str(error))) from error
 
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
         if answers and not any(self._column(answer, "tests") for answer in answers):

@@ -122,6 +122,13 @@ def missing() -> str | None:
     return None if ran.passed else ran.why
 
 
+def refusal(reason: str) -> str:
+    return (
+        f"evaluation.graders.pass_at_1 runs code that nobody has read, and can't isolate it: {reason}. Or type "
+        "evaluation.unsafe=true, which runs it with your rights, within limits of time and memory alone"
+    )
+
+
 LATE = "late"
 
 
