@@ -118,6 +118,7 @@ BOOLEANS = (
     "model.upcast_layernorm",
     "trust_remote_code",
     "evaluation.answers",
+    "evaluation.unsafe",
     "evaluation.at_rounds",
     "evaluation.lm_eval.apply_chat_template",
     "scoring.adam",

@@ -75,6 +75,8 @@ def _folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
         graded_columns(cfg, rows),
         evaluation,
     ]
+    if cfg.evaluation.get("unsafe"):
+        made_of.append("unsafe")
     return cache_folder(cfg.cache_dir, "evaluations", digest(made_of))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from near import secrets
+from near import sandbox, secrets
 from near.allowed import (
     BOOLEANS,
     CHOICES,
@@ -259,7 +259,7 @@ def _schedule_faults(cfg: DictConfig) -> list[str]:
 def check_sources(cfg: DictConfig) -> None:
     """Raise one UserError that lists the sources which the script can't do without and that have no path, and paths
     where there is no file; imports nothing heavy."""
-    faults = _missing_paths(cfg)
+    faults = _missing_paths(cfg) + _sandbox_faults(cfg)
     for part in ("candidates", "queries", "eval"):
         source = select(cfg, f"data.{part}")
         if source is None or source.get("dataset_info") is not None:  # whose paths are names of entries
@@ -269,6 +269,16 @@ def check_sources(cfg: DictConfig) -> None:
             faults += [f"data.{part}.path={path}: {absent}"] if (absent := absence(path)) else []
     if faults:
         raise UserError("; ".join(faults))
+
+
+def _sandbox_faults(cfg: DictConfig) -> list[str]:
+    """What keeps the answers' code from being isolated, where it is to be run."""
+    graders = (select(cfg, "evaluation.graders") or {}).values()
+    if select(cfg, "evaluation.unsafe") is True or not any(
+        isinstance(grader, DictConfig) and str(grader.get("_target_")).endswith(".PassAt1") for grader in graders
+    ):
+        return []
+    return [sandbox.refusal(reason)] if (reason := sandbox.missing()) else []
 
 
 def absence(path: object) -> str | None:

@@ -221,7 +221,7 @@ NOT_OUTCOME_BELOW = {
     "evaluation.graders.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "evaluation.graders.pass_at_1": ("workers",),
     "evaluation.lm_eval": ("batch_size",),
-    "evaluation": ("engine",),
+    "evaluation": ("engine", "unsafe"),
     "selector.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "index": ("block_rows", "device", "shard_rows", "launcher", "workers"),
 }

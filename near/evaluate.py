@@ -95,6 +95,8 @@ def _with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
             if not isinstance(run.get(part), DictConfig):
                 raise UserError(f"run={cfg.run}: its config.yaml is damaged (no group {part})")
             cfg[part] = run[part]
+            if part == "evaluation":  # the run's configuration does not decide what runs without a sandbox
+                OmegaConf.update(cfg, "evaluation.unsafe", False, force_add=True)
             for override in typed:
                 if override.key_or_group.startswith(f"{part}."):
                     OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=True)

@@ -59,6 +59,7 @@ def graders_of(evaluation: DictConfig) -> dict[str, Grader]:
     for name, grader in found.items():
         if not isinstance(grader, Grader):
             raise UserError(f"evaluation.graders.{name} is not a grader (near.graders.base.Grader)")
+        grader.unsafe = evaluation.get("unsafe") is True
         grader.check()
     return found
 
@@ -217,6 +218,7 @@ def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: Di
             "graded": len(known),
             "right": int((known == 1).sum()),
             "no_answer": sum(grade.no_answer for grade in grades),
+            **grader.metadata(),
         }
         _log_ungraded(name, found[name], rows)
     return found
