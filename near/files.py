@@ -1,17 +1,21 @@
 """Files that are either whole or not there: written aside, then renamed."""
 
 import contextlib
+import errno
+import fcntl
 import fnmatch
+import glob
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -19,7 +23,11 @@ import numpy as np
 
 from near.errors import UserError, one_line
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu", "numpy")
+
+
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(part|old)", re.DOTALL)  # the names that `aside` gives
 
 
 @contextlib.contextmanager
@@ -27,25 +35,29 @@ def aside(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file to; it takes the place of `path` when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    temporary = _beside(path, "part")
     try:
-        yield temporary
+        with naming_full_disk(path.parent):
+            yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def folder_aside(path: str | Path, replace: bool = False) -> Iterator[Path]:
-    """Like `aside` for a folder. One that is there already goes (`replace`), or stays and ours is dropped: another
-    process was quicker."""
-    path = Path(path)
+def folder_aside(
+    path: str | Path, replace: bool = False, remove: Callable[[Path], None] | None = None
+) -> Iterator[Path]:
+    """Like `aside` for a folder. One that is there already goes (`replace`, by `remove` where that is given), or stays
+    and ours is dropped: another process was quicker. What killed processes left of the same folder goes first."""
+    path, remove = Path(path), remove or discard
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    discard_left(path, remove)
+    temporary, lock = _locked_folder(path)
     old = temporary.with_suffix(".old")
-    temporary.mkdir()
     try:
-        yield temporary
+        with naming_full_disk(path.parent):
+            yield temporary
         if replace and path.exists():
             os.rename(path, old)
         try:
@@ -53,9 +65,53 @@ def folder_aside(path: str | Path, replace: bool = False) -> Iterator[Path]:
         except OSError:
             if not path.is_dir() or not any(path.iterdir()):
                 raise
+        if replace and old.exists():
+            remove(old)
     finally:
-        for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        discard(temporary)
+        os.close(lock)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}")
+
+
+def _locked_folder(path: Path) -> tuple[Path, int]:
+    """A new folder beside `path`, and the descriptor that holds its lock: unlocked, it is a killed process's."""
+    while True:
+        temporary = _beside(path, "part")
+        temporary.mkdir()
+        lock = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # a file system without locks: nobody takes the folder for left
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if temporary.is_dir():
+            return temporary, lock
+        os.close(lock)  # taken for left in the moment before it was locked
+
+
+def discard_left(path: Path, remove: Callable[[Path], None]) -> None:
+    """Remove temporary folders of `path` whose process is gone, what it had put away (`.old`) by `remove`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        named = TEMPORARY.fullmatch(left.name)
+        if named is None or named["name"] != path.name or left.is_symlink() or not left.is_dir():
+            continue
+        with contextlib.suppress(OSError, UserError):  # in use, or not to be removed
+            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                discard(left) if named[2] == "part" else remove(left)
+            finally:
+                os.close(lock)
+
+
+def discard(temporary: Path) -> None:
+    """Remove a temporary file or folder of ours, by its name; links in it are not followed."""
+    if TEMPORARY.fullmatch(temporary.name) is None:
+        raise ValueError(f"{temporary} is not temporary")
+    if temporary.is_symlink() or temporary.is_file():
+        temporary.unlink()
+    else:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def cache_folder(cache_dir: str | Path, *parts: str) -> Path:
@@ -155,9 +211,29 @@ def provenance() -> dict:
     return {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command, "versions": versions}
 
 
-def raise_if_full(folder: Path) -> None:
-    """OSError where `folder` has no room for another megabyte: for writers whose own errors don't say so."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(bytes(1 << 20))
-        file.flush()
-        os.fsync(file.fileno())
+@contextlib.contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """An error inside that comes of a full disk becomes an OSError that names `folder`: the writers' own name no file,
+    and many don't say why they could not write."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, UserError):
+            raise_if_full(folder, error)
+        raise
+
+
+def raise_if_full(folder: Path, error: Exception | None = None) -> None:
+    """OSError that names `folder` where it has no room for another megabyte, or `error` says so."""
+    full = getattr(error, "errno", None) in FULL or bool(error and re.search(r"No space left|os error 28", str(error)))
+    try:
+        if not full:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(1 << 20))
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as reason:
+        full = reason.errno in FULL
+    if full:
+        code = error.errno if getattr(error, "errno", None) in FULL else errno.ENOSPC
+        raise OSError(code, os.strerror(code), str(folder)) from error

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from near.assets import resolve
 from near.errors import UserError, one_line
+from near.outputs import LIST
 
 SKIPPED = ["onnx/*", "openvino/*", "original/*", "*.pth", "*.gguf", "*.msgpack", "*.h5"]
 
@@ -81,7 +82,9 @@ def push(folder: Path, name: str, private: bool) -> str:
     api = HfApi(token=_token(name))
     try:
         made = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=str(folder), commit_message="Merged by near")
+        api.upload_folder(
+            repo_id=name, folder_path=str(folder), ignore_patterns=[LIST], commit_message="Merged by near"
+        )
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(
             f"push_to_hub={name} failed ({one_line(error)[:160]}); {folder} is whole: hf upload {name} {folder}"
