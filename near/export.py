@@ -113,8 +113,8 @@ class Export:
         with locked(lock_file(self.cfg.cache_dir, digest(str(self.folder.resolve())))):
             if not self.cfg.overwrite and self._manifest().get("key", key) != key:
                 raise self._occupied("another selection")
-            claim(self.folder, "select")
             with self.prepared(key, candidates, queries, None) as place:
+                claim(self.folder, "select")
                 remove(self.folder, "manifest.json", "top_indices.npy", "top_scores.npy")
                 manifest = {**made_of, "key": key, **place(), **provenance(), "config": public(self.cfg)}
                 write_json(self.folder / "manifest.json", manifest)

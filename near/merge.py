@@ -17,6 +17,7 @@ from near.lineage import Adapter, adapters_of, base_of, refuse_quantised
 from near.locks import lock_file, locked
 from near.model import load_base, load_tokenizer, with_adapter
 from near.model_card import Export, model_card
+from near.outputs import check as check_outputs
 from near.outputs import check_model, claim, is_model, list_files, read_list, remove_model
 from near.templates import ENDS, template_of
 from near.tied_embeddings import retie, untie, widen
@@ -52,7 +53,7 @@ def merge(cfg: DictConfig, output_dir: Path) -> None:
     refuse_quantised(base, folder)
     export = Export(cfg, base, revision, adapters)
     key = _key(cfg, base, revision, folder, adapters)
-    claim(output_dir, "merge")
+    check_outputs(output_dir, "merge")
     with locked(lock_file(cfg.cache_dir, f"export-{digest(str(export_dir))}"), remove=True):
         record = None if cfg.overwrite else _record(export_dir, key)
         if record is not None:
@@ -62,6 +63,7 @@ def merge(cfg: DictConfig, output_dir: Path) -> None:
             _check_room(export_dir, count_weights(folder) * BYTES[cfg.export_dtype])
             record = _export(cfg, export, folder, key)
             done = f"wrote {export_dir} ({export.summary()})"
+    claim(output_dir, "merge")
     write_json(output_dir / "merge.json", {name: record[name] for name in record if name not in ("key", "sizes")})
     log.info(done)
     if cfg.push_to_hub is not None:

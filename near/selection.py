@@ -86,8 +86,8 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     with locked(lock_file(cfg.cache_dir, digest(str(output_dir.resolve())))):
         if target.exists() and not cfg.overwrite:  # another run may just have written it
             _check_same(output_dir, read_json(target), neighbours.manifest, neighbours.ids.shape[1])
-        claim(output_dir, "select")
         with export.prepared(neighbours.manifest["key"], candidates, queries, neighbours) as place:
+            claim(output_dir, "select")
             remove(output_dir, "manifest.json")  # it is written last: where it is, the files are whole and its own
             write_npy(output_dir / "top_indices.npy", neighbours.ids)
             write_npy(output_dir / "top_scores.npy", neighbours.scores)

@@ -14,6 +14,7 @@ from near import merge as module
 from near.app import fault_line
 from near.assets import resolve
 from near.errors import UserError
+from near.outputs import LIST, list_files
 from near.training import train
 from tests.conftest import configured, process
 from tests.merging import IDS, adapted_logits, logits, merged, tiny_base, write_adapter
@@ -66,7 +67,7 @@ def test_what_stands_beside_the_weights(run, adapter, cache, tmp_path):
     told = json.loads((tmp_path / "merge.json").read_text())
     assert told["max_logit_difference"] < 1e-4
     assert told["compared_on"] == "5 rows of the run's evaluation"
-    assert not [p for p in tmp_path.iterdir() if p.name not in ("out", "merge.json")]
+    assert not [p for p in tmp_path.iterdir() if p.name not in ("out", "merge.json", LIST)]
 
 
 def test_a_template_of_ones_own_and_its_end_of_turn(adapter, cache, tmp_path):
@@ -188,14 +189,22 @@ def test_what_is_there_is_not_replaced_unasked(adapter, cache, tmp_path):
     full.mkdir()
     (full / "x").write_text("x")
     assert "is not empty; name another folder or empty it" in told()
-    assert "holds something other than a model" in told("overwrite=true")
-    assert (full / "x").read_text() == "x"
     (full / "config.json").write_text("{}")
-    assert "or set overwrite=true" in told()
-    merged(adapter, cache, full, "overwrite=true")
-    assert not (full / "x").exists()
-    write_adapter(full / "adapter", tiny_base(cache))
-    assert "which is merged; name another folder" in told("overwrite=true", path=full / "adapter")
+    assert f"{full} holds config.json, a file that near did not write" in told("overwrite=true")
+    assert (full / "x").read_text() == "x"
+    assert "or set overwrite=true" not in told()
+    out = tmp_path / "out"
+    merged(adapter, cache, out)
+    assert "or set overwrite=true" in told("export_dtype=bfloat16", folder=out)
+    (out / "src").mkdir()
+    (out / "src" / "thesis.tex").write_text("years")
+    assert f"{out} holds src/thesis.tex, a file that near did not write" in told("overwrite=true", folder=out)
+    assert (out / "src" / "thesis.tex").read_text() == "years" and (out / "model.safetensors").exists()
+    (out / "src" / "thesis.tex").unlink()
+    merged(adapter, cache, out, "export_dtype=bfloat16", "overwrite=true")
+    write_adapter(out / "adapter", tiny_base(cache))
+    list_files(out)
+    assert "which is merged; name another folder" in told("overwrite=true", folder=out, path=out / "adapter")
     (tmp_path / "file").write_text("x")
     assert "is not empty" in told(folder=tmp_path / "file")
     assert "is not empty" in told("overwrite=true", folder=tmp_path / "file")
@@ -257,7 +266,7 @@ def test_a_killed_merge_leaves_nothing_and_the_next_one_clears_up(adapter, cache
     assert len(left) == 1 and left[0].startswith(".out.") and left[0].endswith(".part")
     assert (tmp_path / left[0] / "model.safetensors").exists()
     merged(adapter, cache, tmp_path / "out")
-    assert {p.name for p in tmp_path.iterdir()} == {"out", "merge.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {"out", "merge.json", LIST}
 
 
 @pytest.mark.parametrize("legacy", ["false", "true"])
