@@ -10,6 +10,7 @@ from near import cutting
 from near.assets import resolve
 from near.cutting import LEAST, without_middle
 from near.encoding import Encoder
+from tests.made_tokenizers import byte_level, sentencepiece, unigram, without_bos
 
 pytestmark = pytest.mark.model
 LONG = 4 * LEAST
@@ -33,6 +34,15 @@ def texts() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def tokenizer(cache):
     return AutoTokenizer.from_pretrained(resolve("builtin:tiny", cache))
+
+
+@pytest.mark.parametrize("made", [byte_level, without_bos, sentencepiece, unigram])
+def test_ends_under_other_kinds_of_tokenizers(made):
+    tokenizer, text = made(), texts()["words"]
+    ids = lambda part: tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]  # noqa: E731
+    short = without_middle(text, 100, lambda part: len(ids(part)))
+    assert len(short) < len(text)
+    assert (ids(short)[:100], ids(short)[-100:]) == (ids(text)[:100], ids(text)[-100:])
 
 
 @pytest.mark.parametrize("kind", texts())
