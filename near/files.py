@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -18,10 +19,12 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from near.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu", "numpy")
@@ -114,6 +117,53 @@ def discard(temporary: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+SYSTEM = ("/proc", "/sys", "/dev")  # file systems whose files are none, but for memory disks in /dev
+KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def special(path: str | os.PathLike) -> str | None:
+    """What `path` is, links followed, where it is neither a file nor a folder; None where it is, or nothing is there.
+    It is not opened: a FIFO would wait for ever, a device has no end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # not there, or no path
+        if isinstance(path, str | os.PathLike) and os.path.islink(path):
+            return f"a link to {os.readlink(path)}, which is not there"
+        return None
+    if kind := KINDS.get(stat.S_IFMT(mode)):
+        return kind
+    real = os.path.realpath(path)
+    system = next((s for s in SYSTEM if real == s or real.startswith(f"{s}/")), None)
+    memory = real.startswith(("/dev/shm/", "/dev/mqueue/")) or real == "/dev/shm"
+    return None if system is None or memory else f"a part of the system ({system})"
+
+
+def expanded_user(path: str | os.PathLike, what: str) -> Path:
+    """`path` with the home folder for its `~`; UserError where the named user has none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{what}={path}: no user of that name has a home folder here; write the folder out") from error
+
+
+def refuse_special(path: str | os.PathLike, what: str | None = None) -> None:
+    """UserError for a path that is neither a file nor a folder. `what`: the option that names it."""
+    if kind := special(path):
+        named = f"{what}={path}" if what else str(path)
+        raise UserError(f"{named} is {kind}, no file and no folder; save what it gives to a file, and name that")
+
+
+def refuse_special_in(folder: str | os.PathLike, what: str | None = None) -> None:
+    """UserError for a folder that is none, or holds what is neither a file nor a folder."""
+    refuse_special(folder, what)
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if kind := special(os.path.join(parent, name)):
+                named = f"{what}={folder}" if what else str(folder)
+                inner = os.path.relpath(os.path.join(parent, name), folder)
+                raise UserError(f"{named} holds {inner}, {kind}, which can't be read; remove it")
+
+
 def cache_folder(cache_dir: str | Path, *parts: str) -> Path:
     """The folder of `parts` in the cache, absolute; not made."""
     return Path(cache_dir).expanduser().resolve().joinpath(*parts)
@@ -126,6 +176,7 @@ def write_json(path: str | Path, value: object) -> None:
 
 def read_json(path: str | Path) -> dict:
     """The object in a JSON file of ours; UserError where it is damaged."""
+    refuse_special(path)
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -137,6 +188,7 @@ def read_json(path: str | Path) -> dict:
 
 def read_jsonl(path: str | Path) -> list[dict]:
     """The objects in a file of one JSON object a line; UserError where it is damaged."""
+    refuse_special(path)
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines would split at U+2028 in a text, too
         rows = [json.loads(line) for line in lines if line]
@@ -147,7 +199,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
     return rows
 
 
-def read_whole(file, out: np.ndarray) -> None:
+def read_whole(file, out: "np.ndarray") -> None:
     """Fill the contiguous `out` from an unbuffered file; a file that ends before is an OSError."""
     view, done = memoryview(out).cast("B"), 0
     while done < len(view):
@@ -157,7 +209,9 @@ def read_whole(file, out: np.ndarray) -> None:
         done += got
 
 
-def write_npy(path: str | Path, array: np.ndarray) -> None:
+def write_npy(path: str | Path, array: "np.ndarray") -> None:
+    import numpy as np
+
     with aside(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array, allow_pickle=False)
 
@@ -180,6 +234,7 @@ def digest(value: object) -> str:
 
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
+    refuse_special(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
 
@@ -195,6 +250,7 @@ def folder_digest(folder: str | Path, ignored: Iterable[str] = ()) -> str:
     """32 hex digits over the names and contents of a folder's files: a model's revision. Hidden files and folders and
     those that fit a pattern of `ignored` are left out."""
     folder = Path(folder)
+    refuse_special_in(folder)
     names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     names = [n for n in names if not any(part.startswith(".") for part in n.parts)]
     kept = [str(n) for n in names if not any(fnmatch.fnmatch(str(n), pattern) for pattern in ignored)]

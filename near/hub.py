@@ -6,6 +6,7 @@ from pathlib import Path
 
 from near.assets import resolve
 from near.errors import UserError, one_line
+from near.files import refuse_special, refuse_special_in
 from near.outputs import LIST
 
 SKIPPED = ["onnx/*", "openvino/*", "original/*", "*.pth", "*.gguf", "*.msgpack", "*.h5"]
@@ -17,8 +18,10 @@ def model_folder(key: str, path: str, revision: str | None, cache_dir: str, inst
     Raises UserError when it is neither a folder nor a model the hub gives.
     """
     found = resolve(path, cache_dir)
+    refuse_special(Path(found).expanduser(), key)
     if Path(found).expanduser().is_dir():
         folder = Path(found).expanduser()
+        refuse_special_in(folder, key)
         if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
             raise UserError(f"{key}={path}: the folder holds no model (no config.json)")
         return str(folder)

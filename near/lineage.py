@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from near.errors import UserError, one_line
-from near.files import read_json, read_jsonl
+from near.files import read_json, read_jsonl, refuse_special_in
 
 # how the field marks a quantised copy of a model, at the end of its name
 QUANTISED = re.compile(
@@ -82,6 +82,7 @@ def adapters_of(given: str | ListConfig) -> list[Adapter]:
 
 
 def _adapter(path: Path) -> Adapter:
+    refuse_special_in(path, "adapter_name_or_path")
     file = path / "adapter_config.json"
     if not file.is_file():
         other = "; this model has no adapter and needs no merge" if (path / "config.json").is_file() else ""

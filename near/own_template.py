@@ -6,7 +6,6 @@ last one (without its thinking, with another end). So each answer is rendered at
 
 import functools
 import json
-import os
 import re
 from collections.abc import Callable
 
@@ -118,6 +117,15 @@ def _unthought(text: str) -> str:
     return THINKING.sub("", text).strip()
 
 
+def _common(one: str, other: str) -> int:
+    """How many characters at their beginnings two texts share; os.path.commonprefix takes a second for five million."""
+    least, most = 0, min(len(one), len(other))
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if one[least:middle] == other[least:middle] else (least, middle - 1)
+    return least
+
+
 class _Turn:
     """An answer as its template renders it at a chat's end, to be found in the text of a longer chat: there it may lack
     its thinking, end otherwise, or have other white space around it. White space behind its end is not its own."""
@@ -125,7 +133,7 @@ class _Turn:
     def __init__(self, render: Callable[..., str], messages: list[Message], i: int, marks: list[str]):
         self.before, head = render(messages[:i], generate=True), render(messages[:i])
         through, content, self.marks = render(messages[: i + 1]), messages[i]["content"], marks
-        begin = len(os.path.commonprefix([self.before, through]))
+        begin = _common(self.before, through)
         opening = self.before[len(head) :] if self.before.startswith(head) else ""
         self.openings = [opening, OPEN_THOUGHT.sub("", opening)]
         self.opens_thought = UNCLOSED.search(opening) is not None
