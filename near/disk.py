@@ -1,6 +1,5 @@
 """What to say of a disk that is full or read-only: which folder it is, what is free there, and what to set."""
 
-import errno
 import os
 import shutil
 import tempfile
@@ -8,7 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+from near.files import READ_ONLY
+
 LITTLE = 1 << 20  # bytes free: full
 _folders: dict[str, Path] = {}  # those that the running job writes to, by the option that names them
 
@@ -39,8 +39,9 @@ def read_only_line(error: OSError) -> str | None:
     path = Path(os.path.abspath(error.filename))
     if not path.is_relative_to(cache) or os.access(_existing(path.parent), os.W_OK):
         return None
+    part = path.relative_to(cache).parts[:1]
     return (
-        f"cache_dir={cache} is read-only and does not hold what this run needs ({path.relative_to(cache)} would be "
+        f"cache_dir={cache} is read-only and does not hold what this run needs ({'/'.join((*part, ''))} would be "
         "written); set cache_dir to a folder that can be written"
     )
 

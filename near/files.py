@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu", "numpy")
 
 
@@ -167,6 +168,15 @@ def refuse_special_in(folder: str | os.PathLike, what: str | None = None) -> Non
 def cache_folder(cache_dir: str | Path, *parts: str) -> Path:
     """The folder of `parts` in the cache, absolute; not made."""
     return Path(cache_dir).expanduser().resolve().joinpath(*parts)
+
+
+def note_use(path: str | Path) -> None:
+    """Set the time of a file's last use, by which the cache is pruned; nothing where the cache is read-only."""
+    try:
+        os.utime(path)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
 
 
 def write_json(path: str | Path, value: object) -> None:
