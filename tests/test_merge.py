@@ -251,22 +251,47 @@ def test_a_base_that_lacks_weights_is_refused(adapter, cache, tmp_path):
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_a_killed_merge_leaves_nothing_and_the_next_one_clears_up(adapter, cache, tmp_path):
+@pytest.mark.parametrize("step", ["_read_back", "list_files", "claim", "write_json"])
+def test_a_merge_killed_at_any_step_is_made_or_found_by_the_next(adapter, cache, tmp_path, caplog, step):
     words = [f"adapter_name_or_path={adapter}", f"export_dir={tmp_path}/out", f"cache_dir={cache}"]
-    words += [f"output_dir={tmp_path}/told"]
+    words += [f"output_dir={tmp_path}"]
     code = (
         "import os, sys, near.merge as m\n"
         f"sys.path.insert(0, {os.getcwd()!r})\n"
         "from tests.conftest import configured\n"
-        "m._read_back = lambda *a: os.kill(os.getpid(), 9)\n"
-        f"m.merge(configured('merge', *{words!r}), __import__('pathlib').Path({str(tmp_path / 'told')!r}))\n"
+        f"m.{step} = lambda *a, **k: os.kill(os.getpid(), 9)\n"
+        f"m.merge(configured('merge', *{words!r}), __import__('pathlib').Path({str(tmp_path)!r}))\n"
     )
     assert process("-c", code).returncode == -signal.SIGKILL
-    left = [p.name for p in tmp_path.iterdir()]
-    assert len(left) == 1 and left[0].startswith(".out.") and left[0].endswith(".part")
-    assert (tmp_path / left[0] / "model.safetensors").exists()
-    merged(adapter, cache, tmp_path / "out")
+    assert not (tmp_path / "merge.json").exists()
+    whole = step in ("claim", "write_json")
+    if whole:
+        before = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    else:
+        left = [p.name for p in tmp_path.iterdir()]
+        assert len(left) == 1 and left[0].startswith(".out.") and left[0].endswith(".part")
+        assert (tmp_path / left[0] / "model.safetensors").exists()
+    with caplog.at_level("INFO", "near"):
+        merged(adapter, cache, tmp_path / "out")
     assert {p.name for p in tmp_path.iterdir()} == {"out", "merge.json", LIST}
+    assert ("out is done already" in caplog.text) == whole
+    told = json.loads((tmp_path / "merge.json").read_text())
+    assert told["base"] == "builtin:tiny" and told["export_dir"] == f"{tmp_path}/out" and "sizes" not in told
+    if whole:
+        assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_only_the_same_merge_is_found_done(adapter, cache, tmp_path):
+    merged(adapter, cache, tmp_path / "out")
+    merged(adapter, cache, tmp_path / "out")
+    with pytest.raises(UserError, match="is not empty"):
+        merged(adapter, cache, tmp_path / "out", "export_dtype=bfloat16")
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(UserError, match="is not empty"):
+        merged(adapter, cache, tmp_path / "out")
+    (tmp_path / "link").symlink_to("out")
+    merged(adapter, cache, tmp_path / "link", "overwrite=true")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "out" / "model.safetensors").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("legacy", ["false", "true"])
