@@ -119,14 +119,16 @@ def is_model(folder: Path) -> bool:
 
 def remove_model(folder: Path) -> None:
     """Remove an export of merge.py; UserError, and nothing removed, where `folder` is not that alone."""
+    check_model(folder)
     remove_folder(folder, _exported(folder))
 
 
 def _exported(folder: Path) -> Collection[str]:
-    ours = _listed(folder)
-    if not ours and _says(folder / "README.md", "\n- near\n"):  # written before there were lists
+    if "merged" in read_list(folder):
+        return _listed(folder)
+    if not (folder / LIST).exists() and _says(folder / "README.md", "\n- near\n"):  # from before there were lists
         return MODEL
-    return ours
+    return ()
 
 
 def prune_checkpoints(folder: Path, limit: int | None) -> None:

@@ -203,7 +203,7 @@ def test_what_is_there_is_not_replaced_unasked(adapter, cache, tmp_path):
     (out / "src" / "thesis.tex").unlink()
     merged(adapter, cache, out, "export_dtype=bfloat16", "overwrite=true")
     write_adapter(out / "adapter", tiny_base(cache))
-    list_files(out)
+    list_files(out, merged={})
     assert "which is merged; name another folder" in told("overwrite=true", folder=out, path=out / "adapter")
     (tmp_path / "file").write_text("x")
     assert "is not empty" in told(folder=tmp_path / "file")
@@ -279,6 +279,13 @@ def test_a_merge_killed_at_any_step_is_made_or_found_by_the_next(adapter, cache,
     assert told["base"] == "builtin:tiny" and told["export_dir"] == f"{tmp_path}/out" and "sizes" not in told
     if whole:
         assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_an_export_takes_the_place_of_no_run(run, adapter, cache, tmp_path):
+    for folder in (run, run / "adapter"):
+        with pytest.raises(UserError, match="a file that near did not write"):
+            merged(adapter, cache, folder, "overwrite=true")
+    assert (run / "adapter" / "adapter_model.safetensors").exists()
 
 
 def test_only_the_same_merge_is_found_done(adapter, cache, tmp_path):
