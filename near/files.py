@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import fnmatch
+import functools
 import glob
 import hashlib
 import json
@@ -263,8 +264,16 @@ def folder_digest(folder: str | Path, ignored: Iterable[str] = ()) -> str:
     refuse_special_in(folder)
     names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     names = [n for n in names if not any(part.startswith(".") for part in n.parts)]
-    kept = [str(n) for n in names if not any(fnmatch.fnmatch(str(n), pattern) for pattern in ignored)]
-    return digest([(name, file_digest(folder / name)) for name in kept])
+    counted = [str(n) for n in names if not any(fnmatch.fnmatch(str(n), pattern) for pattern in ignored)]
+    states = [(folder / name).stat() for name in counted]
+    versions = tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in zip(counted, states, strict=True))
+    return _digest_of(folder.resolve(), versions)
+
+
+@functools.lru_cache(maxsize=64)  # a run asks for its base model's several times
+def _digest_of(folder: Path, versions: tuple[tuple, ...]) -> str:
+    """`versions`: of each file its name, and what changes with its content."""
+    return digest([(name, file_digest(folder / name)) for name, *_ in versions])
 
 
 def provenance() -> dict:

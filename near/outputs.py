@@ -26,7 +26,7 @@ MODEL += ("README.md", "chat_template.jinja", "additional_chat_templates/*.jinja
 MODEL += ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt")
 MODEL += ("merges.txt", "spiece.model", "sentencepiece.bpe.model", "training_args.bin")
 CHECKPOINT = (*MODEL, "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "selection.npz")
-CHECKPOINT += ("trainer_state.json", "checkpoint.json", "files.json", "manifest.json")
+CHECKPOINT += ("trainer_state.json", "files.json")
 CHECKPOINT += ("latest", "zero_to_fp32.py", "global_step*/*", "optimizer_*/*", "pytorch_model_fsdp_*/*")
 ROUNDS = ("[0-9]*.npy", "rounds.jsonl", "selected.npz")
 WRITES = {  # by script: patterns of what it writes into its output folder
@@ -131,11 +131,14 @@ def _exported(folder: Path) -> Collection[str]:
     return ()
 
 
-def prune_checkpoints(folder: Path, limit: int | None) -> None:
-    """Keep the newest `limit` checkpoints in `folder` (None: all), and those that hold a file that is not ours."""
+def prune_checkpoints(folder: Path, limit: int | None, best: str | None = None) -> None:
+    """Keep the newest `limit` checkpoints in `folder` (None: all), the `best` one, and those that hold a file that is
+    not ours."""
     steps = {p: int(m[1]) for p in folder.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))}
     written = sorted(steps, key=lambda path: (path.stat().st_mtime_ns, steps[path]))
     for old in written[: -limit if limit else 0]:
+        if best is not None and old == Path(best):
+            continue
         try:
             remove_folder(old, CHECKPOINT)
         except UserError as error:

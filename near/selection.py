@@ -19,13 +19,14 @@ from near.data import Rows, given, load
 from near.dedup import without_near_duplicates
 from near.embedders.base import Embedder
 from near.embedding import Embedded, bar, embed_rows
+from near.equal_rows import EQUAL, warn_of_equal
 from near.errors import UserError
 from near.export import Export
 from near.files import cache_folder, digest, file_digest, folder_aside, provenance, read_json, write_json, write_npy
 from near.indexes.base import Index
 from near.locks import lock_file, locked
 from near.outputs import claim, remove, remove_folder
-from near.pool import load_pool
+from near.pool import held_out, load_pool
 from near.processes import is_main, rank_shown
 from near.ray_launcher import cluster
 from near.shards import clear, put_together, search_shards, shards_of
@@ -37,7 +38,6 @@ from near.vectors import StoredVectors
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
-EQUAL = 1e-5  # cosine below 1 that is rounding: two float32 vectors are the same
 AS_NEEDED = 1000  # columns of a matrix whose max_K is null, before its selector turns out to need more
 
 
@@ -80,6 +80,7 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     candidates = without_near_duplicates(cfg, candidates)
     reach = 0 if export.selector is None else export.selector.reach([cfg.n])
     neighbours = find_neighbours(cfg, candidates, queries, reach, (output_dir, before) if before else None)
+    warn_of_equal(cfg, candidates, held_out(cfg, None, cfg.embedder.embed != "prompt"))
     export.pick(candidates, queries, neighbours)
     if not is_main():
         return

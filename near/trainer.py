@@ -30,7 +30,7 @@ from near.rounds import Schedule, Stretch
 from near.sampler import RoundSampler
 from near.scoring import Scorer
 from near.selectors.base import Round, Selector, Subset
-from near.state import SELECTED, STATE, read_checkpoint, read_state, write_state
+from near.state import SELECTED, STATE, read_checkpoint, read_state, write_parts, write_state
 from near.tokens import Collator, Tokens
 from near.trackers.base import Run
 from near.trackers.tell import tell_round
@@ -130,23 +130,26 @@ class _Checkpoints(Trainer):
         return {**self.job.identity, "processes": self.args.world_size}
 
     def _save_checkpoint(self, model, trial) -> None:
-        """The rounds go into the checkpoint before the Trainer's own state, whose file marks it as whole."""
+        """The rounds go into the checkpoint before the Trainer's own state; the list of its files marks it as whole."""
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             arrays = {f"round_{i:06d}": ids for i, ids in enumerate(self.subsets)}
             arrays |= {f"order_{i:06d}": order for i, order in self.orders.items()}
             arrays |= self._selector_state()
             told = {"identity": self._identity(), "rounds": self.record.rounds, "seconds": self.seconds}
+            told |= {"lists_parts": True, "model_only": self.args.save_only_model}
             write_state(folder / STATE, arrays, told)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # the Trainer removes whole folders
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go when this one is whole
         try:
             with naming_full_disk(folder.parent):
                 super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # each process has written its part
         if self.args.should_save:
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
-            prune_checkpoints(folder.parent, limit)
+            write_parts(folder)
+            prune_checkpoints(folder.parent, limit, self.state.best_model_checkpoint)
 
     def restore(self, checkpoint: Path) -> None:
         """Take back the rounds of a checkpoint; UserError where it belongs to another run."""

@@ -22,6 +22,7 @@ from near.config import agent_sweep, public
 from near.dedup import without_near_duplicates
 from near.earlier import clear, newest_checkpoint
 from near.embedding_similarity import EmbeddingSimilarity
+from near.equal_rows import warn_of_equal
 from near.errors import UserError, one_line
 from near.evaluate import summary
 from near.files import aside, digest, read_json, read_jsonl
@@ -92,6 +93,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             inputs = load_inputs(cfg, selector, rows)
         if rows.needs.neighbours and cfg.indices_path is None:
             inputs.neighbours = find_neighbours(cfg, rows.candidates, rows.queries, _reach(cfg, selector, inputs, args))
+            warn_of_equal(cfg, rows.candidates, rows.sets.all()[rows.sets.seen :])  # queries are spoken of already
         job = _job(cfg, output_dir, selector, inputs, args)
         if in_sweep() and state.num_processes == 1:
             job.training_key = _key(cfg, job, inputs, args)

@@ -57,7 +57,7 @@ FILES = [
     ("p.jsonl", lines(*GOOD), ("data.candidates.limit=0",), "data.candidates.limit=0 is too small"),
     ("p.jsonl", lines(*GOOD), ("max_K=7",), "max_K=7 is more than the 6 candidates"),
     ("p.jsonl", lines({"instruction": "the target", "output": "a"}), (), "every row is one of the queries"),
-    ("p.jsonl.gz", gzip.compress(lines(*GOOD))[:40], (), "is a damaged gzip file"),
+    ("p.jsonl.gz", gzip.compress(lines(*GOOD), mtime=0)[:40], (), "is a damaged gzip file"),
     ("p.jsonl.gz", b"no gzip", (), "is a damaged gzip file"),
     ("p.jsonl.zst", b"no zstd", (), "is a damaged zstd file"),
     ("p.json", lines(*GOOD) + b"{broken", (), "row 6 (line 7): field 'line' is not JSON"),

@@ -30,7 +30,7 @@ class Answer:
 class Grader(ABC):
     """Named by `_target_` under evaluation.graders, with its options as keywords."""
 
-    columns = False  # whether it reads Answer.raw
+    columns: bool | tuple[str, ...] = False  # which columns of Answer.raw it reads; True: any
 
     def check(self) -> None:  # noqa: B027 - most run anywhere
         """UserError where it can't run here; called before anything heavy."""

@@ -29,14 +29,13 @@ class PassAt1(Grader):
     run at once; None: one for each core. Programs run without a network and write nowhere (near/sandbox.py).
     """
 
-    columns = True
-
     def __init__(self, column_names: dict, seconds: float = 10, memory_mb: int = 1024, workers: int | None = None):
         self.names = dict(column_names)
         if unknown := set(self.names) - {"tests", "setup", "entry_point", "prefix"}:
             raise UserError(
                 f"evaluation.graders.pass_at_1.column_names.{min(unknown)} is none of tests, setup, entry_point, prefix"
             )
+        self.columns = tuple(sorted(map(str, self.names.values())))
         self.seconds, self.memory_mb = seconds, memory_mb
         self.workers = workers or len(os.sched_getaffinity(0))
 
