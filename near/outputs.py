@@ -61,6 +61,13 @@ def check(folder: Path, script: str) -> None:
         _refuse(folder, wanted, _ours(folder))
 
 
+def check_notes(folder: Path) -> None:
+    """UserError where Hydra's notes in `folder`, which it replaces, are of another program."""
+    notes = folder / ".hydra" / "hydra.yaml"
+    if notes.is_file() and not _says(notes, "near.jobs.Sweeps"):
+        raise UserError(f"{folder} holds a run of another program ({notes.name}); set another output_dir")
+
+
 def list_files(folder: Path, names: Iterable[str] | None = None, **more: object) -> None:
     """Write the list of `folder`: `names` (patterns, relative to it), or all files that are in it now. `more`: what
     else is to be known of them."""

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from near import cache
 from near.app import fault_line
@@ -15,6 +16,7 @@ from near.disk import watch
 from near.earlier import clear
 from near.errors import UserError
 from near.files import TEMPORARY, aside, folder_aside, note_use, write_json
+from near.jobs import Sweeps
 from near.locks import locked
 from near.outputs import LIST, WRITES, check, claim, list_files, prune_checkpoints, remove, remove_folder
 from tests.conftest import ROOT, configured, write_rows
@@ -181,6 +183,19 @@ def test_what_comes_into_a_folder_while_it_is_replaced_stays(tmp_path):
         list_files(tmp_path / "out")
         put(new, "config.json")
     assert len(list(tmp_path.glob(".out.*.old/late.tex"))) == 1
+
+
+def test_a_foreign_folder_is_refused_before_hydra_writes_into_it(tmp_path, capsys):
+    put(tmp_path / "a", "config.yaml")
+    put(tmp_path / "b", ".hydra/hydra.yaml", ".hydra/config.yaml", "train.log")
+    os.mkfifo(tmp_path / "c")
+    for name, says in (("a", "holds config.yaml, a file that"), ("b", "a run of another program"), ("c", "is a FIFO")):
+        before = there(tmp_path / name) if name != "c" else None
+        config = OmegaConf.create({"hydra": {"job": {"name": "train"}, "run": {"dir": str(tmp_path / name)}}})
+        with pytest.raises(SystemExit) as caught:
+            Sweeps().on_run_start(config)
+        assert caught.value.code == 1 and says in capsys.readouterr().err
+        assert before is None or there(tmp_path / name) == before
 
 
 def test_one_module_removes():
