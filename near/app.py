@@ -5,7 +5,6 @@ import errno
 import functools
 import os
 import re
-import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,7 +24,11 @@ from omegaconf.errors import OmegaConfBaseException
 from near import jobs
 from near.check import check, check_sources, elsewhere
 from near.config import CONF, flat_keys, raw_words, register_resolvers
+from near.disk import full_line, read_only_line, watch
 from near.errors import UserError, did_you_mean, missing_choice, one_line, user_error
+from near.files import FULL
+from near.outputs import REMOVED, removable, remove_folder
+from near.outputs import check as check_outputs
 from near.secrets import check_words, faults, scrub
 from near.signature import keywords
 from near.sweep import in_sweep
@@ -103,9 +106,10 @@ def _fault_line(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            where = link.filename or "the output or cache folder"
-            return f"no space left on the device of {where}; free some, run again"
+        if isinstance(link, OSError) and link.errno in FULL:
+            return full_line(link)
+        if isinstance(link, OSError) and (line := read_only_line(link)):
+            return line
         if isinstance(link, OSError) and link.filename and link.errno in _PATHS:
             reason = (link.strerror or "not usable").lower()
             return f"{link.filename}: {reason}; name another file, output_dir or cache_dir"
@@ -182,12 +186,18 @@ def output_dir() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def drop_empty_output() -> None:
-    """Take back a job's folder when nothing but Hydra's own notes went into it."""
-    folder = output_dir()
-    own = {".hydra", f"{HydraConfig.get().job.name}.log"}
-    if folder != Path.cwd() and folder.is_dir() and {p.name for p in folder.iterdir()} <= own:
-        shutil.rmtree(folder, ignore_errors=True)
+def is_new(folder: Path) -> bool:
+    """Whether nothing is in a job's folder but what Hydra has just written: its notes, and a log without a line."""
+    log = folder / f"{HydraConfig.get().job.name}.log"
+    only_notes = folder != Path.cwd() and folder.is_dir() and {p.name for p in folder.iterdir()} <= {".hydra", log.name}
+    return only_notes and not (log.is_file() and log.stat().st_size)
+
+
+def drop_empty_output(new: bool = True) -> None:
+    """Take back a job's folder that was `new` when nothing but Hydra's own notes went into it."""
+    folder, log = output_dir(), f"{HydraConfig.get().job.name}.log"
+    if new and folder != Path.cwd() and folder.is_dir() and {p.name for p in folder.iterdir()} <= {".hydra", log}:
+        remove_folder(folder, (log, ".hydra/*.yaml"))
 
 
 def _take_back() -> None:
@@ -223,16 +233,22 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
     def decorate(work: Callable[[DictConfig], object]) -> Callable[[], object]:
         @functools.wraps(work)
         def job(cfg: DictConfig) -> object:
+            new = is_new(output_dir())
+            folder = output_dir() if name in ("select", "train") else Path(cfg.output_dir)
             try:
+                watch(cfg, folder)
                 with jobs.told(fault_line, bool(cfg.get("dry_run"))):
                     check(cfg, raw_words(HydraConfig.get().overrides.task))
                     check_sources(cfg)
+                    check_outputs(folder, name)
+                    if name == "train" and cfg.overwrite:
+                        removable(folder, *REMOVED)
                     result = work(cfg)
                 if cfg.get("dry_run"):
-                    drop_empty_output()
+                    drop_empty_output(new)
                 return result
             except KeyboardInterrupt:
-                drop_empty_output()
+                drop_empty_output(new)
                 raise
             except Exception as error:
                 fault = fault_line(error)
@@ -242,7 +258,7 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                     _let_go(error)
                 if fault is None:
                     raise
-                drop_empty_output()
+                drop_empty_output(new)
                 if in_sweep():  # the other jobs go on; Hydra raises it again at the end
                     raise UserError(fault) from error
                 _stop(error)

@@ -21,6 +21,7 @@ from near.allowed import (
 )
 from near.config import CONF, choices_with, flat_keys, is_refused, select
 from near.errors import UserError, did_you_mean
+from near.files import expanded_user, refuse_special, refuse_special_in
 from near.foreign import allowed_modules
 from near.modes import mode_faults
 from near.optimizers import optimizer_faults
@@ -47,7 +48,7 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     if not faults:  # what follows takes the shape for granted
         faults += _target_faults(cfg, "") + _unread_faults(cfg, typed) + secrets.faults(cfg)
         faults += _number_faults(cfg) + _choice_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg)
-        faults += mode_faults(cfg, typed)
+        faults += mode_faults(cfg, typed) + _path_faults(cfg, "")
     if faults:
         raise UserError("; ".join(faults))
 
@@ -159,6 +160,41 @@ def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
             known = [k for k in flat_keys(cfg) if k != key and k.rpartition(".")[0] == ".".join(parents)]
             faults.append(f"{key} is not in the configuration{did_you_mean(key, known)}")
     return faults
+
+
+# Keys whose values are paths, and those that name a folder which is read whole.
+PATHS = {*("path", "dataset_info", "indices_path", "resume", "run", "runs", "adapter_name_or_path", "name_or_path")}
+PATHS |= {*("model_name_or_path", "model", "export_dir", "output_dir", "cache_dir", "include_path", "reference")}
+PATHS |= {"checkpoints"}
+READ = {"model", "resume", "run", "adapter_name_or_path", "name_or_path", "model_name_or_path", "checkpoints"}
+
+
+def _path_faults(node: DictConfig | ListConfig, path: str, name: str = "") -> list[str]:
+    """Values that are paths of devices, FIFOs and the like, or in the home of nobody; none is opened."""
+    faults = []
+    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
+        child, full = node._get_node(key), f"{path}.{key}" if path else str(key)
+        option = name if name in PATHS else str(key)  # of a list or mapping of paths, what it stands under
+        if isinstance(child, DictConfig | ListConfig):
+            if not (child._is_none() or child._is_missing() or child._is_interpolation()):
+                faults += _path_faults(child, full, option)
+        elif is_refused(child._value()) or child._is_missing():
+            continue
+        elif isinstance(value := node[key], str) and (value or option in PATHS):
+            faults += [fault] if (fault := _path_fault(value, full, option)) else []
+    return faults
+
+
+def _path_fault(value: str, full: str, option: str) -> str | None:
+    try:
+        path = expanded_user(value, full) if option in PATHS else Path(value)
+        if option in READ and path.is_dir():
+            refuse_special_in(path, full)
+        elif "\n" not in value:
+            refuse_special(path, full)
+    except (UserError, OSError) as error:
+        return str(error) if isinstance(error, UserError) else None  # whoever opens it says what is wrong
+    return None
 
 
 def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
@@ -288,7 +324,7 @@ def absence(path: object) -> str | None:
     local = Path(path).expanduser()
     if local.exists() or not (local.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1):
         return None
-    siblings = [p.name for p in local.parent.iterdir()] if local.parent.is_dir() else []
+    siblings = [p.name for p in local.parent.iterdir() if p.name != local.name] if local.parent.is_dir() else []
     hint = did_you_mean(local.name, siblings) if siblings else f"; there is no folder {local.parent} either"
     return f"no such file{'' if local.parent == Path() else hint}"
 

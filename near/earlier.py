@@ -2,15 +2,15 @@
 
 import logging
 import re
-import shutil
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from near.config import differences
 from near.errors import UserError
-from near.evaluate import ANSWERS, summary
+from near.evaluate import summary
 from near.files import read_json
+from near.outputs import REMOVED, remove
 from near.state import read_checkpoint
 from near.sweep import in_sweep
 
@@ -55,7 +55,4 @@ def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
 
 def clear(output_dir: Path) -> None:
     """Remove what an earlier run left in its output folder, so that the files there are of one run."""
-    for name in ("metrics.json", "train_metrics.json", "loss.png", *ANSWERS):
-        (output_dir / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "rounds", "adapter", "model"):
-        shutil.rmtree(output_dir / name, ignore_errors=True)
+    remove(output_dir, *REMOVED)

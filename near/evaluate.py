@@ -20,11 +20,11 @@ from near.foreign import read_config
 from near.generation import answering
 from near.measure import check_evaluation, evaluation_sets, measure, measure_all
 from near.model import base_folder, load_base, load_tokenizer, with_adapter
+from near.outputs import ANSWERS, claim, remove
 
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2  # of metrics.json
-ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # files beside it
 
 
 def evaluate(cfg: DictConfig, output_dir: Path) -> None:
@@ -58,6 +58,7 @@ def evaluate(cfg: DictConfig, output_dir: Path) -> None:
     }
     if adapter is not None or cfg.run is not None:
         described["base"], base_answers = base_metrics(cfg, base_model, sets)
+    claim(output_dir, "eval")
     write_metrics(output_dir, {**described, **metrics}, answers, base_answers, cfg)
     log.info(f"{summary(metrics)}; wrote {output_dir}")
 
@@ -113,8 +114,7 @@ def write_metrics(
 ) -> None:
     """answers.jsonl, base_answers.jsonl (the untrained model's), dataflow.jsonl (the answers in the form that
     DataFlow's evaluation reads), and metrics.json last: where it is, the evaluation is whole."""
-    for name in ANSWERS[1:]:  # an earlier evaluation may have left what this one does not write
-        (folder / name).unlink(missing_ok=True)
+    remove(folder, *ANSWERS[1:])  # an earlier evaluation may have left what this one does not write
     write_jsonl(folder / "answers.jsonl", answers)
     if base_answers is not None:
         write_jsonl(folder / "base_answers.jsonl", base_answers)

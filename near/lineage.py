@@ -9,7 +9,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near.errors import UserError
-from near.files import read_json, read_jsonl
+from near.files import read_json, read_jsonl, refuse_special_in
 from near.foreign import read_config
 
 # how the field marks a quantised copy of a model, at the end of its name
@@ -82,6 +82,7 @@ def adapters_of(given: str | ListConfig, allow_targets: object = None) -> list[A
 
 
 def _adapter(path: Path, allow_targets: object) -> Adapter:
+    refuse_special_in(path, "adapter_name_or_path")
     file = path / "adapter_config.json"
     if not file.is_file():
         other = "; this model has no adapter and needs no merge" if (path / "config.json").is_file() else ""

@@ -7,7 +7,6 @@ processes of a run share them.
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from near.checkpoints import Checkpoint
 from near.chunks import Chunks
 from near.encoding import Encoder
 from near.errors import UserError
-from near.files import cache_folder, digest
+from near.files import cache_folder, digest, note_use
 from near.fingerprints import of_model
 from near.gradients import Moments, PerExample, Projection, moments_of
 from near.losses import answer_losses, by_row
@@ -273,7 +272,7 @@ class Scorer:
 
         chunks.compute(compute, what)
         self.computed += chunks.computed
-        os.utime(folder)  # when it was used last, for pruning
+        note_use(folder)  # when it was used last, for pruning
         return chunks
 
     def _batches(self, sizes: np.ndarray) -> list[np.ndarray]:

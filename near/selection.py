@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from near.export import Export
 from near.files import cache_folder, digest, file_digest, folder_aside, provenance, read_json, write_json, write_npy
 from near.indexes.base import Index
 from near.locks import lock_file, locked
+from near.outputs import claim, remove, remove_folder
 from near.pool import held_out, load_pool
 from near.processes import is_main, rank_shown
 from near.ray_launcher import cluster
@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
 AS_NEEDED = 1000  # columns of a matrix whose max_K is null, before its selector turns out to need more
+
+
+MATRIX = ("top_indices.npy", "top_scores.npy", "typical_scores.npy", "manifest.json")  # files of one in the cache
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
         if target.exists() and not cfg.overwrite:  # another run may just have written it
             _check_same(output_dir, read_json(target), neighbours.manifest, neighbours.ids.shape[1])
         with export.prepared(neighbours.manifest["key"], candidates, queries, neighbours) as place:
-            target.unlink(missing_ok=True)  # the manifest is written last: where it is, the files are whole and its own
+            claim(output_dir, "select")
+            remove(output_dir, "manifest.json")  # it is written last: where it is, the files are whole and its own
             write_npy(output_dir / "top_indices.npy", neighbours.ids)
             write_npy(output_dir / "top_scores.npy", neighbours.scores)
             manifest = {**neighbours.manifest, "sha256": _digests(output_dir)}
@@ -212,7 +216,7 @@ def _cached(cfg: DictConfig, key: str, least: int) -> Neighbours | None:
             return _read(folders[width])
         except UserError as error:
             log.warning(f"{error}: it is searched again")
-            shutil.rmtree(folders[width], ignore_errors=True)
+            remove_folder(folders[width], MATRIX)
     return None
 
 

@@ -17,14 +17,13 @@ from pathlib import Path
 import numpy as np
 from accelerate.utils import broadcast_object_list
 from peft.optimizers import create_loraplus_optimizer
-from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
 
 from near.config import differences
 from near.data import Rows
 from near.errors import UserError
-from near.files import digest, raise_if_full
+from near.files import digest, naming_full_disk
+from near.outputs import prune_checkpoints
 from near.picking import Batching, Picker
 from near.record import Record
 from near.rounds import Schedule, Stretch
@@ -142,18 +141,15 @@ class _Checkpoints(Trainer):
             write_state(folder / STATE, arrays, told)
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go when this one is whole
         try:
-            super()._save_checkpoint(model, trial)
-        except (RuntimeError, SafetensorError):  # their writers do not say why they could not write
-            raise_if_full(folder)
-            raise
+            with naming_full_disk(folder.parent):
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()  # each process has written its part
         if self.args.should_save:
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
             write_parts(folder)
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(folder.parent), limit, best, use_mtime=True)
+            prune_checkpoints(folder.parent, limit, self.state.best_model_checkpoint)
 
     def restore(self, checkpoint: Path) -> None:
         """Take back the rounds of a checkpoint; UserError where it belongs to another run."""

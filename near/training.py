@@ -34,6 +34,7 @@ from near.measure import check_evaluation, loss_of, measure, measure_all
 from near.model import add_finetuning, base_folder, check_quantization, load_base
 from near.needs import Needs, check_training, needs_of
 from near.outcome import save, write_outcome
+from near.outputs import claim, removable
 from near.picking import Batching, Picker
 from near.rounds import Schedule
 from near.scoring import scorer_of
@@ -137,6 +138,7 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
     from near.trackers.tell import tell_before, tell_files, tell_outcome
 
     clear(output_dir)
+    claim(output_dir, "train")
     _write_config(cfg, output_dir, True)
     told = {"selector": job.selector_name, "max_K": inputs.width(cfg), "identity": inputs.identity}
     with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
@@ -187,6 +189,9 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
                 tell_before(run, output_dir, trainer.record.rounds, before["log_history"], job.pool)
         elif state.is_main_process:  # nothing is removed before all that can be refused was built
             clear(output_dir)
+        if state.is_main_process:
+            claim(output_dir, "train")
+            removable(output_dir, "adapter", "model")  # what is trained takes their place
         _write_config(cfg, output_dir, state.is_main_process)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = trainer.accelerator.unwrap_model(trainer.model)

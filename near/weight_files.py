@@ -2,13 +2,10 @@
 
 import contextlib
 import ctypes
-import errno
 import gc
 import math
-import os
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import EllipsisType
 
@@ -16,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from near.errors import UserError, one_line
-from near.files import raise_if_full, read_json
+from near.files import naming_full_disk, read_json
 
 LAYOUTS = {"model.safetensors": "model.safetensors.index.json", "pytorch_model.bin": "pytorch_model.bin.index.json"}
 M_MMAP_THRESHOLD = -3  # glibc's mallopt
@@ -101,7 +98,7 @@ def write_weights(model, folder: Path, gigabytes: float, legacy: bool) -> None:
     Raises OSError when the disk is full.
     """
     size = f"{gigabytes}GB"
-    with writing(folder):
+    with naming_full_disk(folder):
         if not legacy:
             model.save_pretrained(folder, max_shard_size=size)
             return
@@ -121,18 +118,6 @@ def write_weights(model, folder: Path, gigabytes: float, legacy: bool) -> None:
             safe_serialization=False,
             shared_tensors_to_discard=list(model.all_tied_weights_keys or []),
         )
-
-
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Around writers whose own errors don't say that the disk is full: OSError in their place."""
-    try:
-        yield
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise_if_full(folder)
-        if os.strerror(errno.ENOSPC) in str(error):  # safetensors takes back what it had written
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
-        raise
 
 
 def settle_memory() -> None:

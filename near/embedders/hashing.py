@@ -37,8 +37,8 @@ class HashingEmbedder(Embedder):
     def embed(self, texts: list[str], progress: Callable[[int], object] = lambda n: None) -> np.ndarray:
         vectors = np.zeros((len(texts), self._dim), dtype=np.float32)
         for row, text in enumerate(texts):
-            for word in re.findall(r"\w+|[^\w\s]", text.lower()):
-                code = zlib.crc32(word.encode())
+            for word in re.finditer(r"\w+|[^\w\s]", text.lower()):
+                code = zlib.crc32(word[0].encode())
                 vectors[row, (code >> 1) % self._dim] += 1 - 2 * (code & 1)
         progress(len(texts))
         return normalised(vectors)

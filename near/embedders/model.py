@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from near.cutting import without_middle
 from near.embedders.base import Embedder, normalised
 from near.errors import UserError, one_line
 from near.files import folder_digest, read_json
@@ -163,17 +164,22 @@ class ModelEmbedder(Embedder):
 
     def lengths(self, texts: list[str], count: bool = False) -> np.ndarray:
         """As in Embedder; `count`: those that are cut are counted."""
-        coded = self._coded(texts)
+        coded = self._coded(self.shortened(texts))
         whole = np.array([len(ids) for ids in coded], dtype=np.int64)
         lengths = np.minimum(whole, self.limit or np.iinfo(np.int64).max)
         self.truncated += int((lengths < whole).sum()) if count else 0
         return lengths
+
+    def shortened(self, texts: list[str]) -> list[str]:
+        """The texts, long ones without what the model would not see of them."""
+        return [without_middle(text, self.limit, lambda part: len(self._coded([part])[0])) for text in texts]
 
     def _coded(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=self.special, truncation=False, verbose=False)["input_ids"]
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, cut to `limit`; counts tokens and texts that are cut."""
+        texts = self.shortened(texts)
         coded = self._coded(texts)
         over = [i for i, ids in enumerate(coded) if self.limit and len(ids) > self.limit]
         if not self.special:

@@ -54,7 +54,7 @@ class Verdicts:
 
     def __init__(self, path: Path):
         self.path, self.known = path, {}
-        for line in path.read_bytes().splitlines() if path.is_file() else []:
+        for line in path.read_bytes().split(b"\n") if path.is_file() else []:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 told = json.loads(line)
                 self.known[told["key"]] = (bool(told["right"]), str(told["said"]))

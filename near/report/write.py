@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from near import verdict
 from near.files import aside
 from near.lookup import lookup
+from near.outputs import claim
 from near.report.page import page
 from near.report.standing import Standing, standings
 from near.report.tables import notes, shown
@@ -28,6 +29,7 @@ def report(cfg: DictConfig, output_dir: Path) -> None:
     runs, unfinished = collect(root)
     found = standings(root, unfinished)
     _print(runs, root, found)
+    claim(output_dir, "report")
     path = output_dir / "report.html"
     with aside(path) as temporary:
         temporary.write_bytes(page(cfg, runs, root, found).encode("utf-8", "backslashreplace"))
