@@ -213,6 +213,8 @@ check(add)
 WRONG_ADD = "def add(a, b): return 77\n"
 ALL_FILES = "import os\nfor fd in range(64):\n    try: os.write(fd, {0})\n    except OSError: pass\n"
 VERDICT = 'b\'ready\\n\' + b\'{"passed": true, "why": ""}\\n\''
+PASSED = 'b\'{"passed": true, "why": ""}\''
+INTO_THE_TESTS = "exec(%r)" % (ALL_FILES.format(PASSED) + "os._exit(0)")
 FORGERIES = {
     "exit 0 in the function": "def add(a, b):\n    import sys; sys.exit(0)",
     "exit past Python in the function": "def add(a, b):\n    import os; os._exit(0)",
@@ -260,6 +262,28 @@ FORGERIES = {
     "patched modules": 'import json\njson.dumps = lambda *a, **k: \'{"passed": true, "why": "", "value": null}\'\n'
     + WRONG_ADD,
     "forged frames": ALL_FILES.format("b'{\"value\": null}\\n' * 99") + WRONG_ADD,
+    **{
+        f"{kind} called in the tests": "import json, os\n"
+        + f"code = {INTO_THE_TESTS!r}\n"
+        + "message = {'op': 'call', 'args': ["
+        + target
+        + ", code], 'kwargs': {}}\n"
+        + "def add(a, b):\n    data = (json.dumps(message) + chr(10)).encode()\n"
+        + "    for fd in range(3, 64):\n        try: os.write(fd, data)\n        except OSError: pass\n    return 77"
+        for kind, target in {
+            "exec as an error": "['exception', 'exec', 'exec']",
+            "eval as an error": "['exception', 'eval', 'eval']",
+            "exec as a type": "['builtin', 'exec']",
+            "own error of exec": "['exception', 'x', 'exec']",
+            "a type": "['builtin', 'type'], 'x', ['tuple', []], ['dict', []]",
+            "the worker": "['module', '__main__']",
+        }.items()
+    },
+    "attributes of the tests": "import json, os\ndef add(a, b):\n"
+    + "    for fd in range(3, 64):\n        for t in (['builtin', 'list'], ['module', '__main__'], ['yours', 0]):\n"
+    + "            m = {'op': 'attr', 'args': [t, 'main'], 'kwargs': {}}\n"
+    + "            try: os.write(fd, (json.dumps(m) + chr(10)).encode())\n            except OSError: pass\n"
+    + "    return 77",
     "same as the argument": "def add(a, b): return a",
     "kill of the tests": "import os\ndef add(a, b):\n    os.kill(os.getppid(), 9)\n    return 77",
     "never ends": "def add(a, b):\n    while True: pass",

@@ -8,14 +8,10 @@ import subprocess
 
 import pytest
 
-from near import sandbox
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs_sandbox
 from tests.escapes import ESCAPES, FORGERIES, TESTS, Suite, attempts, run
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.skipif((missing := sandbox.missing()) is not None, reason=f"no sandbox: {missing}"),
-]
+pytestmark = [pytest.mark.process, needs_sandbox()]
 OTHER_PYTHON = "/usr/bin/python3"  # one that others may read; a virtual environment's is often below a home folder
 
 

@@ -13,13 +13,10 @@ from near.errors import UserError
 from near.graders.base import Answer
 from near.graders.pass_at_1 import PassAt1, code_of, continued
 from near.sandbox import NoSandbox, Suite, run
-from tests.conftest import configured
+from tests.conftest import configured, needs_sandbox
 
 pytestmark = pytest.mark.process
-needs_sandbox = pytest.mark.skipif(
-    (missing := sandbox.missing()) is not None, reason=f"no sandbox for graded programs: {missing}"
-)
-unsafe = pytest.mark.parametrize("unsafe", [pytest.param(False, marks=needs_sandbox), True])
+unsafe = pytest.mark.parametrize("unsafe", [pytest.param(False, marks=needs_sandbox()), True])
 
 
 @unsafe
@@ -74,7 +71,7 @@ BAG = (
 )
 
 
-@needs_sandbox
+@needs_sandbox()
 @pytest.mark.parametrize(
     ("program", "tests"),
     [
@@ -135,7 +132,7 @@ def test_honest_programs_pass_as_in_one_process(program, tests):
     assert run(program, 30, 1024, Suite(tests)) == (True, "")
 
 
-@needs_sandbox
+@needs_sandbox()
 @pytest.mark.parametrize(
     ("program", "tests", "why"),
     [
@@ -158,7 +155,7 @@ def test_tests_that_fail(program, tests, why):
     assert run(program, 30, 1024, Suite(tests)) == (False, why)
 
 
-@needs_sandbox
+@needs_sandbox()
 def test_what_the_helpers_define_is_theirs_and_not_the_programs():
     """Such as HumanEval/32, whose tests call `poly` from the prompt."""
     head = "import math\ndef twice(x): return 2 * x\ndef f(x):\n    'square'\n"
@@ -307,6 +304,7 @@ def test_a_body_is_indented_as_its_head(prefix, answer, code):
     assert continued(prefix, answer).rstrip() == code
 
 
+@needs_sandbox()
 @pytest.mark.parametrize(
     "answer",
     [
@@ -319,6 +317,7 @@ def test_white_space_around_a_whole_function_is_no_error(answer):
     assert graded(answer, ROW) == (1, None)
 
 
+@needs_sandbox()
 @pytest.mark.parametrize(
     ("answer", "no_answer"),
     [("", True), ("\n ", True), ("I don't know.", True), ("```\nI don't\n```", False), ("return a - b", False)],
@@ -333,6 +332,7 @@ def graded(text, raw, names=HUMAN_EVAL):
     return grade.score, grade.told
 
 
+@needs_sandbox()
 def test_human_evals_columns():
     assert graded("```python\ndef add(a, b):\n    return a + b\n```", ROW) == (1, None)
     assert graded("```python\ndef add(a, b):\n    return a - b\n```", ROW) == (0, "AssertionError")
@@ -341,6 +341,7 @@ def test_human_evals_columns():
     assert graded("import sys\ndef add(a, b):\n    sys.exit(0)", ROW)[0] == 0, "ends before its tests"
 
 
+@needs_sandbox()
 def test_mbpps_columns():
     names = {"tests": "test_list", "setup": "test_setup_code"}
     row = {"test_list": ["assert f(two) == 4", "assert f(3) == 9"], "test_setup_code": "two = 2"}
@@ -348,6 +349,7 @@ def test_mbpps_columns():
     assert graded("def f(x): return 4", row, names)[0] == 0
 
 
+@needs_sandbox()
 def test_rows_without_tests():
     two = [Answer(0, "q", "r", "x", {"test": ""}), Answer(1, "q", "r", "x", {"test": "assert x"})]
     assert [g.score for g in PassAt1({"tests": "test"}).grade(two, "unused")] == [None, 0]

@@ -109,13 +109,15 @@ class Printed(io.BytesIO):
         return text
 
 
-def open_to_programs(op: str, args: list) -> bool:
-    """Whether a program may ask that of the tests' objects: what they handed over may be called and iterated, and
-    objects of their own classes have attributes."""
-    public = len(args) > 1 and isinstance(args[1], str) and not args[1].startswith("_")
-    return op in ("call", "iter", "next") or (
-        op in ("attr", "set") and public and type(args[0]).__module__ == "__main__"
-    )
+def open_to_programs(op: str, coded: list, args: list) -> bool:
+    """Whether a program may ask that of the tests: to call and iterate what they handed over, and no other callable
+    that it could name; and for attributes of what is of their own classes. coded: `args` as they came."""
+    if not (coded and isinstance(coded[0], list) and coded[0][:1] == ["yours"]):
+        return False
+    if op in ("attr", "set"):
+        name = args[1] if len(args) > 1 else None
+        return type(args[0]).__module__ == "__main__" and isinstance(name, str) and not name.startswith("_")
+    return op in ("call", "iter", "next")
 
 
 class Peer:
@@ -162,6 +164,8 @@ class Peer:
         try:
             args = [self.decode(a) for a in message["args"]]
             kwargs = {name: self.decode(value) for name, value in message["kwargs"].items()}
+            if self.namespace is None and not open_to_programs(message["op"], message["args"], args):
+                raise TypeError(f"{message['op']} is not for a program to ask")
             reply = self._reply(message["op"], args, kwargs)
         except Ended:
             raise
@@ -170,8 +174,6 @@ class Peer:
         self.send(reply | {"printed": self.printed.take()})
 
     def _reply(self, op: str, args: list, kwargs: dict) -> dict:
-        if self.namespace is None and not open_to_programs(op, args):
-            raise TypeError(f"{op} is not for a program to ask")
         if op == "name":
             return {"value": self.encode(self.namespace[args[0]])}
         filled = {at: self.encode(value) for at, value in enumerate(args) if isinstance(value, CONTAINERS)}
@@ -267,6 +269,8 @@ class Peer:
     def exception(self, name: str, base: str) -> type:
         """The exception class that stands for the other side's."""
         known = getattr(builtins, base)
+        if not (isinstance(known, type) and issubclass(known, BaseException)):
+            raise ValueError(f"{base} is no exception")
         if name == base:
             return known
         return self.errors.setdefault((name, base), type(name, (known,), {}))
@@ -281,8 +285,6 @@ class Peer:
 
     def error(self, message: dict) -> BaseException:
         kind = self.exception(*message["error"])
-        if not issubclass(kind, BaseException):
-            raise ValueError("not an exception")
         try:
             error = kind(*map(self.decode, message["args"]))
         except Exception:

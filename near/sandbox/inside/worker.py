@@ -17,6 +17,7 @@ import io
 import json
 import os
 import resource
+import signal
 import site
 import sys
 import types
@@ -130,6 +131,7 @@ def main(role: str, reading: int, writing: int, seconds: float, memory_mb: int, 
     sys.path += packages
     site.setquit()  # exit and quit, which -S leaves out
     limit(seconds, memory_mb)
+    signal.alarm(int(seconds) + 5)  # should who waits for it be gone
     if role == "program":
         os.close(out)
         run_program(job, Peer(reading, writing, {}))
