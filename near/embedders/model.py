@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from near.embedders.base import Embedder, normalised
+from near.embedders.base import Dtype, Embed, Embedder, Launcher, StoreDtype, normalised
 from near.errors import UserError, one_line
 from near.files import folder_digest, read_json
 from near.hub import SKIPPED, model_folder, wanted_dtype
@@ -34,7 +34,7 @@ class ModelEmbedder(Embedder):
         self,
         model: str,
         revision: str | None = None,
-        embed: str = "prompt",
+        embed: Embed = "prompt",
         query_prompt: str | None = "auto",
         document_prompt: str | None = "auto",
         max_length: int | None = None,
@@ -42,11 +42,11 @@ class ModelEmbedder(Embedder):
         batch_size: int = 32,
         batch_tokens: int = 4096,
         chunk: int = Embedder.chunk,
-        dtype: str = "auto",
-        store_dtype: str = "float32",
+        dtype: Dtype = "auto",
+        store_dtype: StoreDtype = "float32",
         device: str | list[str] | None = None,
         trust_remote_code: bool = False,
-        launcher: str | None = None,
+        launcher: Launcher | None = None,
         workers: int | None = None,
         *,
         cache_dir: str,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from near.batches import batches
+from near.embedders.base import Dtype, Embed, Launcher, StoreDtype
 from near.embedders.model import ModelEmbedder
 from near.embedders.sentence_transformer import ALIKE
 from near.encoding import Encoder
@@ -28,17 +29,17 @@ class RdsEmbedder(ModelEmbedder):
         model: str,
         revision: str | None = None,
         template: str | None = None,
-        embed: str = "chat",
+        embed: Embed = "chat",
         max_length: int | None = None,
         truncate_dim: int | None = None,
         batch_size: int = 32,
         batch_tokens: int = 4096,
         chunk: int = ModelEmbedder.chunk,
-        dtype: str = "auto",
-        store_dtype: str = "float32",
+        dtype: Dtype = "auto",
+        store_dtype: StoreDtype = "float32",
         device: str | None = None,
         trust_remote_code: bool = False,
-        launcher: str | None = None,
+        launcher: Launcher | None = None,
         workers: int | None = None,
         *,
         cache_dir: str,
