@@ -4,7 +4,7 @@ An option of a class is typed by the class's signature, any other by the declara
 both from source and holds every value to them. A number is finite and lies in `bounds`.
 """
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from near.template_slots import TEMPLATES
 
@@ -25,8 +25,8 @@ class Select(Base):
     data: "Data"
     embedder: Group
     index: Group
-    selector: Group | None
-    mixer: Group | None
+    selector: NotRequired[Group | None]
+    mixer: NotRequired[Group | None]
     model: "Model"
     similarity: Group
     scoring: Group
@@ -42,12 +42,12 @@ class Train(Base):
     embedder: Group
     index: Group
     selector: Group
-    mixer: Group | None
-    weighter: Group | None
+    mixer: NotRequired[Group | None]
+    weighter: NotRequired[Group | None]
     model: "Model"
     finetuning: Group
     trainer: Group
-    parallel: Group
+    parallel: dict
     evaluation: "Evaluation"
     tracker: Group
     similarity: Group
@@ -126,7 +126,7 @@ class Source(TypedDict):
 
 
 class Data(TypedDict):
-    target: str
+    target: NotRequired[str]
     candidates: Source
     queries: Source
     eval: Source
@@ -181,10 +181,8 @@ class LoraPlus(TypedDict):
     lr_embedding: float
 
 
-# Which script's options a configuration holds, by one that no other script has.
-SCRIPTS = {"export": Select, "trainer": Train, "export_dir": Merge, "run": Eval, "runs": Report}
+SCRIPTS = ("Select", "Train", "Merge", "Eval", "Report")
 CARRIED = {"trainer.loraplus": LoraPlus}  # handed over beside the options of their group's class
-OPTIONAL = {"data.target", "mixer", "weighter", "selector"}  # absent under some choices
 RUNTIME = {"embedder": ("cache_dir",), "trainer": ("model", "job")}  # keywords that are handed over at the call
 NAMES = {"template": tuple(TEMPLATES)}  # of options whose texts are names out of a long list
 MAY_BE_EMPTY = ("prompt", "query_prompt", "document_prompt", "default_system")  # texts
@@ -258,7 +256,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "args.gradient_accumulation_steps": (1, 1_000_000),
     "args.learning_rate": (0, 1e6),
     "args.max_steps": (-1, 100_000_000),
-    "args.num_train_epochs": (0, 1e6),
+    "args.num_train_epochs": (1e-9, 1e6),
+    "args.eval_steps": (1e-9, 1e9),
     "args.warmup_steps": STEPS,
     "args.logging_steps": (1e-9, 1e9),
     "args.save_steps": (1e-9, 1e9),

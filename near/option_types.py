@@ -44,8 +44,14 @@ class Type:
 def type_faults(cfg: DictConfig) -> list[str]:
     """Values of the wrong type, out of bounds or not finite, and options that are gone; whole numbers written as 1e3
     become such, and texts that YAML reads as numbers become texts again."""
-    script = next((declared for key, declared in allowed.SCRIPTS.items() if key in cfg), allowed.Base)
-    return list(_node_faults(cfg, "", f"near.allowed.{script.__name__}"))
+    return list(_node_faults(cfg, "", script_of(cfg)))
+
+
+def script_of(cfg: DictConfig) -> str:
+    """The declaration of the script whose configuration this is; of none where it is only a part of one."""
+    known = {name: set(parameters(f"near.allowed.{name}")[0]) for name in allowed.SCRIPTS}
+    name = max(known, key=lambda name: len(known[name] & set(cfg)) - len(set(cfg) - known[name]))
+    return f"near.allowed.{name if len(known[name] & set(cfg)) > len(known[name]) / 2 else 'Base'}"
 
 
 def _node_faults(node: DictConfig, path: str, target: str | None) -> Iterator[str]:
@@ -70,8 +76,7 @@ def _node_faults(node: DictConfig, path: str, target: str | None) -> Iterator[st
 def _gone(node: DictConfig, path: str, known: dict[str, Parameter]) -> Iterator[str]:
     for name, parameter in known.items():
         full = f"{path}.{name}" if path else name
-        by_call = name in allowed.RUNTIME.get(path, ())
-        if parameter.default is None and name not in node and full not in allowed.OPTIONAL and not by_call:
+        if parameter.default is None and name not in node and name not in allowed.RUNTIME.get(path, ()):
             yield ShapeFault(f"{full} is missing; leave ~{full} out, or set {full}=...")
 
 
@@ -188,11 +193,13 @@ def _ours(parameter: Parameter | None) -> bool:
 
 def _mapping_faults(value: DictConfig, full: str, wanted: Type) -> Iterator[str]:
     target = select(value, "_target_") if "_target_" in value else wanted.fields
-    if target is not None or wanted.element is None:
+    if target is None and "group" in wanted.names and not wanted.names & {"any", "dict", "str"} and len(value):
+        yield ShapeFault(f"{full}._target_ is missing; leave ~{full}._target_ out, or set {full}._target_=...")
+    elif target is not None or wanted.element is None:
         yield from _node_faults(value, full, target)
-        return
-    for key in value:
-        yield from _value_faults(value, key, f"{full}.{key}", wanted.element)
+    else:
+        for key in value:
+            yield from _value_faults(value, key, f"{full}.{key}", wanted.element)
 
 
 def _number_faults(
@@ -200,10 +207,11 @@ def _number_faults(
 ) -> Iterator[str]:
     value, names = node[key], wanted.names
     if full in allowed.FRACTIONS:
-        names = names | {"float"}
+        names = frozenset({"float"})
     if not names & {"int", "float", "any"}:
         if "str" in names and isinstance(value, int):
-            return OmegaConf.update(node, str(key), str(value)) if isinstance(node, DictConfig) else None
+            node[key] = str(value)  # a folder may be named 2024
+            return
         yield _not_so(full, value, wanted)
         return
     if not math.isfinite(value):

@@ -157,7 +157,8 @@ def _fields(node: ast.ClassDef, module: str) -> dict[str, Parameter]:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             value = ast.unparse(item.value) if item.value else ""
             if "ClassVar" not in ast.unparse(item.annotation) and "init=False" not in value:
-                default = ast.Constant(None) if optional else _field_default(item.value)
+                absent = optional or ast.unparse(item.annotation).startswith("NotRequired")
+                default = ast.Constant(None) if absent else _field_default(item.value)
                 known[item.target.id] = Parameter(item.annotation, default, module)
     return known
 
