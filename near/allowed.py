@@ -176,13 +176,20 @@ class Evaluation(TypedDict):
     lm_eval: LmEval
 
 
+class Carried(TypedDict):
+    """Options of the group trainer that are handed over beside those of its class."""
+
+    loraplus: "LoraPlus"
+    nonfinite_steps: int
+
+
 class LoraPlus(TypedDict):
     lr_ratio: float | None
     lr_embedding: float
 
 
 SCRIPTS = ("Select", "Train", "Merge", "Eval", "Report")
-CARRIED = {"trainer.loraplus": LoraPlus}  # handed over beside the options of their group's class
+CARRIED = {"trainer": "near.allowed.Carried"}  # options that are handed over beside those of a group's class
 RUNTIME = {"embedder": ("cache_dir",), "trainer": ("model", "job")}  # keywords that are handed over at the call
 NAMES = {"template": tuple(TEMPLATES)}  # of options whose texts are names out of a long list
 MAY_BE_EMPTY = ("prompt", "query_prompt", "document_prompt", "default_system")  # texts

@@ -114,13 +114,14 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
         if not isinstance(node._target_, str):
             return [*faults, f"{path}._target_={node._target_} is not a dotted path to a class"]
         faults += [f"{path}.{k} is handed over by the program" for k in RUNTIME.get(path, ()) if k in node]
+        carried = keywords(CARRIED[path]) if path in CARRIED else set()
         try:
             taken = keywords(node._target_)
         except UserError as error:
             return [*faults, f"{path}: {error}"]
         if taken is not None:
             for key in node:
-                if key not in taken and key not in HYDRA_KEYS and f"{path}.{key}" not in CARRIED:
+                if key not in taken | carried and key not in HYDRA_KEYS:
                     cls = node._target_.rpartition(".")[2]
                     faults.append(f"{path}.{key} is not an option of {cls}{elsewhere(f'{path}.{key}', taken)}")
     return faults

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from near.config import differences
+from near.divergence import FAILED
 from near.errors import UserError
 from near.evaluate import ANSWERS, summary
 from near.files import read_json
@@ -29,7 +30,10 @@ def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
             f"{output_dir} holds a finished run with another configuration ({differing[0]}); "
             f"set overwrite=true or {place}"
         )
-    log.info(f"{output_dir} is done already: {summary(read_json(path))}")
+    metrics = read_json(path)
+    if metrics["target_loss"] is None:  # it diverged
+        return False
+    log.info(f"{output_dir} is done already: {summary(metrics)}")
     return True
 
 
@@ -56,7 +60,7 @@ def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
 
 def clear(output_dir: Path) -> None:
     """Remove what an earlier run left in its output folder, so that the files there are of one run."""
-    for name in ("metrics.json", "train_metrics.json", "loss.png", *ANSWERS):
+    for name in ("metrics.json", "train_metrics.json", "loss.png", FAILED, *ANSWERS):
         (output_dir / name).unlink(missing_ok=True)
     for name in ("checkpoints", "rounds", "adapter", "model"):
         shutil.rmtree(output_dir / name, ignore_errors=True)

@@ -4,6 +4,7 @@ import contextlib
 import fnmatch
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -64,8 +65,24 @@ def cache_folder(cache_dir: str | Path, *parts: str) -> Path:
 
 
 def write_json(path: str | Path, value: object) -> None:
+    """Numbers that are not finite become null: JSON has none, and other programs refuse Python's NaN."""
     with aside(path) as temporary:
-        temporary.write_bytes(_encoded(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
+        temporary.write_bytes(_encoded(_dumped(value, indent=2) + "\n"))
+
+
+def _dumped(value: object, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {_finite(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | Path) -> dict:
@@ -108,7 +125,7 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     with aside(path) as temporary, open(temporary, "wb") as file:
-        file.writelines(_encoded(json.dumps(row, ensure_ascii=False) + "\n") for row in rows)
+        file.writelines(_encoded(_dumped(row) + "\n") for row in rows)
 
 
 def _encoded(text: str) -> bytes:

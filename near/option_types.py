@@ -41,6 +41,9 @@ class Type:
         return Type(self.names | other.names, self.choices + other.choices, element, fields)
 
 
+ANY = Type(frozenset({"any"}))
+
+
 def type_faults(cfg: DictConfig) -> list[str]:
     """Values of the wrong type, out of bounds or not finite, and options that are gone; whole numbers written as 1e3
     become such, and texts that YAML reads as numbers become texts again."""
@@ -56,7 +59,7 @@ def script_of(cfg: DictConfig) -> str:
 
 def _node_faults(node: DictConfig, path: str, target: str | None) -> Iterator[str]:
     """Faults of a mapping's options, typed by `target`'s keywords."""
-    known = _parameters(target)
+    known = _parameters(target) | _parameters(allowed.CARRIED.get(path))
     for key in list(node):
         full = f"{path}.{key}" if path else str(key)
         raw = node._get_node(key)
@@ -64,10 +67,7 @@ def _node_faults(node: DictConfig, path: str, target: str | None) -> Iterator[st
             continue
         if raw._is_interpolation() and node[key] is None:  # a group that near/modes.py asks for
             continue
-        if full in allowed.CARRIED:
-            wanted = Type(frozenset({"group"}), fields=f"near.allowed.{allowed.CARRIED[full].__name__}")
-        else:
-            wanted = _type_of(target, key) if key in known else Type(frozenset({"any"}))
+        wanted = _type_of(known[key], not str(target).startswith("near.")) if key in known else ANY
         yield from _value_faults(node, key, full, wanted, known.get(key))
     if isinstance(target, str) and target.startswith("near.") and not target.startswith("near.allowed.Base"):
         yield from _gone(node, path, known)
@@ -91,8 +91,7 @@ def _parameters(target: str | None) -> dict[str, Parameter]:
 
 
 @functools.cache
-def _type_of(target: str, key: str) -> Type:
-    parameter, foreign = _parameters(target)[key], not target.startswith("near.")
+def _type_of(parameter: Parameter, foreign: bool) -> Type:
     if parameter.annotation is None:
         value = parameter.default.value if isinstance(parameter.default, ast.Constant) else None
         wanted = Type(frozenset({type(value).__name__ if value is not None else "any"}))
@@ -165,7 +164,7 @@ def _value_faults(
             yield _not_so(full, value, wanted)
         else:
             for i in range(len(value)):
-                yield from _value_faults(value, i, full, wanted.element or Type(frozenset({"any"})))
+                yield from _value_faults(value, i, full, wanted.element or ANY)
     elif value is None:
         if not names & {"None", "any"}:
             yield _not_so(full, value, wanted)
