@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from near import jobs
 from near.check import check, check_sources, elsewhere
 from near.config import CONF, flat_keys, register_resolvers
-from near.errors import UserError, did_you_mean, missing_choice, one_line
+from near.errors import UserError, did_you_mean, missing_choice, one_line, visible
 from near.signature import keywords
 from near.sweep import in_sweep
 
@@ -73,7 +73,7 @@ def _stop(error: Exception) -> None:
     fault = fault_line(error)
     if fault is None or os.environ.get("NEAR_TRACEBACK"):
         raise error
-    print(f"error: {fault}", file=sys.stderr)
+    print(f"error: {visible(fault)}", file=sys.stderr)
     sys.exit(1)
 
 

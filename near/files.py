@@ -17,8 +17,9 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import yaml
 
-from near.errors import UserError, one_line
+from near.errors import UserError, one_line, reading
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu", "numpy")
 
@@ -89,7 +90,7 @@ def read_json(path: str | Path) -> dict:
     """The object in a JSON file of ours; UserError where it is damaged."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (it holds a {type(value).__name__}); delete it and run again")
@@ -101,11 +102,40 @@ def read_jsonl(path: str | Path) -> list[dict]:
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines would split at U+2028 in a text, too
         rows = [json.loads(line) for line in lines if line]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
     if not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} is damaged (not an object a line); delete it and run again")
     return rows
+
+
+def read_list(path: str | Path) -> list:
+    """The list in a YAML file, such as Hydra's overrides; nothing where it is damaged or holds something else."""
+    with contextlib.suppress(UserError):
+        value = read_yaml(path)
+        return value if isinstance(value, list) else []
+    return []
+
+
+LARGEST_YAML = 1 << 22  # bytes
+MOST_VALUES = 200_000  # of a YAML file whose aliases are written out
+
+
+def read_yaml(path: str | Path) -> object:
+    """The plain value in a YAML file; UserError where it is damaged, too large, or grows without end by aliases."""
+    with reading(path, "it is damaged; move it away"):
+        content = Path(path).read_bytes()
+        if len(content) > LARGEST_YAML:
+            raise UserError(f"{path} has {len(content)} bytes, more than a configuration has; move it away")
+        value = yaml.load(content.decode("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        todo, count = [value], 0
+        while todo:
+            count += 1
+            if count > MOST_VALUES:
+                raise UserError(f"{path} holds more than {MOST_VALUES} values, its aliases written out; move it away")
+            inner = todo.pop()
+            todo += inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+    return value
 
 
 def read_whole(file, out: np.ndarray) -> None:

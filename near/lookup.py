@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from near.data import load
-from near.errors import UserError, one_line, printable
-from near.files import read_jsonl
+from near.errors import UserError, one_line, printable, visible
+from near.files import read_jsonl, read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +66,14 @@ def lookup(root: Path, row: int) -> None:
         if text != shown:  # runs of one pool say it once
             print("\n".join(text))
             shown = text
-        print("\n".join(_told(folder, row)))
+        print("\n".join(map(visible, _told(folder, row))))
 
 
 def _text(folder: Path, row: int) -> Iterator[str]:
     """The row as its data source has it now."""
     level, logger = logging.getLogger("near").level, logging.getLogger("near")
     try:
-        cfg = OmegaConf.load(folder / "config.yaml")
+        cfg = OmegaConf.create(read_yaml(folder / "config.yaml"))
         logger.setLevel(logging.ERROR)  # what loading tells was told when the run began
         rows = load(cfg.data, "candidates", cfg.cache_dir)
     except (UserError, OSError, OmegaConfBaseException) as error:

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from near.errors import UserError
-from near.files import read_json, read_jsonl
+from near.files import read_json, read_jsonl, read_list
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Run:
     def typed(self) -> set[str]:
         """The overrides it was started with, as Hydra keeps them; none where it did not."""
         path = self.folder / ".hydra" / "overrides.yaml"
-        words = OmegaConf.load(path) if path.is_file() else []
+        words = read_list(path) if path.is_file() else []
         return {str(word) for word in words if not str(word).startswith(("selector=", "seed="))}
 
     @functools.cached_property

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from near.embedders.base import Dtype, Embed, Embedder, Launcher, StoreDtype, normalised
-from near.errors import UserError, one_line
+from near.errors import UserError, reading
 from near.files import folder_digest, read_json
 from near.hub import SKIPPED, model_folder, wanted_dtype
 
@@ -108,10 +108,8 @@ class ModelEmbedder(Embedder):
     def tokenizer(self):
         from transformers import AutoTokenizer
 
-        try:
+        with reading(f"embedder.model={self.model}: its tokenizer"):
             return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"embedder.model={self.model}: no tokenizer ({one_line(error)[:200]})") from error
 
     @functools.cached_property
     def devices(self) -> list[str | None]:

@@ -10,7 +10,7 @@ from near.embedders.base import Dtype, Embed, Launcher, StoreDtype
 from near.embedders.model import ModelEmbedder
 from near.embedders.sentence_transformer import ALIKE
 from near.encoding import Encoder
-from near.errors import UserError, one_line
+from near.errors import UserError, reading
 from near.formats import Message, embedded_text
 from near.templates import set_template
 
@@ -89,14 +89,12 @@ class RdsEmbedder(ModelEmbedder):
         import torch
         from transformers import AutoModel
 
-        try:
+        with reading(f"embedder.model={self.model}"):
             model = AutoModel.from_pretrained(
                 self.folder, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
             )
             accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
             return model.to(self.devices[0] or accelerator).eval()
-        except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-            raise UserError(f"embedder.model={self.model} could not be loaded ({one_line(error)[:200]})") from error
 
     @property
     def limit(self) -> int | None:

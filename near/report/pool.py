@@ -19,7 +19,7 @@ from near.data import Rows, given, load
 from near.dedup import without_near_duplicates
 from near.embedding import RowTexts, look_up
 from near.errors import UserError, one_line
-from near.files import cache_folder, digest
+from near.files import cache_folder, digest, read_yaml
 from near.needs import needs_of
 from near.pool import load_pool
 from near.runs import Run
@@ -83,7 +83,7 @@ def _loaded(run: Run, fingerprint: str) -> Pool:
     path = run.folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path} is gone")
-    cfg = OmegaConf.load(path)
+    cfg = OmegaConf.create(read_yaml(path))
     needs = needs_of(cfg, selector_of(cfg.selector))
     queries = None
     if given(cfg.data, "queries"):

@@ -3,9 +3,8 @@
 import shlex
 from dataclasses import dataclass, field
 
-from omegaconf import OmegaConf
-
 from near.compare import Group, settings_of
+from near.files import read_list
 from near.runs import Run
 
 LONG = 120  # characters of a value
@@ -60,7 +59,7 @@ def _command(run: Run) -> str | None:
     path = run.folder / ".hydra" / "overrides.yaml"
     if not path.is_file():
         return None
-    words = [str(word) for word in OmegaConf.load(path)]
+    words = [str(word) for word in read_list(path)]
     return shlex.join(["python", "train.py", *(word for word in words if not word.startswith("sweeps="))])
 
 

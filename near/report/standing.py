@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from near.divergence import FAILED
 from near.errors import UserError, printable
-from near.files import digest, read_json, read_jsonl
+from near.files import digest, read_json, read_jsonl, read_yaml
 from near.locks import acquire, lock_file
 
 ERROR = 300  # characters of a failed run's line
@@ -67,7 +67,7 @@ def _job(folder: Path) -> dict:
 def _held(folder: Path) -> bool:
     """Whether a living process trains in `folder`: it holds the run's lock."""
     with contextlib.suppress(OSError, UserError, OmegaConfBaseException, AttributeError):
-        cache_dir = OmegaConf.load(folder / "config.yaml").cache_dir
+        cache_dir = OmegaConf.create(read_yaml(folder / "config.yaml")).cache_dir
         path = lock_file(cache_dir, f"run-{digest(str(folder.resolve()))}")
         if not path.is_file():
             return False
