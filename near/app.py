@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from near import jobs
 from near.check import check, check_sources, elsewhere
@@ -116,10 +116,13 @@ def _hydra_line(error: Exception) -> str:
     )
     if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", line):
         return f"{ambiguous.group(1)} holds a comma: for a sweep add -m, for a list write key=[a,b]"
+    cfg = _defaults()
+    removed = [word for word in sys.argv[1:] if word.startswith("~") and word[1:].split("=")[0] in flat_keys(cfg)]
+    if removed and (match or isinstance(error, InterpolationKeyError)):
+        return f"{removed[0]} takes away an option that the script needs; leave {removed[0]} out, or set another value"
     if not match:
         return line
     key = match.group(1).split("=")[0].split("@")[0]
-    cfg = _defaults()
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(cfg, parent, throw_on_missing=False) if parent else None
     if node is not None and OmegaConf.is_dict(node) and "_target_" in node:

@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from near import allowed
+from near.app import fault_line
 from near.check import check
+from near.config import CONF
 from near.errors import UserError
 from near.option_types import HYDRA_KEYS
 from near.options import groups
@@ -204,3 +207,29 @@ def test_an_option_that_is_gone_is_said_with_the_fix(key):
     del (OmegaConf.select(cfg, parent) if parent else cfg)[leaf]
     with pytest.raises(UserError, match=rf"{key} is missing; leave ~{key} out, or set {key}="):
         check(cfg)
+
+
+GONE = ["seed", "cache_dir", "output_dir", "sweep_name"]
+DELETED = [("train", key) for key in ("selector", "data", "trainer.args", "model", "selector._target_", *GONE)]
+DELETED += [
+    ("train", key) for key in ("trainer", "embedder", "evaluation", "data.more_eval", "data.eval", "finetuning.r")
+]
+DELETED += [("select", key) for key in ("data", "data.candidates", "index", "embedder._target_", "max_K", "n", *GONE)]
+DELETED += [("merge", key) for key in ("adapter_name_or_path", "export_dir", "tolerance", "template", *GONE)]
+DELETED += [("eval", key) for key in ("data", "model", "evaluation", "evaluation.graders", "run", *GONE)]
+DELETED += [("report", key) for key in ("runs", "map", "row", "queries", *GONE)]
+
+
+@pytest.mark.parametrize(("script", "key"), DELETED)
+def test_a_deletion_is_told_with_the_fix(script, key, monkeypatch):
+    words = [*NEEDED.get(script, ()), f"~{key}"]
+    monkeypatch.setattr("sys.argv", [f"{script}.py", *words])
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose(script, overrides=words)
+        check(cfg, words)
+    except Exception as error:
+        line = fault_line(error)
+        assert line is not None and f"~{key}" in line and "\n" not in line
+    else:
+        assert key == "finetuning.r", "what a class has a default for may go"
