@@ -19,13 +19,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from near import jobs
 from near.check import check, check_sources, elsewhere
 from near.config import CONF, flat_keys, raw_words, register_resolvers
 from near.disk import full_line, read_only_line, watch
-from near.errors import UserError, did_you_mean, missing_choice, one_line, user_error
+from near.errors import UserError, did_you_mean, missing_choice, one_line, user_error, visible
 from near.files import FULL
 from near.outputs import REMOVED, removable, remove_folder
 from near.outputs import check as check_outputs
@@ -85,7 +85,7 @@ def _stop(error: Exception) -> None:
     if fault is None or os.environ.get("NEAR_TRACEBACK"):
         sys.excepthook = _scrubbed_traceback
         raise error
-    print(f"error: {fault}", file=sys.stderr)
+    print(f"error: {visible(fault)}", file=sys.stderr)
     sys.exit(1)
 
 
@@ -140,10 +140,13 @@ def _hydra_line(error: Exception) -> str:
     )
     if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", line):
         return f"{ambiguous.group(1)} holds a comma: for a sweep add -m, for a list write key=[a,b]"
+    cfg = _defaults()
+    removed = [word for word in sys.argv[1:] if word.startswith("~") and word[1:].split("=")[0] in flat_keys(cfg)]
+    if removed and (match or isinstance(error, InterpolationKeyError)):
+        return f"{removed[0]} takes away an option that the script needs; leave {removed[0]} out, or set another value"
     if not match:
         return line
     key = match.group(1).split("=")[0].split("@")[0]
-    cfg = _defaults()
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(cfg, parent, throw_on_missing=False) if parent else None
     if node is not None and OmegaConf.is_dict(node) and "_target_" in node:

@@ -6,30 +6,15 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near import sandbox, secrets
-from near.allowed import (
-    BOOLEANS,
-    CHOICES,
-    ELSEWHERE,
-    LISTS,
-    MAPPINGS,
-    NULLABLE,
-    NUMBERS,
-    REFUSED,
-    RUNTIME,
-    SCHEDULED,
-    TEXTS,
-)
+from near.allowed import CARRIED, ELSEWHERE, REFUSED, RUNTIME, SCHEDULED
 from near.config import CONF, choices_with, flat_keys, is_refused, select
 from near.errors import UserError, did_you_mean
 from near.files import expanded_user, refuse_special, refuse_special_in
 from near.foreign import allowed_modules
 from near.modes import mode_faults
 from near.optimizers import optimizer_faults
+from near.option_types import HYDRA_KEYS, ShapeFault, type_faults
 from near.signature import attribute, keywords
-
-CARRIED = ("trainer.loraplus",)  # options of a group that are handed over beside its class's own
-HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
-MOST_SHOWN = 12  # choices that a message lists; of more only the near misses
 
 
 def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
@@ -40,15 +25,18 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     if isinstance(cfg.get("sweeps"), DictConfig):  # what is swept stands at the top, under hydra.sweeper
         raise UserError("sweeps=wandb/NAME is for W&B's agents: wandb sweep sweeps/wandb/NAME.yaml; or use sweeps=NAME")
     faults = [f"{key} is missing: set {key}=..." for key in _missing(OmegaConf.to_container(cfg))]
-    faults += _shape_faults(cfg)
+    whole = not faults
     try:
         allowed_modules(cfg.get("allow_targets"))
     except UserError as error:
         faults.append(str(error))
-    if not faults:  # what follows takes the shape for granted
+    faults += type_faults(cfg)
+    if whole and not any(isinstance(fault, ShapeFault) for fault in faults):  # what follows takes the shape for granted
         faults += _target_faults(cfg, "") + _unread_faults(cfg, typed) + secrets.faults(cfg)
-        faults += _number_faults(cfg) + _choice_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg)
-        faults += mode_faults(cfg, typed) + _path_faults(cfg, "")
+        faults += _more_eval_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg) + mode_faults(cfg, typed)
+        faults += _path_faults(cfg, "")
+        if select(cfg, "data.train_on_prompt") is True and select(cfg, "data.mask_history") is True:
+            faults.append("data.train_on_prompt=true trains what data.mask_history=true leaves out; set one of them")
     if faults:
         raise UserError("; ".join(faults))
 
@@ -71,58 +59,11 @@ def _present(cfg: DictConfig, key: str) -> bool:
     return not is_refused(node._get_node(leaf)._value())
 
 
-def _others(cfg: DictConfig, key: str) -> bool:
-    """Whether `key` is an option of a class from outside, which decides itself what it takes."""
-    target = select(cfg, f"{key.partition('.')[0]}._target_")
-    return key.startswith("selector.") and isinstance(target, str) and not target.startswith("near.")
-
-
-def _shape_faults(cfg: DictConfig) -> list[str]:
-    faults = []
-    for key in MAPPINGS:
-        if _present(cfg, key) and not isinstance(value := select(cfg, key), DictConfig):
-            faults.append(f"{key}={value} is not a group of options; set the options below it")
-    for part in ("data.candidates", "data.queries", "data.eval"):
-        for key in (f"{part}.columns", f"{part}.tags", f"{part}.filter"):
-            if _present(cfg, key) and not isinstance(value := select(cfg, key), DictConfig | None):
-                faults.append(f"{key}={value} is not a mapping; write it like {{name: value}}")
-        if _present(cfg, f"{part}.path") and not isinstance(
-            value := select(cfg, f"{part}.path"), str | DictConfig | ListConfig | None
-        ):
-            faults.append(f"{part}.path={value} is not a path, a list of paths or {{label: path}}")
-    faults += _more_eval_faults(cfg)
-    for key in LISTS:
-        if _present(cfg, key) and not isinstance(value := select(cfg, key), ListConfig | None):
-            faults.append(f"{key}={value} is not a list; write it like {key}=[{value}]")
-    for key in BOOLEANS:
-        if not _present(cfg, key) or (value := select(cfg, key)) is None and key in NULLABLE:
-            continue
-        if not isinstance(value, bool):
-            faults.append(f"{key}={value} is not true or false")
-    if not isinstance(value := select(cfg, "data.default_system"), str | None):
-        faults.append(f"data.default_system={value} is not a text")
-    if select(cfg, "data.train_on_prompt") is True and select(cfg, "data.mask_history") is True:
-        faults.append("data.train_on_prompt=true trains what data.mask_history=true leaves out; set one of them")
-    for key in TEXTS:
-        if not _present(cfg, key) or (value := select(cfg, key)) is None and key in NULLABLE:
-            continue
-        if isinstance(value, int) and not isinstance(value, bool):
-            OmegaConf.update(cfg, key, str(value), force_add=True)  # a folder may be named 2024
-        elif key == "adapter_name_or_path" and _present(cfg, "export_dir") and isinstance(value, ListConfig):
-            if not value or not all(isinstance(path, str) and path for path in value):
-                faults.append(f"{key}={value} is not a list of paths; write it like {key}=[a,b]")
-        elif not isinstance(value, str) or not value and not key.endswith("_prompt"):
-            faults.append(f"{key}={value if value != '' else repr(value)} is not a path or name")
-    return faults
-
-
 def _more_eval_faults(cfg: DictConfig) -> list[str]:
     """Faults of the further sets, whose names are the user's own."""
     sets = select(cfg, "data.more_eval")
-    if sets is None:
+    if not sets:
         return []
-    if not isinstance(sets, DictConfig):
-        return [f"data.more_eval={sets} is not a mapping of names to paths; write it like {{maths: maths.jsonl}}"]
     known, faults = OmegaConf.load(CONF / "data" / "source" / "default.yaml"), []
     for name, told in sets.items():
         where = f"data.more_eval.{name}"
@@ -209,13 +150,14 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
         if not isinstance(node._target_, str):
             return [*faults, f"{path}._target_={node._target_} is not a dotted path to a class"]
         faults += [f"{path}.{k} is handed over by the program" for k in RUNTIME.get(path, ()) if k in node]
+        carried = keywords(CARRIED[path]) if path in CARRIED else set()
         try:
             taken = keywords(node._target_)
         except UserError as error:
             return [*faults, f"{path}: {error}"]
         if taken is not None:
             for key in node:
-                if key not in taken and key not in HYDRA_KEYS and f"{path}.{key}" not in CARRIED:
+                if key not in taken | carried and key not in HYDRA_KEYS:
                     cls = node._target_.rpartition(".")[2]
                     faults.append(f"{path}.{key} is not an option of {cls}{elsewhere(f'{path}.{key}', taken)}")
     return faults
@@ -233,38 +175,6 @@ def elsewhere(key: str, taken: set[str]) -> str:
         return did_you_mean(option, taken)
     other = f"; {MEANT[key]}" if key in MEANT else ""
     return f"; leave it out, or use one that has it: {group}={', '.join(choices)}{other}"
-
-
-def _number_faults(cfg: DictConfig) -> list[str]:
-    faults = []
-    for key, (kind, least, most) in NUMBERS.items():
-        value = select(cfg, key)
-        if not _present(cfg, key) or value is None and key in NULLABLE or _others(cfg, key):
-            continue
-        if key == "selector.subset_size" and isinstance(value, int | float) and value > 1:
-            kind = int  # rows; a float up to 1 is a share of the pool
-        if kind is int and isinstance(value, float) and value.is_integer():  # 1e3
-            OmegaConf.update(cfg, key, value := int(value), force_add=True)
-        if not isinstance(value, int if kind is int else int | float) or isinstance(value, bool):
-            faults.append(f"{key}={value} is not a {'whole ' if kind is int else ''}number")
-        elif not value >= least:
-            faults.append(f"{key}={value} is too small; use {key}>={least}")
-        elif value > most:
-            faults.append(f"{key}={value} is too large; use {key}<={most}")
-    return faults
-
-
-def _choice_faults(cfg: DictConfig) -> list[str]:
-    return [
-        f"{key}={value} is not one of {', '.join(choices)}"
-        if len(choices) <= MOST_SHOWN
-        else f"{key}={value} is not known{did_you_mean(str(value), choices)}"
-        for key, choices in CHOICES.items()
-        if _present(cfg, key)
-        and (value := select(cfg, key)) not in choices
-        and not (value is None and key in NULLABLE)
-        and not _others(cfg, key)
-    ]
 
 
 def _schedule_faults(cfg: DictConfig) -> list[str]:

@@ -29,7 +29,10 @@ def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
             f"{output_dir} holds a finished run with another configuration ({differing[0]}); "
             f"set overwrite=true or {place}"
         )
-    log.info(f"{output_dir} is done already: {summary(read_json(path))}")
+    metrics = read_json(path)
+    if metrics["target_loss"] is None:  # it diverged
+        return False
+    log.info(f"{output_dir} is done already: {summary(metrics)}")
     return True
 
 

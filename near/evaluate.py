@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -133,7 +134,9 @@ def write_metrics(
 
 def summary(metrics: dict) -> str:
     right = "" if metrics["answers_right"] is None else f", answers right {metrics['answers_right']}/{metrics['rows']}"
-    loss = f"target loss {metrics['target_loss']:.4f} on {metrics['rows']} {metrics['evaluated_on']} rows"
+    value = metrics["target_loss"]
+    shown_loss = "not a finite number" if value is None or not math.isfinite(value) else f"{value:.4f}"
+    loss = f"target loss {shown_loss} on {metrics['rows']} {metrics['evaluated_on']} rows"
     right += "".join(
         f", {name} {score['mean']:.3f}" + no_answers(score.get("no_answer"), score.get("graded", 0))
         for name, score in (metrics.get("scores") or {}).items()

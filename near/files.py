@@ -8,6 +8,7 @@ import functools
 import glob
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -22,7 +23,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from near.errors import UserError, one_line
+import yaml
+
+from near.errors import UserError, one_line, reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,8 +184,24 @@ def note_use(path: str | Path) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
+    """Numbers that are not finite become null: JSON has none, and other programs refuse Python's NaN."""
     with aside(path) as temporary:
-        temporary.write_bytes(_encoded(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
+        temporary.write_bytes(_encoded(_dumped(value, indent=2) + "\n"))
+
+
+def _dumped(value: object, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {_finite(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | Path) -> dict:
@@ -190,7 +209,7 @@ def read_json(path: str | Path) -> dict:
     refuse_special(path)
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (it holds a {type(value).__name__}); delete it and run again")
@@ -203,11 +222,40 @@ def read_jsonl(path: str | Path) -> list[dict]:
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines would split at U+2028 in a text, too
         rows = [json.loads(line) for line in lines if line]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
     if not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} is damaged (not an object a line); delete it and run again")
     return rows
+
+
+def read_list(path: str | Path) -> list:
+    """The list in a YAML file, such as Hydra's overrides; nothing where it is damaged or holds something else."""
+    with contextlib.suppress(UserError):
+        value = read_yaml(path)
+        return value if isinstance(value, list) else []
+    return []
+
+
+LARGEST_YAML = 1 << 22  # bytes
+MOST_VALUES = 200_000  # of a YAML file whose aliases are written out
+
+
+def read_yaml(path: str | Path) -> object:
+    """The plain value in a YAML file; UserError where it is damaged, too large, or grows without end by aliases."""
+    with reading(path, "it is damaged; move it away"):
+        content = Path(path).read_bytes()
+        if len(content) > LARGEST_YAML:
+            raise UserError(f"{path} has {len(content)} bytes, more than a configuration has; move it away")
+        value = yaml.load(content.decode("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        todo, count = [value], 0
+        while todo:
+            count += 1
+            if count > MOST_VALUES:
+                raise UserError(f"{path} holds more than {MOST_VALUES} values, its aliases written out; move it away")
+            inner = todo.pop()
+            todo += inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+    return value
 
 
 def read_whole(file, out: "np.ndarray") -> None:
@@ -229,7 +277,7 @@ def write_npy(path: str | Path, array: "np.ndarray") -> None:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     with aside(path) as temporary, open(temporary, "wb") as file:
-        file.writelines(_encoded(json.dumps(row, ensure_ascii=False) + "\n") for row in rows)
+        file.writelines(_encoded(_dumped(row) + "\n") for row in rows)
 
 
 def _encoded(text: str) -> bytes:

@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
 from near.config import raw_words, swept_keys
-from near.errors import UserError, one_line, printable
+from near.errors import UserError, one_line, printable, visible
 from near.files import refuse_special
 from near.outputs import check as check_outputs
 from near.outputs import check_notes
@@ -125,7 +125,7 @@ def ended() -> list[dict]:
     names = labels({name: said["overrides"] for name, said in found.items()})
     table = Table(*HEADS, box=box.SIMPLE, pad_edge=False)
     for name, said in found.items():
-        table.add_row(*(escape(cell) for cell in _cells(name, said, names)))
+        table.add_row(*(escape(visible(cell)) for cell in _cells(name, said, names)))
     if table.row_count:
         console = Console(highlight=False, emoji=False)
         console = console if console.is_terminal else Console(highlight=False, emoji=False, width=WIDTH)

@@ -89,7 +89,11 @@ def _adapter(path: Path, allow_targets: object) -> Adapter:
         raise UserError(
             f"adapter_name_or_path={path}: no adapter_config.json there{other}; give a run's adapter folder"
         )
-    return Adapter(path, read_json(file), _run_of(path, allow_targets))
+    config = read_json(file)
+    for key in ("base_model_name_or_path", "revision"):
+        if not isinstance(config.get(key), str | None):
+            raise UserError(f"{file}: {key}={config[key]!r} is not text; set model_name_or_path and mend the file")
+    return Adapter(path, config, _run_of(path, allow_targets))
 
 
 def _run_of(path: Path, allow_targets: object) -> Run | None:

@@ -35,13 +35,14 @@ WRITES = {  # by script: patterns of what it writes into its output folder
     "report": ("report.html",),
     "select": ("manifest.json", "top_indices.npy", "top_scores.npy", *SUBSET),
     "train": (
-        *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", *ANSWERS),
+        *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),
         *(f"rounds/{name}" for name in ROUNDS),
         *(f"{kind}/{name}" for kind in ("adapter", "model", ".adapter.part", ".model.part") for name in MODEL),
         *(f"checkpoints/checkpoint-*/{name}" for name in CHECKPOINT),
     ),
 }
-REMOVED = ("metrics.json", "train_metrics.json", "loss.png", *ANSWERS, "checkpoints", "rounds", "adapter", "model")
+REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", *ANSWERS)
+REMOVED += ("checkpoints", "rounds", "adapter", "model")
 _PROVENANCE = {"created", "command", "versions"}  # see near.files.provenance
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ class Scoring:
     hashes: int = 1
     seed: int = 0
     adam: bool = True
-    epsilon: str = "outside"
+    epsilon: Literal["outside", "inside"] = "outside"
     modules: list[str] | None = None
     checkpoints: list[str] | None = None
     batch_tokens: int = 1024

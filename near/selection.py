@@ -326,7 +326,9 @@ def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: in
             raise UserError(f"indices_path={path}: no {name} in {folder}; give a top_indices.npy that select.py wrote")
     neighbours = _read(folder)
     for name, rows in (("candidates", candidates), ("queries", queries)):
-        made_for = neighbours.manifest.get(name, {})
+        made_for = neighbours.manifest.get(name)
+        if not isinstance(made_for, dict):
+            raise UserError(f"{folder / 'manifest.json'} does not say which {name} it was made for; select again")
         if made_for.get("fingerprint") != rows.fingerprint:
             raise UserError(
                 f"indices_path={path} was made for other {name} ({str(made_for.get('fingerprint'))[:12]}, "
@@ -362,10 +364,29 @@ def _read(folder: Path) -> Neighbours:
         raise UserError(
             f"the selection in {folder} is damaged ({error}); delete the folder and select again"
         ) from error
-    if not isinstance(manifest.get("sha256"), dict) or any(digests.get(n) != d for n, d in manifest["sha256"].items()):
+    if not isinstance(manifest.get("sha256"), dict) or not digests.keys() <= manifest["sha256"].keys():
+        raise UserError(f"{folder / 'manifest.json'} holds no digests of its files; select again")
+    if any(digests.get(n) != d for n, d in manifest["sha256"].items()):
         raise UserError(f"the selection in {folder} is damaged (its bytes changed); delete the folder and select again")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{folder / 'manifest.json'} has schema {manifest.get('schema_version')}, not {SCHEMA_VERSION}")
     if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape != scores.shape or ids.size and ids.min() < 0:
         raise UserError(f"{folder / 'top_indices.npy'} is not an int64 matrix of row ids like its scores; select again")
+    if scores.dtype.kind != "f" or not all(map(_is_ranked, *_blocks(ids, scores))):
+        raise UserError(
+            f"{folder / 'top_scores.npy'} is not a matrix of finite numbers, or a row of {folder / 'top_indices.npy'} "
+            "names an id twice; select again"
+        )
     return Neighbours(ids, scores, manifest, typical)
+
+
+def _blocks(*arrays: np.ndarray) -> list[list[np.ndarray]]:
+    """Of each array its blocks of rows, as few at a time as fit into memory easily."""
+    rows = max(1, (1 << 22) // max(1, arrays[0].shape[1]))
+    return [[array[i : i + rows] for i in range(0, len(array), rows)] for array in arrays]
+
+
+def _is_ranked(ids: np.ndarray, scores: np.ndarray) -> bool:
+    """Whether scores are finite and no row of ids has one twice."""
+    ordered = np.sort(ids, axis=1)
+    return bool(np.isfinite(scores).all() and (ordered[:, 1:] != ordered[:, :-1]).all())

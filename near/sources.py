@@ -9,7 +9,7 @@ import pyarrow as pa
 from omegaconf import DictConfig
 
 from near.assets import resolve
-from near.errors import UserError, did_you_mean, one_line
+from near.errors import UserError, did_you_mean, one_line, reading
 from near.files import file_digest, folder_digest, read_json, refuse_special, refuse_special_in
 from near.readers import ARROW_ERRORS, Choose, Kind, Raw, chosen_columns, kinds_shown, read_rows, types_of
 
@@ -116,10 +116,8 @@ def _folder(local: Path, path: str, label: str, split: str | None, where: str) -
             f"{where}.path={path} is a folder without a saved data set; name a file in it ({kinds_shown()}), "
             f"or a glob such as {path.rstrip('/')}/*.jsonl"
         )
-    try:
+    with reading(f"{where}.path={path}: the saved data set"):
         data = datasets.load_from_disk(str(local))
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
-        raise UserError(f"{where}.path={path} is not a readable data set ({one_line(error)})") from error
     return _data_set(data, path, label, folder_digest(local))
 
 

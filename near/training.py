@@ -20,6 +20,7 @@ from near.base_model import BaseMetrics
 from near.benchmarks import benchmarks
 from near.config import agent_sweep, public
 from near.dedup import without_near_duplicates
+from near.divergence import FIX
 from near.earlier import clear, newest_checkpoint
 from near.embedding_similarity import EmbeddingSimilarity
 from near.equal_rows import warn_of_equal
@@ -153,6 +154,7 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
 
 def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, state) -> float:
     """Load the model, train it, save and evaluate it; the target loss."""
+    from accelerate.utils import broadcast_object_list
     from transformers import set_seed
 
     from near.trackers.base import LogCallback
@@ -210,7 +212,10 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
                 log.info(f"base: {summary(base.metrics)}")
             log.info(f"{job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
-    return metrics["target_loss"]
+    loss = broadcast_object_list([metrics["target_loss"]])[0]
+    if not math.isfinite(loss):
+        raise UserError(f"the target loss after training is {loss}, not a finite number; {output_dir} is kept; {FIX}")
+    return loss
 
 
 def _measured(cfg: DictConfig, output_dir: Path, model, inputs: "Inputs") -> tuple[dict, list[dict]]:
@@ -278,6 +283,7 @@ def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, 
         represent=representation(cfg, inputs),
         eval_table=inputs.eval_table,
         loraplus=cfg.trainer.get("loraplus") or {},
+        nonfinite_steps=cfg.trainer.get("nonfinite_steps", 3),
     )
     if inputs.needs.asks_model:
         numbers = args.device.type + (" bf16" if args.bf16 else " fp16" if args.fp16 else "")
@@ -289,7 +295,8 @@ def _trainer(cfg: DictConfig, job: "Job", model, args):
     try:
         cfg = copy.deepcopy(cfg)
         with open_dict(cfg):
-            cfg.trainer.pop("loraplus", None)  # the job carries it, so that a trainer class of somebody's need not
+            for name in ("loraplus", "nonfinite_steps"):  # the job carries them: other trainer classes need not
+                cfg.trainer.pop(name, None)
         return instantiate(cfg.trainer)(model=model, job=job, args=args)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"trainer.args are refused: {one_line(error)[:200]}") from error

@@ -79,7 +79,12 @@ FILES = [
     ("p.jsonl", lines(*GOOD), ("data.candidates.filter=[output]",), "is not a mapping; write it like {name: value}"),
     ("p.jsonl", lines(*GOOD), ("data.candidates.tags=abc",), "data.candidates.tags=abc is not a mapping"),
     ("p.jsonl", lines(*GOOD), ("data.candidates.columns=3",), "data.candidates.columns=3 is not a mapping"),
-    ("p.jsonl", lines(*GOOD), ("data.candidates.path=5",), "data.candidates.path=5 is not a path, a list of paths"),
+    (
+        "p.jsonl",
+        lines(*GOOD),
+        ("data.candidates.path=true",),
+        "data.candidates.path=True is not a path, a list of paths",
+    ),
     ("p.arrow", b"ARROW1 not really", (), "is not a readable Arrow file"),
     ("p.parquet", b"PAR1 not really", (), "is not a readable parquet file"),
     ("p.txt", b"a line\n\xff\xfe\n", (), "row 1 (line 2): field 'line' is not UTF-8"),

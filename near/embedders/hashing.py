@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from near.embedders.base import Embedder, normalised
+from near.embedders.base import Embed, Embedder, Launcher, StoreDtype, normalised
 
 
 class HashingEmbedder(Embedder):
@@ -14,11 +14,11 @@ class HashingEmbedder(Embedder):
 
     def __init__(
         self,
-        embed: str = "prompt",
+        embed: Embed = "prompt",
         dim: int = 1024,
         chunk: int = Embedder.chunk,
-        store_dtype: str = "float32",
-        launcher: str | None = None,
+        store_dtype: StoreDtype = "float32",
+        launcher: Launcher | None = None,
         workers: int | None = None,
         *,
         cache_dir: str | None = None,

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from near.cutting import without_middle
-from near.embedders.base import Embedder, normalised
-from near.errors import UserError, one_line
+from near.embedders.base import Dtype, Embed, Embedder, Launcher, StoreDtype, normalised
+from near.errors import UserError, reading
 from near.files import folder_digest, read_json
 from near.hub import SKIPPED, model_folder, wanted_dtype
 
@@ -35,7 +35,7 @@ class ModelEmbedder(Embedder):
         self,
         model: str,
         revision: str | None = None,
-        embed: str = "prompt",
+        embed: Embed = "prompt",
         query_prompt: str | None = "auto",
         document_prompt: str | None = "auto",
         max_length: int | None = None,
@@ -43,11 +43,11 @@ class ModelEmbedder(Embedder):
         batch_size: int = 32,
         batch_tokens: int = 4096,
         chunk: int = Embedder.chunk,
-        dtype: str = "auto",
-        store_dtype: str = "float32",
+        dtype: Dtype = "auto",
+        store_dtype: StoreDtype = "float32",
         device: str | list[str] | None = None,
         trust_remote_code: bool = False,
-        launcher: str | None = None,
+        launcher: Launcher | None = None,
         workers: int | None = None,
         *,
         cache_dir: str,
@@ -109,10 +109,8 @@ class ModelEmbedder(Embedder):
     def tokenizer(self):
         from transformers import AutoTokenizer
 
-        try:
+        with reading(f"embedder.model={self.model}: its tokenizer"):
             return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"embedder.model={self.model}: no tokenizer ({one_line(error)[:200]})") from error
 
     @functools.cached_property
     def devices(self) -> list[str | None]:

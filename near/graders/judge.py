@@ -11,6 +11,7 @@ from near.files import cache_folder, digest, write_json
 from near.graders.base import Answer, Grade, Grader
 from near.judge import PROMPT, Judge
 from near.locks import locked
+from near.server import ServerOptions
 
 
 class JudgeGrader(Grader):
@@ -21,7 +22,7 @@ class JudgeGrader(Grader):
     model, prompt, question, reference and answer: <cache>/verdicts/<model and prompt>/.
     """
 
-    def __init__(self, server: dict, prompt: str = PROMPT):
+    def __init__(self, server: ServerOptions, prompt: str = PROMPT):
         self.judge = Judge(server, prompt, "evaluation.graders.judge")
 
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:

@@ -33,7 +33,13 @@ class PassAt1(Grader):
     (near/sandbox).
     """
 
-    def __init__(self, column_names: dict, seconds: float = 10, memory_mb: int = 1024, workers: int | None = None):
+    def __init__(
+        self,
+        column_names: dict[str, str | None],
+        seconds: float = 10,
+        memory_mb: int = 1024,
+        workers: int | None = None,
+    ):
         self.names = dict(column_names)
         if unknown := set(self.names) - {"tests", "setup", "entry_point", "prefix"}:
             raise UserError(
