@@ -26,7 +26,7 @@ from near.check import check, check_sources, elsewhere
 from near.config import CONF, flat_keys, raw_words, register_resolvers
 from near.disk import full_line, read_only_line, watch
 from near.errors import UserError, did_you_mean, missing_choice, one_line, user_error, visible
-from near.files import FULL
+from near.files import FULL, NO_SPACE
 from near.outputs import REMOVED, removable, remove_folder
 from near.outputs import check as check_outputs
 from near.secrets import check_words, faults, scrub
@@ -108,6 +108,8 @@ def _fault_line(error: BaseException) -> str | None:
             return str(link)
         if isinstance(link, OSError) and link.errno in FULL:
             return full_line(link)
+        if NO_SPACE.search(str(link)):  # of a writer with a kind of error of its own
+            return full_line(OSError())
         if isinstance(link, OSError) and (line := read_only_line(link)):
             return line
         if isinstance(link, OSError) and link.filename and link.errno in _PATHS:

@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from near.files import READ_ONLY
 
-LITTLE = 1 << 20  # bytes free: full
 _folders: dict[str, Path] = {}  # those that the running job writes to, by the option that names them
 
 
@@ -47,11 +46,10 @@ def read_only_line(error: OSError) -> str | None:
 
 
 def _fullest() -> Path | None:
-    """The full one of the folders that the job writes to."""
-    folders = [*_folders.values(), Path(tempfile.gettempdir())]
+    """Of the folders that the job writes to the one with the least room; None where they are not known."""
+    folders = [*_folders.values(), Path(tempfile.gettempdir())] if _folders else []
     free = {folder: shutil.disk_usage(_existing(folder)).free for folder in folders}
-    least = min(free, key=free.get)
-    return least if free[least] < LITTLE else None
+    return min(free, key=free.get, default=None)
 
 
 def _instead(path: Path) -> str:

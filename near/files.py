@@ -30,6 +30,7 @@ from near.errors import UserError, one_line, reading
 if TYPE_CHECKING:
     import numpy as np
 
+NO_SPACE = re.compile(r"No space left on device|\(os error 28\)")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu", "numpy")
@@ -348,7 +349,7 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
 
 def raise_if_full(folder: Path, error: Exception | None = None) -> None:
     """OSError that names `folder` where it has no room for another megabyte, or `error` says so."""
-    full = getattr(error, "errno", None) in FULL or bool(error and re.search(r"No space left|os error 28", str(error)))
+    full = getattr(error, "errno", None) in FULL or bool(error and NO_SPACE.search(str(error)))
     try:
         if not full:
             with tempfile.TemporaryFile(dir=folder) as file:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from near.config import public
 from near.evaluate import write_metrics
-from near.files import aside, provenance, read_json, write_json
+from near.files import aside, naming_full_disk, provenance, read_json, write_json
 from near.outputs import MODEL, list_files, remove_folder
 from near.pissa import save_as_lora
 from near.twins import note
@@ -26,7 +26,8 @@ def save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
     part = target.with_name(f".{target.name}.part")
     if trainer.args.should_save:
         remove_folder(part, MODEL)
-    trainer.save_model(str(part))
+    with naming_full_disk(target.parent):
+        trainer.save_model(str(part))
     if not trainer.args.should_save:
         return
     save_as_lora(trainer.accelerator.unwrap_model(trainer.model), part)

@@ -267,6 +267,13 @@ def test_a_full_disk_is_named_with_what_is_free(small_disk, tmp_path):
     assert [p for p in disk.rglob("*") if TEMPORARY.fullmatch(p.name)] == []
 
 
+def test_a_full_disk_is_named_whatever_the_error(tmp_path):
+    watch(configured("select", "data=demo", f"cache_dir={tmp_path}/cache"), tmp_path / "out")
+    error = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    line = fault_line(error)
+    assert line.startswith("no space left on the device of ") and " free; free some, or set " in line
+
+
 def fill(folder: Path) -> None:
     with open(folder / "big", "wb") as file:
         try:
