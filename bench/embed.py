@@ -44,7 +44,7 @@ def real_texts(cache_dir: str, count: int) -> list[str]:
 
 
 def _turns(path: Path):
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n"):
         try:
             asked = json.loads(line).get("input")
         except (ValueError, AttributeError):

@@ -55,7 +55,7 @@ def main() -> None:
     table("one letter or none", LETTERS, choices)
     solutions = []
     for path in sys.argv[1:]:
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
+        for line in Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n"):
             solution, _, number = json.loads(line)["answer"].rpartition("####")
             text = re.sub(r"<<.*?>>", "", solution).strip()
             solutions.append((text, Fraction(number.strip().replace(",", "").replace("$", ""))))

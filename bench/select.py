@@ -145,7 +145,7 @@ for name in open(sys.argv[1]).read().split():
         return [{"instruction": q, "input": "", "output": found[q]} for q in drawn]
 
     def _answered(path: Path):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n"):
             try:
                 row = json.loads(line)
                 asked, ideal = row.get("input"), row.get("ideal")

@@ -1,219 +1,283 @@
-"""What the values of a configuration may be, by key: near/check.py holds every one to it."""
+"""What the options of a configuration may be.
+
+An option of a class is typed by the class's signature, any other by the declarations below; near/option_types.py reads
+both from source and holds every value to them. A number is finite and lies in `bounds`.
+"""
+
+from typing import Literal, NotRequired, TypedDict
 
 from near.template_slots import TEMPLATES
 
-# key: (type, least value, largest value)
-BIG = float("inf")
-NUMBERS: dict[str, tuple[type, float, float]] = {
-    "max_K": (int, 1, BIG),
-    "n": (int, 1, BIG),
-    "row": (int, 0, BIG),
-    "seed": (int, 0, 2**32 - 1),
-    "index.block_rows": (int, 1, BIG),
-    "index.shard_rows": (int, 1, BIG),
-    "index.workers": (int, 1, BIG),
-    "index.nlist": (int, 1, BIG),
-    "index.nprobe": (int, 1, BIG),
-    "index.M": (int, 2, 512),
-    "index.ef_construction": (int, 1, 1_000_000),
-    "index.ef_search": (int, 1, 2**31 - 1),
-    "index.recall_queries": (int, 1, BIG),
-    "embedder.batch_size": (int, 1, BIG),
-    "embedder.batch_tokens": (int, 1, BIG),
-    "embedder.max_length": (int, 1, BIG),
-    "embedder.truncate_dim": (int, 1, BIG),
-    "embedder.chunk": (int, 1, BIG),
-    "embedder.workers": (int, 1, BIG),
-    "embedder.server.concurrency": (int, 1, 1000),
-    "embedder.server.retries": (int, 0, 1000),
-    "embedder.server.timeout": (float, 0.001, BIG),
-    "data.dedup_threshold": (float, 0, 1),
-    "embedder.dim": (int, 1, 1_000_000),
-    "selector.subset_size": (float, 1e-9, BIG),
-    "selector.temperature": (float, 1e-4, BIG),
-    "selector.mix": (float, 0, 0.999),
-    "selector.focus_weight": (float, 1e-9, BIG),
-    "selector.window_size": (float, 1e-9, 1),
-    "selector.alpha": (float, 0, 1),
-    "selector.C": (float, 1e-9, BIG),
-    "selector.sigma": (float, 0, BIG),
-    "selector.kde_K": (int, 1, BIG),
-    "selector.epsilon": (float, 1e-9, BIG),
-    "selector.reg_queries": (float, 1e-12, BIG),
-    "selector.reg_rows": (float, 1e-12, BIG),
-    "selector.samples": (int, 1, 10_000),
-    "selector.max_new_tokens": (int, 1, BIG),
-    "selector.clusters": (int, 1, BIG),
-    "selector.cluster_size": (int, 1, BIG),
-    "selector.members": (int, 1, BIG),
-    "evaluation.graders.judge.server.concurrency": (int, 1, 1000),
-    "evaluation.graders.judge.server.retries": (int, 0, 1000),
-    "evaluation.graders.judge.server.timeout": (float, 0.001, BIG),
-    "evaluation.graders.pass_at_1.seconds": (float, 0.1, 3600),
-    "evaluation.graders.pass_at_1.memory_mb": (int, 64, BIG),
-    "evaluation.graders.pass_at_1.workers": (int, 1, 1000),
-    "selector.judge.server.concurrency": (int, 1, 1000),
-    "selector.judge.server.retries": (int, 0, 1000),
-    "selector.judge.server.timeout": (float, 0.001, BIG),
-    "scoring.dim": (int, 8, 10_000_000),
-    "scoring.hashes": (int, 1, 64),
-    "scoring.seed": (int, 0, 2**32 - 1),
-    "scoring.batch_tokens": (int, 1, BIG),
-    "scoring.chunk": (int, 1, BIG),
-    "data.cutoff_len": (int, 2, BIG),
-    "data.num_proc": (int, 1, BIG),
-    "data.candidates.limit": (int, 1, BIG),
-    "data.queries.limit": (int, 1, BIG),
-    "data.eval.limit": (int, 1, BIG),
-    "trainer.warmup_step": (int, 0, BIG),
-    "trainer.update_step": (int, 1, BIG),
-    "trainer.update_times": (int, 0, BIG),
-    "trainer.cycles": (int, 1, BIG),
-    "trainer.train_step": (int, 1, BIG),
-    "trainer.loraplus.lr_ratio": (float, 1e-3, BIG),
-    "trainer.loraplus.lr_embedding": (float, 0, BIG),
-    "weighter.delta": (float, 1e-6, BIG),
-    "weighter.r": (float, 1e-3, BIG),
-    "mixer.temperature": (float, 1e-2, BIG),
-    "mixer.sample": (int, 1, BIG),
-    "mixer.alpha": (float, 0, 1),
-    "mixer.eta": (float, 0, BIG),
-    "mixer.c": (float, 0, 1),
-    "trainer.args.per_device_train_batch_size": (int, 1, BIG),
-    "trainer.args.gradient_accumulation_steps": (int, 1, BIG),
-    "trainer.args.learning_rate": (float, 0, BIG),
-    "trainer.args.logging_steps": (float, 1e-9, BIG),
-    "trainer.args.save_steps": (float, 1e-9, BIG),
-    "trainer.args.save_total_limit": (int, 1, BIG),
-    "trainer.args.warmup_steps": (float, 0, BIG),
-    "trainer.args.max_grad_norm": (float, 0, BIG),
-    "trainer.args.weight_decay": (float, 0, BIG),
-    "trainer.args.dataloader_num_workers": (int, 0, BIG),
-    "finetuning.r": (int, 1, BIG),
-    "finetuning.lora_alpha": (float, 0, BIG),
-    "finetuning.lora_dropout": (float, 0, 1),
-    "evaluation.batch_size": (int, 1, BIG),
-    "evaluation.max_new_tokens": (int, 1, BIG),
-    "evaluation.lm_eval.num_fewshot": (int, 0, 1000),
-    "evaluation.lm_eval.limit": (float, 1e-6, BIG),
-    "evaluation.lm_eval.batch_size": (int, 1, BIG),
-    "tracker.table_rows": (int, 0, 10_000),
-    "tracker.table_chars": (int, 0, BIG),
-    "export_size": (float, 1e-5, BIG),
-    "tolerance": (float, 0, BIG),
-    "rounding_tolerance": (float, 0, BIG),
+Format = Literal["auto", "alpaca", "messages", "sharegpt", "prompt_completion", "question_answer", "text"]
+Group = dict  # a choice of a configuration group: options of a class, or none
+
+
+class Base(TypedDict):
+    seed: int
+    allow_targets: str | list[str] | None
+    cache_dir: str
+    output_dir: str
+    sweep_name: str
+    overwrite: bool
+
+
+class Select(Base):
+    output_dir: str | None
+    data: "Data"
+    embedder: Group
+    index: Group
+    selector: NotRequired[Group | None]
+    mixer: NotRequired[Group | None]
+    model: "Model"
+    similarity: Group
+    scoring: Group
+    max_K: int | None
+    n: int | None
+    export: Literal["jsonl", "parquet"] | None
+    dry_run: bool
+
+
+class Train(Base):
+    output_dir: str | None
+    data: "Data"
+    embedder: Group
+    index: Group
+    selector: Group
+    mixer: NotRequired[Group | None]
+    weighter: NotRequired[Group | None]
+    model: "Model"
+    finetuning: Group
+    trainer: Group
+    parallel: dict
+    evaluation: "Evaluation"
+    tracker: Group
+    similarity: Group
+    scoring: Group
+    max_K: int | None
+    indices_path: str | None
+    dry_run: bool
+    resume: str | None
+
+
+class Merge(Base):
+    model_name_or_path: str | None
+    adapter_name_or_path: str | list[str]
+    export_dir: str
+    export_size: float
+    export_dtype: Literal["float32", "bfloat16", "float16"]
+    export_device: Literal["cpu", "auto"]
+    export_legacy_format: bool
+    trust_remote_code: bool
+    tolerance: float
+    rounding_tolerance: float
+    template: str | None
+    push_to_hub: str | None
+    push_private: bool
+
+
+class Eval(Base):
+    data: "Data"
+    model: "Model"
+    evaluation: "Evaluation"
+    run: str | None
+    adapter_name_or_path: str | None
+
+
+class Report(Base):
+    runs: str
+    row: int | None
+    map: Literal["tsne", "pca"] | None
+    map_rows: int
+    queries: int
+    neighbours: int
+    answers: int
+
+
+class Columns(TypedDict, total=False):
+    """Of a field the source's column; false: it is not read."""
+
+    source: str | bool | None
+    instruction: str | bool | None
+    input: str | bool | None
+    output: str | bool | None
+    system: str | bool | None
+    tools: str | bool | None
+    history: str | bool | None
+    messages: str | bool | None
+    conversations: str | bool | None
+    prompt: str | bool | None
+    completion: str | bool | None
+    question: str | bool | None
+    answer: str | bool | None
+    text: str | bool | None
+
+
+class Source(TypedDict):
+    path: str | list | dict | None
+    dataset_info: str | None
+    name: str | None
+    split: str | None
+    revision: str | None
+    key: str | None
+    format: Format
+    columns: Columns | None
+    tags: dict[str, str | None] | None
+    filter: dict | None
+    limit: int | None
+
+
+class Data(TypedDict):
+    target: NotRequired[str]
+    candidates: Source
+    queries: Source
+    eval: Source
+    more_eval: dict | None
+    cutoff_len: int
+    train_on_prompt: bool
+    mask_history: bool
+    reasoning: Literal["keep", "drop"]
+    default_system: str | None
+    on_error: Literal["raise", "skip"]
+    leakage: Literal["drop", "keep"]
+    dedup: Literal["none", "exact", "near"]
+    dedup_threshold: float
+    num_proc: int | None
+    refresh: bool
+
+
+class Model(TypedDict):
+    name_or_path: str
+    revision: str | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    trust_remote_code: bool
+    template: str | None
+    enable_thinking: bool | None
+    split_special_tokens: bool
+    upcast_layernorm: bool
+    quantization: Group | None
+
+
+class LmEval(TypedDict):
+    tasks: list[str] | None
+    include_path: str | None
+    num_fewshot: int | None
+    limit: int | float | None
+    batch_size: int
+    apply_chat_template: bool
+
+
+class Evaluation(TypedDict):
+    batch_size: int
+    answers: bool
+    max_new_tokens: int
+    graders: dict[str, Group] | None
+    at_rounds: bool
+    unsafe: bool
+    backend: Literal["transformers", "vllm"]
+    engine: dict | None
+    lm_eval: LmEval
+
+
+class Carried(TypedDict):
+    """Options of the group trainer that are handed over beside those of its class."""
+
+    loraplus: "LoraPlus"
+    nonfinite_steps: int
+
+
+class LoraPlus(TypedDict):
+    lr_ratio: float | None
+    lr_embedding: float
+
+
+SCRIPTS = ("Select", "Train", "Merge", "Eval", "Report")
+CARRIED = {"trainer": "near.allowed.Carried"}  # options that are handed over beside those of a group's class
+RUNTIME = {"embedder": ("cache_dir",), "trainer": ("model", "job")}  # keywords that are handed over at the call
+NAMES = {"template": tuple(TEMPLATES)}  # of options whose texts are names out of a long list
+MAY_BE_EMPTY = ("prompt", "query_prompt", "document_prompt", "default_system")  # texts
+
+# The least and largest value of a number where it isn't 1 to a billion for a whole one, 0 to a billion for another (0
+# for one whose default is 0). The longest end of an option's name that stands here counts.
+TOKENS, STEPS, SHARE = (1, 10_000_000), (0, 100_000_000), (0, 1)
+BOUNDS: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "row": (0, 2**40),
+    "tolerance": (0, 1e6),
+    "rounding_tolerance": (0, 1e6),
+    "export_size": (1e-5, 1e6),
+    "map_rows": (2, 10_000_000),
+    "queries": (0, 1_000_000),
+    "neighbours": (0, 1_000_000),
+    "answers": (0, 1_000_000),
+    "data.cutoff_len": (2, 10_000_000),
+    "data.num_proc": (1, 4096),
+    "data.dedup_threshold": SHARE,
+    "workers": (1, 100_000),
+    "server.concurrency": (1, 1000),
+    "server.retries": (0, 1000),
+    "server.timeout": (0.001, 86_400),
+    "index.M": (2, 512),
+    "index.ef_construction": (1, 1_000_000),
+    "index.ef_search": (1, 2**31 - 1),
+    "embedder.dim": (1, 1_000_000),
+    "embedder.max_length": TOKENS,
+    "batch_tokens": (1, 2**31 - 1),
+    "max_new_tokens": (1, 1_000_000),
+    "subset_size": (1e-9, 1e9),
+    "selector.temperature": (1e-4, 1e6),
+    "selector.mix": (0, 0.999),
+    "selector.focus_weight": (1e-9, 1e9),
+    "selector.quantiles": SHARE,
+    "selector.window_size": (1e-9, 1),
+    "selector.alpha": SHARE,
+    "selector.C": (1e-9, 1e9),
+    "selector.epsilon": (1e-9, 1e9),
+    "selector.reg_queries": (1e-12, 1e9),
+    "selector.reg_rows": (1e-12, 1e9),
+    "selector.samples": (1, 10_000),
+    "pass_at_1.seconds": (0.1, 3600),
+    "pass_at_1.memory_mb": (64, 16_000_000),
+    "pass_at_1.workers": (1, 1000),
+    "scoring.dim": (8, 10_000_000),
+    "scoring.hashes": (1, 64),
+    "scoring.seed": (0, 2**32 - 1),
+    "trainer.warmup_step": STEPS,
+    "trainer.update_step": (1, 100_000_000),
+    "trainer.update_times": (0, 1_000_000),
+    "trainer.cycles": (1, 1_000_000),
+    "trainer.train_step": (1, 100_000_000),
+    "loraplus.lr_ratio": (1e-3, 1e9),
+    "weighter.delta": (1e-6, 1e6),
+    "weighter.r": (1e-3, 1e6),
+    "mixer.temperature": (1e-2, 1e6),
+    "mixer.alpha": SHARE,
+    "mixer.eta": (0, 1e6),
+    "mixer.c": SHARE,
+    "evaluation.batch_size": (1, 1_000_000),
+    "lm_eval.num_fewshot": (0, 1000),
+    "lm_eval.limit": (1e-6, 1e9),
+    "lm_eval.batch_size": (1, 1_000_000),
+    "tracker.table_rows": (0, 10_000),
+    "finetuning.r": (1, 1_000_000),
+    "finetuning.lora_alpha": (0, 1e6),
+    "finetuning.lora_dropout": SHARE,
+    "args.per_device_train_batch_size": (1, 1_000_000),
+    "args.gradient_accumulation_steps": (1, 1_000_000),
+    "args.learning_rate": (0, 1e6),
+    "args.max_steps": (-1, 100_000_000),
+    "args.num_train_epochs": (1e-9, 1e6),
+    "args.eval_steps": (1e-9, 1e9),
+    "args.warmup_steps": STEPS,
+    "args.logging_steps": (1e-9, 1e9),
+    "args.save_steps": (1e-9, 1e9),
+    "args.adam_beta1": (0, 0.999999),
+    "args.adam_beta2": (0, 0.99999999),
+    "args.adam_epsilon": (0, 1),
+    "args.label_smoothing_factor": SHARE,
+    "args.dataloader_num_workers": (0, 4096),
 }
-BOOLEANS = (
-    "overwrite",
-    "dry_run",
-    "trainer.group_by_length",
-    "trainer.whole_step",
-    "data.refresh",
-    "data.train_on_prompt",
-    "data.mask_history",
-    "model.enable_thinking",
-    "model.split_special_tokens",
-    "embedder.trust_remote_code",
-    "model.trust_remote_code",
-    "model.upcast_layernorm",
-    "trust_remote_code",
-    "evaluation.answers",
-    "evaluation.at_rounds",
-    "evaluation.lm_eval.apply_chat_template",
-    "scoring.adam",
-    "export_legacy_format",
-    "tracker.log_indices",
-    "tracker.log_adapter",
-    "push_private",
-)
-LISTS = ("scoring.checkpoints", "scoring.modules", "evaluation.lm_eval.tasks")
-TEXTS = (
-    "cache_dir",
-    "output_dir",
-    "indices_path",
-    "resume",
-    "run",
-    "runs",
-    "adapter_name_or_path",
-    "model_name_or_path",
-    "export_dir",
-    "push_to_hub",
-    "template",
-    "model.name_or_path",
-    "model.revision",
-    "model.template",
-    "embedder.model",
-    "embedder.server.url",
-    "embedder.server.model",
-    "evaluation.lm_eval.include_path",
-    "mixer.reference",
-    "embedder.server.api_key_env",
-    "embedder.query_prompt",
-    "embedder.document_prompt",
-)
-MAPPINGS = ("data", "data.candidates", "data.queries", "data.eval", "trainer", "trainer.args", "evaluation", "model")
-MAPPINGS += ("trainer.loraplus", "finetuning", "parallel", "evaluation.engine", "evaluation.lm_eval")
-NULLABLE = {
-    *(
-        "max_K",
-        "embedder.max_length",
-        "embedder.truncate_dim",
-        "embedder.workers",
-        "embedder.launcher",
-        "index.workers",
-        "evaluation.graders.pass_at_1.workers",
-        "index.launcher",
-        "selector.subset_size",
-        "trainer.args.save_total_limit",
-        "trainer.loraplus.lr_ratio",
-        "output_dir",
-        "indices_path",
-        "n",
-        "row",
-        "export",
-    ),
-    "scoring.dim",
-    "mixer.reference",
-    "selector.clusters",
-    "selector.reg_queries",
-    *("index.nlist", "index.nprobe", "index.M", "index.ef_construction", "index.ef_search"),
-    *("data.num_proc", "data.candidates.limit", "data.queries.limit", "data.eval.limit", "resume", "run", "template"),
-    "push_to_hub",
-    *("adapter_name_or_path", "model_name_or_path", "model.revision", "model.template"),
-    "model.enable_thinking",
-    *("embedder.server.url", "embedder.server.model", "embedder.server.api_key_env"),
-    *("embedder.query_prompt", "embedder.document_prompt"),
-    *("evaluation.lm_eval.num_fewshot", "evaluation.lm_eval.limit", "evaluation.lm_eval.include_path"),
-}
-FORMATS = ("auto", "alpaca", "messages", "sharegpt", "prompt_completion", "question_answer", "text")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "export": ("jsonl", "parquet"),
-    "selector.policy": ("repeat", "advance", "sample"),
-    "selector.aggregate": ("max", "mean", "vote"),
-    "selector.focus": ("low", "medium", "high"),
-    "selector.reward": ("exact", "judge"),
-    "scoring.epsilon": ("outside", "inside"),
-    "data.on_error": ("raise", "skip"),
-    "data.leakage": ("drop", "keep"),
-    "data.reasoning": ("keep", "drop"),
-    "data.dedup": ("none", "exact", "near"),
-    "data.candidates.format": FORMATS,
-    "data.queries.format": FORMATS,
-    "data.eval.format": FORMATS,
-    "embedder.backend": ("auto", "sentence-transformers", "vllm", "vllm_server"),
-    "evaluation.backend": ("transformers", "vllm"),
-    "embedder.dtype": ("auto", "float32", "bfloat16", "float16"),
-    "embedder.store_dtype": ("float32", "float16"),
-    "embedder.launcher": ("ray",),
-    "index.device": ("auto", "cpu", "gpu"),
-    "index.launcher": ("ray",),
-    "model.template": tuple(TEMPLATES),
-    "template": tuple(TEMPLATES),
-    "embedder.embed": ("prompt", "answer", "both", "chat"),
-    "model.dtype": ("auto", "float32", "bfloat16", "float16"),
-    "export_dtype": ("float32", "bfloat16", "float16"),
-    "export_device": ("cpu", "auto"),
-}
+FRACTIONS = ("finetuning.lora_alpha",)  # typed as whole in their library, which takes others as well
+
 # Training arguments that are decided elsewhere, and where.
 ELSEWHERE = {
     "output_dir": "output_dir",
@@ -233,4 +297,3 @@ SCHEDULED = {
 }
 # Training arguments that would break the slices which rounds are made of.
 REFUSED = ("auto_find_batch_size", "ignore_data_skip", "dataloader_persistent_workers", "dataloader_drop_last")
-RUNTIME = {"embedder": ("cache_dir",), "trainer": ("model", "job")}  # keywords that are handed over at the call

@@ -5,7 +5,6 @@ import errno
 import functools
 import os
 import re
-import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,12 +19,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from near import jobs
 from near.check import check, check_sources, elsewhere
 from near.config import CONF, flat_keys, raw_words, register_resolvers
-from near.errors import UserError, did_you_mean, missing_choice, one_line, user_error
+from near.disk import full_line, read_only_line, watch
+from near.errors import UserError, did_you_mean, missing_choice, one_line, user_error, visible
+from near.files import FULL, NO_SPACE
+from near.outputs import REMOVED, removable, remove_folder
+from near.outputs import check as check_outputs
 from near.secrets import check_words, faults, scrub
 from near.signature import keywords
 from near.sweep import in_sweep
@@ -82,7 +85,7 @@ def _stop(error: Exception) -> None:
     if fault is None or os.environ.get("NEAR_TRACEBACK"):
         sys.excepthook = _scrubbed_traceback
         raise error
-    print(f"error: {fault}", file=sys.stderr)
+    print(f"error: {visible(fault)}", file=sys.stderr)
     sys.exit(1)
 
 
@@ -103,9 +106,12 @@ def _fault_line(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            where = link.filename or "the output or cache folder"
-            return f"no space left on the device of {where}; free some, run again"
+        if isinstance(link, OSError) and link.errno in FULL:
+            return full_line(link)
+        if NO_SPACE.search(str(link)):  # of a writer with a kind of error of its own
+            return full_line(OSError())
+        if isinstance(link, OSError) and (line := read_only_line(link)):
+            return line
         if isinstance(link, OSError) and link.filename and link.errno in _PATHS:
             reason = (link.strerror or "not usable").lower()
             return f"{link.filename}: {reason}; name another file, output_dir or cache_dir"
@@ -136,10 +142,13 @@ def _hydra_line(error: Exception) -> str:
     )
     if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", line):
         return f"{ambiguous.group(1)} holds a comma: for a sweep add -m, for a list write key=[a,b]"
+    cfg = _defaults()
+    removed = [word for word in sys.argv[1:] if word.startswith("~") and word[1:].split("=")[0] in flat_keys(cfg)]
+    if removed and (match or isinstance(error, InterpolationKeyError)):
+        return f"{removed[0]} takes away an option that the script needs; leave {removed[0]} out, or set another value"
     if not match:
         return line
     key = match.group(1).split("=")[0].split("@")[0]
-    cfg = _defaults()
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(cfg, parent, throw_on_missing=False) if parent else None
     if node is not None and OmegaConf.is_dict(node) and "_target_" in node:
@@ -182,12 +191,18 @@ def output_dir() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def drop_empty_output() -> None:
-    """Take back a job's folder when nothing but Hydra's own notes went into it."""
-    folder = output_dir()
-    own = {".hydra", f"{HydraConfig.get().job.name}.log"}
-    if folder != Path.cwd() and folder.is_dir() and {p.name for p in folder.iterdir()} <= own:
-        shutil.rmtree(folder, ignore_errors=True)
+def is_new(folder: Path) -> bool:
+    """Whether nothing is in a job's folder but what Hydra has just written: its notes, and a log without a line."""
+    log = folder / f"{HydraConfig.get().job.name}.log"
+    only_notes = folder != Path.cwd() and folder.is_dir() and {p.name for p in folder.iterdir()} <= {".hydra", log.name}
+    return only_notes and not (log.is_file() and log.stat().st_size)
+
+
+def drop_empty_output(new: bool = True) -> None:
+    """Take back a job's folder that was `new` when nothing but Hydra's own notes went into it."""
+    folder, log = output_dir(), f"{HydraConfig.get().job.name}.log"
+    if new and folder != Path.cwd() and folder.is_dir() and {p.name for p in folder.iterdir()} <= {".hydra", log}:
+        remove_folder(folder, (log, ".hydra/*.yaml"))
 
 
 def _take_back() -> None:
@@ -223,16 +238,22 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
     def decorate(work: Callable[[DictConfig], object]) -> Callable[[], object]:
         @functools.wraps(work)
         def job(cfg: DictConfig) -> object:
+            new = is_new(output_dir())
+            folder = output_dir() if name in ("select", "train") else Path(cfg.output_dir)
             try:
+                watch(cfg, folder)
                 with jobs.told(fault_line, bool(cfg.get("dry_run"))):
                     check(cfg, raw_words(HydraConfig.get().overrides.task))
                     check_sources(cfg)
+                    check_outputs(folder, name)
+                    if name == "train" and cfg.overwrite:
+                        removable(folder, *REMOVED)
                     result = work(cfg)
                 if cfg.get("dry_run"):
-                    drop_empty_output()
+                    drop_empty_output(new)
                 return result
             except KeyboardInterrupt:
-                drop_empty_output()
+                drop_empty_output(new)
                 raise
             except Exception as error:
                 fault = fault_line(error)
@@ -242,7 +263,7 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                     _let_go(error)
                 if fault is None:
                     raise
-                drop_empty_output()
+                drop_empty_output(new)
                 if in_sweep():  # the other jobs go on; Hydra raises it again at the end
                     raise UserError(fault) from error
                 _stop(error)

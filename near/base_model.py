@@ -5,24 +5,24 @@ import logging
 from pathlib import Path
 
 import torch
-from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers import TrainerCallback
 
 from near.benchmarks import base_benchmarks
 from near.config import identity as outcome
-from near.data import Rows, raw_rows
-from near.files import cache_folder, digest, folder_aside, folder_digest, read_json, write_json
+from near.data import Rows
+from near.files import cache_folder, digest, folder_aside, read_json, write_json
+from near.fingerprints import graded_columns, of_model
 from near.generation import answering
-from near.hub import wanted_dtype
 from near.locks import lock_file, locked
 from near.measure import Sets, measure, measure_all
 from near.model import base_folder, load_base, load_tokenizer
 from near.processes import is_main
+from near.tokens import OPTIONS
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 4  # of what is kept; changes with what graders make of an answer
+SCHEMA_VERSION = 5  # of what is kept; changes with what graders make of an answer
 
 
 def base_metrics(
@@ -69,17 +69,14 @@ def _folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
         evaluation.pop(name, None)
     made_of = [
         SCHEMA_VERSION,
-        folder_digest(base_folder(model, cfg.cache_dir)),
-        wanted_dtype(model.dtype),
-        model.template,
+        of_model(model, base_folder(model, cfg.cache_dir)),
+        {name: cfg.data.get(name) for name in OPTIONS if name != "train_on_prompt"},  # answers alone are measured
         rows.fingerprint,
-        cfg.data.cutoff_len,
+        graded_columns(cfg, rows),
         evaluation,
     ]
-    if any(get_class(options["_target_"]).columns for options in (cfg.evaluation.graders or {}).values()):
-        made_of.append(digest([dict(row) for _, row in raw_rows(cfg.data, rows, rows.eligible(), cfg.cache_dir)]))
-    if model.get("quantization") is not None:
-        made_of.append(OmegaConf.to_container(model.quantization))
+    if cfg.evaluation.get("unsafe"):
+        made_of.append("unsafe")
     return cache_folder(cfg.cache_dir, "evaluations", digest(made_of))
 
 

@@ -8,8 +8,8 @@ import logging
 from omegaconf import DictConfig, OmegaConf
 
 from near.errors import UserError, did_you_mean, one_line
-from near.files import cache_folder, digest, folder_aside, folder_digest, read_json, write_json
-from near.hub import wanted_dtype
+from near.files import cache_folder, digest, folder_aside, read_json, write_json
+from near.fingerprints import of_model
 from near.locks import lock_file, locked
 
 log = logging.getLogger(__name__)
@@ -110,10 +110,10 @@ def base_benchmarks(cfg: DictConfig, model: DictConfig, folder: str, load) -> di
     import lm_eval
 
     content = [
-        [name, json.loads(json.dumps(task.dump_config(), default=str)), digest(list(task.eval_docs))]
+        [name, json.loads(json.dumps(task.dump_config(), default=str)), digest(list(task.eval_docs)), _examples(task)]
         for name, task in sorted(tasks.items())
     ]
-    made_of = [lm_eval.__version__, folder_digest(folder), wanted_dtype(model.dtype), model.template, content]
+    made_of = [lm_eval.__version__, of_model(model, folder), content]
     made_of += [options[name] for name in (*OPTIONS, "tasks")]
     target = cache_folder(cfg.cache_dir, "benchmarks", digest(made_of))
     with locked(lock_file(cfg.cache_dir, target.name)):
@@ -124,6 +124,13 @@ def base_benchmarks(cfg: DictConfig, model: DictConfig, folder: str, load) -> di
         else:
             log.info("base model: benchmarks found in the cache")
         return read_json(target / "scores.json")
+
+
+def _examples(task) -> str | None:
+    """Of the rows that a task's few-shot examples are drawn from; None where it has none."""
+    if not (task.has_training_docs() or task.has_validation_docs() or task.config.fewshot_split):
+        return None
+    return digest(list(task.fewshot_docs() or ()))
 
 
 def shown(scores: dict | None) -> str:

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import os
-import shutil
+import re
 import sys
 import time
 import uuid
@@ -15,11 +15,20 @@ from rich.table import Table
 
 from near.app import fault_line
 from near.errors import UserError
-from near.files import cache_folder, read_json
+from near.files import TEMPORARY, cache_folder, discard, read_json
 from near.locks import acquire
+from near.outputs import removable_folder, remove_folder
+from near.shards import clear
 from near.store import SUFFIX, stored_rows
 
 DAY = 86400
+NAME = re.compile(r"[0-9a-f]{32}(-\d+)?")  # of a folder of ours in the cache
+SPACE = ("space.json", "lock", "claims.lock", "damaged.lock", "claims/*", f"*{SUFFIX}", f"damaged/*{SUFFIX}")
+BUILT = ("index.faiss", "vector_of.npy", "manifest.json")  # see near/indexes/approximate.py
+CHUNKS = (f"*{SUFFIX}", "*.lock")
+PARTS = ("assets", "benchmarks", "data", "dedup", "embeddings", "evaluations", "indexes", "maps", "neighbours")
+PARTS += ("scores", "similarities", "tokens", "verdicts")
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}-\d+\.part")  # a search in shards, see near/selection.py
 
 
 @dataclass(frozen=True)
@@ -37,12 +46,17 @@ class Space:
 def spaces(cache_dir: str | Path) -> list[Space]:
     """All spaces, the last used one first."""
     found = []
-    for folder in cache_folder(cache_dir, "embeddings").glob("[!.]*"):
+    for folder in _folders(cache_dir, "embeddings"):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # pruned in this moment
             shards = [p for p in folder.glob(f"*{SUFFIX}") if p.name[0] != "."]
             size, used = sum(map(_size, folder.rglob("*"))), (folder / "lock").stat().st_mtime
             found.append(Space(folder.name, folder, _told(folder), sum(map(stored_rows, shards)), size, used))
     return sorted(found, key=lambda space: -space.used)
+
+
+def _folders(cache_dir: str | Path, part: str) -> list[Path]:
+    """Folders of ours in a part of the cache, by their names."""
+    return [p for p in cache_folder(cache_dir, part).glob("*") if NAME.fullmatch(p.name) and not p.is_symlink()]
 
 
 def _told(folder: Path) -> dict:
@@ -63,7 +77,7 @@ def _size(path: Path) -> int:
 def indexes(cache_dir: str | Path) -> list[tuple[Path, int, float]]:
     """Built indexes (near/indexes/approximate.py): folder, bytes, when it was used last in seconds since the epoch."""
     found = []
-    for folder in cache_folder(cache_dir, "indexes").glob("[!.]*"):
+    for folder in _folders(cache_dir, "indexes"):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # a lock, or gone in this moment
             found.append((folder, sum(map(_size, folder.rglob("*"))), (folder / "manifest.json").stat().st_mtime))
     return found
@@ -75,7 +89,7 @@ def prune_index(folder: Path) -> bool:
     if held is None:
         return False
     try:
-        shutil.rmtree(folder)
+        remove_folder(folder, BUILT)
         return True
     finally:
         held.close()
@@ -84,7 +98,7 @@ def prune_index(folder: Path) -> bool:
 def scores(cache_dir: str | Path) -> list[tuple[Path, int, float]]:
     """What models said of rows (near/scoring.py): folder, bytes, when it was used last in seconds since the epoch."""
     found = []
-    for folder in cache_folder(cache_dir, "scores").glob("[!.]*"):
+    for folder in _folders(cache_dir, "scores"):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found.append((folder, sum(map(_size, folder.rglob("*"))), folder.stat().st_mtime))
     return found
@@ -92,9 +106,13 @@ def scores(cache_dir: str | Path) -> list[tuple[Path, int, float]]:
 
 def sweep(cache_dir: str | Path) -> None:
     """Remove what killed processes left half-written, a day after."""
-    for path in list(cache_folder(cache_dir).rglob(".*")):
-        if path.suffix in (".part", ".old") and time.time() - path.stat().st_mtime > DAY:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for path in [p for part in PARTS for p in cache_folder(cache_dir, part).rglob(".*")]:
+        with contextlib.suppress(FileNotFoundError):
+            old = time.time() - path.lstat().st_mtime > DAY
+            if old and TEMPORARY.fullmatch(path.name):
+                discard(path)
+            elif old and UNFINISHED.fullmatch(path.name):
+                clear(path)
 
 
 def prune(space: Space) -> bool:
@@ -103,9 +121,10 @@ def prune(space: Space) -> bool:
     if held is None:
         return False
     try:
+        removable_folder(space.folder, SPACE)
         gone = space.folder.with_name(f".{space.folder.name}.{uuid.uuid4().hex[:8]}.old")
         os.rename(space.folder, gone)
-        shutil.rmtree(gone)
+        remove_folder(gone, SPACE)
         return True
     finally:
         held.close()
@@ -167,7 +186,7 @@ def main(words: list[str] | None = None) -> None:
                 print(f"removed {told}" if prune_index(folder) else f"in use, left alone: {told}")
         for folder, size, used in scores(asked.cache_dir) if asked.unused_days is not None else []:
             if not asked.signature and time.time() - used > asked.unused_days * DAY:
-                shutil.rmtree(folder, ignore_errors=True)  # what a run reads was used just now
+                remove_folder(folder, CHUNKS)  # what a run reads was used just now
                 print(f"removed scores {folder.name[:12]}, {size / 1e6:.1f} MB")
         sweep(asked.cache_dir)
     except (UserError, OSError) as error:

@@ -5,30 +5,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from near import secrets
-from near.allowed import (
-    BOOLEANS,
-    CHOICES,
-    ELSEWHERE,
-    LISTS,
-    MAPPINGS,
-    NULLABLE,
-    NUMBERS,
-    REFUSED,
-    RUNTIME,
-    SCHEDULED,
-    TEXTS,
-)
+from near import sandbox, secrets
+from near.allowed import CARRIED, ELSEWHERE, REFUSED, RUNTIME, SCHEDULED
 from near.config import CONF, choices_with, flat_keys, is_refused, select
 from near.errors import UserError, did_you_mean
+from near.files import expanded_user, refuse_special, refuse_special_in
 from near.foreign import allowed_modules
 from near.modes import mode_faults
 from near.optimizers import optimizer_faults
+from near.option_types import HYDRA_KEYS, ShapeFault, type_faults
 from near.signature import attribute, keywords
-
-CARRIED = ("trainer.loraplus",)  # options of a group that are handed over beside its class's own
-HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
-MOST_SHOWN = 12  # choices that a message lists; of more only the near misses
 
 
 def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
@@ -39,15 +25,18 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     if isinstance(cfg.get("sweeps"), DictConfig):  # what is swept stands at the top, under hydra.sweeper
         raise UserError("sweeps=wandb/NAME is for W&B's agents: wandb sweep sweeps/wandb/NAME.yaml; or use sweeps=NAME")
     faults = [f"{key} is missing: set {key}=..." for key in _missing(OmegaConf.to_container(cfg))]
-    faults += _shape_faults(cfg)
+    whole = not faults
     try:
         allowed_modules(cfg.get("allow_targets"))
     except UserError as error:
         faults.append(str(error))
-    if not faults:  # what follows takes the shape for granted
+    faults += type_faults(cfg)
+    if whole and not any(isinstance(fault, ShapeFault) for fault in faults):  # what follows takes the shape for granted
         faults += _target_faults(cfg, "") + _unread_faults(cfg, typed) + secrets.faults(cfg)
-        faults += _number_faults(cfg) + _choice_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg)
-        faults += mode_faults(cfg, typed)
+        faults += _more_eval_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg) + mode_faults(cfg, typed)
+        faults += _path_faults(cfg, "")
+        if select(cfg, "data.train_on_prompt") is True and select(cfg, "data.mask_history") is True:
+            faults.append("data.train_on_prompt=true trains what data.mask_history=true leaves out; set one of them")
     if faults:
         raise UserError("; ".join(faults))
 
@@ -70,58 +59,11 @@ def _present(cfg: DictConfig, key: str) -> bool:
     return not is_refused(node._get_node(leaf)._value())
 
 
-def _others(cfg: DictConfig, key: str) -> bool:
-    """Whether `key` is an option of a class from outside, which decides itself what it takes."""
-    target = select(cfg, f"{key.partition('.')[0]}._target_")
-    return key.startswith("selector.") and isinstance(target, str) and not target.startswith("near.")
-
-
-def _shape_faults(cfg: DictConfig) -> list[str]:
-    faults = []
-    for key in MAPPINGS:
-        if _present(cfg, key) and not isinstance(value := select(cfg, key), DictConfig):
-            faults.append(f"{key}={value} is not a group of options; set the options below it")
-    for part in ("data.candidates", "data.queries", "data.eval"):
-        for key in (f"{part}.columns", f"{part}.tags", f"{part}.filter"):
-            if _present(cfg, key) and not isinstance(value := select(cfg, key), DictConfig | None):
-                faults.append(f"{key}={value} is not a mapping; write it like {{name: value}}")
-        if _present(cfg, f"{part}.path") and not isinstance(
-            value := select(cfg, f"{part}.path"), str | DictConfig | ListConfig | None
-        ):
-            faults.append(f"{part}.path={value} is not a path, a list of paths or {{label: path}}")
-    faults += _more_eval_faults(cfg)
-    for key in LISTS:
-        if _present(cfg, key) and not isinstance(value := select(cfg, key), ListConfig | None):
-            faults.append(f"{key}={value} is not a list; write it like {key}=[{value}]")
-    for key in BOOLEANS:
-        if not _present(cfg, key) or (value := select(cfg, key)) is None and key in NULLABLE:
-            continue
-        if not isinstance(value, bool):
-            faults.append(f"{key}={value} is not true or false")
-    if not isinstance(value := select(cfg, "data.default_system"), str | None):
-        faults.append(f"data.default_system={value} is not a text")
-    if select(cfg, "data.train_on_prompt") is True and select(cfg, "data.mask_history") is True:
-        faults.append("data.train_on_prompt=true trains what data.mask_history=true leaves out; set one of them")
-    for key in TEXTS:
-        if not _present(cfg, key) or (value := select(cfg, key)) is None and key in NULLABLE:
-            continue
-        if isinstance(value, int) and not isinstance(value, bool):
-            OmegaConf.update(cfg, key, str(value), force_add=True)  # a folder may be named 2024
-        elif key == "adapter_name_or_path" and _present(cfg, "export_dir") and isinstance(value, ListConfig):
-            if not value or not all(isinstance(path, str) and path for path in value):
-                faults.append(f"{key}={value} is not a list of paths; write it like {key}=[a,b]")
-        elif not isinstance(value, str) or not value and not key.endswith("_prompt"):
-            faults.append(f"{key}={value if value != '' else repr(value)} is not a path or name")
-    return faults
-
-
 def _more_eval_faults(cfg: DictConfig) -> list[str]:
     """Faults of the further sets, whose names are the user's own."""
     sets = select(cfg, "data.more_eval")
-    if sets is None:
+    if not sets:
         return []
-    if not isinstance(sets, DictConfig):
-        return [f"data.more_eval={sets} is not a mapping of names to paths; write it like {{maths: maths.jsonl}}"]
     known, faults = OmegaConf.load(CONF / "data" / "source" / "default.yaml"), []
     for name, told in sets.items():
         where = f"data.more_eval.{name}"
@@ -161,6 +103,41 @@ def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     return faults
 
 
+# Keys whose values are paths, and those that name a folder which is read whole.
+PATHS = {*("path", "dataset_info", "indices_path", "resume", "run", "runs", "adapter_name_or_path", "name_or_path")}
+PATHS |= {*("model_name_or_path", "model", "export_dir", "output_dir", "cache_dir", "include_path", "reference")}
+PATHS |= {"checkpoints"}
+READ = {"model", "resume", "run", "adapter_name_or_path", "name_or_path", "model_name_or_path", "checkpoints"}
+
+
+def _path_faults(node: DictConfig | ListConfig, path: str, name: str = "") -> list[str]:
+    """Values that are paths of devices, FIFOs and the like, or in the home of nobody; none is opened."""
+    faults = []
+    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
+        child, full = node._get_node(key), f"{path}.{key}" if path else str(key)
+        option = name if name in PATHS else str(key)  # of a list or mapping of paths, what it stands under
+        if isinstance(child, DictConfig | ListConfig):
+            if not (child._is_none() or child._is_missing() or child._is_interpolation()):
+                faults += _path_faults(child, full, option)
+        elif is_refused(child._value()) or child._is_missing():
+            continue
+        elif isinstance(value := node[key], str) and (value or option in PATHS):
+            faults += [fault] if (fault := _path_fault(value, full, option)) else []
+    return faults
+
+
+def _path_fault(value: str, full: str, option: str) -> str | None:
+    try:
+        path = expanded_user(value, full) if option in PATHS else Path(value)
+        if option in READ and path.is_dir():
+            refuse_special_in(path, full)
+        elif "\n" not in value:
+            refuse_special(path, full)
+    except (UserError, OSError) as error:
+        return str(error) if isinstance(error, UserError) else None  # whoever opens it says what is wrong
+    return None
+
+
 def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
     """Keys of every `_target_` node that its class does not take (`+selector.foo=1` composes happily)."""
     faults = []
@@ -173,13 +150,14 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
         if not isinstance(node._target_, str):
             return [*faults, f"{path}._target_={node._target_} is not a dotted path to a class"]
         faults += [f"{path}.{k} is handed over by the program" for k in RUNTIME.get(path, ()) if k in node]
+        carried = keywords(CARRIED[path]) if path in CARRIED else set()
         try:
             taken = keywords(node._target_)
         except UserError as error:
             return [*faults, f"{path}: {error}"]
         if taken is not None:
             for key in node:
-                if key not in taken and key not in HYDRA_KEYS and f"{path}.{key}" not in CARRIED:
+                if key not in taken | carried and key not in HYDRA_KEYS:
                     cls = node._target_.rpartition(".")[2]
                     faults.append(f"{path}.{key} is not an option of {cls}{elsewhere(f'{path}.{key}', taken)}")
     return faults
@@ -197,38 +175,6 @@ def elsewhere(key: str, taken: set[str]) -> str:
         return did_you_mean(option, taken)
     other = f"; {MEANT[key]}" if key in MEANT else ""
     return f"; leave it out, or use one that has it: {group}={', '.join(choices)}{other}"
-
-
-def _number_faults(cfg: DictConfig) -> list[str]:
-    faults = []
-    for key, (kind, least, most) in NUMBERS.items():
-        value = select(cfg, key)
-        if not _present(cfg, key) or value is None and key in NULLABLE or _others(cfg, key):
-            continue
-        if key == "selector.subset_size" and isinstance(value, int | float) and value > 1:
-            kind = int  # rows; a float up to 1 is a share of the pool
-        if kind is int and isinstance(value, float) and value.is_integer():  # 1e3
-            OmegaConf.update(cfg, key, value := int(value), force_add=True)
-        if not isinstance(value, int if kind is int else int | float) or isinstance(value, bool):
-            faults.append(f"{key}={value} is not a {'whole ' if kind is int else ''}number")
-        elif not value >= least:
-            faults.append(f"{key}={value} is too small; use {key}>={least}")
-        elif value > most:
-            faults.append(f"{key}={value} is too large; use {key}<={most}")
-    return faults
-
-
-def _choice_faults(cfg: DictConfig) -> list[str]:
-    return [
-        f"{key}={value} is not one of {', '.join(choices)}"
-        if len(choices) <= MOST_SHOWN
-        else f"{key}={value} is not known{did_you_mean(str(value), choices)}"
-        for key, choices in CHOICES.items()
-        if _present(cfg, key)
-        and (value := select(cfg, key)) not in choices
-        and not (value is None and key in NULLABLE)
-        and not _others(cfg, key)
-    ]
 
 
 def _schedule_faults(cfg: DictConfig) -> list[str]:
@@ -259,7 +205,7 @@ def _schedule_faults(cfg: DictConfig) -> list[str]:
 def check_sources(cfg: DictConfig) -> None:
     """Raise one UserError that lists the sources which the script can't do without and that have no path, and paths
     where there is no file; imports nothing heavy."""
-    faults = _missing_paths(cfg)
+    faults = _missing_paths(cfg) + _sandbox_faults(cfg)
     for part in ("candidates", "queries", "eval"):
         source = select(cfg, f"data.{part}")
         if source is None or source.get("dataset_info") is not None:  # whose paths are names of entries
@@ -271,6 +217,16 @@ def check_sources(cfg: DictConfig) -> None:
         raise UserError("; ".join(faults))
 
 
+def _sandbox_faults(cfg: DictConfig) -> list[str]:
+    """What keeps the answers' code from being isolated, where it is to be run."""
+    graders = (select(cfg, "evaluation.graders") or {}).values()
+    if select(cfg, "evaluation.unsafe") is True or not any(
+        isinstance(grader, DictConfig) and str(grader.get("_target_")).endswith(".PassAt1") for grader in graders
+    ):
+        return []
+    return [sandbox.refusal(reason)] if (reason := sandbox.missing()) else []
+
+
 def absence(path: object) -> str | None:
     """What to say of a file or folder that is not there; None where it is, or may be a hub's."""
     if not isinstance(path, str) or path.startswith("builtin:") or any(c in path for c in "*?["):
@@ -278,7 +234,7 @@ def absence(path: object) -> str | None:
     local = Path(path).expanduser()
     if local.exists() or not (local.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1):
         return None
-    siblings = [p.name for p in local.parent.iterdir()] if local.parent.is_dir() else []
+    siblings = [p.name for p in local.parent.iterdir() if p.name != local.name] if local.parent.is_dir() else []
     hint = did_you_mean(local.name, siblings) if siblings else f"; there is no folder {local.parent} either"
     return f"no such file{'' if local.parent == Path() else hint}"
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from near.errors import UserError, one_line
 from near.files import read_json
 from near.gradients import Moments, moments
+from near.state import trainer_state
 from near.weights import kept, trained
 
 
@@ -32,13 +33,13 @@ class Checkpoint:
         for folder in map(Path, folders):
             if not (folder / "trainer_state.json").is_file():
                 raise UserError(f"scoring.checkpoints: {folder} is no checkpoint (no trainer_state.json)")
-            step = read_json(folder / "trainer_state.json")["global_step"]
+            step = trainer_state(folder)["global_step"]
             if step in steps:
                 raise UserError(f"scoring.checkpoints: {steps[step]} and {folder} are both of step {step}; give one")
             steps[step] = folder
         rates, before = [], 0
         for step in sorted(steps):
-            history = read_json(steps[step] / "trainer_state.json")["log_history"]
+            history = trainer_state(steps[step])["log_history"]
             logged = [line["learning_rate"] for line in history if "learning_rate" in line and before < line["step"]]
             if not logged or not sum(logged):
                 raise UserError(

@@ -216,12 +216,13 @@ NOT_OUTCOME = (
 )
 NOT_OUTCOME_BELOW = {
     "data": ("num_proc", "refresh"),
+    "trainer": ("nonfinite_steps",),
     "embedder": ("device", "batch_size", "batch_tokens", "chunk", "launcher", "workers"),
     "embedder.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "evaluation.graders.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "evaluation.graders.pass_at_1": ("workers",),
     "evaluation.lm_eval": ("batch_size",),
-    "evaluation": ("engine",),
+    "evaluation": ("engine", "unsafe"),
     "selector.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "index": ("block_rows", "device", "shard_rows", "launcher", "workers"),
 }

@@ -37,7 +37,8 @@ class Rows:
     """Loaded sources, as pairs of label and table; a row's id is its position in all of them together.
 
     `answer`: rows that hold no answer are not eligible. `excluded`: (n,) bool, rows left out for what other rows hold
-    (near/pool.py).
+    (near/pool.py). `fingerprint`: of the messages and of which rows are used; `labels`: of the sources' labels, row by
+    row.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Rows:
     fingerprint: str
     answer: bool
     excluded: np.ndarray | None = None
+    labels: str = ""
 
     def __len__(self) -> int:
         return sum(len(table) for _, table in self.parts)
@@ -88,8 +90,9 @@ class Rows:
     def followed_by(self, others: "Rows") -> "Rows":
         """These rows and, with the ids after theirs, `others`."""
         excluded = [np.zeros(len(r), dtype=bool) if r.excluded is None else r.excluded for r in (self, others)]
-        fingerprint = digest([self.fingerprint, others.fingerprint])
-        return Rows(self.name, self.parts + others.parts, fingerprint, self.answer, np.concatenate(excluded))
+        fingerprint, labels = digest([self.fingerprint, others.fingerprint]), digest([self.labels, others.labels])
+        parts = self.parts + others.parts
+        return Rows(self.name, parts, fingerprint, self.answer, np.concatenate(excluded), labels)
 
     def sources(self, ids: np.ndarray | None = None) -> np.ndarray:
         """The label of the source of every row, or of rows `ids`, (n,) of str."""
@@ -171,7 +174,8 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
         rows = found[0]
     else:
         parts = tuple(pair for rows in found for pair in rows.parts)
-        rows = Rows(part, parts, digest([rows.fingerprint for rows in found]), answer)
+        fingerprint, labels = (digest([getattr(r, name) for r in found]) for name in ("fingerprint", "labels"))
+        rows = Rows(part, parts, fingerprint, answer, labels=labels)
     if filtered := int(rows.flagged(FILTERED).sum()):
         by = "the filter" if source.filter else "split or num_samples of their entry"
         log.info(f"{where}: {filtered} of {len(rows)} rows left out by {by}")
@@ -275,7 +279,8 @@ def _load_one(
                     write_json(new / "info.json", reading.write(new, opened, f"data.{part}", cfg.on_error))
     try:
         info = read_json(folder / "info.json")
-        return Rows(part, ((opened.label, Table(folder)),), info["fingerprint"], answer), info
+        labels = digest([opened.label, info["labels"]])
+        return Rows(part, ((opened.label, Table(folder)),), info["fingerprint"], answer, labels=labels), info
     except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
         raise UserError(
             f"the cached rows in {folder} are damaged ({one_line(error)}); set data.refresh=true"

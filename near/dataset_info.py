@@ -13,6 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near.errors import UserError, did_you_mean, one_line
+from near.files import refuse_special
 from near.readers import Kind, kinds_shown
 from near.sharegpt import LISTED
 
@@ -54,6 +55,7 @@ def from_dataset_info(source: DictConfig, where: str) -> list[DictConfig]:
 
 def read_entries(file: Path, where: str) -> dict:
     """The entries of a dataset_info.json by name; UserError where it can't be read."""
+    refuse_special(file, where)
     try:
         entries = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

@@ -2,15 +2,15 @@
 
 import logging
 import re
-import shutil
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from near.config import differences
 from near.errors import UserError
-from near.evaluate import ANSWERS, summary
+from near.evaluate import summary
 from near.files import read_json
+from near.outputs import REMOVED, remove
 from near.state import read_checkpoint
 from near.sweep import in_sweep
 
@@ -29,7 +29,10 @@ def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
             f"{output_dir} holds a finished run with another configuration ({differing[0]}); "
             f"set overwrite=true or {place}"
         )
-    log.info(f"{output_dir} is done already: {summary(read_json(path))}")
+    metrics = read_json(path)
+    if metrics["target_loss"] is None:  # it diverged
+        return False
+    log.info(f"{output_dir} is done already: {summary(metrics)}")
     return True
 
 
@@ -44,10 +47,9 @@ def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
     numbered = [(re.fullmatch(r"checkpoint-(\d+)", p.name), p) for p in (output_dir / "checkpoints").glob("*")]
     for folder in [p for m, p in sorted(numbered, key=lambda x: -int(x[0][1]) if x[0] else 0) if m]:
         try:
-            read_json(folder / "trainer_state.json")
             read_checkpoint(folder)
-        except (UserError, OSError):
-            log.info(f"passed over {folder}: it was not written to its end, or is damaged")
+        except UserError as error:
+            log.info(f"passed over a checkpoint: {error}")
             continue
         log.info(f"resuming from {folder}")
         return folder
@@ -56,7 +58,4 @@ def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
 
 def clear(output_dir: Path) -> None:
     """Remove what an earlier run left in its output folder, so that the files there are of one run."""
-    for name in ("metrics.json", "train_metrics.json", "loss.png", *ANSWERS):
-        (output_dir / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "rounds", "adapter", "model"):
-        shutil.rmtree(output_dir / name, ignore_errors=True)
+    remove(output_dir, *REMOVED)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from omegaconf import DictConfig
 
+from near.cutting import without_middle
 from near.formats import Message, is_plain
 from near.own_template import THINKING, own_pieces
 from near.templates import Piece, template_of, thinking_of
@@ -49,6 +50,7 @@ class _Answer:
     begin: int
     stop: int
     prompt: str = ""
+    whole: str = ""  # the text of those of its pieces that were shortened
 
 
 @dataclass
@@ -155,7 +157,7 @@ class Encoder:
 
     def _plain(self, text: str) -> Encoded:
         """Plain text and its end, every token trained on; what is over `cutoff_len` is lost at the end."""
-        ids = self.tokenizer(text, verbose=False)["input_ids"]
+        ids = self.tokenizer(self._shortened(text), verbose=False)["input_ids"]
         end = self.tokenizer.eos_token_id
         if end is not None and ids[-1:] != [end]:
             ids.append(end)
@@ -166,7 +168,9 @@ class Encoder:
         row = _Ids()
         start, prompt = 0, ""
         for piece in pieces:
-            ids = self._ids(piece.text, first=not row.ids)
+            text = self._shortened(piece.text)
+            whole = "" if text == piece.text else piece.text
+            ids = self._ids(text, first=not row.ids)
             if piece.first_label:
                 row.firsts[len(row.ids)] = self._ids(piece.first_label, first=False)[0]
             if piece.answer is None:
@@ -175,11 +179,16 @@ class Encoder:
                 prompt += piece.text
             elif row.answers and row.answers[-1].turn == piece.answer:
                 row.answers[-1].stop += len(ids)
+                row.answers[-1].whole += whole
             else:
                 at = len(row.ids)
                 row.answers.append(_Answer(piece.answer, start, at, at + len(ids), prompt))
+                row.answers[-1].whole = whole
             row.ids += ids
         return row
+
+    def _shortened(self, text: str) -> str:
+        return without_middle(text, self.cutoff_len, lambda part: len(self._bare(part)))
 
     def _ids(self, text: str, first: bool) -> list[int]:
         special = self._specials.get(text)
@@ -259,7 +268,7 @@ class Encoder:
         if not any(part.strip() for part in parts):
             return False
         text = self.tokenizer.decode(ids[answer.begin : answer.stop], clean_up_tokenization_spaces=False)
-        return any(part.strip() not in text for part in parts)
+        return any(part.strip() not in text + answer.whole for part in parts)
 
 
 def _without_thinking(message: Message) -> Message:

@@ -1,7 +1,10 @@
 """Faults that a user can mend: one line, with the value received and the fix."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+import logging
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +28,40 @@ def one_line(text: object) -> str:
     text = user_error(text) or text if isinstance(text, BaseException) else text
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     return lines[0] if lines else type(text).__name__
+
+
+def visible(text: object) -> str:
+    """`text` with control characters, and those that turn a line's direction, written out (`\\x1b`): none of them
+    reaches a terminal."""
+    return "".join(c if c.isprintable() or c == " " else _escaped(c) for c in str(text))
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+class VisibleFormatter(logging.Formatter):
+    """Of every script's log: lines end where a message has them, all else that steers a terminal is written out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(visible(line) for line in super().format(record).split("\n"))
+
+
+@contextlib.contextmanager
+def reading(what: object, fix: str = "") -> Iterator[None]:
+    """Turn whatever a reader of other people's files raises into one UserError: "`what` can't be read (why); `fix`".
+
+    For the call of a reader alone: a fault of ours within the block would look like one of the file.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # tokenizers' and safetensors' own are no Exception
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        why = one_line(error)[:160]
+        raise UserError(f"{what} can't be read ({why})" + (f"; {fix}" if fix else "")) from error
 
 
 def printable(text: object, most: int) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,11 +21,11 @@ from near.foreign import read_config
 from near.generation import answering
 from near.measure import check_evaluation, evaluation_sets, measure, measure_all
 from near.model import base_folder, load_base, load_tokenizer, with_adapter
+from near.outputs import ANSWERS, claim, remove
 
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2  # of metrics.json
-ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # files beside it
 
 
 def evaluate(cfg: DictConfig, output_dir: Path) -> None:
@@ -58,6 +59,7 @@ def evaluate(cfg: DictConfig, output_dir: Path) -> None:
     }
     if adapter is not None or cfg.run is not None:
         described["base"], base_answers = base_metrics(cfg, base_model, sets)
+    claim(output_dir, "eval")
     write_metrics(output_dir, {**described, **metrics}, answers, base_answers, cfg)
     log.info(f"{summary(metrics)}; wrote {output_dir}")
 
@@ -95,6 +97,8 @@ def _with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
             if not isinstance(run.get(part), DictConfig):
                 raise UserError(f"run={cfg.run}: its config.yaml is damaged (no group {part})")
             cfg[part] = run[part]
+            if part == "evaluation":  # the run's configuration does not decide what runs without a sandbox
+                OmegaConf.update(cfg, "evaluation.unsafe", False, force_add=True)
             for override in typed:
                 if override.key_or_group.startswith(f"{part}."):
                     OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=True)
@@ -111,8 +115,7 @@ def write_metrics(
 ) -> None:
     """answers.jsonl, base_answers.jsonl (the untrained model's), dataflow.jsonl (the answers in the form that
     DataFlow's evaluation reads), and metrics.json last: where it is, the evaluation is whole."""
-    for name in ANSWERS[1:]:  # an earlier evaluation may have left what this one does not write
-        (folder / name).unlink(missing_ok=True)
+    remove(folder, *ANSWERS[1:])  # an earlier evaluation may have left what this one does not write
     write_jsonl(folder / "answers.jsonl", answers)
     if base_answers is not None:
         write_jsonl(folder / "base_answers.jsonl", base_answers)
@@ -131,7 +134,9 @@ def write_metrics(
 
 def summary(metrics: dict) -> str:
     right = "" if metrics["answers_right"] is None else f", answers right {metrics['answers_right']}/{metrics['rows']}"
-    loss = f"target loss {metrics['target_loss']:.4f} on {metrics['rows']} {metrics['evaluated_on']} rows"
+    value = metrics["target_loss"]
+    shown_loss = "not a finite number" if value is None or not math.isfinite(value) else f"{value:.4f}"
+    loss = f"target loss {shown_loss} on {metrics['rows']} {metrics['evaluated_on']} rows"
     right += "".join(
         f", {name} {score['mean']:.3f}" + no_answers(score.get("no_answer"), score.get("graded", 0))
         for name, score in (metrics.get("scores") or {}).items()

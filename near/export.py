@@ -39,6 +39,7 @@ from near.errors import UserError, one_line, printable
 from near.files import aside, digest, provenance, read_json, write_json, write_jsonl, write_npy
 from near.locks import lock_file, locked
 from near.needs import Needs, needs_of
+from near.outputs import SUBSET, claim, remove
 from near.processes import is_main
 from near.readers import Unconverted
 from near.selectors.base import Round, Subset, checked, selector_of
@@ -118,8 +119,8 @@ class Export:
             if not self.cfg.overwrite and self._manifest().get("key", key) != key:
                 raise self._occupied("another selection")
             with self.prepared(key, candidates, queries, None) as place:
-                for name in ("manifest.json", "top_indices.npy", "top_scores.npy"):
-                    (self.folder / name).unlink(missing_ok=True)
+                claim(self.folder, "select")
+                remove(self.folder, "manifest.json", "top_indices.npy", "top_scores.npy")
                 manifest = {**made_of, "key": key, **place(), **provenance(), "config": public(self.cfg)}
                 write_json(self.folder / "manifest.json", manifest)
 
@@ -167,9 +168,7 @@ class Export:
         return UserError(f"{self.folder} holds {by}; set overwrite=true or another output_dir")
 
     def _remove_but(self, *names: str) -> None:
-        for name in ("subset.npy", *(f"subset.{export}" for export in WRITERS)):
-            if name not in names:
-                (self.folder / name).unlink(missing_ok=True)
+        remove(self.folder, *(name for name in SUBSET if name not in names))
 
     def pick(self, candidates: Rows, queries: Rows | None, neighbours: "Neighbours | None") -> Subset:
         """The subset, made once. Processes that share the scoring by a model all call this."""

@@ -18,11 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from near.config import CONF, refusal
 from near.errors import UserError, one_line, printable
+from near.files import read_list, read_yaml
 from near.signature import bases, class_definition
 
 log = logging.getLogger(__name__)
 
-LARGEST = 16 * 2**20  # bytes of a file
 MOST, DEEPEST = 100_000, 50  # values of a file, and levels of nesting
 REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # that is not escaped
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -43,9 +43,7 @@ class _Reader:
     retyped: bool  # whether the running script has the keys of the file, so that they can be typed
 
     def read(self) -> DictConfig:
-        if self.path.stat().st_size > LARGEST:
-            raise ValueError(f"larger than {LARGEST >> 20} MB")
-        values = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        values = read_yaml(self.path)
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__}")
         count = iter(range(MOST))
@@ -102,14 +100,7 @@ def read_config(path: Path, allow: object = None, retyped: bool = False) -> Dict
 def read_overrides(folder: Path) -> list[str]:
     """The words that the run in `folder` was started with, as Hydra wrote them; none where it did not, or they are
     damaged."""
-    path = folder / ".hydra" / "overrides.yaml"
-    try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            return []
-        words = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return []
-    return [str(word) for word in words] if isinstance(words, list) else []
+    return [str(word) for word in read_list(folder / ".hydra" / "overrides.yaml")]
 
 
 def allowed_modules(given: object) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from near.dataflex.file import File, Word, read
 from near.dataflex.offline import select
 from near.dataflex.translate import merge, train
 from near.errors import UserError
+from near.files import expanded_user
 from near.processes import is_main
 
 KEY = "from_yaml"
@@ -40,7 +41,7 @@ def expanded(argv: list[str]) -> list[str]:
         raise UserError(f"{KEY} takes one file: {KEY}=near.yaml")
     overrides = [word for word in typed if word.startswith("~") or "=" in word and not word.startswith("-")]
     flags = [word for word in typed if word not in overrides]  # and their values; Hydra wants overrides in one row
-    file = translated(script, Path(path).expanduser(), overrides)
+    file = translated(script, expanded_user(path, KEY), overrides)
     kept = left(file.words, overrides)
     words = [*map(str, kept), *_naming(kept, typed), *overrides, *flags]
     if is_main():

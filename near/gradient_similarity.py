@@ -5,7 +5,7 @@ import numpy as np
 from near.indexes.flat import Flat
 from near.scoring import Asked, Features
 from near.selection import AS_NEEDED, Neighbours
-from near.selectors.asking import Shortlist
+from near.selectors.asking import Shortlist, ShortlistOptions
 from near.selectors.base import Round
 from near.similarity import VectorSimilarity
 
@@ -16,7 +16,7 @@ class FromGradients:
 
     asks_model = "gradients"
 
-    def __init__(self, shortlist: dict | None = None):
+    def __init__(self, shortlist: ShortlistOptions | None = None):
         self.shortlist = Shortlist.of(shortlist, "similarity")
 
     @property

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from near.assets import resolve
 from near.errors import UserError, one_line
+from near.files import refuse_special, refuse_special_in
+from near.outputs import LIST
 
 SKIPPED = ["onnx/*", "openvino/*", "original/*", "*.pth", "*.gguf", "*.msgpack", "*.h5"]
 
@@ -16,8 +18,10 @@ def model_folder(key: str, path: str, revision: str | None, cache_dir: str, inst
     Raises UserError when it is neither a folder nor a model the hub gives.
     """
     found = resolve(path, cache_dir)
+    refuse_special(Path(found).expanduser(), key)
     if Path(found).expanduser().is_dir():
         folder = Path(found).expanduser()
+        refuse_special_in(folder, key)
         if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
             raise UserError(f"{key}={path}: the folder holds no model (no config.json)")
         return str(folder)
@@ -81,7 +85,9 @@ def push(folder: Path, name: str, private: bool) -> str:
     api = HfApi(token=_token(name))
     try:
         made = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=str(folder), commit_message="Merged by near")
+        api.upload_folder(
+            repo_id=name, folder_path=str(folder), ignore_patterns=[LIST], commit_message="Merged by near"
+        )
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(
             f"push_to_hub={name} failed ({one_line(error)[:160]}); {folder} is whole: hf upload {name} {folder}"

@@ -10,6 +10,7 @@ from near.config import identity as outcome
 from near.data import Rows, given, load
 from near.earlier import finished
 from near.errors import UserError
+from near.fingerprints import of_run
 from near.measure import Sets, evaluation_sets
 from near.model import base_folder, load_tokenizer
 from near.needs import Needs
@@ -69,8 +70,7 @@ def load_rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Pat
         if sets.seen:
             raise UserError("selector=queries would train on what is evaluated; give data.eval.path, rows of their own")
         candidates = candidates.followed_by(without_prompts_of(queries, sets.target, cfg.data.leakage))
-    fingerprints = {r.name: r.fingerprint for r in (*sets.all(), queries, candidates) if r is not None}
-    identity = {"config": outcome(cfg), "fingerprints": fingerprints}
+    identity = {"config": outcome(cfg), "fingerprints": of_run(cfg, needs, sets, queries, candidates)}
     if finished(output_dir, identity, cfg.overwrite):
         return None
     if not cfg.get("dry_run"):  # which fetches nothing

@@ -7,6 +7,7 @@ killed still says `running`: where the sweep has ended, that is shown as not fin
 import contextlib
 import os
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -18,7 +19,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
 from near.config import raw_words, swept_keys
-from near.errors import UserError, one_line, printable
+from near.errors import UserError, one_line, printable, visible
+from near.files import refuse_special
+from near.outputs import check as check_outputs
+from near.outputs import check_notes
 from near.processes import is_main
 from near.secrets import scrub
 from near.sweep import in_sweep
@@ -33,6 +37,19 @@ class Sweeps(Callback):
 
     folder: Path | None = None
     before: dict[Path, int] = {}  # jobs that an earlier sweep left there, by when they were written
+
+    def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
+        """End the process where Hydra is about to write into somebody else's folder; Hydra passes over exceptions."""
+        name, folder = config.hydra.job.name, Path(config.hydra.run.dir)
+        if name not in ("select", "train") or folder.resolve() == Path.cwd():
+            return
+        try:
+            refuse_special(folder, "output_dir")
+            check_outputs(folder, name)
+            check_notes(folder)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         Sweeps.folder = Path(config.hydra.sweep.dir).resolve()
@@ -108,7 +125,7 @@ def ended() -> list[dict]:
     names = labels({name: said["overrides"] for name, said in found.items()})
     table = Table(*HEADS, box=box.SIMPLE, pad_edge=False)
     for name, said in found.items():
-        table.add_row(*(escape(cell) for cell in _cells(name, said, names)))
+        table.add_row(*(escape(visible(cell)) for cell in _cells(name, said, names)))
     if table.row_count:
         console = Console(highlight=False, emoji=False)
         console = console if console.is_terminal else Console(highlight=False, emoji=False, width=WIDTH)

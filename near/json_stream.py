@@ -21,6 +21,10 @@ class Missing(Exception):
         self.kind, self.name, self.lists = kind, name, lists
 
 
+class TooLong(ValueError):
+    """A value that is longer than any row may be."""
+
+
 class JsonText:
     """A JSON text of any length, read value by value. Raises json.JSONDecodeError."""
 
@@ -28,6 +32,8 @@ class JsonText:
         self.file, self.text, self.at = file, "", 0
 
     def more(self, size: int | None = None) -> bool:
+        if len(self.text) - self.at > LONGEST:
+            raise TooLong(f"a value of more than {LONGEST >> 20} million characters")
         block = self.file.read(size or BLOCK)
         self.text, self.at = self.text[self.at :] + block, 0
         return bool(block)
@@ -63,7 +69,7 @@ class JsonText:
                     self.at = len(self.text)
                     return value
             except json.JSONDecodeError:
-                if len(self.text) - self.at > LONGEST or not self.more(size):
+                if not self.more(size):
                     raise
             size *= 2  # should the value be longer than that
 

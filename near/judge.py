@@ -2,14 +2,20 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypedDict
 
 from near.errors import UserError
-from near.server import Server
+from near.server import Server, ServerOptions
 
 PROMPT = (
     "Question:\n{question}\n\nReference answer:\n{reference}\n\nAnswer to judge:\n{answer}\n\n"
     "Does the answer say the same as the reference? Reply with yes or no."
 )
+
+
+class JudgeOptions(TypedDict):
+    prompt: str | None
+    server: ServerOptions
 
 
 class Judge:

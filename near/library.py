@@ -21,7 +21,7 @@ from near.data import load
 from near.dedup import without_near_duplicates
 from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, missing_choice, one_line
-from near.files import write_jsonl
+from near.files import refuse_special, write_jsonl
 from near.pool import load_pool
 from near.selection import Neighbours, find_neighbours, width_of, widths
 from near.selectors.base import Round, Selector, Subset, checked, selector_of
@@ -157,6 +157,7 @@ def _both(queries: Rows, candidates: Rows) -> tuple | None:
 
 def _as_array(value: Rows) -> np.ndarray | None:
     if isinstance(value, str | os.PathLike):
+        refuse_special(value)
         try:
             return np.load(value, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:

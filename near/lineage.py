@@ -9,7 +9,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near.errors import UserError
-from near.files import read_json, read_jsonl
+from near.files import read_json, read_jsonl, refuse_special_in
 from near.foreign import read_config
 
 # how the field marks a quantised copy of a model, at the end of its name
@@ -82,13 +82,18 @@ def adapters_of(given: str | ListConfig, allow_targets: object = None) -> list[A
 
 
 def _adapter(path: Path, allow_targets: object) -> Adapter:
+    refuse_special_in(path, "adapter_name_or_path")
     file = path / "adapter_config.json"
     if not file.is_file():
         other = "; this model has no adapter and needs no merge" if (path / "config.json").is_file() else ""
         raise UserError(
             f"adapter_name_or_path={path}: no adapter_config.json there{other}; give a run's adapter folder"
         )
-    return Adapter(path, read_json(file), _run_of(path, allow_targets))
+    config = read_json(file)
+    for key in ("base_model_name_or_path", "revision"):
+        if not isinstance(config.get(key), str | None):
+            raise UserError(f"{file}: {key}={config[key]!r} is not text; set model_name_or_path and mend the file")
+    return Adapter(path, config, _run_of(path, allow_targets))
 
 
 def _run_of(path: Path, allow_targets: object) -> Run | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from near.errors import UserError
-from near.files import cache_folder
+from near.files import READ_ONLY, cache_folder
 
 
 class Lock:
@@ -16,14 +16,18 @@ class Lock:
 
     _held: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
-    def __init__(self, file: int):
-        self._file: int | None = file
+    def __init__(self, file: int | None):
+        self._file = file
         Lock._held.add(self)
 
     def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def __bool__(self) -> bool:
+        """Whether it holds anybody off: nothing does where nothing can be written."""
+        return self._file is not None
 
     def write(self, content: bytes) -> None:
         """Write `content` into the lock's file."""
@@ -49,11 +53,18 @@ def acquire(path: str | Path, shared: bool = False, wait: bool = True) -> Lock |
     path = Path(path)
     flags = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:  # its folder was removed in this moment
             continue
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+            try:  # another user's, or on a file system that is read-only
+                held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return Lock(None)  # where nothing can be written there is nothing to wait for
         try:
             fcntl.flock(held, flags)
             if _same(held, path):
@@ -88,6 +99,6 @@ def locked(path: str | Path, remove: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        if remove:  # who waits for it sees that the file is gone, and makes another
+        if remove and held:  # who waits for it sees that the file is gone, and makes another
             Path(path).unlink(missing_ok=True)
         held.close()

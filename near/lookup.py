@@ -9,7 +9,7 @@ import numpy as np
 from omegaconf.errors import OmegaConfBaseException
 
 from near.data import load
-from near.errors import UserError, one_line, printable
+from near.errors import UserError, one_line, printable, visible
 from near.files import read_jsonl
 from near.foreign import read_config
 
@@ -66,7 +66,7 @@ def lookup(root: Path, row: int) -> None:
         if text != shown:  # runs of one pool say it once
             print("\n".join(text))
             shown = text
-        print("\n".join(_told(folder, row)))
+        print("\n".join(map(visible, _told(folder, row))))
 
 
 def _text(folder: Path, row: int) -> Iterator[str]:

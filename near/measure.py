@@ -59,6 +59,7 @@ def graders_of(evaluation: DictConfig) -> dict[str, Grader]:
     for name, grader in found.items():
         if not isinstance(grader, Grader):
             raise UserError(f"evaluation.graders.{name} is not a grader (near.graders.base.Grader)")
+        grader.unsafe = evaluation.get("unsafe") is True
         grader.check()
     return found
 
@@ -120,7 +121,7 @@ def measure(
     if answers is not None and is_main():
         scores = _graded(graders, records, rows, cfg, lenient)
     loss = float(loss_sums.sum() / counts.sum())
-    interval = over_examples(loss_sums, counts, cfg.seed)
+    interval = over_examples(loss_sums, counts)
     metrics = {
         "target_loss": loss,
         "target_loss_interval": interval,
@@ -213,10 +214,11 @@ def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: Di
         known = np.array([grade.score for grade in grades if grade.score is not None])
         found[name] = {
             "mean": float(known.mean()) if len(known) else None,
-            "interval": over_examples(known, np.ones(len(known)), cfg.seed),
+            "interval": over_examples(known, np.ones(len(known))),
             "graded": len(known),
             "right": int((known == 1).sum()),
             "no_answer": sum(grade.no_answer for grade in grades),
+            **grader.metadata(),
         }
         _log_ungraded(name, found[name], rows)
     return found

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,16 +10,18 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from near.errors import UserError, one_line
-from near.files import digest, folder_aside, provenance, write_json
+from near.files import digest, file_digest, folder_aside, folder_digest, provenance, write_json
 from near.hub import check_push, model_folder, push
 from near.likeness import Difference, difference, logits_of, prompts_of
 from near.lineage import Adapter, adapters_of, base_of, refuse_quantised
 from near.locks import lock_file, locked
 from near.model import load_base, load_tokenizer, with_adapter
 from near.model_card import Export, model_card
+from near.outputs import check as check_outputs
+from near.outputs import check_model, claim, is_model, list_files, read_list, remove_model
 from near.templates import ENDS, template_of
 from near.tied_embeddings import retie, untie, widen
-from near.weight_files import count_weights, load_float32, settle_memory, write_weights, writing
+from near.weight_files import count_weights, load_float32, settle_memory, write_weights
 
 log = logging.getLogger(__name__)
 
@@ -41,47 +44,78 @@ def merge(cfg: DictConfig, output_dir: Path) -> None:
     Raises UserError for what can't be merged, and where the merged model, or the one read back from its files, does not
     answer as the adapter did; OSError when the disk is full.
     """
-    export_dir = Path(cfg.export_dir)
+    export_dir = Path(cfg.export_dir).expanduser().resolve()  # a link stays, and what it leads to is the export
     if cfg.push_to_hub is not None:
         check_push(cfg.push_to_hub, cfg.overwrite)
     adapters = adapters_of(cfg.adapter_name_or_path, cfg.allow_targets)
     base, revision = base_of(adapters, cfg.model_name_or_path)
     folder = model_folder("model_name_or_path", base, revision, cfg.cache_dir, BUILT_IN)
     refuse_quantised(base, folder)
-    _check_place(export_dir, cfg, [Path(folder), *(adapter.path for adapter in adapters)])
-    _check_room(export_dir, count_weights(folder) * BYTES[cfg.export_dtype])
     export = Export(cfg, base, revision, adapters)
-    with locked(lock_file(cfg.cache_dir, f"export-{digest(str(export_dir.resolve()))}"), remove=True):
-        for left in export_dir.parent.glob(f".{export_dir.name}.*.part"):  # by a merge that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        _export(cfg, export, folder)
-    write_json(output_dir / "merge.json", {**export.told(), "export_dir": str(export_dir), **provenance()})
-    log.info(f"wrote {export_dir} ({export.summary()})")
+    key = _key(cfg, base, revision, folder, adapters)
+    check_outputs(output_dir, "merge")
+    with locked(lock_file(cfg.cache_dir, f"export-{digest(str(export_dir))}"), remove=True):
+        record = None if cfg.overwrite else _record(export_dir, key)
+        if record is not None:
+            done = f"{export_dir} is done already (merged {record['created']}); overwrite=true merges again"
+        else:
+            _check_place(export_dir, cfg, [Path(folder), *(adapter.path for adapter in adapters)])
+            _check_room(export_dir, count_weights(folder) * BYTES[cfg.export_dtype])
+            record = _export(cfg, export, folder, key)
+            done = f"wrote {export_dir} ({export.summary()})"
+    claim(output_dir, "merge")
+    write_json(output_dir / "merge.json", {name: record[name] for name in record if name not in ("key", "sizes")})
+    log.info(done)
     if cfg.push_to_hub is not None:
         log.info(f"pushed to {push(export_dir, cfg.push_to_hub, cfg.push_private)}")
 
 
-def _export(cfg: DictConfig, export: Export, folder: str) -> None:
-    """Merge, write aside, read back, compare, and only then put the folder into its place."""
-    export_dir = Path(cfg.export_dir)
+def _key(cfg: DictConfig, base: str, revision: str | None, folder: str, adapters: list[Adapter]) -> str:
+    """What decides an export's files."""
+    options = {name: cfg[name] for name in ("export_dtype", "export_size", "export_legacy_format", "template")}
+    files = sorted((p.name, p.stat().st_size) for p in Path(folder).iterdir() if p.is_file())
+    made_of = [str(base), revision, files, file_digest(Path(folder) / "config.json")]
+    return digest([options, *made_of, [folder_digest(adapter.path) for adapter in adapters]])
+
+
+def _record(export_dir: Path, key: str) -> dict | None:
+    """What an export in `export_dir` says of its merge, where that was the one of `key` and its files are whole."""
+    record = read_list(export_dir).get("merged")
+    if not isinstance(record, dict) or record.get("key") != key:
+        return None
+    whole = all((export_dir / name).is_file() for name in record["sizes"])
+    return record if whole and record["sizes"] == _sizes(export_dir, record["sizes"]) else None
+
+
+def _sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    return {name: (folder / name).stat().st_size for name in names}
+
+
+def _export(cfg: DictConfig, export: Export, folder: str, key: str) -> dict:
+    """Merge, write aside, read back, compare, and only then put the folder into its place, with its record, which is
+    returned: a merge that is killed afterwards is found done."""
+    export_dir = Path(cfg.export_dir).expanduser().resolve()
     tokenizer = _tokenizer(cfg, export.adapters, folder)
     prompts, export.compared_on = prompts_of(export.adapters[-1].run, tokenizer)
     device = torch.accelerator.current_accelerator() if cfg.export_device == "auto" else None
     merged = _merged(cfg, export.adapters, folder, tokenizer, prompts, device or "cpu")
     export.merging = [found.told() for found in merged.differences]
     _stop_tokens(merged.model, tokenizer)
-    with folder_aside(export_dir, replace=cfg.overwrite) as new:
+    with folder_aside(export_dir, replace=cfg.overwrite, remove=remove_model) as new:
         write_weights(merged.model.to(getattr(torch, cfg.export_dtype)), new, cfg.export_size, cfg.export_legacy_format)
-        with writing(new):
-            tokenizer.save_pretrained(new)
+        tokenizer.save_pretrained(new)
         wanted, merged = merged.wanted, None
         settle_memory()
         export.reading = _read_back(cfg, new, tokenizer, prompts, wanted, device or "cpu").told()
         settle_memory()
         export.quantised = _quantised(cfg, export, prompts, wanted)
         (new / "README.md").write_text(model_card(export), encoding="utf-8")
+        record = {**export.told(), "export_dir": str(cfg.export_dir), **provenance(), "key": key}
+        record["sizes"] = _sizes(new, (p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file()))
+        list_files(new, merged=record)
         if not cfg.overwrite and export_dir.exists() and any(export_dir.iterdir()):
             raise UserError(f"export_dir={export_dir} was filled by another process meanwhile; name another folder")
+    return record
 
 
 def _check_place(export_dir: Path, cfg: DictConfig, sources: list[Path]) -> None:
@@ -89,10 +123,9 @@ def _check_place(export_dir: Path, cfg: DictConfig, sources: list[Path]) -> None
     if not export_dir.exists() or export_dir.is_dir() and not any(export_dir.iterdir()):
         return
     if not export_dir.is_dir() or not cfg.overwrite:
-        more = ", empty it, or set overwrite=true" if (export_dir / "config.json").is_file() else " or empty it"
+        more = ", empty it, or set overwrite=true" if is_model(export_dir) else " or empty it"
         raise UserError(f"export_dir={export_dir} is not empty; name another folder{more}")
-    if not (export_dir / "config.json").is_file():
-        raise UserError(f"export_dir={export_dir} holds something other than a model; empty it or name another folder")
+    check_model(export_dir)
     for source in [*sources, Path.cwd()]:
         if source.resolve().is_relative_to(export_dir.resolve()):
             raise UserError(f"export_dir={export_dir} holds {source}, which is merged; name another folder")

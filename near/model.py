@@ -5,10 +5,10 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from near.errors import UserError, one_line
+from near.errors import UserError, one_line, reading
 from near.files import read_json
 from near.hub import model_folder, wanted_dtype
 from near.patterns import check_patterns
@@ -27,11 +27,9 @@ def load_tokenizer(cfg: DictConfig, cache_dir: str, folder: str | None = None, t
     from transformers import AutoTokenizer
 
     folder = base_folder(cfg, cache_dir) if folder is None else folder
-    try:
-        options = {"split_special_tokens": True} if cfg.get("split_special_tokens") else {}
+    options = {"split_special_tokens": True} if cfg.get("split_special_tokens") else {}
+    with reading(f"the tokenizer in {folder}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code, **options)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"no tokenizer could be loaded from {folder} ({one_line(error)[:160]})") from error
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of {folder} is not a fast one, which is needed to find answers in a chat")
     if tokenizer.pad_token_id is None:
@@ -63,14 +61,10 @@ def load_base(cfg: DictConfig, cache_dir: str, device: str | None = None):
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     quantised = _quantised(cfg, dtype, device)
-    try:
+    with reading(f"model.name_or_path={cfg.name_or_path}"):
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=cfg.trust_remote_code, **quantised
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        raise UserError(
-            f"model.name_or_path={cfg.name_or_path} could not be loaded ({one_line(error)[:160]})"
-        ) from error
     if cfg.get("upcast_layernorm"):
         upcast_norms(model)
     if not quantised:
@@ -135,12 +129,10 @@ def with_adapter(model, path: str | Path, trainable: bool = False):
         raise UserError(f"adapter_name_or_path={path}: no adapter_config.json and adapter_model.safetensors there")
     check_patterns(path, read_json(path / "adapter_config.json"), (name for name, _ in model.named_modules()))
     misfit = f"adapter_name_or_path={path} does not fit the model {model.name_or_path}"
-    try:
-        adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
-    except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{misfit} ({one_line(error)[:160]}); name the base it was trained on") from error
-    with safe_open(weights, framework="numpy") as file:
+    with reading(weights), safe_open(weights, framework="numpy") as file:
         stored = set(file.keys())
+    with reading(f"{misfit}: it", "name the base it was trained on"):
+        adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
     known = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     whole = set(get_peft_model_state_dict(adapted, save_embedding_layers=True)) | known  # embeddings may be stored, too
     if odd := (stored - whole) | (known - stored):

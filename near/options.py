@@ -47,7 +47,7 @@ class File:
 def read(path: Path, prefix: str = "") -> File:
     """The options of one YAML of conf/, their names behind `prefix` unless it sets options of other groups too. What
     Hydra is told (defaults, hydra) is left out; an option without a comment has its parent's."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").split("\n")
     head = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     start = () if not prefix or "# @package _global_" in lines[:head] else (prefix,)
     file = File([line.lstrip("# ").rstrip() for line in lines[:head] if not line.startswith("# @")])

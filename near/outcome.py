@@ -1,7 +1,6 @@
 """What a finished run leaves: its adapter or model, what training took, its loss curve and its evaluation."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,8 @@ from omegaconf import DictConfig
 
 from near.config import public
 from near.evaluate import write_metrics
-from near.files import aside, provenance, read_json, write_json
+from near.files import aside, naming_full_disk, provenance, read_json, write_json
+from near.outputs import MODEL, list_files, remove_folder
 from near.pissa import save_as_lora
 from near.twins import note
 
@@ -25,8 +25,9 @@ def save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
     """The adapter or model, whole or not at all."""
     part = target.with_name(f".{target.name}.part")
     if trainer.args.should_save:
-        shutil.rmtree(part, ignore_errors=True)
-    trainer.save_model(str(part))
+        remove_folder(part, MODEL)
+    with naming_full_disk(target.parent):
+        trainer.save_model(str(part))
     if not trainer.args.should_save:
         return
     save_as_lora(trainer.accelerator.unwrap_model(trainer.model), part)
@@ -37,7 +38,8 @@ def save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
         path = part / "adapter_config.json"
         base = {"base_model_name_or_path": model.name_or_path, "revision": model.revision}
         write_json(path, {**read_json(path), **base})
-    shutil.rmtree(target, ignore_errors=True)
+    list_files(part)
+    remove_folder(target, MODEL)
     os.rename(part, target)
 
 

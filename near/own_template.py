@@ -5,7 +5,6 @@ last one (without its thinking, with another end). So each answer is rendered at
 """
 
 import json
-import os
 import re
 
 from jinja2 import TemplateError
@@ -131,6 +130,15 @@ def _unthought(text: str) -> str:
     return THINKING.sub("", text).strip()
 
 
+def _common(one: str, other: str) -> int:
+    """How many characters at their beginnings two texts share; os.path.commonprefix takes a second for five million."""
+    least, most = 0, min(len(one), len(other))
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if one[least:middle] == other[least:middle] else (least, middle - 1)
+    return least
+
+
 class _Turn:
     """An answer as its template renders it at a chat's end, to be found in the text of a longer chat: there it may lack
     its thinking, end otherwise, or have other white space around it. White space behind its end is not its own."""
@@ -138,7 +146,7 @@ class _Turn:
     def __init__(self, chat: _Chat, messages: list[Message], i: int, marks: list[str]):
         self.before, head = chat.until(i, generate=True), chat.until(i)
         through, content, self.marks = chat.until(i + 1), messages[i]["content"], marks
-        begin = len(os.path.commonprefix([self.before, through]))
+        begin = _common(self.before, through)
         opening = self.before[len(head) :] if self.before.startswith(head) else ""
         self.openings = [opening, OPEN_THOUGHT.sub("", opening)]
         self.opens_thought = UNCLOSED.search(opening) is not None

@@ -19,7 +19,7 @@ def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
     how many and why is said."""
     pool = load(cfg.data, "candidates", cfg.cache_dir)
     excluded, leaked, shared = np.zeros(len(pool), dtype=bool), np.zeros(len(pool), dtype=bool), 0
-    for rows in _held_out(cfg, queries):
+    for rows in held_out(cfg, queries):
         found, others = leaks(pool, rows)
         leaked, shared = leaked | found, max(shared, others)
     count = int((leaked & pool.usable()).sum())
@@ -38,11 +38,11 @@ def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
     return pool.without(excluded)
 
 
-def _held_out(cfg: DictConfig, queries: Rows | None) -> list[Rows]:
-    """The rows that a pool may not train: the queries, and all sets that are evaluated on."""
-    held_out = [queries] if queries is not None else []
+def held_out(cfg: DictConfig, queries: Rows | None, answer: bool = False) -> list[Rows]:
+    """The rows that a pool may not train: the queries, and all sets that are evaluated on; `answer` as in load."""
+    rows = [queries] if queries is not None else []
     parts = (["eval"] if given(cfg.data, "eval") else []) + list(more_sets(cfg.data).values())
-    return held_out + [load(cfg.data, part, cfg.cache_dir, answer=False) for part in parts]
+    return rows + [load(cfg.data, part, cfg.cache_dir, answer) for part in parts]
 
 
 def without_prompts_of(rows: Rows, held_out: Rows, leakage: str) -> Rows:

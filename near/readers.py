@@ -13,11 +13,11 @@ import pyarrow.parquet
 
 from near.compression import OPENERS, unpacked
 from near.errors import UserError, one_line
-from near.json_stream import Missing, has_lines, rows_at
+from near.json_stream import Missing, TooLong, has_lines, rows_at
 from near.turns import Fault
 
 BATCH = 1000  # rows read from a parquet file at a time
-LONGEST_FIELD = 1 << 28  # characters of a CSV field (the standard library stops at 128 KiB)
+LONGEST_LINE = LONGEST_FIELD = 1 << 28  # bytes of a line; characters of a CSV field (the standard library: 128 KiB)
 Raw = tuple[str, object]  # where a row stands ("line 3"), and the row or the Fault of reading it
 Choose = Callable[[list[str]], list[str]]  # of a table's columns those that are to be read
 ARROW_ERRORS = (OSError, UnicodeDecodeError, OverflowError, ValueError, pa.ArrowException)
@@ -85,24 +85,38 @@ def _parsed(number: int, line: bytes) -> object:
         return Fault("line", f"is not JSON ({one_line(error)[:80]})")
 
 
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not empty, whichever way they end, with their numbers from 1."""
+def bounded(file: IO, path: Path) -> Iterator[str | bytes]:
+    """The lines of a file, with their ends; UserError for one without end: a packed file of a megabyte may hold one of
+    a gigabyte."""
     number = 0
-    for ended in file:
-        for line in ended.rstrip(b"\r\n").split(b"\r"):
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise UserError(
+                f"{path}: line {number} is longer than {LONGEST_LINE >> 20} MB, the most that is read as one row; "
+                "split it, or mend the file"
+            )
+        yield line
+
+
+def _lines(file: IO[bytes], path: Path, separator: bytes = b"\n") -> Iterator[tuple[int, bytes]]:
+    """The lines that are not empty, with their numbers from 1; `separator`: what else ends one."""
+    number = 0
+    for ended in bounded(file, path):
+        for line in ended.rstrip(b"\r\n").split(separator):
             number += 1
             if line.strip():
                 yield number, line
 
 
 def _jsonl(file: IO[bytes], path: Path) -> Iterator[Raw]:
-    for number, line in _lines(file):
+    for number, line in _lines(file, path):
         yield f"line {number}", _parsed(number, line)
 
 
 def _txt(file: IO[bytes], path: Path) -> Iterator[Raw]:
-    """Plain text, a row a line."""
-    for number, line in _lines(file):
+    """Plain text, a row a line, whichever way it ends."""
+    for number, line in _lines(file, path, b"\r"):
         try:
             yield f"line {number}", {"text": line.decode("utf-8-sig" if number == 1 else "utf-8")}
         except UnicodeDecodeError as error:
@@ -124,6 +138,8 @@ def _json(path: Path, packing: str, key: str | None, option: str) -> Iterator[Ra
                 row += 1
     except Missing as missing:
         raise _no_list(path, key, option, missing) from missing
+    except TooLong as error:
+        raise UserError(f"{path}, near row {row}: {error}, the most that is read as one row; split it") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 near row {row} ({error.reason})") from error
     except (ValueError, RecursionError) as error:
@@ -146,7 +162,8 @@ def _separated(delimiter: str) -> Callable[[IO[bytes], Path], Iterator[Raw]]:
     def read(file: IO[bytes], path: Path) -> Iterator[Raw]:
         csv.field_size_limit(LONGEST_FIELD)
         text = io.TextIOWrapper(file, "utf-8-sig", newline="")
-        reader = csv.DictReader(text, strict=True, delimiter=delimiter)  # a quote never closed would swallow the rest
+        # strict: a quote that is never closed would swallow the rest
+        reader = csv.DictReader(bounded(text, path), strict=True, delimiter=delimiter)
         try:
             named = reader.fieldnames or []
             if repeated := sorted({name for name in named if named.count(name) > 1}):

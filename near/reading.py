@@ -16,10 +16,10 @@ from near.format_choice import decide, read_columns, says_something, shown_colum
 from near.formats import FORMATS, Form, canonical, check_text, fields_of
 from near.row_keys import asked_turns, prompt_key, row_key, text_key
 from near.sources import Opened
-from near.table import FAULT, FILTERED, UNANSWERED, TableWriter
+from near.table import FAULT, FILTERED, KEY, UNANSWERED, TableWriter
 from near.turns import Fault
 
-VERSION = 5  # of the canonical table; part of its key
+VERSION = 6  # of the canonical table; part of its key
 EMPTY = {"messages": [], "source": None, "fault": None}
 
 
@@ -74,7 +74,7 @@ class _Writing:
 
     def table(self, folder: Path) -> dict:
         self.filter = Filter(self.reading.filter, f"{self.where}.filter")
-        state, first_fault, first_unanswered = hashlib.sha256(), None, None
+        state, labels, first_fault, first_unanswered = hashlib.sha256(), hashlib.sha256(), None, None
         chosen = None if self.reading.chosen is None else set(self.reading.chosen.tolist())
         with TableWriter(folder) as table:
             for position, raw in self.opened.rows(self._choose):
@@ -98,6 +98,7 @@ class _Writing:
                     first_unanswered = first_unanswered or (table.rows, f"{at}: {unanswered}")
                 key, turns = row_key(row["messages"]), asked_turns(row["messages"])
                 state.update(bytes([bool(flags & FAULT), bool(flags & FILTERED)]) + key)
+                labels.update(text_key(row["source"]) if row["source"] is not None else bytes(KEY))
                 turn_keys = [text_key(turn) for turn in turns] if len(turns) > 1 else []
                 table.add(row, flags, key, prompt_key(turns), turn_keys)
         self._check_named()
@@ -112,6 +113,7 @@ class _Writing:
             "first_fault": first_fault,
             "first_unanswered": first_unanswered,
             "fingerprint": state.hexdigest()[:32],
+            "labels": labels.hexdigest()[:32],
         }
 
     def _read(self, raw: object, row: dict) -> tuple[int, str | None]:

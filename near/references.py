@@ -14,7 +14,7 @@ def reference(model, folder: str | None, base_folder: str) -> Iterator[None]:
     place of its own, which come back afterwards; None: as it was before training, with the files of `base_folder`
     where its own weights are trained. UserError where they don't fit."""
     if folder is not None:
-        with Checkpoint(_weights(Path(folder)), 0, 1.0, "mixer.reference").in_place(model):
+        with Checkpoint(weights_in(Path(folder)), 0, 1.0, "mixer.reference").in_place(model):
             yield
     elif hasattr(model, "peft_config"):
         with model.disable_adapter():
@@ -24,7 +24,7 @@ def reference(model, folder: str | None, base_folder: str) -> Iterator[None]:
             yield
 
 
-def _weights(folder: Path) -> Path:
+def weights_in(folder: Path) -> Path:
     """The folder with weights at or in `folder`."""
     for place in (folder, folder / "adapter", folder / "model"):
         if place.is_dir() and any(place.glob("*model*.safetensors")):

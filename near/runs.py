@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,27 +108,39 @@ def _drawn(folder: Path, stem: str) -> np.ndarray | None:
     return None
 
 
+def _finite(loss: object) -> bool:
+    return isinstance(loss, int | float) and math.isfinite(loss)
+
+
 def _examples(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     if not path.is_file():
         return None
     rows = sorted((r for r in read_jsonl(path) if r.get("set") == "target"), key=lambda r: r["row"])
+    if not all(_finite(r.get("loss")) for r in rows):
+        return None
     tokens = np.array([r["tokens"] for r in rows], dtype=np.float64)
     return np.array([r["loss"] for r in rows]) * tokens, tokens
 
 
 def collect(root: Path) -> tuple[list[Run], list[Path]]:
-    """Finished runs, the base model first, and the folders of runs that have begun and not ended."""
+    """Finished runs, the base model first, and the folders of runs that have begun and not ended, or whose loss is not
+    a finite number."""
     if not root.is_dir():
         raise UserError(f"runs={root}: no such folder")
-    runs, models, bases = [], [], {}
+    runs, models, bases, diverged = [], [], {}, []
     for path in sorted(root.rglob("metrics.json")):
         folder, metrics = path.parent, read_json(path)
         if not KEYS <= set(metrics):
             log.info(f"passed over {path}: not written by train.py or eval.py")
             continue
+        if not _finite(metrics["target_loss"]):
+            diverged.append(folder)
+            continue
         if metrics["selector"] is None:  # a model that eval.py was given: an untrained one, or one merged before
             models.append(Run("model", metrics, folder))
             continue
+        if metrics.get("base") and not _finite(metrics["base"].get("target_loss")):
+            metrics["base"] = None
         if metrics.get("base"):
             base = Run("base", {**metrics["base"], "model": metrics["model"]})
             bases.setdefault((base.evaluated, base.metrics["model"]), base)
@@ -142,7 +155,7 @@ def collect(root: Path) -> tuple[list[Run], list[Path]]:
         else:
             runs.append(run)
     begun = [p.parent for p in sorted(root.rglob("config.yaml")) if p.parent.name != ".hydra"]
-    unfinished = [folder for folder in begun if not (folder / "metrics.json").exists()]
+    unfinished = diverged + [folder for folder in begun if not (folder / "metrics.json").exists()]
     if not runs and not bases and not unfinished and not any(root.rglob(".jobs/*.json")):
         raise UserError(f"runs={root}: no metrics.json below it; give the output folder of train.py or eval.py")
     runs.sort(key=lambda r: (r.selector, str(r.seed), str(r.folder)))

@@ -7,10 +7,10 @@ processes of a run share them.
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from near.checkpoints import Checkpoint
 from near.chunks import Chunks
 from near.encoding import Encoder
 from near.errors import UserError
-from near.files import cache_folder, digest, folder_digest
+from near.files import cache_folder, digest, note_use
+from near.fingerprints import of_model
 from near.gradients import Moments, PerExample, Projection, moments_of
-from near.hub import wanted_dtype
 from near.losses import answer_losses, by_row
 from near.model import base_folder
 from near.processes import is_main
@@ -53,7 +53,7 @@ class Scoring:
     hashes: int = 1
     seed: int = 0
     adam: bool = True
-    epsilon: str = "outside"
+    epsilon: Literal["outside", "inside"] = "outside"
     modules: list[str] | None = None
     checkpoints: list[str] | None = None
     batch_tokens: int = 1024
@@ -273,7 +273,7 @@ class Scorer:
 
         chunks.compute(compute, what)
         self.computed += chunks.computed
-        os.utime(folder)  # when it was used last, for pruning
+        note_use(folder)  # when it was used last, for pruning
         return chunks
 
     def _batches(self, sizes: np.ndarray) -> list[np.ndarray]:
@@ -286,7 +286,6 @@ class Scorer:
 def scorer_of(cfg: DictConfig, tokens: Tokens, queries: Tokens | None, tokenizer, numbers: str = "") -> Scorer:
     """Who asks the model. `numbers`: what it computes in, where that is not its weights' type."""
     folder = base_folder(cfg.model, cfg.cache_dir)
-    base = [folder_digest(folder), wanted_dtype(cfg.model.dtype)]
-    base.append(cfg.model.get("quantization") and dict(cfg.model.quantization))
+    base = digest(of_model(cfg.model, folder))
     options = instantiate(cfg.scoring, _convert_="all")
-    return Scorer(options, tokens, queries, tokenizer, cfg.data, cfg.cache_dir, digest(base), numbers, folder)
+    return Scorer(options, tokens, queries, tokenizer, cfg.data, cfg.cache_dir, base, numbers, folder)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 
-from near.errors import UserError
+from near.errors import UserError, VisibleFormatter
 
 # the end of a key whose value is a secret; `is_secret` writes keys in this form
 SECRET = re.compile(
@@ -184,8 +184,8 @@ def _values() -> list[tuple[str, str]]:
     return sorted(((n, v) for n, v in known.items() if len(v) >= LEAST), key=lambda pair: -len(pair[1]))
 
 
-class Formatter(logging.Formatter):
-    """Log lines without secrets."""
+class Formatter(VisibleFormatter):
+    """Log lines without secrets, and without what steers a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return scrub(super().format(record))

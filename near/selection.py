@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,12 +20,14 @@ from near.data import Rows, given, load
 from near.dedup import without_near_duplicates
 from near.embedders.base import Embedder
 from near.embedding import Embedded, bar, embed_rows
+from near.equal_rows import EQUAL, warn_of_equal
 from near.errors import UserError
 from near.export import Export
 from near.files import cache_folder, digest, file_digest, folder_aside, provenance, read_json, write_json, write_npy
 from near.indexes.base import Index
 from near.locks import lock_file, locked
-from near.pool import load_pool
+from near.outputs import claim, remove, remove_folder
+from near.pool import held_out, load_pool
 from near.processes import is_main, rank_shown
 from near.ray_launcher import cluster
 from near.shards import clear, put_together, search_shards, shards_of
@@ -38,8 +39,10 @@ from near.vectors import StoredVectors
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
-EQUAL = 1e-5  # cosine below 1 that is rounding: two float32 vectors are the same
 AS_NEEDED = 1000  # columns of a matrix whose max_K is null, before its selector turns out to need more
+
+
+MATRIX = ("top_indices.npy", "top_scores.npy", "typical_scores.npy", "manifest.json")  # files of one in the cache
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     candidates = without_near_duplicates(cfg, candidates)
     reach = 0 if export.selector is None else export.selector.reach([cfg.n])
     neighbours = find_neighbours(cfg, candidates, queries, reach, (output_dir, before) if before else None)
+    warn_of_equal(cfg, candidates, held_out(cfg, None, cfg.embedder.embed != "prompt"))
     export.pick(candidates, queries, neighbours)
     if not is_main():
         return
@@ -85,7 +89,8 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
         if target.exists() and not cfg.overwrite:  # another run may just have written it
             _check_same(output_dir, read_json(target), neighbours.manifest, neighbours.ids.shape[1])
         with export.prepared(neighbours.manifest["key"], candidates, queries, neighbours) as place:
-            target.unlink(missing_ok=True)  # the manifest is written last: where it is, the files are whole and its own
+            claim(output_dir, "select")
+            remove(output_dir, "manifest.json")  # it is written last: where it is, the files are whole and its own
             write_npy(output_dir / "top_indices.npy", neighbours.ids)
             write_npy(output_dir / "top_scores.npy", neighbours.scores)
             manifest = {**neighbours.manifest, "sha256": _digests(output_dir)}
@@ -211,7 +216,7 @@ def _cached(cfg: DictConfig, key: str, least: int) -> Neighbours | None:
             return _read(folders[width])
         except UserError as error:
             log.warning(f"{error}: it is searched again")
-            shutil.rmtree(folders[width], ignore_errors=True)
+            remove_folder(folders[width], MATRIX)
     return None
 
 
@@ -321,7 +326,9 @@ def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: in
             raise UserError(f"indices_path={path}: no {name} in {folder}; give a top_indices.npy that select.py wrote")
     neighbours = _read(folder)
     for name, rows in (("candidates", candidates), ("queries", queries)):
-        made_for = neighbours.manifest.get(name, {})
+        made_for = neighbours.manifest.get(name)
+        if not isinstance(made_for, dict):
+            raise UserError(f"{folder / 'manifest.json'} does not say which {name} it was made for; select again")
         if made_for.get("fingerprint") != rows.fingerprint:
             raise UserError(
                 f"indices_path={path} was made for other {name} ({str(made_for.get('fingerprint'))[:12]}, "
@@ -357,10 +364,29 @@ def _read(folder: Path) -> Neighbours:
         raise UserError(
             f"the selection in {folder} is damaged ({error}); delete the folder and select again"
         ) from error
-    if not isinstance(manifest.get("sha256"), dict) or any(digests.get(n) != d for n, d in manifest["sha256"].items()):
+    if not isinstance(manifest.get("sha256"), dict) or not digests.keys() <= manifest["sha256"].keys():
+        raise UserError(f"{folder / 'manifest.json'} holds no digests of its files; select again")
+    if any(digests.get(n) != d for n, d in manifest["sha256"].items()):
         raise UserError(f"the selection in {folder} is damaged (its bytes changed); delete the folder and select again")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{folder / 'manifest.json'} has schema {manifest.get('schema_version')}, not {SCHEMA_VERSION}")
     if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape != scores.shape or ids.size and ids.min() < 0:
         raise UserError(f"{folder / 'top_indices.npy'} is not an int64 matrix of row ids like its scores; select again")
+    if scores.dtype.kind != "f" or not all(map(_is_ranked, *_blocks(ids, scores))):
+        raise UserError(
+            f"{folder / 'top_scores.npy'} is not a matrix of finite numbers, or a row of {folder / 'top_indices.npy'} "
+            "names an id twice; select again"
+        )
     return Neighbours(ids, scores, manifest, typical)
+
+
+def _blocks(*arrays: np.ndarray) -> list[list[np.ndarray]]:
+    """Of each array its blocks of rows, as few at a time as fit into memory easily."""
+    rows = max(1, (1 << 22) // max(1, arrays[0].shape[1]))
+    return [[array[i : i + rows] for i in range(0, len(array), rows)] for array in arrays]
+
+
+def _is_ranked(ids: np.ndarray, scores: np.ndarray) -> bool:
+    """Whether scores are finite and no row of ids has one twice."""
+    ordered = np.sort(ids, axis=1)
+    return bool(np.isfinite(scores).all() and (ordered[:, 1:] != ordered[:, :-1]).all())

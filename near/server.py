@@ -2,6 +2,7 @@
 
 import functools
 import os
+from typing import TypedDict
 
 import httpx
 import tenacity
@@ -10,6 +11,15 @@ from near.errors import UserError, one_line
 
 WAIT = tenacity.wait_random_exponential(multiplier=0.5, max=30)  # seconds between tries
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504}  # answers worth another try
+
+
+class ServerOptions(TypedDict):
+    url: str | None
+    model: str | None
+    api_key_env: str | None
+    concurrency: int
+    retries: int
+    timeout: float
 
 
 class Server:

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from near.indexes.flat import TILE, Flat
 from near.indexes.ties import settle, with_slack
 from near.indexes.topk import ROWS, merged
 from near.locks import acquire
+from near.outputs import remove_folder
 from near.processes import world_size
 from near.ray_launcher import cluster_cpus, on_cluster
 from near.vectors import Vectors
@@ -136,4 +136,5 @@ def put_together(shards: Shards, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 def clear(folder: Path) -> None:
     """Remove shards that are no longer needed."""
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(UserError):  # somebody put a file of his there
+        remove_folder(folder, ("*-best-*.bin", "*-best-*.lock"))

@@ -9,8 +9,8 @@ import pyarrow as pa
 from omegaconf import DictConfig
 
 from near.assets import resolve
-from near.errors import UserError, did_you_mean, one_line
-from near.files import file_digest, folder_digest, read_json
+from near.errors import UserError, did_you_mean, one_line, reading
+from near.files import file_digest, folder_digest, read_json, refuse_special, refuse_special_in
 from near.readers import ARROW_ERRORS, Choose, Kind, Raw, chosen_columns, kinds_shown, read_rows, types_of
 
 
@@ -59,6 +59,7 @@ def _matches(path: str, where: str) -> list[str]:
 
 def _open(path: str, label: str | None, source: DictConfig, where: str, cache_dir: str) -> Opened:
     local = Path(resolve(path, cache_dir)).expanduser()
+    refuse_special(local, f"{where}.path")
     label = label or source.get("label") or local.name.split(".")[0]
     key = None if source.get("key") is None else str(source.key)
     if local.is_file():
@@ -82,7 +83,7 @@ def _open(path: str, label: str | None, source: DictConfig, where: str, cache_di
     if local.is_dir():
         return _folder(local, path, label, source.split, where)
     if local.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        siblings = [p.name for p in local.parent.iterdir()] if local.parent.is_dir() else []
+        siblings = [p.name for p in local.parent.iterdir() if p.name != local.name] if local.parent.is_dir() else []
         hint = did_you_mean(local.name, siblings) if siblings else f"; there is no folder {local.parent} either"
         raise UserError(f"{where}.path={path}: no such file{'' if local.parent == Path() else hint}")
     data = _hub(path, source, where)
@@ -102,6 +103,7 @@ def _data_set(data: datasets.Dataset, path: str, label: str, content: object) ->
 
 def _folder(local: Path, path: str, label: str, split: str | None, where: str) -> Opened:
     """A data set that `datasets` saved to disk, or the split of one that has several."""
+    refuse_special_in(local, f"{where}.path")
     if (local / "dataset_dict.json").is_file():
         splits = read_json(local / "dataset_dict.json").get("splits", [])
         if split not in splits:
@@ -114,10 +116,8 @@ def _folder(local: Path, path: str, label: str, split: str | None, where: str) -
             f"{where}.path={path} is a folder without a saved data set; name a file in it ({kinds_shown()}), "
             f"or a glob such as {path.rstrip('/')}/*.jsonl"
         )
-    try:
+    with reading(f"{where}.path={path}: the saved data set"):
         data = datasets.load_from_disk(str(local))
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
-        raise UserError(f"{where}.path={path} is not a readable data set ({one_line(error)})") from error
     return _data_set(data, path, label, folder_digest(local))
 
 

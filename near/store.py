@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from near.errors import UserError, one_line
-from near.files import aside, cache_folder, digest, read_whole, write_json
+from near.files import aside, cache_folder, digest, note_use, read_whole, write_json
 from near.keys import Sorted
 from near.locks import acquire, locked
 
@@ -42,7 +42,7 @@ class Store:
         self._lock = acquire(self.folder / "lock", shared=True)
         if not (self.folder / "space.json").exists():
             write_json(self.folder / "space.json", {**space, "model": model} if model else space)
-        os.utime(self.folder / "lock")  # its last use
+        note_use(self.folder / "lock")  # its last use
         self.shards: list[str] = []  # a place names its shard by the position in this list
         self._numbers: dict[str, int] = {}
         self._seen: set[str] = set()  # at the last look-up, or since

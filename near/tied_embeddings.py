@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from near.errors import UserError
+from near.errors import UserError, reading
 
 
 def widen(model, adapter: Path, tokens: int) -> None:
@@ -17,7 +17,7 @@ def widen(model, adapter: Path, tokens: int) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     path, brought = adapter / "adapter_model.safetensors", None
     if path.is_file():
-        with safe_open(path, framework="pt") as file:
+        with reading(path), safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 if name.endswith(("embed_tokens.weight", "embed_tokens.base_layer.weight", "lm_head.weight")):
                     brought = file.get_slice(name).get_shape()[0]

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from near.data import Rows
 from near.encoding import IGNORED, Encoder
 from near.errors import UserError, one_line
-from near.files import cache_folder, digest
+from near.files import FULL, READ_ONLY, cache_folder, digest, naming_full_disk
 from near.formats import without_nulls
 from near.table import SCHEMA
 from near.threads import threads_to_use
@@ -75,18 +75,21 @@ def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
         return columns
 
     try:
-        table = rows.dataset().map(
-            work,
-            batched=True,
-            remove_columns=SCHEMA.names,
-            features=_FEATURES,
-            num_proc=data.num_proc or processes(len(rows)),
-            cache_file_name=str(path),
-            new_fingerprint=key,
-            load_from_cache_file=not data.refresh,
-            desc="tokenising",
-        )
+        with naming_full_disk(path.parent):
+            table = rows.dataset().map(
+                work,
+                batched=True,
+                remove_columns=SCHEMA.names,
+                features=_FEATURES,
+                num_proc=data.num_proc or processes(len(rows)),
+                cache_file_name=str(path),
+                new_fingerprint=key,
+                load_from_cache_file=not data.refresh,
+                desc="tokenising",
+            )
     except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None) in (*FULL, *READ_ONLY):
+            raise
         raise UserError(f"the cached tokens {path} are damaged ({one_line(error)}); set data.refresh=true") from error
     answers = table.data.column("answer_tokens").to_numpy()
     usable = rows.eligible()

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,20 +18,21 @@ from pathlib import Path
 import numpy as np
 from accelerate.utils import broadcast_object_list
 from peft.optimizers import create_loraplus_optimizer
-from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from near.config import differences
 from near.data import Rows
+from near.divergence import Watch, diverged, warn_of
 from near.errors import UserError
-from near.files import digest, raise_if_full
+from near.files import digest, naming_full_disk
+from near.outputs import prune_checkpoints
 from near.picking import Batching, Picker
 from near.record import Record
 from near.rounds import Schedule, Stretch
 from near.sampler import RoundSampler
 from near.scoring import Scorer
 from near.selectors.base import Round, Selector, Subset
-from near.state import SELECTED, STATE, read_checkpoint, read_state, write_state
+from near.state import SELECTED, STATE, read_checkpoint, read_state, write_parts, write_state
 from near.tokens import Collator, Tokens
 from near.trackers.base import Run
 from near.trackers.tell import tell_round
@@ -61,6 +63,7 @@ class Job:
     tracked: Run = field(default_factory=Run)
     planned: dict[int, tuple[Subset, float]] = field(default_factory=dict)  # rounds picked ahead, and their seconds
     loraplus: Mapping = field(default_factory=dict)  # lr_ratio and lr_embedding, where they are asked for
+    nonfinite_steps: int = 3  # so many steps in a row whose loss or gradient norm is not finite end the training
     training_key: str | None = None  # of a job in a sweep: what it shares with its twins (near/twins.py)
 
 
@@ -76,6 +79,7 @@ class _Checkpoints(Trainer):
         per_step = None if self.schedule is None else self.draws_per_step
         self.record = Record(job.output_dir / "rounds", job.selector_name, job.pool, per_step, self.args.should_save)
         self.seconds_before, self.begun = 0.0, None
+        self.watch = Watch(job.nonfinite_steps)
 
     @property
     def draws_per_step(self) -> int:
@@ -114,9 +118,24 @@ class _Checkpoints(Trainer):
 
     def train(self, *args, **kwargs):
         self.begun = time.perf_counter()
+        if self.args.should_save:
+            warn_of(self.job.output_dir, bool(kwargs.get("resume_from_checkpoint")))
         return super().train(*args, **kwargs)
 
+    def training_step(self, *args, **kwargs):
+        """The Trainer's, whose loss is watched: its own log fills in for one that is not finite."""
+        loss = super().training_step(*args, **kwargs)
+        self.watch.add(loss)
+        return loss
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs) -> None:
+        """Called as every step ends; UserError, on all processes, where the training has diverged."""
+        if self.watch.ended(self.state.global_step, grad_norm, self.accelerator):
+            raise diverged(self.watch, self.job.output_dir, self.state.max_steps, self.args.should_save)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
     def log(self, logs: dict, *args, **kwargs) -> None:
+        logs = {k: v for k, v in logs.items() if not isinstance(v, float) or math.isfinite(v)}
         if self.schedule is None:
             return super().log(logs, *args, **kwargs)
         logs = {**logs, "round": self.schedule.at(max(0, self.state.global_step - 1)).index}
@@ -130,21 +149,28 @@ class _Checkpoints(Trainer):
         return {**self.job.identity, "processes": self.args.world_size}
 
     def _save_checkpoint(self, model, trial) -> None:
-        """The rounds go into the checkpoint before the Trainer's own state, whose file marks it as whole."""
+        """The rounds go into the checkpoint before the Trainer's own state; the list of its files marks it as whole."""
+        if self.watch.streak:  # its weights may not be finite any more
+            return
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             arrays = {f"round_{i:06d}": ids for i, ids in enumerate(self.subsets)}
             arrays |= {f"order_{i:06d}": order for i, order in self.orders.items()}
             arrays |= self._selector_state()
             told = {"identity": self._identity(), "rounds": self.record.rounds, "seconds": self.seconds}
+            told |= {"lists_parts": True, "model_only": self.args.save_only_model}
             write_state(folder / STATE, arrays, told)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go when this one is whole
         try:
-            super()._save_checkpoint(model, trial)
-        except (RuntimeError, SafetensorError):  # their writers do not say why they could not write
-            raise_if_full(folder)
-            raise
+            with naming_full_disk(folder.parent):
+                super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # each process has written its part
         if self.args.should_save:
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
+            write_parts(folder)
+            prune_checkpoints(folder.parent, limit, self.state.best_model_checkpoint)
 
     def restore(self, checkpoint: Path) -> None:
         """Take back the rounds of a checkpoint; UserError where it belongs to another run."""

@@ -20,8 +20,10 @@ from near.base_model import BaseMetrics
 from near.benchmarks import benchmarks
 from near.config import agent_sweep, public
 from near.dedup import without_near_duplicates
+from near.divergence import FIX
 from near.earlier import clear, newest_checkpoint
 from near.embedding_similarity import EmbeddingSimilarity
+from near.equal_rows import warn_of_equal
 from near.errors import UserError, one_line
 from near.evaluate import summary
 from near.files import aside, digest, read_json, read_jsonl
@@ -33,6 +35,7 @@ from near.measure import check_evaluation, loss_of, measure, measure_all
 from near.model import add_finetuning, base_folder, check_quantization, load_base
 from near.needs import Needs, check_training, needs_of
 from near.outcome import save, write_outcome
+from near.outputs import claim, removable
 from near.picking import Batching, Picker
 from near.rounds import Schedule
 from near.scoring import scorer_of
@@ -91,6 +94,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             inputs = load_inputs(cfg, selector, rows)
         if rows.needs.neighbours and cfg.indices_path is None:
             inputs.neighbours = find_neighbours(cfg, rows.candidates, rows.queries, _reach(cfg, selector, inputs, args))
+            warn_of_equal(cfg, rows.candidates, rows.sets.all()[rows.sets.seen :])  # queries are spoken of already
         job = _job(cfg, output_dir, selector, inputs, args)
         if in_sweep() and state.num_processes == 1:
             job.training_key = _key(cfg, job, inputs, args)
@@ -135,6 +139,7 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
     from near.trackers.tell import tell_before, tell_files, tell_outcome
 
     clear(output_dir)
+    claim(output_dir, "train")
     _write_config(cfg, output_dir, True)
     told = {"selector": job.selector_name, "max_K": inputs.width(cfg), "identity": inputs.identity}
     with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
@@ -149,6 +154,7 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
 
 def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, state) -> float:
     """Load the model, train it, save and evaluate it; the target loss."""
+    from accelerate.utils import broadcast_object_list
     from transformers import set_seed
 
     from near.trackers.base import LogCallback
@@ -185,6 +191,9 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
                 tell_before(run, output_dir, trainer.record.rounds, before["log_history"], job.pool)
         elif state.is_main_process:  # nothing is removed before all that can be refused was built
             clear(output_dir)
+        if state.is_main_process:
+            claim(output_dir, "train")
+            removable(output_dir, "adapter", "model")  # what is trained takes their place
         _write_config(cfg, output_dir, state.is_main_process)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = trainer.accelerator.unwrap_model(trainer.model)
@@ -203,7 +212,10 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
                 log.info(f"base: {summary(base.metrics)}")
             log.info(f"{job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
-    return metrics["target_loss"]
+    loss = broadcast_object_list([metrics["target_loss"]])[0]
+    if not math.isfinite(loss):
+        raise UserError(f"the target loss after training is {loss}, not a finite number; {output_dir} is kept; {FIX}")
+    return loss
 
 
 def _measured(cfg: DictConfig, output_dir: Path, model, inputs: "Inputs") -> tuple[dict, list[dict]]:
@@ -271,6 +283,7 @@ def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, 
         represent=representation(cfg, inputs),
         eval_table=inputs.eval_table,
         loraplus=cfg.trainer.get("loraplus") or {},
+        nonfinite_steps=cfg.trainer.get("nonfinite_steps", 3),
     )
     if inputs.needs.asks_model:
         numbers = args.device.type + (" bf16" if args.bf16 else " fp16" if args.fp16 else "")
@@ -282,7 +295,8 @@ def _trainer(cfg: DictConfig, job: "Job", model, args):
     try:
         cfg = copy.deepcopy(cfg)
         with open_dict(cfg):
-            cfg.trainer.pop("loraplus", None)  # the job carries it, so that a trainer class of somebody's need not
+            for name in ("loraplus", "nonfinite_steps"):  # the job carries them: other trainer classes need not
+                cfg.trainer.pop(name, None)
         return instantiate(cfg.trainer)(model=model, job=job, args=args)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"trainer.args are refused: {one_line(error)[:200]}") from error

@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 
 from near.config import public
 from near.errors import UserError
-from near.evaluate import ANSWERS
 from near.files import digest, read_json, read_jsonl, write_json, write_jsonl
 from near.locks import lock_file, locked
 from near.needs import Needs
+from near.outputs import ANSWERS
 from near.picking import Picker
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from near.compare import (
     groups_of,
     no_answers,
 )
+from near.errors import visible
 from near.runs import Run
 
 # Of 20,000 comparisons of nothing with nothing, the share whose interval over k seeds held zero where differences are
@@ -207,11 +208,11 @@ def show(runs: list[Run]) -> None:
         return
     console = Console(highlight=False, emoji=False)
     console = console if console.is_terminal else Console(highlight=False, emoji=False, width=WIDTH)
-    console.print(f"Did choosing help? {answer(runs)}", markup=False, soft_wrap=True)
+    console.print(visible(f"Did choosing help? {answer(runs)}"), markup=False, soft_wrap=True)
     for columns in parts(heads):
         shown = Table(*(Column(heads[i], no_wrap=i not in INTERVALS) for i in columns), box=box.SIMPLE, pad_edge=False)
         for row in cells:
-            shown.add_row(*(escape(row[i]) for i in columns))
+            shown.add_row(*(escape(visible(row[i])) for i in columns))
         console.print(shown)
     for note in notes(runs):
-        console.print(note, style="dim", markup=False, soft_wrap=True)
+        console.print(visible(note), style="dim", markup=False, soft_wrap=True)

@@ -2,21 +2,18 @@
 
 import contextlib
 import ctypes
-import errno
 import gc
 import math
-import os
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import EllipsisType
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from near.errors import UserError, one_line
-from near.files import raise_if_full, read_json
+from near.errors import UserError, reading
+from near.files import naming_full_disk, read_json
 
 LAYOUTS = {"model.safetensors": "model.safetensors.index.json", "pytorch_model.bin": "pytorch_model.bin.index.json"}
 M_MMAP_THRESHOLD = -3  # glibc's mallopt
@@ -35,7 +32,8 @@ class PickledWeight:
 
 def pickled(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .bin file, which may hold nothing else, mapped where its form allows."""
-    return torch.load(path, mmap=zipfile.is_zipfile(path), weights_only=True, map_location="cpu")
+    with reading(path, "a .bin file may hold tensors alone"):
+        return torch.load(path, mmap=zipfile.is_zipfile(path), weights_only=True, map_location="cpu")
 
 
 def weight_files(folder: str | Path) -> list[Path]:
@@ -43,7 +41,8 @@ def weight_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     for name, index in LAYOUTS.items():
         if (folder / index).is_file():
-            return [folder / file for file in sorted(set(read_json(folder / index)["weight_map"].values()))]
+            with reading(folder / index):
+                return [folder / file for file in sorted(set(read_json(folder / index)["weight_map"].values()))]
         if (folder / name).is_file():
             return [folder / name]
     raise UserError(f"{folder} holds no weights in safetensors or .bin; name the folder of a whole model")
@@ -56,7 +55,8 @@ def lazy_weights(folder: str | Path) -> dict[str, object]:
         if path.suffix == ".bin":
             found |= {name: PickledWeight(path, name) for name in pickled(path)}
             continue
-        file = safe_open(path, framework="pt", device="cpu", backend="pread")
+        with reading(path):
+            file = safe_open(path, framework="pt", device="cpu", backend="pread")
         found |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     return found
 
@@ -68,7 +68,7 @@ def count_weights(folder: str | Path) -> int:
         if path.suffix == ".bin":
             total += sum(tensor.numel() for tensor in pickled(path).values())
             continue
-        with safe_open(path, framework="pt") as file:
+        with reading(path), safe_open(path, framework="pt") as file:
             total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return total
 
@@ -77,20 +77,19 @@ def load_float32(folder: str | Path, trust_remote_code: bool, device: str | torc
     """The model in `folder` in float32, by transformers' own loader; UserError where it can't be loaded whole."""
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-    try:
+    with reading(f"the model in {folder}"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
         model, told = kind.from_pretrained(
             None, config=config, state_dict=lazy_weights(folder), dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"the model in {folder} could not be loaded ({one_line(error)[:160]})") from error
     lacking = sorted(told["missing_keys"]) + sorted(str(key) for key in told["mismatched_keys"])
     if lacking:
         raise UserError(f"the weights in {folder} are not whole ({len(lacking)} lack or misfit, first {lacking[0]})")
     if (Path(folder) / "generation_config.json").is_file():  # from_pretrained looks for it beside a name only
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        with reading(Path(folder) / "generation_config.json"):
+            model.generation_config = GenerationConfig.from_pretrained(folder)
     model.config.name_or_path = str(folder)
     return model.to(device).eval()
 
@@ -101,7 +100,7 @@ def write_weights(model, folder: Path, gigabytes: float, legacy: bool) -> None:
     Raises OSError when the disk is full.
     """
     size = f"{gigabytes}GB"
-    with writing(folder):
+    with naming_full_disk(folder):
         if not legacy:
             model.save_pretrained(folder, max_shard_size=size)
             return
@@ -121,18 +120,6 @@ def write_weights(model, folder: Path, gigabytes: float, legacy: bool) -> None:
             safe_serialization=False,
             shared_tensors_to_discard=list(model.all_tied_weights_keys or []),
         )
-
-
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Around writers whose own errors don't say that the disk is full: OSError in their place."""
-    try:
-        yield
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise_if_full(folder)
-        if os.strerror(errno.ENOSPC) in str(error):  # safetensors takes back what it had written
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
-        raise
 
 
 def settle_memory() -> None:

@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
+from near import sandbox
 from near.check import check
 from near.config import CONF, register_resolvers
 
@@ -33,6 +34,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         text = collection_path.read_text(encoding="utf-8")
         return True if re.search(r"^pytestmark = pytest\.mark\.(model|real)$", text, re.MULTILINE) else None
     return None
+
+
+@functools.cache
+def needs_sandbox() -> pytest.MarkDecorator:
+    """The mark of a test that runs graded programs: skipped, with the reason, where they can't be isolated."""
+    missing = sandbox.missing()
+    return pytest.mark.skipif(missing is not None, reason=f"no sandbox for graded programs: {missing}")
 
 
 @functools.lru_cache(maxsize=512)

@@ -17,7 +17,7 @@ from near.evaluate import evaluate
 from near.measure import measure
 from near.model import load_base, load_tokenizer
 from near.training import train
-from tests.conftest import ROOT, configured, write_rows
+from tests.conftest import ROOT, configured, needs_sandbox, write_rows
 
 pytestmark = pytest.mark.model
 
@@ -226,6 +226,7 @@ def test_answers_that_hold_nothing_to_grade_are_counted(tiny, tmp_path, cache, m
     assert "number: 1 of 4 references held nothing to grade, and are left out" in caplog.text
 
 
+@needs_sandbox()
 def test_code_is_run_beside_its_rows_tests(tiny, tmp_path, cache, monkeypatch):
     """The answers are stand-ins: no tiny model writes code."""
     rows = [{"instruction": f"write f: {n}", "output": "def f(): return 1", "test": f"assert f() == {n}"} for n in "12"]

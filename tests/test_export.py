@@ -19,6 +19,7 @@ from near.data import load
 from near.embedders.hashing import HashingEmbedder
 from near.errors import UserError
 from near.export import WRITERS, as_json, nearest
+from near.outputs import LIST
 from near.pool import load_pool
 from near.selection import Neighbours, select
 from near.selectors.base import Round
@@ -79,7 +80,8 @@ def without(row: dict, names=OURS) -> dict:
 
 
 def files(folder) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir()} if folder.exists() else {}
+    there = folder.iterdir() if folder.exists() else ()
+    return {p.name: p.read_bytes() for p in there if p.name != LIST}
 
 
 def write(kind: str, folder, rows: list[dict]):
@@ -213,7 +215,7 @@ def test_a_selector_without_neighbours_embeds_nothing(config, pool, tmp_path, mo
     cfg.data.queries.path = None  # nobody needs them
     select(cfg, out)
     ids, rows = np.load(out / "subset.npy"), written(out, "jsonl")
-    assert {p.name for p in out.iterdir()} == {"subset.npy", "subset.jsonl", "manifest.json"}
+    assert set(files(out)) == {"subset.npy", "subset.jsonl", "manifest.json"}
     assert [without(row) for row in rows] == [ROWS[i] for i in ids]
     assert {(row["score"], row["nearest_query"]) for row in rows} == {(None, None)}
     before = files(out)
@@ -275,7 +277,7 @@ def test_a_narrow_matrix_gives_what_it_has_and_says_so(config, pool, tmp_path, c
 def test_a_folder_holds_one_selection(config, pool, tmp_path, monkeypatch):
     cfg, out = config(pool, export="jsonl"), tmp_path / "out"
     select(plain(cfg), out)
-    assert {p.name for p in out.iterdir()} == {"manifest.json", "top_indices.npy", "top_scores.npy"}
+    assert set(files(out)) == {"manifest.json", "top_indices.npy", "top_scores.npy"}
     monkeypatch.setattr(selection, "_search", lambda *a: pytest.fail("searched"))
     with pytest.raises(UserError, match="out holds another selection; set overwrite=true or another output_dir"):
         select(config(pool, "random"), out)
@@ -303,10 +305,10 @@ def test_a_subset_goes_with_its_matrix_and_a_matrix_with_its_folder(config, pool
     wider = plain(cfg)
     wider.max_K, wider.overwrite = 7, True
     select(wider, out)
-    assert {p.name for p in out.iterdir()} == {"manifest.json", "top_indices.npy", "top_scores.npy"}
+    assert set(files(out)) == {"manifest.json", "top_indices.npy", "top_scores.npy"}
     assert "subset" not in json.loads((out / "manifest.json").read_text())
     select(config(pool, "random", overwrite=True), out)
-    assert {p.name for p in out.iterdir()} == {"manifest.json", "subset.npy"}
+    assert set(files(out)) == {"manifest.json", "subset.npy"}
     for other, says in (
         (plain(cfg), "selection;"),
         (config(pool), r"subset \(selector._target_ was near.*Random, now"),

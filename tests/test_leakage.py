@@ -4,11 +4,14 @@ import logging
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from near.data import load
+from near.equal_rows import same_direction
 from near.pool import load_pool
 from near.row_keys import normalised
 from near.selection import select
+from near.vectors import ArrayVectors
 from tests.conftest import configured, write_rows
 
 QUESTION = "What is the postal code of Lisbon?"
@@ -129,3 +132,27 @@ def test_rows_with_a_querys_vector_are_counted(tmp_path, caplog):
         select(cfg, tmp_path / f"out{run}")
         assert "2 rows have cosine 1 to a query (1 of 1 queries) and are kept" in caplog.text
     assert np.load(tmp_path / "out0" / "top_scores.npy").shape == (1, 2)
+
+
+@pytest.mark.parametrize("part", ["eval", "more_eval.maths"])
+def test_rows_with_an_eval_rows_vector_are_counted(tmp_path, caplog, part):
+    """Beyond the matrix, too, which is one row wide; compared once, and said every time."""
+    rows = [{"question": q, "answer": "a"} for q in ("other words", "north of the sea", "the sea of north", "more")]
+    cfg = configured("select", "data=files", "embedder=hashing", f"cache_dir={tmp_path}/cache", "max_K=1")
+    cfg.embedder.embed = "prompt"
+    cfg.data.candidates.path = str(write_rows(tmp_path / "pool.jsonl", rows))
+    cfg.data.queries.path = str(write_rows(tmp_path / "q.jsonl", [{"question": "words", "answer": "b"}]))
+    held_out = str(write_rows(tmp_path / "e.jsonl", [{"question": "sea north of the"}, {"question": "unlike any"}]))
+    OmegaConf.update(cfg, f"data.{part}" + (".path" if part == "eval" else ""), held_out, force_add=True)
+    for run in range(2):
+        caplog.clear()
+        select(cfg, tmp_path / f"out{run}")
+        assert f"2 rows have cosine 1 to a row of {part} and are kept, first row 1; look" in caplog.text
+
+
+def test_vectors_of_one_direction_are_found_in_every_block(monkeypatch):
+    monkeypatch.setattr("near.equal_rows.BLOCK", 3)
+    vectors = np.eye(8, dtype=np.float32)[[0, 1, 2, 3, 4, 5, 1, 6]]
+    vectors[3] = [0, 0.9999, 0, 0.01414, 0, 0, 0, 0]  # near the second, and another one
+    assert same_direction(ArrayVectors(vectors), np.eye(8, dtype=np.float32)[[1, 7]]).tolist() == [1, 6]
+    assert same_direction(ArrayVectors(vectors), np.eye(8, dtype=np.float32)[[7]]).tolist() == []

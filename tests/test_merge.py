@@ -14,6 +14,7 @@ from near import merge as module
 from near.app import fault_line
 from near.assets import resolve
 from near.errors import UserError
+from near.outputs import LIST, list_files
 from near.training import train
 from tests.conftest import configured, process
 from tests.merging import IDS, adapted_logits, logits, merged, tiny_base, write_adapter
@@ -66,7 +67,7 @@ def test_what_stands_beside_the_weights(run, adapter, cache, tmp_path):
     told = json.loads((tmp_path / "merge.json").read_text())
     assert told["max_logit_difference"] < 1e-4
     assert told["compared_on"] == "5 rows of the run's evaluation"
-    assert not [p for p in tmp_path.iterdir() if p.name not in ("out", "merge.json")]
+    assert not [p for p in tmp_path.iterdir() if p.name not in ("out", "merge.json", LIST)]
 
 
 def test_a_template_of_ones_own_and_its_end_of_turn(adapter, cache, tmp_path):
@@ -188,14 +189,22 @@ def test_what_is_there_is_not_replaced_unasked(adapter, cache, tmp_path):
     full.mkdir()
     (full / "x").write_text("x")
     assert "is not empty; name another folder or empty it" in told()
-    assert "holds something other than a model" in told("overwrite=true")
-    assert (full / "x").read_text() == "x"
     (full / "config.json").write_text("{}")
-    assert "or set overwrite=true" in told()
-    merged(adapter, cache, full, "overwrite=true")
-    assert not (full / "x").exists()
-    write_adapter(full / "adapter", tiny_base(cache))
-    assert "which is merged; name another folder" in told("overwrite=true", path=full / "adapter")
+    assert f"{full} holds config.json, a file that near did not write" in told("overwrite=true")
+    assert (full / "x").read_text() == "x"
+    assert "or set overwrite=true" not in told()
+    out = tmp_path / "out"
+    merged(adapter, cache, out)
+    assert "or set overwrite=true" in told("export_dtype=bfloat16", folder=out)
+    (out / "src").mkdir()
+    (out / "src" / "thesis.tex").write_text("years")
+    assert f"{out} holds src/thesis.tex, a file that near did not write" in told("overwrite=true", folder=out)
+    assert (out / "src" / "thesis.tex").read_text() == "years" and (out / "model.safetensors").exists()
+    (out / "src" / "thesis.tex").unlink()
+    merged(adapter, cache, out, "export_dtype=bfloat16", "overwrite=true")
+    write_adapter(out / "adapter", tiny_base(cache))
+    list_files(out, merged={})
+    assert "which is merged; name another folder" in told("overwrite=true", folder=out, path=out / "adapter")
     (tmp_path / "file").write_text("x")
     assert "is not empty" in told(folder=tmp_path / "file")
     assert "is not empty" in told("overwrite=true", folder=tmp_path / "file")
@@ -242,22 +251,54 @@ def test_a_base_that_lacks_weights_is_refused(adapter, cache, tmp_path):
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_a_killed_merge_leaves_nothing_and_the_next_one_clears_up(adapter, cache, tmp_path):
+@pytest.mark.parametrize("step", ["_read_back", "list_files", "claim", "write_json"])
+def test_a_merge_killed_at_any_step_is_made_or_found_by_the_next(adapter, cache, tmp_path, caplog, step):
     words = [f"adapter_name_or_path={adapter}", f"export_dir={tmp_path}/out", f"cache_dir={cache}"]
-    words += [f"output_dir={tmp_path}/told"]
+    words += [f"output_dir={tmp_path}"]
     code = (
         "import os, sys, near.merge as m\n"
         f"sys.path.insert(0, {os.getcwd()!r})\n"
         "from tests.conftest import configured\n"
-        "m._read_back = lambda *a: os.kill(os.getpid(), 9)\n"
-        f"m.merge(configured('merge', *{words!r}), __import__('pathlib').Path({str(tmp_path / 'told')!r}))\n"
+        f"m.{step} = lambda *a, **k: os.kill(os.getpid(), 9)\n"
+        f"m.merge(configured('merge', *{words!r}), __import__('pathlib').Path({str(tmp_path)!r}))\n"
     )
     assert process("-c", code).returncode == -signal.SIGKILL
-    left = [p.name for p in tmp_path.iterdir()]
-    assert len(left) == 1 and left[0].startswith(".out.") and left[0].endswith(".part")
-    assert (tmp_path / left[0] / "model.safetensors").exists()
+    assert not (tmp_path / "merge.json").exists()
+    whole = step in ("claim", "write_json")
+    if whole:
+        before = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    else:
+        left = [p.name for p in tmp_path.iterdir()]
+        assert len(left) == 1 and left[0].startswith(".out.") and left[0].endswith(".part")
+        assert (tmp_path / left[0] / "model.safetensors").exists()
+    with caplog.at_level("INFO", "near"):
+        merged(adapter, cache, tmp_path / "out")
+    assert {p.name for p in tmp_path.iterdir()} == {"out", "merge.json", LIST}
+    assert ("out is done already" in caplog.text) == whole
+    told = json.loads((tmp_path / "merge.json").read_text())
+    assert told["base"] == "builtin:tiny" and told["export_dir"] == f"{tmp_path}/out" and "sizes" not in told
+    if whole:
+        assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_an_export_takes_the_place_of_no_run(run, adapter, cache, tmp_path):
+    for folder in (run, run / "adapter"):
+        with pytest.raises(UserError, match="a file that near did not write"):
+            merged(adapter, cache, folder, "overwrite=true")
+    assert (run / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_only_the_same_merge_is_found_done(adapter, cache, tmp_path):
     merged(adapter, cache, tmp_path / "out")
-    assert {p.name for p in tmp_path.iterdir()} == {"out", "merge.json"}
+    merged(adapter, cache, tmp_path / "out")
+    with pytest.raises(UserError, match="is not empty"):
+        merged(adapter, cache, tmp_path / "out", "export_dtype=bfloat16")
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(UserError, match="is not empty"):
+        merged(adapter, cache, tmp_path / "out")
+    (tmp_path / "link").symlink_to("out")
+    merged(adapter, cache, tmp_path / "link", "overwrite=true")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "out" / "model.safetensors").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("legacy", ["false", "true"])

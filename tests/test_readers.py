@@ -194,3 +194,27 @@ def test_lines_of_ours_end_at_line_ends_alone(tmp_path):
     rows = [{"answer": text} for text in ("a\u2028b", "a\x85b", "a\x0bb\x0c", "a\r\nb", "")]
     write_jsonl(tmp_path / "answers.jsonl", rows)
     assert read_jsonl(tmp_path / "answers.jsonl") == rows
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", ["jsonl", "ndjson", "csv", "tsv", "txt"])
+def test_a_line_has_a_bound_however_it_is_packed(read, monkeypatch, kind, packing):
+    monkeypatch.setattr("near.readers.LONGEST_LINE", 1 << 20)
+    first = {"csv": b"question,answer", "tsv": b"question\tanswer", "txt": b"text"}
+    body = first.get(kind, b'{"question": "q", "answer": "a"}') + b"\n" + b"x" * (2 << 20) + b"\n"
+    packed = PACKED[packing](body)
+    with pytest.raises(UserError, match=rf"p\.{kind}{packing}: line 2 is longer than 1 MB, the most that is read"):
+        read(f"p.{kind}{packing}", packed)
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"a": "%s"}]', '{"rows": [], "b": "%s"}', '{"b": {"c": ["%s"]}, "rows": []}', '["%s']
+)
+def test_a_value_of_a_json_file_has_a_bound(read, monkeypatch, text):
+    monkeypatch.setattr("near.json_stream.LONGEST", 3 << 20)
+    with pytest.raises(UserError, match="a value of more than 3 million characters"):
+        read("p.json.gz", gzip.compress((text % ("x" * (9 << 20))).encode()))
+
+
+def test_a_carriage_return_between_a_lines_tokens_ends_no_line(read):
+    assert len(read("p.jsonl", b'{"question": "q",\r "answer": "a"}\r\n{"question": "r", "answer": "b"}')) == 2

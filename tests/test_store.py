@@ -303,7 +303,7 @@ def test_a_space_that_lost_its_description_can_still_be_pruned(tmp_path, capsys)
         with pytest.raises(SystemExit):
             cache.main(["prune", f"--unused-days={days}", "--cache-dir", str(tmp_path)])
         assert "is no number of days" in capsys.readouterr().err
-    leftover = tmp_path / "data" / ".x.1234.part"
+    leftover = tmp_path / "data" / ".x.12345678.part"
     leftover.mkdir(parents=True)
     os.utime(leftover, (time.time() - 2 * 86400,) * 2)
     cache.main(["prune", "--signature", digest({})[:8], "--cache-dir", str(tmp_path)])

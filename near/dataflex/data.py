@@ -9,6 +9,7 @@ from pathlib import Path
 from near.dataflex.file import File
 from near.dataset_info import read_entries
 from near.errors import UserError, did_you_mean
+from near.readers import bounded
 from near.templates import TEMPLATES
 
 SHOWN = 100  # rows of the pool that are evaluated on where a file names no others
@@ -217,7 +218,7 @@ class _Sources:
                 count = len(json.loads(path.read_text(encoding="utf-8-sig")))
             elif path.suffix == ".jsonl":
                 with open(path, "rb") as lines:
-                    count = sum(bool(line.strip()) for line in lines)
+                    count = sum(bool(line.strip()) for line in bounded(lines, path))
             else:
                 return None
         except (OSError, ValueError, TypeError):  # whoever loads it says what is wrong

@@ -15,6 +15,7 @@ from omegaconf._utils import get_yaml_loader  # what those systems read their fi
 from near import secrets
 from near.dataflex.defaults import changes_nothing, defaults, same
 from near.errors import UserError, did_you_mean, one_line
+from near.files import expanded_user, refuse_special
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # in quotes
 PLAIN = re.compile(r"[A-Za-z_./][\w./:@+-]*", re.ASCII)
@@ -114,7 +115,7 @@ class File:
 
     def found(self, path: str) -> str | None:
         """`path` where it is: from the current folder, else from one above the file; None where it is nowhere."""
-        told = Path(path).expanduser()
+        told = expanded_user(path, str(self.path))
         for base in (Path(), *self.path.resolve().parents[:PARENTS]):
             if (base / told).exists():
                 return str(base / told)
@@ -126,6 +127,7 @@ def read(path: Path) -> dict:
 
     Raises UserError for one that is not there, can't be read, or holds no keys.
     """
+    refuse_special(path, "from_yaml")
     try:
         text = path.read_text(encoding="utf-8-sig")
         values = _keywords(text) if path.suffix == ".py" else yaml.load(text, get_yaml_loader())

@@ -3,11 +3,14 @@
 import functools
 import importlib.util
 import logging
+from typing import Literal
 
 from omegaconf import OmegaConf
 
+from near.embedders.base import Dtype, Embed, Launcher, StoreDtype
 from near.embedders.model import ModelEmbedder
 from near.errors import UserError
+from near.server import ServerOptions
 
 log = logging.getLogger(__name__)
 
@@ -15,8 +18,8 @@ log = logging.getLogger(__name__)
 def model_embedder(
     model: str,
     revision: str | None = None,
-    backend: str = "auto",
-    embed: str = "prompt",
+    backend: Literal["auto", "sentence-transformers", "vllm", "vllm_server"] = "auto",
+    embed: Embed = "prompt",
     query_prompt: str | None = "auto",
     document_prompt: str | None = "auto",
     max_length: int | None = None,
@@ -24,13 +27,13 @@ def model_embedder(
     batch_size: int = 32,
     batch_tokens: int = 4096,
     chunk: int = ModelEmbedder.chunk,
-    dtype: str = "auto",
-    store_dtype: str = "float32",
+    dtype: Dtype = "auto",
+    store_dtype: StoreDtype = "float32",
     device: str | list[str] | None = None,
     trust_remote_code: bool = False,
     engine: dict | None = None,
-    server: dict | None = None,
-    launcher: str | None = None,
+    server: ServerOptions | None = None,
+    launcher: Launcher | None = None,
     workers: int | None = None,
     *,
     cache_dir: str,

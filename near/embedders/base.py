@@ -2,10 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
 from near.formats import Message, embedded_text
+
+Embed = Literal["prompt", "answer", "both", "chat"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+StoreDtype = Literal["float32", "float16"]
+Launcher = Literal["ray"]
 
 
 class Embedder(ABC):

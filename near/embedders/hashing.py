@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from near.embedders.base import Embedder, normalised
+from near.embedders.base import Embed, Embedder, Launcher, StoreDtype, normalised
 
 
 class HashingEmbedder(Embedder):
@@ -14,11 +14,11 @@ class HashingEmbedder(Embedder):
 
     def __init__(
         self,
-        embed: str = "prompt",
+        embed: Embed = "prompt",
         dim: int = 1024,
         chunk: int = Embedder.chunk,
-        store_dtype: str = "float32",
-        launcher: str | None = None,
+        store_dtype: StoreDtype = "float32",
+        launcher: Launcher | None = None,
         workers: int | None = None,
         *,
         cache_dir: str | None = None,
@@ -37,8 +37,8 @@ class HashingEmbedder(Embedder):
     def embed(self, texts: list[str], progress: Callable[[int], object] = lambda n: None) -> np.ndarray:
         vectors = np.zeros((len(texts), self._dim), dtype=np.float32)
         for row, text in enumerate(texts):
-            for word in re.findall(r"\w+|[^\w\s]", text.lower()):
-                code = zlib.crc32(word.encode())
+            for word in re.finditer(r"\w+|[^\w\s]", text.lower()):
+                code = zlib.crc32(word[0].encode())
                 vectors[row, (code >> 1) % self._dim] += 1 - 2 * (code & 1)
         progress(len(texts))
         return normalised(vectors)

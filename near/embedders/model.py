@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from near.embedders.base import Embedder, normalised
-from near.errors import UserError, one_line
+from near.cutting import without_middle
+from near.embedders.base import Dtype, Embed, Embedder, Launcher, StoreDtype, normalised
+from near.errors import UserError, reading
 from near.files import folder_digest, read_json
 from near.hub import SKIPPED, model_folder, wanted_dtype
 
@@ -34,7 +35,7 @@ class ModelEmbedder(Embedder):
         self,
         model: str,
         revision: str | None = None,
-        embed: str = "prompt",
+        embed: Embed = "prompt",
         query_prompt: str | None = "auto",
         document_prompt: str | None = "auto",
         max_length: int | None = None,
@@ -42,11 +43,11 @@ class ModelEmbedder(Embedder):
         batch_size: int = 32,
         batch_tokens: int = 4096,
         chunk: int = Embedder.chunk,
-        dtype: str = "auto",
-        store_dtype: str = "float32",
+        dtype: Dtype = "auto",
+        store_dtype: StoreDtype = "float32",
         device: str | list[str] | None = None,
         trust_remote_code: bool = False,
-        launcher: str | None = None,
+        launcher: Launcher | None = None,
         workers: int | None = None,
         *,
         cache_dir: str,
@@ -108,10 +109,8 @@ class ModelEmbedder(Embedder):
     def tokenizer(self):
         from transformers import AutoTokenizer
 
-        try:
+        with reading(f"embedder.model={self.model}: its tokenizer"):
             return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"embedder.model={self.model}: no tokenizer ({one_line(error)[:200]})") from error
 
     @functools.cached_property
     def devices(self) -> list[str | None]:
@@ -163,17 +162,22 @@ class ModelEmbedder(Embedder):
 
     def lengths(self, texts: list[str], count: bool = False) -> np.ndarray:
         """As in Embedder; `count`: those that are cut are counted."""
-        coded = self._coded(texts)
+        coded = self._coded(self.shortened(texts))
         whole = np.array([len(ids) for ids in coded], dtype=np.int64)
         lengths = np.minimum(whole, self.limit or np.iinfo(np.int64).max)
         self.truncated += int((lengths < whole).sum()) if count else 0
         return lengths
+
+    def shortened(self, texts: list[str]) -> list[str]:
+        """The texts, long ones without what the model would not see of them."""
+        return [without_middle(text, self.limit, lambda part: len(self._coded([part])[0])) for text in texts]
 
     def _coded(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=self.special, truncation=False, verbose=False)["input_ids"]
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, cut to `limit`; counts tokens and texts that are cut."""
+        texts = self.shortened(texts)
         coded = self._coded(texts)
         over = [i for i, ids in enumerate(coded) if self.limit and len(ids) > self.limit]
         if not self.special:

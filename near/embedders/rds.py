@@ -6,10 +6,11 @@ from collections.abc import Callable
 import numpy as np
 
 from near.batches import batches
+from near.embedders.base import Dtype, Embed, Launcher, StoreDtype
 from near.embedders.model import ModelEmbedder
 from near.embedders.sentence_transformer import ALIKE
 from near.encoding import Encoder
-from near.errors import UserError, one_line
+from near.errors import UserError, reading
 from near.formats import Message, embedded_text
 from near.templates import set_template
 
@@ -28,17 +29,17 @@ class RdsEmbedder(ModelEmbedder):
         model: str,
         revision: str | None = None,
         template: str | None = None,
-        embed: str = "chat",
+        embed: Embed = "chat",
         max_length: int | None = None,
         truncate_dim: int | None = None,
         batch_size: int = 32,
         batch_tokens: int = 4096,
         chunk: int = ModelEmbedder.chunk,
-        dtype: str = "auto",
-        store_dtype: str = "float32",
+        dtype: Dtype = "auto",
+        store_dtype: StoreDtype = "float32",
         device: str | None = None,
         trust_remote_code: bool = False,
-        launcher: str | None = None,
+        launcher: Launcher | None = None,
         workers: int | None = None,
         *,
         cache_dir: str,
@@ -88,14 +89,12 @@ class RdsEmbedder(ModelEmbedder):
         import torch
         from transformers import AutoModel
 
-        try:
+        with reading(f"embedder.model={self.model}"):
             model = AutoModel.from_pretrained(
                 self.folder, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
             )
             accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
             return model.to(self.devices[0] or accelerator).eval()
-        except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-            raise UserError(f"embedder.model={self.model} could not be loaded ({one_line(error)[:200]})") from error
 
     @property
     def limit(self) -> int | None:

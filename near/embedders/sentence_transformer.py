@@ -53,6 +53,7 @@ class SentenceTransformerEmbedder(ModelEmbedder):
         return self._model.get_embedding_dimension()
 
     def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
+        texts = self.shortened(texts)
         found = np.empty((len(texts), self.full_dim), dtype=np.float32)
         lengths = self.lengths(texts, count=True)
         parts = batches(lengths, self.batch_size, self.batch_tokens, ALIKE)

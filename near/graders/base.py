@@ -30,10 +30,15 @@ class Answer:
 class Grader(ABC):
     """Named by `_target_` under evaluation.graders, with its options as keywords."""
 
-    columns = False  # whether it reads Answer.raw
+    columns: bool | tuple[str, ...] = False  # which columns of Answer.raw it reads; True: any
+    unsafe = False  # evaluation.unsafe: whether code may run without a sandbox
 
     def check(self) -> None:  # noqa: B027 - most run anywhere
         """UserError where it can't run here; called before anything heavy."""
+
+    def metadata(self) -> dict:
+        """What stands beside its scores in the metrics."""
+        return {}
 
     @abstractmethod
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:

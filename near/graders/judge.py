@@ -11,6 +11,7 @@ from near.files import cache_folder, digest, write_json
 from near.graders.base import Answer, Grade, Grader
 from near.judge import PROMPT, Judge
 from near.locks import locked
+from near.server import ServerOptions
 
 
 class JudgeGrader(Grader):
@@ -21,7 +22,7 @@ class JudgeGrader(Grader):
     model, prompt, question, reference and answer: <cache>/verdicts/<model and prompt>/.
     """
 
-    def __init__(self, server: dict, prompt: str = PROMPT):
+    def __init__(self, server: ServerOptions, prompt: str = PROMPT):
         self.judge = Judge(server, prompt, "evaluation.graders.judge")
 
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
@@ -54,7 +55,7 @@ class Verdicts:
 
     def __init__(self, path: Path):
         self.path, self.known = path, {}
-        for line in path.read_bytes().splitlines() if path.is_file() else []:
+        for line in path.read_bytes().split(b"\n") if path.is_file() else []:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 told = json.loads(line)
                 self.known[told["key"]] = (bool(told["right"]), str(told["said"]))

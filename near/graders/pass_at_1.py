@@ -1,5 +1,6 @@
 """pass@1: whether the code of an answer passes its row's tests."""
 
+import logging
 import os
 import re
 import textwrap
@@ -8,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from near.errors import UserError
 from near.graders.base import Answer, Grade, Grader
-from near.sandbox import NoSandbox, run
+from near.sandbox import NO_TESTS, NoSandbox, Ran, Suite, refusal, run
+
+log = logging.getLogger(__name__)
 
 FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OPEN = re.compile(r"^```[^\n`]*\n(.*)", re.MULTILINE | re.DOTALL)  # an answer that was cut short
@@ -19,39 +22,52 @@ OF_A_BODY = re.compile(r"^(?:return|yield|elif|else|except|finally)\b", re.MULTI
 
 
 class PassAt1(Grader):
-    """1 where the program made of an answer and its row's tests runs to its end, else 0, the error being told; None
+    """1 where the program made of an answer comes to its end and passes its row's tests, else 0, with the error; None
     where the row has no tests. One greedy answer for each row is what is tried (pass@1 of Chen et al. 2021 with n=1).
     An answer that is blank, or neither a fenced block nor Python, held nothing to grade.
 
     columns: which columns of the data hold `tests` (code, or a list of it), and where there are some `setup` (code
     before the answer), `entry_point` (the function that the tests' `check` is called with) and `prefix` (the head of
     the function, for answers that only go on with it). seconds, memory_mb: limits of one program. workers: how many
-    run at once; None: one for each core. Programs run without a network and write nowhere (near/sandbox.py).
+    run at once; None: one for each core. Programs run in a sandbox, or with evaluation.unsafe=true without one
+    (near/sandbox).
     """
 
-    columns = True
-
-    def __init__(self, column_names: dict, seconds: float = 10, memory_mb: int = 1024, workers: int | None = None):
+    def __init__(
+        self,
+        column_names: dict[str, str | None],
+        seconds: float = 10,
+        memory_mb: int = 1024,
+        workers: int | None = None,
+    ):
         self.names = dict(column_names)
         if unknown := set(self.names) - {"tests", "setup", "entry_point", "prefix"}:
             raise UserError(
                 f"evaluation.graders.pass_at_1.column_names.{min(unknown)} is none of tests, setup, entry_point, prefix"
             )
+        self.columns = tuple(sorted(map(str, self.names.values())))
         self.seconds, self.memory_mb = seconds, memory_mb
         self.workers = workers or len(os.sched_getaffinity(0))
 
     def check(self) -> None:
-        if not self._runs("pass"):
-            raise UserError("evaluation.graders.pass_at_1: no program runs within its limits; raise memory_mb, seconds")
-
-    def _runs(self, program: str):
-        try:
-            return run(program, self.seconds, self.memory_mb).passed
-        except NoSandbox as error:
+        if self.unsafe:
+            log.warning(
+                "evaluation.unsafe=true: pass_at_1 runs the answers' code without a sandbox; it can read and write "
+                "what you can, and reach the network"
+            )
+        if not (ran := self._run("")).passed:
             raise UserError(
-                f"evaluation.graders.pass_at_1 needs Linux namespaces, to run code without a network ({error}); "
-                "allow them, or evaluate on another machine"
-            ) from error
+                f"evaluation.graders.pass_at_1: no program runs within its limits ({ran.why}); raise memory_mb, seconds"
+            )
+
+    def metadata(self) -> dict:
+        return {"isolation": "none" if self.unsafe else "bubblewrap"}
+
+    def _run(self, program: str, tests: Suite = NO_TESTS) -> Ran:
+        try:
+            return run(program, self.seconds, self.memory_mb, tests, self.unsafe)
+        except NoSandbox as error:
+            raise UserError(refusal(str(error))) from error
 
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
         if answers and not any(self._column(answer, "tests") for answer in answers):
@@ -67,10 +83,10 @@ class PassAt1(Grader):
             return Grade(None)
         name = self._column(answer, "entry_point").strip()
         code = self._code(answer, name)
-        parts = [self._column(answer, "setup"), code, tests]
+        setup, prefix = self._column(answer, "setup"), self._column(answer, "prefix")
         if name and re.search(r"^def check\(", tests, re.MULTILINE):
-            parts.append(f"check({name})")
-        ran = run("\n".join(parts), self.seconds, self.memory_mb)
+            tests += f"\ncheck({name})"
+        ran = self._run(f"{setup}\n{code}", Suite(tests, name, (setup, prefix)))
         no_code = not answer.text.strip() or ("```" not in answer.text and ran.why.startswith(NO_PYTHON))
         return Grade(float(ran.passed), ran.why or None, no_code and not ran.passed)
 

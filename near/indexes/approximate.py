@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 
 from near.errors import UserError, one_line
-from near.files import digest, file_digest, folder_aside, read_json, write_json, write_npy
+from near.files import digest, file_digest, folder_aside, note_use, read_json, write_json, write_npy
 from near.indexes.base import Index, Progress
 from near.indexes.flat import Flat
 from near.indexes.ties import with_slack
@@ -217,7 +217,7 @@ class Approximate(Index):
         form = (index.ntotal, index.d, index.metric_type, manifest["structure"])
         if form != (vectors.n, pool.dim, faiss.METRIC_INNER_PRODUCT, self.structure(vectors.n)):
             raise _Unusable(f"{keep / INDEX} is of another form")
-        os.utime(keep / MANIFEST)  # its last use
+        note_use(keep / MANIFEST)  # its last use
         return Built(index, vectors, manifest, found=True)
 
     def _full(self, built: Built, queries: np.ndarray, k: int, progress: Progress) -> tuple[np.ndarray, dict]:

@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -32,9 +33,9 @@ class Flat(Index):
     def __init__(
         self,
         block_rows: int = 16_384,
-        device: str = "auto",
+        device: Literal["auto", "cpu", "gpu"] = "auto",
         shard_rows: int = 1 << 20,
-        launcher: str | None = None,
+        launcher: Literal["ray"] | None = None,
         workers: int | None = None,
     ):
         """device: auto, cpu or gpu; the others: see near/shards.py."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
 
+from near.divergence import FAILED
 from near.errors import UserError, printable
 from near.files import digest, read_json, read_jsonl
 from near.foreign import read_config
@@ -40,8 +41,20 @@ def _standing(root: Path, folder: Path) -> Standing:
     if said.get("state") == "failed" and not _held(folder):
         return Standing(name, "failed", f"failed: {printable(str(said.get('error')), ERROR)}")
     going = _held(folder)
+    if not going and (why := _diverged(folder)):
+        return Standing(name, "failed", f"failed: {printable(why, ERROR)}")
     told = "still going" if going else "begun and not finished"
     return Standing(name, "going" if going else "stopped", told + _reached(folder))
+
+
+def _diverged(folder: Path) -> str | None:
+    """Why a training ended before its time, or what its evaluation came to."""
+    with contextlib.suppress(UserError, OSError):
+        if (folder / FAILED).is_file():
+            return str(read_json(folder / FAILED).get("error"))
+        if (folder / "metrics.json").is_file():
+            return f"its target loss is {read_json(folder / 'metrics.json').get('target_loss')}, not a finite number"
+    return None
 
 
 def _job(folder: Path) -> dict:

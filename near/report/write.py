@@ -6,11 +6,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from near import verdict
+from near.errors import visible
 from near.files import aside
 from near.lookup import lookup
+from near.outputs import claim
 from near.report.page import page
 from near.report.standing import Standing, standings
 from near.report.tables import notes, shown
@@ -28,6 +31,7 @@ def report(cfg: DictConfig, output_dir: Path) -> None:
     runs, unfinished = collect(root)
     found = standings(root, unfinished)
     _print(runs, root, found)
+    claim(output_dir, "report")
     path = output_dir / "report.html"
     with aside(path) as temporary:
         temporary.write_bytes(page(cfg, runs, root, found).encode("utf-8", "backslashreplace"))
@@ -38,9 +42,9 @@ def _print(runs: list[Run], root: Path, unfinished: list[Standing]) -> None:
     names, rows = shown(runs, root)
     table = Table(*(Column(name, no_wrap=True) for name in names), box=box.SIMPLE, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(escape(visible(cell)) for cell in row))
     console = Console(width=max(Console().width, 120))  # a table cut to a pipe's 80 columns can't be read
     console.print(table)
     verdict.show(runs)
     for note in notes(runs, unfinished):
-        console.print(note, style="dim", markup=False, highlight=False)
+        console.print(visible(note), style="dim", markup=False, highlight=False)

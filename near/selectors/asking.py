@@ -1,6 +1,7 @@
 """Selectors that ask the model, and the shortlist that spares them most of the pool."""
 
 import dataclasses
+from typing import TypedDict
 
 import numpy as np
 from hydra.utils import instantiate
@@ -9,6 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from near.config import CONF
 from near.errors import UserError, did_you_mean
 from near.selectors.base import Round, Selector
+
+
+class ShortlistOptions(TypedDict, total=False):
+    selector: str | dict
+    size: int
 
 
 class Shortlist:
@@ -39,7 +45,7 @@ class Shortlist:
 class AskingSelector(Selector):
     """A selector that scores rows by the model: those of the pool, or of `shortlist` {selector, size}."""
 
-    def __init__(self, subset_size: int | float | None = None, shortlist: dict | None = None):
+    def __init__(self, subset_size: int | float | None = None, shortlist: ShortlistOptions | None = None):
         super().__init__(subset_size)
         self.shortlist = Shortlist.of(shortlist, "selector")
 

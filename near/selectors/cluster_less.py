@@ -3,8 +3,9 @@
 import numpy as np
 
 from near.errors import UserError
+from near.selectors.asking import ShortlistOptions
 from near.selectors.base import Round, Subset
-from near.selectors.less import Less, aggregated
+from near.selectors.less import Aggregate, Less, aggregated
 
 
 class ClusterLess(Less):
@@ -20,8 +21,8 @@ class ClusterLess(Less):
     def __init__(
         self,
         subset_size: int | float | None = None,
-        shortlist: dict | None = None,
-        aggregate: str = "max",
+        shortlist: ShortlistOptions | None = None,
+        aggregate: Aggregate = "max",
         clusters: int | None = None,
         cluster_size: int = 20,
         members: int = 2,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from near.selectors.asking import AskingSelector
+from near.selectors.asking import AskingSelector, ShortlistOptions
 from near.selectors.base import Round, Subset
 from near.selectors.ranking import drawn
 
@@ -19,7 +19,12 @@ class DeltaLoss(AskingSelector):
     asks_model = "losses"
     only_in_training = "compares rounds of training"
 
-    def __init__(self, subset_size: int | float | None = None, shortlist: dict | None = None, window_size: float = 0.2):
+    def __init__(
+        self,
+        subset_size: int | float | None = None,
+        shortlist: ShortlistOptions | None = None,
+        window_size: float = 0.2,
+    ):
         super().__init__(subset_size, shortlist)
         self.window_size = window_size
         self._first: tuple[np.ndarray, np.ndarray] | None = None  # rows and their losses in the first round

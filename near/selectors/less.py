@@ -1,14 +1,17 @@
 """LESS: the rows whose gradients point where the target's do."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 
 from near.errors import UserError
 from near.scoring import Asked
-from near.selectors.asking import AskingSelector
+from near.selectors.asking import AskingSelector, ShortlistOptions
 from near.selectors.base import Round, Subset
 from near.selectors.ranking import best
+
+Aggregate = Literal["max", "mean", "vote"]
 
 AGGREGATES = ("max", "mean", "vote")
 
@@ -27,7 +30,12 @@ class Less(AskingSelector):
 
     asks_model = "gradients"
 
-    def __init__(self, subset_size: int | float | None = None, shortlist: dict | None = None, aggregate: str = "max"):
+    def __init__(
+        self,
+        subset_size: int | float | None = None,
+        shortlist: ShortlistOptions | None = None,
+        aggregate: Aggregate = "max",
+    ):
         super().__init__(subset_size, shortlist)
         if aggregate not in AGGREGATES:
             raise UserError(f"selector.aggregate={aggregate} is not one of {', '.join(AGGREGATES)}")

@@ -1,9 +1,11 @@
 """Rows by how well the model knows them already: drawn with more weight where its loss is low, medium or high."""
 
+from typing import Literal
+
 import numpy as np
 
 from near.errors import UserError
-from near.selectors.asking import AskingSelector
+from near.selectors.asking import AskingSelector, ShortlistOptions
 from near.selectors.base import Round, Subset
 from near.selectors.ranking import drawn
 
@@ -20,8 +22,8 @@ class Loss(AskingSelector):
     def __init__(
         self,
         subset_size: int | float | None = None,
-        shortlist: dict | None = None,
-        focus: str = "high",
+        shortlist: ShortlistOptions | None = None,
+        focus: Literal["low", "medium", "high"] = "high",
         focus_weight: float = 5.0,
         quantiles: tuple[float, float] = (0.33, 0.66),
         temperature: float = 1.0,

@@ -1,6 +1,6 @@
 """NEAR: the rows nearest to the target, query by query."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Near(Selector):
     def __init__(
         self,
         subset_size: int | float | None = None,
-        policy: str = "repeat",
+        policy: Literal["repeat", "advance", "sample"] = "repeat",
         temperature: float = 0.05,
         mix: float = 0.0,
     ):

@@ -1,6 +1,7 @@
 """NICE: the rows whose gradients raise the reward of the model's own answers to the target's questions."""
 
 import logging
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,11 +15,12 @@ from near.errors import UserError
 from near.formats import is_plain
 from near.generation import stop_ids
 from near.graders.exact import normalise
-from near.judge import PROMPT, Judge
+from near.judge import PROMPT, Judge, JudgeOptions
 from near.processes import is_main
 from near.scoring import Asked, Features
+from near.selectors.asking import ShortlistOptions
 from near.selectors.base import Round, Subset
-from near.selectors.less import Less
+from near.selectors.less import Aggregate, Less
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +43,13 @@ class Nice(Less):
     def __init__(
         self,
         subset_size: int | float | None = None,
-        shortlist: dict | None = None,
-        aggregate: str = "max",
+        shortlist: ShortlistOptions | None = None,
+        aggregate: Aggregate = "max",
         samples: int = 4,
         temperature: float = 0.7,
         max_new_tokens: int = 64,
-        reward: str = "exact",
-        judge: dict | None = None,
+        reward: Literal["exact", "judge"] = "exact",
+        judge: JudgeOptions | None = None,
     ):
         super().__init__(subset_size, shortlist, aggregate)
         if reward not in REWARDS:

@@ -6,6 +6,7 @@ import logging
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from omegaconf import DictConfig
 
@@ -14,16 +15,14 @@ from near.trackers.base import Run, Tracker, need
 from near.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
 log = logging.getLogger(__name__)
-MODES = ("offline", "local", "online", "disabled")
+Mode = Literal["offline", "local", "online", "disabled"]
 
 
 class SwanlabTracker(Tracker):
     """One SwanLab run for one job, under <output_dir>/swanlog; a resumed job goes on in its own run."""
 
-    def __init__(self, project: str = "near", workspace: str | None = None, mode: str = "offline"):
+    def __init__(self, project: str = "near", workspace: str | None = None, mode: Mode = "offline"):
         """mode: offline (files to sync later), local (with SwanLab's own dashboard), online, disabled."""
-        if mode not in MODES:
-            raise UserError(f"tracker.mode={mode} is not one of {', '.join(MODES)}")
         self.project, self.workspace, self.mode = project, workspace, mode
 
     def check(self) -> None:

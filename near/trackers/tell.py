@@ -1,5 +1,6 @@
 """What a tracker is told of a job: its rounds, the rows they pick, its evaluation, its files."""
 
+import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def tell_outcome(run: Run, metrics: dict, step: int) -> None:
     told = {f"target/{name}": metrics[name] for name in TARGET if metrics.get(name) is not None}
     told |= {f"target/{name}": score["mean"] for name, score in (metrics.get("scores") or {}).items()}
     told |= {f"more/{name}_loss": found["target_loss"] for name, found in (metrics.get("more") or {}).items()}
-    run.log({name: value for name, value in told.items() if value is not None}, step)
+    run.log({name: value for name, value in told.items() if value is not None and math.isfinite(value)}, step)
 
 
 def tell_files(run: Run, output_dir: Path, neighbours: "Neighbours | None") -> None:
@@ -77,7 +78,7 @@ def tell_before(run: Run, folder: Path, rounds: list[dict], history: list[dict],
         if is_round:
             tell_round(run, line, _subset(folder / "rounds", line["round"]), pool)
         else:
-            found = {k: v for k, v in line.items() if k != "step" and isinstance(v, int | float)}
+            found = {k: v for k, v in line.items() if k != "step" and isinstance(v, int | float) and math.isfinite(v)}
             run.log({named(name): value for name, value in found.items()}, step)
 
 

@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from omegaconf import DictConfig
 
@@ -16,7 +17,7 @@ from near.trackers.base import Run, Tracker, Wanted
 from near.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
 log = logging.getLogger(__name__)
-MODES = ("online", "offline", "disabled")
+Mode = Literal["online", "offline", "disabled"]
 
 
 class WandbTracker(Tracker):
@@ -27,15 +28,13 @@ class WandbTracker(Tracker):
         self,
         project: str = "near",
         entity: str | None = None,
-        mode: str | None = None,
+        mode: Mode | None = None,
         table_rows: int = 100,
         table_chars: int = 0,
         log_indices: bool = False,
         log_adapter: bool = False,
     ):
         """mode: None: online with a key, else offline. See near/trackers/base.py for the others."""
-        if mode is not None and mode not in MODES:
-            raise UserError(f"tracker.mode={mode} is not one of {', '.join(MODES)}, null")
         self.project, self.entity, self.mode = project, entity, mode
         self.wanted = Wanted(table_rows, table_chars, log_indices, log_adapter)
 
