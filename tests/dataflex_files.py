@@ -12,7 +12,6 @@ from tests.conftest import write_rows
 COMMON = """
 ### model
 model_name_or_path: builtin:tiny
-trust_remote_code: true
 
 ### method
 stage: sft

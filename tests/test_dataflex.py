@@ -35,6 +35,14 @@ def test_every_value_comes_back_from_hydra(tmp_path):
     assert "hunter2" not in str(caught.value)
 
 
+def test_code_of_the_model_is_run_by_no_file(dataflex):
+    path, lines = Path("near.yaml"), ("model_name_or_path: builtin:tiny", "dataset: colours", "stage: sft")
+    path.write_text("\n".join([*lines, "do_train: true", "template: llama3", "trust_remote_code: true"]))
+    file = translated("train", path, ["data.eval.path=sums"])
+    assert "type model.trust_remote_code=true" in file.skipped["trust_remote_code"]
+    assert not any("trust_remote_code" in str(word) for word in file.words)
+
+
 # --- training files -------------------------------------------------------------------------------------------------
 
 
