@@ -8,6 +8,7 @@ import torch
 
 from near.errors import UserError
 from near.files import read_json, write_json
+from near.outputs import remove
 
 log = logging.getLogger(__name__)
 
@@ -73,4 +74,4 @@ def warn_of(output_dir: Path, resumed: bool) -> None:
     if path.is_file() and resumed:
         step = read_json(path).get("step")
         log.warning(f"the run before diverged at step {step}; with the same settings it will again: {FIX}")
-    path.unlink(missing_ok=True)
+    remove(output_dir, FAILED)

@@ -8,7 +8,7 @@ makes it again, and a field that nothing reads does not.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near.config import select
@@ -53,10 +53,9 @@ def graded_columns(cfg: DictConfig, rows: Rows) -> str | None:
 
 def columns_read(evaluation: DictConfig) -> tuple[str, ...] | None:
     """The columns of a source that the graders read, ascending; None: any."""
-    graders = [instantiate(options) for options in (evaluation.graders or {}).values()]
-    if any(grader.columns is True for grader in graders):
-        return None
-    return tuple(sorted({name for grader in graders for name in grader.columns or ()}))
+    chosen = [options for options in (evaluation.graders or {}).values() if get_class(options._target_).columns]
+    named = [instantiate(options).columns for options in chosen]
+    return None if any(names is True for names in named) else tuple(sorted({name for names in named for name in names}))
 
 
 def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:

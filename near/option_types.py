@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near import allowed
-from near.config import select
+from near.config import is_refused, select
 from near.errors import UserError, did_you_mean
 from near.signature import Parameter, definition, is_typed_dict, parameters
 
@@ -65,6 +65,8 @@ def _node_faults(node: DictConfig, path: str, target: str | None) -> Iterator[st
         raw = node._get_node(key)
         if key in HYDRA_KEYS or raw._is_missing() or key in allowed.RUNTIME.get(path, ()):
             continue
+        if is_refused(raw._value()):  # of a folder's configuration: it raises where it is read
+            continue
         if raw._is_interpolation() and node[key] is None:  # a group that near/modes.py asks for
             continue
         wanted = _type_of(known[key], not str(target).startswith("near.")) if key in known else ANY
@@ -77,7 +79,7 @@ def _gone(node: DictConfig, path: str, known: dict[str, Parameter]) -> Iterator[
     for name, parameter in known.items():
         full = f"{path}.{name}" if path else name
         if parameter.default is None and name not in node and name not in allowed.RUNTIME.get(path, ()):
-            yield ShapeFault(f"{full} is missing; leave ~{full} out, or set {full}=...")
+            yield ShapeFault(f"{full} is missing; set {full}=..., or leave ~{full} out of the command")
 
 
 def _parameters(target: str | None) -> dict[str, Parameter]:
@@ -150,6 +152,8 @@ def _value_faults(
     node: DictConfig | ListConfig, key: str | int, full: str, wanted: Type, parameter: Parameter | None = None
 ) -> Iterator[str]:
     raw = node._get_node(key)
+    if is_refused(raw._value()):
+        return
     value = (
         node[key] if raw._is_interpolation() or raw._is_none() else raw if OmegaConf.is_config(raw) else raw._value()
     )

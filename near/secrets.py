@@ -49,7 +49,7 @@ QUERY = re.compile(
     re.IGNORECASE,
 )
 # a key and its value in a text: `a.token=b`, `"token": "b"`, `{token: b}`
-VALUE = r"""((?!\$\{|\.\.\.|NAME|\*\*\*)[^\s'",;&{}\[\])]+)"""
+VALUE = r"""((?!\$\{|\.\.\.|NAME|value\b|\*\*\*)[^\s'",;&{}\[\])]+)"""
 WRITTEN = re.compile(rf"""((?<![\w.-])[\w.-]*\w)(=['"]?|['"]\s*:\s*['"]?){VALUE}|(?<=[{{,])(\s*\w+)(\s*:\s*){VALUE}""")
 LEAST = 8  # characters of a value that is taken out of texts
 

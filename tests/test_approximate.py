@@ -439,7 +439,7 @@ def test_select_tells_recall_and_keeps_the_index(name, small_data, tmp_path, sai
 
 
 def test_built_indexes_are_listed_and_pruned_by_age(tmp_path, capsys):
-    keep = tmp_path / "indexes" / "abcdef0123456789"
+    keep = tmp_path / "indexes" / "abcdef0123456789abcdef0123456789"
     search(Ivf(), keep=keep)
     words = ["--cache-dir", str(tmp_path)]
     cache.main(words)

@@ -100,6 +100,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_a_model_under_fully_shard_trains_and_is_evaluated_by_all_ranks_together(tiny, tmp_path):
     """FSDP2's wrapping on gloo: what `parallel=fsdp` relies on where there are GPUs."""
     path = tmp_path / "program.py"
@@ -109,6 +110,7 @@ def test_a_model_under_fully_shard_trains_and_is_evaluated_by_all_ranks_together
     assert done.stdout.count("ok") == 2
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_ends_the_job_with_its_own_error(tiny, tmp_path):
     words = ["train.py", *tiny, "selector._target_=tests.spy.FailsOnRank1", f"output_dir={tmp_path}/run"]
     done = process(*RANKS, *words, env={"OMP_NUM_THREADS": "1"})

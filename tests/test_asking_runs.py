@@ -75,6 +75,7 @@ def test_resumed_within_a_round(tiny, tmp_path, name):
         assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
 
 
+@pytest.mark.slow
 def test_two_ranks_share_the_scoring_and_pick_the_same(tiny, tmp_path):
     """Two processes compute each chunk once, and every round is one process's."""
     words = [*tiny, "selector=less", "evaluation.answers=false", "scoring.chunk=10", f"cache_dir={tmp_path}/cache"]

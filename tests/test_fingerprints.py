@@ -33,6 +33,8 @@ PARTS = ("candidates", "queries", "eval", "more")
 class Reads(Grader):
     """Right where the row's column `test` says so."""
 
+    columns = True
+
     def __init__(self, columns=("test",)):
         self.columns = columns
 

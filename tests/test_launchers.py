@@ -236,6 +236,7 @@ def test_a_job_leaves_no_model_behind(tiny, tmp_path, monkeypatch):
         raise KeyError("ours")
 
     monkeypatch.setattr(app, "in_sweep", lambda: True)
+    monkeypatch.setattr(app, "output_dir", lambda: tmp_path / "bad")
     monkeypatch.setattr(training, "write_outcome", fails)
     errors = []
     try:

@@ -220,7 +220,7 @@ def test_bad_input(adapter, cache, tmp_path):
     assert "needs no merge" in told(path=resolve("builtin:tiny", cache))
     assert "no such folder" in told("model_name_or_path=./nowhere")
     assert "names no adapter" in told(path="'a,,b'")
-    assert "is not a list of paths" in told(path="[]")
+    assert "names no adapter; give a folder, or several as [a,b]" in told(path="[]")
     assert not (tmp_path / "deep").exists()
 
 

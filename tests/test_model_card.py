@@ -8,6 +8,7 @@ import yaml
 from near.errors import UserError
 from near.files import read_json
 from near.model_card import label, on_disk, without_places
+from near.outputs import LIST
 from near.training import train
 from tests.conftest import configured, write_rows
 from tests.merging import merged, tiny_base, write_adapter
@@ -150,12 +151,14 @@ class Hub:
         self.asked.append(("create", name, private, exist_ok))
         return f"https://huggingface.co/{name}"
 
-    def upload_folder(self, repo_id, folder_path, commit_message):
+    def upload_folder(self, repo_id, folder_path, ignore_patterns, commit_message):
         from pathlib import Path
 
         if self.fault:
             raise self.fault
-        self.asked.append(("upload", repo_id, sorted(p.name for p in Path(folder_path).iterdir())))
+        self.asked.append(
+            ("upload", repo_id, sorted(p.name for p in Path(folder_path).iterdir() if p.name not in ignore_patterns))
+        )
 
 
 @pytest.fixture()
@@ -172,7 +175,7 @@ def test_push(run, cache, tmp_path, hub, caplog):
     with caplog.at_level(logging.INFO):
         merged(run / "adapter", cache, tmp_path / "out", "push_to_hub=me/model")
     assert ("create", "me/model", True, True) in hub.asked
-    assert hub.asked[-1] == ("upload", "me/model", sorted(p.name for p in (tmp_path / "out").iterdir()))
+    assert hub.asked[-1] == ("upload", "me/model", sorted({p.name for p in (tmp_path / "out").iterdir()} - {LIST}))
     assert {call[1] for call in hub.asked if call[0] == "token"} == {"hf_secret"}
     assert "pushed to https://huggingface.co/me/model" in caplog.text
     for path in tmp_path.rglob("*"):

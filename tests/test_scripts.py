@@ -131,7 +131,14 @@ def test_select_from_another_folder_embeds_nothing_the_second_time(small_data, t
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(("ranks", "accumulation", "workers"), [(2, 1, 0), (2, 2, 0), (1, 2, 2)])
+@pytest.mark.parametrize(
+    ("ranks", "accumulation", "workers"),
+    [
+        pytest.param(2, 1, 0, marks=pytest.mark.slow),
+        (2, 2, 0),
+        pytest.param(1, 2, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_ranks_train_exactly_the_rounds_rows(tiny, tmp_path, ranks, accumulation, workers):
     """All ranks together, each row by one of them; each selects at the stated steps, seeing the weights after exactly
     that many; the model and the files are written once."""

@@ -134,6 +134,7 @@ def test_select_leaves_no_shards_behind(small_data, tmp_path, monkeypatch):
     assert len(list((tmp_path / "cut-cache" / "neighbours").iterdir())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_search_killed_midway_ends_as_if_undisturbed(tmp_path):
     """A real process, killed as soon as two of its shards are there; the next one searches the rest only."""

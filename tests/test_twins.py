@@ -66,6 +66,7 @@ def test_the_same_rounds_are_trained_once(tiny, tmp_path):
     assert again.stdout.count("done before") == 9
 
 
+@pytest.mark.slow
 def test_rows_in_another_order_are_no_twins(tiny, tmp_path):
     done, folder = sweep(tiny, tmp_path, "selector=random", "seed=1,2")
     assert done.returncode == 0, done.stderr[-2000:]

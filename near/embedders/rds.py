@@ -10,7 +10,7 @@ from near.embedders.base import Dtype, Embed, Launcher, StoreDtype
 from near.embedders.model import ModelEmbedder
 from near.embedders.sentence_transformer import ALIKE
 from near.encoding import Encoder
-from near.errors import UserError, reading
+from near.errors import UserError, one_line, reading
 from near.formats import Message, embedded_text
 from near.templates import set_template
 
@@ -93,8 +93,11 @@ class RdsEmbedder(ModelEmbedder):
             model = AutoModel.from_pretrained(
                 self.folder, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
             )
-            accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        try:
             return model.to(self.devices[0] or accelerator).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"embedder.device={self.device} can't be used ({one_line(error)[:160]})") from error
 
     @property
     def limit(self) -> int | None:

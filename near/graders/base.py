@@ -30,7 +30,8 @@ class Answer:
 class Grader(ABC):
     """Named by `_target_` under evaluation.graders, with its options as keywords."""
 
-    columns: bool | tuple[str, ...] = False  # which columns of Answer.raw it reads; True: any
+    # which columns of Answer.raw it reads; True: any. Of a class True where its objects name some
+    columns: bool | tuple[str, ...] = False
     unsafe = False  # evaluation.unsafe: whether code may run without a sandbox
 
     def check(self) -> None:  # noqa: B027 - most run anywhere

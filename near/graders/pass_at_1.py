@@ -33,6 +33,8 @@ class PassAt1(Grader):
     (near/sandbox).
     """
 
+    columns = True
+
     def __init__(
         self,
         column_names: dict[str, str | None],

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from near.config import agent_sweep, identity, public
 from near.files import digest, read_json, write_json
+from near.outputs import claim
 from near.sweep import in_sweep
 
 FILE = "tracker.json"  # by tracker: id, and what configuration it is of
@@ -22,6 +23,7 @@ def kept_id(cfg: DictConfig, output_dir: Path, tracker: str) -> str | None:
 
 
 def keep_id(cfg: DictConfig, output_dir: Path, tracker: str, run_id: str) -> None:
+    claim(output_dir, "train")
     path = output_dir / FILE
     write_json(path, {**(read_json(path) if path.is_file() else {}), tracker: {"id": run_id, "of": _of(cfg)}})
 
