@@ -47,7 +47,7 @@ bubblewrap: # for graded programs; where it can't be installed, the tests that n
 	command -v bwrap >/dev/null || (apt-get -qq update && apt-get -qq install -y bubblewrap >/dev/null) || echo "bubblewrap is missing: graded programs are not tested"
 
 test: $(VENV)/.installed-dev bubblewrap ## the tests (under 12 minutes from nothing)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-quick: $(VENV)/.installed-dev ## the tests that need no model and no process of their own (under a minute)
 	$(PY) -m pytest -m "not (slow or real or model or process or ray or vllm or extras or browser)"

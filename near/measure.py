@@ -17,6 +17,7 @@ from near.benchmarks import check_benchmarks
 from near.data import Rows, given, load, more_sets, raw_rows
 from near.encoding import Encoded, Encoder
 from near.errors import UserError, one_line
+from near.fingerprints import graded_columns
 from near.formats import is_plain
 from near.generation import Answer as Asked
 from near.generation import check_backend, with_transformers
@@ -133,6 +134,7 @@ def measure(
         "scores": scores,
         "evaluated_on": rows.name,
         "eval_fingerprint": rows.fingerprint,
+        "columns_fingerprint": graded_columns(cfg, rows),
         "evaluation_seconds": round(time.perf_counter() - begun, 3),
     }
     return metrics, records

@@ -41,13 +41,22 @@ class Run:
 
     @property
     def evaluated(self) -> tuple:
-        """What must be equal for two target losses to be compared."""
-        return self.metrics["eval_fingerprint"], self.metrics["rows"], self.metrics["tokens"]
+        """What must be equal for two evaluations to be compared."""
+        known = self.metrics
+        return known["eval_fingerprint"], known["rows"], known["tokens"], known.get("columns_fingerprint")
 
     @property
     def pool(self) -> str | None:
         """The fingerprint of the candidates; None where it was not kept."""
-        return ((self.training.get("identity") or {}).get("fingerprints") or {}).get("candidates")
+        return self._fingerprint("candidates")
+
+    @property
+    def labels(self) -> str | None:
+        """The fingerprint of the candidates' sources; None where it was not kept."""
+        return self._fingerprint("candidates.sources")
+
+    def _fingerprint(self, name: str) -> str | None:
+        return ((self.training.get("identity") or {}).get("fingerprints") or {}).get(name)
 
     @functools.cached_property
     def typed(self) -> set[str]:

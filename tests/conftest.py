@@ -43,6 +43,12 @@ def needs_sandbox() -> pytest.MarkDecorator:
     return pytest.mark.skipif(missing is not None, reason=f"no sandbox for graded programs: {missing}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests that take long come first, so that no process waits for another one's last file."""
+    long = {item.path for item in items if item.get_closest_marker("real") or item.get_closest_marker("process")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @functools.lru_cache(maxsize=512)
 def composed(script: str, overrides: tuple[str, ...]):
     """The whole configuration, and its part without Hydra's, checked; once for each command."""

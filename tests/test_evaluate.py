@@ -87,6 +87,7 @@ def test_a_run_is_evaluated_as_at_its_end(tiny, tmp_path):
         "rows",
         "answers_right",
         "eval_fingerprint",
+        "columns_fingerprint",
     ):
         assert again[name] == kept[name], name
     fewer = configured("eval", f"run={tmp_path}/run", cache_dir, "data.eval.limit=2", "evaluation.answers=false")

@@ -17,6 +17,8 @@ from near.measure import evaluation_sets
 from near.model import base_folder, load_tokenizer
 from near.needs import needs_of
 from near.pool import load_pool
+from near.report.pool import _loaded
+from near.runs import collect
 from near.selection import _made_of
 from near.selectors.base import selector_of
 from near.tokens import tokenize
@@ -171,6 +173,9 @@ def test_a_mix_of_swapped_labels_is_another_run(tiny, tmp_path):
     write_rows(pool, [row | {"domain": "yx"[i % 2]} for i, row in enumerate(rows)])
     with pytest.raises(UserError, match=r"another configuration \(fingerprints.candidates.sources was "):
         train(configured("train", *words), tmp_path / "run")
+    [run], _ = collect(tmp_path / "run")
+    with pytest.raises(UserError, match="the sources of .* have other labels than when they were selected from"):
+        _loaded(run, run.pool, None)
 
 
 def test_a_local_model_whose_files_change_is_another_model(tiny, tmp_path, cache):

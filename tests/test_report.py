@@ -86,9 +86,10 @@ def test_the_table_and_the_page(tmp_path, capsys):
         assert outside not in text  # opens without a network
 
 
-def test_what_a_reader_must_know(tmp_path):
+@pytest.mark.parametrize("name", ["eval_fingerprint", "columns_fingerprint"])
+def test_what_a_reader_must_know(tmp_path, name):
     run(tmp_path / "a", "near", 0.7, selection_saw_them=True)
-    run(tmp_path / "b", "random", 0.7, eval_fingerprint="other")
+    run(tmp_path / "b", "random", 0.7, **{name: "other"})
     runs, unfinished = collect(tmp_path)
     found = " ".join(notes(runs, standings(tmp_path, unfinished)))
     assert "which selection saw" in found

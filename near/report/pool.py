@@ -93,8 +93,13 @@ def _loaded(run: Run, fingerprint: str, allow_targets: object) -> Pool:
         answer = bool(run.metrics.get("selection_saw_them")) or needs.answers or cfg.embedder.embed != "prompt"
         queries = load(cfg.data, "queries", cfg.cache_dir, answer=answer)
     rows = load_pool(cfg, queries)
-    if fingerprint not in (rows.fingerprint, queries and rows.followed_by(queries).fingerprint):
+    pools = [rows] if queries is None else [rows, rows.followed_by(queries)]
+    if fingerprint not in [pool.fingerprint for pool in pools]:
         raise UserError(f"the rows of {cfg.data.candidates.path} are not those that were selected from")
+    if run.labels is not None and run.labels not in [pool.labels for pool in pools]:
+        raise UserError(
+            f"the sources of {cfg.data.candidates.path} are not labelled as they were when they were selected from"
+        )
     neighbours = None
     if queries is not None and needs.neighbours:
         if cfg.indices_path is not None:
