@@ -197,7 +197,8 @@ def _ours(parameter: Parameter | None) -> bool:
 def _mapping_faults(value: DictConfig, full: str, wanted: Type) -> Iterator[str]:
     target = select(value, "_target_") if "_target_" in value else wanted.fields
     if target is None and "group" in wanted.names and not wanted.names & {"any", "dict", "str"} and len(value):
-        yield ShapeFault(f"{full}._target_ is missing; leave ~{full}._target_ out, or set {full}._target_=...")
+        key = f"{full}._target_"
+        yield ShapeFault(f"{key} is missing; set {key}=..., or leave ~{key} out of the command")
     elif target is not None or wanted.element is None:
         yield from _node_faults(value, full, target)
     else:

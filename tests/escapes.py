@@ -45,7 +45,10 @@ ESCAPES = {
     "caches": ("import os; os.listdir('{home}/.cache')", NONE),
     "project": ("open('{repo}/pyproject.toml').read()", NONE),
     "a file whose path is known": ("open('{marker}').read()", NONE),
-    "files of others in /tmp": ("import os; assert set(os.listdir('/tmp')) - {'program.py'}", WRONG),
+    "files of others in /tmp": (
+        "import os; assert [n for n in os.listdir('/tmp') if n != 'program.py' and not os.path.isdir(n)]",
+        WRONG,
+    ),
     "a link to a file": ("import os; os.symlink('{marker}', 'x'); open('x').read()", NONE),
     "a link to a folder": ("import os; os.symlink('/', 'x'); open('x/etc/passwd').read()", NONE),
     "up from the folder": ("open('../../../../../../../../etc/passwd').read()", NONE),

@@ -54,7 +54,7 @@ CASES = [
     (("selector.mix=1",), "selector.mix=1 is too large"),
     (("+selector.foo=1",), "selector.foo is not an option of Near"),
     (("selector._target_=near.selectors.nowhere.Near",), "near.selectors.nowhere"),
-    (("selector={_target_: near.indexes.flat.Flat}",), "near.indexes.flat.Flat is not a selector"),
+    (("selector={_target_: near.indexes.flat.Flat}",), "selector.subset_size is not an option of Flat"),
     (("max_K=0",), "max_K=0 is too small"),
     (("max_K=61",), "max_K=61 is more than the 60 candidates"),
     (("indices_path=nowhere/top_indices.npy",), "no top_indices.npy"),

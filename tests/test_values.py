@@ -205,7 +205,7 @@ def test_an_option_that_is_gone_is_said_with_the_fix(key):
     OmegaConf.set_struct(cfg, False)
     parent, _, leaf = key.rpartition(".")
     del (OmegaConf.select(cfg, parent) if parent else cfg)[leaf]
-    with pytest.raises(UserError, match=rf"{key} is missing; leave ~{key} out, or set {key}="):
+    with pytest.raises(UserError, match=rf"{key} is missing; set {key}=..., or leave ~{key} out of the command"):
         check(cfg)
 
 

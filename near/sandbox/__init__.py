@@ -201,13 +201,14 @@ def _isolated(bwrap: str, filtering: int) -> list[str]:
     python = os.path.realpath(sys.executable)
     words = [bwrap, "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
     words += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--seccomp", str(filtering)]
+    words += ["--size", str(DISK_BYTES), "--tmpfs", "/tmp"]  # before the rest: Python may lie below the machine's /tmp
     base = os.path.realpath(sys.base_prefix)
     for path in dict.fromkeys((*LIBRARIES, f"{base}/lib", f"{base}/lib64", *_packages(), "/usr/share/zoneinfo")):
         words += ["--ro-bind-try", path, path]
     words += ["--ro-bind", python, python, "--ro-bind", INSIDE, "/inside"]
     for name in DEVICES:
         words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
-    words += ["--size", str(DISK_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
+    words += ["--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
     for name, value in _environment("/tmp").items():
         words += ["--setenv", name, value]
     return [*words, "--setenv", "LD_LIBRARY_PATH", f"{base}/lib", python, "-I", "-S", "/inside/worker.py"]
