@@ -98,7 +98,7 @@ def _loaded(run: Run, fingerprint: str, allow_targets: object) -> Pool:
         raise UserError(f"the rows of {cfg.data.candidates.path} are not those that were selected from")
     if run.labels is not None and run.labels not in [pool.labels for pool in pools]:
         raise UserError(
-            f"the sources of {cfg.data.candidates.path} are not labelled as they were when they were selected from"
+            f"the sources of {cfg.data.candidates.path} have other labels than when they were selected from"
         )
     neighbours = None
     if queries is not None and needs.neighbours:
