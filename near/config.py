@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from near import secrets
 from near.errors import UserError
+from near.files import read_yaml
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 ESCAPABLE = re.compile(r"(\\*)\$\{")  # what a text holds that would be read as a reference
@@ -94,9 +95,9 @@ def _earlier_names(folder: str) -> dict[frozenset[str], str]:
     """The jobs' folders that were in `folder` when this process first looked, by their overrides as Hydra kept them."""
     found = {}
     for path in sorted(Path(folder).glob("*/.hydra/overrides.yaml")):
-        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-            words = yaml.safe_load(path.read_text(encoding="utf-8"))
-            found[_decisive(map(str, words or []))] = path.parent.parent.name
+        with contextlib.suppress(OSError, UserError):
+            words = read_yaml(path)
+            found[_decisive(map(str, words if isinstance(words, list) else []))] = path.parent.parent.name
     return found
 
 

@@ -230,7 +230,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
     return rows
 
 
-def read_list(path: str | Path) -> list:
+def read_yaml_list(path: str | Path) -> list:
     """The list in a YAML file, such as Hydra's overrides; nothing where it is damaged or holds something else."""
     with contextlib.suppress(UserError):
         value = read_yaml(path)

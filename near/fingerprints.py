@@ -35,10 +35,10 @@ def of_run(cfg: DictConfig, needs: Needs, sets: "Sets", queries: Rows | None, ca
     return prints | _files(cfg, needs)
 
 
-def of_model(model: DictConfig, folder: str) -> list:
-    """What decides a model's weights and tokens: its files in `folder`, and every option of it beside its name."""
-    options = {k: v for k, v in OmegaConf.to_container(model).items() if k not in ("name_or_path", "revision", "dtype")}
-    return [folder_digest(folder), wanted_dtype(model.dtype), options]
+def of_model(model: DictConfig, folder: str) -> dict:
+    """What decides a model's weights and tokens: its files in `folder` in place of its name, and every option of it."""
+    decided = {"name_or_path": folder_digest(folder), "revision": None, "dtype": wanted_dtype(model.dtype)}
+    return OmegaConf.to_container(model, resolve=True) | decided
 
 
 def graded_columns(cfg: DictConfig, rows: Rows) -> str | None:
@@ -60,13 +60,15 @@ def columns_read(evaluation: DictConfig) -> tuple[str, ...] | None:
 
 def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
     """Of the local files and folders that `cfg` names and the run reads. What a hub holds is known by its revision."""
-    keys = ["model.name_or_path", "mixer.reference", "evaluation.lm_eval.include_path", "parallel.deepspeed"]
+    keys = ["model.name_or_path", "parallel.deepspeed"]
+    if select(cfg, "evaluation.lm_eval.tasks"):
+        keys.append("evaluation.lm_eval.include_path")
     if needs.neighbours or cfg.data.dedup == "near":
         keys.append("embedder.model")
     if needs.asks_model == "gradients":
         keys.append("scoring.checkpoints")
     prints = {key: digest([content(path) for path in paths]) for key in keys if (paths := _paths(select(cfg, key)))}
-    if "mixer.reference" in prints:
+    if select(cfg, "mixer.reference") is not None:
         prints["mixer.reference"] = content(weights_in(Path(cfg.mixer.reference)))
     if needs.neighbours and cfg.indices_path is not None:
         path = Path(cfg.indices_path)

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from near.config import CONF, refusal
 from near.errors import UserError, one_line, printable
-from near.files import read_list, read_yaml
+from near.files import read_yaml, read_yaml_list
 from near.signature import bases, class_definition
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def read_config(path: Path, allow: object = None, retyped: bool = False) -> Dict
 def read_overrides(folder: Path) -> list[str]:
     """The words that the run in `folder` was started with, as Hydra wrote them; none where it did not, or they are
     damaged."""
-    return [str(word) for word in read_list(folder / ".hydra" / "overrides.yaml")]
+    return [str(word) for word in read_yaml_list(folder / ".hydra" / "overrides.yaml")]
 
 
 def allowed_modules(given: object) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from near import app
 from near.errors import UserError, reading, visible
-from near.files import file_digest, read_json, read_jsonl, read_list, read_yaml
+from near.files import file_digest, read_json, read_jsonl, read_yaml, read_yaml_list
 from near.lineage import adapters_of
 from near.selection import SCHEMA_VERSION, _read
 from near.sources import open_sources
@@ -49,7 +49,7 @@ def line(call, *args) -> str | None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("read", [read_json, read_jsonl, read_yaml, read_list])
+@pytest.mark.parametrize("read", [read_json, read_jsonl, read_yaml, read_yaml_list])
 def test_files_of_ours(tmp_path, read, damage):
     path = tmp_path / "one.file"
     path.write_bytes(DAMAGES[damage](b'{"a": 1, "b": [1, 2, 3]}\n'))

@@ -213,3 +213,13 @@ def test_the_bases_evaluation_depends_on_how_rows_are_encoded(tiny, cache, chang
         cfg = configured("train", *words)
         names.append(base_model._folder(cfg, cfg.model, load(cfg.data, "eval", str(cache))))
     assert names[0] != names[1]
+
+
+def test_an_option_by_reference_counts_by_its_value(tiny, cache, monkeypatch):
+    cfg = configured("train", *tiny, "model.revision=null")
+    cfg.model.template = "${oc.env:TEMPLATE_OF_A_TEST}"
+    folder, found = base_folder(cfg.model, str(cache)), []
+    for name in ("alpaca", "qwen", "alpaca"):
+        monkeypatch.setenv("TEMPLATE_OF_A_TEST", name)
+        found.append(of_model(cfg.model, folder))
+    assert found[0] == found[2] != found[1]
