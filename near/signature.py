@@ -110,8 +110,18 @@ def _inspected(target: str, module: str, name: str) -> tuple[dict[str, Parameter
     except (TypeError, ValueError):  # compiled without a signature: it decides itself
         return {}, True
     named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-    known = {p.name: Parameter(None, _constant(p.default), module) for p in named}
+    known = {p.name: Parameter(_annotation(p.annotation), _constant(p.default), module) for p in named}
     return known, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _annotation(value: object) -> ast.expr | None:
+    """An annotation of a class that is already imported, as if it were read from source."""
+    if value is inspect.Parameter.empty:
+        return None
+    try:
+        return ast.parse(inspect.formatannotation(value), mode="eval").body
+    except SyntaxError:  # such as an object's repr: it decides itself
+        return None
 
 
 def _constant(value: object) -> ast.expr | None:

@@ -3,12 +3,14 @@
 import copy
 import functools
 import gc
+import importlib.util
 import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with tests that take long come first, so that no process waits for another one's last file."""
     long = {item.path for item in items if item.get_closest_marker("real") or item.get_closest_marker("process")}
     items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture()
+def packages(monkeypatch) -> Callable[..., None]:
+    """`packages(ray=False, vllm=True)`: whether these seem to be installed; any other is where it is."""
+    real, told = importlib.util.find_spec, {}
+
+    def find_spec(name: str, package: str | None = None) -> object:
+        return real(name, package) if name not in told else object() if told[name] else None
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    return lambda **installed: told.update(installed)
 
 
 @functools.lru_cache(maxsize=512)

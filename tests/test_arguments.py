@@ -1,6 +1,5 @@
 """TrainingArguments and how processes share a model, as far as a CPU without DeepSpeed goes."""
 
-import importlib.util
 import logging
 
 import pytest
@@ -15,12 +14,10 @@ from tests.test_training import history
 pytestmark = pytest.mark.model
 
 
-def test_what_can_not_be_shared_here_is_refused_before_anything_is_loaded(tiny, tmp_path, monkeypatch):
+def test_what_can_not_be_shared_here_is_refused_before_anything_is_loaded(tiny, tmp_path, monkeypatch, packages):
     monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
     monkeypatch.setattr(training, "find_neighbours", lambda *a: pytest.fail("embedded"))
-    found = importlib.util.find_spec
-    absent = ("deepspeed", "bitsandbytes")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in absent else found(name, *a))
+    packages(deepspeed=False, bitsandbytes=False)
 
     def refused(*overrides: str) -> str:
         settings = [w for w in tiny if "finetuning=full" not in overrides or not w.startswith("finetuning.")]
@@ -32,7 +29,7 @@ def test_what_can_not_be_shared_here_is_refused_before_anything_is_loaded(tiny, 
     assert "pip install -r requirements-deepspeed.txt" in refused("parallel=deepspeed_z3")
     assert "would silently train with DDP" in refused("parallel=fsdp")
     assert "pip install -r requirements-qlora.txt" in refused("finetuning=qlora")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: True if name == "bitsandbytes" else found(name))
+    packages(bitsandbytes=True)
     told = refused("finetuning=full", "+model.quantization._target_=transformers.BitsAndBytesConfig")
     assert "finetuning=full can't train quantised weights" in told
     assert "trainer.args are refused: sometimes" in refused("trainer.args.save_strategy=sometimes")

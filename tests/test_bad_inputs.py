@@ -1,7 +1,6 @@
 """Whatever a user brings: one line with the fault, a status of 1, and nothing half-written."""
 
 import gzip
-import importlib.util
 import json
 
 import pytest
@@ -181,11 +180,8 @@ def test_data(tmp_path, name, content, overrides, says):
 
 
 @pytest.mark.parametrize(("choice", "overrides", "says"), EMBEDDERS)
-def test_embedders(tmp_path, choice, overrides, says, monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name in ("ray", "vllm") else found(name, *a)
-    )
+def test_embedders(tmp_path, choice, overrides, says, packages):
+    packages(ray=False, vllm=False)
     write_rows(tmp_path / "p.jsonl", GOOD)
     assert says in answer(tmp_path, choice, (f"data.candidates.path={tmp_path / 'p.jsonl'}", *overrides))
 

@@ -1,7 +1,5 @@
 """Training that can't be: one line with the fault, before a model is loaded or a text is embedded, and nothing left."""
 
-import importlib.util
-
 import pytest
 
 from near import app, training
@@ -81,10 +79,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("overrides", "says"), CASES, ids=lambda value: value[0] if isinstance(value, tuple) else "")
-def test_one_line(tiny, tmp_path, monkeypatch, overrides, says):
+def test_one_line(tiny, tmp_path, monkeypatch, packages, overrides, says):
     monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
-    found, absent = importlib.util.find_spec, ("deepspeed", "bitsandbytes")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in absent else found(name, *a))
+    packages(deepspeed=False, bitsandbytes=False)
     monkeypatch.setattr("sys.argv", ["train.py"])
     groups = {override.partition("=")[0] for override in overrides}
     settings = [word for word in tiny if word.partition(".")[0] not in groups - {"selector"}]

@@ -111,8 +111,8 @@ def test_faults_are_told_before_anything_is_trained(tiny, task, tmp_path):
             check_benchmarks(configured("train", *tiny, "evaluation=gsm8k").evaluation)
 
 
-def test_without_the_library_it_is_said(tiny, monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+def test_without_the_library_it_is_said(tiny, packages):
+    packages(lm_eval=False)
     with pytest.raises(UserError, match="lm-eval is not installed; pip install -r requirements-lm-eval.txt"):
         check_benchmarks(configured("train", *tiny, "evaluation=mmlu").evaluation)
     check_benchmarks(configured("train", *tiny).evaluation)

@@ -225,7 +225,7 @@ def test_answers_as_the_file_bounds_them(dataflex):
     assert words(file)["evaluation.answers"] == "true"
 
 
-def test_order_and_optimizers(dataflex, monkeypatch):
+def test_order_and_optimizers(dataflex, packages):
     gone = ("train_type", "components_cfg_file", "warmup_step", "update_step", "update_times")
     found, _ = told("", "disable_shuffling: true", without=gone)
     assert found["+trainer.args.train_sampling_strategy"] == "sequential"
@@ -235,7 +235,7 @@ def test_order_and_optimizers(dataflex, monkeypatch):
     assert told("random", "adafactor: true")[0]["+trainer.args.optim"] == "adafactor"
     found, _ = told("random", "loraplus_lr_ratio: 16.0\nloraplus_lr_embedding: 1e-5")
     assert (found["trainer.loraplus.lr_ratio"], found["trainer.loraplus.lr_embedding"]) == ("16", "1e-05")
-    monkeypatch.setattr("near.optimizers.importlib.util.find_spec", lambda name: None)
+    packages(bitsandbytes=False, galore_torch=False)
     with pytest.raises(UserError, match="optim=paged_adamw_8bit needs bitsandbytes, which is not installed"):
         told("random", "optim: paged_adamw_8bit")
     full = "finetuning_type: full\nuse_galore: true\ngalore_rank: 128\ngalore_layerwise: true"
@@ -244,7 +244,7 @@ def test_order_and_optimizers(dataflex, monkeypatch):
         in told("random", full, without=("finetuning_type",))[1].skipped["use_galore"]
     )
     assert told("random", "use_galore: true")[1].skipped == {"use_galore": "it goes with finetuning_type: full"}
-    monkeypatch.setattr("near.optimizers.importlib.util.find_spec", lambda name: object())
+    packages(galore_torch=True)
     found, file = told("random", full, without=("finetuning_type",))
     assert found["+trainer.args.optim"] == "galore_adamw_layerwise" and not file.skipped
     assert found["+trainer.args.optim_target_modules"] == "all-linear"

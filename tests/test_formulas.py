@@ -7,8 +7,8 @@ from near.graders.base import Answer
 from near.graders.number import FinalNumber
 
 
-def test_without_math_verify_it_is_said(monkeypatch):
-    monkeypatch.setattr("near.graders.formulas.importlib.util.find_spec", lambda name: None)
+def test_without_math_verify_it_is_said(packages):
+    packages(math_verify=False)
     FinalNumber().check()
     with pytest.raises(UserError, match="formulas=true: math-verify is not installed; pip install -r"):
         FinalNumber(formulas=True).check()

@@ -22,18 +22,18 @@ ENGINE = ["+evaluation.engine.enforce_eager=true", "+evaluation.engine.gpu_memor
         (["finetuning=qlora"], "the base is quantised; use evaluation.backend=transformers"),
     ],
 )
-def test_what_vllm_can_not_answer_for(tiny, monkeypatch, words, why):
+def test_what_vllm_can_not_answer_for(tiny, packages, words, why):
     cfg = configured("train", *tiny, "evaluation.backend=vllm", *words)
     plain = configured("train", *tiny, "evaluation.backend=vllm")
-    monkeypatch.setattr("near.generation.importlib.util.find_spec", lambda name: object())
+    packages(vllm=True)
     with pytest.raises(UserError, match=why):
         check_backend(cfg)
     with pytest.raises(UserError, match="spread over all processes"):
         check_backend(plain, sharded=True)
 
 
-def test_without_vllm_it_is_said(tiny, monkeypatch):
-    monkeypatch.setattr("near.generation.importlib.util.find_spec", lambda name: None)
+def test_without_vllm_it_is_said(tiny, packages):
+    packages(vllm=False)
     with pytest.raises(UserError, match="pip install -r requirements-vllm.txt"):
         check_backend(configured("train", *tiny, "evaluation.backend=vllm"))
 

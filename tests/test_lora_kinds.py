@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from near.errors import UserError
 from near.evaluate import evaluate
 from near.model import add_finetuning, load_base, with_adapter
-from near.optimizers import optimizer_faults, package_of
+from near.optimizers import PACKAGES, optimizer_faults, package_of
 from near.pissa import save_as_lora
 from near.training import train
 from tests.conftest import configured
@@ -117,9 +117,9 @@ def test_norms_in_float32():
         *(("schedule_free_sgd", "schedule_free"), ("adamw_torch_8bit", "torchao"), ("stable_adamw", "stable_adamw")),
     ],
 )
-def test_an_optimizer_of_a_package_that_is_missing_is_refused_at_once(optim, package, monkeypatch):
+def test_an_optimizer_of_a_package_that_is_missing_is_refused_at_once(optim, package, packages):
     assert package_of(optim) == package
-    monkeypatch.setattr("near.optimizers.importlib.util.find_spec", lambda name: None)
+    packages(**{module: False for module, _ in PACKAGES.values()})
     faults = optimizer_faults(optim)
     assert len(faults) == (package is not None)
     assert all(f"trainer.args.optim={optim} needs " in fault and "which is not installed" in fault for fault in faults)

@@ -80,8 +80,8 @@ def test_without_a_tracker_there_are_the_runs_own_files_only(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_a_package_that_is_missing_is_told_before_anything_is_loaded(name, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+def test_a_package_that_is_missing_is_told_before_anything_is_loaded(name, tiny, packages):
+    packages(**{name: False})
     with pytest.raises(UserError, match=f"tracker={name}: .*; pip install -r requirements-trackers.txt"):
         instantiate(configured("train", *tiny, f"tracker={name}").tracker).check()
 

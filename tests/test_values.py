@@ -14,9 +14,9 @@ from near.app import fault_line
 from near.check import check
 from near.config import CONF
 from near.errors import UserError
-from near.option_types import HYDRA_KEYS
+from near.option_types import HYDRA_KEYS, _type_of
 from near.options import groups
-from near.signature import parameters
+from near.signature import _inspected, parameters
 from tests.conftest import composed
 
 NEEDED = {"merge": ("adapter_name_or_path=a", "export_dir=b"), "report": ("runs=r",)}
@@ -233,3 +233,18 @@ def test_a_deletion_is_told_with_the_fix(script, key, monkeypatch):
         assert line is not None and f"~{key}" in line and "\n" not in line
     else:
         assert key == "finetuning.r", "what a class has a default for may go"
+
+
+def test_a_class_that_is_imported_is_typed_as_one_that_is_read():
+    found = [OmegaConf.load(path) for path in sorted(CONF.rglob("*.yaml"))]
+    targets = {str(node.get("_target_")) for node in found if isinstance(node, DictConfig)}
+    near = sorted(target for target in targets if target.startswith("near."))
+    assert len(near) > 30
+    for target in near:
+        module, _, name = target.rpartition(".")
+        read, imported = parameters(target)[0], _inspected(target, module, name)[0]
+        assert read.keys() == imported.keys()
+        for key in read:
+            types = [_type_of(of[key], False) for of in (read, imported)]
+            assert types[0].names - {"None"} == types[1].names - {"None"}, (target, key)
+            assert types[0].choices == types[1].choices, (target, key)

@@ -3,7 +3,6 @@
 import pytest
 
 from near.errors import UserError
-from near.trackers import workspace as module
 from near.trackers.workspace import main, workspace
 
 
@@ -20,8 +19,8 @@ def test_a_mistyped_word_is_one_line(words, said):
         main(words)
 
 
-def test_without_the_package_the_command_is_told(monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+def test_without_the_package_the_command_is_told(packages):
+    packages(wandb_workspaces=False)
     with pytest.raises(UserError, match="pip install -r requirements-workspaces.txt"):
         workspace("me")
 
