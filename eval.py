@@ -7,9 +7,10 @@ from near.app import run, script
 
 @script("eval")
 def main(cfg):
+    from near.check import check
     from near.evaluate import evaluate
 
-    evaluate(cfg, Path(cfg.output_dir))
+    evaluate(cfg, Path(cfg.output_dir), check)
 
 
 if __name__ == "__main__":

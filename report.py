@@ -1,5 +1,6 @@
 """Runs side by side, in the terminal and as one HTML file: python report.py runs=FOLDER."""
 
+import functools
 from pathlib import Path
 
 from near.app import run, script
@@ -7,9 +8,10 @@ from near.app import run, script
 
 @script("report")
 def main(cfg):
+    from near.check import read_run_config
     from near.report.write import report
 
-    report(cfg, Path(cfg.output_dir))
+    report(cfg, Path(cfg.output_dir), functools.partial(read_run_config, allow_targets=cfg.allow_targets))
 
 
 if __name__ == "__main__":

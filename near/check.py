@@ -10,8 +10,9 @@ from near.allowed import CARRIED, ELSEWHERE, REFUSED, RUNTIME, SCHEDULED
 from near.config import CONF, choices_with, flat_keys, is_refused, select
 from near.errors import UserError, did_you_mean
 from near.files import expanded_user, refuse_special, refuse_special_in
-from near.foreign import allowed_modules
+from near.foreign import allowed_modules, read_config
 from near.modes import mode_faults
+from near.moved import update_targets
 from near.optimizers import optimizer_faults
 from near.option_types import HYDRA_KEYS, ShapeFault, type_faults
 from near.signature import attribute, keywords
@@ -24,6 +25,7 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     """
     if isinstance(cfg.get("sweeps"), DictConfig):  # what is swept stands at the top, under hydra.sweeper
         raise UserError("sweeps=wandb/NAME is for W&B's agents: wandb sweep sweeps/wandb/NAME.yaml; or use sweeps=NAME")
+    update_targets(cfg)
     faults = [f"{key} is missing: set {key}=..." for key in _missing(OmegaConf.to_container(cfg))]
     whole = not faults
     try:
@@ -39,6 +41,13 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
             faults.append("data.train_on_prompt=true trains what data.mask_history=true leaves out; set one of them")
     if faults:
         raise UserError("; ".join(faults))
+
+
+def read_run_config(path: Path, allow_targets: object = None) -> DictConfig:
+    """The configuration of a run's folder at `path`, config.yaml, checked like one that is composed."""
+    cfg = read_config(path, allow_targets)
+    check(cfg)
+    return cfg
 
 
 def _missing(node: object, path: str = "") -> list[str]:

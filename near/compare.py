@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from near.intervals import holds_zero, over_pairs, over_seeds
+from near.moved import class_names
 from near.runs import Run
 
 BASELINE = "random"
 NOTHING = "no difference shown"
-NO_ANSWER = "no answer"  # an answer that held nothing to grade
 TOO_FEW = "too few seeds"
 LEAST = 3  # seeds for a verdict
 Interval = tuple[float, float] | None
@@ -71,11 +71,6 @@ class Group:
         return None if None in values else statistics.mean(values)
 
 
-def no_answers(count: int | None, graded: int) -> str:
-    """Beside a grader's mean: of how many answers it found nothing to grade in; nothing where none or not known."""
-    return f" ({count} of {graded} {NO_ANSWER})" if count else ""
-
-
 def groups_of(runs: list[Run]) -> list[Group]:
     """Trained runs by their settings, each named by its selector and by what sets it apart from others of that name: in
     the order in which a sweep was asked for them; of other runs, those with the lowest target loss first."""
@@ -124,7 +119,7 @@ def settings_of(run: Run) -> dict[str, object]:
         else:
             found[path] = str(node)
 
-    walk(run.training.get("identity", {}).get("config", {}), "")
+    walk(class_names(run.training.get("identity", {}).get("config", {})), "")
     found.pop("seed", None)
     return {k: v for k, v in found.items() if not k.startswith("evaluation.")}
 

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from near import secrets
 from near.errors import UserError
 from near.files import read_yaml
+from near.moved import class_names
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 ESCAPABLE = re.compile(r"(\\*)\$\{")  # what a text holds that would be read as a reference
@@ -230,7 +231,8 @@ NOT_OUTCOME_BELOW = {
 
 
 def identity(cfg: DictConfig) -> dict:
-    """What of `cfg` decides a run's outcome: all but where it writes, who watches and how fast it is."""
+    """What of `cfg` decides a run's outcome: all but where it writes, who watches, how fast it is, and in which files
+    its classes lie."""
     kept = {k: v for k, v in public(cfg, decisive=True).items() if k not in NOT_OUTCOME}
     for path, keys in NOT_OUTCOME_BELOW.items():
         *parents, group = path.split(".")
@@ -239,7 +241,7 @@ def identity(cfg: DictConfig) -> dict:
             node = node.get(parent) or {}
         if isinstance(node.get(group), dict):
             node[group] = {k: v for k, v in node[group].items() if k not in keys}
-    return kept
+    return class_names(kept)
 
 
 def differences(old: object, new: object, path: str = "") -> list[str]:

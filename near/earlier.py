@@ -10,6 +10,7 @@ from near.config import differences
 from near.errors import UserError
 from near.evaluate import summary
 from near.files import read_json
+from near.moved import class_names
 from near.outputs import REMOVED, remove
 from near.state import read_checkpoint
 from near.sweep import in_sweep
@@ -22,7 +23,7 @@ def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
     path = output_dir / "metrics.json"
     if overwrite or not path.is_file() or not (output_dir / "train_metrics.json").is_file():
         return False
-    differing = differences(read_json(output_dir / "train_metrics.json").get("identity"), identity)
+    differing = differences(class_names(read_json(output_dir / "train_metrics.json").get("identity")), identity)
     if differing:
         place = "another sweep_name" if in_sweep() else "another output_dir"
         raise UserError(

@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,13 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from near.base_model import base_metrics
 from near.benchmarks import benchmarks, shown
-from near.check import check
-from near.compare import no_answers
 from near.config import public, raw_words
 from near.errors import UserError, one_line
 from near.files import provenance, read_json, write_json, write_jsonl
 from near.foreign import read_config
 from near.generation import answering
+from near.graders.base import no_answers
 from near.measure import check_evaluation, evaluation_sets, measure, measure_all
 from near.model import base_folder, load_base, load_tokenizer, with_adapter
 from near.outputs import ANSWERS, claim, remove
@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 2  # of metrics.json
 
 
-def evaluate(cfg: DictConfig, output_dir: Path) -> None:
-    """What eval.py does: metrics.json and answers.jsonl of a model, of a model with an adapter, or of a run."""
+def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], None]) -> None:
+    """What eval.py does: metrics.json and answers.jsonl of a model, of a model with an adapter, or of a run, whose
+    configuration `check` is given when it is read."""
     adapter, described, base_model = cfg.adapter_name_or_path, {"selector": None, "seed": None}, cfg.model
     if cfg.run is not None:
         config, adapter, described = _run_parts(Path(cfg.run), cfg.allow_targets)

@@ -38,6 +38,7 @@ from near.embedding_similarity import EmbeddingSimilarity
 from near.errors import UserError, one_line, printable
 from near.files import aside, digest, provenance, read_json, write_json, write_jsonl, write_npy
 from near.locks import lock_file, locked
+from near.moved import class_names
 from near.needs import Needs, needs_of
 from near.outputs import SUBSET, claim, remove
 from near.processes import is_main
@@ -69,13 +70,15 @@ class Export:
             raise UserError(f"selector={self.name} {self.selector.only_in_training}; use it in train.py")
         self.needs = needs_of(cfg, self.selector)
         self.asked = {
-            "selector": public(cfg, decisive=True)["selector"],
+            "selector": class_names(public(cfg, decisive=True)["selector"]),
             "n": cfg.n,
             "seed": cfg.seed,
             "export": cfg.export,
         }
         if self.needs.asks_model:
-            self.asked |= {name: public(cfg, decisive=True)[name] for name in ("model", "scoring", "similarity")}
+            self.asked |= {
+                name: class_names(public(cfg, decisive=True)[name]) for name in ("model", "scoring", "similarity")
+            }
 
     @property
     def needs_matrix(self) -> bool:
@@ -91,7 +94,7 @@ class Export:
             raise UserError(f"n={self.cfg.n} is more than the {eligible} rows that may be selected; use n<={eligible}")
         there = self._manifest().get("subset")
         if there is not None and not self.cfg.overwrite:
-            differing = differences({key: there.get(key) for key in self.asked}, self.asked)
+            differing = differences(class_names({key: there.get(key) for key in self.asked}), self.asked)
             if differing:
                 raise self._occupied(f"another subset ({differing[0]})")
 

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from near.config import CONF, refusal
 from near.errors import UserError, one_line, printable
 from near.files import read_yaml, read_yaml_list
+from near.moved import current
 from near.signature import bases, class_definition
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class _Reader:
                 if value and inert is not None:
                     log.info(printable(f"{self.path}: {key}={value} counts only where it is typed for this run", 300))
                 return inert
+        if at[-1] == "_target_" and isinstance(value, str):
+            value = current(value)
         if at[-1] == "_target_" and (fault := _target_fault(value, at[:-1], self.allow)):
             typed = f", or ++{key}={value}" if self.retyped else ""
             module = str(value).rpartition(".")[0] or "MODULE"

@@ -25,6 +25,7 @@ from near.data import Rows
 from near.divergence import Watch, diverged, warn_of
 from near.errors import UserError
 from near.files import digest, naming_full_disk
+from near.moved import class_names
 from near.outputs import prune_checkpoints
 from near.picking import Batching, Picker
 from near.record import Record
@@ -175,7 +176,7 @@ class _Checkpoints(Trainer):
     def restore(self, checkpoint: Path) -> None:
         """Take back the rounds of a checkpoint; UserError where it belongs to another run."""
         arrays, told = read_checkpoint(checkpoint)
-        differing = differences(told["identity"], json.loads(json.dumps(self._identity())))
+        differing = differences(class_names(told["identity"]), json.loads(json.dumps(self._identity())))
         if differing:
             raise UserError(
                 f"{checkpoint} belongs to another run: {'; '.join(differing[:6])}; set overwrite=true to begin anew"

@@ -17,6 +17,7 @@ from near.config import public
 from near.errors import UserError
 from near.files import digest, read_json, read_jsonl, write_json, write_jsonl
 from near.locks import lock_file, locked
+from near.moved import class_names
 from near.needs import Needs
 from near.outputs import ANSWERS
 from near.picking import Picker
@@ -50,11 +51,13 @@ def training_key(
     elif needs.asks_model is None and type(picker.job.selector).__module__.startswith("near."):
         rounds = picker.planned()
     else:
-        rounds = {name: public(cfg[name], decisive=True) for name in ("selector", "scoring", "similarity")}
+        rounds = {name: class_names(public(cfg[name], decisive=True)) for name in ("selector", "scoring", "similarity")}
         if needs.neighbours:
             content = np.ascontiguousarray(neighbours.ids).tobytes() + np.ascontiguousarray(neighbours.scores).tobytes()
             rounds["neighbours"] = hashlib.sha256(content).hexdigest()
-            rounds["embedder"] = public(cfg.embedder, decisive=True)  # similarities beyond the matrix are made of it
+            rounds["embedder"] = class_names(
+                public(cfg.embedder, decisive=True)
+            )  # similarities beyond the matrix are made of it
         if picker.job.selector.asks_model is None:  # neighbours by gradients
             rounds["max_K"] = cfg.max_K
     return digest([config, identity["fingerprints"], rounds, processes])

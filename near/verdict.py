@@ -11,7 +11,6 @@ from near.benchmarks import first
 from near.compare import (
     BASELINE,
     LEAST,
-    NO_ANSWER,
     NOTHING,
     TOO_FEW,
     Difference,
@@ -21,9 +20,9 @@ from near.compare import (
     beside_base,
     beside_random,
     groups_of,
-    no_answers,
 )
 from near.errors import visible
+from near.graders.base import NO_ANSWER, no_answers
 from near.runs import Run
 
 # Of 20,000 comparisons of nothing with nothing, the share whose interval over k seeds held zero where differences are

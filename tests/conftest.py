@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 
 from near import sandbox
-from near.check import check
+from near.check import check, read_run_config
 from near.config import CONF, register_resolvers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +61,20 @@ def packages(monkeypatch) -> Callable[..., None]:
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     return lambda **installed: told.update(installed)
+
+
+def evaluate(cfg: DictConfig, output_dir: Path) -> None:
+    """As eval.py calls it."""
+    from near.evaluate import evaluate
+
+    evaluate(cfg, output_dir, check)
+
+
+def report(cfg: DictConfig, output_dir: Path) -> None:
+    """As report.py calls it."""
+    from near.report.write import report
+
+    report(cfg, output_dir, functools.partial(read_run_config, allow_targets=cfg.allow_targets))
 
 
 @functools.lru_cache(maxsize=512)

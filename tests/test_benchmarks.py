@@ -11,11 +11,10 @@ from near import benchmarks as module
 from near import verdict
 from near.benchmarks import check_benchmarks, first, shown
 from near.errors import UserError
-from near.evaluate import evaluate
 from near.model import load_base, load_tokenizer
 from near.runs import collect
 from near.training import train
-from tests.conftest import configured, write_rows
+from tests.conftest import configured, evaluate, write_rows
 
 pytestmark = pytest.mark.model
 TASK = """task: colours

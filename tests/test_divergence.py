@@ -10,9 +10,8 @@ from near.divergence import FAILED, Watch
 from near.errors import UserError
 from near.files import read_json, write_json, write_jsonl
 from near.report.standing import standings
-from near.report.write import report
 from near.runs import collect
-from tests.conftest import configured
+from tests.conftest import configured, report
 from tests.test_report import run
 
 GOOD, BAD = torch.tensor(1.0), torch.tensor(math.nan)

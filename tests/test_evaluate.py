@@ -13,11 +13,10 @@ from near import measure as module
 from near.data import load
 from near.encoding import IGNORED, Encoder
 from near.errors import UserError
-from near.evaluate import evaluate
 from near.measure import measure
 from near.model import load_base, load_tokenizer
 from near.training import train
-from tests.conftest import ROOT, configured, needs_sandbox, write_rows
+from tests.conftest import ROOT, configured, evaluate, needs_sandbox, write_rows
 
 pytestmark = pytest.mark.model
 

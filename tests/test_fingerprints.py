@@ -7,10 +7,10 @@ import pytest
 from hydra.utils import instantiate
 
 from near import base_model
+from near.check import read_run_config
 from near.data import load
 from near.dedup import without_near_duplicates
 from near.errors import UserError
-from near.evaluate import evaluate
 from near.fingerprints import columns_read, graded_columns, of_model, of_run
 from near.graders.base import Answer, Grade, Grader
 from near.measure import evaluation_sets
@@ -23,7 +23,7 @@ from near.selection import _made_of
 from near.selectors.base import selector_of
 from near.tokens import tokenize
 from near.training import train
-from tests.conftest import configured, write_rows
+from tests.conftest import configured, evaluate, write_rows
 
 pytestmark = pytest.mark.model
 
@@ -175,7 +175,7 @@ def test_a_mix_of_swapped_labels_is_another_run(tiny, tmp_path):
         train(configured("train", *words), tmp_path / "run")
     [run] = [run for run in collect(tmp_path / "run")[0] if run.pool is not None]
     with pytest.raises(UserError, match="the sources of .* have other labels than when they were selected from"):
-        _loaded(run, run.pool, None)
+        _loaded(run, run.pool, read_run_config)
 
 
 def test_a_local_model_whose_files_change_is_another_model(tiny, tmp_path, cache):

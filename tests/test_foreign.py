@@ -10,7 +10,7 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from near.check import check
+from near.check import check, read_run_config
 from near.compare import Group
 from near.config import CONF, public
 from near.errors import user_error
@@ -330,7 +330,7 @@ def test_reports_take_no_class_of_a_folder(folder, tmp_path):
         for node in evil(mark)[::4]:
             training = {"identity": {"fingerprints": {"candidates": "x"}}}
             run = Run("near", {"seed": 1}, folder(**{key: node}), training)
-            assert "can't be shown" in refused(lambda run=run: pool_of([Group("near", {1: run})]))
+            assert "can't be shown" in refused(lambda run=run: pool_of([Group("near", {1: run})], read_run_config))
     assert not mark.exists()
 
 

@@ -5,10 +5,9 @@ import json
 import pytest
 
 from near.errors import UserError
-from near.evaluate import evaluate
 from near.generation import check_backend
 from near.training import train
-from tests.conftest import configured
+from tests.conftest import configured, evaluate
 
 pytestmark = pytest.mark.model
 SMALL = ["data.eval.limit=6", "evaluation.max_new_tokens=8", "data.cutoff_len=128"]

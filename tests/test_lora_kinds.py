@@ -7,12 +7,11 @@ import torch
 from omegaconf import OmegaConf
 
 from near.errors import UserError
-from near.evaluate import evaluate
 from near.model import add_finetuning, load_base, with_adapter
 from near.optimizers import PACKAGES, optimizer_faults, package_of
 from near.pissa import save_as_lora
 from near.training import train
-from tests.conftest import configured
+from tests.conftest import configured, evaluate
 
 pytestmark = pytest.mark.model
 IDS = torch.arange(20)[None]

@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 
-from near.evaluate import evaluate
 from near.gradients import PerExample, Projection
 from near.model import add_finetuning, load_base
 from near.sampler import draws
@@ -18,7 +17,7 @@ from near.tokens import Collator
 from near.training import train
 from near.weights import trained
 from tests import scored
-from tests.conftest import RANKS, ROOT, configured, process
+from tests.conftest import RANKS, ROOT, configured, evaluate, process
 from tests.test_training import history, stopped
 
 pytestmark = pytest.mark.extras

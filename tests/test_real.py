@@ -12,12 +12,10 @@ import pytest
 
 from near.data import load
 from near.encoding import IGNORED, Encoder
-from near.evaluate import evaluate
 from near.merge import merge
-from near.report.write import report
 from near.selection import select
 from near.training import train
-from tests.conftest import ROOT, configured
+from tests.conftest import ROOT, configured, evaluate, report
 
 pytestmark = pytest.mark.real
 LIMIT = 300

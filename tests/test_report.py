@@ -16,9 +16,8 @@ from near.report.settings import compared
 from near.report.standing import standings
 from near.report.tables import cells, notes, shown
 from near.report.taken import overlaps, taken
-from near.report.write import report
 from near.runs import collect
-from tests.conftest import configured
+from tests.conftest import configured, report
 
 METRICS = {
     "rows": 10,

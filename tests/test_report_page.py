@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from near.report.write import report
-from tests.conftest import configured
+from tests.conftest import configured, report
 
 pytestmark = pytest.mark.browser
 

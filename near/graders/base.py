@@ -5,6 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+NO_ANSWER = "no answer"  # an answer that held nothing to grade
+
+
+def no_answers(count: int | None, graded: int) -> str:
+    """Beside a grader's mean: of how many answers it found nothing to grade in; nothing where none or not known."""
+    return f" ({count} of {graded} {NO_ANSWER})" if count else ""
+
 
 class Grade(NamedTuple):
     """score: in [0, 1], 1 being right; None where the grader has nothing to say (the reference holds no number).

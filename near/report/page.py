@@ -10,6 +10,7 @@ import html
 import json
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,16 @@ INTERVAL = re.compile(r"(\[[^\]]*\] (?:seeds|examples))")
 MAP_TEXT, BROWSER_TEXT, ANSWER_TEXT = 160, 1000, 1000  # characters
 
 
-def page(cfg: DictConfig, runs: list[Run], root: Path, unfinished: list[Standing]) -> str:
-    """The whole document."""
+def page(
+    cfg: DictConfig,
+    runs: list[Run],
+    root: Path,
+    unfinished: list[Standing],
+    read_config: Callable[[Path], DictConfig],
+) -> str:
+    """The whole document. `read_config`: a run's config.yaml, checked."""
     groups = groups_of(runs)
-    parts = _gathered(cfg, groups)
+    parts = _gathered(cfg, groups, read_config)
     colours = source_colours(groups, [] if parts.map is None else _sources(parts)[0])
     data = {
         "groups": [{"label": g.label, "colour": colour(i), "runs": len(g.runs)} for i, g in enumerate(groups)],
@@ -95,12 +102,12 @@ class _Parts:
         self.absent: list[str] = []
 
 
-def _gathered(cfg: DictConfig, groups: list[Group]) -> _Parts:
+def _gathered(cfg: DictConfig, groups: list[Group], read_config: Callable[[Path], DictConfig]) -> _Parts:
     parts = _Parts()
     if not groups:
         return parts
     try:
-        parts.pool = pool_of(groups, cfg.allow_targets)
+        parts.pool = pool_of(groups, read_config)
     except UserError as error:
         parts.absent.append(f"No map and no queries: {one_line(error)}.")
         return parts

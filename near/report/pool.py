@@ -4,8 +4,9 @@ embedded for a report; what the store does not hold is not shown."""
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,14 +15,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from near.check import check
 from near.compare import Group
 from near.data import Rows, given, load
 from near.dedup import without_near_duplicates
 from near.embedding import RowTexts, look_up
 from near.errors import UserError, one_line
 from near.files import cache_folder, digest
-from near.foreign import read_config
 from near.needs import needs_of
 from near.pool import load_pool
 from near.runs import Run
@@ -51,7 +50,7 @@ class Pool:
         return str(self.cfg.embedder.get("model") or self.cfg.embedder["_target_"].rpartition(".")[2])
 
 
-def pool_of(groups: list[Group], allow_targets: object = None) -> Pool:
+def pool_of(groups: list[Group], read_config: Callable[[Path], DictConfig]) -> Pool:
     """The pool that most runs selected from. UserError where it can't be loaded as it was."""
     runs = [run for group in groups for run in group.runs.values() if run.pool is not None]
     if not runs:
@@ -62,7 +61,7 @@ def pool_of(groups: list[Group], allow_targets: object = None) -> Pool:
     for run in _different(runs):
         try:
             with _quiet():
-                found = _loaded(run, most, allow_targets)
+                found = _loaded(run, most, read_config)
         except (UserError, OSError, ValueError, HydraException, OmegaConfBaseException) as error:
             fault = error
             continue
@@ -79,14 +78,13 @@ def _different(runs: list[Run]) -> list[Run]:
     return list({run.selector: run for run in reversed(runs)}.values())
 
 
-def _loaded(run: Run, fingerprint: str, allow_targets: object) -> Pool:
+def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig]) -> Pool:
     from near.selection import kept_neighbours, read_neighbours
 
     path = run.folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path} is gone")
-    cfg = read_config(path, allow_targets)
-    check(cfg)
+    cfg = read_config(path)
     needs = needs_of(cfg, selector_of(cfg.selector))
     queries = None
     if given(cfg.data, "queries"):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from near.compare import NO_ANSWER
+from near.graders.base import NO_ANSWER
 from near.report.standing import Standing
 from near.runs import Run
 

@@ -1,6 +1,7 @@
 """What report.py does: the tables in the terminal, and one HTML file that needs no network."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -22,9 +23,9 @@ from near.runs import Run, collect
 log = logging.getLogger(__name__)
 
 
-def report(cfg: DictConfig, output_dir: Path) -> None:
+def report(cfg: DictConfig, output_dir: Path, read_config: Callable[[Path], DictConfig]) -> None:
     """Print the tables of all runs below cfg.runs and write report.html into `output_dir`; with cfg.row, print where
-    that row was trained instead. UserError where there is no run."""
+    that row was trained instead. `read_config`: a run's config.yaml, checked. UserError where there is no run."""
     root = Path(cfg.runs)
     if cfg.row is not None:
         return lookup(root, cfg.row)
@@ -34,7 +35,7 @@ def report(cfg: DictConfig, output_dir: Path) -> None:
     claim(output_dir, "report")
     path = output_dir / "report.html"
     with aside(path) as temporary:
-        temporary.write_bytes(page(cfg, runs, root, found).encode("utf-8", "backslashreplace"))
+        temporary.write_bytes(page(cfg, runs, root, found, read_config).encode("utf-8", "backslashreplace"))
     log.info(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
