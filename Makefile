@@ -38,7 +38,7 @@ $(VENV)-extras/.installed: requirements.txt requirements-dev.txt requirements-de
 install: $(VENV)/.installed ## create .venv and install requirements.txt
 
 assets: $(VENV)/.installed ## fetch the built-in model, embedder and data into the cache
-	@$(PY) -m near.assets
+	@$(PY) -m near assets
 
 demo: assets ## the whole job on real data: select, train, merge, evaluate, report
 	@$(PY) bench/demo.py $(RUNS)
@@ -70,9 +70,10 @@ test-extras: $(VENV)-extras/.installed ## DeepSpeed on two CPU ranks, bitsandbyt
 
 test-elsewhere: test-ray test-vllm test-extras ## what needs an environment of its own: before a release, and where a change touches it
 
-lint: $(VENV)/.installed-dev ## ruff
+lint: $(VENV)/.installed-dev ## ruff, and which room imports which
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	@$(VENV)/bin/lint-imports
 
 clean: ## remove runs/ and .cache/ (not .venv*)
 	rm -rf runs .cache

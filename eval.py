@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from near.app import run, script
+from near.app.scripts import run, script
 
 
 @script("eval")
 def main(cfg):
-    from near.check import check
-    from near.evaluate import evaluate
+    from near.app.check.check import check
+    from near.evaluation.eval import evaluate
 
     evaluate(cfg, Path(cfg.output_dir), check)
 

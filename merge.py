@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from near.app import run, script
+from near.app.scripts import run, script
 
 
 @script("merge")
 def main(cfg):
-    from near.merge import merge
+    from near.export.merge import merge
 
     merge(cfg, Path(cfg.output_dir))
 

@@ -3,13 +3,13 @@
 import functools
 from pathlib import Path
 
-from near.app import run, script
+from near.app.scripts import run, script
 
 
 @script("report")
 def main(cfg):
-    from near.check import read_run_config
-    from near.report.write import report
+    from near.app.check.check import read_run_config
+    from near.report.report import report
 
     report(cfg, Path(cfg.output_dir), functools.partial(read_run_config, allow_targets=cfg.allow_targets))
 

@@ -13,11 +13,11 @@ if __name__ == "select":  # imported in place of the standard library's `select`
     sys.modules["select"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules["select"])
 else:
-    from near.app import output_dir, run, script
+    from near.app.scripts import output_dir, run, script
 
     @script("select")
     def main(cfg):
-        from near.selection import select
+        from near.selection.select import select
 
         select(cfg, output_dir())
 

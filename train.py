@@ -1,11 +1,11 @@
 """Fine-tune on a subset that is re-picked while training runs: python train.py selector=near."""
 
-from near.app import output_dir, run, script
+from near.app.scripts import output_dir, run, script
 
 
 @script("train")
 def main(cfg):
-    from near.training import train
+    from near.training.train import train
 
     return train(cfg, output_dir())
 

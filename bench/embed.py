@@ -25,8 +25,8 @@ LARGEST = 4000  # rows of a task, so that none outweighs the others
 
 def real_texts(cache_dir: str, count: int) -> list[str]:
     """`count` distinct user turns of the evals package, drawn at random from its tasks of up to LARGEST rows."""
-    from near.assets import EVALS, unpack
-    from near.files import folder_aside
+    from near.common.files import folder_aside
+    from near.data.builtin.assets import EVALS, unpack
 
     folder = Path(cache_dir) / "assets" / "evals-all"
     if not folder.is_dir():
@@ -77,7 +77,7 @@ def against_encode(cfg, texts: list[str]) -> None:
 def composed(*overrides: str):
     from hydra import compose, initialize_config_dir
 
-    from near.config import CONF, register_resolvers
+    from near.common.config import CONF, register_resolvers
 
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -90,7 +90,7 @@ def work(folder: str, pool: str, max_K: str) -> None:
     import sentence_transformers  # noqa: F401
     import torch  # noqa: F401
 
-    from near.selection import select
+    from near.selection.select import select
 
     paths = [f"data.candidates.path={folder}/{pool}.jsonl", f"data.queries.path={folder}/target.jsonl"]
     cfg = composed("data=files", *paths, f"max_K={max_K}")
@@ -126,7 +126,7 @@ def runs(texts: list[str], model: str) -> None:
 
 
 def main(rows: int, sample: int) -> None:
-    from near.assets import resolve
+    from near.data.builtin.assets import resolve
 
     cfg = composed()
     texts = real_texts(cfg.cache_dir, rows + rows // 100 + 100)

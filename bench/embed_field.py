@@ -15,11 +15,11 @@ from hydra import compose, initialize_config_dir
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from near.config import CONF, register_resolvers
-from near.data import load
-from near.demo_data import TASKS
-from near.pool import load_pool
-from near.selection import find_neighbours
+from near.common.config import CONF, register_resolvers
+from near.data.builtin.demo_data import TASKS
+from near.data.loading import load
+from near.data.pool import load_pool
+from near.searching.find import find_neighbours
 
 FIELDS = ("prompt", "answer", "both")
 DEPTHS = (10, 100)

@@ -21,11 +21,11 @@ from omegaconf import DictConfig, open_dict
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from near.check import check
-from near.config import CONF, register_resolvers, select
-from near.dataflex.defaults import groups, same
-from near.errors import UserError
-from near.from_yaml import translated
+from near.app.check.check import check
+from near.app.from_yaml.defaults import groups, same
+from near.app.from_yaml.expanded import translated
+from near.common.config import CONF, register_resolvers, select
+from near.common.errors import UserError
 
 ENDS = (".yaml", ".yml", ".json")
 # What a refusal says, and the line of the table that it belongs to.

@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
 
-from near.graders.choice import letters  # noqa: E402
-from near.graders.number import final_number  # noqa: E402
-from tests import graded_choices, graded_numbers, lm_eval_filters  # noqa: E402
+from near.evaluation.graders.choice import letters
+from near.evaluation.graders.number import final_number
+from tests import graded_choices, graded_numbers, lm_eval_filters
 
 Reads = dict[str, Callable[[str], object]]
 

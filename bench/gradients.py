@@ -5,10 +5,10 @@
 SmolLM2-135M, LoRA on all linear layers, rows of the demo. Three parts:
 
 1. Seconds an example, on `timed` rows: a plain batched forward and backward pass under the same token budget; features
-   of near/gradients.py, with Adam's direction, at 4096 and 8192 dimensions; and the seed system's way: batches of one,
-   its gradients in a buffer of 16, projected by traker 0.3.2's BasicProjector (Rademacher, 8192 dimensions, blocks of
-   128). The latter projects two of its 64 blocks and is multiplied by 32. In turns, the fastest of three; the seed's
-   once.
+   of near/selection/scoring/gradients.py, with Adam's direction, at 4096 and 8192 dimensions; and the seed system's
+   way: batches of one, its gradients in a buffer of 16, projected by traker 0.3.2's BasicProjector (Rademacher, 8192
+   dimensions, blocks of 128). The latter projects two of its 64 blocks and is multiplied by 32. In turns, the fastest
+   of three; the seed's once.
 2. The error of projected inner products: unit gradients of `rows` rows (LoRA of rank 2) in Adam's direction, root mean
    square over all pairs and `seeds` seeds, of our sparse projection with 1 and 4 hashes and of a dense Rademacher one.
 3. Final scores of LESS for these rows and 16 queries: rank correlation with an exact reference (one by one by autograd,
@@ -30,18 +30,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose select.py hides the standard library's
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from hydra import compose, initialize_config_dir  # noqa: E402
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
 
-from near.batches import batches  # noqa: E402
-from near.config import CONF, register_resolvers  # noqa: E402
-from near.data import load  # noqa: E402
-from near.gradients import PerExample, Projection, moments_of  # noqa: E402
-from near.model import add_finetuning, load_base, load_tokenizer  # noqa: E402
-from near.pool import load_pool  # noqa: E402
-from near.tokens import Collator, Tokens, tokenize  # noqa: E402
-from near.weights import trained  # noqa: E402
+from near.common.batches import batches
+from near.common.config import CONF, register_resolvers
+from near.data.loading import load
+from near.data.pool import load_pool
+from near.models.loading import add_finetuning, load_base, load_tokenizer
+from near.models.tokens import Collator, Tokens, tokenize
+from near.models.weights import trained
+from near.selection.scoring.gradients import PerExample, Projection, moments_of
 
 TOKENS = 1024  # of a batch with its padding
 DIMS = (1024, 2048, 4096, 8192)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from near.intervals import holds_zero, over_examples, over_pairs, over_seeds  # noqa: E402
+from near.evaluation.intervals import holds_zero, over_examples, over_pairs, over_seeds
 
 SHAPES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "normal": lambda rng, k: rng.normal(size=k),
@@ -48,7 +48,7 @@ def pairs(n: int, draw: Callable, times: int, resamples: int = 1000) -> float:
 
 def peers(n: int, draw: Callable, times: int, resamples: int = 1000) -> dict[str, float]:
     """The same share for other intervals over examples: percentiles of pairs drawn with replacement, those taken
-    farther out (near.intervals.over_examples), studentised ones, and Student's t of the linearised ratio."""
+    farther out (near.evaluation.intervals.over_examples), studentised ones, and Student's t of the linearised ratio."""
     from scipy.stats import t
 
     held = dict.fromkeys(("percentiles", "expanded", "studentised", "t"), 0)

@@ -34,11 +34,11 @@ def work(folder: str) -> None:
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from near.config import CONF, register_resolvers
-    from near.data import load
-    from near.embedding import embed_rows
-    from near.pool import load_pool
-    from near.store import Store
+    from near.common.config import CONF, register_resolvers
+    from near.data.loading import load
+    from near.data.pool import load_pool
+    from near.embedding.embed import embed_rows
+    from near.embedding.store import Store
 
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -88,8 +88,8 @@ def search(path: str) -> None:
     """Search a file; print seconds and by how many bytes the peak rose."""
     import numpy as np
 
-    from near.indexes.flat import Flat
-    from near.vectors import ArrayVectors
+    from near.searching.indexes.flat import Flat
+    from near.searching.vectors import ArrayVectors
 
     pool = ArrayVectors(np.load(path, mmap_mode="r"))
     queries = np.random.default_rng(7).normal(size=(QUERIES, DIM)).astype(np.float32)

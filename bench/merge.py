@@ -49,7 +49,7 @@ def make(folder: Path, layers: int, dtype: str) -> None:
 
 
 def smollm2() -> str:
-    from near.assets import resolve
+    from near.data.builtin.assets import resolve
 
     return resolve("builtin:SmolLM2-135M-Instruct", os.environ.get("NEAR_CACHE", ".cache"))
 
@@ -94,7 +94,7 @@ def child(*words: str) -> str:
 
 
 def compare(name: str, folder: str, base: str) -> None:
-    from near.weight_files import count_weights
+    from near.export.weight_files import count_weights
 
     size = count_weights(base) * 4
     print(f"{name}: {size / 1e6:,.0f} MB in float32; the goal is at most {(size + 2e9) / 1e6:,.0f} MB", flush=True)

@@ -68,7 +68,7 @@ def environment() -> dict[str, str]:
 
 @functools.cache
 def _unpacked() -> tempfile.TemporaryDirectory:
-    from near.assets import Wheel, unpack
+    from near.data.builtin.assets import Wheel, unpack
 
     folder = tempfile.TemporaryDirectory(prefix=f"{NAME}-")
     unpack(Wheel(NAME, VERSION, SHA256, ""), Path(folder.name), lambda member: member.startswith(f"{NAME}/"))
@@ -76,7 +76,7 @@ def _unpacked() -> tempfile.TemporaryDirectory:
 
 
 def _run(*words: str) -> str:
-    from near.errors import UserError
+    from near.common.errors import UserError
 
     done = subprocess.run([sys.executable, __file__, *words], env=environment(), capture_output=True, text=True)
     if done.returncode:

@@ -17,14 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose select.py hides the standard library's
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from bench.memory import disk, write_vectors  # noqa: E402
-from near.indexes.flat import Flat  # noqa: E402
-from near.indexes.ties import with_slack  # noqa: E402
-from near.indexes.topk import merged  # noqa: E402
-from near.shards import Shards, cuts, put_together  # noqa: E402
-from near.vectors import ArrayVectors  # noqa: E402
+from bench.memory import disk, write_vectors
+from near.searching.indexes.flat import Flat
+from near.searching.indexes.ties import with_slack
+from near.searching.indexes.topk import merged
+from near.searching.shards import Shards, cuts, put_together
+from near.searching.vectors import ArrayVectors
 
 
 def shards(folder: Path, count: int, k: int) -> Shards:

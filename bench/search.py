@@ -22,17 +22,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose select.py hides the standard library's
 
-import faiss  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from faiss.contrib.exhaustive_search import knn_ground_truth  # noqa: E402
+import faiss
+import numpy as np
+import torch
+from faiss.contrib.exhaustive_search import knn_ground_truth
 
-from bench.peer import peer_ivf  # noqa: E402
-from near.indexes.flat import Flat  # noqa: E402
-from near.indexes.hnsw import Hnsw  # noqa: E402
-from near.indexes.ivf import Ivf  # noqa: E402
-from near.store import Store  # noqa: E402
-from near.vectors import StoredVectors  # noqa: E402
+from bench.peer import peer_ivf
+from near.embedding.store import Store
+from near.searching.indexes.flat import Flat
+from near.searching.indexes.hnsw import Hnsw
+from near.searching.indexes.ivf import Ivf
+from near.searching.vectors import StoredVectors
 
 CHUNK = 2048  # vectors of a shard of the store, as embedding writes them
 TURNS = 3
@@ -169,10 +169,10 @@ def demo() -> tuple[np.ndarray, np.ndarray]:
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from near.config import CONF, register_resolvers
-    from near.data import load
-    from near.embedding import embed_rows
-    from near.pool import load_pool
+    from near.common.config import CONF, register_resolvers
+    from near.data.loading import load
+    from near.data.pool import load_pool
+    from near.embedding.embed import embed_rows
 
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):

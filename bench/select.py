@@ -46,7 +46,7 @@ else:
     from embed import LARGEST, composed
     from peer import peer_ivf, peer_select, peer_texts, told
 
-    from near.errors import UserError
+    from near.common.errors import UserError
 
     MODEL = "builtin:all-MiniLM-L6-v2"
     SWEPT = (64, 256, 1000, 2000)
@@ -126,8 +126,8 @@ for name in open(sys.argv[1]).read().split():
     def real_rows(cache_dir: str, count: int) -> list[dict[str, str]]:
         """`count` rows of the evals package with questions that differ and an answer, drawn at random like
         embed.real_texts; alpaca."""
-        from near.assets import EVALS, unpack
-        from near.files import folder_aside
+        from near.common.files import folder_aside
+        from near.data.builtin.assets import EVALS, unpack
 
         folder = Path(cache_dir) / "assets" / "evals-all"
         if not folder.is_dir():
@@ -200,7 +200,7 @@ for name in open(sys.argv[1]).read().split():
         """Print how much of the pool each embeds: characters and tokens a row, the latter cut at the model's length."""
         from tokenizers import Tokenizer
 
-        from near.formats import embedded_text
+        from near.data.formats.formats import embedded_text
 
         most = json.loads((Path(model) / "sentence_bert_config.json").read_text())["max_seq_length"]
         tokenizer = Tokenizer.from_file(f"{model}/tokenizer.json")
@@ -228,7 +228,7 @@ for name in open(sys.argv[1]).read().split():
         """
         from hydra.utils import instantiate
 
-        from near.vectors import ArrayVectors
+        from near.searching.vectors import ArrayVectors
 
         index, searches = instantiate(composed().index), {}
         print(f"\nthe indexes on the same {len(vectors)} vectors, {len(queries)} queries; seconds")
@@ -281,7 +281,7 @@ for name in open(sys.argv[1]).read().split():
         shown("  both without imports", [f"{r['new'].work / r['cold'].work:.1%}" for r in all_ours], "<= 3%")
 
     def main(rows: int = 20_000, queries: int = 64, embed: str = "prompt,both", peer_sweep: str = "measure") -> None:
-        from near.assets import resolve
+        from near.data.builtin.assets import resolve
 
         fields = embed.split(",")
         if peer_sweep not in ("measure", "estimate"):

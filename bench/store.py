@@ -18,9 +18,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from near.embedding import look_up
-from near.keys import hashed
-from near.store import Store
+from near.common.keys import hashed
+from near.embedding.missing import look_up
+from near.embedding.store import Store
 
 CHUNK = 2048
 APPENDED = 10 * CHUNK

@@ -35,12 +35,12 @@ def trainer_of(folder: Path, *overrides: str):
     from omegaconf import open_dict
     from transformers import set_seed
 
-    from near import training
-    from near.arguments import training_arguments
-    from near.config import CONF, register_resolvers
-    from near.model import add_finetuning, load_base
-    from near.selection import find_neighbours
-    from near.selectors.base import selector_of
+    from near.common.config import CONF, register_resolvers
+    from near.models.loading import add_finetuning, load_base
+    from near.searching.find import find_neighbours
+    from near.selection.selectors.base import selector_of
+    from near.training import train as training
+    from near.training.arguments import training_arguments
 
     register_resolvers()
     shape = [f"trainer.args.per_device_train_batch_size={ROWS}", "trainer.args.gradient_accumulation_steps=1"]

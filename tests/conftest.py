@@ -19,9 +19,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from near import sandbox
-from near.check import check, read_run_config
-from near.config import CONF, register_resolvers
+from near.app.check.check import check, read_run_config
+from near.common.config import CONF, register_resolvers
+from near.evaluation import sandbox
 
 ROOT = Path(__file__).resolve().parent.parent
 # two processes, at a port that is free
@@ -65,14 +65,14 @@ def packages(monkeypatch) -> Callable[..., None]:
 
 def evaluate(cfg: DictConfig, output_dir: Path) -> None:
     """As eval.py calls it."""
-    from near.evaluate import evaluate
+    from near.evaluation.eval import evaluate
 
     evaluate(cfg, output_dir, check)
 
 
 def report(cfg: DictConfig, output_dir: Path) -> None:
     """As report.py calls it."""
-    from near.report.write import report
+    from near.report.report import report
 
     report(cfg, output_dir, functools.partial(read_run_config, allow_targets=cfg.allow_targets))
 

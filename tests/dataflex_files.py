@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from near.dataflex.file import File
-from near.from_yaml import translated
+from near.app.from_yaml.expanded import translated
+from near.app.from_yaml.file import File
 from tests.conftest import write_rows
 
 COMMON = """

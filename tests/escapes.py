@@ -11,7 +11,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from near.sandbox import NO_TESTS, Suite, run, seccomp
+from near.evaluation.sandbox import NO_TESTS, Suite, run, seccomp
 
 SECRET = "near-tests-secret"
 NONE = r"FileNotFoundError"

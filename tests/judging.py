@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import tenacity
 
-import near.server
+import near.models.server
 
 
 class _Chat(BaseHTTPRequestHandler):
@@ -34,7 +34,7 @@ def serve(monkeypatch):
     """A function that starts a server which answers by `say(body, how many were asked)`, and returns it with what a
     configuration says of it."""
     monkeypatch.setenv("JUDGE_API_KEY", "a-key")
-    monkeypatch.setattr(near.server, "WAIT", tenacity.wait_none())
+    monkeypatch.setattr(near.models.server, "WAIT", tenacity.wait_none())
     servers = []
 
     def make(say):

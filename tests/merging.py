@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from near.merge import merge
-from near.model import load_base, with_adapter
+from near.export.merge import merge
+from near.models.loading import load_base, with_adapter
 from tests.conftest import configured
 
 IDS = torch.arange(3, 43)[None]

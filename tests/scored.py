@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from near.errors import UserError
-from near.graders.base import Grader
-from near.model import add_finetuning, load_base, load_tokenizer
-from near.scoring import Asked, Scorer, Scoring
-from near.selectors.base import Round
-from near.tokens import IGNORED, Tokens
-from near.weights import trained
+from near.common.errors import UserError
+from near.evaluation.graders.base import Grader
+from near.models.loading import add_finetuning, load_base, load_tokenizer
+from near.models.tokens import IGNORED, Tokens
+from near.models.weights import trained
+from near.selection.round import Round
+from near.selection.scoring.scoring import Asked, Scorer, Scoring
 from tests.conftest import configured
 
 ROWS, QUERIES = 12, 5

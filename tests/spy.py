@@ -9,11 +9,11 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from near.errors import UserError
-from near.processes import is_main
-from near.selectors.base import Round, Subset
-from near.selectors.near import Near
-from near.trainer import DynamicSelectTrainer
+from near.common.errors import UserError
+from near.common.processes import is_main
+from near.selection.round import Round, Subset
+from near.selection.selectors.near import Near
+from near.training.trainer import DynamicSelectTrainer
 
 
 class SpyTrainer(DynamicSelectTrainer):

@@ -19,10 +19,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from near.config import raw_words
-from near.errors import UserError, one_line, printable
-from near.jobs import labels
-from near.secrets import scrub
+from near.app.jobs import labels
+from near.common.config import raw_words
+from near.common.errors import UserError, one_line, printable
+from near.common.secrets import scrub
 
 log = logging.getLogger("near")
 
@@ -46,7 +46,7 @@ class Job:
     environment: dict[str, str] = field(default_factory=dict)  # set before anything is computed
 
     def __call__(self) -> Outcome:
-        from near.config import register_resolvers
+        from near.common.config import register_resolvers
 
         register_resolvers()
         setup_globals()

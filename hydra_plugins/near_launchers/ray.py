@@ -1,7 +1,7 @@
 """hydra/launcher=ray: every job a task of a Ray cluster whose machines share this file system."""
 
 from hydra_plugins.near_launchers.base import Job, Outcome, ProcessLauncher, died, ended
-from near.errors import UserError, one_line
+from near.common.errors import UserError, one_line
 
 
 class RayLauncher(ProcessLauncher):
@@ -15,7 +15,7 @@ class RayLauncher(ProcessLauncher):
         self.num_gpus, self.num_cpus, self.max_retries = num_gpus, num_cpus, max_retries
 
     def run(self, jobs: list[Job]) -> list[Outcome]:
-        from near.ray_launcher import cluster
+        from near.common.cluster import cluster
 
         with cluster():
             import ray

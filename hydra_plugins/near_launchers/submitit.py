@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hydra_plugins.near_launchers.base import Job, Outcome, ProcessLauncher, died, ended, python_path
 from hydra_plugins.near_launchers.gpus import Gpus
-from near.errors import UserError, one_line
+from near.common.errors import UserError, one_line
 
 
 class SubmititJob:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
 
-from near.divergence import FAILED
-from near.errors import UserError, printable
-from near.files import digest, read_json, read_jsonl
-from near.foreign import read_config
-from near.locks import acquire, lock_file
+from near.common.errors import UserError, printable
+from near.common.files import digest, read_json, read_jsonl
+from near.common.foreign import read_config
+from near.common.locks import acquire, lock_file
+from near.common.outputs import FAILED
 
 ERROR = 300  # characters of a failed run's line
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from near.graders.base import NO_ANSWER
+from near.evaluation.graders.base import NO_ANSWER
+from near.report.runs import Run
 from near.report.standing import Standing
-from near.runs import Run
 
 COLUMNS = (
     "selector",
@@ -17,6 +17,7 @@ COLUMNS = (
     "training (s)",
     "selection (s)",
 )
+
 SEEN = "evaluated on the queries, which selection saw"
 
 

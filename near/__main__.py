@@ -1,0 +1,5 @@
+"""python -m near COMMAND."""
+
+from near.app.command import main
+
+main()

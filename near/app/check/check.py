@@ -1,0 +1,302 @@
+"""The check of a composed configuration: every fault in one error, before anything heavy is imported."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from near.app.check.allowed import CARRIED, ELSEWHERE, REFUSED, RUNTIME, SCHEDULED
+from near.app.check.modes import mode_faults
+from near.app.check.option_types import HYDRA_KEYS, ShapeFault, type_faults
+from near.common import secrets
+from near.common.config import CONF, choices_with, flat_keys, is_refused, select
+from near.common.errors import UserError, did_you_mean
+from near.common.files import expanded_user, refuse_special, refuse_special_in
+from near.common.foreign import allowed_modules, read_config
+from near.common.moved import update_targets
+from near.common.signature import attribute, keywords
+from near.evaluation import sandbox
+from near.models.optimizers import optimizer_faults
+
+
+def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
+    """Raise one UserError that lists every fault found in `cfg`; imports nothing heavy.
+
+    `typed`: the overrides of the command, to find those that add a key nobody reads.
+    """
+    if isinstance(cfg.get("sweeps"), DictConfig):  # what is swept stands at the top, under hydra.sweeper
+        raise UserError("sweeps=wandb/NAME is for W&B's agents: wandb sweep sweeps/wandb/NAME.yaml; or use sweeps=NAME")
+    update_targets(cfg)
+    faults = [f"{key} is missing: set {key}=..." for key in _missing(OmegaConf.to_container(cfg))]
+    whole = not faults
+    try:
+        allowed_modules(cfg.get("allow_targets"))
+    except UserError as error:
+        faults.append(str(error))
+    faults += type_faults(cfg)
+    if whole and not any(isinstance(fault, ShapeFault) for fault in faults):  # what follows takes the shape for granted
+        faults += _target_faults(cfg, "") + _unread_faults(cfg, typed) + secrets.faults(cfg)
+        faults += _more_eval_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg) + mode_faults(cfg, typed)
+        faults += _path_faults(cfg, "")
+        if select(cfg, "data.train_on_prompt") is True and select(cfg, "data.mask_history") is True:
+            faults.append("data.train_on_prompt=true trains what data.mask_history=true leaves out; set one of them")
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def read_run_config(path: Path, allow_targets: object = None) -> DictConfig:
+    """The configuration of a run's folder at `path`, config.yaml, checked like one that is composed."""
+    cfg = read_config(path, allow_targets)
+    check(cfg)
+    return cfg
+
+
+def _missing(node: object, path: str = "") -> list[str]:
+    """Keys that have no value yet (???); resolves nothing, as OmegaConf's missing_keys does."""
+    if isinstance(node, dict):
+        return sorted(key for k, v in node.items() for key in _missing(v, f"{path}.{k}" if path else str(k)))
+    if isinstance(node, list):
+        return [key for i, v in enumerate(node) for key in _missing(v, f"{path}[{i}]")]
+    return [path] if node == "???" else []
+
+
+def _present(cfg: DictConfig, key: str) -> bool:
+    """Whether `cfg` has `key`, be it null; what is refused to be read says so where it is."""
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent, throw_on_missing=False) if parent else cfg
+    if not isinstance(node, DictConfig) or leaf not in node or OmegaConf.is_missing(node, leaf):
+        return False
+    return not is_refused(node._get_node(leaf)._value())
+
+
+def _more_eval_faults(cfg: DictConfig) -> list[str]:
+    """Faults of the further sets, whose names are the user's own."""
+    sets = select(cfg, "data.more_eval")
+    if not sets:
+        return []
+    known, faults = OmegaConf.load(CONF / "data" / "source" / "default.yaml"), []
+    for name, told in sets.items():
+        where = f"data.more_eval.{name}"
+        if not isinstance(told, DictConfig):
+            if not isinstance(told, str | ListConfig):
+                faults.append(f"{where}={told} is not a path, or a mapping with one")
+            continue
+        if told.get("path") is None:
+            faults.append(f"{where}.path is missing: set it to a file")
+        faults += [
+            f"{where}.{key} is not in the configuration{did_you_mean(key, known)}" for key in told if key not in known
+        ]
+    return faults
+
+
+FREE = (
+    "parallel.",
+    "data.more_eval.",
+    "evaluation.graders.",
+    "evaluation.engine.",
+)  # names are the user's, or a library's
+
+
+def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
+    """Keys added with + to a node that no class takes: nobody would read them."""
+    faults = []
+    for override in typed:
+        key = override.lstrip("+").split("=", 1)[0]
+        others = key == "experiment" or key.startswith(FREE)
+        if not override.startswith("+") or "@" in key or "/" in key or others:
+            continue
+        parents = key.split(".")[:-1]
+        nodes = [cfg, *(select(cfg, ".".join(parents[: i + 1])) for i in range(len(parents)))]
+        if not any(isinstance(n, DictConfig) and "_target_" in n for n in nodes):
+            known = [k for k in flat_keys(cfg) if k != key and k.rpartition(".")[0] == ".".join(parents)]
+            faults.append(f"{key} is not in the configuration{did_you_mean(key, known)}")
+    return faults
+
+
+# Keys whose values are paths, and those that name a folder which is read whole.
+PATHS = {*("path", "dataset_info", "indices_path", "resume", "run", "runs", "adapter_name_or_path", "name_or_path")}
+
+PATHS |= {*("model_name_or_path", "model", "export_dir", "output_dir", "cache_dir", "include_path", "reference")}
+
+PATHS |= {"checkpoints"}
+
+READ = {"model", "resume", "run", "adapter_name_or_path", "name_or_path", "model_name_or_path", "checkpoints"}
+
+
+def _path_faults(node: DictConfig | ListConfig, path: str, name: str = "") -> list[str]:
+    """Values that are paths of devices, FIFOs and the like, or in the home of nobody; none is opened."""
+    faults = []
+    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
+        child, full = node._get_node(key), f"{path}.{key}" if path else str(key)
+        option = name if name in PATHS else str(key)  # of a list or mapping of paths, what it stands under
+        if isinstance(child, DictConfig | ListConfig):
+            if not (child._is_none() or child._is_missing() or child._is_interpolation()):
+                faults += _path_faults(child, full, option)
+        elif is_refused(child._value()) or child._is_missing():
+            continue
+        elif isinstance(value := node[key], str) and (value or option in PATHS):
+            faults += [fault] if (fault := _path_fault(value, full, option)) else []
+    return faults
+
+
+def _path_fault(value: str, full: str, option: str) -> str | None:
+    try:
+        path = expanded_user(value, full) if option in PATHS else Path(value)
+        if option in READ and path.is_dir():
+            refuse_special_in(path, full)
+        elif "\n" not in value:
+            refuse_special(path, full)
+    except (UserError, OSError) as error:
+        return str(error) if isinstance(error, UserError) else None  # whoever opens it says what is wrong
+    return None
+
+
+def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
+    """Keys of every `_target_` node that its class does not take (`+selector.foo=1` composes happily)."""
+    faults = []
+    keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_missing():
+            faults += _target_faults(child, f"{path}.{key}" if path else str(key))
+    if isinstance(node, DictConfig) and "_target_" in node:
+        if not isinstance(node._target_, str):
+            return [*faults, f"{path}._target_={node._target_} is not a dotted path to a class"]
+        faults += [f"{path}.{k} is handed over by the program" for k in RUNTIME.get(path, ()) if k in node]
+        carried = keywords(CARRIED[path]) if path in CARRIED else set()
+        try:
+            taken = keywords(node._target_)
+        except UserError as error:
+            return [*faults, f"{path}: {error}"]
+        if taken is not None:
+            for key in node:
+                if key not in taken | carried and key not in HYDRA_KEYS:
+                    cls = node._target_.rpartition(".")[2]
+                    faults.append(f"{path}.{key} is not an option of {cls}{elsewhere(f'{path}.{key}', taken)}")
+    return faults
+
+
+# Options that are taken for another one, and what does what is meant.
+MEANT = {"trainer.warmup_step": "trainer.args.warmup_steps is the learning rate's warm-up"}
+
+
+def elsewhere(key: str, taken: set[str]) -> str:
+    """What to do about `key`, which its class does not take: the choices of the group that do, or near misses."""
+    group, _, option = key.rpartition(".")
+    choices = choices_with(group, option) if "." not in group else []
+    if not choices:
+        return did_you_mean(option, taken)
+    other = f"; {MEANT[key]}" if key in MEANT else ""
+    return f"; leave it out, or use one that has it: {group}={', '.join(choices)}{other}"
+
+
+def _schedule_faults(cfg: DictConfig) -> list[str]:
+    args = select(cfg, "trainer.args")
+    if args is None:
+        return []
+    faults = [f"trainer.args.{k} is decided elsewhere; use {v}" for k, v in ELSEWHERE.items() if k in args]
+    faults += optimizer_faults(args.get("optim"))
+    if select(cfg, "trainer.loraplus.lr_ratio") is not None and "_target_" not in cfg.finetuning:
+        faults.append(
+            "trainer.loraplus.lr_ratio is of adapters, and finetuning=full has none; use finetuning=lora, or null"
+        )
+    if _present(cfg, "trainer.train_step"):
+        lengths = ("max_steps", "num_train_epochs")
+        return faults + [f"trainer.args.{k} is set by trainer.train_step" for k in lengths if k in args]
+    if not _present(cfg, "trainer.update_step"):
+        return faults
+    faults += [f"trainer.args.{k} is set by the schedule; use {v}" for k, v in SCHEDULED.items() if k in args]
+    for key in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if str(args.get(key, "")).endswith("epoch"):
+            faults.append(f"trainer.args.{key}=epoch counts slices of rounds, not passes; use steps")
+    faults += [f"trainer.args.{k}=true breaks the rounds; leave it false" for k in REFUSED if args.get(k)]
+    if (cfg.trainer.warmup_step, cfg.trainer.update_times) == (0, 0):
+        faults.append("trainer.warmup_step=0 with trainer.update_times=0 trains no step; raise one of them")
+    return faults
+
+
+def check_sources(cfg: DictConfig) -> None:
+    """Raise one UserError that lists the sources which the script can't do without and that have no path, and paths
+    where there is no file; imports nothing heavy."""
+    faults = _missing_paths(cfg) + _sandbox_faults(cfg)
+    for part in ("candidates", "queries", "eval"):
+        source = select(cfg, f"data.{part}")
+        if source is None or source.get("dataset_info") is not None:  # whose paths are names of entries
+            continue
+        paths = source.path.values() if isinstance(source.path, DictConfig) else source.path
+        for path in paths if not isinstance(paths, str | None) else [paths]:
+            faults += [f"data.{part}.path={path}: {absent}"] if (absent := absence(path)) else []
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def _sandbox_faults(cfg: DictConfig) -> list[str]:
+    """What keeps the answers' code from being isolated, where it is to be run."""
+    graders = (select(cfg, "evaluation.graders") or {}).values()
+    if select(cfg, "evaluation.unsafe") is True or not any(
+        isinstance(grader, DictConfig) and str(grader.get("_target_")).endswith(".PassAt1") for grader in graders
+    ):
+        return []
+    return [sandbox.refusal(reason)] if (reason := sandbox.missing()) else []
+
+
+def absence(path: object) -> str | None:
+    """What to say of a file or folder that is not there; None where it is, or may be a hub's."""
+    if not isinstance(path, str) or path.startswith("builtin:") or any(c in path for c in "*?["):
+        return None
+    local = Path(path).expanduser()
+    if local.exists() or not (local.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1):
+        return None
+    siblings = [p.name for p in local.parent.iterdir() if p.name != local.name] if local.parent.is_dir() else []
+    hint = did_you_mean(local.name, siblings) if siblings else f"; there is no folder {local.parent} either"
+    return f"no such file{'' if local.parent == Path() else hint}"
+
+
+def _missing_paths(cfg: DictConfig) -> list[str]:
+    """Sources that the script can't do without and that have no path."""
+    training, selecting = _present(cfg, "trainer"), _present(cfg, "export")
+    if not (training or selecting):
+        return []
+    fix = "a file, a folder or a hub id"
+    faults = [] if _given(cfg, "candidates") else [f"data.candidates.path is missing: set it to {fix} (or data=demo)"]
+    if _given(cfg, "queries"):
+        return faults
+    picks = select(cfg, "selector._target_") if selecting or _present(cfg, "trainer.update_step") else None
+    if selecting and picks is None:
+        why = "whose nearest candidates are looked for"
+    elif picks is not None and _looks_at_queries(cfg, picks):
+        why = f"which selector {picks.rpartition('.')[2]} looks at"
+    elif training and not _given(cfg, "eval"):
+        why = "which are evaluated on where data.eval.path is not set, either"
+    else:
+        return faults
+    return [*faults, f"data.queries.path is missing, the target's rows, {why}: set it to {fix} (or data=demo)"]
+
+
+def _given(cfg: DictConfig, part: str) -> bool:
+    return select(cfg, f"data.{part}.path") is not None
+
+
+def _looks_at_queries(cfg: DictConfig, selector: str) -> bool:
+    """Whether a selector of ours needs the target, as its class says; of others it is told when they are loaded."""
+    if not selector.startswith("near."):
+        return False
+    wants = [attribute(selector, name) for name in ("needs_neighbours", "trains_on_queries", "asks_model")]
+    return wants[0] is True or wants[1] is True or wants[2] == "gradients"
+
+
+def _subset_faults(cfg: DictConfig) -> list[str]:
+    """select.py picks a subset by `selector` and `n` together; `export` writes its rows."""
+    if not _present(cfg, "export"):
+        return []
+    given = {key: select(cfg, key) for key in ("export", "n", "selector")}
+    shown = [f"{key}={value}" if key != "selector" else key for key, value in given.items() if value is not None]
+    lacking = {key: fix for key, fix in (("selector", "selector=near"), ("n", "n=ROWS")) if given[key] is None}
+    faults = []
+    if shown and lacking:
+        faults.append(
+            f"{' '.join(shown)} picks no rows without {' and '.join(lacking)}; add {' '.join(lacking.values())}"
+        )
+    if size := select(cfg, "selector.subset_size"):
+        faults.append(f"selector.subset_size={size} bounds a round of training; use n={size}")
+    return faults

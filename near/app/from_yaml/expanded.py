@@ -1,0 +1,108 @@
+"""`from_yaml=FILE`: a DataFlex or LLaMA-Factory file in the place of overrides, translated before Hydra composes."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from near.app.from_yaml.file import File, Word, read
+from near.app.from_yaml.offline import select
+from near.app.from_yaml.translate import merge, train
+from near.common.config import CONF
+from near.common.errors import UserError
+from near.common.files import expanded_user
+from near.common.processes import is_main
+
+KEY = "from_yaml"
+
+SCRIPTS: dict[str, Callable[[File], None]] = {
+    "train": train,
+    "merge": merge,
+    "select": select,
+}
+
+SHOWS = ("--cfg", "-c", "--info", "-i", "--help", "-h")  # of Hydra, whose output is what is asked for
+
+
+def expanded(argv: list[str]) -> list[str]:
+    """A command line with its `from_yaml=FILE` as overrides, in front of what was typed; printed, with what is not
+    honoured of the file. Without one it is as it was.
+
+    Raises UserError for a file that can't be read, or asks for what there is not.
+    """
+    asked = [word for word in argv[1:] if word.lstrip("+").partition("=")[0] == KEY]
+    if not asked:
+        return argv
+    script, typed = Path(argv[0]).stem, [word for word in argv[1:] if word not in asked]
+    path = asked[0].partition("=")[2].strip("'\"")
+    if script not in SCRIPTS:
+        raise UserError(f"{KEY} is for {', '.join(f'{name}.py' for name in SCRIPTS)}, not for {script}.py")
+    if len(asked) > 1 or not path:
+        raise UserError(f"{KEY} takes one file: {KEY}=near.yaml")
+    overrides = [word for word in typed if word.startswith("~") or "=" in word and not word.startswith("-")]
+    flags = [word for word in typed if word not in overrides]  # and their values; Hydra wants overrides in one row
+    file = translated(script, expanded_user(path, KEY), overrides)
+    kept = left(file.words, overrides)
+    words = [*map(str, kept), *_naming(kept, typed), *overrides, *flags]
+    if is_main():
+        out = sys.stderr if any(word.split("=")[0] in SHOWS for word in typed) else sys.stdout
+        print(report(file, shlex.join(["python", argv[0], *words])), file=out, flush=True)
+    return [argv[0], *words]
+
+
+def translated(script: str, path: Path, typed: list[str]) -> File:
+    """The file, translated for `script` beside the overrides `typed`."""
+    file = File(path, read(path), typed)
+    SCRIPTS[script](file)
+    return file
+
+
+def left(words: list[Word], typed: list[str]) -> list[Word]:
+    """`words` without those that what is typed replaces: the same key, an option of a group that is typed, or a source
+    whose path is."""
+    keys = set()
+    for word in typed:
+        key, _, value = word.partition("=")
+        keys.add(key)
+        if key == "sweeps":
+            keys |= _swept(value)
+    return [word for word in words if not _replaced(word, keys)]
+
+
+def _naming(words: list[Word], typed: list[str]) -> list[str]:
+    """In a sweep: its jobs' folders are not named by what all of them have from the file."""
+    if not any(word in ("-m", "--multirun") or word.startswith("sweeps=") for word in typed):
+        return []
+    key = "hydra.job.config.override_dirname.exclude_keys"
+    keys = [*OmegaConf.select(OmegaConf.load(CONF / "base.yaml"), key), *(word.key for word in words)]
+    return [f"{key}=[{','.join(dict.fromkeys(keys))}]"]
+
+
+def _replaced(word: Word, keys: set[str]) -> bool:
+    plain = {key.lstrip("+") for key in keys}
+    if word.key in plain:
+        return not word.added or word.key not in keys  # `key=` of an added one comes after it
+    group = word.key.partition(".")[0]
+    if group in plain and word.key != group:
+        return not word.key.startswith("trainer.args.")
+    source = word.key.rpartition(".")[0]
+    return source.startswith("data.") and f"{source}.path" in plain
+
+
+def _swept(name: str) -> set[str]:
+    path = CONF / "sweeps" / f"{name}.yaml"
+    if not path.is_file():
+        return set()
+    return set(OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params", default=None) or {})
+
+
+def report(file: File, command: str) -> str:
+    """The command that does the same, what was taken otherwise, and what is not honoured."""
+    lines = [f"{KEY}={file.path} reads", command]
+    if file.said:
+        lines += ["taken so:", *(f"  {line}" for line in file.said)]
+    if file.skipped:
+        lines += ["not honoured:", *(f"  {key}: {why}" for key, why in file.skipped.items())]
+    return "\n".join(lines)

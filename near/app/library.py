@@ -1,0 +1,245 @@
+"""The same search and selection from Python: `near.search` and `near.select`, on arrays or on data sets of rows."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from near.app.check.check import check
+from near.common.config import CONF, register_resolvers
+from near.common.errors import UserError, missing_choice, one_line
+from near.common.files import refuse_special, write_jsonl
+from near.data.loading import load
+from near.data.pool import load_pool
+from near.embedding.duplicates import without_near_duplicates
+from near.searching.find import find_neighbours, width_of, widths
+from near.searching.neighbours import Neighbours
+from near.searching.vectors import ArrayVectors
+from near.selection.embedding_similarity import EmbeddingSimilarity
+from near.selection.round import Round, Subset, checked
+from near.selection.selectors.base import Selector, selector_of
+from near.selection.similarity import VectorSimilarity
+
+Rows = np.ndarray | str | os.PathLike | datasets.Dataset | Sequence[dict] | Sequence[str]
+
+
+def search(
+    queries: Rows,
+    candidates: Rows,
+    max_K: int | None = None,
+    *,
+    index: str = "flat",
+    normalise: bool = True,
+    overrides: Sequence[str] = (),
+    cache_dir: str | os.PathLike | None = None,
+) -> Neighbours:
+    """Every query's `max_K` nearest candidates; None: the nearest 1,000, or all of a smaller pool.
+
+    queries, candidates: either vectors, as arrays (n, D) of numbers, memory maps, or the paths of such .npy files; or
+    rows, as a datasets.Dataset, dicts in any format that select.py reads, or texts, which are then embedded.
+    index: flat (exact), ivf or hnsw. normalise: for vectors; scores are cosines, otherwise inner products.
+    overrides: what select.py takes on its command line, such as "embedder=qwen3", "index.block_rows=20000".
+    cache_dir: for rows, their embeddings and neighbours; default $NEAR_CACHE or .cache. Nothing of vectors is kept.
+
+    Returns Neighbours: ids int64 (n_queries, max_K), best first, ties by lower id, and scores float32. Ids are
+    positions in `candidates`; of rows, those whose prompt is a query's are left out (`data.leakage=keep` keeps them).
+    Raises UserError for what can't be searched. A pool that is not in memory is read in blocks, so that memory does
+    not grow with it.
+
+    >>> near.search(np.eye(3)[:1], np.eye(3), 2).ids
+    array([[0, 1]])
+    """
+    vectors = _both(queries, candidates)
+    cfg = _configured("select", [_word("max_K", max_K), f"index={index}", *overrides], cache_dir)
+    if vectors:
+        return _search_vectors(cfg, *vectors, normalise)
+    with _loaded(cfg, queries, candidates) as (cfg, asked, pool):
+        return find_neighbours(cfg, pool, asked)
+
+
+def select(
+    queries: Rows,
+    candidates: Rows,
+    n: int,
+    max_K: int | None = None,
+    *,
+    selector: str = "near",
+    seed: int = 42,
+    index: str = "flat",
+    normalise: bool = True,
+    overrides: Sequence[str] = (),
+    cache_dir: str | os.PathLike | None = None,
+) -> Subset:
+    """The `n` candidates that a selector picks for the queries: a Subset of `ids` int64 (up to n,), in its order, and
+    `scores` where the selector has any. Parameters as for `search`; max_K bounds how far the selector looks, None: as
+    far as `n` needs.
+
+    >>> near.select(target, pool, 5000).ids            # pool.select(ids) is the subset of a datasets.Dataset
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise UserError(f"n={n!r} is no number of rows; use a whole number from 1")
+    vectors = _both(queries, candidates)
+    words = [_word("max_K", max_K), f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
+    cfg = _configured("train", words, cache_dir)
+    picker, known = selector_of(cfg.selector), {}
+    if picker.asks_model or picker.only_in_training or instantiate(cfg.similarity).asks_model:
+        raise UserError(f"selector={selector} asks a model, or picks in training alone; use select.py or train.py")
+    if vectors:
+        total = ArrayVectors(vectors[1], "candidates").n
+        eligible = np.arange(total)
+        if picker.needs_neighbours:
+            known["neighbours"] = _search_vectors(cfg, *vectors, normalise, picker.reach([int(n)]))
+            held, pool = (
+                ArrayVectors(v, n, normalise) for v, n in zip(vectors, ("queries", "candidates"), strict=True)
+            )
+            asked = np.empty((held.n, held.dim), dtype=np.float32)
+            held.read(slice(0, held.n), asked)
+            known["similarity"] = VectorSimilarity(pool, asked, eligible, total, known["neighbours"])
+    else:
+        with _loaded(cfg, queries, candidates) as (cfg, asked, pool):
+            known, total, eligible = {"queries": asked, "pool": pool}, len(pool), pool.eligible()
+            if picker.needs_neighbours:
+                known["neighbours"] = find_neighbours(cfg, pool, asked, picker.reach([int(n)]))
+                known["similarity"] = EmbeddingSimilarity(cfg, pool, asked, known["neighbours"])
+            return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
+    return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
+
+
+def _picked(picker: Selector, name: str, round: Round) -> Subset:
+    if round.size > (most := len(round.eligible)):
+        raise UserError(f"n={round.size} is more than the {most} rows that may be selected; use n<={most}")
+    return checked(picker.select(round), round, name)
+
+
+def _configured(script: str, overrides: Sequence[str], cache_dir: str | os.PathLike | None) -> DictConfig:
+    register_resolvers()
+    if strange := next((word for word in overrides if not isinstance(word, str)), None):
+        raise UserError(f"overrides: {strange!r} is no override; give strings such as 'embedder=qwen3'")
+    if not isinstance(cache_dir, str | os.PathLike | None):
+        raise UserError(f"cache_dir={cache_dir!r} is no path")
+    if "${" in os.fspath(cache_dir or ""):
+        raise UserError(f"cache_dir={cache_dir} holds ${{, which configurations resolve; name another folder")
+    surrounding, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # the caller may run under Hydra
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose(script, overrides=["data=files", *overrides])
+        if cache_dir is not None:
+            cfg.cache_dir = os.fspath(cache_dir)
+        check(_with_paths(cfg, ".", "."), list(overrides))
+    except MissingConfigException as error:
+        raise UserError(missing_choice(error)) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"overrides: {one_line(error)}") from error
+    finally:
+        GlobalHydra.instance().hydra = surrounding
+    return cfg
+
+
+def _with_paths(cfg: DictConfig, candidates: str, queries: str) -> DictConfig:
+    return OmegaConf.merge(cfg, {"data": {"candidates": {"path": candidates}, "queries": {"path": queries}}})
+
+
+def _both(queries: Rows, candidates: Rows) -> tuple | None:
+    """Both as arrays where they are vectors, None where they are rows."""
+    found = [_as_array(value) for value in (queries, candidates)]
+    if (found[0] is None) != (found[1] is None):
+        raise UserError("queries and candidates must be of one kind: give vectors for both, or rows for both")
+    return None if found[0] is None else tuple(found)
+
+
+def _as_array(value: Rows) -> np.ndarray | None:
+    if isinstance(value, str | os.PathLike):
+        refuse_special(value)
+        try:
+            return np.load(value, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"{value} is not a readable .npy file of vectors ({error})") from error
+    if (
+        isinstance(value, datasets.Dataset)
+        or isinstance(value, Sequence)
+        and len(value)
+        and isinstance(value[0], dict | str)
+    ):
+        return None
+    try:
+        return value if isinstance(value, np.ndarray) else np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"a {type(value).__name__} is neither vectors nor rows; give an array or a Dataset") from error
+
+
+def _word(key: str, value: object) -> str:
+    """An override; None is Hydra's null."""
+    return f"{key}={'null' if value is None else value}"
+
+
+def _search_vectors(
+    cfg: DictConfig, queries: np.ndarray, candidates: np.ndarray, normalise: bool, reach: int = 0
+) -> Neighbours:
+    asked, pool = ArrayVectors(queries, "queries", normalise), ArrayVectors(candidates, "candidates", normalise)
+    if asked.dim != pool.dim:
+        raise UserError(f"queries have {asked.dim} dimensions, candidates {pool.dim}; embed both with one embedder")
+    width_of(cfg.max_K, pool.n)
+    held = np.empty((asked.n, asked.dim), dtype=np.float32)
+    asked.read(slice(0, asked.n), held)
+    index = instantiate(cfg.index)
+    for width in widths(cfg.max_K, pool.n, reach):
+        scores, rows = index.search(held, pool, width)
+        if reach and len(np.unique(rows)) >= reach:
+            break
+    return Neighbours(rows, scores, {"index": index.signature, "max_K": width, "figures": dict(index.told)})
+
+
+@contextlib.contextmanager
+def _loaded(cfg: DictConfig, queries: Rows, candidates: Rows) -> Iterator[tuple]:
+    """The configuration with its paths, the queries and the pool, as select.py loads them."""
+    with tempfile.TemporaryDirectory(prefix="near-") as folder:
+        given = {"candidates": candidates, "queries": queries}
+        cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in given.items()))
+        asked = load(cfg.data, "queries", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
+        yield cfg, asked, without_near_duplicates(cfg, load_pool(cfg, asked))
+
+
+def _saved(rows: Rows, path: Path, name: str) -> str:
+    """Rows on disk, from which they are read like any other source."""
+    if not len(rows):
+        raise UserError(f"{name}: no row; give some")
+    if isinstance(rows, datasets.Dataset):
+        try:
+            with _quiet():
+                rows.save_to_disk(str(path))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{name}: the data set can't be saved ({one_line(error)}); give its rows as dicts"
+            ) from error
+        return str(path)
+    kind = type(rows[0])
+    if strange := next((row for row in rows if not isinstance(row, kind)), None):
+        raise UserError(f"{name}: rows are {kind.__name__} and {type(strange).__name__}; give rows of one kind")
+    path = path.with_suffix(".jsonl")
+    try:
+        write_jsonl(path, ({"text": row} if isinstance(row, str) else dict(row) for row in rows))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: a row holds what JSON can't ({one_line(error)}); give a datasets.Dataset") from error
+    return str(path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars of `datasets`, unless its user has turned them off anyway."""
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,174 @@
+"""Entry scripts: compose, check, call, and answer faults with one line and a status of 1."""
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig
+
+from near.app import jobs
+from near.app.check.check import check, check_sources
+from near.app.faults import fault_line
+from near.common.config import CONF, raw_words, register_resolvers
+from near.common.disk import watch
+from near.common.errors import UserError, one_line, visible
+from near.common.outputs import REMOVED, removable, remove_folder
+from near.common.outputs import check as check_outputs
+from near.common.secrets import check_words, faults, scrub
+from near.common.sweep import in_sweep
+
+register_resolvers()
+
+# Hydra then raises instead of printing its own report, and `run` says it in one line.
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+
+
+def run(main: Callable[[], object]) -> None:
+    """Call a Hydra main function; end the process with one line and status 1 when the fault is one a user can mend."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a row's script is no fault
+    try:
+        check_words(sys.argv[1:])
+        if any("from_yaml" in word for word in sys.argv):
+            from near.app.from_yaml.expanded import expanded
+
+            sys.argv = expanded(sys.argv)
+            check_words(sys.argv[1:])
+        _with_table(main)
+    except KeyboardInterrupt:
+        jobs.ended()
+        sys.exit(130)
+    except Exception as error:
+        _stop(error)
+    except BaseException as error:  # of a library in Rust: such as a tokenizer's pattern that never ends
+        if type(error).__name__ != "PanicException":
+            raise
+        _stop(UserError(f"a tokenizer or its library failed ({one_line(error)}); use another model or text"))
+
+
+def _with_table(main: Callable[[], object]) -> None:
+    """Call `main`; after a sweep print its jobs and what they show, UserError where some did not end well."""
+    fault = None
+    try:
+        main()
+    except Exception as error:
+        fault = error
+    lost, folder = jobs.ended(), jobs.Sweeps.folder
+    if folder is not None and len(list(folder.glob("*/train_metrics.json"))) > 1:
+        from near.report import runs, verdict
+
+        verdict.show(runs.collect(folder)[0])
+    if lost:
+        first = lost[0].get("error", "it was killed")
+        raise UserError(f"{len(lost)} of the sweep's jobs did not end well; the first: {first}") from fault
+    if fault is not None:
+        raise fault
+
+
+def _stop(error: Exception) -> None:
+    """Print the line for `error` and end with status 1; raise it where it is a bug, or NEAR_TRACEBACK is set."""
+    fault = fault_line(error)
+    if fault is None or os.environ.get("NEAR_TRACEBACK"):
+        sys.excepthook = _scrubbed_traceback
+        raise error
+    print(f"error: {visible(fault)}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _scrubbed_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(scrub("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
+
+
+def output_dir() -> Path:
+    """The folder of the running job, made by Hydra."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def is_new(folder: Path) -> bool:
+    """Whether nothing is in a job's folder but what Hydra has just written: its notes, and a log without a line."""
+    log = folder / f"{HydraConfig.get().job.name}.log"
+    only_notes = folder != Path.cwd() and folder.is_dir() and {p.name for p in folder.iterdir()} <= {".hydra", log.name}
+    return only_notes and not (log.is_file() and log.stat().st_size)
+
+
+def drop_empty_output(new: bool = True) -> None:
+    """Take back a job's folder that was `new` when nothing but Hydra's own notes went into it."""
+    folder, log = output_dir(), f"{HydraConfig.get().job.name}.log"
+    if new and folder != Path.cwd() and folder.is_dir() and {p.name for p in folder.iterdir()} <= {".hydra", log}:
+        remove_folder(folder, (log, ".hydra/*.yaml"))
+
+
+def _take_back() -> None:
+    """Remove what Hydra wrote of a configuration that holds a secret, before the job could refuse it."""
+    written = [*(output_dir() / ".hydra").glob("*.yaml")]
+    if in_sweep():
+        written.append(Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir, "multirun.yaml"))
+    for path in written:
+        path.unlink(missing_ok=True)
+
+
+def _ours_first() -> None:
+    """Published plugins bring schemas for launchers and sweepers of the same names; ours are other classes."""
+    Plugins.instance()  # finds them
+    for path in CONF.glob("hydra/*/*.yaml"):
+        group = ConfigStore.instance().repo.get("hydra", {}).get(path.parent.name, {})
+        group.pop(path.name, None)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what a failed job held, its model among it: Hydra keeps the error, and so its frames, to the sweep's end."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], object]]:
+    """Decorator for an entry script's function: composed from conf/<name>.yaml and checked before it is called.
+
+    A job that is refused for a fault leaves no folder behind.
+    """
+
+    def decorate(work: Callable[[DictConfig], object]) -> Callable[[], object]:
+        @functools.wraps(work)
+        def job(cfg: DictConfig) -> object:
+            new = is_new(output_dir())
+            folder = output_dir() if name in ("select", "train") else Path(cfg.output_dir)
+            try:
+                watch(cfg, folder)
+                with jobs.told(fault_line, bool(cfg.get("dry_run"))):
+                    check(cfg, raw_words(HydraConfig.get().overrides.task))
+                    check_sources(cfg)
+                    check_outputs(folder, name)
+                    if name == "train" and cfg.overwrite:
+                        removable(folder, *REMOVED)
+                    result = work(cfg)
+                if cfg.get("dry_run"):
+                    drop_empty_output(new)
+                return result
+            except KeyboardInterrupt:
+                drop_empty_output(new)
+                raise
+            except Exception as error:
+                fault = fault_line(error)
+                if faults(cfg):
+                    _take_back()
+                if in_sweep():
+                    _let_go(error)
+                if fault is None:
+                    raise
+                drop_empty_output(new)
+                if in_sweep():  # the other jobs go on; Hydra raises it again at the end
+                    raise UserError(fault) from error
+                _stop(error)
+
+        _ours_first()
+        return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
+
+    return decorate

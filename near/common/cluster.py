@@ -1,0 +1,70 @@
+"""A Ray cluster: connecting to it, running functions there, and errors of ours as themselves."""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from near.common.errors import UserError
+from near.common.progress import Progress
+
+ROOT = str(Path(__file__).resolve().parents[2])
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[None]:
+    """Be connected to the cluster that RAY_ADDRESS names, or to one of this machine that ends with the block."""
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("launcher=ray: Ray is not installed; pip install -r requirements-ray.txt")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+        environment = {"env_vars": {"PYTHONPATH": path}}
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
+    try:
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def cluster_cpus() -> int:
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def on_cluster(count: int, work: Callable[[int], int], progress: Progress) -> None:
+    """Call `work(0)` to `work(count - 1)`, each in a task with one CPU; `progress` is told what they return. A task
+    whose process dies is started anew by Ray."""
+    import ray
+
+    task = ray.remote(num_cpus=1)(_call)
+    shared = ray.put(work)
+    waiting = [task.remote(shared, number) for number in range(count)]
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        with _own_errors():
+            progress(ray.get(done[0]))
+
+
+def _call(work: Callable[[int], int], number: int) -> int:
+    return work(number)
+
+
+@contextlib.contextmanager
+def _own_errors() -> Iterator[None]:
+    """A UserError that was raised in the cluster, as itself."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise UserError(str(cause)) from error if cause is not None else error

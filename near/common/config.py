@@ -1,0 +1,254 @@
+"""A composed configuration: resolvers, look-ups, what is written of it and what decides a run's outcome."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from near.common import secrets
+from near.common.errors import UserError
+from near.common.files import read_yaml
+from near.common.moved import class_names
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+ESCAPABLE = re.compile(r"(\\*)\$\{")  # what a text holds that would be read as a reference
+
+
+def register_resolvers() -> None:
+    OmegaConf.register_new_resolver("near.first", _first, replace=True)
+    OmegaConf.register_new_resolver("near.job", folder_name, replace=True)
+    OmegaConf.register_new_resolver("near.agent", _agent_dir, replace=True)
+    OmegaConf.register_new_resolver("near.refused", _refused, replace=True)
+    OmegaConf.register_new_resolver("oc.env", secrets.environment, replace=True)
+
+
+def refusal(value: str, line: str) -> str:
+    """A reference in the place of `value` that raises UserError with `line` when it is read."""
+    return f"${{near.refused:'{value.encode().hex()}','{line.encode().hex()}'}}"
+
+
+def is_refused(raw: object) -> bool:
+    """Whether `raw` is what `refusal` gave."""
+    return isinstance(raw, str) and raw.startswith("${near.refused:")
+
+
+def _refused(value: str, line: str) -> None:
+    raise UserError(bytes.fromhex(line).decode())
+
+
+def raw_words(words: Iterable[str]) -> list[str]:
+    """Overrides as they were typed: a list of OmegaConf's resolves the references in them when it is looked at."""
+    if isinstance(words, ListConfig):
+        return [str(word) for word in OmegaConf.to_container(words, resolve=False)]
+    return [str(word) for word in words]
+
+
+def _first(*values: object) -> object:
+    return next((v for v in values if v not in (None, "")), None)
+
+
+def job_name(overrides: str) -> str:
+    """A sweep job's folder: its overrides, without what a path or a Hydra override can't hold."""
+    name = re.sub(r"[^\w.+-]+", "-", str(overrides)).strip("-") or "default"
+    if len(name) <= 100 and name in (str(overrides), "default"):
+        return name  # otherwise another job's overrides may have come out the same
+    return f"{name[:80]}-{hashlib.sha256(str(overrides).encode()).hexdigest()[:12]}"
+
+
+def folder_name(overrides: Sequence[str], left_out: Sequence[str] = (), folder: str = "") -> str:
+    """A sweep job's folder below `folder`: its overrides but for keys that are `left_out`, in their order, the seed
+    last. Where an earlier version named the folder of the same job otherwise, that name.
+
+    >>> folder_name(["seed=0", "data=files", "selector=near"], ["data"])
+    'selector-near_seed-0'
+    """
+    words = [word for word in raw_words(overrides) if _key(word) not in left_out]
+    words.sort(key=lambda word: _key(word) == "seed")
+    name = job_name("_".join(word.replace("=", "-") for word in words))
+    if not folder or Path(folder, name).exists():
+        return name
+    return _earlier_names(folder).get(_decisive(raw_words(overrides)), name)
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+NOT_IN_NAMES = (
+    *("output_dir", "cache_dir", "sweep_name", "overwrite", "resume", "sweeps", "tracker"),
+    "allow_targets",
+)
+
+
+def _decisive(words: Iterable[str]) -> frozenset[str]:
+    return frozenset(word for word in words if _key(word) not in NOT_IN_NAMES)
+
+
+@functools.cache
+def _earlier_names(folder: str) -> dict[frozenset[str], str]:
+    """The jobs' folders that were in `folder` when this process first looked, by their overrides as Hydra kept them."""
+    found = {}
+    for path in sorted(Path(folder).glob("*/.hydra/overrides.yaml")):
+        with contextlib.suppress(OSError, UserError):
+            words = read_yaml(path)
+            found[_decisive(map(str, words if isinstance(words, list) else []))] = path.parent.parent.name
+    return found
+
+
+def swept_keys(overrides: Sequence[str], sweeper: dict) -> list[str]:
+    """The keys to which a sweep gives several values: of the overrides that were typed and of its sweeper's options."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    words = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items() if value is not None]
+    parsed = OverridesParser.create().parse_overrides([*words, *raw_words(overrides)])
+    found = {o.key_or_group: o.is_sweep_override() for o in parsed}
+    return [key for key, several in found.items() if several] + list(sweeper.get("search_space") or {})
+
+
+def agent_sweep() -> str | None:
+    """The id of the W&B sweep whose agent started this process."""
+    return os.environ.get("WANDB_SWEEP_ID") or None
+
+
+def agent_parameters() -> dict:
+    """What the W&B agent that started this process gave it: values by key; none outside a W&B sweep."""
+    path = Path(os.environ.get("WANDB_SWEEP_PARAM_PATH") or "")
+    if agent_sweep() is None or not path.is_file():
+        return {}
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _agent_dir(overrides: Sequence[str]) -> str:
+    """The folder of a W&B agent's job, which every agent of the sweep finds again; empty where there is no agent."""
+    if agent_sweep() is None:
+        return ""
+    folder, words = f"runs/wandb/{agent_sweep()}", sorted(raw_words(overrides))
+    keys, swept = {_key(word) for word in words}, set(agent_parameters())
+    if keys & swept:
+        return f"{folder}/{folder_name(overrides, [*NOT_IN_NAMES, *(keys - swept)], folder)}"
+    words = [word.replace("=", "-") for word in words if _key(word) not in NOT_IN_NAMES]
+    return f"{folder}/{job_name('_'.join(words))}"
+
+
+def choices_with(group: str, option: str) -> list[str]:
+    """The choices of a group that list `option`: `trainer`, `warmup_step` -> dynamic_mix, dynamic_select, ..."""
+    found = []
+    for path in sorted((CONF / group).glob("*.yaml")):
+        node = OmegaConf.load(path)
+        bases = [str(base).partition("@")[0] for base in node.get("defaults") or [] if isinstance(base, str)]
+        parts = [
+            node,
+            node.get(group),
+            *(OmegaConf.load(p) for b in bases if (p := CONF / group / f"{b}.yaml").is_file()),
+        ]
+        if any(isinstance(part, DictConfig) and option in part for part in parts):
+            found.append(path.stem)
+    return found
+
+
+def select(cfg: DictConfig, key: str) -> object:
+    """The value at a dotted key, None where it or a parent is absent, null or missing."""
+    return OmegaConf.select(cfg, key, default=None, throw_on_missing=False)
+
+
+def flat_keys(cfg: DictConfig) -> list[str]:
+    """Every dotted key of `cfg`, without resolving anything."""
+
+    def walk(node: dict, path: str) -> list[str]:
+        keys = []
+        for key, value in node.items():
+            keys.append(full := f"{path}.{key}" if path else str(key))
+            if isinstance(value, dict):
+                keys += walk(value, full)
+        return keys
+
+    return walk(OmegaConf.to_container(cfg, resolve=False), "")
+
+
+def public(cfg: DictConfig, decisive: bool = False) -> dict:
+    """`cfg` resolved to plain values, fit for a file or a tracker. What is read from the environment, however it is
+    referred to, stays the reference (`${oc.env:HF_TOKEN}`); `decisive`: with a digest of its value behind it, unless
+    it is a secret's."""
+
+    def plain(node: DictConfig | ListConfig, key: str | int, raw: object) -> object:
+        if is_refused(raw):
+            return bytes.fromhex(raw.split("'")[1]).decode()
+        with secrets.watched() as names:
+            try:
+                value = node[key]
+                value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            except OmegaConfBaseException:
+                if not names:
+                    raise
+                value = None  # a variable that is not set
+        if names:
+            secret = any(secrets.is_secret(name) for name in (str(key), *names))
+            return secrets.reference(raw, value) if decisive and not secret else raw
+        return ESCAPABLE.sub(r"\1\1\\${", value) if isinstance(value, str) else value
+
+    def walk(node: DictConfig | ListConfig) -> dict | list:
+        pairs = []
+        for key in list(node.keys()) if isinstance(node, DictConfig) else range(len(node)):
+            raw = node._get_node(key)
+            nested = isinstance(raw, DictConfig | ListConfig) and not raw._is_none() and not raw._is_interpolation()
+            pairs.append((str(key), walk(raw) if nested else plain(node, key, raw._value())))
+        return dict(pairs) if isinstance(node, DictConfig) else [v for _, v in pairs]
+
+    return walk(cfg)
+
+
+NOT_OUTCOME = (
+    "output_dir",
+    "cache_dir",
+    "sweep_name",
+    "overwrite",
+    "resume",
+    "tracker",
+    "experiment",
+    "sweeps",
+    "dry_run",
+    "allow_targets",
+)
+
+NOT_OUTCOME_BELOW = {
+    "data": ("num_proc", "refresh"),
+    "trainer": ("nonfinite_steps",),
+    "embedder": ("device", "batch_size", "batch_tokens", "chunk", "launcher", "workers"),
+    "embedder.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
+    "evaluation.graders.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
+    "evaluation.graders.pass_at_1": ("workers",),
+    "evaluation.lm_eval": ("batch_size",),
+    "evaluation": ("engine", "unsafe"),
+    "selector.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
+    "index": ("block_rows", "device", "shard_rows", "launcher", "workers"),
+}
+
+
+def identity(cfg: DictConfig) -> dict:
+    """What of `cfg` decides a run's outcome: all but where it writes, who watches, how fast it is, and in which files
+    its classes lie."""
+    kept = {k: v for k, v in public(cfg, decisive=True).items() if k not in NOT_OUTCOME}
+    for path, keys in NOT_OUTCOME_BELOW.items():
+        *parents, group = path.split(".")
+        node = kept
+        for parent in parents:
+            node = node.get(parent) or {}
+        if isinstance(node.get(group), dict):
+            node[group] = {k: v for k, v in node[group].items() if k not in keys}
+    return class_names(kept)
+
+
+def differences(old: object, new: object, path: str = "") -> list[str]:
+    """`a.b was 1, now 2` for every leaf in which two nested values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted(set(old) | set(new))
+        return [d for n in names for d in differences(old.get(n), new.get(n), f"{path}.{n}" if path else n)]
+    return [] if old == new else [f"{path} was {old}, now {new}"]

@@ -1,0 +1,367 @@
+"""Files that are either whole or not there: written aside, then renamed."""
+
+import contextlib
+import errno
+import fcntl
+import fnmatch
+import functools
+import glob
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import stat
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from near.common.errors import UserError, one_line, reading
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NO_SPACE = re.compile(r"No space left on device|\(os error 28\)")
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu", "numpy")
+
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(part|old)", re.DOTALL)  # the names that `aside` gives
+
+
+@contextlib.contextmanager
+def aside(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write a file to; it takes the place of `path` when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path, "part")
+    try:
+        with naming_full_disk(path.parent):
+            yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_aside(
+    path: str | Path, replace: bool = False, remove: Callable[[Path], None] | None = None
+) -> Iterator[Path]:
+    """Like `aside` for a folder. One that is there already goes (`replace`, by `remove` where that is given), or stays
+    and ours is dropped: another process was quicker. What killed processes left of the same folder goes first."""
+    path, remove = Path(path), remove or discard
+    path.parent.mkdir(parents=True, exist_ok=True)
+    discard_left(path, remove)
+    temporary, lock = _locked_folder(path)
+    old = temporary.with_suffix(".old")
+    try:
+        with naming_full_disk(path.parent):
+            yield temporary
+        if replace and path.exists():
+            os.rename(path, old)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if not path.is_dir() or not any(path.iterdir()):
+                raise
+        if replace and old.exists():
+            remove(old)
+    finally:
+        discard(temporary)
+        os.close(lock)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}")
+
+
+def _locked_folder(path: Path) -> tuple[Path, int]:
+    """A new folder beside `path`, and the descriptor that holds its lock: unlocked, it is a killed process's."""
+    while True:
+        temporary = _beside(path, "part")
+        temporary.mkdir()
+        lock = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # a file system without locks: nobody takes the folder for left
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if temporary.is_dir():
+            return temporary, lock
+        os.close(lock)  # taken for left in the moment before it was locked
+
+
+def discard_left(path: Path, remove: Callable[[Path], None]) -> None:
+    """Remove temporary folders of `path` whose process is gone, what it had put away (`.old`) by `remove`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        named = TEMPORARY.fullmatch(left.name)
+        if named is None or named["name"] != path.name or left.is_symlink() or not left.is_dir():
+            continue
+        with contextlib.suppress(OSError, UserError):  # in use, or not to be removed
+            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                discard(left) if named[2] == "part" else remove(left)
+            finally:
+                os.close(lock)
+
+
+def discard(temporary: Path) -> None:
+    """Remove a temporary file or folder of ours, by its name; links in it are not followed."""
+    if TEMPORARY.fullmatch(temporary.name) is None:
+        raise ValueError(f"{temporary} is not temporary")
+    if temporary.is_symlink() or temporary.is_file():
+        temporary.unlink()
+    else:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+SYSTEM = ("/proc", "/sys", "/dev")  # file systems whose files are none, but for memory disks in /dev
+
+KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def special(path: str | os.PathLike) -> str | None:
+    """What `path` is, links followed, where it is neither a file nor a folder; None where it is, or nothing is there.
+    It is not opened: a FIFO would wait for ever, a device has no end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # not there, or no path
+        if isinstance(path, str | os.PathLike) and os.path.islink(path):
+            return f"a link to {os.readlink(path)}, which is not there"
+        return None
+    if kind := KINDS.get(stat.S_IFMT(mode)):
+        return kind
+    real = os.path.realpath(path)
+    system = next((s for s in SYSTEM if real == s or real.startswith(f"{s}/")), None)
+    memory = real.startswith(("/dev/shm/", "/dev/mqueue/")) or real == "/dev/shm"
+    return None if system is None or memory else f"a part of the system ({system})"
+
+
+def expanded_user(path: str | os.PathLike, what: str) -> Path:
+    """`path` with the home folder for its `~`; UserError where the named user has none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{what}={path}: no user of that name has a home folder here; write the folder out") from error
+
+
+def refuse_special(path: str | os.PathLike, what: str | None = None) -> None:
+    """UserError for a path that is neither a file nor a folder. `what`: the option that names it."""
+    if kind := special(path):
+        named = f"{what}={path}" if what else str(path)
+        raise UserError(f"{named} is {kind}, no file and no folder; save what it gives to a file, and name that")
+
+
+def refuse_special_in(folder: str | os.PathLike, what: str | None = None) -> None:
+    """UserError for a folder that is none, or holds what is neither a file nor a folder."""
+    refuse_special(folder, what)
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if kind := special(os.path.join(parent, name)):
+                named = f"{what}={folder}" if what else str(folder)
+                inner = os.path.relpath(os.path.join(parent, name), folder)
+                raise UserError(f"{named} holds {inner}, {kind}, which can't be read; remove it")
+
+
+def cache_folder(cache_dir: str | Path, *parts: str) -> Path:
+    """The folder of `parts` in the cache, absolute; not made."""
+    return Path(cache_dir).expanduser().resolve().joinpath(*parts)
+
+
+def note_use(path: str | Path) -> None:
+    """Set the time of a file's last use, by which the cache is pruned; nothing where the cache is read-only."""
+    try:
+        os.utime(path)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Numbers that are not finite become null: JSON has none, and other programs refuse Python's NaN."""
+    with aside(path) as temporary:
+        temporary.write_bytes(_encoded(_dumped(value, indent=2) + "\n"))
+
+
+def _dumped(value: object, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {_finite(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: str | Path) -> dict:
+    """The object in a JSON file of ours; UserError where it is damaged."""
+    refuse_special(path)
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged (it holds a {type(value).__name__}); delete it and run again")
+    return value
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """The objects in a file of one JSON object a line; UserError where it is damaged."""
+    refuse_special(path)
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines would split at U+2028 in a text, too
+        rows = [json.loads(line) for line in lines if line]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} is damaged (not an object a line); delete it and run again")
+    return rows
+
+
+def read_yaml_list(path: str | Path) -> list:
+    """The list in a YAML file, such as Hydra's overrides; nothing where it is damaged or holds something else."""
+    with contextlib.suppress(UserError):
+        value = read_yaml(path)
+        return value if isinstance(value, list) else []
+    return []
+
+
+LARGEST_YAML = 1 << 22  # bytes
+
+MOST_VALUES = 200_000  # of a YAML file whose aliases are written out
+
+
+def read_yaml(path: str | Path) -> object:
+    """The plain value in a YAML file; UserError where it is damaged, too large, or grows without end by aliases."""
+    with reading(path, "it is damaged; move it away"):
+        content = Path(path).read_bytes()
+        if len(content) > LARGEST_YAML:
+            raise UserError(f"{path} has {len(content)} bytes, more than a configuration has; move it away")
+        value = yaml.load(content.decode("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        todo, count = [value], 0
+        while todo:
+            count += 1
+            if count > MOST_VALUES:
+                raise UserError(f"{path} holds more than {MOST_VALUES} values, its aliases written out; move it away")
+            inner = todo.pop()
+            todo += inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+    return value
+
+
+def read_whole(file, out: "np.ndarray") -> None:
+    """Fill the contiguous `out` from an unbuffered file; a file that ends before is an OSError."""
+    view, done = memoryview(out).cast("B"), 0
+    while done < len(view):
+        got = file.readinto(view[done:])
+        if not got:
+            raise OSError(f"{file.name} ended {len(view) - done} bytes too early")
+        done += got
+
+
+def write_npy(path: str | Path, array: "np.ndarray") -> None:
+    import numpy as np
+
+    with aside(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
+    with aside(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(_encoded(_dumped(row) + "\n") for row in rows)
+
+
+def _encoded(text: str) -> bytes:
+    """JSON as UTF-8; half of a surrogate pair, as in a file name that is not UTF-8, as JSON's own escape."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def digest(value: object) -> str:
+    """32 hex digits of SHA-256 over `value` as canonical JSON: the key of whatever depends on `value`."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(_encoded(text)).hexdigest()[:32]
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    refuse_special(path)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file) -> str:  # Python 3.10 has no hashlib.file_digest
+    state = hashlib.sha256()
+    while block := file.read(1 << 20):
+        state.update(block)
+    return state.hexdigest()
+
+
+def folder_digest(folder: str | Path, ignored: Iterable[str] = ()) -> str:
+    """32 hex digits over the names and contents of a folder's files: a model's revision. Hidden files and folders and
+    those that fit a pattern of `ignored` are left out."""
+    folder = Path(folder)
+    refuse_special_in(folder)
+    names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    names = [n for n in names if not any(part.startswith(".") for part in n.parts)]
+    counted = [str(n) for n in names if not any(fnmatch.fnmatch(str(n), pattern) for pattern in ignored)]
+    states = [(folder / name).stat() for name in counted]
+    versions = tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in zip(counted, states, strict=True))
+    return _digest_of(folder.resolve(), versions)
+
+
+@functools.lru_cache(maxsize=64)  # a run asks for its base model's several times
+def _digest_of(folder: Path, versions: tuple[tuple, ...]) -> str:
+    """`versions`: of each file its name, and what changes with its content."""
+    return digest([(name, file_digest(folder / name)) for name, *_ in versions])
+
+
+def provenance() -> dict:
+    """Versions, time and command: what every manifest says about how its artifact came to be."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    command = " ".join(["python", os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    return {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command, "versions": versions}
+
+
+@contextlib.contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """An error inside that comes of a full disk becomes an OSError that names `folder`: the writers' own name no file,
+    and many don't say why they could not write."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, UserError):
+            raise_if_full(folder, error)
+        raise
+
+
+def raise_if_full(folder: Path, error: Exception | None = None) -> None:
+    """OSError that names `folder` where it has no room for another megabyte, or `error` says so."""
+    full = getattr(error, "errno", None) in FULL or bool(error and NO_SPACE.search(str(error)))
+    try:
+        if not full:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(1 << 20))
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as reason:
+        full = reason.errno in FULL
+    if full:
+        code = error.errno if getattr(error, "errno", None) in FULL else errno.ENOSPC
+        raise OSError(code, os.strerror(code), str(folder)) from error

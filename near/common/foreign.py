@@ -1,0 +1,185 @@
+"""Configurations that lie in a folder: a run's config.yaml and .hydra/overrides.yaml, which anybody may have written.
+
+They describe a run and decide nothing that executes. A value that would is replaced by a reference that raises
+UserError when it is read, with what to type instead; what nobody reads disturbs nobody. So are references of theirs, to
+the environment above all.
+"""
+
+import functools
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from near.common.config import CONF, refusal
+from near.common.errors import UserError, one_line, printable
+from near.common.files import read_yaml, read_yaml_list
+from near.common.moved import current
+from near.common.signature import bases, class_definition
+
+log = logging.getLogger(__name__)
+
+MOST, DEEPEST = 100_000, 50  # values of a file, and levels of nesting
+
+REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # that is not escaped
+
+MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+# options that have code run or a key sent, and what they are where nobody typed them
+INERT: dict[tuple[str, ...], object] = {
+    ("trust_remote_code",): False,
+    ("evaluation", "unsafe"): False,
+    ("evaluation", "engine"): {},
+    ("embedder", "engine"): {},
+    ("server", "api_key_env"): None,
+}
+
+
+@dataclass(frozen=True)
+class _Reader:
+    path: Path
+    allow: tuple[str, ...]
+    retyped: bool  # whether the running script has the keys of the file, so that they can be typed
+
+    def read(self) -> DictConfig:
+        values = read_yaml(self.path)
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}")
+        count = iter(range(MOST))
+        return OmegaConf.create(self._walked(values, (), count))
+
+    def _walked(self, node: object, at: tuple[str, ...], count: Iterator[int]) -> object:
+        if next(count, None) is None or len(at) > DEEPEST:
+            raise ValueError(f"more than {MOST:,} values, or {DEEPEST} levels")
+        if isinstance(node, dict):
+            return {str(key): self._value(value, (*at, str(key)), count) for key, value in node.items()}
+        if isinstance(node, list):
+            return [self._value(value, (*at, str(i)), count) for i, value in enumerate(node)]
+        return node
+
+    def _value(self, value: object, at: tuple[str, ...], count: Iterator[int]) -> object:
+        key = ".".join(at)
+        for name, inert in INERT.items():
+            if at[-len(name) :] == name:
+                if value and inert is not None:
+                    log.info(printable(f"{self.path}: {key}={value} counts only where it is typed for this run", 300))
+                return inert
+        if at[-1] == "_target_" and isinstance(value, str):
+            value = current(value)
+        if at[-1] == "_target_" and (fault := _target_fault(value, at[:-1], self.allow)):
+            typed = f", or ++{key}={value}" if self.retyped else ""
+            module = str(value).rpartition(".")[0] or "MODULE"
+            return self._refused(value, f"{fault}; if you trust it, type allow_targets={module}{typed}")
+        if at[-2:] == ("lm_eval", "include_path") and value is not None:
+            return self._refused(
+                value, f"{key} names task files, which run code; if you trust them, type {key}={value}"
+            )
+        if isinstance(value, str) and REFERENCE.search(value) and (at, value) != (("cache_dir",), _default_cache()):
+            fix = f"type {key}='{value}'" if self.retyped else "train with the value itself"
+            return self._refused(value, f"{key}={value} is a reference, and a folder's are not resolved; {fix}")
+        return self._walked(value, at, count)
+
+    def _refused(self, value: object, why: str) -> str:
+        return refusal(str(value), printable(f"{self.path}: {why}", 500))
+
+
+def read_config(path: Path, allow: object = None, retyped: bool = False) -> DictConfig:
+    """The configuration of a run's folder at `path`, config.yaml.
+
+    Args:
+        allow: `allow_targets`, a module's name or a list of them whose classes may be instantiated, too.
+        retyped: whether the keys can be typed for the running script.
+
+    Raises UserError where the file is damaged, OSError where it can't be read.
+    """
+    try:
+        return _Reader(path, allowed_modules(allow), retyped).read()
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); name another folder") from error
+
+
+def read_overrides(folder: Path) -> list[str]:
+    """The words that the run in `folder` was started with, as Hydra wrote them; none where it did not, or they are
+    damaged."""
+    return [str(word) for word in read_yaml_list(folder / ".hydra" / "overrides.yaml")]
+
+
+def allowed_modules(given: object) -> tuple[str, ...]:
+    """`allow_targets` as names of modules (or classes): one, or a list of them. UserError for anything else."""
+    names = given if isinstance(given, list | tuple | ListConfig) else [] if given is None else [given]
+    if odd := [name for name in names if not isinstance(name, str) or not MODULE.fullmatch(name)]:
+        raise UserError(f"allow_targets={odd[0]!r} is not the name of a module; write it like allow_targets=[mylab]")
+    return tuple(names)
+
+
+@functools.cache
+def _default_cache() -> str:
+    """The one reference of a run's configuration that is this package's own: to where caches are on this machine."""
+    return yaml.safe_load((CONF / "base.yaml").read_text(encoding="utf-8"))["cache_dir"]
+
+
+def _target_fault(target: object, place: tuple[str, ...], allow: tuple[str, ...]) -> str | None:
+    """What is wrong with instantiating `target` at `place`, the keys of its node; None where nothing is."""
+    where = ".".join(place)
+    if not isinstance(target, str) or not MODULE.fullmatch(target) or "." not in target:
+        return f"{where}._target_={target} is not a dotted path to a class"
+    if target in _known(place) or _of_room(target, place):
+        return None
+    if any(f"{target}.".startswith(f"{name}.") for name in allow):
+        found = class_definition(target)
+        if found is not None and any(f"{found[0]}.{found[1].name}.".startswith(f"{name}.") for name in allow):
+            return None
+        return f"{where}._target_={target} is not a class that {target.rpartition('.')[0]} defines"
+    return f"{where}._target_={target} is not a class of this package for {where or 'this place'}"
+
+
+def _group(place: tuple[str, ...]) -> str:
+    """What `place` takes: graders have names of the user's, and selectors may stand in a selector."""
+    if place[-2:-1] == ("graders",):
+        return "graders"
+    whole = ".".join(place)
+    return whole if whole in _targets() or not place else place[-1]
+
+
+def _known(place: tuple[str, ...]) -> frozenset[str]:
+    return _targets().get(_group(place), frozenset())
+
+
+@functools.cache
+def _targets() -> dict[str, frozenset[str]]:
+    """The classes that the configurations in conf/ name, by the place where they stand."""
+    found: dict[str, set[str]] = {}
+
+    def walk(node: object, place: tuple[str, ...]) -> None:
+        if isinstance(node, dict):
+            if isinstance(node.get("_target_"), str):
+                found.setdefault("graders" if place[-2:-1] == ("graders",) else ".".join(place), set()).add(
+                    node["_target_"]
+                )
+            for key, value in node.items():
+                walk(value, (*place, str(key)))
+
+    for path in CONF.rglob("*.yaml"):
+        text, parts = path.read_text(encoding="utf-8"), path.relative_to(CONF).parent.parts
+        if parts[:1] not in (("hydra",), ("sweeps",)):
+            node = yaml.safe_load(text) or {}
+            node.pop("hydra", None)
+            walk(node, () if "# @package _global_" in text else parts)
+    return {place: frozenset(targets) for place, targets in found.items()}
+
+
+def _of_room(target: str, place: tuple[str, ...]) -> bool:
+    """Whether `target` is a class of the room whose classes stand at `place`, and of their kind, such as
+    near.selection.selectors.x.Y that inherits from a class of near.selection.selectors.base."""
+    module, _, name = target.rpartition(".")
+    room = module.rpartition(".")[0]
+    rooms = {known.rpartition(".")[0].rpartition(".")[0] for known in _known(place)}
+    if name.startswith("_") or room not in rooms or not room.startswith("near."):
+        return False
+    found = class_definition(target)
+    return found is not None and found[0] == module and any(base == f"{room}.base" for base in bases(target))

@@ -1,0 +1,265 @@
+"""What of a folder is ours: nothing else is ever removed or replaced.
+
+Every script lists the files it writes into a folder in `LIST` there, before it writes the first. Folders that were
+written before there were lists are known by what their files say.
+"""
+
+import contextlib
+import json
+import logging
+import re
+from collections.abc import Collection, Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from near.common.errors import UserError
+from near.common.files import TEMPORARY, read_json, write_json
+
+log = logging.getLogger(__name__)
+
+LIST = ".near-files.json"
+
+ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # of an evaluation, beside metrics.json
+
+SUBSET = ("subset.npy", "subset.jsonl", "subset.parquet")
+
+MODEL = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
+
+MODEL += ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_config.json", "adapter_model.safetensors")
+
+MODEL += ("README.md", "chat_template.jinja", "additional_chat_templates/*.jinja", "tokenizer.json", "tokenizer.model")
+
+MODEL += ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt")
+
+MODEL += ("merges.txt", "spiece.model", "sentencepiece.bpe.model", "training_args.bin")
+
+CHECKPOINT = (*MODEL, "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "selection.npz")
+
+CHECKPOINT += ("trainer_state.json", "files.json")
+
+CHECKPOINT += ("latest", "zero_to_fp32.py", "global_step*/*", "optimizer_*/*", "pytorch_model_fsdp_*/*")
+
+ROUNDS = ("[0-9]*.npy", "rounds.jsonl", "selected.npz")
+
+WRITES = {  # by script: patterns of what it writes into its output folder
+    "eval": ("metrics.json", *ANSWERS),
+    "merge": ("merge.json",),
+    "report": ("report.html",),
+    "select": ("manifest.json", "top_indices.npy", "top_scores.npy", *SUBSET),
+    "train": (
+        *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),
+        *(f"rounds/{name}" for name in ROUNDS),
+        *(f"{kind}/{name}" for kind in ("adapter", "model", ".adapter.part", ".model.part") for name in MODEL),
+        *(f"checkpoints/checkpoint-*/{name}" for name in CHECKPOINT),
+    ),
+}
+
+REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", *ANSWERS)
+
+REMOVED += ("checkpoints", "rounds", "adapter", "model")
+
+_PROVENANCE = {"created", "command", "versions"}  # see near.common.files.provenance
+
+
+def claim(folder: Path, script: str) -> None:
+    """List what `script` writes into `folder`, before it does. UserError where a file of such a name is not ours."""
+    check(folder, script)
+    listed = _listed(folder)
+    if not set(WRITES[script]) <= set(listed):
+        list_files(folder, [*listed, *WRITES[script]])
+
+
+def check(folder: Path, script: str) -> None:
+    """UserError where `script` would replace a file in `folder` that is not ours."""
+    tops = {pattern.split("/")[0] for pattern in WRITES[script]}
+    wanted = [name for name in _files(folder, tops) if _fits(name, WRITES[script])]
+    if wanted:
+        _refuse(folder, wanted, _ours(folder))
+
+
+def check_notes(folder: Path) -> None:
+    """UserError where Hydra's notes in `folder`, which it replaces, are of another program."""
+    notes = folder / ".hydra" / "hydra.yaml"
+    if notes.is_file() and not (_says(notes, "near.app.jobs.Sweeps") or _says(notes, "near.jobs.Sweeps")):
+        raise UserError(f"{folder} holds a run of another program ({notes.name}); set another output_dir")
+
+
+def list_files(folder: Path, names: Iterable[str] | None = None, **more: object) -> None:
+    """Write the list of `folder`: `names` (patterns, relative to it), or all files that are in it now. `more`: what
+    else is to be known of them."""
+    names = _files(folder) if names is None else names
+    write_json(folder / LIST, {"schema_version": 1, "files": sorted({*names, LIST}), **more})
+
+
+def read_list(folder: Path) -> dict:
+    """What list_files wrote; empty where there is none."""
+    path = folder / LIST
+    return {} if path.is_symlink() or not path.is_file() else read_json(path)
+
+
+def removable(folder: Path, *names: str) -> list[str]:
+    """The files among and below `names` in `folder`; UserError where one is not ours."""
+    files = _files(folder, names)
+    _refuse(folder, files, _ours(folder))
+    return files
+
+
+def remove(folder: Path, *names: str) -> None:
+    """Remove files, and folders with all that is in them, from `folder`; UserError, and nothing removed, where
+    something is not ours. What isn't there is passed over."""
+    _remove(folder, removable(folder, *names))
+    for name in names:
+        _remove_empty(folder / name)
+
+
+def remove_folder(folder: Path, ours: Collection[str] = ()) -> None:
+    """Remove `folder`; UserError, and nothing removed, where it holds a file that neither `ours` (patterns, relative to
+    it) nor its list names."""
+    _remove(folder, removable_folder(folder, ours))
+    _remove_empty(folder)
+
+
+def removable_folder(folder: Path, ours: Collection[str]) -> list[str]:
+    """The files in `folder`; UserError where remove_folder would raise one."""
+    files = _files(folder)
+    _refuse(folder, files, (*ours, *_listed(folder)))
+    return files
+
+
+def check_model(folder: Path) -> None:
+    """UserError where `folder` is not an export of merge.py alone."""
+    _refuse(folder, _files(folder), _exported(folder))
+
+
+def is_model(folder: Path) -> bool:
+    """Whether `folder` is an export of merge.py alone."""
+    try:
+        check_model(folder)
+    except UserError:
+        return False
+    return True
+
+
+def remove_model(folder: Path) -> None:
+    """Remove an export of merge.py; UserError, and nothing removed, where `folder` is not that alone."""
+    check_model(folder)
+    remove_folder(folder, _exported(folder))
+
+
+def _exported(folder: Path) -> Collection[str]:
+    if "merged" in read_list(folder):
+        return _listed(folder)
+    if not (folder / LIST).exists() and _says(folder / "README.md", "\n- near\n"):  # from before there were lists
+        return MODEL
+    return ()
+
+
+def prune_checkpoints(folder: Path, limit: int | None, best: str | None = None) -> None:
+    """Keep the newest `limit` checkpoints in `folder` (None: all), the `best` one, and those that hold a file that is
+    not ours."""
+    steps = {p: int(m[1]) for p in folder.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))}
+    written = sorted(steps, key=lambda path: (path.stat().st_mtime_ns, steps[path]))
+    for old in written[: -limit if limit else 0]:
+        if best is not None and old == Path(best):
+            continue
+        try:
+            remove_folder(old, CHECKPOINT)
+        except UserError as error:
+            log.warning(f"kept {old}: {error}")
+
+
+def _ours(folder: Path) -> list[str]:
+    """Patterns of the files in `folder` that are ours."""
+    patterns = list(_listed(folder))
+    patterns += [f"{kind}/{name}" for kind in ("adapter", "model") for name in _listed(folder / kind)]
+    described = [name for name in ("metrics.json", "train_metrics.json", "manifest.json", "merge.json")]
+    described = [name for name in described if _PROVENANCE <= _keys(folder / name)]
+    rounds = (folder / "rounds" / "rounds.jsonl").is_file()
+    if "manifest.json" in described:
+        patterns += WRITES["select"]
+    if "merge.json" in described:
+        patterns += WRITES["merge"]
+    if "metrics.json" in described:
+        patterns += WRITES["eval"]
+    if rounds or "train_metrics.json" in described or _says(folder / "config.yaml", "\nsweep_name:"):
+        patterns += WRITES["train"]
+    if _says(folder / "report.html", '<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security'):
+        patterns += WRITES["report"]
+    return patterns
+
+
+def _listed(folder: Path) -> list[str]:
+    names = read_list(folder).get("files")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _keys(path: Path) -> set[str]:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return set(value) if isinstance(value, dict) else set()
+    return set()
+
+
+def _says(path: Path, text: str) -> bool:
+    """Whether a file holds `text` near its beginning."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return text.encode() in file.read(1 << 16)
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a relative path fits one of `patterns`, part by part."""
+    patterns, parts = list(patterns), name.split("/")
+    if name in patterns:
+        return True
+    split = (pattern.split("/") for pattern in patterns)
+    return any(len(p) == len(parts) and all(map(fnmatchcase, parts, p)) for p in split)
+
+
+def _files(folder: Path, tops: Iterable[str] | None = None) -> list[str]:
+    """Relative paths of all that is no folder in `folder` (below `tops`, files and folders there), sorted. Links are
+    not followed."""
+    roots = [folder] if tops is None else [folder / name for name in tops]
+    return sorted(path.relative_to(folder).as_posix() for root in roots for path in _walk(root))
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    if path.is_symlink() or not path.is_dir():
+        if path.is_symlink() or path.exists():
+            yield path
+        return
+    for entry in path.iterdir():
+        yield from _walk(entry)
+
+
+def _refuse(folder: Path, names: Iterable[str], ours: Collection[str]) -> None:
+    for name in names:
+        path = folder / name
+        part = TEMPORARY.fullmatch(path.name)  # left by a process that was killed while it wrote the file
+        whole = name if part is None else f"{name.rpartition('/')[0]}/{part['name']}".lstrip("/")
+        if path.is_symlink() or not (whole == LIST or _fits(whole, ours)):
+            what = "a link" if path.is_symlink() else "a file"
+            raise UserError(
+                f"{folder} holds {name}, {what} that near did not write: nothing is removed or replaced; "
+                "move it elsewhere or name another folder"
+            )
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    """One by one: what another process adds meanwhile stays."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder in which there are only folders."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        _remove_empty(entry)
+    with contextlib.suppress(OSError):  # not empty
+        folder.rmdir()
+
+
+FAILED = "failed.json"  # of a run's folder: why it ended, for report.py

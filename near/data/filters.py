@@ -1,0 +1,153 @@
+"""Which rows of a source are wanted: data.candidates.filter={column: condition}.
+
+A condition is a value, a comparison, a range or a list:
+
+    2019, en, true, null            equal to it; a number also where the column holds it as text, as CSV does
+    ">0.5", ">=2019", "<3", "!=en"  a comparison: by number where it names one, else by text ("=x": equal to the text x,
+                                    whatever it looks like); several all hold: ">0.2 <0.8"
+    "0.2..0.8", "2019..", "..3"     a range of numbers, both ends in it
+    [a, b, "5..6"]                  any of these; comparisons in a list all hold beside it: ["!=a", "!=b"]
+
+Every column's condition has to hold. A value that can't be compared with the condition's number passes none but "!=".
+"""
+
+import datetime
+import decimal
+import math
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from near.common.errors import UserError, did_you_mean, printable
+
+Test = Callable[[object], bool]
+
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+
+_COMPARISON = re.compile(r"\s*(>=|<=|!=|>|<|=)(.*)", re.DOTALL)
+
+_SEVERAL = re.compile(rf"(?:\s*(?:>=|<=|!=|>|<)\s*{NUMBER}(?=\s|$|[<>!])){{2,}}\s*")
+
+_ONE = re.compile(rf"(>=|<=|!=|>|<)\s*({NUMBER})")
+
+_RANGE = re.compile(rf"\s*({NUMBER})?\s*\.\.\s*({NUMBER})?\s*")
+
+SHOWN = 10  # distinct values of a column that are remembered
+
+
+class Filter:
+    """The conditions of one source; `values`: some of the values that its columns have, by column."""
+
+    def __init__(self, conditions: Mapping[str, object], where: str):
+        """where: the filter's key, for faults. Raises UserError for a condition that can't be read."""
+        self.tests = {str(column): _test(wanted, f"{where}.{column}") for column, wanted in conditions.items()}
+        self.values: dict[str, list] = {column: [] for column in self.tests}
+
+    def check(self, columns: list[str], where: str) -> None:
+        """UserError for a column that is not there."""
+        for column in self.tests:
+            if column not in columns:
+                there = f"its columns: {', '.join(map(str, columns)) or 'none'}"
+                raise UserError(f"{where}: no column '{column}'; {there}{did_you_mean(column, map(str, columns))}")
+
+    def passes(self, raw: Mapping) -> bool:
+        passed = True
+        for column, test in self.tests.items():
+            value, values = raw.get(column), self.values[column]
+            if len(values) < SHOWN and (shown := printable(value, 40)) not in values:
+                values.append(shown)
+            passed = passed and test(value)
+        return passed
+
+
+def _test(wanted: object, where: str) -> Test:
+    if isinstance(wanted, list):
+        tests = [(_test(one, where), isinstance(one, str) and bool(_COMPARISON.fullmatch(one))) for one in wanted]
+        anyone = [test for test, compares in tests if not compares]
+        every = [test for test, compares in tests if compares]
+
+        def listed(value: object) -> bool:
+            if not all(test(value) for test in every):
+                return False
+            return any(test(value) for test in anyone) if anyone else bool(every)
+
+        return listed
+    if isinstance(wanted, Mapping):
+        raise UserError(f'{where}: a condition is a value, a text such as ">0.5" or "1..3", or a list of these')
+    if not isinstance(wanted, str):
+        return lambda value: _equal(value, wanted)
+    if _SEVERAL.fullmatch(wanted):
+        parts = [_compared(sign, number, where) for sign, number in _ONE.findall(wanted)]
+        return lambda value: all(test(value) for test in parts)
+    if found := _COMPARISON.fullmatch(wanted):
+        return _compared(found[1], found[2].strip(), where)
+    found = _RANGE.fullmatch(wanted)
+    if found and (found[1] or found[2]):
+        low, high = (_number(text) for text in found.groups())
+        if low is not None and high is not None and low > high:
+            raise UserError(f"{where}={wanted}: the range is empty; write {found[2]}..{found[1]}")
+        return lambda value: (
+            (number := _number(value)) is not None
+            and (low is None or number >= low)
+            and (high is None or number <= high)
+        )
+    return lambda value: _equal(value, wanted)
+
+
+def _compared(sign: str, operand: str, where: str) -> Test:
+    if not operand and sign not in ("!=", "="):
+        raise UserError(f'{where}: "{sign}" compares with nothing; write for example "{sign}0.5"')
+    limit = _number(operand)
+    if sign in ("!=", "="):
+
+        def equal(value: object) -> bool:
+            return value is not None and (_equal(value, operand) or limit is not None and _number(value) == limit)
+
+        return equal if sign == "=" else lambda value: not equal(value)
+    order = {
+        ">": lambda a, b: a > b,
+        ">=": lambda a, b: a >= b,
+        "<": lambda a, b: a < b,
+        "<=": lambda a, b: a <= b,
+    }[sign]
+
+    def test(value: object) -> bool:
+        if isinstance(value, datetime.date | datetime.time):
+            return order(value.isoformat(), operand)
+        if limit is not None:
+            number = _number(value)
+            return number is not None and order(number, limit)
+        return isinstance(value, str) and order(value, operand)
+
+    return test
+
+
+def _equal(value: object, wanted: object) -> bool:
+    if isinstance(wanted, int | float) and not isinstance(wanted, bool):
+        return not isinstance(value, bool) and _number(value) == wanted
+    if isinstance(wanted, str) and isinstance(value, int | float | decimal.Decimal) and not isinstance(value, bool):
+        return _number(value) == _number(wanted) is not None
+    if isinstance(wanted, bool) and isinstance(value, str):
+        return value.strip().lower() == str(wanted).lower()
+    if isinstance(value, datetime.date | datetime.time) and isinstance(wanted, str):
+        return value.isoformat() == wanted
+    if isinstance(wanted, bool) != isinstance(value, bool):
+        return False
+    return bool(np.all(value == wanted)) if isinstance(value, np.ndarray) else value == wanted
+
+
+def _number(value: object) -> int | float | None:
+    """A number, or a text that writes one; None for anything else, and for NaN."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, str):
+        text = value.strip()
+        if not re.fullmatch(NUMBER, text):
+            return None
+        return int(text) if re.fullmatch(r"[+-]?\d{1,300}", text) else float(text)
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    if isinstance(value, int | float | np.number):
+        return None if math.isnan(value) else value
+    return None

@@ -1,0 +1,222 @@
+"""Turns of a chat to messages: who speaks, what is said, thought and called, and whether it is trained on.
+
+Read in OpenAI's form (`tool_calls`, the older `function_call`, content as parts), ShareGPT's (a turn whose text is the
+call as JSON) and Hermes' (calls between tags stay text). A null means the same as a key that is not there: Arrow fills
+the keys of all rows into each of them.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Message = dict[str, str | bool]
+
+OPTIONAL = ("reasoning", "calls", "train")  # keys that a message may lack
+
+REASONING = ("reasoning_content", "thinking", "reasoning")  # keys of a turn, the first that says something counts
+
+_RESULT = re.compile(r"<tool_response>\n?((?:(?!</?tool_response>).)*?)\n?</tool_response>", re.DOTALL)
+
+_RESULTS = re.compile(rf"{_RESULT.pattern}(?:\s*{_RESULT.pattern})*", re.DOTALL)
+
+_THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
+
+
+class Fault(Exception):
+    """A row that can't be used: the field and what is wrong with it."""
+
+    def __init__(self, field: str, reason: str):
+        super().__init__(f"field '{field}' {reason}")
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How the turns of a chat are written: the keys of a turn, role names to ours, the roles whose text is a call.
+    `strict`: nothing is read that LLaMA-Factory does not read."""
+
+    role_key: str
+    text_key: str
+    roles: Mapping[str, str]
+    calling: frozenset[str] = field(default_factory=frozenset)
+    strict: bool = False
+
+    def unread(self, turn: Mapping) -> list[str]:
+        """Keys of a turn that say something and are not read."""
+        read = {self.role_key, self.text_key, "weight", "train"}
+        if self.roles[turn[self.role_key]] == "assistant":
+            read |= {*REASONING, "tool_calls", "function_call"}
+        return [str(key) for key, value in turn.items() if key not in read and value not in (None, "", [], {})]
+
+
+def message_of(turn: object, where: str, turns: Turns) -> Message:
+    """One turn as a message; Fault where it isn't one."""
+    if not isinstance(turn, Mapping) or turns.role_key not in turn:
+        raise Fault(where, f"is not a turn with '{turns.role_key}' and '{turns.text_key}'")
+    name = turn[turns.role_key]
+    if not isinstance(name, str) or name not in turns.roles:
+        raise Fault(f"{where}.{turns.role_key}", f"is {name!r}, not one of {', '.join(turns.roles)}")
+    role, more = turns.roles[name], {}
+    text = turn.get(turns.text_key)
+    if role == "system" and text is None and turn.get("tools") and not turns.strict:
+        return {"role": role, "content": ""}
+    if role == "assistant":
+        text, reasoning = _thought(turn, text, where)
+        if name in turns.calling:
+            text, calls = _written_calls(text, f"{where}.{turns.text_key}")
+        else:
+            calls = _calls(turn, where)
+        more |= {"reasoning": reasoning} if reasoning else {}
+        more |= {"calls": json_text(calls, where)} if calls else {}
+    if turns.text_key not in turn and not more:
+        raise Fault(where, f"is not a turn with '{turns.role_key}' and '{turns.text_key}'")
+    if not _trained(turn, where) and role == "assistant":
+        more["train"] = False
+    return {"role": role, "content": _text(text, role, f"{where}.{turns.text_key}"), **more}
+
+
+def results_of(message: Message) -> list[Message]:
+    """The turn of a tool without the tags that Hermes writes around what it gave back: templates write their own. One
+    turn for each of several results."""
+    text = message["content"].strip()
+    if message["role"] != "tool" or not _RESULTS.fullmatch(text):
+        return [message]
+    return [{**message, "content": found[1]} for found in _RESULT.finditer(text)]
+
+
+def _text(text: object, role: str, where: str) -> str:
+    """What a turn says, of parts of text joined; a tool may give back any JSON."""
+    if isinstance(text, list) and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in text):
+        return "".join(part["text"] for part in text)
+    if text is None and role == "assistant":
+        return ""
+    if role == "tool" and text is not None and not isinstance(text, str):
+        return json_text(without_nulls_inside(text), where)
+    if not isinstance(text, str):
+        raise Fault(where, f"is of type {type(text).__name__}, not text")
+    return text
+
+
+def _thought(turn: Mapping, text: object, where: str) -> tuple[object, str]:
+    """The text of an assistant's turn, and what it thinks, by a key of its own or as parts of the text."""
+    found = [key for key in REASONING if turn.get(key) not in (None, "")]
+    for key in found:
+        if not isinstance(turn[key], str):
+            raise Fault(f"{where}.{key}", f"is of type {type(turn[key]).__name__}, not text")
+    thought = turn[found[0]] if found else ""
+    if isinstance(text, list) and all(isinstance(part, Mapping) for part in text):
+        parts = [part for part in text if part.get("type") in ("thinking", "reasoning")]
+        said = [part.get("thinking") or part.get("reasoning") or part.get("text") or "" for part in parts]
+        if parts and all(isinstance(one, str) for one in said):
+            text = [part for part in text if part.get("type") not in ("thinking", "reasoning")]
+            thought = thought or "".join(said)
+    return text, thought
+
+
+def _trained(turn: Mapping, where: str) -> bool:
+    """Whether `weight` (0 or 1) and `train` (true or false) both let the turn be trained on."""
+    weight, train = turn.get("weight"), turn.get("train")
+    if weight is not None and not (isinstance(weight, int | float) and weight in (0, 1)):
+        raise Fault(f"{where}.weight", f"is {weight!r}, not 0 or 1")
+    if train is not None and not (isinstance(train, int) and train in (0, 1)):
+        raise Fault(f"{where}.train", f"is {train!r}, not true or false")
+    return weight != 0 and train != 0
+
+
+def _calls(turn: Mapping, where: str) -> list[dict]:
+    """The calls beside a turn's text: `tool_calls`, or the older `function_call`."""
+    calls, where_calls = turn.get("tool_calls"), f"{where}.tool_calls"
+    if not calls and turn.get("function_call"):
+        calls, where_calls = turn["function_call"], f"{where}.function_call"
+    if isinstance(calls, str):
+        calls = from_json(calls, where_calls)
+    if isinstance(calls, Mapping):
+        calls = [calls]
+    if not calls:
+        return []
+    if not isinstance(calls, list | tuple):
+        raise Fault(where_calls, f"is of type {type(calls).__name__}, not a list of calls")
+    return [_call(call, f"{where_calls}[{i}]") for i, call in enumerate(calls)]
+
+
+def _written_calls(text: object, where: str) -> tuple[object, list[dict]]:
+    """A turn that is a call written as JSON, after a thought in its tags; one in Hermes' tags stays text."""
+    before = ""
+    if isinstance(text, str):
+        if thought := _THOUGHT.match(text):
+            before, text = thought[0], text[thought.end() :]
+        if "<tool_call>" in text:
+            return before + text, []
+        text = from_json(text, where)
+    calls = list(text) if isinstance(text, list | tuple) else [text]
+    return before, [_call(call, f"{where}[{i}]" if len(calls) > 1 else where) for i, call in enumerate(calls)]
+
+
+def _call(call: object, where: str) -> dict:
+    """{"name": ..., "arguments": {...}}. Arguments that are text are JSON text, and keep their nulls."""
+    if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
+        call, where = call["function"], f"{where}.function"
+    if not isinstance(call, Mapping) or not isinstance(call.get("name"), str) or not call["name"].strip():
+        raise Fault(where, "is not a call with 'name' and 'arguments'")
+    arguments = call.get("arguments", call.get("parameters"))
+    if isinstance(arguments, str):
+        arguments = from_json(arguments, f"{where}.arguments") if arguments.strip() else {}
+    else:
+        arguments = without_nulls_inside({} if arguments is None else arguments)
+    if not isinstance(arguments, Mapping):
+        raise Fault(f"{where}.arguments", f"is of type {type(arguments).__name__}, not an object")
+    return {"name": call["name"], "arguments": arguments}
+
+
+def tools_message(tools: object, where: str) -> list[Message]:
+    """The message that describes a row's tools; none where there are none. `tools`: a list, one description, or JSON
+    text of these. The text of a list is left as it is."""
+    written = None
+    if isinstance(tools, str):
+        written, tools = tools, from_json(tools, where) if tools.strip() else None
+    if isinstance(tools, Mapping):
+        written, tools = None, [tools]
+    if tools is None or isinstance(tools, list | tuple) and not tools:
+        return []
+    if not isinstance(tools, list | tuple):
+        raise Fault(where, f"is of type {type(tools).__name__}, not a list of tools")
+    described = []
+    for i, tool in enumerate(tools):
+        if isinstance(tool, str):
+            written, tool = None, from_json(tool, f"{where}[{i}]")
+        inner = tool.get("function") if isinstance(tool, Mapping) else None
+        named = inner if isinstance(inner, Mapping) else tool
+        if not isinstance(named, Mapping) or not isinstance(named.get("name"), str):
+            raise Fault(f"{where}[{i}]", "is not a tool's description with a 'name'")
+        described.append(without_nulls_inside(tool))
+    content = json_text(described, where)
+    return [{"role": "tools", "content": written or content}]
+
+
+def without_nulls_inside(value: object) -> object:
+    """`value` without the keys of its objects that are null, on every level."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls_inside(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [without_nulls_inside(item) for item in value]
+    return value
+
+
+def from_json(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Fault(where, f"is not JSON ({getattr(error, 'msg', type(error).__name__)})") from error
+
+
+def json_text(value: object, where: str) -> str:
+    """`value` as JSON; Fault where it holds what JSON can't."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Fault(where, f"holds what JSON can't ({str(error)[:60]})") from error
+
+
+def said_nothing(message: Message) -> bool:
+    """Whether an assistant's turn has no text, no call and no thought."""
+    return not (message["content"].strip() or message.get("calls") or message.get("reasoning", "").strip())

@@ -1,0 +1,202 @@
+"""Sources of examples: read once into a memory-mapped table of canonical rows, each keeping its id.
+
+A row's id is its position in the source as loaded. A faulty row stays in its place with its `fault` told, so that ids
+never shift; it is simply not eligible. The table lives in the cache under a key of the source's content.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+from omegaconf import DictConfig, OmegaConf
+
+from near.common.config import CONF
+from near.common.errors import UserError, one_line
+from near.common.files import cache_folder, digest, folder_aside, read_json, write_json
+from near.common.locks import lock_file, locked
+from near.common.processes import is_main
+from near.data.dataset_info import from_dataset_info
+from near.data.reading import Reading, said_of
+from near.data.rows import Rows
+from near.data.sampling import sampled
+from near.data.sources.sources import Opened, open_sources
+from near.data.table import FILTERED, Table
+
+log = logging.getLogger(__name__)
+
+_SAID: set[str] = set()  # what was said of sources: a run loads some of them several times
+
+
+def given(cfg: DictConfig, part: str) -> bool:
+    """Whether `data.<part>` names a path."""
+    return cfg[part] is not None and cfg[part].path is not None
+
+
+def more_sets(cfg: DictConfig) -> dict[str, str]:
+    """The sets of `data.more_eval` by name, each as the part that `load` takes."""
+    return {name: f"more_eval.{name}" for name in cfg.get("more_eval") or {}}
+
+
+def _source(cfg: DictConfig, part: str) -> DictConfig:
+    """What `data.<part>` says of its source. A further set names a path alone, or what differs from the defaults."""
+    if not part.startswith("more_eval."):
+        return cfg[part]
+    told = cfg.more_eval[part.removeprefix("more_eval.")]
+    told = told if isinstance(told, DictConfig) else {"path": told}
+    return OmegaConf.merge(OmegaConf.load(CONF / "data" / "source" / "default.yaml"), told)
+
+
+def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Rows:
+    """Load `data.<part>` (candidates, queries, eval or a set of more_eval). `answer`: rows must end with an answer.
+
+    Raises UserError for a path, file, split or column that is not there, an empty source, and for the first faulty row
+    unless `data.on_error=skip`.
+    """
+    where = f"data.{part}"
+    if not part.startswith("more_eval.") and not given(cfg, part):
+        raise UserError(f"{where}.path is missing: set {where}.path=FILE (or a hub id, or data=demo)")
+    found, values, source = [], [], _source(cfg, part)
+    for opened, reading in _openings(source, where, cache_dir, lambda: len(found[-1])):
+        rows, info = _load_one(cfg, reading, part, opened, cache_dir, answer)
+        _judge(rows, info, f"{where}: {opened.path}", cfg.on_error)
+        for line in said_of(info, where, opened.path, _graded_columns(cfg, part)):
+            if line not in _SAID:
+                _SAID.add(line)
+                log.info(line)
+        found.append(rows)
+        values.append(info["filter_values"])
+    if len(found) == 1:
+        rows = found[0]
+    else:
+        parts = tuple(pair for rows in found for pair in rows.parts)
+        fingerprint, labels = (digest([getattr(r, name) for r in found]) for name in ("fingerprint", "labels"))
+        rows = Rows(part, parts, fingerprint, answer, labels=labels)
+    if filtered := int(rows.flagged(FILTERED).sum()):
+        by = "the filter" if source.filter else "split or num_samples of their entry"
+        log.info(f"{where}: {filtered} of {len(rows)} rows left out by {by}")
+    if not rows.usable().any():
+        there = "; ".join(
+            f"{column}: {', '.join(dict.fromkeys(v for one in values for v in one.get(column, ())))}"
+            for column in source.filter or {}
+        )
+        raise UserError(f"{where}.filter={source.filter} leaves no row; widen it; the rows have {there}")
+    return rows
+
+
+def _graded_columns(cfg: DictConfig, part: str) -> set[str]:
+    """The columns of rows that are evaluated on which a grader reads, where the whole configuration is at hand."""
+    evaluation = None if part == "candidates" else cfg._get_root().get("evaluation")
+    graders = (evaluation.get("graders") if isinstance(evaluation, DictConfig) else None) or {}
+    named = [options.get("column_names") or {} for options in graders.values() if isinstance(options, DictConfig)]
+    return {str(column) for names in named if isinstance(names, DictConfig) for column in names.values()}
+
+
+def _openings(
+    source: DictConfig, where: str, cache_dir: str, rows_of_last: Callable[[], int]
+) -> Iterator[tuple[Opened, Reading]]:
+    """The files and data sets that `source` names, and how each is read. `rows_of_last`: how many rows the one before
+    had, asked where a limit is shared."""
+    for one in from_dataset_info(source, where):
+        files = open_sources(one, where, cache_dir)
+        if one.get("sample"):
+            yield from sampled(one, files, where)
+            continue
+        left = one.limit
+        for opened in files:
+            if left == 0:  # a source beyond the limit has no table
+                break
+            yield opened, Reading.of(one, left)
+            left = None if left is None else left - rows_of_last()
+
+
+def raw_rows(cfg: DictConfig, rows: Rows, ids: np.ndarray, cache_dir: str) -> Iterator[tuple[int, Mapping]]:
+    """Rows `ids` (distinct) of what `load` made of `cfg`, as they stand in their sources: (id, row) by ascending id,
+    with the sources read once more as streams.
+
+    Raises UserError where a source no longer holds what was loaded.
+    """
+    wanted, offset = np.sort(ids), 0
+    for opened, table in _loaded(cfg, rows, cache_dir):
+        first, last = np.searchsorted(wanted, [offset, offset + len(table)])
+        left = set((wanted[first:last] - offset).tolist())
+        for place, (_, raw) in enumerate(opened.rows() if left else ()):
+            if place in left and isinstance(raw, Mapping):
+                yield offset + place, raw
+                left.remove(place)
+                if not left:
+                    break
+        if left:
+            raise _changed(rows, opened)
+        offset += len(table)
+
+
+def raw_types(cfg: DictConfig, rows: Rows, cache_dir: str) -> dict[str, pa.DataType]:
+    """The types of the columns of what `load` made of `cfg`, where all sources that have a column say the same one."""
+    types: dict[str, pa.DataType | None] = {}
+    for opened, _ in _loaded(cfg, rows, cache_dir):
+        here = opened.types()
+        if not here:
+            return {}
+        for name, kind in here.items():
+            types[name] = kind if types.get(name, kind) == kind else None
+    return {name: kind for name, kind in types.items() if kind is not None}
+
+
+def _loaded(cfg: DictConfig, rows: Rows, cache_dir: str) -> Iterator[tuple[Opened, Table]]:
+    """The sources of `rows` opened again, each with its table. UserError where one is not what was loaded."""
+    where, source = f"data.{rows.name}", _source(cfg, rows.name)
+    tables, seen = [table for _, table in rows.parts], []
+    for opened, reading in _openings(source, where, cache_dir, lambda: len(seen[-1])):
+        table = tables[len(seen)] if len(seen) < len(tables) else None
+        if table is None or reading.key(opened) != table.folder.name:
+            raise _changed(rows, opened)
+        seen.append(table)
+        yield opened, table
+    if len(seen) < len(tables):
+        raise UserError(f"{where}.path={source.path} names fewer files than when it was loaded; run again")
+
+
+def _changed(rows: Rows, opened: Opened) -> UserError:
+    return UserError(f"data.{rows.name}: {opened.path} has changed since it was loaded; run again")
+
+
+def _load_one(
+    cfg: DictConfig, reading: Reading, part: str, opened: Opened, cache_dir: str, answer: bool
+) -> tuple[Rows, dict]:
+    """One source's rows, read into the cache when they are not there yet, and what its info.json says."""
+    key = reading.key(opened)
+    folder = cache_folder(cache_dir, "data", key)
+    refresh = cfg.refresh and is_main()  # one process does; what it replaces is the same content
+    if refresh or not (folder / "info.json").is_file():
+        with locked(lock_file(cache_dir, key)):  # who waited finds it there
+            if refresh or not (folder / "info.json").is_file():
+                with folder_aside(folder, replace=True) as new:
+                    write_json(new / "info.json", reading.write(new, opened, f"data.{part}", cfg.on_error))
+    try:
+        info = read_json(folder / "info.json")
+        labels = digest([opened.label, info["labels"]])
+        return Rows(part, ((opened.label, Table(folder)),), info["fingerprint"], answer, labels=labels), info
+    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"the cached rows in {folder} are damaged ({one_line(error)}); set data.refresh=true"
+        ) from error
+
+
+def _judge(rows: Rows, info: dict, where: str, on_error: str) -> None:
+    """Stop for faulty rows, or say how many are left out."""
+    if not len(rows):
+        raise UserError(f"{where} holds no row; give it some")
+    kept = ~rows.flagged(FILTERED)
+    faults = int((kept & ~rows.usable()).sum())
+    first = info["first_fault"]
+    if rows.answer and (first is None or (info["first_unanswered"] or [len(rows)])[0] < first[0]):
+        first = info["first_unanswered"]
+    if rows.answer and faults == kept.sum() > 0 and first is info["first_unanswered"]:
+        raise UserError(f"{where}: no row holds an answer ({first[1]}); {info['columns']}; set columns")
+    if faults and on_error == "raise":
+        raise UserError(f"{where}, {first[1]}; mend the row or set data.on_error=skip")
+    if faults == len(rows):
+        raise UserError(f"{where} holds no usable row ({first[1]})")
+    if faults:
+        log.info(f"{where}: {faults} of {len(rows)} rows left out as faulty, first: {first[1]}")

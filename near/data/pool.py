@@ -1,0 +1,71 @@
+"""The pool that may be selected from: candidates without leaks and, by choice, without duplicates."""
+
+import logging
+
+import numpy as np
+from omegaconf import DictConfig
+
+from near.common.errors import UserError
+from near.common.keys import Sorted
+from near.data.leakage import leaks
+from near.data.loading import given, load, more_sets
+from near.data.rows import Rows
+
+log = logging.getLogger(__name__)
+
+
+def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
+    """data.candidates. No longer eligible are rows that ask what a query or an eval row asks (`data.leakage=drop`, see
+    near/data/leakage.py) and rows that repeat an earlier one (`data.dedup=exact`; for `near` see
+    near/embedding/duplicates.py). Ids stay; how many and why is said."""
+    pool = load(cfg.data, "candidates", cfg.cache_dir)
+    excluded, leaked, shared = np.zeros(len(pool), dtype=bool), np.zeros(len(pool), dtype=bool), 0
+    for rows in held_out(cfg, queries):
+        found, others = leaks(pool, rows)
+        leaked, shared = leaked | found, max(shared, others)
+    count = int((leaked & pool.usable()).sum())
+    if cfg.data.leakage == "drop":
+        excluded |= leaked
+        if count:
+            log.info(f"candidates: {count} rows left out, their prompts are those of queries or eval rows (leakage)")
+    elif count:
+        log.warning(f"candidates: {count} rows ask what a query or an eval row asks, kept by data.leakage=keep")
+    if shared:
+        log.info(f"candidates: {shared} rows share the last of several turns with a query or an eval row, kept")
+    if cfg.data.dedup != "none" and (repeated := _exclude_repeats(pool, excluded)):
+        log.info(f"candidates: {repeated} rows left out, they repeat an earlier row")
+    if excluded.any() and not (pool.usable() & ~excluded).any():
+        raise UserError("data.candidates: every row is one of the queries or eval rows; set data.leakage=keep if meant")
+    return pool.without(excluded)
+
+
+def held_out(cfg: DictConfig, queries: Rows | None, answer: bool = False) -> list[Rows]:
+    """The rows that a pool may not train: the queries, and all sets that are evaluated on; `answer` as in load."""
+    rows = [queries] if queries is not None else []
+    parts = (["eval"] if given(cfg.data, "eval") else []) + list(more_sets(cfg.data).values())
+    return rows + [load(cfg.data, part, cfg.cache_dir, answer) for part in parts]
+
+
+def without_prompts_of(rows: Rows, held_out: Rows, leakage: str) -> Rows:
+    """`rows` without those whose prompt is one of `held_out`'s, unless `leakage` is keep; how many is said."""
+    excluded = leaks(rows, held_out)[0] if leakage == "drop" else np.zeros(len(rows), dtype=bool)
+    if count := int((excluded & rows.usable()).sum()):
+        log.info(
+            f"{rows.name}: {count} rows are not trained on, their prompts are those of {held_out.name} rows (leakage)"
+        )
+    if not (rows.usable() & ~excluded).any():
+        raise UserError(f"data.{rows.name}: every row is one of data.{held_out.name}; set data.leakage=keep if meant")
+    return rows.without(excluded)
+
+
+def _exclude_repeats(pool: Rows, excluded: np.ndarray) -> int:
+    """Mark in `excluded` the usable rows whose messages are those of an earlier one; return how many they are."""
+    rows = np.flatnonzero(pool.usable() & ~excluded)
+    high, low = np.empty(len(rows), dtype=np.uint64), np.empty(len(rows), dtype=np.uint64)
+    for start, keys in pool.keys("key"):
+        first, last = np.searchsorted(rows, [start, start + len(keys)])
+        high[first:last], low[first:last] = keys[rows[first:last] - start].T
+    keys = Sorted(high, low)
+    repeats = rows[keys.order[~keys.begins]]
+    excluded[repeats] = True
+    return len(repeats)

@@ -1,0 +1,45 @@
+"""Parts of a source that LLaMA-Factory's `split` and `num_samples` take: which rows, told before any is read."""
+
+from collections.abc import Iterator, Sequence
+
+import datasets
+import numpy as np
+from omegaconf import DictConfig
+
+from near.common.errors import UserError, one_line
+from near.data.reading import Reading
+from near.data.sources.sources import Opened
+
+SEED = 42  # of num_samples: one sample for all seeds of a comparison, so that they choose from one pool
+
+
+def sampled(source: DictConfig, files: Sequence[Opened], where: str) -> Iterator[tuple[Opened, Reading]]:
+    """The files of an entry, and how each is read so that together they give `source.sample`: `split`, such as
+    "train[:100]", then `num_samples` of it at random, then `source.limit` of these. Positions stay those in the files.
+
+    Raises UserError for a split that a file hasn't.
+    """
+    counts = [sum(1 for _ in opened.rows(lambda names: names[:1])) for opened in files]
+    taken = positions(sum(counts), source.sample.get("split"), source.sample.get("num_samples"), source.limit, where)
+    start = 0
+    for opened, count in zip(files, counts, strict=True):
+        own = taken[(taken >= start) & (taken < start + count)] - start
+        yield opened, Reading.of(source, None, own)
+        start += count
+
+
+def positions(rows: int, split: str | None, samples: int | None, limit: int | None, where: str) -> np.ndarray:
+    """int64, ascending and distinct: which of `rows` rows are taken."""
+    taken = np.arange(rows)
+    if split:
+        try:
+            parts = datasets.ReadInstruction.from_spec(split).to_absolute({"train": rows})
+            taken = np.concatenate([taken[part.from_ : part.to] for part in parts])
+        except (ValueError, AssertionError, KeyError) as error:
+            raise UserError(
+                f"{where}: split={split} of a file ({one_line(error)[:80]}); files have the split train, and parts of "
+                "it such as train[:100]"
+            ) from error
+    if samples is not None:
+        taken = np.random.RandomState(SEED).permutation(taken)[:samples]
+    return np.unique(taken[:limit])

@@ -1,0 +1,148 @@
+"""What a source's path names: files here, saved data sets and data sets of a hub, each opened for its rows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+from omegaconf import DictConfig
+
+from near.common.errors import UserError, did_you_mean, one_line, reading
+from near.common.files import file_digest, folder_digest, read_json, refuse_special, refuse_special_in
+from near.data.builtin.assets import resolve
+from near.data.sources.readers import ARROW_ERRORS, Choose, Kind, Raw, chosen_columns, kinds_shown, read_rows, types_of
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One file or data set: what it is called, a key of its content, its rows (of a table the columns that a function
+    of all their names chooses; None: all) and its columns' types, {} where only their values have types."""
+
+    path: str
+    label: str
+    content: object
+    rows: Callable[[Choose | None], Iterator[Raw]]
+    types: Callable[[], dict[str, pa.DataType]]
+
+
+def open_sources(source: DictConfig, where: str, cache_dir: str) -> list[Opened]:
+    """What `source.path` names, in order: a path, a list of paths, or a mapping of labels to paths; globs too.
+
+    Raises UserError for a path that is not there and a file of an unknown kind.
+    """
+    named = source.path
+    if isinstance(named, str):
+        named = [named]
+    pairs = list(named.items()) if hasattr(named, "items") else [(None, path) for path in named]
+    opened = []
+    for label, path in pairs:
+        if not isinstance(path, str) or not path:
+            raise UserError(f"{where}.path: {path!r} is not a path; give a path, a list of paths or {{label: path}}")
+        for found in _matches(path, where):
+            opened.append(_open(found, str(label) if label else None, source, where, cache_dir))
+    if not opened:
+        raise UserError(f"{where}.path={source.path} names no file")
+    return opened
+
+
+def _matches(path: str, where: str) -> list[str]:
+    """The files of a glob, sorted; `path` itself where it is none, or is a file's own name."""
+    if not any(c in path for c in "*?[") or Path(path).expanduser().exists():
+        return [path]
+    pattern = Path(path).expanduser()
+    found = sorted(str(p) for p in Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
+    if not found:
+        raise UserError(f"{where}.path={path}: no file matches")
+    return found
+
+
+def _open(path: str, label: str | None, source: DictConfig, where: str, cache_dir: str) -> Opened:
+    local = Path(resolve(path, cache_dir)).expanduser()
+    refuse_special(local, f"{where}.path")
+    label = label or source.get("label") or local.name.split(".")[0]
+    key = None if source.get("key") is None else str(source.key)
+    if local.is_file():
+        kind = Kind.of(local.name)
+        if kind is None:
+            raise UserError(f"{where}.path={path}: files can be {kinds_shown()}")
+        if source.split is not None or source.name is not None:
+            raise UserError(f"{where}: a file has no name or split; leave {where}.name and {where}.split null")
+        if key is not None and kind.ending != ".json":
+            raise _keyless(where, key, path)
+        content = [kind.ending, kind.packing, file_digest(local), key]
+        return Opened(
+            path,
+            label,
+            content,
+            lambda choose=None: read_rows(local, kind, key, choose, f"{where}.key"),
+            lambda: types_of(local, kind),
+        )
+    if key is not None:
+        raise _keyless(where, key, path)
+    if local.is_dir():
+        return _folder(local, path, label, source.split, where)
+    if local.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1:
+        siblings = [p.name for p in local.parent.iterdir() if p.name != local.name] if local.parent.is_dir() else []
+        hint = did_you_mean(local.name, siblings) if siblings else f"; there is no folder {local.parent} either"
+        raise UserError(f"{where}.path={path}: no such file{'' if local.parent == Path() else hint}")
+    data = _hub(path, source, where)
+    return _data_set(data, path, label, data._fingerprint)
+
+
+def _keyless(where: str, key: str, path: str) -> UserError:
+    return UserError(f"{where}.key={key}: only a .json file has rows under a key, {path} is none; leave it null")
+
+
+def _data_set(data: datasets.Dataset, path: str, label: str, content: object) -> Opened:
+    def types() -> dict[str, pa.DataType]:
+        return dict(zip(data.data.schema.names, data.data.schema.types, strict=True))
+
+    return Opened(path, label, content, lambda choose=None: _rows(data, path, choose), types)
+
+
+def _folder(local: Path, path: str, label: str, split: str | None, where: str) -> Opened:
+    """A data set that `datasets` saved to disk, or the split of one that has several."""
+    refuse_special_in(local, f"{where}.path")
+    if (local / "dataset_dict.json").is_file():
+        splits = read_json(local / "dataset_dict.json").get("splits", [])
+        if split not in splits:
+            raise UserError(f"{where}.split={split}: {path} has the splits {', '.join(splits)}; name one of them")
+        local = local / split
+    elif split is not None:
+        raise UserError(f"{where}.split={split}: {path} has no splits; leave {where}.split null")
+    if not (local / "state.json").is_file():
+        raise UserError(
+            f"{where}.path={path} is a folder without a saved data set; name a file in it ({kinds_shown()}), "
+            f"or a glob such as {path.rstrip('/')}/*.jsonl"
+        )
+    with reading(f"{where}.path={path}: the saved data set"):
+        data = datasets.load_from_disk(str(local))
+    return _data_set(data, path, label, folder_digest(local))
+
+
+def _hub(path: str, source: DictConfig, where: str) -> datasets.Dataset:
+    try:
+        folder = {"data_dir": source.folder} if source.get("folder") else {}
+        data = datasets.load_dataset(path, source.name, split=source.split, revision=source.revision, **folder)
+    except (OSError, ValueError, KeyError) as error:
+        line = one_line(error)[:200]
+        if source.split is not None and "split" in line.lower():
+            raise UserError(f"{where}.split={source.split}: {line}") from error
+        raise UserError(
+            f"{where}.path={path} is neither a file here nor a data set the hub gave ({line}); "
+            "where no hub is in reach use data=demo, or data=files with files of yours"
+        ) from error
+    if isinstance(data, dict):
+        if len(data) != 1:
+            raise UserError(f"{where}.split is missing: set it to one of {', '.join(data)}")
+        data = next(iter(data.values()))
+    return data
+
+
+def _rows(data: datasets.Dataset, path: str, choose: Choose | None) -> Iterator[Raw]:
+    try:
+        for i, row in enumerate(data.select_columns(chosen_columns(data.column_names, choose, path))):
+            yield f"row {i}", row
+    except ARROW_ERRORS as error:
+        raise UserError(f"{path} is damaged ({one_line(error)})") from error

@@ -1,0 +1,163 @@
+"""The table of canonical rows on disk: written batch by batch, read by row without ever being held or mapped whole.
+
+A folder of rows.arrow (an Arrow stream), offsets.npy (where each of its batches begins, and the last one ends) and, a
+fixed number of bytes a row, flags.bin, key.bin and prompt_key.bin; of rows that ask in several turns, a fixed number of
+bytes a turn, turn_key.bin and turn_row.bin.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from near.common.errors import UserError, one_line
+from near.common.files import write_npy
+
+BATCH = 1000  # rows of a batch: what is read for one row
+
+KEY = 16  # bytes of a hash
+
+TURNS = 1 << 20  # turns read at a time
+
+FAULT, UNANSWERED, FILTERED = (
+    1,
+    2,
+    4,
+)  # flags: can't be used at all; holds no answer; left out by the source's filter or sample
+
+SCHEMA = pa.schema(
+    {
+        "messages": pa.list_(
+            pa.struct(
+                {
+                    "role": pa.string(),
+                    "content": pa.string(),
+                    "reasoning": pa.string(),  # these three null where a message has none: see formats/formats.py
+                    "calls": pa.string(),
+                    "train": pa.bool_(),
+                }
+            )
+        ),
+        "source": pa.string(),  # null: the source's own label
+        "fault": pa.string(),  # why the row can't be used at all
+    }
+)
+
+
+class TableWriter:
+    """Writes a table into `folder`; `close` finishes it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.rows = folder, 0
+        self._sink = pa.OSFile(str(folder / "rows.arrow"), "wb")
+        self._arrow = pa.ipc.new_stream(self._sink, SCHEMA)
+        self._side = [open(folder / name, "wb") for name in ("flags.bin", "key.bin", "prompt_key.bin")]
+        self._turns = [open(folder / name, "wb") for name in ("turn_key.bin", "turn_row.bin")]
+        self._batch, self._offsets = [], []
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None and self._batch:
+            self._flush()
+        self._offsets.append(self._sink.tell())
+        self._arrow.close()
+        for file in (self._sink, *self._side, *self._turns):
+            file.close()
+        if kind is None:
+            write_npy(self.folder / "offsets.npy", np.array(self._offsets, dtype=np.int64))
+
+    def add(self, row: dict, flags: int, key: bytes, prompt_key: bytes, turn_keys: list[bytes]) -> None:
+        """row: the columns of SCHEMA; turn_keys: of each turn that asks, where there are several."""
+        self._batch.append(row)
+        for turn_key in turn_keys:
+            self._turns[0].write(turn_key)
+            self._turns[1].write(np.int64(self.rows).tobytes())
+        for file, value in zip(self._side, (bytes([flags]), key, prompt_key), strict=True):
+            file.write(value)
+        self.rows += 1
+        if len(self._batch) == BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._offsets.append(self._sink.tell())
+        self._arrow.write_batch(pa.RecordBatch.from_pylist(self._batch, schema=SCHEMA))
+        self._batch = []
+
+
+class Table:
+    """A written table; opening one reads 8 bytes for every BATCH rows. Cheap to pickle: only its folder travels."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.rows = os.path.getsize(self.folder / "flags.bin")
+        self._offsets = np.load(self.folder / "offsets.npy", allow_pickle=False)
+        if len(self._offsets) != -(-self.rows // BATCH) + 1:
+            raise ValueError("offsets.npy is of another table")
+        if os.path.getsize(self.folder / "rows.arrow") < self._offsets[-1]:
+            raise ValueError("rows.arrow is cut short")
+        for name in ("key", "prompt_key"):
+            if os.path.getsize(self.folder / f"{name}.bin") != KEY * self.rows:
+                raise ValueError(f"{name}.bin is cut short")
+        if 2 * os.path.getsize(self.folder / "turn_row.bin") != os.path.getsize(self.folder / "turn_key.bin"):
+            raise ValueError("turn_key.bin is cut short")
+        self._held: tuple[int, pa.RecordBatch] | None = None
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __reduce__(self):
+        return Table, (str(self.folder),)
+
+    def flags(self) -> np.ndarray:
+        """uint8 (n,)."""
+        return np.fromfile(self.folder / "flags.bin", dtype=np.uint8)
+
+    def keys(self, name: str, start: int, stop: int) -> np.ndarray:
+        """uint64 (stop - start, 2): "key" or "prompt_key" of rows `start` to `stop`."""
+        path, count = self.folder / f"{name}.bin", 2 * (stop - start)
+        return np.fromfile(path, dtype=np.uint64, count=count, offset=start * KEY).reshape(-1, 2)
+
+    def turns(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Blocks of the turns of rows that ask in several: their rows, int64 (m,), and hashes, uint64 (m, 2)."""
+        count = os.path.getsize(self.folder / "turn_row.bin") // 8
+        for start in range(0, count, TURNS):
+            rows = np.fromfile(self.folder / "turn_row.bin", np.int64, TURNS, offset=8 * start)
+            keys = np.fromfile(self.folder / "turn_key.bin", np.uint64, 2 * TURNS, offset=KEY * start)
+            yield rows, keys.reshape(-1, 2)
+
+    def column(self, name: str, ids: np.ndarray) -> list:
+        """A column's values for rows `ids`, in their order."""
+        batches, found = ids // BATCH, [None] * len(ids)
+        for number in np.unique(batches):
+            at = np.flatnonzero(batches == number)
+            values = self._read(int(number)).column(name).take(pa.array(ids[at] % BATCH)).to_pylist()
+            for place, value in zip(at, values, strict=True):
+                found[place] = value
+        return found
+
+    def dataset(self) -> datasets.Dataset:
+        """All of it as a memory-mapped data set."""
+        return datasets.Dataset.from_file(str(self.folder / "rows.arrow"))
+
+    def _read(self, number: int) -> pa.RecordBatch:
+        if self._held is None or self._held[0] != number:
+            if not self.folder.is_dir():  # in the moment in which a refresh puts the same table in its place
+                time.sleep(0.2)
+            try:
+                with pa.OSFile(str(self.folder / "rows.arrow")) as file:
+                    file.seek(int(self._offsets[number]))
+                    message = pa.ipc.read_message(file)
+                    if message.type == "schema":  # the stream opens with it
+                        message = pa.ipc.read_message(file)
+                    self._held = number, pa.ipc.read_record_batch(message, SCHEMA)
+            except (OSError, EOFError, pa.ArrowInvalid) as error:
+                raise UserError(
+                    f"the cached rows in {self.folder} are damaged ({one_line(error)}); set data.refresh=true"
+                ) from error
+        return self._held[1]

@@ -1,1 +1,0 @@
-"""Files of DataFlex and LLaMA-Factory as overrides of the scripts here: `from_yaml=FILE` (near/from_yaml.py)."""

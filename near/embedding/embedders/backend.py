@@ -1,0 +1,89 @@
+"""Which engine runs an embedding model: decided here, once, before any work."""
+
+import functools
+import importlib.util
+import logging
+from typing import Literal
+
+from omegaconf import OmegaConf
+
+from near.common.errors import UserError
+from near.embedding.embedders.base import Dtype, Embed, Launcher, StoreDtype
+from near.embedding.embedders.model import ModelEmbedder
+from near.models.server import ServerOptions
+
+log = logging.getLogger(__name__)
+
+
+def model_embedder(
+    model: str,
+    revision: str | None = None,
+    backend: Literal["auto", "sentence-transformers", "vllm", "vllm_server"] = "auto",
+    embed: Embed = "prompt",
+    query_prompt: str | None = "auto",
+    document_prompt: str | None = "auto",
+    max_length: int | None = None,
+    truncate_dim: int | None = None,
+    batch_size: int = 32,
+    batch_tokens: int = 4096,
+    chunk: int = ModelEmbedder.chunk,
+    dtype: Dtype = "auto",
+    store_dtype: StoreDtype = "float32",
+    device: str | list[str] | None = None,
+    trust_remote_code: bool = False,
+    engine: dict | None = None,
+    server: ServerOptions | None = None,
+    launcher: Launcher | None = None,
+    workers: int | None = None,
+    *,
+    cache_dir: str,
+) -> ModelEmbedder:
+    """The embedder of `model` under `backend`: sentence-transformers, vllm, vllm_server or auto.
+
+    auto is vLLM where it is installed and a GPU is usable, else sentence-transformers; which one is said, and is part
+    of the signature. Raises UserError for vllm where it is not installed.
+    """
+    options = {k: v for k, v in locals().items() if k not in ("backend", "engine", "server")}
+    engine, server = _plain(engine), _plain(server)
+    if backend == "auto":
+        say_decided()
+        backend, _ = decided()
+    if backend == "sentence-transformers":
+        from near.embedding.embedders.sentence_transformer import SentenceTransformerEmbedder
+
+        return SentenceTransformerEmbedder(**options)
+    if backend == "vllm_server":
+        from near.embedding.embedders.vllm_server import VllmServerEmbedder
+
+        return VllmServerEmbedder(**options, server=server)
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "embedder.backend=vllm: vLLM is not installed; pip install -r requirements-vllm.txt, or use auto"
+        )
+    from near.embedding.embedders.vllm import VllmEmbedder
+
+    return VllmEmbedder(**options, engine=engine)
+
+
+def _plain(options: object) -> dict:
+    return OmegaConf.to_container(options, resolve=True) if OmegaConf.is_config(options) else dict(options or {})
+
+
+@functools.cache
+def decided() -> tuple[str, str]:
+    """What auto means on this machine, and why."""
+    backend, why = "sentence-transformers", "vLLM is not installed"
+    if importlib.util.find_spec("vllm") is not None:
+        import torch
+
+        usable = torch.cuda.is_available()
+        why = f"vLLM is installed, and {'a' if usable else 'no'} GPU is usable"
+        backend = "vllm" if usable else backend
+    return backend, why
+
+
+@functools.cache
+def say_decided() -> None:
+    """Log it, once, for a run that embeds."""
+    backend, why = decided()
+    log.info(f"embedder.backend=auto: {backend} ({why})")

@@ -1,0 +1,195 @@
+"""What the embedders that run an embedding model have in common: its files, prompts, lengths and dimensions."""
+
+import functools
+import logging
+import os
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from near.common.errors import UserError, reading
+from near.common.files import folder_digest, read_json
+from near.embedding.embedders.base import Dtype, Embed, Embedder, Launcher, StoreDtype, normalised
+from near.models.cutting import without_middle
+from near.models.hub import SKIPPED, model_folder, wanted_dtype
+
+log = logging.getLogger(__name__)
+
+# Names under which sentence-transformers' encode_query and encode_document look for a prompt.
+PROMPTS = {"query_prompt": ("query",), "document_prompt": ("document", "passage", "corpus")}
+
+
+class ModelEmbedder(Embedder):
+    """`model` is a hub id, a folder or a built-in; it is loaded when the first text has to be embedded.
+
+    A prompt of "auto" is the model's own, from its config_sentence_transformers.json. `truncate_dim` keeps the first
+    dimensions (Matryoshka, Kusupati et al. 2022, arXiv 2205.13147) and normalises again.
+    """
+
+    backend: str
+    special = True  # whether the tokenizer adds its special tokens
+
+    def __init__(
+        self,
+        model: str,
+        revision: str | None = None,
+        embed: Embed = "prompt",
+        query_prompt: str | None = "auto",
+        document_prompt: str | None = "auto",
+        max_length: int | None = None,
+        truncate_dim: int | None = None,
+        batch_size: int = 32,
+        batch_tokens: int = 4096,
+        chunk: int = Embedder.chunk,
+        dtype: Dtype = "auto",
+        store_dtype: StoreDtype = "float32",
+        device: str | list[str] | None = None,
+        trust_remote_code: bool = False,
+        launcher: Launcher | None = None,
+        workers: int | None = None,
+        *,
+        cache_dir: str,
+    ):
+        self.model, self.revision, self.cache_dir = model, revision, cache_dir
+        self.embed_field, self._prompts = embed, {"query_prompt": query_prompt, "document_prompt": document_prompt}
+        self.max_length, self.truncate_dim, self.device = max_length, truncate_dim, device
+        self.batch_size, self.batch_tokens, self.chunk = batch_size, batch_tokens, chunk
+        self._dtype, self.store_dtype = dtype, store_dtype
+        self.trust_remote_code = trust_remote_code
+        self.launcher, self.workers = launcher, workers
+
+    def __getstate__(self) -> dict:
+        """Travels without what was loaded or started here."""
+        loaded = ("_model", "_llm", "_pool", "_encoder", "tokenizer", "limit", "full_dim")
+        return {name: value for name, value in self.__dict__.items() if name not in loaded}
+
+    @functools.cached_property
+    def folder(self) -> str:
+        """Where the model's files are; a hub model is fetched by its commit, and one line says when that fails."""
+        return model_folder("embedder.model", self.model, self.revision, self.cache_dir, "embedder=minilm")
+
+    @functools.cached_property
+    def dtype(self) -> str:
+        return wanted_dtype(self._dtype)
+
+    @functools.cached_property
+    def space(self) -> dict:
+        return {
+            "embedder": self.backend,
+            "files": folder_digest(self.folder, SKIPPED),
+            "max_length": self.max_length,
+            "truncate_dim": self.truncate_dim,
+            "dtype": self.dtype,
+            "store_dtype": self.store_dtype,
+        }
+
+    @functools.cached_property
+    def query_prompt(self) -> str | None:
+        return self._prompt("query_prompt")
+
+    @functools.cached_property
+    def document_prompt(self) -> str | None:
+        return self._prompt("document_prompt")
+
+    def _prompt(self, key: str) -> str | None:
+        if self._prompts[key] != "auto":
+            return self._prompts[key]
+        path = Path(self.folder) / "config_sentence_transformers.json"
+        told = read_json(path) if path.is_file() else {}
+        named = told.get("prompts") or {}
+        names = (*PROMPTS[key], told.get("default_prompt_name"))
+        found = next((named[name] for name in names if named.get(name)), None)
+        if found is not None:
+            log.info(f"embedder.{key}={found!r}, the model's own")
+        return found
+
+    @functools.cached_property
+    def tokenizer(self):
+        from transformers import AutoTokenizer
+
+        with reading(f"embedder.model={self.model}: its tokenizer"):
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+
+    @functools.cached_property
+    def devices(self) -> list[str | None]:
+        """Where to embed: as configured, or all GPUs (under torchrun the rank's own), or None: the library's choice."""
+        import torch
+
+        if self.device is not None:
+            return [self.device] if isinstance(self.device, str) else list(self.device)
+        if not torch.cuda.is_available():
+            return [None]
+        if "LOCAL_RANK" in os.environ:
+            return [f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"]
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+
+    @property
+    @abstractmethod
+    def limit(self) -> int | None:
+        """Tokens of a text that the model sees; None: all of them."""
+
+    @property
+    @abstractmethod
+    def full_dim(self) -> int:
+        """Length of the model's own vectors."""
+
+    @abstractmethod
+    def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
+        """float32 (len(texts), full_dim), of any length."""
+
+    @property
+    def dim(self) -> int:
+        special = self.tokenizer.num_special_tokens_to_add() if self.special else 0
+        if self.max_length is not None and self.max_length <= special:
+            raise UserError(
+                f"embedder.max_length={self.max_length} leaves no token beside the model's {special} special ones; "
+                f"use embedder.max_length>{special}"
+            )
+        if self.truncate_dim is None:
+            return self.full_dim
+        if self.truncate_dim > self.full_dim:
+            raise UserError(
+                f"embedder.truncate_dim={self.truncate_dim} is more than the {self.full_dim} dimensions of "
+                f"{self.model}; use embedder.truncate_dim<={self.full_dim}"
+            )
+        return self.truncate_dim
+
+    def embed(self, texts: list[str], progress: Callable[[int], object] = lambda n: None) -> np.ndarray:
+        dim = self.dim
+        return normalised(self.vectors(texts, progress)[:, :dim])
+
+    def lengths(self, texts: list[str], count: bool = False) -> np.ndarray:
+        """As in Embedder; `count`: those that are cut are counted."""
+        coded = self._coded(self.shortened(texts))
+        whole = np.array([len(ids) for ids in coded], dtype=np.int64)
+        lengths = np.minimum(whole, self.limit or np.iinfo(np.int64).max)
+        self.truncated += int((lengths < whole).sum()) if count else 0
+        return lengths
+
+    def shortened(self, texts: list[str]) -> list[str]:
+        """The texts, long ones without what the model would not see of them."""
+        return [without_middle(text, self.limit, lambda part: len(self._coded([part])[0])) for text in texts]
+
+    def _coded(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=self.special, truncation=False, verbose=False)["input_ids"]
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, cut to `limit`; counts tokens and texts that are cut."""
+        texts = self.shortened(texts)
+        coded = self._coded(texts)
+        over = [i for i, ids in enumerate(coded) if self.limit and len(ids) > self.limit]
+        if not self.special:
+            coded = [ids[: self.limit] for ids in coded]
+        elif over:
+            options = {"add_special_tokens": self.special, "truncation": True, "max_length": self.limit}
+            cut = self.tokenizer([texts[i] for i in over], **options)["input_ids"]
+            for i, ids in zip(over, cut, strict=True):
+                coded[i] = ids
+        nothing = [i for i, ids in enumerate(coded) if not ids]  # an engine takes no empty text: its end stands for it
+        for i in nothing:
+            coded[i] = [self.tokenizer.eos_token_id or self.tokenizer.pad_token_id or 0]
+        self.truncated += len(over)
+        self.tokens += sum(map(len, coded))
+        return coded

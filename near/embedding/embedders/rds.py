@@ -1,0 +1,131 @@
+"""Embedding with the model that is to be trained, as RDS+ does."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from near.common.batches import batches
+from near.common.errors import UserError, one_line, reading
+from near.data.formats.formats import Message, embedded_text
+from near.data.templates.named import set_template
+from near.embedding.embedders.base import Dtype, Embed, Launcher, StoreDtype
+from near.embedding.embedders.model import ModelEmbedder
+from near.embedding.embedders.sentence_transformer import ALIKE
+from near.models.encoding import Encoder
+
+
+class RdsEmbedder(ModelEmbedder):
+    """RDS+ (Ivison et al. 2025, arXiv 2503.01807): the last layer's hidden states, averaged over all tokens, the i-th
+    with weight i / (1 + ... + n) (SGPT, Muennighoff 2022, arXiv 2202.08904).
+
+    `embed`: "chat" is the whole row in the model's chat template, as in the paper; prompt, answer and both are bare.
+    """
+
+    backend = "rds"
+
+    def __init__(
+        self,
+        model: str,
+        revision: str | None = None,
+        template: str | None = None,
+        embed: Embed = "chat",
+        max_length: int | None = None,
+        truncate_dim: int | None = None,
+        batch_size: int = 32,
+        batch_tokens: int = 4096,
+        chunk: int = ModelEmbedder.chunk,
+        dtype: Dtype = "auto",
+        store_dtype: StoreDtype = "float32",
+        device: str | None = None,
+        trust_remote_code: bool = False,
+        launcher: Launcher | None = None,
+        workers: int | None = None,
+        *,
+        cache_dir: str,
+    ):
+        if device is not None and not isinstance(device, str):
+            raise UserError(f"embedder.device={device}: embedder=rds runs on one device; for more start it by torchrun")
+        options = {k: v for k, v in locals().items() if k not in ("self", "template", "__class__")}
+        super().__init__(**options, query_prompt=None, document_prompt=None)
+        self.template, self.special = template, embed != "chat"  # a chat template writes the special tokens itself
+
+    @functools.cached_property
+    def space(self) -> dict:
+        return {**super().space, "pooling": "position-weighted mean"}
+
+    @property
+    def signature(self) -> dict:
+        return {**super().signature, "template": self.template}
+
+    @functools.cached_property
+    def tokenizer(self):
+        tokenizer = super().tokenizer
+        if self.template is not None:
+            set_template(tokenizer, self.template)
+        if self.embed_field == "chat" and tokenizer.chat_template is None:
+            raise UserError(
+                f"embedder.model={self.model} has no chat template; set model.template, or embedder.embed=both"
+            )
+        return tokenizer
+
+    def text(self, messages: list[Message]) -> str:
+        if self.embed_field != "chat":
+            return embedded_text(messages, self.embed_field)
+        return self._encoder.joined(messages)
+
+    @functools.cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.tokenizer, {"cutoff_len": self.max_length or 1 << 30})
+
+    def _coded(self, texts: list[str]) -> list[list[int]]:
+        """The ids that a chat is trained in: its pieces are encoded apart."""
+        if self.embed_field != "chat":
+            return super()._coded(texts)
+        return [self._encoder.joined_ids(text) for text in texts]
+
+    @functools.cached_property
+    def _model(self):
+        import torch
+        from transformers import AutoModel
+
+        with reading(f"embedder.model={self.model}"):
+            model = AutoModel.from_pretrained(
+                self.folder, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
+            )
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        try:
+            return model.to(self.devices[0] or accelerator).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"embedder.device={self.device} can't be used ({one_line(error)[:160]})") from error
+
+    @property
+    def limit(self) -> int | None:
+        own = getattr(self._model.config, "max_position_embeddings", None)
+        return min(self.max_length, own) if self.max_length and own else self.max_length or own
+
+    @property
+    def full_dim(self) -> int:
+        return self._model.config.hidden_size
+
+    def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
+        import torch
+
+        ids, found = self.token_ids(texts), np.zeros((len(texts), self.full_dim), dtype=np.float32)
+        lengths = np.array([len(i) for i in ids], dtype=np.int64)
+        for part in batches(lengths, self.batch_size, self.batch_tokens, ALIKE):
+            longest = max(1, int(lengths[part].max()))
+            self.padding += int(longest * len(part) - lengths[part].sum())
+            tokens = torch.zeros((len(part), longest), dtype=torch.long)
+            mask = torch.zeros_like(tokens)
+            for row, i in enumerate(part):
+                tokens[row, : lengths[i]] = torch.as_tensor(ids[i], dtype=torch.long)
+                mask[row, : lengths[i]] = 1
+            with torch.inference_mode():
+                given = {"input_ids": tokens.to(self._model.device), "attention_mask": mask.to(self._model.device)}
+                states = self._model(**given).last_hidden_state.float()
+                weights = given["attention_mask"] * torch.arange(1, longest + 1, device=states.device)
+                weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
+                found[part] = torch.einsum("bt,btd->bd", weights, states).cpu().numpy()
+            progress(len(part))
+        return found

@@ -1,0 +1,102 @@
+"""The untrained model in every comparison: evaluated once for all runs, and found in the cache by the others."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from transformers import TrainerCallback
+
+from near.common.config import identity as outcome
+from near.common.files import cache_folder, digest, folder_aside, read_json, write_json
+from near.common.locks import lock_file, locked
+from near.common.processes import is_main
+from near.data.rows import Rows
+from near.evaluation.benchmarks import base_benchmarks
+from near.evaluation.generation import answering
+from near.evaluation.graded_columns import graded_columns
+from near.evaluation.measure import Sets, measure, measure_all
+from near.models.fingerprint import of_model
+from near.models.loading import base_folder, load_base, load_tokenizer
+from near.models.tokens import OPTIONS
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 5  # of what is kept; changes with what graders make of an answer
+
+
+def base_metrics(
+    cfg: DictConfig, model: DictConfig, sets: Sets, loaded=None, together: bool = False
+) -> tuple[dict, list[dict]]:
+    """Metrics and answers of an untrained model on all sets; each set is measured once, and then found. `together`:
+    the job's processes hold parts of the model, so that all of them measure where one does."""
+    metrics, answers = measure_all(lambda rows: _one(cfg, model, rows, loaded, together), sets)
+    if not together:
+        folder = base_folder(model, cfg.cache_dir)
+        tokenizer = load_tokenizer(model, cfg.cache_dir)
+        metrics["lm_eval"] = base_benchmarks(
+            cfg, model, folder, lambda: (loaded or load_base(model, cfg.cache_dir), tokenizer)
+        )
+    return metrics, answers
+
+
+def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded, together: bool) -> tuple[dict, list[dict]]:
+    target = _folder(cfg, model, rows)
+    with contextlib.nullcontext() if together else locked(lock_file(cfg.cache_dir, target.name)):
+        if found := _found(target):
+            if is_main():
+                log.info(f"base model: evaluation on {rows.name} found in the cache")
+            return found["metrics"], found["answers"]
+        tokenizer = load_tokenizer(model, cfg.cache_dir)
+        loaded = load_base(model, cfg.cache_dir) if loaded is None else loaded
+        with answering(cfg, loaded, tokenizer, base_folder(model, cfg.cache_dir)) as answer:
+            metrics, answers = measure(loaded, tokenizer, rows, cfg, answer=answer)
+        if is_main():
+            log.info(f"base model: evaluated on {rows.name}, target loss {metrics['target_loss']:.4f}")
+            with folder_aside(target) as new:
+                write_json(new / "base.json", {"metrics": metrics, "answers": answers})
+    return metrics, answers
+
+
+def _found(target: Path) -> dict | None:
+    return read_json(target / "base.json") if (target / "base.json").is_file() else None
+
+
+def _folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
+    """Where the evaluation of an untrained model is kept, by all that decides it."""
+    evaluation = outcome(cfg)["evaluation"]
+    for name in ("at_rounds", "lm_eval"):
+        evaluation.pop(name, None)
+    made_of = [
+        SCHEMA_VERSION,
+        of_model(model, base_folder(model, cfg.cache_dir)),
+        {name: cfg.data.get(name) for name in OPTIONS if name != "train_on_prompt"},  # answers alone are measured
+        rows.fingerprint,
+        graded_columns(cfg, rows),
+        evaluation,
+    ]
+    if cfg.evaluation.get("unsafe"):
+        made_of.append("unsafe")
+    return cache_folder(cfg.cache_dir, "evaluations", digest(made_of))
+
+
+class BaseMetrics(TrainerCallback):
+    """`metrics` and `answers` of the model before training; None where they are not known."""
+
+    def __init__(self, cfg: DictConfig, sets: Sets):
+        self.cfg, self.sets, self.metrics, self.answers = cfg, sets, None, None
+
+    def measure(self, model, together: bool = False) -> None:
+        self.metrics, self.answers = base_metrics(self.cfg, self.cfg.model, self.sets, model, together)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Measure a model whose weights are spread over all processes, without its adapter."""
+        adapted = "_target_" in self.cfg.finetuning
+        if not adapted and state.global_step:  # resumed: these are not the base's weights any more
+            kept = [_found(_folder(self.cfg, self.cfg.model, rows)) for rows in self.sets.all()]
+            if all(kept):
+                self.measure(model, together=True)  # all of it is found
+            return
+        with torch.random.fork_rng(), model.disable_adapter() if adapted else contextlib.nullcontext():
+            self.measure(model, together=True)

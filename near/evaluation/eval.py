@@ -1,0 +1,146 @@
+"""What eval.py does, and the files that an evaluation leaves."""
+
+import copy
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from near.common.config import public, raw_words
+from near.common.errors import UserError, one_line
+from near.common.files import provenance, read_json, write_json, write_jsonl
+from near.common.foreign import read_config
+from near.common.outputs import ANSWERS, claim, remove
+from near.evaluation.base_model import base_metrics
+from near.evaluation.benchmarks import benchmarks, shown
+from near.evaluation.generation import answering
+from near.evaluation.graders.base import no_answers
+from near.evaluation.measure import check_evaluation, evaluation_sets, measure, measure_all
+from near.models.loading import base_folder, load_base, load_tokenizer, with_adapter
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 2  # of metrics.json
+
+
+def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], None]) -> None:
+    """What eval.py does: metrics.json and answers.jsonl of a model, of a model with an adapter, or of a run, whose
+    configuration `check` is given when it is read."""
+    adapter, described, base_model = cfg.adapter_name_or_path, {"selector": None, "seed": None}, cfg.model
+    if cfg.run is not None:
+        config, adapter, described = _run_parts(Path(cfg.run), cfg.allow_targets)
+        cfg = _with_run(cfg, config)
+        check(cfg)
+        base_model = cfg.model
+        if adapter is None:
+            cfg = OmegaConf.merge(cfg, {"model": {"name_or_path": str(Path(cfg.run) / "model")}})
+    elif not cfg.overwrite and (output_dir / "train_metrics.json").exists():
+        raise UserError(f"{output_dir} is a run of train.py; evaluate it with run={output_dir}")
+    check_evaluation(cfg)
+    sets = evaluation_sets(cfg)
+    base_answers = None
+    if adapter is None:
+        metrics, answers = base_metrics(cfg, cfg.model, sets)
+    else:
+        _look_for_adapter(adapter)
+        tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
+        model = with_adapter(load_base(cfg.model, cfg.cache_dir), adapter)
+        with answering(cfg, model, tokenizer, base_folder(cfg.model, cfg.cache_dir), adapter) as answer:
+            metrics, answers = measure_all(lambda rows: measure(model, tokenizer, rows, cfg, answer=answer), sets)
+        metrics["lm_eval"] = benchmarks(model, tokenizer, cfg.evaluation)
+    described |= {
+        "model": str(public(base_model, decisive=True)["name_or_path"]),
+        "adapter": adapter,
+        "selection_saw_them": sets.seen,
+    }
+    if adapter is not None or cfg.run is not None:
+        described["base"], base_answers = base_metrics(cfg, base_model, sets)
+    claim(output_dir, "eval")
+    write_metrics(output_dir, {**described, **metrics}, answers, base_answers, cfg)
+    log.info(f"{summary(metrics)}; wrote {output_dir}")
+
+
+def _run_parts(folder: Path, allow_targets: object) -> tuple[DictConfig, str | None, dict]:
+    """A run's configuration, its adapter (None: every weight was trained) and what its metrics say of it."""
+    if not (folder / "train_metrics.json").is_file():
+        raise UserError(f"run={folder}: no train_metrics.json there; give the output_dir of a finished train.py")
+    trained = read_json(folder / "train_metrics.json")
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"run={folder}: no config.yaml there; give the output_dir of a finished train.py")
+    config = read_config(folder / "config.yaml", allow_targets, retyped=True)
+    try:
+        kept = {
+            "selector": trained["selector"],
+            "seed": config.seed,
+            "max_K": trained.get("max_K", config.max_K),
+            "run": str(folder),
+        }
+    except (KeyError, OmegaConfBaseException) as error:
+        raise UserError(f"run={folder}: its config.yaml is damaged ({one_line(error)})") from error
+    for name in ("adapter", "model"):
+        if (folder / name).is_dir():
+            return config, str(folder / name) if name == "adapter" else None, kept
+    raise UserError(f"run={folder}: neither adapter/ nor model/ is there; train it again")
+
+
+def _with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
+    """`cfg` with the run's data, model and evaluation settings, under what the command itself names."""
+    typed = OverridesParser.create().parse_overrides(raw_words(HydraConfig.get().overrides.task))
+    groups = {override.key_or_group for override in typed}
+    cfg = copy.deepcopy(cfg)
+    for part in ("data", "model", "evaluation"):
+        if part not in groups:
+            if not isinstance(run.get(part), DictConfig):
+                raise UserError(f"run={cfg.run}: its config.yaml is damaged (no group {part})")
+            cfg[part] = run[part]
+            if part == "evaluation":  # the run's configuration does not decide what runs without a sandbox
+                OmegaConf.update(cfg, "evaluation.unsafe", False, force_add=True)
+            for override in typed:
+                if override.key_or_group.startswith(f"{part}."):
+                    OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=True)
+    return cfg
+
+
+def _look_for_adapter(path: str) -> None:
+    if not (Path(path) / "adapter_config.json").is_file():
+        raise UserError(f"adapter_name_or_path={path}: no adapter_config.json there; give a run's adapter folder")
+
+
+def write_metrics(
+    folder: Path, metrics: dict, answers: list[dict], base_answers: list[dict] | None, cfg: DictConfig
+) -> None:
+    """answers.jsonl, base_answers.jsonl (the untrained model's), dataflow.jsonl (the answers in the form that
+    DataFlow's evaluation reads), and metrics.json last: where it is, the evaluation is whole."""
+    remove(folder, *ANSWERS[1:])  # an earlier evaluation may have left what this one does not write
+    write_jsonl(folder / "answers.jsonl", answers)
+    if base_answers is not None:
+        write_jsonl(folder / "base_answers.jsonl", base_answers)
+    generated = [
+        {"question": a["question"], "reference": a["reference"], "model_generated_answer": a["answer"]}
+        for a in answers
+        if "answer" in a
+    ]
+    if generated:
+        write_jsonl(folder / "dataflow.jsonl", generated)
+    write_json(
+        folder / "metrics.json",
+        {"schema_version": SCHEMA_VERSION, **metrics, **provenance(), "evaluation": public(cfg.evaluation)},
+    )
+
+
+def summary(metrics: dict) -> str:
+    right = "" if metrics["answers_right"] is None else f", answers right {metrics['answers_right']}/{metrics['rows']}"
+    value = metrics["target_loss"]
+    shown_loss = "not a finite number" if value is None or not math.isfinite(value) else f"{value:.4f}"
+    loss = f"target loss {shown_loss} on {metrics['rows']} {metrics['evaluated_on']} rows"
+    right += "".join(
+        f", {name} {score['mean']:.3f}" + no_answers(score.get("no_answer"), score.get("graded", 0))
+        for name, score in (metrics.get("scores") or {}).items()
+        if name != "exact" and score.get("mean") is not None
+    )
+    return loss + right + shown(metrics.get("lm_eval"))

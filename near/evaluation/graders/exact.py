@@ -1,0 +1,15 @@
+"""Normalised exact match."""
+
+from near.evaluation.graders.base import Answer, Compares, Grade
+from near.models.judge import normalise
+
+
+class Exact(Compares):
+    """The whole text, normalised."""
+
+    def taken(self, text: str) -> object:
+        return normalise(text)
+
+    def _grade(self, answer: Answer) -> Grade:
+        grade = super()._grade(answer)
+        return grade._replace(no_answer=not grade.score and not normalise(answer.text))

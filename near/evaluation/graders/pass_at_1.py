@@ -1,0 +1,148 @@
+"""pass@1: whether the code of an answer passes its row's tests."""
+
+import logging
+import os
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from near.common.errors import UserError
+from near.evaluation.graders.base import Answer, Grade, Grader
+from near.evaluation.sandbox import NO_TESTS, NoSandbox, Ran, Suite, refusal, run
+
+log = logging.getLogger(__name__)
+
+FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+OPEN = re.compile(r"^```[^\n`]*\n(.*)", re.MULTILINE | re.DOTALL)  # an answer that was cut short
+
+NO_PYTHON = ("SyntaxError", "IndentationError", "TabError")
+
+INDENT = " " * 4
+
+# at the left edge behind a function's first line, these say that all of its body stands there
+OF_A_BODY = re.compile(r"^(?:return|yield|elif|else|except|finally)\b", re.MULTILINE)
+
+
+class PassAt1(Grader):
+    """1 where the program made of an answer comes to its end and passes its row's tests, else 0, with the error; None
+    where the row has no tests. One greedy answer for each row is what is tried (pass@1 of Chen et al. 2021 with n=1).
+    An answer that is blank, or neither a fenced block nor Python, held nothing to grade.
+
+    columns: which columns of the data hold `tests` (code, or a list of it), and where there are some `setup` (code
+    before the answer), `entry_point` (the function that the tests' `check` is called with) and `prefix` (the head of
+    the function, for answers that only go on with it). seconds, memory_mb: limits of one program. workers: how many
+    run at once; None: one for each core. Programs run in a sandbox, or with evaluation.unsafe=true without one
+    (near/sandbox).
+    """
+
+    columns = True
+
+    def __init__(
+        self,
+        column_names: dict[str, str | None],
+        seconds: float = 10,
+        memory_mb: int = 1024,
+        workers: int | None = None,
+    ):
+        self.names = dict(column_names)
+        if unknown := set(self.names) - {"tests", "setup", "entry_point", "prefix"}:
+            raise UserError(
+                f"evaluation.graders.pass_at_1.column_names.{min(unknown)} is none of tests, setup, entry_point, prefix"
+            )
+        self.columns = tuple(sorted(map(str, self.names.values())))
+        self.seconds, self.memory_mb = seconds, memory_mb
+        self.workers = workers or len(os.sched_getaffinity(0))
+
+    def check(self) -> None:
+        if self.unsafe:
+            log.warning(
+                "evaluation.unsafe=true: pass_at_1 runs the answers' code without a sandbox; it can read and write "
+                "what you can, and reach the network"
+            )
+        if not (ran := self._run("")).passed:
+            raise UserError(
+                f"evaluation.graders.pass_at_1: no program runs within its limits ({ran.why}); raise memory_mb, seconds"
+            )
+
+    def metadata(self) -> dict:
+        return {"isolation": "none" if self.unsafe else "bubblewrap"}
+
+    def _run(self, program: str, tests: Suite = NO_TESTS) -> Ran:
+        try:
+            return run(program, self.seconds, self.memory_mb, tests, self.unsafe)
+        except NoSandbox as error:
+            raise UserError(refusal(str(error))) from error
+
+    def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
+        if answers and not any(self._column(answer, "tests") for answer in answers):
+            raise UserError(
+                f"evaluation.graders.pass_at_1.column_names.tests={self.names.get('tests')}: no row has such a column"
+            )
+        with ThreadPoolExecutor(self.workers) as pool:
+            return list(pool.map(self._grade, answers))
+
+    def _grade(self, answer: Answer) -> Grade:
+        tests = self._column(answer, "tests")
+        if not tests:
+            return Grade(None)
+        name = self._column(answer, "entry_point").strip()
+        code = self._code(answer, name)
+        setup, prefix = self._column(answer, "setup"), self._column(answer, "prefix")
+        if name and re.search(r"^def check\(", tests, re.MULTILINE):
+            tests += f"\ncheck({name})"
+        ran = self._run(f"{setup}\n{code}", Suite(tests, name, (setup, prefix)))
+        no_code = not answer.text.strip() or ("```" not in answer.text and ran.why.startswith(NO_PYTHON))
+        return Grade(float(ran.passed), ran.why or None, no_code and not ran.passed)
+
+    def _code(self, answer: Answer, name: str) -> str:
+        prefix = self._column(answer, "prefix")
+        code = code_of(answer.text, name)
+        if not prefix or not name or re.search(rf"^\s*(?:async\s+)?def {re.escape(name)}\b", code, re.MULTILINE):
+            return from_the_edge(code)
+        return continued(prefix, code)
+
+    def _column(self, answer: Answer, what: str) -> str:
+        value = (answer.raw or {}).get(self.names.get(what)) if isinstance(answer.raw, Mapping | None) else None
+        if isinstance(value, list | tuple):
+            return "\n".join(map(str, value))
+        return "" if value is None else str(value)
+
+
+def code_of(text: str, name: str = "") -> str:
+    """The code of an answer: its first fenced block, the first that defines `name` where one does; without a fence,
+    all of it."""
+    blocks = FENCED.findall(text.strip()) or OPEN.findall(text.strip())
+    if not blocks:
+        return text
+    defining = [block for block in blocks if name and re.search(rf"\bdef {re.escape(name)}\b", block)]
+    return (defining or blocks)[0]
+
+
+def from_the_edge(code: str) -> str:
+    """Code that begins at the left edge, where white space before its first line would be an error."""
+    code = textwrap.dedent(code.lstrip("\n"))
+    return code.lstrip() if code[:1].isspace() else code
+
+
+def continued(prefix: str, code: str) -> str:
+    """A function's head, and the body that goes on with it, indented as the head is.
+
+    An answer may have lost the indentation of its first line ("return a" before "    b"), or of all lines.
+    """
+    head, _, last = prefix.rpartition("\n")
+    if last.strip():  # the answer goes on in the middle of a line
+        return prefix + code
+    line = head.rstrip().rpartition("\n")[2]
+    edge = line[: len(line) - len(line.lstrip())]
+    indent = last or (edge + INDENT if line.rstrip().endswith(":") else edge or INDENT)
+    body = code.lstrip("\n")
+    first, _, rest = body.partition("\n")
+    if first.startswith(indent) or not first.strip():
+        return f"{head}\n{body}"
+    below = next((line for line in rest.split("\n") if line.strip()), "")
+    opens = first.rstrip().endswith(":") and not below.startswith(indent + " ")
+    if opens or OF_A_BODY.search(rest):
+        return f"{head}\n{textwrap.indent(first.lstrip() + chr(10) + rest, indent)}"
+    return f"{head}\n{indent}{first.lstrip()}\n{rest}"

@@ -1,0 +1,237 @@
+"""What a model does on a set of rows: target loss with its interval, greedy answers, and their grades."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from jinja2 import TemplateError
+from omegaconf import DictConfig
+
+from near.common.batches import batches
+from near.common.errors import UserError, one_line
+from near.common.processes import is_main
+from near.data.formats.formats import is_plain
+from near.data.loading import given, load, more_sets, raw_rows
+from near.data.rows import Rows
+from near.evaluation.benchmarks import check_benchmarks
+from near.evaluation.generation import Answer as Asked
+from near.evaluation.generation import check_backend, with_transformers
+from near.evaluation.graded_columns import graded_columns
+from near.evaluation.graders.base import Answer, Grade, Grader
+from near.evaluation.intervals import over_examples
+from near.models.encoding import Encoded, Encoder
+from near.models.losses import answer_losses, by_row
+from near.models.tokens import Collator
+
+log = logging.getLogger(__name__)
+
+LOSS_TOKENS = 1024  # of a batch whose logits are held: float32 over the vocabulary, several times over
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is evaluated: the target's rows, and further sets by name. `seen`: the target's are the queries, which
+    selection saw."""
+
+    target: Rows
+    seen: bool
+    more: dict[str, Rows]
+
+    def all(self) -> list[Rows]:
+        return [self.target, *self.more.values()]
+
+
+def evaluation_sets(cfg: DictConfig) -> Sets:
+    """data.eval, or the queries where there is none, and data.more_eval."""
+    more = {name: load(cfg.data, part, cfg.cache_dir) for name, part in more_sets(cfg.data).items()}
+    if given(cfg.data, "eval"):
+        return Sets(load(cfg.data, "eval", cfg.cache_dir), False, more)
+    log.info("data.eval is not set: the queries are evaluated on, which selectors for a target see")
+    return Sets(load(cfg.data, "queries", cfg.cache_dir), True, more)
+
+
+def graders_of(evaluation: DictConfig) -> dict[str, Grader]:
+    """The graders of `evaluation.graders` by name, each asked whether it can run here."""
+    found = {name: instantiate(options) for name, options in (evaluation.graders or {}).items()}
+    for name, grader in found.items():
+        if not isinstance(grader, Grader):
+            raise UserError(f"evaluation.graders.{name} is not a grader (near.evaluation.graders.base.Grader)")
+        grader.unsafe = evaluation.get("unsafe") is True
+        grader.check()
+    return found
+
+
+def check_evaluation(cfg: DictConfig, sharded: bool = False) -> None:
+    """UserError where an evaluation of `cfg` could not be done, before anything is computed."""
+    graders_of(cfg.evaluation)
+    check_backend(cfg, sharded)
+    check_benchmarks(cfg.evaluation, sharded)
+
+
+def measure_all(measure_one: Callable[[Rows], tuple[dict, list[dict]]], sets: Sets) -> tuple[dict, list[dict]]:
+    """Metrics of the target, those of further sets under `more`, and all answers, by one model."""
+    metrics, answers = measure_one(sets.target)
+    answers = [{"set": "target", **a} for a in answers]
+    metrics = {**metrics, "more": {}}
+    for name, rows in sets.more.items():
+        metrics["more"][name], others = measure_one(rows)
+        answers += [{"set": name, **a} for a in others]
+    return metrics, answers
+
+
+def measure(
+    model, tokenizer, rows: Rows, cfg: DictConfig, lenient: bool = False, answer: Asked | None = None
+) -> tuple[dict, list[dict]]:
+    """Target loss (mean over all answer tokens, natural log), and graded greedy answers of `model` on `rows`.
+
+    `answer`: who answers for the model (near/evaluation/generation.py); None: the model itself. `lenient`: a grader
+    that fails (a judge that is away) is told, and its score missing, in the place of an error.
+    """
+    begun, was_training = time.perf_counter(), model.training
+    model.eval()
+    ids, chats, coded, encoder = encoded(tokenizer, rows, cfg.data)
+    asked = cfg.evaluation.answers and not any(map(is_plain, chats))  # plain text asks for no answer
+    graders = graders_of(cfg.evaluation) if asked else {}
+    with torch.no_grad():  # not inference_mode: weights that ZeRO-3 gathers under it can't be trained afterwards
+        loss_sums, counts = losses(model, tokenizer, coded, cfg)
+        prompts = [encoder.prompt_ids(chat[:-1])[-cfg.data.cutoff_len :] for chat in chats] if asked else []
+        if not asked:
+            answers = None
+        elif answer is None:
+            answers = with_transformers(model, tokenizer, prompts, cfg.evaluation)
+        else:
+            answers = answer(prompts)
+    model.train(was_training)
+    records = []
+    for at, (row, chat) in enumerate(zip(ids, chats, strict=True)):
+        record = {
+            "row": int(row),
+            "question": "\n".join(m["content"] for m in chat[:-1] if m["role"] not in ("tools", "system")),
+            "reference": chat[-1]["content"],
+            "loss": float(loss_sums[at] / max(counts[at], 1)),
+            "tokens": int(counts[at]),
+        }
+        if answers is not None:
+            record |= {"answer": answers[at], "scores": {}, "told": {}, "no_answer": []}
+        records.append(record)
+    scores = {}
+    if answers is not None and is_main():
+        scores = _graded(graders, records, rows, cfg, lenient)
+    loss = float(loss_sums.sum() / counts.sum())
+    interval = over_examples(loss_sums, counts)
+    metrics = {
+        "target_loss": loss,
+        "target_loss_interval": interval,
+        "perplexity": _exp(loss),
+        "perplexity_interval": None if interval is None else [_exp(x) for x in interval],
+        "rows": len(records),
+        "tokens": int(counts.sum()),
+        "answers_right": scores["exact"]["right"] if "exact" in scores else None,
+        "scores": scores,
+        "evaluated_on": rows.name,
+        "eval_fingerprint": rows.fingerprint,
+        "columns_fingerprint": graded_columns(cfg, rows),
+        "evaluation_seconds": round(time.perf_counter() - begun, 3),
+    }
+    return metrics, records
+
+
+def encoded(tokenizer, rows: Rows, data: DictConfig) -> tuple[np.ndarray, list, list[Encoded], Encoder]:
+    """Ids of the rows that are evaluated, their messages, their tokens with labels on answers alone (whatever
+    data.train_on_prompt says), and what encoded them.
+
+    Raises UserError for a row that the chat template can't take, unless data.on_error=skip leaves it out, which is
+    logged.
+    """
+    encoder = Encoder(tokenizer, {**data, "train_on_prompt": False})
+    ids, chats, coded, faults = [], [], [], []
+    every = rows.eligible()
+    for row, chat in zip(every, rows.chats(every), strict=True):
+        try:
+            coded.append(encoder.encode(chat))
+        except (UserError, TemplateError) as error:
+            faults.append(f"row {row}: {one_line(error)}")
+            continue
+        ids.append(row)
+        chats.append(chat)
+    if faults and data.on_error != "skip" or not ids:
+        raise UserError(f"data.{rows.name}, {faults[0]}")
+    if faults:
+        log.info(f"{rows.name}: {len(faults)} rows are not evaluated, the chat template can't take them; {faults[0]}")
+    return np.array(ids, dtype=np.int64), chats, coded, encoder
+
+
+def _exp(loss: float) -> float:
+    return math.exp(min(loss, 700.0))
+
+
+def loss_of(model, tokenizer, rows: Rows, cfg: DictConfig) -> float:
+    """The target loss alone."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        sums, counts = losses(model, tokenizer, encoded(tokenizer, rows, cfg.data)[2], cfg)
+    model.train(was_training)
+    return float(sums.sum() / counts.sum())
+
+
+def losses(model, tokenizer, coded: list[Encoded], cfg: DictConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the negative log likelihood over each row's answer tokens, and their number; float64, int64 (n,)."""
+    collate = Collator(tokenizer.pad_token_id)
+    sums, counts = np.zeros(len(coded)), np.zeros(len(coded), dtype=np.int64)
+    for part in batches([len(c.input_ids) for c in coded], cfg.evaluation.batch_size, LOSS_TOKENS):
+        batch = {k: v.to(model.device) for k, v in collate([vars(coded[i]) for i in part]).items()}
+        found = by_row(*answer_losses(model, batch), len(part))
+        sums[part], counts[part] = (values.cpu().numpy() for values in found)
+    return sums, counts
+
+
+def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: DictConfig, lenient: bool) -> dict:
+    """Put grades into `records`; by name: mean score and its interval, how many were graded, how many are right, and of
+    how many the answer held nothing to grade."""
+    raw = {}
+    if any(grader.columns for grader in graders.values()):
+        ids = np.array([record["row"] for record in records])
+        raw = dict(raw_rows(cfg.data, rows, ids, cfg.cache_dir))
+    asked = [Answer(r["row"], r["question"], r["reference"], r["answer"], raw.get(r["row"])) for r in records]
+    found = {}
+    for name, grader in graders.items():
+        try:
+            grades = grader.grade(asked, cfg.cache_dir)
+        except UserError as error:
+            if not lenient:
+                raise
+            log.warning(f"answers are not graded by {name}: {error}; later: python eval.py run=RUN")
+            grades = [Grade(None)] * len(asked)
+        for record, grade in zip(records, grades, strict=True):
+            record["scores"][name] = grade.score
+            if grade.told is not None:
+                record["told"][name] = grade.told
+            if grade.no_answer:
+                record["no_answer"].append(name)
+        known = np.array([grade.score for grade in grades if grade.score is not None])
+        found[name] = {
+            "mean": float(known.mean()) if len(known) else None,
+            "interval": over_examples(known, np.ones(len(known))),
+            "graded": len(known),
+            "right": int((known == 1).sum()),
+            "no_answer": sum(grade.no_answer for grade in grades),
+            **grader.metadata(),
+        }
+        _log_ungraded(name, found[name], rows)
+    return found
+
+
+def _log_ungraded(name: str, counts: dict, rows: Rows) -> None:
+    """How many answers and references held nothing that the grader compares."""
+    if counts["no_answer"]:
+        log.info(
+            f"{name}: {counts['no_answer']} of {counts['graded']} answers held nothing to grade, and count as wrong"
+        )
+    if 0 < counts["graded"] < (count := len(rows.eligible())):
+        log.info(f"{name}: {count - counts['graded']} of {count} references held nothing to grade, and are left out")

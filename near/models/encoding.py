@@ -1,0 +1,279 @@
+"""A chat to token ids and labels. Every answer is encoded apart from its prompt, so that training sees what generation
+continues from: the ids up to an answer are those of its generation prompt."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from omegaconf import DictConfig
+
+from near.data.formats.formats import Message, is_plain
+from near.data.templates.chat_template import Piece
+from near.data.templates.named import template_of, thinking_of
+from near.models.cutting import without_middle
+from near.models.own_template import THINKING, own_pieces
+
+IGNORED = -100  # the label that torch's cross entropy leaves out
+
+ANCHORS = ("1", "\n", "x", "。", ">", "é")  # what may stand before a continuation while it is encoded
+
+JOINT = "\x1d"  # between pieces in one string: `Encoder.joined`
+
+
+@dataclass
+class Encoded:
+    """One row for training. `input_ids`, `labels`: int64 (T,), T <= cutoff_len; labels are IGNORED where nothing is
+    trained. `cut_prompt`, `cut_answer`: tokens lost before and in the last answer. `lost_question`: whether an answer
+    is left whose question was cut away; `lost_answers`: earlier answers that were cut away, whole or in part.
+    `endless`: nothing ends the answer, and the tokenizer has no end token; `end_added`: the tokenizer's was added.
+    `unrendered`: answers of whose thinking or, beside calls, text the template leaves something out; `dropped`:
+    data.reasoning=drop took thinking out. `reopened`: the template opens the last answer otherwise than generation
+    opens one."""
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    cut_prompt: int = 0
+    cut_answer: int = 0
+    lost_question: bool = False
+    lost_answers: int = 0
+    endless: bool = False
+    end_added: bool = False
+    unrendered: int = 0
+    dropped: bool = False
+    reopened: bool = False
+
+
+@dataclass
+class _Answer:
+    """Where an answer and its prompt stand among a row's ids: prompt [start, begin), answer [begin, stop)."""
+
+    turn: int
+    start: int
+    begin: int
+    stop: int
+    prompt: str = ""
+    whole: str = ""  # the text of those of its pieces that were shortened
+
+
+@dataclass
+class _Ids:
+    ids: list[int] = field(default_factory=list)
+    answers: list[_Answer] = field(default_factory=list)
+    firsts: dict[int, int] = field(default_factory=dict)  # of positions behind an answer: the label that ends it
+
+
+class Encoder:
+    """Encodes the rows of one configuration: `data` names cutoff_len, train_on_prompt, mask_history, reasoning and
+    default_system (conf/data/files.yaml says what they do)."""
+
+    def __init__(self, tokenizer, data: DictConfig | Mapping):
+        self.tokenizer, self.template = tokenizer, template_of(tokenizer)
+        self.thinking = thinking_of(tokenizer) is not False  # for named templates
+        self.cutoff_len = data["cutoff_len"]
+        self.train_on_prompt = bool(data.get("train_on_prompt"))
+        self.mask_history = bool(data.get("mask_history"))
+        self.drop_reasoning = data.get("reasoning") == "drop"
+        self.default_system = data.get("default_system")
+
+    def encode(self, messages: list[Message]) -> Encoded:
+        """A row's ids and labels. A row that is too long loses the start of what stands before its last answer, then
+        the end of that answer.
+
+        Raises UserError where the chat template takes no tools and the row has some, or rewrites earlier turns so that
+        answers can't be found in it; jinja2.TemplateError where the template refuses the row.
+        """
+        if is_plain(messages):
+            return self._plain(messages[0]["content"])
+        messages, dropped = self._prepared(messages)
+        pieces, reopened = self.pieces(messages)
+        row = self._row(pieces)
+        labels = np.full(len(row.ids), IGNORED, dtype=np.int64)
+        ids = np.asarray(row.ids, dtype=np.int64)
+        if self.train_on_prompt:
+            labels[:] = ids
+        trained = [a for a in row.answers if self._trains(messages, a.turn)]
+        for answer in row.answers:
+            span = slice(answer.begin, answer.stop)
+            labels[span] = ids[span] if answer in trained else IGNORED
+            if answer in trained and answer.stop in row.firsts:
+                labels[answer.stop] = row.firsts[answer.stop]
+        ids, labels, added, endless = self._ended(ids, labels, trained)
+        last = row.answers[-1].begin if row.answers else len(ids)
+        over = max(0, len(ids) - self.cutoff_len)
+        cut = min(over, last)
+        lost_question, lost_answers = self._lost(messages, row, trained, labels, cut) if over else (False, 0)
+        return Encoded(
+            ids[cut:][: self.cutoff_len],
+            labels[cut:][: self.cutoff_len],
+            cut_prompt=cut,
+            cut_answer=over - cut,
+            lost_question=lost_question,
+            lost_answers=lost_answers,
+            endless=endless,
+            end_added=added,
+            unrendered=sum(self._unrendered(messages, ids, answer) for answer in row.answers),
+            dropped=dropped,
+            reopened=reopened,
+        )
+
+    def prompt_ids(self, messages: list[Message]) -> list[int]:
+        """The ids that generation continues from: `messages`, and the opening of an answer."""
+        messages, _ = self._prepared(messages)
+        return self._row(self.pieces(messages, generate=True)[0]).ids
+
+    def joined(self, messages: list[Message]) -> str:
+        """The row's pieces in one string, JOINT between them; `joined_ids` encodes it."""
+        if is_plain(messages):
+            return messages[0]["content"]
+        return JOINT.join(piece.text for piece in self.pieces(self._prepared(messages)[0])[0])
+
+    def joined_ids(self, text: str) -> list[int]:
+        return self._row([Piece(part, None) for part in text.split(JOINT) if part]).ids
+
+    def _prepared(self, messages: list[Message]) -> tuple[list[Message], bool]:
+        """`messages` with the default system turn, and without thinking where it is to be dropped (whether any was)."""
+        dropped = False
+        if self.drop_reasoning:
+            without = [_without_thinking(m) if m["role"] == "assistant" else m for m in messages]
+            dropped, messages = without != messages, without
+        roles = [m["role"] for m in messages]
+        if self.default_system and self.template is None and "system" not in roles:
+            first = int(roles[:1] == ["tools"])
+            system: Message = {"role": "system", "content": self.default_system}
+            messages = [*messages[:first], system, *messages[first:]]
+        return messages, dropped
+
+    def pieces(self, messages: list[Message], generate: bool = False) -> tuple[list[Piece], bool]:
+        """What is encoded apart from each other, `generate`: with the opening of an answer at the end; and whether the
+        last answer opens otherwise than generation opens one."""
+        if self.template is None:
+            return own_pieces(self.tokenizer, messages, generate)
+        tokenizer = self.tokenizer
+        options = {"thinking": self.thinking, "generate": generate, "mask_history": self.mask_history}
+        options["default_system"] = self.default_system
+        return self.template.pieces(messages, tokenizer.bos_token or "", tokenizer.eos_token or "", **options), False
+
+    def _trains(self, messages: list[Message], turn: int) -> bool:
+        last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
+        return messages[turn].get("train", True) and not (self.mask_history and turn != last)
+
+    def _plain(self, text: str) -> Encoded:
+        """Plain text and its end, every token trained on; what is over `cutoff_len` is lost at the end."""
+        ids = self.tokenizer(self._shortened(text), verbose=False)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        if end is not None and ids[-1:] != [end]:
+            ids.append(end)
+        over, whole = max(0, len(ids) - self.cutoff_len), np.asarray(ids[: self.cutoff_len], dtype=np.int64)
+        return Encoded(whole, whole.copy(), cut_answer=over, endless=end is None)
+
+    def _row(self, pieces: list[Piece]) -> _Ids:
+        row = _Ids()
+        start, prompt = 0, ""
+        for piece in pieces:
+            text = self._shortened(piece.text)
+            whole = "" if text == piece.text else piece.text
+            ids = self._ids(text, first=not row.ids)
+            if piece.first_label:
+                row.firsts[len(row.ids)] = self._ids(piece.first_label, first=False)[0]
+            if piece.answer is None:
+                if row.answers and row.answers[-1].stop == len(row.ids):
+                    start, prompt = len(row.ids), ""
+                prompt += piece.text
+            elif row.answers and row.answers[-1].turn == piece.answer:
+                row.answers[-1].stop += len(ids)
+                row.answers[-1].whole += whole
+            else:
+                at = len(row.ids)
+                row.answers.append(_Answer(piece.answer, start, at, at + len(ids), prompt))
+                row.answers[-1].whole = whole
+            row.ids += ids
+        return row
+
+    def _shortened(self, text: str) -> str:
+        return without_middle(text, self.cutoff_len, lambda part: len(self._bare(part)))
+
+    def _ids(self, text: str, first: bool) -> list[int]:
+        special = self._specials.get(text)
+        if special is not None:
+            return [special]
+        if first or self.template is not None or not self._pads_words:
+            return self._bare(text)
+        for anchor in ANCHORS:  # as it is cut in the middle of a text, without the space put before a text's first word
+            alone, both = self._bare(anchor), self._bare(anchor + text)
+            if both[: len(alone)] == alone:
+                return both[len(alone) :]
+        return self._bare(text)
+
+    def _bare(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    @functools.cached_property
+    def _specials(self) -> dict[str, int]:
+        tokenizer = self.tokenizer
+        return dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+
+    @functools.cached_property
+    def _ends(self) -> set[int]:
+        """Ids that can end a turn: special ones."""
+        added = self.tokenizer.added_tokens_decoder
+        return set(self.tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+
+    @functools.cached_property
+    def _pads_words(self) -> bool:
+        """Whether a space is put before a text's first word (SentencePiece's dummy prefix, add_prefix_space)."""
+        return self.tokenizer.decode(self._bare("b") + self._bare("a"), clean_up_tokenization_spaces=False) != "ba"
+
+    def _ended(
+        self, ids: np.ndarray, labels: np.ndarray, trained: list[_Answer]
+    ) -> tuple[np.ndarray, np.ndarray, bool, bool]:
+        """ids and labels with the end token after an answer that nothing ends, and whether it was added, or lacks.
+
+        After the last answer it is a token of its own. After an earlier one it is the label of what follows, as the
+        template goes on without it.
+        """
+        tails = [ids[max(a.begin, a.stop - 4) : a.stop].tolist() for a in trained]
+        open_ended = [a for a, tail in zip(trained, tails, strict=True) if not self._ends.intersection(tail)]
+        if not open_ended:
+            return ids, labels, False, False
+        end = self.tokenizer.eos_token_id
+        if end is None:
+            return ids, labels, False, True
+        for answer in open_ended:
+            if not self.tokenizer.decode(ids[answer.stop :]).strip():  # the chat's last: white space behind it goes
+                ids, labels = ids[: answer.stop], labels[: answer.stop]
+            if answer.stop < len(ids):
+                labels[answer.stop] = end
+            else:
+                ids, labels = np.append(ids, end), np.append(labels, end)
+        return ids, labels, True, False
+
+    def _lost(
+        self, messages: list[Message], row: _Ids, trained: list[_Answer], labels: np.ndarray, cut: int
+    ) -> tuple[bool, int]:
+        """Whether an answer lost its question to a cut of `cut` tokens, and how many answers are lost; what is left of
+        those is not trained on."""
+        gone = [a for a in trained if a.begin < cut and a is not row.answers[-1]]
+        for answer in gone:
+            labels[answer.begin : answer.stop + 1] = IGNORED
+        left = next((a for a in trained if a.begin >= cut), None)
+        if left is None or cut <= left.start:
+            return False, len(gone)
+        question = next((m["content"] for m in reversed(messages[: left.turn]) if m["role"] != "assistant"), "").strip()
+        at = left.prompt.rfind(question)
+        opening = len(self._ids(left.prompt[at + len(question) :], first=False)) if at >= 0 else 0
+        return left.begin - cut <= opening, len(gone)
+
+    def _unrendered(self, messages: list[Message], ids: np.ndarray, answer: _Answer) -> bool:
+        """Whether something of an answer is not among its ids: thinking, or what it says beside calls of tools."""
+        message = messages[answer.turn]
+        parts = [message.get("reasoning", ""), message["content"] if "calls" in message else ""]
+        if not any(part.strip() for part in parts):
+            return False
+        text = self.tokenizer.decode(ids[answer.begin : answer.stop], clean_up_tokenization_spaces=False)
+        return any(part.strip() not in text + answer.whole for part in parts)
+
+
+def _without_thinking(message: Message) -> Message:
+    kept = {key: value for key, value in message.items() if key != "reasoning"}
+    return {**kept, "content": THINKING.sub("", message["content"])}

@@ -1,0 +1,56 @@
+"""Where a model's files are: a folder, a built-in, or a hub model fetched by its commit."""
+
+from pathlib import Path
+
+from near.common.errors import UserError, one_line
+from near.common.files import refuse_special, refuse_special_in
+from near.data.builtin.assets import resolve
+
+SKIPPED = ["onnx/*", "openvino/*", "original/*", "*.pth", "*.gguf", "*.msgpack", "*.h5"]
+
+
+def model_folder(key: str, path: str, revision: str | None, cache_dir: str, instead: str) -> str:
+    """The local folder of model `path`. `key`: the option it came from; `instead`: the built-in choice to name.
+
+    Raises UserError when it is neither a folder nor a model the hub gives.
+    """
+    found = resolve(path, cache_dir)
+    refuse_special(Path(found).expanduser(), key)
+    if Path(found).expanduser().is_dir():
+        folder = Path(found).expanduser()
+        refuse_special_in(folder, key)
+        if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
+            raise UserError(f"{key}={path}: the folder holds no model (no config.json)")
+        return str(folder)
+    if found.startswith((".", "/", "~")) or found.count("/") > 1:
+        raise UserError(f"{key}={path}: no such folder")
+    from huggingface_hub import get_token, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        return snapshot_download(found, revision=revision, ignore_patterns=SKIPPED)
+    except (GatedRepoError, RepositoryNotFoundError) as error:
+        token = "HF_TOKEN is set, but has no access" if get_token() else "HF_TOKEN is not set"
+        raise UserError(
+            f"{key}={path}: the hub has no such model, or it is gated or private: {token}; accept its terms there "
+            "and put a token of that account into the environment variable HF_TOKEN"
+        ) from error
+    except (OSError, ValueError, HFValidationError, RuntimeError) as error:
+        raise UserError(
+            f"{key}={path}: no such folder, and the hub did not give it ({one_line(error)[:160]}); "
+            f"where no hub is in reach use {instead}, which is built in"
+        ) from error
+
+
+def wanted_dtype(dtype: str) -> str:
+    """`dtype`, with auto made bfloat16 on a GPU that computes in it and float32 elsewhere."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if computes_bfloat16() else "float32"
+
+
+def computes_bfloat16() -> bool:
+    """Whether there is a GPU that computes in bfloat16 itself (older ones only emulate it)."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

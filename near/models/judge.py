@@ -1,0 +1,61 @@
+"""A judge behind an OpenAI-compatible endpoint: whether an answer says what its reference does."""
+
+import re
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypedDict
+
+from near.common.errors import UserError
+from near.models.server import Server, ServerOptions
+
+PROMPT = (
+    "Question:\n{question}\n\nReference answer:\n{reference}\n\nAnswer to judge:\n{answer}\n\n"
+    "Does the answer say the same as the reference? Reply with yes or no."
+)
+
+
+class JudgeOptions(TypedDict):
+    prompt: str | None
+    server: ServerOptions
+
+
+class Judge:
+    """Asks `/chat/completions` of a server for a verdict, at temperature 0. server: see near.models.server.Server, and
+    `model`, its name there; prompt: with {question}, {reference} and {answer}."""
+
+    def __init__(self, server: dict, prompt: str = PROMPT, where: str = "judge"):
+        self.server, self.prompt, self.where = Server(server, f"{where}.server"), prompt, where
+        self.model = server.get("model")
+        if not self.model:
+            raise UserError(f"{where}.server.model is missing: set it to the judge's name at the server")
+
+    def verdicts(self, asked: list[tuple[str, str, str]]) -> list[bool]:
+        """Of each question, reference and answer: whether the answer is right. UserError where the judge says neither
+        yes nor no."""
+        with ThreadPoolExecutor(self.server.concurrency) as workers:
+            return [right for right, _ in workers.map(self.verdict, asked)]
+
+    def verdict(self, one: tuple[str, str, str]) -> tuple[bool, str]:
+        """Whether one answer is right, and what the judge said."""
+        question, reference, answer = one
+        parts = {"{question}": question, "{reference}": reference, "{answer}": answer}
+        text = re.sub("|".join(map(re.escape, parts)), lambda found: parts[found.group()], self.prompt)
+        messages = [{"role": "user", "content": text}]
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 8}
+        told = self.server.json("POST", "/chat/completions", body)
+        try:
+            said = str(told["choices"][0]["message"]["content"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise UserError(f"{self.where}.server.url={self.server.url} answers something else than a chat") from error
+        word = re.search(r"\b(yes|no)\b", said.casefold())
+        if word is None:
+            raise UserError(
+                f"{self.where}: {self.model} says {said[:60]!r}, neither yes nor no; set another {self.where}.prompt"
+            )
+        return word.group() == "yes", said
+
+
+def normalise(text: str) -> str:
+    """Unicode NFKC, case folded, white space collapsed, closing punctuation dropped."""
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return folded.rstrip(".!。 ")

@@ -1,0 +1,140 @@
+"""The base model, its tokenizer, and adapters on it."""
+
+import importlib.util
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from safetensors import safe_open
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from near.common.errors import UserError, one_line, reading
+from near.common.files import read_json
+from near.data.templates.named import set_template, set_thinking
+from near.models.hub import model_folder, wanted_dtype
+from near.models.patterns import check_patterns
+from near.models.pissa import keep_initial
+
+
+def base_folder(cfg: DictConfig, cache_dir: str) -> str:
+    """Where the base model's files are."""
+    return model_folder("model.name_or_path", cfg.name_or_path, cfg.revision, cache_dir, "model=smollm2")
+
+
+def load_tokenizer(cfg: DictConfig, cache_dir: str, folder: str | None = None, template_key: str = "model.template"):
+    """The base model's tokenizer (or that in `folder`), with its chat template and a padding token (without its own,
+    the end-of-text one); UserError where it can't be loaded or has no template, which option `template_key` sets."""
+    from transformers import AutoTokenizer
+
+    folder = base_folder(cfg, cache_dir) if folder is None else folder
+    options = {"split_special_tokens": True} if cfg.get("split_special_tokens") else {}
+    with reading(f"the tokenizer in {folder}"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code, **options)
+    if not tokenizer.is_fast:
+        raise UserError(f"the tokenizer of {folder} is not a fast one, which is needed to find answers in a chat")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    set_template(tokenizer, cfg.template, template_key)
+    set_thinking(tokenizer, cfg.get("enable_thinking"))
+    return tokenizer
+
+
+def check_quantization(cfg: DictConfig, finetuning: DictConfig) -> None:
+    """UserError where `cfg.quantization` can't be had, or not with this kind of fine-tuning."""
+    if cfg.get("quantization") is None:
+        return
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("model.quantization needs bitsandbytes; pip install -r requirements-qlora.txt")
+    if "_target_" not in finetuning:
+        raise UserError("finetuning=full can't train quantised weights; set model.quantization=null")
+
+
+def load_base(cfg: DictConfig, cache_dir: str, device: str | None = None):
+    """The base causal language model in `cfg.dtype`, on `device` (None: the accelerator, where there is one).
+
+    Its linear layers are quantised where `cfg.quantization` (a BitsAndBytesConfig) says so.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder, dtype = base_folder(cfg, cache_dir), getattr(torch, wanted_dtype(cfg.dtype))
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    quantised = _quantised(cfg, dtype, device)
+    with reading(f"model.name_or_path={cfg.name_or_path}"):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=cfg.trust_remote_code, **quantised
+        )
+    if cfg.get("upcast_layernorm"):
+        upcast_norms(model)
+    if not quantised:
+        return model if is_deepspeed_zero3_enabled() else model.to(device)
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False  # evaluated once, it would be packed into a form without gradients
+    return model
+
+
+def upcast_norms(model) -> None:
+    """Make the weights of normalisation layers float32; what they give keeps the type of what they take."""
+    import torch
+
+    def back(layer, inputs, output):
+        return output.to(inputs[0].dtype)
+
+    for name, layer in model.named_modules():
+        own = dict(layer.named_parameters(recurse=False))
+        if "norm" in f"{name.rpartition('.')[2]} {type(layer).__name__}".lower() and own:
+            layer.to(torch.float32)
+            layer.register_forward_hook(back)
+
+
+def _quantised(cfg: DictConfig, dtype, device) -> dict:
+    """What from_pretrained needs to quantise a model; nothing where it is not to be."""
+    if cfg.get("quantization") is None:
+        return {}
+    # weights are stored in the dtype of all others, so that ZeRO-3 and FSDP can spread them
+    numbers = {"bnb_4bit_compute_dtype": dtype, "bnb_4bit_quant_storage": dtype}
+    made = {"quantization_config": instantiate(cfg.quantization, **numbers)}
+    return made if is_deepspeed_zero3_enabled() else made | {"device_map": {"": device}}
+
+
+def add_finetuning(model, finetuning: DictConfig):
+    """`model` with the adapter of `finetuning` (a peft config), or as it is when every weight is trained."""
+    if "_target_" not in finetuning:
+        return model
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    if getattr(
+        model, "is_quantized", False
+    ):  # norms and embeddings in float32; gradient checkpointing is trainer.args' to ask for
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    try:
+        adapted = get_peft_model(model, instantiate(finetuning, _convert_="all"))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"finetuning: peft refuses these values ({one_line(error)[:200]})") from error
+    keep_initial(adapted)
+    return adapted
+
+
+def with_adapter(model, path: str | Path, trainable: bool = False):
+    """`model` with the adapter in folder `path`, whose weights want a gradient by choice; UserError where it was made
+    for another model."""
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+
+    path = Path(path)
+    weights = path / "adapter_model.safetensors"
+    if not (path / "adapter_config.json").is_file() or not weights.is_file():
+        raise UserError(f"adapter_name_or_path={path}: no adapter_config.json and adapter_model.safetensors there")
+    check_patterns(path, read_json(path / "adapter_config.json"), (name for name, _ in model.named_modules()))
+    misfit = f"adapter_name_or_path={path} does not fit the model {model.name_or_path}"
+    with reading(weights), safe_open(weights, framework="numpy") as file:
+        stored = set(file.keys())
+    with reading(f"{misfit}: it", "name the base it was trained on"):
+        adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
+    known = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    whole = set(get_peft_model_state_dict(adapted, save_embedding_layers=True)) | known  # embeddings may be stored, too
+    if odd := (stored - whole) | (known - stored):
+        raise UserError(f"{misfit} ({len(odd)} weights differ, first {min(odd)}); name the base it was trained on")
+    return adapted

@@ -1,0 +1,220 @@
+"""The table of tokens that rows are trained on, and batches of it."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from jinja2 import TemplateError
+from omegaconf import DictConfig
+
+from near.common.errors import UserError, one_line
+from near.common.files import FULL, READ_ONLY, cache_folder, digest, naming_full_disk
+from near.common.threads import threads_to_use
+from near.data.formats.formats import without_nulls
+from near.data.rows import Rows
+from near.data.table import SCHEMA
+from near.models.encoding import IGNORED, Encoder
+
+log = logging.getLogger(__name__)
+
+VERSION = 4
+
+PER_PROCESS = 2000  # rows
+
+OPTIONS = ("cutoff_len", "train_on_prompt", "mask_history", "reasoning", "default_system")  # of data, see Encoder
+
+
+def tokenizer_digest(tokenizer) -> str:
+    """What of a tokenizer decides its output: vocabulary, rules and chat template."""
+    core = tokenizer.backend_tokenizer.to_str()
+    special = [tokenizer.bos_token, tokenizer.eos_token, getattr(tokenizer, "split_special_tokens", False)]
+    return digest(
+        [hashlib.sha256(core.encode()).hexdigest(), tokenizer.chat_template, tokenizer.padding_side, *special]
+    )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """`table`: input_ids and labels of all rows, by id; `eligible`: ids of rows with an answer token, ascending;
+    `fingerprint`: of the rows and what made tokens of them."""
+
+    table: datasets.Dataset
+    eligible: np.ndarray
+    fingerprint: str = ""
+
+
+def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
+    """Tokens of all rows, from the cache where the same rows met the same tokenizer before.
+
+    `data`: what Encoder reads of it, num_proc, refresh, on_error. A row that the chat template refuses is not eligible;
+    how many is logged. One that can't be encoded (its answers can't be located, or its tools have no place) is a
+    UserError, or with data.on_error=skip left out likewise.
+    """
+    options = [data.get(name) for name in OPTIONS]
+    key = digest([VERSION, rows.fingerprint, tokenizer_digest(tokenizer), options])
+    path = cache_folder(cache_dir, "tokens", f"{key}.arrow")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoder = Encoder(tokenizer, data)
+
+    def work(batch: dict) -> dict:
+        coded = []
+        for messages, fault in zip(batch["messages"], batch["fault"], strict=True):
+            row = dict(_NOTHING)
+            if not fault:
+                try:
+                    row |= vars(encoder.encode(without_nulls(messages)))
+                except TemplateError as error:
+                    row["refused"] = one_line(error)
+                except UserError as error:
+                    row["misfit"] = one_line(error)
+            coded.append(row)
+        columns = {name: [int(c[name]) if name in _COUNTED else c[name] for c in coded] for name in _NOTHING}
+        columns["answer_tokens"] = [int((labels != IGNORED).sum()) for labels in columns["labels"]]
+        return columns
+
+    try:
+        with naming_full_disk(path.parent):
+            table = rows.dataset().map(
+                work,
+                batched=True,
+                remove_columns=SCHEMA.names,
+                features=_FEATURES,
+                num_proc=data.num_proc or processes(len(rows)),
+                cache_file_name=str(path),
+                new_fingerprint=key,
+                load_from_cache_file=not data.refresh,
+                desc="tokenising",
+            )
+    except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None) in (*FULL, *READ_ONLY):
+            raise
+        raise UserError(f"the cached tokens {path} are damaged ({one_line(error)}); set data.refresh=true") from error
+    answers = table.data.column("answer_tokens").to_numpy()
+    usable = rows.eligible()
+    eligible = np.intersect1d(np.flatnonzero(answers > 0), usable).astype(np.int64)
+    _check(rows, table, usable, data.on_error)
+    _report(rows, table, usable, len(eligible), data.cutoff_len, tokenizer)
+    if not len(eligible):
+        raise UserError(f"data.{rows.name}: no row has an answer token; raise data.cutoff_len={data.cutoff_len}")
+    return Tokens(table.select_columns(["input_ids", "labels"]), eligible, key)
+
+
+def processes(rows: int) -> int | None:
+    """How many tokenise that many rows: starting one costs about what a thousand rows do."""
+    count = min(threads_to_use(), rows // PER_PROCESS)
+    return count if count > 1 else None
+
+
+def _check(rows: Rows, table: datasets.Dataset, usable: np.ndarray, on_error: str) -> None:
+    """UserError for the first usable row that could not be encoded, unless such rows are to be skipped."""
+    misfits = table.data.column("misfit")
+    if misfits.null_count == len(table):
+        return
+    ids = np.intersect1d(np.flatnonzero(~misfits.is_null().to_numpy()), usable)
+    if not len(ids):
+        return
+    first = misfits[int(ids[0])].as_py()
+    if on_error != "skip":
+        raise UserError(f"data.{rows.name}, row {ids[0]}: {first}")
+    log.info(f"{rows.name}: {len(ids)} of {len(rows)} rows left out, they can't be encoded; row {ids[0]}: {first}")
+
+
+def _report(rows: Rows, table: datasets.Dataset, usable: np.ndarray, eligible: int, cutoff_len: int, tokenizer) -> None:
+    """Log how many rows were cut, refused, changed or left without an answer."""
+    counts = {name: table.data.column(name).to_numpy()[usable] for name in _COUNTED}
+    rows_with = {name: int((values > 0).sum()) for name, values in counts.items()}
+    if rows_with["cut_prompt"] or rows_with["cut_answer"]:
+        cut = f"{rows_with['cut_prompt']} prompts and {rows_with['cut_answer']} answers"
+        log.info(f"{rows.name}: {cut} of {len(rows)} rows cut to data.cutoff_len={cutoff_len} tokens")
+    if rows_with["lost_question"] or rows_with["lost_answers"]:
+        log.info(
+            f"{rows.name}: by the cut {rows_with['lost_question']} rows keep an answer without its question, "
+            f"{rows_with['lost_answers']} lose {int(counts['lost_answers'].sum())} earlier answers"
+        )
+    if rows_with["endless"]:
+        log.info(
+            f"{rows.name}: answers of {rows_with['endless']} rows do not end: the chat template ends no turn and the "
+            "tokenizer has no end token"
+        )
+    if rows_with["end_added"]:
+        log.info(
+            f"{rows.name}: the chat template ends no answer in {rows_with['end_added']} rows; the end token "
+            f"{tokenizer.eos_token} is trained there"
+        )
+    if rows_with["unrendered"]:
+        count = int(counts["unrendered"].sum())
+        log.info(f"{rows.name}: the chat template leaves out thinking, or text beside calls, of {count} answers")
+    if rows_with["dropped"]:
+        log.info(f"{rows.name}: thinking taken out of {rows_with['dropped']} rows (data.reasoning=drop)")
+    if rows_with["reopened"]:
+        log.info(
+            f"{rows.name}: the chat template opens {rows_with['reopened']} answers otherwise than generation does; "
+            "see model.enable_thinking and data.reasoning"
+        )
+    refused = table.data.column("refused").drop_null()
+    if len(refused):
+        log.info(f"{rows.name}: the chat template refuses {len(refused)} rows, the first with: {refused[0]}")
+    if lost := len(usable) - eligible:
+        log.info(f"{rows.name}: {lost} rows have no answer token and are not eligible")
+
+
+_EMPTY = np.empty(0, dtype=np.int64)
+
+_COUNTED = ("cut_prompt", "cut_answer", "lost_question", "lost_answers", "endless", "end_added")
+
+_COUNTED += ("unrendered", "dropped", "reopened")
+
+_NOTHING = {"input_ids": _EMPTY, "labels": _EMPTY, **dict.fromkeys(_COUNTED, 0), "refused": None, "misfit": None}
+
+_FEATURES = datasets.Features(
+    {
+        "input_ids": datasets.List(datasets.Value("int32")),
+        "labels": datasets.List(datasets.Value("int32")),
+        **{name: datasets.Value("int32") for name in (*_COUNTED, "answer_tokens")},
+        "refused": datasets.Value("string"),
+        "misfit": datasets.Value("string"),
+    }
+)
+
+
+class Collator:
+    """Rows to a batch: input_ids, attention_mask and labels, int64 (B, longest), padded on the right."""
+
+    def __init__(self, pad_id: int):
+        self.pad_id = pad_id
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        longest = max(len(row["input_ids"]) for row in rows)
+        batch = {
+            "input_ids": torch.full((len(rows), longest), self.pad_id),
+            "attention_mask": torch.zeros((len(rows), longest), dtype=torch.long),
+            "labels": torch.full((len(rows), longest), IGNORED),
+        }
+        for i, row in enumerate(rows):
+            size = len(row["input_ids"])
+            batch["input_ids"][i, :size] = torch.as_tensor(row["input_ids"])
+            batch["attention_mask"][i, :size] = 1
+            batch["labels"][i, :size] = torch.as_tensor(row["labels"])
+        return batch
+
+
+def stop_ids(model, tokenizer) -> list[int]:
+    """Ids that end an answer: the model's own, and the tokenizer's end token, which training ends answers with."""
+    ends = model.generation_config.eos_token_id
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    return list(dict.fromkeys([*ends, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]))
+
+
+LOOKED_AT = 10_000  # rows whose length is looked up at a time
+
+
+def lengths(table: datasets.Dataset) -> np.ndarray:
+    """Tokens of every row of a table of `input_ids`, int64 (n,)."""
+    column = table.with_format("arrow")
+    parts = [pc.list_value_length(batch["input_ids"]) for batch in column.iter(LOOKED_AT)]
+    return np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts]).astype(np.int64)

@@ -1,0 +1,198 @@
+"""Selections side by side: each over its seeds, beside random rows and the untrained model, with what is shown and what
+is not."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from near.common.moved import class_names
+from near.evaluation.intervals import holds_zero, over_pairs, over_seeds
+from near.report.runs import Run
+
+BASELINE = "random"
+
+NOTHING = "no difference shown"
+
+TOO_FEW = "too few seeds"
+
+LEAST = 3  # seeds for a verdict
+
+Interval = tuple[float, float] | None
+
+Kind = tuple[str, dict, dict[object, Run]]  # a selector, the settings its runs have in common, and the runs by seed
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a target loss minus another's: the mean over seeds, its 95% interval over seeds, and over paired examples.
+    `count`: the seeds, where that is known."""
+
+    mean: float
+    seeds: Interval
+    examples: Interval
+    count: int | None = None
+
+    @property
+    def interval(self) -> Interval:
+        """What both intervals, as far as they are known, lie in: zero is outside it where both say the same."""
+        known = [interval for interval, _ in self._known()]
+        return (min(low for low, _ in known), max(high for _, high in known)) if known else None
+
+    @property
+    def verdict(self) -> str:
+        """better or worse only where both intervals, as far as they are known, say so, and never for fewer than LEAST
+        seeds."""
+        if self.count is not None and self.count < LEAST:
+            return TOO_FEW
+        if self.interval is None or holds_zero(self.interval):
+            return NOTHING
+        return "worse" if self.mean > 0 else "better"
+
+    def told(self) -> str:
+        shown = [f"{self.mean:+.4f}"]
+        shown += [f"[{i[0]:+.4f}, {i[1]:+.4f}] {over}" for i, over in self._known()]
+        return " ".join(shown)
+
+    def _known(self) -> list[tuple[tuple[float, float], str]]:
+        return [(i, o) for i, o in ((self.seeds, "seeds"), (self.examples, "examples")) if i is not None]
+
+
+@dataclass
+class Group:
+    """Runs that differ in nothing but the seed, by seed."""
+
+    label: str
+    runs: dict[object, Run]
+
+    @property
+    def one(self) -> Run:
+        """Any of them: they have all but the seed in common."""
+        return next(iter(self.runs.values()))
+
+    def mean(self, of: Callable[[Run], float | None]) -> float | None:
+        values = [of(run) for run in self.runs.values()]
+        return None if None in values else statistics.mean(values)
+
+
+def groups_of(runs: list[Run]) -> list[Group]:
+    """Trained runs by their settings, each named by its selector and by what sets it apart from others of that name: in
+    the order in which a sweep was asked for them; of other runs, those with the lowest target loss first."""
+    found: dict[str, Kind] = {}
+    for run in runs:
+        if run.folder is None or not run.training:
+            continue
+        settings = settings_of(run)
+        key = repr((run.selector, sorted(settings.items(), key=repr), run.evaluated, run.metrics["model"]))
+        found.setdefault(key, (run.selector, settings, {}))[2].setdefault(run.seed, run)
+    labels = [_label(kind, list(found.values())) for kind in found.values()]
+    groups = [Group(label, same) for label, (_, _, same) in zip(labels, found.values(), strict=True)]
+    groups.sort(key=lambda g: g.mean(lambda r: r.metrics["target_loss"]))
+    numbers = {id(g): [run.number for run in g.runs.values()] for g in groups}
+    one_sweep = len({run.folder.parent for g in groups for run in g.runs.values()}) == 1
+    if one_sweep and not any(None in of for of in numbers.values()):
+        groups.sort(key=lambda g: min(numbers[id(g)]))
+    return groups
+
+
+def _label(kind: Kind, kinds: list[Kind]) -> str:
+    """Its selector, and what was typed for it and not for others of that selector; where that does not tell them
+    apart, the settings that do."""
+    name, settings, _ = kind
+    others = [other for other in kinds if other[0] == name and other is not kind]
+    apart = sorted(_typed(kind).difference(*([set.intersection(*map(_typed, others))] if others else [])))
+    if any(set(apart) <= _typed(other) for other in others):
+        keys = [k for k in settings if any(other[1].get(k) != settings[k] for other in others)]
+        apart = [f"{k}={settings[k]}" for k in sorted(keys)]
+    shown = [f"{k.rpartition('.')[2]}={v}" for k, _, v in (word.partition("=") for word in apart[:4])] if others else []
+    return " ".join([name, *shown])
+
+
+def _typed(kind: Kind) -> set[str]:
+    return set.intersection(*(run.typed for run in kind[2].values()))
+
+
+def settings_of(run: Run) -> dict[str, object]:
+    """What decided the run's outcome but its seed, by dotted key."""
+    found = {}
+
+    def walk(node: object, path: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{path}.{key}" if path else str(key))
+        else:
+            found[path] = str(node)
+
+    walk(class_names(run.training.get("identity", {}).get("config", {})), "")
+    found.pop("seed", None)
+    return {k: v for k, v in found.items() if not k.startswith("evaluation.")}
+
+
+def baseline_of(group: Group, groups: list[Group]) -> Group | None:
+    """The group of random rows most like `group`: evaluated alike, with the most settings and seeds in common."""
+    one = group.one
+    known = [g for g in groups if g.one.selector == BASELINE and g.one.evaluated == one.evaluated]
+    mine = set(settings_of(one).items())
+
+    def alike(other: Group) -> tuple[int, int]:
+        return len(mine & set(settings_of(other.one).items())), len(group.runs & other.runs.keys())
+
+    return max(known, key=alike, default=None)
+
+
+def beside_random(group: Group, other: Group) -> Difference | None:
+    """Of the same seeds' runs; None without a seed in common."""
+    pairs = [(group.runs[seed], other.runs[seed]) for seed in group.runs if seed in other.runs]
+    if not pairs:
+        return None
+    return _difference([(a.metrics["target_loss"], b.metrics["target_loss"], a.examples, b.examples) for a, b in pairs])
+
+
+def beside_base(group: Group) -> Difference | None:
+    """Of the untrained model, as every run evaluated it; None where one did not."""
+    runs = list(group.runs.values())
+    if not all(run.metrics.get("base") for run in runs):
+        return None
+    return _difference(
+        [(r.metrics["target_loss"], r.metrics["base"]["target_loss"], r.examples, r.base_examples) for r in runs]
+    )
+
+
+def _difference(pairs: list[tuple]) -> Difference:
+    """pairs: a seed's two target losses, and of both the summed losses and tokens of every example, where known."""
+    differences, examples = np.array([first - second for first, second, _, _ in pairs]), None
+    if all(a is not None and b is not None and len(a[0]) == len(b[0]) for _, _, a, b in pairs):
+        sums = np.mean([a[0] - b[0] for _, _, a, b in pairs], axis=0)  # an example's mean over seeds
+        examples = over_pairs(sums, pairs[0][2][1])
+    return Difference(float(differences.mean()), over_seeds(differences), examples, len(differences))
+
+
+def at_equal_tokens(group: Group, other: Group) -> Difference | None:
+    """The difference at the tokens that both runs of a seed have trained: selectors differ in how long their rows are.
+
+    Target losses between the rounds' beginnings are interpolated; the longer run's learning rate had not come to its
+    end there. None where a run did not evaluate at its rounds (evaluation.at_rounds).
+    """
+    differences = []
+    for seed in (s for s in group.runs if s in other.runs):
+        curves = [_curve(g.runs[seed]) for g in (group, other)]
+        if None in curves:
+            return None
+        tokens = min(curve[0][-1] for curve in curves)
+        first, second = (float(np.interp(tokens, *curve)) for curve in curves)
+        differences.append(first - second)
+    if not differences:
+        return None
+    return Difference(statistics.mean(differences), over_seeds(np.array(differences)), None, len(differences))
+
+
+def _curve(run: Run) -> tuple[list[float], list[float]] | None:
+    """Tokens trained, and target loss, as every round began and at the end."""
+    tokens, points = 0, []
+    for line in run.rounds:
+        if line.get("target_loss") is None or line.get("tokens") is None:
+            return None
+        points.append((tokens, line["target_loss"]))
+        tokens += line["tokens"]
+    return tuple(map(list, zip(*points, (tokens, run.metrics["target_loss"]), strict=True))) if points else None

@@ -1,0 +1,106 @@
+"""What a run trained on, and when: python report.py runs=RUN row=1234."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from omegaconf.errors import OmegaConfBaseException
+
+from near.common.errors import UserError, one_line, printable, visible
+from near.common.files import read_jsonl
+from near.common.foreign import read_config
+from near.data.loading import load
+
+SHOWN = 300  # characters of each message
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A round whose subset holds the row. `place`: in the selector's order, from 1; `steps`: the optimizer steps that
+    trained it, from 1 as the logs count them, one for each time; None where the Trainer shuffled by itself."""
+
+    line: dict
+    place: int
+    steps: list[int] | None
+
+
+def seen(folder: Path, row: int) -> list[Seen]:
+    """The rounds of the run in `folder` that hold `row`. UserError for files that are damaged or missing."""
+    found = []
+    for line in read_jsonl(folder / "rounds" / "rounds.jsonl"):
+        ids = _ids(folder / "rounds" / f"{line['round']:03d}.npy")
+        at = np.flatnonzero(ids == row)
+        if not len(at):
+            continue
+        steps = None
+        if line.get("draws_per_step"):
+            order = _ids(folder / "rounds" / f"{line['round']:03d}_order.npy")
+            steps = (line["step"] + np.flatnonzero(order == row) // line["draws_per_step"] + 1).tolist()
+        found.append(Seen(line, int(at[0]) + 1, steps))
+    return found
+
+
+def _ids(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{path} can't be read ({one_line(error)}); train that run again with overwrite=true"
+        ) from error
+
+
+def lookup(root: Path, row: int) -> None:
+    """Print, for every run below `root` (finished or not), the row's text and where the run trained it."""
+    if not root.is_dir():
+        raise UserError(f"runs={root}: no such folder")
+    folders = [path.parent.parent for path in sorted(root.rglob("rounds/rounds.jsonl"))]
+    if not folders:
+        raise UserError(f"runs={root}: no rounds/rounds.jsonl below it; give the output folder of train.py")
+    shown: list[str] = []
+    for folder in folders:
+        text = list(_text(folder, row))
+        if text != shown:  # runs of one pool say it once
+            print("\n".join(text))
+            shown = text
+        print("\n".join(map(visible, _told(folder, row))))
+
+
+def _text(folder: Path, row: int) -> Iterator[str]:
+    """The row as its data source has it now."""
+    level, logger = logging.getLogger("near").level, logging.getLogger("near")
+    try:
+        cfg = read_config(folder / "config.yaml")
+        logger.setLevel(logging.ERROR)  # what loading tells was told when the run began
+        rows = load(cfg.data, "candidates", cfg.cache_dir)
+    except (UserError, OSError, OmegaConfBaseException) as error:
+        yield f"row {row}: its text can't be shown ({one_line(error)})"
+        return
+    finally:
+        logger.setLevel(level)
+    if row >= len(rows):
+        raise UserError(f"row={row} is not in the pool of {len(rows)} rows; use row<={len(rows) - 1}")
+    yield f"row {row}, from {printable(rows.sources(np.array([row]))[0], 60)}"
+    for message in rows.messages(row):
+        trained = "" if message.get("train", True) else " (not trained on)"
+        for text in filter(None, (message.get("reasoning"), message["content"], message.get("calls"))):
+            yield f"  {message['role']}{trained}: {printable(text, SHOWN)}"
+
+
+def _told(folder: Path, row: int) -> Iterator[str]:
+    rounds = seen(folder, row)
+    count = len(read_jsonl(folder / "rounds" / "rounds.jsonl"))
+    if not rounds:
+        yield f"{folder}: in none of its {count} rounds"
+        return
+    yield f"{folder}: in {len(rounds)} of its {count} rounds"
+    for one in rounds:
+        line = one.line
+        if one.steps is None:
+            when = "once in every epoch; at which step the Trainer does not keep"
+        elif one.steps:
+            when = f"trained in step {', '.join(map(str, one.steps))}"
+        else:
+            when = "not drawn"
+        yield f"  round {line['round']} ({line['selector']}), place {one.place} of {line['rows']}: {when}"

@@ -1,0 +1,260 @@
+"""The charts of a report, as plain Plotly figures ({"data", "layout"}): losses, cost, sources, overlap.
+
+Names come from data and configurations: they are escaped, as Plotly reads them as HTML.
+"""
+
+import html
+
+import numpy as np
+
+from near.report.compare import BASELINE, Group, baseline_of, beside_base, beside_random
+from near.report.page.taken import overlaps
+from near.report.runs import Run
+
+Figure = dict
+
+# Distinct in light and dark, and for readers who see few colours (after Okabe and Ito); selections keep theirs in all
+# charts and on the map.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f7bd9", "#b0574f", "#6b8e23", "#00868b")
+
+COLOURS += ("#4b2e83", "#7f7f7f", "#c2185b", "#795548", "#3f7fbf", "#b8860b")
+
+SECONDS = "seconds of training and of the rounds' selections (not of embedding and searching, which are kept)"
+
+
+def colour(place: int) -> str:
+    """Of the selection at `place`."""
+    return COLOURS[place % len(COLOURS)]
+
+
+def differences(groups: list[Group]) -> Figure | None:
+    """Each selection's difference to random rows: a dot with the interval in which both of its intervals lie, so that
+    zero is inside it where no difference is shown."""
+    data, labels = [], []
+    for place, group in enumerate(groups):
+        other = baseline_of(group, groups)
+        found = None if other in (None, group) else beside_random(group, other)
+        if found is None:
+            continue
+        low, high = found.interval or (found.mean, found.mean)
+        labels.append(html.escape(group.label))
+        arms = {"array": [round(high - found.mean, 6)], "arrayminus": [round(found.mean - low, 6)]}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": html.escape(group.label),
+                "x": [round(found.mean, 6)],
+                "y": [labels[-1]],
+                "text": [html.escape(f"{found.told()}: {found.verdict}")],
+                "hovertemplate": "%{text}<extra></extra>",
+                "showlegend": False,
+                "error_x": {
+                    "type": "data",
+                    "symmetric": False,
+                    **arms,
+                    "color": colour(place),
+                    "thickness": 2,
+                    "width": 6,
+                },
+                "marker": {"color": colour(place), "size": 11},
+            }
+        )
+    if not data:
+        return None
+    figure = _figure(data, f"Target loss minus {BASELINE} rows'", "← better · 95% intervals · worse →", "")
+    zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 2, "dash": "dash"}}
+    name = {"x": 0, "y": 1, "yref": "paper", "yanchor": "bottom", "text": f"{BASELINE} rows", "showarrow": False}
+    figure["layout"] |= {
+        "height": 160 + (44 if len(data) < 7 else 30) * len(data),
+        "shapes": [zero],
+        "annotations": [name],
+        "hovermode": "closest",
+    }
+    figure["layout"]["yaxis"] |= {"type": "category", "range": [len(data) - 0.5, -0.5]}
+    return figure
+
+
+def target_loss(groups: list[Group], by: str) -> Figure | None:
+    """Target loss as rounds begin and at the end, `by` step or seconds; a line for each run."""
+    data = []
+    for place, group in enumerate(groups):
+        for seed, run in group.runs.items():
+            points = curve(run, by)
+            if not points:
+                continue
+            x, y = map(list, zip(*points, strict=True))
+            data.append(_line(group, place, seed, x, y, legend=run is group.one))
+    if not data:
+        return None
+    axis = "optimizer step" if by == "step" else SECONDS
+    return _figure(data, f"Target loss by {by}", axis, "target loss (nats a token)")
+
+
+def curve(run: Run, by: str) -> list[tuple[float, float]]:
+    """(step or seconds, target loss) as every round began, and at the end; none where a run did not keep them."""
+    points = []
+    for line in run.rounds:
+        x = line.get("step" if by == "step" else "seconds")
+        if x is None or line.get("target_loss") is None:
+            return []
+        points.append((x, line["target_loss"]))
+    end = run.training.get("steps") if by == "step" else _spent(run)
+    return [*points, (end, run.metrics["target_loss"])] if points and end is not None else []
+
+
+def _spent(run: Run) -> float | None:
+    if run.training.get("train_seconds") is None or run.selecting is None:
+        return None
+    return run.training["train_seconds"] + run.selecting
+
+
+def training_loss(groups: list[Group]) -> Figure | None:
+    """The Trainer's own loss, on the rows that it trained: of different rows, so not to be compared."""
+    data = []
+    for place, group in enumerate(groups):
+        for seed, run in group.runs.items():
+            lines = run.training.get("history") or []
+            if lines:
+                x, y = [line["step"] for line in lines], [line["loss"] for line in lines]
+                data.append(_line(group, place, seed, x, y, legend=run is group.one))
+    title = "Training loss (each on the rows it trained: not to be compared)"
+    return _figure(data, title, "optimizer step", "training loss") if data else None
+
+
+def cost_and_gain(groups: list[Group]) -> Figure | None:
+    """What a run took, and what it gained on the target against the untrained model."""
+    data = []
+    for place, group in enumerate(groups):
+        base = beside_base(group)
+        points = [(spent, run) for run in group.runs.values() if (spent := _spent(run)) is not None]
+        if base is None or not points:
+            continue
+        gains = [run.metrics["base"]["target_loss"] - run.metrics["target_loss"] for _, run in points]
+        told = [_cost(run) for _, run in points]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": html.escape(group.label),
+                "x": [round(spent, 3) for spent, _ in points],
+                "y": gains,
+                "text": told,
+                "hovertemplate": "%{text}<br>%{x:.1f} s, gain %{y:.4f}",
+                "marker": {"color": colour(place), "size": 11, "symbol": place % 8},
+            }
+        )
+    if not data:
+        return None
+    axis = SECONDS
+    return _figure(data, "Cost and gain", axis, "target loss gained on the untrained model")
+
+
+def _cost(run: Run) -> str:
+    tokens = run.training.get("tokens_trained")
+    parts = [f"seed {run.seed}", f"selecting {run.selecting:.1f} s", f"training {run.training['train_seconds']:.1f} s"]
+    return html.escape(", ".join(parts + ([f"{tokens} tokens"] if tokens else [])))
+
+
+def _line(group: Group, place: int, seed: object, x: list, y: list, legend: bool) -> dict:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": html.escape(group.label),
+        "legendgroup": str(place),
+        "showlegend": legend,
+        "x": [round(float(v), 3) for v in x],
+        "y": [round(float(v), 6) for v in y],
+        "hovertemplate": html.escape(f"{group.label}, seed {seed}") + ": %{y:.4f}<extra></extra>",
+        "line": {"color": colour(place), "width": 2},
+        "marker": {"size": 5, "symbol": place % 8},
+    }
+
+
+def sources(groups: list[Group], colours: dict[str, str]) -> list[tuple[str, Figure]]:
+    """For each selection, what its rounds took from each source as stacked bars, a mean over its seeds; `colours`: of
+    the sources, the same in every picture."""
+    found = []
+    for group in groups:
+        runs = [run for run in group.runs.values() if run.rounds]
+        if not runs:
+            continue
+        count = min(len(run.rounds) for run in runs)
+        names = [f"{line['round']} ({line['selector']})" for line in runs[0].rounds[:count]]
+        totals: dict[str, np.ndarray] = {}
+        for run in runs:
+            for at, line in enumerate(run.rounds[:count]):
+                for source, rows in line["sources"].items():
+                    totals.setdefault(source, np.zeros(count))[at] += rows / len(runs)
+        data = [
+            {
+                "type": "bar",
+                "name": html.escape(source),
+                "x": [html.escape(name) for name in names],
+                "y": [round(float(v), 2) for v in totals[source]],
+                "marker": {"color": colours[source]},
+            }
+            for source in sorted(totals, key=lambda s: -totals[s].sum())
+        ]
+        title = f"{html.escape(group.label)}: distinct rows by source, mean of seeds"
+        figure = _figure(data, title, "", "")
+        figure["layout"] |= {"barmode": "stack", "height": 440}
+        found.append((group.label, figure))
+    return found
+
+
+def source_colour(place: int) -> str:
+    """Of the source at `place`, around the colour circle by the golden angle."""
+    return f"hsl({(place * 137.508 + 20) % 360:.0f},{55 + place % 3 * 10}%,{48 + place % 2 * 10}%)"
+
+
+def overlap(groups: list[Group]) -> Figure | None:
+    """A heat map of which share of rows two selections have in common."""
+    values = overlaps(groups)
+    if len(groups) < 2 or np.isnan(values).all():
+        return None
+    names = [html.escape(group.label) for group in groups]
+    shown = [[None if np.isnan(v) else round(float(v), 4) for v in row] for row in values]
+    heat = {
+        "type": "heatmap",
+        "x": names,
+        "y": names,
+        "z": shown,
+        "zmin": 0,
+        "zmax": 1,
+        "colorscale": "Viridis",
+        "texttemplate": "%{z:.2f}",
+        "hovertemplate": "%{x}, %{y}: %{z:.3f}<extra></extra>",
+    }
+    figure = _figure([heat], "Overlap of the rows taken (Jaccard; on the diagonal between seeds)", "", "")
+    figure["layout"]["yaxis"] |= {"autorange": "reversed"}
+    return figure
+
+
+def _figure(data: list[dict], title: str, x: str, y: str) -> Figure:
+    axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
+    return {"data": data, "layout": {"title": {"text": title}, **axes, "hovermode": "x unified" if x else "closest"}}
+
+
+def source_colours(groups: list[Group], pool: list[str] = ()) -> dict[str, str]:
+    """The colour of every source in all pictures: of those that rounds took from, most taken from first, then of the
+    others of the pool."""
+    totals: dict[str, int] = {}
+    for run in (run for group in groups for run in group.runs.values()):
+        for line in run.rounds:
+            for source, count in line["sources"].items():
+                totals[source] = totals.get(source, 0) + count
+    names = dict.fromkeys([*sorted(totals, key=lambda s: (-totals[s], s)), *pool])
+    return {name: source_colour(place) for place, name in enumerate(names)}
+
+
+def all_charts(groups: list[Group], colours: dict[str, str]) -> dict[str, list[Figure]]:
+    """By section of the page."""
+    losses = [target_loss(groups, "step"), target_loss(groups, "seconds"), training_loss(groups)]
+    return {
+        "differences": [f for f in [differences(groups)] if f],
+        "losses": [f for f in losses if f],
+        "cost": [f for f in [cost_and_gain(groups)] if f],
+        "sources": [figure for _, figure in sources(groups, colours)],
+        "overlap": [f for f in [overlap(groups)] if f],
+    }

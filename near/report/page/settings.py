@@ -1,0 +1,65 @@
+"""What was compared: the settings in which the selections differ, the versions, the data, and how to repeat it."""
+
+import shlex
+from dataclasses import dataclass, field
+
+from near.common.foreign import read_overrides
+from near.report.compare import Group, settings_of
+from near.report.runs import Run
+
+LONG = 120  # characters of a value
+
+
+@dataclass
+class Compared:
+    """`differing`: setting, then its value in every group; `alike`: settings that all have in common; `facts`: what
+    holds for which runs (name, value, runs); `commands`: a run's name and the command that repeats it."""
+
+    differing: list[list[str]] = field(default_factory=list)
+    alike: list[list[str]] = field(default_factory=list)
+    facts: list[list[str]] = field(default_factory=list)
+    commands: list[list[str]] = field(default_factory=list)
+
+
+def compared(groups: list[Group]) -> Compared:
+    """Of all runs of `groups`."""
+    of = [settings_of(group.one) for group in groups]
+    found = Compared()
+    for key in sorted(set().union(*of)):
+        values = [_short(s.get(key, "-")) for s in of]
+        if len(set(values)) > 1:
+            found.differing.append([key, *values])
+        else:
+            found.alike.append([key, values[0]])
+    runs = [run for group in groups for run in group.runs.values()]
+    found.facts = _facts(runs)
+    found.commands = [[run.folder.name, command] for run in runs if (command := _command(run))]
+    return found
+
+
+def _facts(runs: list[Run]) -> list[list[str]]:
+    """Versions and fingerprints: one line where all runs have the same, else a line for each value."""
+    seen: dict[str, dict[str, int]] = {}
+    for run in runs:
+        told = {f"{name} version": v for name, v in (run.training.get("versions") or {}).items()}
+        prints = (run.training.get("identity") or {}).get("fingerprints") or {}
+        told |= {f"{name} fingerprint": v for name, v in prints.items()}
+        for name, value in told.items():
+            counts = seen.setdefault(name, {})
+            counts[str(value)] = counts.get(str(value), 0) + 1
+    return [
+        [name, value, "all runs" if len(counts) == 1 and count == len(runs) else f"{count} of {len(runs)} runs"]
+        for name, counts in seen.items()
+        for value, count in counts.items()
+    ]
+
+
+def _command(run: Run) -> str | None:
+    """What repeats the run, as Hydra kept its overrides."""
+    if not (words := read_overrides(run.folder)):
+        return None
+    return shlex.join(["python", "train.py", *(word for word in words if not word.startswith("sweeps="))])
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= LONG else value[: LONG - 1] + "…"

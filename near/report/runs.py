@@ -1,0 +1,172 @@
+"""The runs below a folder: what each left of its training and its evaluation."""
+
+import contextlib
+import functools
+import logging
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from near.common.errors import UserError
+from near.common.files import read_json, read_jsonl
+from near.common.foreign import read_overrides
+
+log = logging.getLogger(__name__)
+
+WARMUP = "warm-up"  # the selector of such a round, in rounds.jsonl
+
+KEYS = {"selector", "model", "target_loss", "rows", "tokens", "answers_right", "eval_fingerprint"}
+
+
+@dataclass
+class Run:
+    """`folder` is None for the untrained base model, which is found in other runs' metrics."""
+
+    selector: str
+    metrics: dict
+    folder: Path | None = None
+    training: dict = field(default_factory=dict)
+    rounds: list[dict] = field(default_factory=list)
+
+    @property
+    def seed(self) -> object:
+        return self.metrics.get("seed")
+
+    @property
+    def model(self) -> str:
+        name = self.metrics["model"]
+        return name if "${" in name else re.split(r"[/:]", name.rstrip("/"))[-1]
+
+    @property
+    def evaluated(self) -> tuple:
+        """What must be equal for two evaluations to be compared."""
+        known = self.metrics
+        return known["eval_fingerprint"], known["rows"], known["tokens"], known.get("columns_fingerprint")
+
+    @property
+    def pool(self) -> str | None:
+        """The fingerprint of the candidates; None where it was not kept."""
+        return self._fingerprint("candidates")
+
+    @property
+    def labels(self) -> str | None:
+        """The fingerprint of the candidates' sources; None where it was not kept."""
+        return self._fingerprint("candidates.sources")
+
+    def _fingerprint(self, name: str) -> str | None:
+        return ((self.training.get("identity") or {}).get("fingerprints") or {}).get(name)
+
+    @functools.cached_property
+    def typed(self) -> set[str]:
+        """The overrides it was started with, as Hydra keeps them; none where it did not."""
+        return {word for word in read_overrides(self.folder) if not word.startswith(("selector=", "seed="))}
+
+    @functools.cached_property
+    def examples(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Summed losses and tokens of the target's rows by id, float64 (n,) each; None where they were not kept."""
+        return _examples(self.folder / "answers.jsonl")
+
+    @functools.cached_property
+    def base_examples(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The same of the untrained model."""
+        return _examples(self.folder / "base_answers.jsonl")
+
+    @functools.cached_property
+    def drawn(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The distinct rows that each round trained, int64 ascending: of the selector's rounds, and of the warm-ups;
+        without rounds whose files are gone or damaged."""
+        picked, warmups = [], []
+        for line in self.rounds:
+            ids = _drawn(self.folder / "rounds", f"{line['round']:03d}")
+            if ids is not None:
+                (warmups if line["selector"] == WARMUP else picked).append(ids)
+        return picked, warmups
+
+    @functools.cached_property
+    def number(self) -> int | None:
+        """Which job of its sweep it was, from 0; None outside one."""
+        with contextlib.suppress(UserError, OSError):
+            number = read_json(self.folder.parent / ".jobs" / f"{self.folder.name}.json").get("number")
+            return number if isinstance(number, int) else None
+        return None
+
+    @functools.cached_property
+    def picked(self) -> int | None:
+        """Distinct rows that the selector's rounds trained, those of warm-ups not counted; None where they are gone."""
+        picked, _ = self.drawn
+        return len(np.unique(np.concatenate(picked))) if picked else None
+
+    @property
+    def selecting(self) -> float | None:
+        """Seconds of the rounds' selections. Embedding and searching are done once for all (`preparing`)."""
+        return self.training.get("select_seconds")
+
+    @property
+    def preparing(self) -> tuple[float, float] | None:
+        """Seconds that embedding and searching took when they were done, in this run or before; None without them."""
+        spent = self.training.get("embed_seconds"), self.training.get("search_seconds")
+        return None if None in spent else spent
+
+
+def _drawn(folder: Path, stem: str) -> np.ndarray | None:
+    for name in (f"{stem}_order.npy", f"{stem}.npy"):  # of the plain Trainer only the subset is known
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            return np.unique(np.load(folder / name, allow_pickle=False))
+    return None
+
+
+def _finite(loss: object) -> bool:
+    return isinstance(loss, int | float) and math.isfinite(loss)
+
+
+def _examples(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    if not path.is_file():
+        return None
+    rows = sorted((r for r in read_jsonl(path) if r.get("set") == "target"), key=lambda r: r["row"])
+    if not all(_finite(r.get("loss")) for r in rows):
+        return None
+    tokens = np.array([r["tokens"] for r in rows], dtype=np.float64)
+    return np.array([r["loss"] for r in rows]) * tokens, tokens
+
+
+def collect(root: Path) -> tuple[list[Run], list[Path]]:
+    """Finished runs, the base model first, and the folders of runs that have begun and not ended, or whose loss is not
+    a finite number."""
+    if not root.is_dir():
+        raise UserError(f"runs={root}: no such folder")
+    runs, models, bases, diverged = [], [], {}, []
+    for path in sorted(root.rglob("metrics.json")):
+        folder, metrics = path.parent, read_json(path)
+        if not KEYS <= set(metrics):
+            log.info(f"passed over {path}: not written by train.py or eval.py")
+            continue
+        if not _finite(metrics["target_loss"]):
+            diverged.append(folder)
+            continue
+        if metrics["selector"] is None:  # a model that eval.py was given: an untrained one, or one merged before
+            models.append(Run("model", metrics, folder))
+            continue
+        if metrics.get("base") and not _finite(metrics["base"].get("target_loss")):
+            metrics["base"] = None
+        if metrics.get("base"):
+            base = Run("base", {**metrics["base"], "model": metrics["model"]})
+            bases.setdefault((base.evaluated, base.metrics["model"]), base)
+        training = read_json(folder / "train_metrics.json") if (folder / "train_metrics.json").is_file() else {}
+        lines = folder / "rounds" / "rounds.jsonl"
+        rounds = read_jsonl(lines) if lines.is_file() else []
+        runs.append(Run(metrics["selector"], metrics, folder, training, rounds))
+    for run in models:
+        key = (run.evaluated, run.metrics["model"])
+        if key in bases:
+            bases[key] = Run("base", run.metrics, run.folder)
+        else:
+            runs.append(run)
+    begun = [p.parent for p in sorted(root.rglob("config.yaml")) if p.parent.name != ".hydra"]
+    unfinished = diverged + [folder for folder in begun if not (folder / "metrics.json").exists()]
+    if not runs and not bases and not unfinished and not any(root.rglob(".jobs/*.json")):
+        raise UserError(f"runs={root}: no metrics.json below it; give the output folder of train.py or eval.py")
+    runs.sort(key=lambda r: (r.selector, str(r.seed), str(r.folder)))
+    return [*bases.values(), *runs], unfinished

@@ -1,0 +1,111 @@
+"""`Neighbours`, every query's nearest rows, and the files that hold them: read, checked, cut to max_K."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from near.common.errors import UserError
+from near.common.files import file_digest, read_json
+from near.data.rows import Rows
+
+SCHEMA_VERSION = 3
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """ids int64 (n_queries, max_K): rows of the pool, best first, ties by lower id; scores float32, cosine.
+
+    typical: float32 (n_queries,), each query's similarity with just any row; found: nothing had to be searched.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+    manifest: dict
+    typical: np.ndarray | None = None
+    found: bool = False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of a matrix's files."""
+    names = ("top_indices.npy", "top_scores.npy", "typical_scores.npy")
+    return {name: file_digest(folder / name) for name in names if (folder / name).is_file()}
+
+
+def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: int | None) -> Neighbours:
+    """The first `max_K` columns (None: all) of a matrix that select.py wrote, refused unless it was made for this pool
+    and these queries and is wide enough."""
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if path.name not in ("top_indices.npy", folder.name):
+        raise UserError(f"indices_path={path}: give the top_indices.npy that select.py wrote, or its folder")
+    for name in ("top_indices.npy", "top_scores.npy", "manifest.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"indices_path={path}: no {name} in {folder}; give a top_indices.npy that select.py wrote")
+    neighbours = _read(folder)
+    for name, rows in (("candidates", candidates), ("queries", queries)):
+        made_for = neighbours.manifest.get(name)
+        if not isinstance(made_for, dict):
+            raise UserError(f"{folder / 'manifest.json'} does not say which {name} it was made for; select again")
+        if made_for.get("fingerprint") != rows.fingerprint:
+            raise UserError(
+                f"indices_path={path} was made for other {name} ({str(made_for.get('fingerprint'))[:12]}, "
+                f"{made_for.get('rows')} rows) than data.{name} ({rows.fingerprint[:12]}, {len(rows)} rows); "
+                "run select.py on these"
+            )
+    width = neighbours.ids.shape[1]
+    max_K = width if max_K is None else max_K
+    if width < max_K:
+        raise UserError(
+            f"indices_path={path} holds {width} neighbours a query, fewer than max_K={max_K}; use max_K<={width}"
+        )
+    if neighbours.ids.max() >= len(candidates):
+        raise UserError(
+            f"indices_path={path} names row {neighbours.ids.max()} of a pool of {len(candidates)}; select again"
+        )
+    return _first(neighbours, max_K)
+
+
+def _first(neighbours: Neighbours, max_K: int) -> Neighbours:
+    """Each query's first `max_K` neighbours, in memory of their own."""
+    parts = (np.array(a[:, :max_K]) for a in (neighbours.ids, neighbours.scores))
+    return dataclasses.replace(neighbours, **dict(zip(("ids", "scores"), parts, strict=True)))
+
+
+def _read(folder: Path) -> Neighbours:
+    try:
+        ids, scores = (np.load(folder / f"top_{name}.npy", "r", allow_pickle=False) for name in ("indices", "scores"))
+        typical = np.load(path, allow_pickle=False) if (path := folder / "typical_scores.npy").is_file() else None
+        manifest = read_json(folder / "manifest.json")
+        digests = _digests(folder)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(
+            f"the selection in {folder} is damaged ({error}); delete the folder and select again"
+        ) from error
+    if not isinstance(manifest.get("sha256"), dict) or not digests.keys() <= manifest["sha256"].keys():
+        raise UserError(f"{folder / 'manifest.json'} holds no digests of its files; select again")
+    if any(digests.get(n) != d for n, d in manifest["sha256"].items()):
+        raise UserError(f"the selection in {folder} is damaged (its bytes changed); delete the folder and select again")
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{folder / 'manifest.json'} has schema {manifest.get('schema_version')}, not {SCHEMA_VERSION}")
+    if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape != scores.shape or ids.size and ids.min() < 0:
+        raise UserError(f"{folder / 'top_indices.npy'} is not an int64 matrix of row ids like its scores; select again")
+    if scores.dtype.kind != "f" or not all(map(_is_ranked, *_blocks(ids, scores))):
+        raise UserError(
+            f"{folder / 'top_scores.npy'} is not a matrix of finite numbers, or a row of {folder / 'top_indices.npy'} "
+            "names an id twice; select again"
+        )
+    return Neighbours(ids, scores, manifest, typical)
+
+
+def _blocks(*arrays: np.ndarray) -> list[list[np.ndarray]]:
+    """Of each array its blocks of rows, as few at a time as fit into memory easily."""
+    rows = max(1, (1 << 22) // max(1, arrays[0].shape[1]))
+    return [[array[i : i + rows] for i in range(0, len(array), rows)] for array in arrays]
+
+
+def _is_ranked(ids: np.ndarray, scores: np.ndarray) -> bool:
+    """Whether scores are finite and no row of ids has one twice."""
+    ordered = np.sort(ids, axis=1)
+    return bool(np.isfinite(scores).all() and (ordered[:, 1:] != ordered[:, :-1]).all())

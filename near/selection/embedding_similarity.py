@@ -1,0 +1,67 @@
+"""Similarity by the embedder's vectors, read from the store; what is computed of them is kept in the cache."""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from near.common.files import cache_folder, digest, write_npy
+from near.common.locks import lock_file, locked
+from near.data.rows import Rows
+from near.embedding.embed import embed_rows
+from near.embedding.store import Store
+from near.searching.vectors import StoredVectors
+from near.selection.similarity import Similarity
+
+if TYPE_CHECKING:
+    from near.searching.neighbours import Neighbours
+
+
+class EmbeddingSimilarity(Similarity):
+    """Of the eligible rows of `candidates` and the queries, by `cfg.embedder`; of several processes that ask for the
+    same at once the first computes it."""
+
+    def __init__(self, cfg: DictConfig, candidates: Rows, queries: Rows, neighbours: "Neighbours"):
+        super().__init__(neighbours, candidates.eligible(), len(candidates))
+        self.cfg, self.candidates, self.queries = cfg, candidates, queries
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[tuple[StoredVectors, np.ndarray]]:
+        """See Similarity.opened; the search has embedded them all."""
+        embedder = instantiate(self.cfg.embedder, cache_dir=self.cfg.cache_dir)
+        with Store(self.cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
+            pool = embed_rows(store, embedder, self.candidates, self.ids)
+            asked = embed_rows(store, embedder, self.queries, self.queries.eligible(), query=True)
+            embedder.close()
+            yield StoredVectors(store, pool.places), store.read(asked.places)
+
+    def means(self) -> np.ndarray:
+        return self._kept(["means"], super().means, (self.rows,))
+
+    def density(self, ids: np.ndarray, sigma: float, k: int) -> np.ndarray:
+        what = ["density", hashlib.sha256(np.ascontiguousarray(ids)).hexdigest(), sigma, k]
+        return self._kept(what, lambda: super(EmbeddingSimilarity, self).density(ids, sigma, k), ids.shape)
+
+    def clusters(self, count: int, seed: int) -> np.ndarray:
+        work = super().clusters
+        return self._kept(["clusters", count, seed], lambda: work(count, seed), (self.rows,))
+
+    def _kept(self, what: list, work: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        """What `work` gives, from the cache where it was computed before."""
+        embedder = instantiate(self.cfg.embedder, cache_dir=self.cfg.cache_dir)
+        made_of = [what, self.candidates.fingerprint, hashlib.sha256(self.ids).hexdigest()]
+        asked = hashlib.sha256(self.queries.eligible()).hexdigest()
+        key = digest([made_of, self.queries.fingerprint, asked, embedder.signature])
+        path = cache_folder(self.cfg.cache_dir, "similarities", f"{key}.npy")
+        with locked(lock_file(self.cfg.cache_dir, key)):
+            with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
+                found = np.load(path, allow_pickle=False)
+                if found.shape == shape:
+                    return found
+            found = work()
+            write_npy(path, found)
+            return found

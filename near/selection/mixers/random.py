@@ -1,0 +1,21 @@
+"""Random proportions: the baseline of every rule that chooses them."""
+
+import numpy as np
+
+from near.selection.mixers.base import Mixer, Shares, Sources
+from near.selection.round import Round
+
+
+class Random(Mixer):
+    """New ones in each round, all mixtures alike likely (a flat Dirichlet distribution). `initial`: those of warm-ups;
+    None: random, too."""
+
+    def __init__(self, initial: dict[str, float] | None = None):
+        self.initial = Shares.optional(initial, "mixer.initial")
+
+    def first(self, round: Round, sources: Sources) -> np.ndarray:
+        return self.proportions(round, sources) if self.initial is None else self.initial.of(sources)
+
+    def proportions(self, round: Round, sources: Sources) -> np.ndarray:
+        rng = np.random.default_rng((round.seed, round.index, 5))  # 5: another stream than the draws'
+        return rng.dirichlet(np.ones(len(sources)))

@@ -1,0 +1,114 @@
+"""Checkpoints of a training run as a selector reads them: weights, Adam's moments, and the learning rate until then."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from near.common.errors import UserError, one_line
+from near.common.files import read_json
+from near.models.trainer_state import trainer_state
+from near.models.weights import kept, trained
+from near.selection.scoring.gradients import Moments, moments
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`weight`: its mean learning rate since the checkpoint before, as a share of all (as in LESS); `named_by`: the key
+    of the configuration that names it."""
+
+    folder: Path
+    step: int
+    weight: float
+    named_by: str = "scoring.checkpoints"
+
+    @classmethod
+    def all(cls, folders: list[str]) -> list["Checkpoint"]:
+        """Those of one run, ascending by step; UserError where one is not whole, or no learning rate was logged."""
+        steps = {}
+        for folder in map(Path, folders):
+            if not (folder / "trainer_state.json").is_file():
+                raise UserError(f"scoring.checkpoints: {folder} is no checkpoint (no trainer_state.json)")
+            step = trainer_state(folder)["global_step"]
+            if step in steps:
+                raise UserError(f"scoring.checkpoints: {steps[step]} and {folder} are both of step {step}; give one")
+            steps[step] = folder
+        rates, before = [], 0
+        for step in sorted(steps):
+            history = trainer_state(steps[step])["log_history"]
+            logged = [line["learning_rate"] for line in history if "learning_rate" in line and before < line["step"]]
+            if not logged or not sum(logged):
+                raise UserError(
+                    f"scoring.checkpoints: {steps[step]} logged no learning rate after step {before}; train with a "
+                    "smaller trainer.args.logging_steps"
+                )
+            rates.append(sum(logged) / len(logged))
+            before = step
+        return [cls(steps[s], s, rate / sum(rates)) for s, rate in zip(sorted(steps), rates, strict=True)]
+
+    @contextlib.contextmanager
+    def in_place(self, model) -> Iterator[None]:
+        """The model with this checkpoint's weights in place of its own, which come back afterwards."""
+        with kept(model):
+            self._load(model)
+            yield
+
+    def _check_adapter(self, model) -> None:
+        """What scales an adapter's layers is no weight, and would be the model's."""
+        told, own = read_json(self.folder / "adapter_config.json"), model.peft_config["default"].to_dict()
+        for name in ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"):
+            if told.get(name) != own.get(name):
+                raise self._misfit(f"its {name} is {told.get(name)}, not {own.get(name)}")
+
+    def _load(self, model) -> None:
+        adapter, files = self.folder / "adapter_model.safetensors", sorted(self.folder.glob("model*.safetensors"))
+        try:
+            if adapter.is_file() and hasattr(model, "peft_config"):
+                from peft import set_peft_model_state_dict
+
+                self._check_adapter(model)
+                result = set_peft_model_state_dict(model, load_file(adapter))
+                missing = [name for name in result.missing_keys if "lora_" in name] + list(result.unexpected_keys)
+            else:
+                loaded = {name: value for file in files for name, value in load_file(file).items()}
+                mine = trained(model)
+                missing = sorted(set(mine) - set(loaded))
+                with torch.no_grad():
+                    for name in set(mine) & set(loaded):
+                        mine[name].copy_(loaded[name])
+        except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+            raise self._misfit(one_line(error)[:120]) from error
+        if missing:
+            raise self._misfit(f"{len(missing)} weights differ, first {missing[0]}")
+
+    def moments(self, model) -> dict[str, Moments]:
+        """Adam's state for every weight that is looked at, from its optimizer.pt."""
+        from transformers import Trainer
+
+        path = self.folder / "optimizer.pt"
+        if not path.is_file():
+            raise self._misfit("it has no optimizer.pt; set scoring.adam=false for plain gradients")
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises its own and pickle's kinds
+            raise self._misfit(f"its optimizer.pt can't be read: {one_line(error)[:80]}") from error
+        decayed = set(Trainer.get_decay_parameter_names(None, model))  # the Trainer's two groups, in this order
+        names = [[n for n in trained(model) if n in decayed], [n for n in trained(model) if n not in decayed]]
+        groups = [g for g in saved["param_groups"]]
+        found = {}
+        for group, own in zip(groups, names if len(groups) == 2 else [list(trained(model))], strict=False):
+            if len(group["params"]) != len(own):
+                raise self._misfit(f"its optimizer has {len(group['params'])} weights where the model has {len(own)}")
+            for name, number in zip(own, group["params"], strict=True):
+                found[name] = moments(saved["state"].get(number, {}), group, name)
+        for name, weight in trained(model).items():
+            if found[name].first.numel() != weight.numel():
+                raise self._misfit(f"its optimizer has another shape for {name}")
+        return {name: found[name].to(weight.device) for name, weight in trained(model).items()}
+
+    def _misfit(self, why: str) -> UserError:
+        return UserError(f"{self.named_by}: {self.folder} does not fit the model ({why})")

@@ -1,0 +1,62 @@
+"""What select.py does."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from near.common.config import public
+from near.common.files import digest, provenance, read_json, write_json, write_npy
+from near.common.locks import lock_file, locked
+from near.common.outputs import claim, remove
+from near.common.processes import is_main
+from near.data.loading import given, load
+from near.data.pool import held_out, load_pool
+from near.embedding.duplicates import without_near_duplicates
+from near.searching.equal_rows import warn_of_equal
+from near.searching.find import _check_same, find_neighbours, width_of
+from near.searching.neighbours import _digests
+from near.searching.summary import summarise
+from near.selection.subset import Export
+
+log = logging.getLogger(__name__)
+
+
+def select(cfg: DictConfig, output_dir: Path) -> None:
+    """What select.py does: write top_indices.npy, top_scores.npy and manifest.json into `output_dir`, and the subset
+    that is asked for: that alone where its selector needs no neighbours."""
+    target = output_dir / "manifest.json"
+    export = Export(cfg, output_dir)
+    before = read_json(target) if target.exists() and not cfg.overwrite else None
+    queries = None
+    if export.needs_matrix or given(cfg.data, "queries"):
+        answer = export.needs.answers or cfg.embedder.embed != "prompt"
+        queries = load(cfg.data, "queries", cfg.cache_dir, answer=answer)
+    candidates = load_pool(cfg, queries)
+    export.check(candidates)
+    if not export.needs_matrix:
+        return export.without_matrix(candidates, queries)
+    width_of(cfg.max_K, len(candidates.eligible()))
+    if cfg.dry_run:
+        from near.searching.dry_run import report
+
+        return report(cfg, candidates, queries) if is_main() else None
+    candidates = without_near_duplicates(cfg, candidates)
+    reach = 0 if export.selector is None else export.selector.reach([cfg.n])
+    neighbours = find_neighbours(cfg, candidates, queries, reach, (output_dir, before) if before else None)
+    warn_of_equal(cfg, candidates, held_out(cfg, None, cfg.embedder.embed != "prompt"))
+    export.pick(candidates, queries, neighbours)
+    if not is_main():
+        return
+    with locked(lock_file(cfg.cache_dir, digest(str(output_dir.resolve())))):
+        if target.exists() and not cfg.overwrite:  # another run may just have written it
+            _check_same(output_dir, read_json(target), neighbours.manifest, neighbours.ids.shape[1])
+        with export.prepared(neighbours.manifest["key"], candidates, queries, neighbours) as place:
+            claim(output_dir, "select")
+            remove(output_dir, "manifest.json")  # it is written last: where it is, the files are whole and its own
+            write_npy(output_dir / "top_indices.npy", neighbours.ids)
+            write_npy(output_dir / "top_scores.npy", neighbours.scores)
+            manifest = {**neighbours.manifest, "sha256": _digests(output_dir)}
+            write_json(target, {**manifest, **place(), **provenance(), "config": public(cfg)})
+    summarise(neighbours, candidates, queries)
+    log.info(f"wrote {output_dir / 'top_indices.npy'} ({' x '.join(map(str, neighbours.ids.shape))})")

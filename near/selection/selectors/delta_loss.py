@@ -1,0 +1,61 @@
+"""Rows by how much training has lowered their loss, through a window that slides with the rounds."""
+
+import numpy as np
+
+from near.selection.round import Round, Subset
+from near.selection.selectors.asking import AskingSelector, ShortlistOptions
+from near.selection.selectors.ranking import drawn
+
+OUTSIDE = 0.025  # weight of rows outside the window, 1 inside
+
+STEEPNESS = 10.0  # of the window's way, over rounds from 0 to 1
+
+
+class DeltaLoss(AskingSelector):
+    """The seed system's (DataFlex) delta_loss selector. Its first round is random while every row's loss is recorded.
+    Later ones order rows by that loss minus the loss now, the largest drop first, and draw without replacement with
+    weight 1 in a window of `window_size` (a share of the rows) and 0.025 outside. The window begins at
+    sigmoid(10 (t - 1/2)) of its way, t being 1 in the last round, and ends before rows whose loss has risen."""
+
+    asks_model = "losses"
+    only_in_training = "compares rounds of training"
+
+    def __init__(
+        self,
+        subset_size: int | float | None = None,
+        shortlist: ShortlistOptions | None = None,
+        window_size: float = 0.2,
+    ):
+        super().__init__(subset_size, shortlist)
+        self.window_size = window_size
+        self._first: tuple[np.ndarray, np.ndarray] | None = None  # rows and their losses in the first round
+
+    def select(self, round: Round) -> Subset:
+        if self._first is None:
+            ids = self.rows(round)
+            self._first = ids, round.scorer.losses(round.model, ids)
+            return Subset(round.rng().permutation(ids)[: round.size])
+        ids, before = self._first
+        drops = before - round.scorer.losses(round.model, ids)
+        order = np.argsort(-drops, kind="stable")
+        start, stop = window(round.update, round.updates, len(ids), self.window_size)
+        stop = min(stop, int((drops >= 0).sum()))
+        weights = np.full(len(ids), OUTSIDE)
+        weights[order[start:stop]] = 1.0
+        chosen = drawn(np.log(weights), round)
+        return Subset(ids[chosen], drops[chosen])
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        if self._first is None:
+            return {}
+        return dict(zip(("first_rows", "first_losses"), self._first, strict=True))
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        self._first = (state["first_rows"], state["first_losses"]) if "first_rows" in state else None
+
+
+def window(update: int, updates: int, rows: int, size: float) -> tuple[int, int]:
+    """Where the window begins and ends among `rows` ordered rows, in the selection `update` (from 1) of `updates`."""
+    share = update / max(1, updates - 1)
+    start = (rows - size * rows) / (1 + np.exp(-STEEPNESS * (share - 0.5)))
+    return int(start), int(start + size * rows)

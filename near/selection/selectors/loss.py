@@ -1,0 +1,45 @@
+"""Rows by how well the model knows them already: drawn with more weight where its loss is low, medium or high."""
+
+from typing import Literal
+
+import numpy as np
+
+from near.common.errors import UserError
+from near.selection.round import Round, Subset
+from near.selection.selectors.asking import AskingSelector, ShortlistOptions
+from near.selection.selectors.ranking import drawn
+
+FOCUSES = ("low", "medium", "high")
+
+
+class Loss(AskingSelector):
+    """The seed system's (DataFlex) loss selector: rows are cut into low, medium and high by two quantiles of their
+    losses, and drawn without replacement with weight `focus_weight` in the group of `focus` and 1 in the others, to
+    the power of 1 / `temperature`; new in every round."""
+
+    asks_model = "losses"
+
+    def __init__(
+        self,
+        subset_size: int | float | None = None,
+        shortlist: ShortlistOptions | None = None,
+        focus: Literal["low", "medium", "high"] = "high",
+        focus_weight: float = 5.0,
+        quantiles: tuple[float, float] = (0.33, 0.66),
+        temperature: float = 1.0,
+    ):
+        super().__init__(subset_size, shortlist)
+        if focus not in FOCUSES:
+            raise UserError(f"selector.focus={focus} is not one of {', '.join(FOCUSES)}")
+        if len(quantiles) != 2 or not 0 <= quantiles[0] <= quantiles[1] <= 1:
+            raise UserError(f"selector.quantiles={list(quantiles)} are not two ascending shares, like [0.33,0.66]")
+        self.focus, self.focus_weight = focus, focus_weight
+        self.quantiles, self.temperature = tuple(quantiles), temperature
+
+    def select(self, round: Round) -> Subset:
+        ids = self.rows(round)
+        losses = round.scorer.losses(round.model, ids)
+        group = np.digitize(losses, np.quantile(losses, self.quantiles), right=True)  # 0 low, 1 medium, 2 high
+        weights = np.where(group == FOCUSES.index(self.focus), self.focus_weight, 1.0)
+        order = drawn(np.log(weights) / self.temperature, round)
+        return Subset(ids[order], losses[order])

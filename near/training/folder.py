@@ -1,0 +1,69 @@
+"""What an earlier run left in an output folder: a result, checkpoints to go on from, or files that must go."""
+
+import logging
+import re
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig
+
+from near.common.config import differences, public
+from near.common.errors import UserError
+from near.common.files import aside, read_json
+from near.common.moved import class_names
+from near.common.outputs import REMOVED, remove
+from near.common.sweep import in_sweep
+from near.evaluation.eval import summary
+from near.training.rounds.state import read_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
+    """Whether the same run is done already; UserError where another one is in its place."""
+    path = output_dir / "metrics.json"
+    if overwrite or not path.is_file() or not (output_dir / "train_metrics.json").is_file():
+        return False
+    differing = differences(class_names(read_json(output_dir / "train_metrics.json").get("identity")), identity)
+    if differing:
+        place = "another sweep_name" if in_sweep() else "another output_dir"
+        raise UserError(
+            f"{output_dir} holds a finished run with another configuration ({differing[0]}); "
+            f"set overwrite=true or {place}"
+        )
+    metrics = read_json(path)
+    if metrics["target_loss"] is None:  # it diverged
+        return False
+    log.info(f"{output_dir} is done already: {summary(metrics)}")
+    return True
+
+
+def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
+    """The checkpoint to go on from: the one named, or for `auto` the newest whole one of `output_dir`."""
+    if cfg.resume not in (None, "auto"):
+        if not (Path(cfg.resume) / "trainer_state.json").is_file():
+            raise UserError(f"resume={cfg.resume} is not a whole checkpoint (no trainer_state.json); try resume=auto")
+        return Path(cfg.resume)
+    if cfg.resume is None or cfg.overwrite:
+        return None
+    numbered = [(re.fullmatch(r"checkpoint-(\d+)", p.name), p) for p in (output_dir / "checkpoints").glob("*")]
+    for folder in [p for m, p in sorted(numbered, key=lambda x: -int(x[0][1]) if x[0] else 0) if m]:
+        try:
+            read_checkpoint(folder)
+        except UserError as error:
+            log.info(f"passed over a checkpoint: {error}")
+            continue
+        log.info(f"resuming from {folder}")
+        return folder
+    return None
+
+
+def clear(output_dir: Path) -> None:
+    """Remove what an earlier run left in its output folder, so that the files there are of one run."""
+    remove(output_dir, *REMOVED)
+
+
+def _write_config(cfg: DictConfig, output_dir: Path, write: bool) -> None:
+    if write:
+        with aside(output_dir / "config.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(public(cfg), sort_keys=False, allow_unicode=True), encoding="utf-8")

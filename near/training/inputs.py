@@ -1,0 +1,105 @@
+"""What a run is made of beside its model: rows, tokens, the neighbours that are given, and what decides its outcome."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from near.common.config import identity as outcome
+from near.common.errors import UserError
+from near.data.loading import given, load
+from near.data.pool import load_pool, without_prompts_of
+from near.data.rows import Rows
+from near.evaluation.measure import Sets, evaluation_sets
+from near.models.loading import base_folder, load_tokenizer
+from near.models.tokens import Tokens, tokenize
+from near.searching.neighbours import Neighbours, read_neighbours
+from near.selection.needs import Needs
+from near.selection.selectors.base import Selector
+from near.training.fingerprints import of_run
+from near.training.folder import finished
+
+
+@dataclass
+class Inputs:
+    """What a run has beside its model."""
+
+    needs: Needs
+    candidates: Rows
+    queries: Rows | None
+    sets: Sets
+    tokenizer: object
+    tokens: Tokens
+    query_tokens: Tokens | None
+    eval_table: object
+    neighbours: Neighbours | None
+    identity: dict
+
+    def width(self, cfg: DictConfig) -> int | None:
+        """max_K as it came to be: the columns of the matrix, where there is one."""
+        return cfg.max_K if self.neighbours is None else self.neighbours.ids.shape[1]
+
+
+def is_dynamic(cfg: DictConfig) -> bool:
+    """Whether training goes in rounds."""
+    return "update_step" in cfg.trainer
+
+
+@dataclass
+class LoadedRows:
+    """The rows of a run, what its selector needs beside the pool, and what decides its outcome."""
+
+    candidates: Rows
+    queries: Rows | None
+    sets: Sets
+    needs: Needs
+    identity: dict
+
+
+def load_rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Path) -> LoadedRows | None:
+    """Load them; None where the run is done already."""
+    sets = evaluation_sets(cfg)
+    queries = None
+    if needs.queries or given(cfg.data, "queries"):
+        answer = sets.seen or needs.answers or cfg.embedder.embed != "prompt"
+        queries = load(cfg.data, "queries", cfg.cache_dir, answer=answer)
+    if needs.asks_model == "gradients":
+        selector.check(queries, cfg.scoring)
+    candidates = load_pool(cfg, queries)
+    if needs.trains_on_queries:
+        if sets.seen:
+            raise UserError("selector=queries would train on what is evaluated; give data.eval.path, rows of their own")
+        candidates = candidates.followed_by(without_prompts_of(queries, sets.target, cfg.data.leakage))
+    identity = {"config": outcome(cfg), "fingerprints": of_run(cfg, needs, sets, queries, candidates)}
+    if finished(output_dir, identity, cfg.overwrite):
+        return None
+    if not cfg.get("dry_run"):  # which fetches nothing
+        base_folder(cfg.model, cfg.cache_dir)
+    return LoadedRows(candidates, queries, sets, needs, identity)
+
+
+def load_inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
+    """Tokens of `rows`, and the neighbours that are given as a file."""
+    tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
+    tokens = tokenize(rows.candidates, tokenizer, cfg.data, cfg.cache_dir)
+    if rows.needs.trains_on_queries:  # whose ids follow the pool's
+        first = len(rows.candidates) - len(rows.queries)
+        tokens = dataclasses.replace(tokens, eligible=tokens.eligible[tokens.eligible >= first])
+    if (selector.most(len(tokens.eligible)) or 0) > len(tokens.eligible):
+        raise UserError(
+            f"selector.subset_size={selector.subset_size} is more than the {len(tokens.eligible)} eligible rows of the "
+            "pool"
+        )
+    if is_dynamic(cfg):
+        selector.check_pool(rows.candidates, tokens.eligible)
+    query_tokens = None
+    if rows.needs.asks_model == "gradients":
+        query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cfg.cache_dir)
+    evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
+    eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
+    neighbours = None
+    if rows.needs.neighbours and cfg.indices_path is not None:
+        neighbours = read_neighbours(cfg.indices_path, rows.candidates, rows.queries, cfg.max_K)
+    parts = (rows.candidates, rows.queries, rows.sets)
+    return Inputs(rows.needs, *parts, tokenizer, tokens, query_tokens, eval_table, neighbours, rows.identity)

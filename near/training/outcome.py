@@ -1,0 +1,106 @@
+"""What a finished run leaves: its adapter or model, what training took, its loss curve and its evaluation."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from omegaconf import DictConfig
+
+from near.common.config import public
+from near.common.files import aside, naming_full_disk, provenance, read_json, write_json
+from near.common.outputs import MODEL, list_files, remove_folder
+from near.evaluation.eval import write_metrics
+from near.models.pissa import save_as_lora
+from near.training.twins import note
+
+if TYPE_CHECKING:
+    from near.evaluation.base_model import BaseMetrics
+    from near.training.inputs import Inputs
+
+SCHEMA_VERSION = 1
+
+
+def save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
+    """The adapter or model, whole or not at all."""
+    part = target.with_name(f".{target.name}.part")
+    if trainer.args.should_save:
+        remove_folder(part, MODEL)
+    with naming_full_disk(target.parent):
+        trainer.save_model(str(part))
+    if not trainer.args.should_save:
+        return
+    save_as_lora(trainer.accelerator.unwrap_model(trainer.model), part)
+    (part / "training_args.bin").unlink(missing_ok=True)  # a pickle
+    if target.name == "model":
+        tokenizer.save_pretrained(part)
+    else:  # while training its base was a folder of this machine
+        path = part / "adapter_config.json"
+        base = {"base_model_name_or_path": model.name_or_path, "revision": model.revision}
+        write_json(path, {**read_json(path), **base})
+    list_files(part)
+    remove_folder(target, MODEL)
+    os.rename(part, target)
+
+
+def write_outcome(
+    cfg: DictConfig,
+    output_dir: Path,
+    trainer,
+    inputs: "Inputs",
+    metrics: dict,
+    answers: list[dict],
+    base: "BaseMetrics",
+) -> None:
+    """train_metrics.json, loss.png, and what the evaluation gave."""
+    history = [line for line in trainer.state.log_history if "loss" in line]
+    rounds = trainer.record.rounds
+    select_seconds = sum(line["select_seconds"] for line in rounds)
+    train_seconds = trainer.seconds - select_seconds - sum(line.get("evaluate_seconds", 0.0) for line in rounds)
+    # what finding the neighbours took when they were found, be it in this run or in an earlier one
+    found = inputs.neighbours.manifest.get("figures", {}) if inputs.neighbours else {}
+    _plot(history, output_dir / "loss.png")
+    trained = trainer.state.global_step * trainer.draws_per_step
+    if trainer.schedule is None:  # the last batch of the plain Trainer's epoch may be a short one
+        trained = round(trainer.state.epoch * len(trainer.train_dataset))
+    described = {"selector": trainer.job.selector_name, "seed": cfg.seed, "max_K": inputs.width(cfg)}
+    write_json(
+        output_dir / "train_metrics.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            **described,
+            "steps": trainer.state.global_step,
+            "distinct_rows": len(np.unique(np.concatenate(trainer.subsets))) if trainer.subsets else None,
+            "rows_trained": trained,  # draws: a row that is passed over twice counts twice
+            "tokens_trained": sum(line["tokens"] for line in rounds) if trainer.schedule is not None else None,
+            "rows_per_second": round(trained / max(1e-9, train_seconds), 3),
+            "train_seconds": round(train_seconds, 3),
+            "select_seconds": round(select_seconds, 3),
+            "embed_seconds": found.get("embed_seconds"),
+            "search_seconds": found.get("search_seconds"),
+            "history": history,
+            "identity": inputs.identity,
+            "training_key": trainer.job.training_key,
+            **provenance(),
+        },
+    )
+    if trainer.job.training_key is not None:
+        note(output_dir, trainer.job.training_key)
+    described |= {"model": public(cfg.model, decisive=True)["name_or_path"], "base": base.metrics}
+    described["selection_saw_them"] = inputs.sets.seen
+    write_metrics(output_dir, {**described, **metrics}, answers, base.answers, cfg)
+
+
+def _plot(history: list[dict], path: Path) -> None:
+    """The loss curve as a picture beside the run."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.plot([line["step"] for line in history], [line["loss"] for line in history])
+    axes.set(xlabel="optimizer step", ylabel="training loss")
+    with aside(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,125 @@
+"""What a run trained on, round by round: a folder `rounds/` that can be looked up while the run goes on and after it.
+
+000.npy         ids of round 0's subset, int64 (rows,), in the selector's order
+000_scores.npy  the selector's score of each of them, float32 (rows,), where it gives any
+000_order.npy   ids as they are trained, int64 (draws,): the first `draws_per_step` of them are its first step's
+rounds.jsonl    one line a round
+"""
+
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+
+from near.common.files import write_jsonl, write_npy
+from near.data.rows import Rows
+from near.selection.round import Subset
+from near.training.rounds.schedule import Stretch
+
+log = logging.getLogger(__name__)
+
+
+def overlap(ids: np.ndarray, others: np.ndarray) -> float:
+    """Jaccard index of two sets of distinct ids: what both hold, as a share of what either holds."""
+    both = len(np.intersect1d(ids, others, assume_unique=True))
+    return both / (len(ids) + len(others) - both)
+
+
+def scores_file(folder: Path, index: int) -> Path:
+    return folder / f"{index:03d}_scores.npy"
+
+
+class Record:
+    """The rounds of a run so far, and their files in `folder`, which only one process writes (`write`)."""
+
+    def __init__(self, folder: Path, name: str, pool: Rows, draws_per_step: int | None, write: bool):
+        self.folder, self.name, self.pool, self.write = folder, name, pool, write
+        self.draws_per_step = draws_per_step
+        self.rounds: list[dict] = []
+        self._before: np.ndarray | None = None
+        self._seen = np.zeros(len(pool), dtype=bool)
+
+    def add(
+        self, stretch: Stretch, subset: Subset, seconds: float, order: np.ndarray | None, measured: dict | None = None
+    ) -> dict:
+        """Keep a round, tell of it, and return its line. `order`: its draws; None where the Trainer shuffles by itself.
+        `measured`: what else is known of it (tokens, target_loss as it begins).
+
+        overlap: with the round before; never_seen: the share of its rows that no earlier round had; mean_score: of
+        the rows whose similarity is known.
+        """
+        ids, scores = subset.ids, subset.scores
+        known = scores is not None and bool(np.isfinite(scores).any())
+        sources, counts = np.unique(self.pool.sources(ids).astype(str), return_counts=True)
+        line = {
+            "round": stretch.index,
+            "selector": "warm-up" if stretch.warmup else self.name,
+            "step": stretch.start,
+            "steps": stretch.steps,
+            "rows": len(ids),
+            "draws": None if order is None else len(order),
+            "draws_per_step": self.draws_per_step,
+            "mean_score": round(float(np.nanmean(scores)), 6) if known else None,
+            "overlap": None if self._before is None else round(overlap(ids, self._before), 6),
+            "never_seen": round(1 - float(self._seen[ids].mean()), 6),
+            "sources": {str(sources[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")},
+            "select_seconds": round(seconds, 4),
+            "mix": subset.mix,
+            **(measured or {}),
+        }
+        self.rounds.append(line)
+        self._note(ids)
+        if self.write:
+            self._write(stretch.index, ids, order)
+            if scores is not None:
+                write_npy(scores_file(self.folder, stretch.index), np.asarray(scores, dtype=np.float32))
+            write_jsonl(self.folder / "rounds.jsonl", self.rounds)
+            log.info(told(line))
+        return line
+
+    def restore(self, lines: list[dict], subsets: list[np.ndarray], orders: list[np.ndarray | None]) -> None:
+        """After a restart: the rounds of the checkpoint, whatever folder it came from."""
+        self.rounds = lines
+        for ids in subsets:
+            self._note(ids)
+        if self.write:
+            for index, (ids, order) in enumerate(zip(subsets, orders, strict=True)):
+                self._write(index, ids, order)
+            write_jsonl(self.folder / "rounds.jsonl", lines)
+
+    def _note(self, ids: np.ndarray) -> None:
+        self._before = ids
+        self._seen[ids] = True
+
+    def _write(self, index: int, ids: np.ndarray, order: np.ndarray | None) -> None:
+        write_npy(self.folder / f"{index:03d}.npy", ids)
+        if order is not None:
+            write_npy(self.folder / f"{index:03d}_order.npy", order)
+
+
+def proportions(line: dict) -> dict[str, float]:
+    """What a tracker is told of a round's mix: mix/SOURCE, names without what a tracker can't hold."""
+    found: dict[str, float] = {}
+    for source, share in (line.get("mix") or {}).get("proportions", {}).items():
+        name = "mix/" + (re.sub(r"[^\w.-]+", "-", source).strip("-") or "source")
+        found[f"{name}-{len(found)}" if name in found else name] = share
+    return found
+
+
+def told(line: dict) -> str:
+    """A round in one line of the log. Of a run without rounds, what it draws from."""
+    rows, in_rounds = line["rows"], line["draws"] is not None
+    parts = [f"{rows} distinct rows, {line['draws'] / rows:.1f} passes" if in_rounds else f"draws from {rows} rows"]
+    if line["mean_score"] is not None:
+        parts.append(f"mean score {line['mean_score']:.3f}")
+    if line["overlap"] is not None:
+        parts.append(f"overlap with the round before {line['overlap']:.2f}, {line['never_seen']:.0%} never seen before")
+    shares = {source: count / rows for source, count in line["sources"].items()}
+    if line["mix"]:  # of the draws, which may pass over a small source many times
+        shares = dict(sorted(line["mix"]["proportions"].items(), key=lambda pair: -pair[1]))
+    parts.append(", ".join(f"{source} {share:.0%}" for source, share in list(shares.items())[:3]))
+    if line.get("target_loss") is not None:
+        parts.append(f"target loss so far {line['target_loss']:.4f}")
+    name = f"round {line['round']} ({line['selector']}) at step {line['step']}" if in_rounds else line["selector"]
+    return f"{name}: {'; '.join(parts)}"

@@ -1,0 +1,121 @@
+"""MLflow, in a SQLite file of this folder unless a server is named."""
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from near.common.errors import UserError, one_line
+from near.common.files import digest
+from near.common.locks import lock_file, locked
+from near.training.trackers.base import Run, Tracker, Wanted, need
+from near.training.trackers.runs import described, flat, keep_id, kept_id, new_id, sweep_of
+
+LONGEST = 6000  # characters of a parameter
+
+BATCH = 100  # parameters at a time
+
+OURS = "near.run"  # the tag that a resumed job finds its run by
+
+
+class MlflowTracker(Tracker):
+    """One MLflow run for one job; `mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db` shows all jobs."""
+
+    def __init__(
+        self,
+        experiment: str = "near",
+        tracking_uri: str | None = None,
+        table_rows: int = 100,
+        table_chars: int = 0,
+        log_indices: bool = False,
+        log_adapter: bool = False,
+    ):
+        """tracking_uri: None: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db here."""
+        self.experiment, self.tracking_uri = experiment, tracking_uri
+        self.wanted = Wanted(table_rows, table_chars, log_indices, log_adapter)
+
+    def check(self) -> None:
+        need("mlflow", "mlflow")
+
+    @contextlib.contextmanager
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        own = kept_id(cfg, output_dir, "mlflow") or new_id()
+        with locked(lock_file(cfg.cache_dir, f"mlflow-{digest(str(Path.cwd()))}")):  # its tables are made only once
+            client, experiment = self._opened_store()
+        run_id = self._run(client, experiment, cfg, output_dir, own)
+        keep_id(cfg, output_dir, "mlflow", own)
+        status = "FAILED"
+        try:
+            yield _MlflowRun(client, run_id, self.wanted)
+            status = "FINISHED"
+        finally:
+            client.set_terminated(run_id, status)
+
+    def _opened_store(self) -> tuple[object, str]:
+        """A client, and the id of the experiment."""
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        uri, files = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"), None
+        if uri is None:
+            folder = Path.cwd() / "mlruns"
+            folder.mkdir(exist_ok=True)
+            uri, files = f"sqlite:///{folder}/mlflow.db", (folder / "artifacts").as_uri()
+        try:
+            client = MlflowClient(tracking_uri=uri)
+            found = client.get_experiment_by_name(self.experiment)
+            return client, found.experiment_id if found else client.create_experiment(self.experiment, files)
+        except MlflowException as error:
+            raise UserError(f"tracker=mlflow: {uri} can't be used: {one_line(error)}") from error
+
+    def _run(self, client, experiment: str, cfg: DictConfig, output_dir: Path, own: str) -> str:
+        """The id of the run that carries the tag `own`, made where there is none."""
+        from mlflow.entities import Param
+
+        if found := client.search_runs([experiment], f"tags.`{OURS}` = '{own}'"):
+            client.update_run(found[0].info.run_id, status="RUNNING")
+            return found[0].info.run_id
+        group, tags = sweep_of(cfg, output_dir)
+        told = {OURS: own, "sweep": group or "", "tags": ",".join(tags)}
+        run = client.create_run(experiment, run_name=output_dir.name, tags={k: v for k, v in told.items() if v})
+        run_id, config = run.info.run_id, described(cfg)
+        params = [Param(_name(k), str(v)[:LONGEST]) for k, v in flat(config).items()]
+        for start in range(0, len(params), BATCH):
+            client.log_batch(run_id, params=params[start : start + BATCH])
+        client.log_dict(run_id, config, "config.yaml")
+        return run_id
+
+
+class _MlflowRun(Run):
+    def __init__(self, client, run_id: str, wanted: Wanted):
+        kept = client.get_metric_history(run_id, "train/loss")
+        super().__init__(wanted, max((m.step for m in kept), default=-1))
+        self._client, self._id = client, run_id
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        found = [Metric(_name(name), float(value), now, step) for name, value in metrics.items()]
+        self._client.log_batch(self._id, metrics=found)
+
+    def table(self, index: int, step: int, rows: list[dict]) -> None:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        self._client.log_table(self._id, columns, f"rows/round_{index:03d}.json")
+
+    def files(self, kind: str, paths: list[Path]) -> None:
+        for path in paths:
+            if path.is_dir():
+                self._client.log_artifacts(self._id, str(path), f"{kind}/{path.name}")
+            else:
+                self._client.log_artifact(self._id, str(path), kind)
+
+
+def _name(name: str) -> str:
+    """A name of the characters that MLflow takes."""
+    return re.sub(r"[^\w./: -]", "_", name)

@@ -1,0 +1,34 @@
+"""TensorBoard event files in the run's folder."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig
+
+from near.training.trackers.base import Run, Tracker
+from near.training.trackers.runs import described
+
+
+class TensorboardTracker(Tracker):
+    """Scalars under <output_dir>/tensorboard; `tensorboard --logdir runs` shows all jobs."""
+
+    @contextlib.contextmanager
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # what an earlier process logged is not shown: it may have died with events in its buffer
+        with SummaryWriter(str(output_dir / "tensorboard"), purge_step=0) as writer:
+            writer.add_text("config", f"```\n{yaml.safe_dump(described(cfg), sort_keys=False)}\n```")
+            yield _TensorboardRun(writer)
+
+
+class _TensorboardRun(Run):
+    def __init__(self, writer):
+        super().__init__(kept=-1)
+        self._writer = writer
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)

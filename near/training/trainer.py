@@ -1,0 +1,321 @@
+"""The Hugging Face Trainer with a training subset that is picked anew at every round. No loop of our own.
+
+The sampler's epoch is a slice of a round (Schedule.slice_steps), so that every round begins with an epoch of the
+Trainer. There all prefetching has ended: the selector sees the weights after exactly the steps before, and the rows it
+picks are the next ones read.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+from accelerate.utils import broadcast_object_list
+from peft.optimizers import create_loraplus_optimizer
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from near.common.config import differences
+from near.common.errors import UserError
+from near.common.files import digest, naming_full_disk
+from near.common.moved import class_names
+from near.common.outputs import prune_checkpoints
+from near.selection.round import Round, Subset
+from near.training.divergence import Watch, diverged, warn_of
+from near.training.job import Job
+from near.training.picking import Batching, Picker
+from near.training.rounds.record import Record
+from near.training.rounds.sampler import RoundSampler
+from near.training.rounds.schedule import Schedule, Stretch
+from near.training.rounds.state import SELECTED, STATE, read_checkpoint, read_state, write_parts, write_state
+from near.training.trackers.tell import tell_round
+
+log = logging.getLogger(__name__)
+
+PARTS = ("ids", "scores", "order")  # the arrays of a Subset
+
+
+class _Checkpoints(Trainer):
+    """What both trainers add to a checkpoint: whose it is, the rounds so far and the seconds spent; and LoRA+, where
+    the job's `loraplus` has an lr_ratio."""
+
+    job: Job
+    schedule: Schedule | None = None
+
+    def _setup(self, job: Job) -> None:
+        self.job = job
+        per_step = None if self.schedule is None else self.draws_per_step
+        self.record = Record(job.output_dir / "rounds", job.selector_name, job.pool, per_step, self.args.should_save)
+        self.seconds_before, self.begun = 0.0, None
+        self.watch = Watch(job.nonfinite_steps)
+
+    @property
+    def draws_per_step(self) -> int:
+        """Rows that an optimizer step trains, over all processes."""
+        return Batching.of(self.args).draws_per_step
+
+    @property
+    def subsets(self) -> list[np.ndarray]:
+        """Of every round so far."""
+        return []
+
+    @property
+    def orders(self) -> dict[int, np.ndarray]:
+        """Of the rounds whose selector said it."""
+        return {}
+
+    @property
+    def seconds(self) -> float:
+        """Of training and selecting, those before a restart included."""
+        return self.seconds_before + (time.perf_counter() - self.begun if self.begun else 0.0)
+
+    def create_optimizer(self, model=None):
+        """The Trainer's, with another learning rate for the B of every adapter where LoRA+ is asked for."""
+        if self.optimizer is None and self.job.loraplus.get("lr_ratio") is not None:
+            model = self.model if model is None else model
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = create_loraplus_optimizer(
+                model,
+                cls,
+                loraplus_lr_ratio=self.job.loraplus["lr_ratio"],
+                loraplus_lr_embedding=self.job.loraplus["lr_embedding"],
+                loraplus_weight_decay=self.args.weight_decay,
+                **options,
+            )
+        return super().create_optimizer(model)
+
+    def train(self, *args, **kwargs):
+        self.begun = time.perf_counter()
+        if self.args.should_save:
+            warn_of(self.job.output_dir, bool(kwargs.get("resume_from_checkpoint")))
+        return super().train(*args, **kwargs)
+
+    def training_step(self, *args, **kwargs):
+        """The Trainer's, whose loss is watched: its own log fills in for one that is not finite."""
+        loss = super().training_step(*args, **kwargs)
+        self.watch.add(loss)
+        return loss
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs) -> None:
+        """Called as every step ends; UserError, on all processes, where the training has diverged."""
+        if self.watch.ended(self.state.global_step, grad_norm, self.accelerator):
+            raise diverged(self.watch, self.job.output_dir, self.state.max_steps, self.args.should_save)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def log(self, logs: dict, *args, **kwargs) -> None:
+        logs = {k: v for k, v in logs.items() if not isinstance(v, float) or math.isfinite(v)}
+        if self.schedule is None:
+            return super().log(logs, *args, **kwargs)
+        logs = {**logs, "round": self.schedule.at(max(0, self.state.global_step - 1)).index}
+        epoch, self.state.epoch = self.state.epoch, None  # which counts slices of rounds, not passes over the pool
+        try:
+            super().log(logs, *args, **kwargs)
+        finally:
+            self.state.epoch = epoch
+
+    def _identity(self) -> dict:
+        return {**self.job.identity, "processes": self.args.world_size}
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """The rounds go into the checkpoint before the Trainer's own state; the list of its files marks it as whole."""
+        if self.watch.streak:  # its weights may not be finite any more
+            return
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            arrays = {f"round_{i:06d}": ids for i, ids in enumerate(self.subsets)}
+            arrays |= {f"order_{i:06d}": order for i, order in self.orders.items()}
+            arrays |= self._selector_state()
+            told = {"identity": self._identity(), "rounds": self.record.rounds, "seconds": self.seconds}
+            told |= {"lists_parts": True, "model_only": self.args.save_only_model}
+            write_state(folder / STATE, arrays, told)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go when this one is whole
+        try:
+            with naming_full_disk(folder.parent):
+                super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # each process has written its part
+        if self.args.should_save:
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
+            write_parts(folder)
+            prune_checkpoints(folder.parent, limit, self.state.best_model_checkpoint)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take back the rounds of a checkpoint; UserError where it belongs to another run."""
+        arrays, told = read_checkpoint(checkpoint)
+        differing = differences(class_names(told["identity"]), json.loads(json.dumps(self._identity())))
+        if differing:
+            raise UserError(
+                f"{checkpoint} belongs to another run: {'; '.join(differing[:6])}; set overwrite=true to begin anew"
+            )
+        self._load_selector_state(arrays)
+        self.seconds_before = told["seconds"]
+        subsets = [arrays[name] for name in sorted(arrays) if name.startswith("round_")]
+        given = {int(name.removeprefix("order_")): arrays[name] for name in arrays if name.startswith("order_")}
+        self._restore(told["rounds"], subsets, given)
+
+    def _restore(self, lines: list[dict], subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> None:
+        raise NotImplementedError
+
+    def _selector_state(self) -> dict[str, np.ndarray]:
+        return {f"selector_{k}": v for k, v in self.job.selector.state_dict().items()}
+
+    def _load_selector_state(self, arrays: dict[str, np.ndarray]) -> None:
+        state = {k.removeprefix("selector_"): v for k, v in arrays.items() if k.startswith("selector_")}
+        self.job.selector.load_state_dict(state)
+
+
+class StaticTrainer(_Checkpoints):
+    """The plain Trainer on every eligible row; its length is trainer.args.max_steps or num_train_epochs."""
+
+    def __init__(self, *, args: TrainingArguments, model=None, job: Job = None):
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=job.tokens.table.select(job.tokens.eligible),
+            eval_dataset=job.eval_table,
+            data_collator=job.collator,
+            callbacks=job.callbacks,
+        )
+        self._setup(job)
+
+    def train(self, *args, **kwargs):
+        if not self.record.rounds:
+            self.record.add(Stretch(0, 0, None, False), Subset(self.job.tokens.eligible), 0.0, None)
+        return super().train(*args, **kwargs)
+
+    def _restore(self, lines: list[dict], subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> None:
+        self.record.restore(lines, [self.job.tokens.eligible], [None])
+
+
+class DynamicSelectTrainer(_Checkpoints):
+    """`warmup_step` steps on random rows, then `update_times` rounds of `update_step` steps on the selector's subset,
+    `cycles` times over. (`warmup_step` is not `args.warmup_steps`, the learning rate's warm-up.)"""
+
+    def __init__(
+        self,
+        *,
+        args: TrainingArguments,
+        warmup_step: int,
+        update_step: int,
+        update_times: int,
+        cycles: int = 1,
+        group_by_length: bool = False,
+        model=None,
+        job: Job = None,
+    ):
+        self.schedule = Schedule(warmup_step, update_step, update_times, cycles)
+        args.max_steps = self.schedule.total
+        self.args = args  # the Trainer sets it too, after it has asked for the sampler
+        self.sampler = RoundSampler(self.schedule.slice_steps * self.draws_per_step)
+        self.picker = Picker(job, self.schedule, Batching.of(args, group_by_length))
+        self._running = np.empty(0, dtype=np.int64)  # the draws of the running round
+        self._selected: tuple[dict, dict] | None = None  # a selection that was made before a restart
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=job.tokens.table,
+            eval_dataset=job.eval_table,
+            data_collator=job.collator,
+            callbacks=[*job.callbacks, _Reselect(self)],
+        )
+        self._setup(job)
+
+    @property
+    def subsets(self) -> list[np.ndarray]:
+        return self.picker.subsets
+
+    @property
+    def orders(self) -> dict[int, np.ndarray]:
+        return self.picker.orders
+
+    def _get_train_sampler(self, train_dataset=None) -> RoundSampler:
+        return self.sampler
+
+    def begin_epoch(self, step: int) -> None:
+        """Give the sampler the slice that optimizer step `step` lies in; select where a round begins."""
+        stretch = self.schedule.at(step)
+        if len(self.subsets) == stretch.index:
+            self._begin_round(stretch)
+        if not len(self._running):  # resumed within a round: its subset was restored
+            self._running = self.picker.order(stretch)
+        size = self.sampler.slice_size
+        start = (step - stretch.start) // self.schedule.slice_steps * size
+        self.sampler.rows = self._running[start : start + size]
+
+    def _restore(self, lines: list[dict], subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> None:
+        orders = self.picker.restore(subsets, given)
+        with contextlib.suppress(UserError):  # there is none, or it is damaged: the round is selected anew
+            self._selected = read_state(self.record.folder / SELECTED)
+        self.record.restore(lines, subsets, orders)
+
+    def _begin_round(self, stretch: Stretch) -> None:
+        begun = time.perf_counter()
+        spent = self._spent()
+        model = {"model": self.model, "optimizer": self.optimizer, "accelerator": self.accelerator}
+        round = self.picker.round(stretch, collator=self.job.collator, **model)
+        subset, seconds = (
+            self._made_before(stretch) or self.job.planned.get(stretch.index) or self._select(stretch, round, begun)
+        )
+        self._running = self.picker.take(subset, stretch)
+        told = {"seconds": spent, "tokens": self.picker.tokens(self._running), **self._measured(stretch)}
+        line = self.record.add(stretch, subset, seconds, self._running, told)
+        tell_round(self.job.tracked, line, subset, self.job.pool)
+
+    def _spent(self) -> float:
+        """Seconds of training and selecting so far, without evaluating."""
+        return round(self.seconds - sum(line.get("evaluate_seconds") or 0.0 for line in self.record.rounds), 3)
+
+    def _measured(self, stretch: Stretch) -> dict:
+        """The target loss as the round begins, and the seconds that took; None where nothing is evaluated."""
+        begun = time.perf_counter()
+        loss = None if self.job.target_loss is None else self.job.target_loss(self, stretch.start)
+        return {"target_loss": loss, "evaluate_seconds": round(time.perf_counter() - begun, 4)}
+
+    def _select(self, stretch: Stretch, round: Round, begun: float) -> tuple[Subset, float]:
+        """The subset and the seconds it took; kept at once, as it may have taken longer than many steps do."""
+        subset = self.picker.checked(self._agreed(self.picker.pick(stretch, round)), stretch, round)
+        seconds = time.perf_counter() - begun
+        if self.args.should_save:
+            arrays = {name: getattr(subset, name) for name in PARTS if getattr(subset, name) is not None}
+            told = {"of": self._place(stretch), "seconds": seconds, "mix": subset.mix}
+            write_state(self.record.folder / SELECTED, arrays | self._selector_state(), told)
+        return subset, seconds
+
+    def _agreed(self, subset: Subset) -> Subset:
+        """The main process's: sums on a GPU, or caches that are not shared, may differ by a rounding between ranks."""
+        if self.accelerator.num_processes == 1:
+            return subset
+        return broadcast_object_list([subset])[0]
+
+    def _made_before(self, stretch: Stretch) -> tuple[Subset, float] | None:
+        """The selection that was made for this round before a restart, if there is one."""
+        if self._selected is None:
+            return None
+        arrays, told = self._selected
+        if told["of"] != self._place(stretch):
+            return None
+        log.info(f"round {stretch.index} was selected before the restart and is not selected again")
+        self._load_selector_state(arrays)
+        return Subset(**{name: arrays.get(name) for name in PARTS}, mix=told["mix"]), told["seconds"]
+
+    def _place(self, stretch: Stretch) -> list:
+        """What a selection is for: the run, the round and all rounds before, as text."""
+        before = [hashlib.sha256(ids.tobytes()).hexdigest() for ids in self.subsets]
+        return [stretch.index, digest([json.dumps(self._identity(), sort_keys=True), *before])]
+
+
+class DynamicMixTrainer(DynamicSelectTrainer):
+    """The same rounds on what `selector=mix` picks: rows of every source in the proportions of a mixer. Its name lets
+    the check of a configuration tell that it was asked for (near/app/check/check.py)."""
+
+
+class _Reselect(TrainerCallback):
+    def __init__(self, trainer: DynamicSelectTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.begin_epoch(state.global_step)

@@ -1,0 +1,121 @@
+"""Jobs of one sweep whose rounds come out identical are trained once: a max_K beyond what the rounds use, one selector
+under two names."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from omegaconf import DictConfig
+
+from near.common.config import public
+from near.common.errors import UserError
+from near.common.files import digest, read_json, read_jsonl, write_json, write_jsonl
+from near.common.locks import lock_file, locked
+from near.common.moved import class_names
+from near.common.outputs import ANSWERS
+from near.selection.needs import Needs
+from near.training.picking import Picker
+
+if TYPE_CHECKING:
+    from near.searching.neighbours import Neighbours
+import logging
+
+log = logging.getLogger(__name__)
+
+# What of a configuration decides nothing but the rounds.
+OF_ROUNDS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer")
+
+KEPT = ("rounds", "adapter", "model", "loss.png", *ANSWERS)
+
+
+def training_key(
+    cfg: DictConfig,
+    identity: dict,
+    needs: Needs,
+    picker: Picker | None,
+    neighbours: "Neighbours | None",
+    processes: int,
+) -> str:
+    """Equal for two runs that train to the same bits: the same rows in the same order, and all else the same.
+
+    picker: a fresh one, whose rounds are told ahead; None where training has none. Selectors that ask the model, or
+    are not ours, can't be told ahead: their rounds are known by what they are made of.
+    """
+    config = {k: v for k, v in identity["config"].items() if k not in OF_ROUNDS}
+    if picker is None:
+        rounds = "every row"
+    elif needs.asks_model is None and type(picker.job.selector).__module__.startswith("near."):
+        rounds = picker.planned()
+    else:
+        rounds = {name: class_names(public(cfg[name], decisive=True)) for name in ("selector", "scoring", "similarity")}
+        if needs.neighbours:
+            content = np.ascontiguousarray(neighbours.ids).tobytes() + np.ascontiguousarray(neighbours.scores).tobytes()
+            rounds["neighbours"] = hashlib.sha256(content).hexdigest()
+            rounds["embedder"] = class_names(
+                public(cfg.embedder, decisive=True)
+            )  # similarities beyond the matrix are made of it
+        if picker.job.selector.asks_model is None:  # neighbours by gradients
+            rounds["max_K"] = cfg.max_K
+    return digest([config, identity["fingerprints"], rounds, processes])
+
+
+@contextlib.contextmanager
+def alone(cache_dir: str, key: str) -> Iterator[None]:
+    """Hold off twins, in this or in another process, while one of them trains."""
+    with locked(lock_file(cache_dir, f"training-{key}"), remove=True):
+        yield
+
+
+def _place(output_dir: Path, key: str) -> Path:
+    """Where the sweep's folder names the job that trained by `key`."""
+    return output_dir.parent / ".jobs" / "trained" / f"{key}.json"
+
+
+def note(output_dir: Path, key: str) -> None:
+    """Let twins know of `output_dir`; before it is done, which they look at."""
+    write_json(_place(output_dir, key), {"job": output_dir.name})
+
+
+def twin_of(output_dir: Path, key: str) -> Path | None:
+    """The finished job beside `output_dir` that trained by `key`."""
+    if not (path := _place(output_dir, key)).is_file():
+        return None
+    with contextlib.suppress(UserError, KeyError, OSError):  # damaged, removed since, or of another configuration now
+        twin = output_dir.parent / read_json(path)["job"]
+        same = read_json(twin / "train_metrics.json")["training_key"] == key
+        if same and twin != output_dir and (twin / "metrics.json").is_file():
+            return twin
+    return None
+
+
+def adopt(twin: Path, output_dir: Path, told: dict) -> dict:
+    """Make `output_dir` a finished run with what its twin trained; its metrics. `told`: selector, max_K and identity of
+    its own. Large files are linked."""
+    for name in KEPT:
+        if (twin / name).is_dir():
+            shutil.copytree(twin / name, output_dir / name, copy_function=_link)
+        elif (twin / name).is_file():
+            _link(twin / name, output_dir / name)
+    training, metrics = read_json(twin / "train_metrics.json"), read_json(twin / "metrics.json")
+    lines = read_jsonl(twin / "rounds" / "rounds.jsonl")
+    for line in lines:
+        if line["selector"] == training["selector"]:
+            line["selector"] = told["selector"]
+    write_jsonl(output_dir / "rounds" / "rounds.jsonl", lines)
+    write_json(output_dir / "train_metrics.json", {**training, **told, "same_rows_as": twin.name})
+    metrics |= {"selector": told["selector"], "max_K": told["max_K"], "same_rows_as": twin.name}
+    write_json(output_dir / "metrics.json", metrics)
+    log.info(f"same rows as {twin.name}: not trained again")
+    return metrics
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another device, or a file system without links
+        shutil.copy2(source, target)

@@ -1,0 +1,12 @@
+"""Most weight for the middle of the batch's losses: neither what is known nor what can't be learnt."""
+
+import torch
+
+from near.training.weighters.base import Weighter
+
+
+class Quadratic(Weighter):
+    """f(h) = 1 - h^2 / delta^2."""
+
+    def score(self, h: torch.Tensor) -> torch.Tensor:
+        return 1 - (h / self.delta) ** 2

@@ -1,0 +1,68 @@
+"""docs/options.md holds every option of every configuration, with what it means."""
+
+from near.app.options import FOREIGN, PAGE, groups, page, read
+from near.common.config import CONF
+from tests.conftest import composed
+
+
+def test_the_page_is_in_step():
+    assert PAGE.read_text() == page(), "run python -m near options"
+
+
+def test_every_option_says_what_it_means():
+    files = [read(CONF / f"{name}.yaml") for name in ("base", "select", "train", "merge", "eval", "report")]
+    told: dict[str, bool] = {}
+    for file in [*files, *(file for choices in groups().values() for file in choices.values())]:
+        for option in file.options:
+            told[option.name] = told.get(option.name, False) or bool(option.told)
+    silent = [n for n, said in told.items() if not said and not FOREIGN.match(n) and ".queries." not in n]
+    assert [n for n in silent if not n.startswith(("data.candidates.", "data.eval."))] == []
+
+
+def test_every_option_that_composes_is_on_the_page():
+    """What Hydra makes of the files has no key that our reading of their lines missed."""
+    text = page()
+    for script in ("select", "train", "merge", "eval", "report"):
+        _, cfg = composed(
+            script,
+            ("adapter_name_or_path=a", "export_dir=b")
+            if script == "merge"
+            else ("runs=a",)
+            if script == "report"
+            else (),
+        )
+        missing = [
+            k
+            for k in _leaves(cfg)
+            if k not in groups() and not k.startswith(("data.queries", "data.eval")) and f"`{k}`" not in text
+        ]
+        assert missing == []
+
+
+def _leaves(cfg, path: str = "") -> list[str]:
+    from omegaconf import DictConfig
+
+    found = []
+    for key in cfg:
+        if str(key).startswith("_"):
+            continue
+        name, node = f"{path}{key}", cfg._get_node(key)
+        branch = isinstance(node, DictConfig) and not node._is_none() and not node._is_missing() and len(node)
+        found += _leaves(node, f"{name}.") if branch else [name]
+    return found
+
+
+def test_a_files_lines_are_read(tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text(
+        "# python train.py group=one (why)\n_target_: a.B\nplain: 1\nparent: # of both\n  first: a # its own\n"
+        "  second: 'x # y'\n  deep:\n    third: []\ndefaults:\n  - x\n"
+    )
+    file = read(path, "group")
+    assert file.opening == ["python train.py group=one (why)"]
+    assert [(o.name, o.value, o.told) for o in file.options] == [
+        ("group.plain", "1", ""),
+        ("group.parent.first", "a", "its own"),
+        ("group.parent.second", "'x # y'", "of both"),
+        ("group.parent.deep.third", "[]", "of both"),
+    ]

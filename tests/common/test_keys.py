@@ -1,0 +1,40 @@
+"""Look-ups by key agree with a dictionary."""
+
+import numpy as np
+
+from near.common.keys import Sorted, hashed
+
+
+def columns(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.ascontiguousarray(keys[:, 0]), np.ascontiguousarray(keys[:, 1])
+
+
+def test_runs_begin_where_a_text_comes_first():
+    rng = np.random.default_rng(0)
+    texts = [f"text {i}" for i in rng.integers(0, 300, 1000)]
+    keys = Sorted(*columns(hashed(texts)))
+    firsts = {}
+    for i, text in enumerate(texts):
+        firsts.setdefault(text, i)
+    assert sorted(keys.order[keys.begins]) == sorted(firsts.values())
+    asked = [f"text {i}" for i in range(400)]
+    places = keys.find(hashed(asked))
+    assert [int(keys.order[p]) if p >= 0 else None for p in places] == [firsts.get(t) for t in asked]
+
+
+def test_keys_that_share_their_first_half_are_told_apart():
+    keys = np.array([[7, 3], [7, 1], [5, 1], [7, 2], [7, 1], [9, 9]], dtype=np.uint64)
+    found = Sorted(*columns(keys))
+    assert sorted(found.order[found.begins]) == [0, 1, 2, 3, 5]
+    asked = np.array([[7, 1], [7, 2], [7, 3], [7, 4], [9, 9], [9, 1], [1, 1], [10, 0]], dtype=np.uint64)
+    assert [int(found.order[p]) if p >= 0 else -1 for p in found.find(asked)] == [1, 3, 0, -1, 5, -1, -1, -1]
+
+
+def test_none_at_all():
+    empty = np.empty(0, dtype=np.uint64)
+    assert Sorted(empty, empty).find(hashed(["a"])).tolist() == [-1]
+    assert hashed([]).shape == (0, 2)
+
+
+def test_a_lone_surrogate_is_a_text_too():
+    assert not np.array_equal(hashed(["\ud800"]), hashed(["\udfff"]))

@@ -1,0 +1,271 @@
+"""What a model says of rows: right, kept by all that it depends on, and gone on with after a kill."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from near.common.errors import UserError
+from near.models.weights import trained
+from near.selection.scoring.chunks import Chunks
+from near.selection.scoring.gradients import moments_of
+from near.selection.scoring.scoring import Features
+from tests import scored
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture()
+def made(tmp_path, cache):
+    model, optimizer, tokenizer = scored.model_and_optimizer(cache)
+    return model, optimizer, lambda **options: scored.scorer(tmp_path, tokenizer, **options)
+
+
+def test_losses_are_means_over_answer_tokens(made):
+    model, _, scorer = made
+    ids = np.array([1, 4, 5, 7, 8, 11])
+    found = scorer().losses(model, ids)
+    assert model.training
+    model.eval()
+    table = scored.tokens(scored.ROWS, 1).table
+    for row, loss in zip(ids, found, strict=True):
+        inputs = {name: torch.tensor([table[int(row)][name]]) for name in ("input_ids", "labels")}
+        assert loss == pytest.approx(model(**inputs).loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 100])
+def test_gradients_are_unit_vectors_and_lengths_in_the_order_of_the_rows(made, chunk):
+    model, optimizer, scorer = made
+    ids = np.array([2, 3, 7, 9, 10, 11])
+    (asked,) = scorer(chunk=chunk, adam=False).gradients(model, optimizer, ids)
+    table = scored.tokens(scored.ROWS, 1).table
+    wanted = torch.stack([scored.gradient(model, table[int(i)]) for i in ids]).numpy()
+    np.testing.assert_allclose(asked.pool.norms, np.linalg.norm(wanted, axis=1), rtol=1e-4)
+    units = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(asked.pool.matrix(), units, atol=2e-3)  # float16
+    assert asked.queries.rows == scored.QUERIES and asked.weight == 1
+
+
+def test_the_same_question_is_computed_once(made):
+    """Again by another run: nothing. Of other rows, weights, moments or settings: anew."""
+    model, optimizer, scorer = made
+    ids = np.arange(scored.ROWS)
+
+    def computed(**options) -> int:
+        own = scorer(**options)
+        list(own.gradients(model, optimizer, ids))
+        return own.computed
+
+    assert computed() == 3 + 1
+    assert computed() == 0
+    assert computed(adam=False) == 3  # the queries' are plain in any case
+    assert computed(epsilon="inside") == 3
+    assert computed(seed=1) == computed(hashes=2) == computed(dim=16) == 4
+    assert computed(modules=["lora_A.default"]) == 4
+    ids = np.arange(1, scored.ROWS)
+    assert computed() == 3
+    ids = np.arange(scored.ROWS)
+    scored.step(model, optimizer)
+    assert computed() == 4
+    with torch.no_grad():
+        optimizer.state[next(iter(trained(model).values()))]["exp_avg"][0, 0] += 1
+    assert computed() == 3
+    layer = next(m for m in model.modules() if isinstance(getattr(m, "scaling", None), dict))
+    layer.scaling["default"] *= 2  # as another lora_alpha
+    assert computed() == 4
+    own = scorer()
+    own.losses(model, ids)
+    own.losses(model, ids)
+    assert own.computed == 3
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_not_finite_is_one_line(made):
+    model, optimizer, scorer = made
+    with torch.no_grad():
+        next(w for name, w in trained(model).items() if "down_proj" in name).fill_(float("nan"))  # attention hides one
+    with pytest.raises(UserError, match="losses of row 2 are not finite"):
+        scorer(chunk=1).losses(model, np.array([2, 3]))
+    with pytest.raises(UserError, match="are not finite numbers"):
+        list(scorer().gradients(model, optimizer, np.arange(3)))
+
+
+def test_weights_that_are_not_looked_at_count_too(made):
+    """Gradients of some layers depend on the weights of all."""
+    model, optimizer, scorer = made
+    own = scorer(modules=["q_proj.lora_A.default"])
+    list(own.gradients(model, optimizer, np.arange(3)))
+    before = own.computed
+    with torch.no_grad():
+        dict(trained(model))[next(n for n in trained(model) if "down_proj" in n)].add_(0.1)
+    list(own.gradients(model, optimizer, np.arange(3)))
+    assert own.computed == 2 * before
+
+
+def test_no_optimizer_state_gives_plain_gradients_and_says_so_once(made, caplog):
+    model, _, scorer = made
+    optimizer, own = torch.optim.AdamW(list(trained(model).values())), scorer()
+    with caplog.at_level("INFO", logger="near"):
+        (first,) = own.gradients(model, optimizer, np.arange(4))
+        (second,) = own.gradients(model, optimizer, np.arange(4))
+    (plain,) = scorer(adam=False).gradients(model, optimizer, np.arange(4))
+    np.testing.assert_array_equal(first.pool.matrix(), plain.pool.matrix())
+    assert sum("plain gradients" in line for line in caplog.messages) == 1
+
+
+def test_a_killed_computation_goes_on_where_it_was(made, monkeypatch):
+    model, optimizer, scorer = made
+    whole, calls = Chunks._compute_if_free, []
+
+    def dies(self, number, *rest):
+        calls.append(number)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(self, number, *rest)
+
+    monkeypatch.setattr(Chunks, "_compute_if_free", dies)
+    with pytest.raises(KeyboardInterrupt):
+        scorer().losses(model, np.arange(scored.ROWS))
+    monkeypatch.undo()
+    own = scorer()
+    found = own.losses(model, np.arange(scored.ROWS))
+    assert own.computed == 1
+    np.testing.assert_allclose(found[3:5], scorer(chunk=4).losses(model, np.arange(scored.ROWS))[3:5], rtol=1e-6)
+
+
+def test_a_chunk_that_is_cut_short_is_computed_again(made, tmp_path):
+    model, _, scorer = made
+    wanted = scorer().losses(model, np.arange(scored.ROWS))
+    (folder,) = (tmp_path / "scores").iterdir()
+    path = folder / "00001.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    own = scorer()
+    np.testing.assert_array_equal(own.losses(model, np.arange(scored.ROWS)), wanted)
+    assert own.computed == 1
+
+
+def test_chunks_that_another_process_is_at_are_waited_for(tmp_path):
+    """Its file appears while we wait for its lock: it is not computed twice."""
+    import threading
+
+    from near.common.locks import acquire
+
+    chunks = Chunks(tmp_path, [np.arange(2), np.arange(2, 5)])
+    held = acquire(chunks.path(0).with_suffix(".lock"))
+
+    def other():
+        while not chunks.whole(1):
+            time.sleep(0.01)
+        Chunks(tmp_path, chunks.parts)
+        from safetensors.numpy import save_file
+
+        save_file({"x": np.array([7.0, 8.0])}, chunks.path(0))
+        held.close()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    chunks.compute(lambda positions, progress: {"x": positions.astype(np.float64)}, "testing")
+    thread.join()
+    assert chunks.computed == 1
+    assert chunks.gathered("x").tolist() == [7, 8, 2, 3, 4]
+
+
+def test_a_zero_gradient_has_no_direction(tmp_path):
+    Chunks(tmp_path, [np.arange(2)]).compute(
+        lambda positions, progress: {"gradients": np.zeros((2, 3), np.float16), "norms": np.zeros(2, np.float32)}, "x"
+    )
+    features = Features(Chunks(tmp_path, [np.arange(2)]))
+    assert not features.matrix().any() and not features.norms.any()
+
+
+def test_when_it_was_used_last_is_known(made, tmp_path):
+    model, _, scorer = made
+    scorer().losses(model, np.arange(4))
+    (folder,) = (tmp_path / "scores").iterdir()
+    os.utime(folder, (1, 1))
+    scorer().losses(model, np.arange(4))
+    assert folder.stat().st_mtime > 1
+
+
+# checkpoints
+
+
+def saved(model, optimizer, folder, step: int, rates: dict[int, float]):
+    """A checkpoint as the Trainer leaves it."""
+    from near.common.files import write_json
+
+    folder.mkdir(parents=True)
+    model.save_pretrained(folder)
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    history = [{"step": at, "learning_rate": rate} for at, rate in rates.items()]
+    write_json(folder / "trainer_state.json", {"global_step": step, "log_history": history})
+    return str(folder)
+
+
+def test_checkpoints_are_asked_in_place_of_the_model(made, tmp_path):
+    """Each gives what the model gave when it was saved, weighted by the mean learning rate since the one before."""
+    model, optimizer, scorer = made
+    ids, wanted, folders, rates = np.arange(6), [], [], {1: 0.1, 2: 0.3}
+    for at in (2, 4):
+        (asked,) = scorer().gradients(model, optimizer, ids)
+        wanted.append((asked.pool.matrix(), asked.queries.matrix()))
+        folders.append(saved(model, optimizer, tmp_path / f"checkpoint-{at}", at, rates))
+        rates = {**rates, 3: 0.5, 4: 0.7}
+        scored.step(model, optimizer, 2)
+    before = {name: weight.clone() for name, weight in trained(model).items()}
+    own = scorer(checkpoints=folders[::-1])
+    found = list(own.gradients(model, optimizer, ids))
+    assert own.computed == 0  # the same weights and moments as then
+    for asked, (pool, queries) in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(asked.pool.matrix(), pool)
+        np.testing.assert_array_equal(asked.queries.matrix(), queries)
+    assert [asked.weight for asked in found] == pytest.approx([0.2 / 0.8, 0.6 / 0.8])
+    assert all(torch.equal(before[name], weight) for name, weight in trained(model).items())
+
+
+def test_checkpoints_that_do_not_fit_are_one_line(made, tmp_path, cache):
+    model, optimizer, scorer = made
+    with pytest.raises(UserError, match="is no checkpoint"):
+        list(scorer(checkpoints=[str(tmp_path)]).gradients(model, optimizer, np.arange(2)))
+    folder = saved(model, optimizer, tmp_path / "checkpoint-2", 2, {})
+    with pytest.raises(UserError, match="logged no learning rate after step 0"):
+        list(scorer(checkpoints=[folder]).gradients(model, optimizer, np.arange(2)))
+    with pytest.raises(UserError, match="both of step 2"):
+        list(scorer(checkpoints=[folder, folder]).gradients(model, optimizer, np.arange(2)))
+    other, _, _ = scored.model_and_optimizer(cache, "finetuning.r=4")
+    scaled, _, _ = scored.model_and_optimizer(cache, "finetuning.lora_alpha=3")
+    folder = saved(model, optimizer, tmp_path / "checkpoint-3", 3, {1: 0.1})
+    with pytest.raises(UserError, match="does not fit the model"):
+        list(scorer(checkpoints=[folder]).gradients(other, optimizer, np.arange(2)))
+    with pytest.raises(UserError, match="its lora_alpha is 16, not 3"):
+        list(scorer(checkpoints=[folder]).gradients(scaled, optimizer, np.arange(2)))
+    (tmp_path / "checkpoint-3" / "optimizer.pt").unlink()
+    with pytest.raises(UserError, match="scoring.adam=false"):
+        list(scorer(checkpoints=[folder]).gradients(model, optimizer, np.arange(2)))
+    assert list(scorer(checkpoints=[folder], adam=False).gradients(model, optimizer, np.arange(2)))
+
+
+def test_moments_of_a_checkpoint_are_the_optimizers(made, tmp_path):
+    from near.selection.scoring.checkpoints import Checkpoint
+
+    model, optimizer, _ = made
+    folder = saved(model, optimizer, tmp_path / "checkpoint-2", 2, {1: 0.1})
+    (checkpoint,) = Checkpoint.all([folder])
+    for name, moments in moments_of(optimizer, trained(model)).items():
+        assert checkpoint.moments(model)[name].digest() == moments.digest()
+
+
+def test_scores_are_listed_and_pruned_by_age(made, tmp_path, capsys):
+    from near.app.cache import main
+
+    model, _, scorer = made
+    scorer().losses(model, np.arange(4))
+    main(["--cache-dir", str(tmp_path)])
+    assert "losses and gradients of 1 scorings" in capsys.readouterr().out
+    main(["prune", "--cache-dir", str(tmp_path), "--unused-days", "1"])
+    (folder,) = (tmp_path / "scores").iterdir()
+    os.utime(folder, (1, 1))
+    main(["prune", "--cache-dir", str(tmp_path), "--unused-days", "1"])
+    assert "removed scores" in capsys.readouterr().out and not list((tmp_path / "scores").iterdir())

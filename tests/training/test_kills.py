@@ -1,0 +1,160 @@
+"""Real runs of train.py under SIGKILL, on random weights: resumed, they are the undisturbed run to the bit."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from near.common.errors import UserError
+from near.training.rounds.state import SELECTED, read_state
+from tests.conftest import RANKS, ROOT
+from tests.training.test_training import history
+
+pytestmark = pytest.mark.model
+EVERY = 2  # steps between checkpoints
+
+
+class Run:
+    """One train.py in `folder`, started as often as it takes."""
+
+    def __init__(self, folder: Path, words: list[str]):
+        self.folder, self.words = folder, words
+        self.log = folder.with_name(f"{folder.name}-selections")
+
+    def start(self) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, *self.words, f"output_dir={self.folder}"],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "NEAR_TEST_SELECTIONS": str(self.log), "OMP_NUM_THREADS": "1"},
+        )
+
+    def finish(self) -> None:
+        running = self.start()
+        told = running.communicate()[1].decode()
+        assert running.returncode == 0, told[-2000:]
+
+    def saved(self) -> int:
+        """The step of the newest whole checkpoint."""
+        found = (self.folder / "checkpoints").glob("checkpoint-*/trainer_state.json")
+        return max((int(path.parent.name.rpartition("-")[2]) for path in found), default=0)
+
+    def half_written(self) -> bool:
+        folders = (self.folder / "checkpoints").glob("checkpoint-*")
+        return any(not (folder / "trainer_state.json").exists() for folder in folders)
+
+    def begun(self) -> list[int]:
+        """The rounds whose selection was begun, by all runs so far."""
+        return [int(line) for line in self.log.read_text().split()] if self.log.exists() else []
+
+    def kept(self) -> int:
+        """The newest round whose selection was kept."""
+        try:
+            return int(read_state(self.folder / "rounds" / SELECTED)[1]["of"][0])
+        except UserError:
+            return 0
+
+    def kill(self, moment: str, wait: float, at_most: int) -> None:
+        """Start it and kill it and what it started `wait` seconds after its first checkpoint, or while it writes one or
+        selects; after `at_most` checkpoints in any case."""
+        running, before, selected = self.start(), self.saved(), len(self.begun())
+        until = None
+        while (saved := self.saved()) < before + at_most * EVERY:
+            assert running.poll() is None, running.stderr.read().decode()[-2000:]
+            if saved > before:
+                until = until or time.time() + wait
+                if moment == "any" and time.time() > until:
+                    break
+                if moment == "writing" and self.half_written():
+                    break
+            if moment == "selecting" and len(self.begun()) > selected:
+                time.sleep(wait)
+                break
+            time.sleep(0.002)
+        started = psutil.Process(running.pid)
+        for process in [started, *started.children(recursive=True)]:  # torchrun's ranks are in sessions of their own
+            process.kill()
+        running.communicate()
+
+
+def words(tiny: list[str], *more: str) -> list[str]:
+    schedule = ["trainer.warmup_step=4", "trainer.update_step=4", f"trainer.args.save_steps={EVERY}"]
+    selector = ["selector=near_sample", "selector._target_=tests.spy.SlowNear", "evaluation.answers=false"]
+    kept = [word for word in tiny if not word.startswith(("trainer.warmup", "trainer.update", "evaluation."))]
+    return ["train.py", *more, *(w for w in kept if "finetuning=full" not in more or "finetuning" not in w)] + (
+        schedule + selector
+    )
+
+
+def assert_same(broken: Path, whole: Path) -> None:
+    assert history(broken) == history(whole)
+    files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.suffix in (".npy", ".safetensors"))
+    files = [p for p in files if "checkpoints" not in p.parts]
+    assert files and any(p.suffix == ".safetensors" for p in files)
+    for name in files:  # rows and their order in every round, and the weights
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+    lines = [(f / "rounds" / "rounds.jsonl").read_text().splitlines() for f in (broken, whole)]
+    timeless = [[{k: v for k, v in json.loads(x).items() if "seconds" not in k} for x in part] for part in lines]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.mark.slow
+def test_killed_at_20_moments_it_is_the_undisturbed_run(tiny, tmp_path):
+    """At any step, while a checkpoint is written, during a selection; no selection that was made is made again."""
+    command = words(tiny, "trainer.update_times=60", "finetuning.lora_dropout=0.1")
+    whole, broken, rng = Run(tmp_path / "whole", command), Run(tmp_path / "broken", command), random.Random(5)
+    whole.finish()
+    for number in range(20):
+        kept, begun = broken.kept(), len(broken.begun())
+        broken.kill(("any", "writing", "selecting", "any")[number % 4], rng.uniform(0, 0.1), at_most=3)
+        assert all(index > kept for index in broken.begun()[begun:]), "selected again"
+        assert not (broken.folder / "metrics.json").exists()
+    broken.finish()
+    assert_same(broken.folder, whole.folder)
+
+
+KINDS = {
+    "accumulation": ["trainer.args.gradient_accumulation_steps=4", "finetuning.lora_dropout=0.1"],
+    "workers": ["+trainer.args.dataloader_num_workers=2", "finetuning.lora_dropout=0.1"],
+    "full": ["finetuning=full"],
+    "two processes": ["finetuning.lora_dropout=0.1"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_once(tiny, tmp_path, kind):
+    command = words(tiny, "trainer.update_times=3", *KINDS[kind])
+    if kind == "two processes":
+        command = [*RANKS, *command]
+    assert_killed_once_is_the_same(tmp_path, command, at_most=2)
+
+
+def assert_killed_once_is_the_same(tmp_path, command, at_most: int) -> None:
+    whole, broken = Run(tmp_path / "whole", command), Run(tmp_path / "broken", command)
+    whole.finish()
+    broken.kill("any", 0.05, at_most=at_most)
+    assert 0 < broken.saved() < 16 and not (broken.folder / "metrics.json").exists()
+    broken.finish()
+    assert_same(broken.folder, whole.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["dynamic_mix", "dynamic_weight"])
+def test_other_trainers_killed_once(tiny, tmp_path, trainer):
+    """A mixer's state and the order of its draws, and batches that are weighed, survive as all else does."""
+    kept = [word for word in tiny if not word.startswith(("trainer.", "evaluation."))]
+    own = {
+        "dynamic_mix": ["mixer=doremi", "mixer.sample=2", "mixer.eta=50", "trainer.update_times=3"],
+        "dynamic_weight": ["trainer.train_step=16"],
+    }[trainer]
+    shared = ["evaluation.answers=false", f"trainer.args.save_steps={EVERY}", "finetuning.lora_dropout=0.1"]
+    command = ["train.py", *kept, f"trainer={trainer}", *own, *shared]
+    assert_killed_once_is_the_same(tmp_path, command, at_most=3)
