@@ -65,7 +65,7 @@ def work(folder: str) -> None:
         embedded = embed_rows(store, embedder, pool, ids)
         tell("look up again")
         for start in range(0, len(ids), 10_000):
-            store.read(embedded.places[start : start + 10_000])
+            store.read(embedded.offsets[start : start + 10_000])
         tell("read")
     print(json.dumps(told))
 

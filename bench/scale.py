@@ -64,7 +64,7 @@ def main(rows: int, dim: int, queries: int, max_K: int) -> None:
             first, alone = first or found, alone or took
             same = all(a.tobytes() == b.tobytes() for a, b in zip(found, first, strict=True))
             print(f"{count:8d}{took:10.2f}{merge:10.2f}   {'equal, to the bit' if same else 'DIFFERENT'}", flush=True)
-        keys = [job.found(i) for i in range(len(job))]
+        keys = [job.keys(i) for i in range(len(job))]
         job, begun = shards(folder, 1, with_slack(max_K, rows)), time.perf_counter()
         job.index.search(job.queries, job.pool, max_K)
         within = time.perf_counter() - begun

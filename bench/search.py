@@ -180,8 +180,8 @@ def demo() -> tuple[np.ndarray, np.ndarray]:
     queries = load(cfg.data, "queries", cfg.cache_dir)
     pool, embedder = load_pool(cfg, queries), instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
-        places = [embed_rows(store, embedder, pool, pool.eligible()).places]
-        places.append(embed_rows(store, embedder, queries, queries.eligible(), query=True).places)
+        places = [embed_rows(store, embedder, pool, pool.eligible()).offsets]
+        places.append(embed_rows(store, embedder, queries, queries.eligible(), query=True).offsets)
         return tuple(map(store.read, places))
 
 

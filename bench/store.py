@@ -56,8 +56,8 @@ def near_look_up(folder: str, n: int, dim: int, read: bool) -> None:
         if read:
             out = np.empty((50_000, dim), dtype=np.float32)
             for a in range(0, n, len(out)):
-                store.read(looked.places[a : a + len(out)], out[: min(len(out), n - a)])
-            np.testing.assert_array_equal(store.read(looked.places[:CHUNK]), vectors(0, min(CHUNK, n), dim))
+                store.read(looked.offsets[a : a + len(out)], out[: min(len(out), n - a)])
+            np.testing.assert_array_equal(store.read(looked.offsets[:CHUNK]), vectors(0, min(CHUNK, n), dim))
 
 
 def sqlite_write(folder: str, start: int, stop: int, dim: int) -> None:

@@ -1,4 +1,4 @@
-"""Near duplicates: rows whose vector is close to that of an earlier row that is kept (`data.dedup=near`)."""
+"""Near duplicates (`data.dedup=near`): rows whose vector is close to that of an earlier row that stays."""
 
 import hashlib
 import logging
@@ -23,30 +23,33 @@ from near.embedding.store import Store
 log = logging.getLogger(__name__)
 
 VERSION = 1
-EXACT_ROWS = 100_000  # distinct texts up to which every pair is compared; beyond, an HNSW graph finds the pairs
+EXACT_ROWS = 100_000  # compare every pair of up to so many distinct texts; beyond, an HNSW graph finds the pairs
 BLOCK = 1024
-LINKS, BREADTH = 32, 128  # of the graph: neighbours a vector is linked to, candidates looked at while searching
+LINKS, BREADTH = 32, 128  # of the graph: links of a vector, candidates visited in a search
 
 
 def without_near_duplicates(cfg: DictConfig, pool: Rows, compute: bool = True) -> Rows:
-    """`pool` without the rows that are near duplicates under cfg.embedder and data.dedup_threshold, where
-    `data.dedup=near`; computed once, then taken from the cache. compute=False: UserError where they are not there."""
+    """With `data.dedup=near`: `pool` without near duplicates under cfg.embedder and data.dedup_threshold; else `pool`.
+
+    Args:
+        compute: False: raise UserError instead of computing duplicates that are not in the cache.
+    """
     if cfg.data.dedup != "near":
         return pool
     embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     eligible = pool.eligible()
-    made_of = [VERSION, pool.fingerprint, hashlib.sha256(eligible).hexdigest(), embedder.signature]
-    folder = cache_folder(cfg.cache_dir, "dedup", digest([*made_of, cfg.data.dedup_threshold, EXACT_ROWS]))
+    key_parts = [VERSION, pool.fingerprint, hashlib.sha256(eligible).hexdigest(), embedder.signature]
+    folder = cache_folder(cfg.cache_dir, "dedup", digest([*key_parts, cfg.data.dedup_threshold, EXACT_ROWS]))
     duplicates = existing(folder, _read)
     if duplicates is None and not compute:
-        raise UserError("the near duplicates (data.dedup=near) are not in the cache any more; select or train again")
+        raise UserError("the near duplicates (data.dedup=near) are no longer in the cache; select or train again")
     if duplicates is None:
         with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
-            places = embed_rows(store, embedder, pool, eligible).places  # by all processes together
+            offsets = embed_rows(store, embedder, pool, eligible).offsets  # shared by all processes
             embedder.close()
 
             def make(new: Path) -> None:
-                write_npy(new / "duplicates.npy", eligible[_duplicates(store, places, cfg.data.dedup_threshold)])
+                write_npy(new / "duplicates.npy", eligible[_duplicates(store, offsets, cfg.data.dedup_threshold)])
 
             duplicates = cached(folder, make, _read)
     log.info(
@@ -62,16 +65,16 @@ def _read(folder: Path) -> np.ndarray:
     return np.load(folder / "duplicates.npy", allow_pickle=False)
 
 
-def _duplicates(store: Store, places: np.ndarray, threshold: float) -> np.ndarray:
-    """Positions, int64 ascending, whose text is that of an earlier position or near a kept one."""
-    first = np.sort(np.unique(places, return_index=True)[1])
-    exact, begun = len(first) <= EXACT_ROWS, time.perf_counter()
-    how = f"every pair compared, as up to {EXACT_ROWS}" if exact else f"an HNSW graph, as beyond {EXACT_ROWS}"
-    log.info(f"data.dedup=near: {len(first)} distinct texts, {how}")
+def _duplicates(store: Store, offsets: np.ndarray, threshold: float) -> np.ndarray:
+    """Positions, int64 ascending, whose text equals an earlier one or is near an earlier one that stays."""
+    first = np.sort(np.unique(offsets, return_index=True)[1])
+    exact, started = len(first) <= EXACT_ROWS, time.perf_counter()
+    method = f"every pair compared, as up to {EXACT_ROWS}" if exact else f"an HNSW graph, as beyond {EXACT_ROWS}"
+    log.info(f"data.dedup=near: {len(first)} distinct texts, {method}")
     with bar(len(first), "near duplicates") as progress:
-        kept = greedy(lambda a, b: store.read(places[first[a:b]]), len(first), threshold, exact, progress.update)
-    log.info(f"data.dedup=near: {time.perf_counter() - begun:.1f} s")
-    return np.setdiff1d(np.arange(len(places)), first[kept])
+        is_kept = greedy(lambda a, b: store.read(offsets[first[a:b]]), len(first), threshold, exact, progress.update)
+    log.info(f"data.dedup=near: {time.perf_counter() - started:.1f} s")
+    return np.setdiff1d(np.arange(len(offsets)), first[is_kept])
 
 
 def greedy(
@@ -81,28 +84,32 @@ def greedy(
     exact: bool,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> np.ndarray:
-    """bool (n,): which of n vectors are kept, in order, each unless its inner product with one kept before is above
-    `threshold`. `read(a, b)` gives vectors a to b, float32 (b - a, D).
+    """Keep each of n vectors, in order, whose inner product with every earlier kept one is at most `threshold`.
 
-    exact: with all that are kept, in float32; otherwise with those that a graph of float16 vectors finds, which may
-    miss one, and may differ between runs (it is built by several threads).
+    Args:
+        read: (a, b) -> vectors a to b, float32 (b - a, dim).
+        exact: compare with all kept vectors, in float32; otherwise with those that a graph of float16 vectors finds,
+            which may miss one and may differ between runs, as several threads build it.
+
+    Returns:
+        bool (n,): which vectors are kept.
     """
-    kept, index = np.zeros(n, dtype=bool), None
+    keep, index = np.zeros(n, dtype=bool), None
     for start in range(0, n, BLOCK):
         block = read(start, min(start + BLOCK, n))
         if index is None:
             index = _index(block.shape[1], exact)
-        alone = np.ones(len(block), dtype=bool)
+        keep_block = np.ones(len(block), dtype=bool)
         if index.ntotal:
-            alone = index.search(block, 1)[0][:, 0] <= threshold
-        open_ = np.flatnonzero(alone)
-        within = np.tril(block[open_] @ block[open_].T > threshold, -1)
-        for row in np.flatnonzero(within.any(axis=1)):
-            alone[open_[row]] = not alone[open_[np.flatnonzero(within[row])]].any()
-        kept[start : start + len(block)] = alone
-        index.add(block[alone])
+            keep_block = index.search(block, 1)[0][:, 0] <= threshold
+        left = np.flatnonzero(keep_block)
+        close = np.tril(block[left] @ block[left].T > threshold, -1)  # (n_left, n_left): to earlier rows of the block
+        for row in np.flatnonzero(close.any(axis=1)):
+            keep_block[left[row]] = not keep_block[left[np.flatnonzero(close[row])]].any()
+        keep[start : start + len(block)] = keep_block
+        index.add(block[keep_block])
         progress(len(block))
-    return kept
+    return keep
 
 
 def _index(dim: int, exact: bool):

@@ -1,4 +1,4 @@
-"""Texts to vectors in the store: what is missing is embedded chunk by chunk, by however many processes there are."""
+"""Rows to vectors in the store: missing texts are embedded, shared by all processes that need them."""
 
 from dataclasses import dataclass
 
@@ -13,25 +13,37 @@ from near.embedding.store import Store
 
 @dataclass
 class Embedded:
-    """Vectors of n texts in one space: `places` int64 (n,), where each is; `now`: texts this process embedded."""
+    """Vectors of n texts in one space.
+
+    Attributes:
+        signature: of the embedder.
+        offsets: int64 (n,), where each vector is in the store.
+        distinct: how many texts differ.
+        now: how many texts this process embedded.
+    """
 
     signature: dict
-    places: np.ndarray
+    offsets: np.ndarray
     distinct: int
     now: int
 
 
 def embed_rows(store: Store, embedder: Embedder, rows: Rows, ids: np.ndarray, query: bool = False) -> Embedded:
-    """Embed rows `ids` where the store has them not yet, here or by the embedder's launcher; others are joined."""
+    """Embed the rows whose texts are not in the store, here or by the embedder's launcher, shared with other processes.
+
+    Args:
+        rows: where `ids`, int64 (n,), are from.
+        query: embed them as queries, not as documents.
+    """
     read = RowTexts(rows, ids, embedder, query)
-    with bar(len(ids), "looking up") as looking:
-        looked = look_up(store, read, len(ids), embedder.chunk, looking.update)
+    with bar(len(ids), "looking up") as progress:
+        lookup = look_up(store, read, len(ids), embedder.chunk, progress.update)
     now = 0
-    if len(looked.missing):
-        with bar(len(looked.missing), "embedding") as embedding:
-            work = embed_missing
+    if len(lookup.missing):
+        with bar(len(lookup.missing), "embedding") as embedding:
+            embed = embed_missing
             if embedder.launcher == "ray":
-                from near.embedding.on_ray import embed_on_ray as work
-            now = work(store, looked, read, embedder, embedding.update)
+                from near.embedding.on_ray import embed_on_ray as embed
+            now = embed(store, lookup, read, embedder, embedding.update)
             embedding.update(embedding.total - embedding.n)
-    return Embedded(embedder.signature, looked.places, looked.distinct, now)
+    return Embedded(embedder.signature, lookup.offsets, lookup.distinct, now)

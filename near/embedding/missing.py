@@ -1,4 +1,4 @@
-"""What the store lacks of some texts, embedded chunk by chunk by however many processes."""
+"""Texts that are not in the store: find them, and embed them chunk by chunk, shared by several processes."""
 
 import logging
 import time
@@ -15,26 +15,28 @@ from near.embedding.store import Store
 
 log = logging.getLogger(__name__)
 
-WAIT, LONGEST_WAIT = 0.2, 3.0  # seconds between looks at what other processes are embedding
-LEFT = 1 << 18  # texts of other processes looked up at a time
-Read = Callable[[np.ndarray], list[str]]  # positions, int64 (m,), to their texts
+WAIT, LONGEST_WAIT = 0.2, 3.0  # seconds between checks of what other processes are embedding
+LEFT = 1 << 18  # texts claimed by other processes that are looked up at a time
+Read = Callable[[np.ndarray], list[str]]  # positions, int64 (m,) -> texts
 
 
 @dataclass
-class Looked:
-    """What the store holds of n texts.
+class Lookup:
+    """Where the vectors of n texts are in the store, and which are missing.
 
-    `places` int64 (n,): where each text's vector is, or for one that is not stored -1 - p, p being the first position
-    with that text. `missing` int64 (m,): those first positions, ascending. `distinct`: how many texts differ.
+    Attributes:
+        offsets: int64 (n,), each text's offset; -1 - p for a missing text whose first position is p.
+        missing: int64 (m,), these first positions, ascending.
+        distinct: how many texts differ.
     """
 
-    places: np.ndarray
+    offsets: np.ndarray
     missing: np.ndarray
     distinct: int
 
 
-def look_up(store: Store, read: Read, n: int, chunk: int, progress: Progress = lambda n: None) -> Looked:
-    """Look up texts 0 to n - 1, reading `chunk` of them at a time; holds 37 bytes a text at its peak."""
+def look_up(store: Store, read: Read, n: int, chunk: int, progress: Progress = lambda n: None) -> Lookup:
+    """Look up texts 0 to n - 1, reading `chunk` of them at a time. Takes 37 bytes of memory a text at its peak."""
     high, low = np.empty(n, dtype=np.uint64), np.empty(n, dtype=np.uint64)
     for start in range(0, n, chunk):
         stop = min(start + chunk, n)
@@ -42,44 +44,45 @@ def look_up(store: Store, read: Read, n: int, chunk: int, progress: Progress = l
         progress(stop - start)
     keys = Sorted(high, low)
     del high, low
-    found, order, begins = store.places(keys), keys.order, keys.begins
+    stored, order, begins = store.offsets(keys), keys.order, keys.begins
     del keys
-    places, last = np.empty(n, dtype=np.int64), 0
-    for start in range(0, n, chunk):  # a run's members get what its first one has
+    offsets, last = np.empty(n, dtype=np.int64), 0
+    for start in range(0, n, chunk):  # repeats of a text get what its first position has
         at, first = order[start : start + chunk], begins[start : start + chunk]
-        value = np.where(found[start : start + chunk] < 0, -1 - at, found[start : start + chunk])
+        value = np.where(stored[start : start + chunk] < 0, -1 - at, stored[start : start + chunk])
         source = np.maximum.accumulate(np.where(first, np.arange(1, len(at) + 1), 0))
         value = np.concatenate([[last], value])[source]
-        places[at], last = value, value[-1]
+        offsets[at], last = value, value[-1]
     distinct = int(np.count_nonzero(begins))
-    del found, order, begins
+    del stored, order, begins
     missing = [np.empty(0, dtype=np.int64)]
     for start in range(0, n, chunk):
-        own = np.arange(start, min(start + chunk, n))
-        missing.append(own[places[own] == -1 - own])
-    return Looked(places, np.concatenate(missing), distinct)
+        positions = np.arange(start, min(start + chunk, n))
+        missing.append(positions[offsets[positions] == -1 - positions])
+    return Lookup(offsets, np.concatenate(missing), distinct)
 
 
 def embed_missing(
-    store: Store, looked: Looked, read: Read, embedder: Embedder, progress: Progress = lambda n: None
+    store: Store, lookup: Lookup, read: Read, embedder: Embedder, progress: Progress = lambda n: None
 ) -> int:
-    """Embed what is missing, together with all other processes that do so; returns how many texts this one embedded.
+    """Embed the missing texts, sharing them with other processes; returns how many texts this process embedded.
 
-    Chunks are the missing texts in order, `embedder.chunk` at a time, so that a restart forms the same ones again.
-    A chunk that another process has claimed is left to it, and taken over should it die. `looked` is whole afterwards.
+    Chunks are the missing texts in order, `embedder.chunk` at a time, so a restart forms the same chunks. A chunk that
+    another process has claimed is left to it; if that process dies, this one takes it over. Afterwards `lookup` has an
+    offset for every text.
     """
-    embedded, missing, wait = 0, looked.missing, WAIT
-    looked.missing = missing[:0]
+    embedded, missing, wait = 0, lookup.missing, WAIT
+    lookup.missing = missing[:0]
     if len(missing):
-        embedder.dim  # noqa: B018 loads the model before the first chunk is claimed
+        embedder.dim  # noqa: B018 load the model before claiming the first chunk
     while len(missing):
         left, worked = [], False
         for start in range(0, len(missing), embedder.chunk):
             positions = missing[start : start + embedder.chunk]
-            mine, places = embed_chunk(store, read(positions), embedder, progress)
-            looked.places[positions[mine]] = places
-            embedded, worked = embedded + len(places), worked or len(places) > 0
-            left.append(positions[~mine])
+            is_ours, offsets = embed_chunk(store, read(positions), embedder, progress)
+            lookup.offsets[positions[is_ours]] = offsets
+            embedded, worked = embedded + len(offsets), worked or len(offsets) > 0
+            left.append(positions[~is_ours])
         left = np.concatenate(left)
         if len(left) and not worked:
             if wait == WAIT:
@@ -90,32 +93,35 @@ def embed_missing(
         for start in range(0, len(left), LEFT):
             part = left[start : start + LEFT]
             again = look_up(store, lambda at, part=part: read(part[at]), len(part), embedder.chunk)
-            there = again.places >= 0
-            looked.places[part[there]] = again.places[there]
-            parts.append(part[~there])
-            progress(int(there.sum()))
+            is_stored = again.offsets >= 0
+            lookup.offsets[part[is_stored]] = again.offsets[is_stored]
+            parts.append(part[~is_stored])
+            progress(int(is_stored.sum()))
         missing = np.concatenate(parts)
-    repeats = np.flatnonzero(looked.places < 0)
-    looked.places[repeats] = looked.places[-1 - looked.places[repeats]]
+    repeats = np.flatnonzero(lookup.offsets < 0)
+    lookup.offsets[repeats] = lookup.offsets[-1 - lookup.offsets[repeats]]
     return embedded
 
 
 def embed_chunk(
     store: Store, texts: list[str], embedder: Embedder, progress: Progress = lambda n: None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embed and store those of `texts` that no other process has claimed or stored: which they are, bool (n,), and the
-    places of their vectors."""
+    """Embed and store those of `texts` that no other process has claimed or stored.
+
+    Returns:
+        bool (n,): which texts were embedded; int64 (m,): the offsets of their vectors.
+    """
     keys = hashed(texts)
-    with store.claim(keys) as mine:
-        if not mine.any():
-            return mine, np.empty(0, dtype=np.int64)
-        vectors = embedder.embed([t for t, m in zip(texts, mine, strict=True) if m], progress)
-        return mine, store.add(keys[mine], vectors)
+    with store.claim(keys) as is_ours:
+        if not is_ours.any():
+            return is_ours, np.empty(0, dtype=np.int64)
+        vectors = embedder.embed([t for t, m in zip(texts, is_ours, strict=True) if m], progress)
+        return is_ours, store.add(keys[is_ours], vectors)
 
 
 @dataclass(frozen=True)
 class RowTexts:
-    """Reads what is embedded of rows `ids` (int64 (n,)), as candidates or as queries. Cheap to pickle."""
+    """Reads the texts of rows `ids`, int64 (n,), as they are embedded: as documents or as queries. Cheap to pickle."""
 
     rows: Rows
     ids: np.ndarray

@@ -1,30 +1,27 @@
-"""`embedder.launcher=ray`, `index.launcher=ray`: work for a Ray cluster that shares the cache folder.
-
-Missing texts are embedded by actors, each with a model; shards of the pool are searched by tasks.
-"""
+"""`embedder.launcher=ray`: missing texts are embedded by actors of a Ray cluster that shares the cache folder."""
 
 import numpy as np
 
 from near.common.cluster import _own_errors, cluster
 from near.common.progress import Progress
 from near.embedding.embedders.base import Embedder
-from near.embedding.missing import Looked, RowTexts, embed_chunk, embed_missing, look_up
+from near.embedding.missing import Lookup, RowTexts, embed_chunk, embed_missing, look_up
 from near.embedding.store import Store
 
 COUNTS = ("tokens", "padding", "truncated")
 
 
-def embed_on_ray(store: Store, looked: Looked, read: RowTexts, embedder: Embedder, progress: Progress) -> int:
-    """Does what embed_missing does, on the cluster that RAY_ADDRESS names or on this machine.
+def embed_on_ray(store: Store, lookup: Lookup, read: RowTexts, embedder: Embedder, progress: Progress) -> int:
+    """Like embed_missing, on the cluster that RAY_ADDRESS names or on this machine.
 
-    Every actor holds a model and embeds whole chunks into the shared store. When one dies Ray starts another, which
-    embeds its chunk anew.
+    Each actor loads a model and embeds whole chunks into the shared store. If one dies, Ray starts another, which
+    embeds its chunk again.
     """
     with cluster():
-        embedded = _run(store, looked.missing, read, embedder, progress)
+        embedded = _run(store, lookup.missing, read, embedder, progress)
     again = look_up(store, read, len(read.ids), embedder.chunk)
-    looked.places[:], looked.missing = again.places, again.missing
-    return embedded + embed_missing(store, looked, read, embedder)  # what is left: other runs are at it
+    lookup.offsets[:], lookup.missing = again.offsets, again.missing
+    return embedded + embed_missing(store, lookup, read, embedder)  # what other runs are embedding
 
 
 def _run(store: Store, missing: np.ndarray, read: RowTexts, embedder: Embedder, progress: Progress) -> int:
@@ -54,6 +51,8 @@ def _run(store: Store, missing: np.ndarray, read: RowTexts, embedder: Embedder, 
 
 
 class _Worker:
+    """Embeds chunks of the missing texts by number, and returns how much was embedded."""
+
     def __init__(self, store: Store, missing, read: RowTexts, embedder: Embedder):
         import ray
 
@@ -61,12 +60,12 @@ class _Worker:
         self.store, self.read, self.embedder = store, read, embedder
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        size, told = self.embedder.chunk, {name: [] for name in ("embedded", *COUNTS)}
+        size, counts = self.embedder.chunk, {name: [] for name in ("embedded", *COUNTS)}
         for number in batch["id"]:
             before = {name: getattr(self.embedder, name) for name in COUNTS}
             positions = self.missing[number * size : (number + 1) * size]
-            mine, _ = embed_chunk(self.store, self.read(positions), self.embedder)
-            told["embedded"].append(int(mine.sum()))
+            is_ours, _ = embed_chunk(self.store, self.read(positions), self.embedder)
+            counts["embedded"].append(int(is_ours.sum()))
             for name in COUNTS:
-                told[name].append(getattr(self.embedder, name) - before[name])
-        return {name: np.array(counts) for name, counts in told.items()}
+                counts[name].append(getattr(self.embedder, name) - before[name])
+        return {name: np.array(values) for name, values in counts.items()}

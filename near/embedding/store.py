@@ -1,9 +1,10 @@
 """The store of embeddings: one vector for each (space, text), shared by all runs, processes and hosts.
 
-A space (see Embedder) is a folder under <cache_dir>/embeddings. In it lie shards: safetensors files of `keys` (uint64
-(n, 2), see near/common/keys.py) and `vectors` (float32 or float16 (n, dim)). A shard is written aside and renamed, so
-that it is whole or not there, and never changes; its name is the SHA-256 of its bytes, so that damage shows. A claim is
-a file of keys that one process is embedding just now, locked as long as that process lives.
+A space (see Embedder) is a folder <cache_dir>/embeddings/KEY of shards: safetensors files of `keys` (uint64 (n, 2), see
+near/common/keys.py) and `vectors` (float32 or float16 (n, dim)). A shard is written aside and renamed, so that it is
+complete or absent, and never changes; its name is the SHA-256 of its bytes, so that damage shows. A claim is a file of
+the keys that one process is embedding, locked while that process lives. An offset is a vector's place in the store:
+its shard's number in Store.shards, shifted by ROW_BITS, plus its row.
 """
 
 import contextlib
@@ -28,28 +29,28 @@ from near.common.locks import acquire, locked
 log = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
-ROWS = 32  # bits of a place that are the row within a shard
+ROW_BITS = 32  # the low bits of an offset, which are the row within a shard
 
 
 class Store:
     """Vectors of one space. While it is open nobody can prune the space; `close` it, or use it as a context."""
 
     def __init__(self, cache_dir: str | Path, space: dict, dtype: str = "float32", model: str | None = None):
-        """`model`: the name under which the model was asked for, for people to read."""
-        self._made_of = (str(Path(cache_dir).expanduser().resolve()), space, dtype, model)
+        """space: see Embedder.space; dtype: of stored vectors; model: its configured name, for people."""
+        self._arguments = (str(Path(cache_dir).expanduser().resolve()), space, dtype, model)
         self.folder = cache_folder(cache_dir, "embeddings", digest(space))
         self.dtype = np.dtype(dtype)
         self._lock = acquire(self.folder / "lock", shared=True)
         if not (self.folder / "space.json").exists():
             write_json(self.folder / "space.json", {**space, "model": model} if model else space)
         note_use(self.folder / "lock")  # its last use
-        self.shards: list[str] = []  # a place names its shard by the position in this list
+        self.shards: list[str] = []  # an offset's shard is a position in this list
         self._numbers: dict[str, int] = {}
-        self._seen: set[str] = set()  # at the last look-up, or since
+        self._seen: set[str] = set()  # shards listed by the last look-up or claim
         self._arrived = np.empty(0, dtype=np.uint64)  # first halves of the keys that others wrote since, sorted
 
     def __reduce__(self):
-        return _reopened, (self._made_of, self.shards)  # opened anew where it arrives, where its places stay good
+        return _reopened, (self._arguments, self.shards)  # reopened where it is unpickled; offsets stay valid
 
     def __enter__(self) -> "Store":
         return self
@@ -60,35 +61,39 @@ class Store:
     def close(self) -> None:
         self._lock.close()
 
-    def places(self, wanted: Sorted) -> np.ndarray:
-        """int64 (n,): for each place in `wanted.order` that begins a run, where its vector is; -1: not stored.
+    def offsets(self, keys: Sorted) -> np.ndarray:
+        """Offsets of the vectors of n keys, int64 (n,) in the order of `keys.order`; -1: not stored, or a repeated key.
 
-        Every shard that holds one of them is read whole and checked; a damaged one is named and set aside.
+        Every shard with one of the keys is read whole and checked; a damaged one is logged and set aside.
         """
-        found = np.full(len(wanted.order), -1, dtype=np.int64)
+        offsets = np.full(len(keys.order), -1, dtype=np.int64)
         names = self._listed()
         self._seen, self._arrived = set(names), np.empty(0, dtype=np.uint64)
         for name in names:
             try:
-                at = wanted.find(self._keys(name))
+                at = keys.find(self._keys(name))
                 rows = np.flatnonzero(at >= 0)
                 if not len(rows):
                     continue
                 self._check(name)
-            except FileNotFoundError:  # set aside by another process in this moment
+            except FileNotFoundError:  # another process has just set it aside
                 continue
             except _Damaged:
                 self._set_aside(name)
                 continue
-            found[at[rows]] = (self._number(name) << ROWS) | rows
-        return found
+            offsets[at[rows]] = (self._number(name) << ROW_BITS) | rows
+        return offsets
 
-    def read(self, places: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """float32 (n, dim), the vectors at `places`, into `out` where given; no more than a shard is held beside it.
+    def read(self, offsets: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The vectors at `offsets`, int64 (n,), as float32 (n, dim), written into `out` where it is not None.
 
-        Files are read, not mapped: a map's pages would count as this process's memory.
+        At most one shard is in memory beside it. Files are read, not mapped: pages of a map would count as this
+        process's memory.
+
+        Raises:
+            UserError: a shard was removed or damaged.
         """
-        shards = places >> ROWS
+        shards = offsets >> ROW_BITS
         order = np.argsort(shards, kind="stable")
         begins = np.flatnonzero(np.diff(shards[order], prepend=-1))
         for at in np.split(order, begins[1:]) if len(order) else []:
@@ -97,40 +102,51 @@ class Store:
                 with open(path, "rb", buffering=0) as file:
                     stored = _Stored(file)
                     if out is None:
-                        out = np.empty((len(places), stored.dim), dtype=np.float32)
-                    _copy(stored, places[at] & ((1 << ROWS) - 1), out, at)
+                        out = np.empty((len(offsets), stored.dim), dtype=np.float32)
+                    _copy(stored, offsets[at] & ((1 << ROW_BITS) - 1), out, at)
             except (_Damaged, FileNotFoundError) as error:
                 raise UserError(f"{path} was removed or damaged ({error}); run again") from error
         return np.empty((0, 0), dtype=np.float32) if out is None else out
 
     @contextlib.contextmanager
     def claim(self, keys: np.ndarray) -> Iterator[np.ndarray]:
-        """For the time of the block, keep other processes from embedding these texts.
+        """Within the block, keep other processes from embedding the texts of `keys`, uint64 (n, 2).
 
-        keys: uint64 (n, 2). Yields bool (n,): those that are ours to embed, being neither claimed by a living process
-        nor stored since the last look-up.
+        Yields bool (n,): the texts to embed here, which no living process has claimed and no process has stored since
+        the last look-up.
         """
-        folder, held, path = self.folder / "claims", None, None
+        folder, claim_file, path = self.folder / "claims", None, None
         try:
             with locked(self.folder / "claims.lock"):
-                mine = ~self._claimed(keys, folder)  # claims before shards: a claim ends when its shard is there
-                mine &= ~self._stored_since(keys)
-                if mine.any():
+                is_ours = ~self._claimed(keys, folder)  # claims before shards: a claim ends when its shard is there
+                is_ours &= ~self._stored_since(keys)
+                if is_ours.any():
                     path = folder / uuid.uuid4().hex
-                    held = acquire(path)
-                    held.write(np.ascontiguousarray(keys[mine]).tobytes())
-            yield mine
+                    claim_file = acquire(path)
+                    claim_file.write(np.ascontiguousarray(keys[is_ours]).tobytes())
+            yield is_ours
         finally:
-            if held is not None:
+            if claim_file is not None:
                 path.unlink(missing_ok=True)
-                held.close()
+                claim_file.close()
 
     def add(self, keys: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """Write one shard; return the places of its vectors. Raises UserError for vectors that are not finite."""
+        """Write one shard.
+
+        Args:
+            keys: uint64 (n, 2).
+            vectors: (n, dim), stored in the store's dtype.
+
+        Returns:
+            int64 (n,), the vectors' offsets.
+
+        Raises:
+            UserError: a vector is not finite.
+        """
         stored = np.ascontiguousarray(vectors, dtype=self.dtype)
         if not np.isfinite(stored).all():
             raise UserError(
-                f"the embedder gave {int((~np.isfinite(stored)).any(axis=1).sum())} vectors with NaN or inf"
+                f"the embedder returned {int((~np.isfinite(stored)).any(axis=1).sum())} vectors with NaN or inf"
             )
         content = save({"keys": np.ascontiguousarray(keys), "vectors": stored})
         name = hashlib.sha256(content).hexdigest()[:32] + SUFFIX
@@ -139,7 +155,7 @@ class Store:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        return (self._number(name) << ROWS) | np.arange(len(keys))
+        return (self._number(name) << ROW_BITS) | np.arange(len(keys))
 
     def _number(self, name: str) -> int:
         if name not in self._numbers:
@@ -166,7 +182,7 @@ class Store:
             except SafetensorError as error:
                 raise _Damaged(one_line(error)) from error
         if keys.dtype != np.uint64 or keys.ndim != 2 or keys.shape[1] != 2:
-            raise _Damaged("its keys have another form")
+            raise _Damaged(f"its keys are {keys.dtype} {keys.shape}, not uint64 (n, 2)")
         return keys
 
     def _check(self, name: str) -> None:
@@ -177,10 +193,10 @@ class Store:
             while block := file.read(1 << 20):
                 state.update(block)
         if name != state.hexdigest()[:32] + SUFFIX:
-            raise _Damaged("its bytes are not those that were written")
+            raise _Damaged("its bytes changed")
 
     def _set_aside(self, name: str) -> None:
-        with locked(self.folder / "damaged.lock"):  # another process may have set it aside, and written it anew
+        with locked(self.folder / "damaged.lock"):  # another process may have set it aside and written it again
             try:
                 self._check(name)
             except FileNotFoundError:
@@ -189,20 +205,20 @@ class Store:
                 (self.folder / "damaged").mkdir(exist_ok=True)
                 os.replace(self.folder / name, self.folder / "damaged" / name)
                 path = self.folder / name
-                log.warning(f"{path} is damaged ({reason}): set aside, its texts are embedded again")
+                log.warning(f"{path} is damaged ({reason}): it is set aside, and its texts are embedded again")
 
     def _claimed(self, keys: np.ndarray, folder: Path) -> np.ndarray:
-        """bool (n,): which keys a living process is embedding. Claims of dead ones are removed."""
+        """bool (n,): which keys living processes are embedding. Claims of dead processes are removed."""
         claimed = np.zeros(len(keys), dtype=bool)
         for path in sorted(folder.glob("*")) if folder.is_dir() else []:
-            held = acquire(path, wait=False)
-            if held is not None:
+            claim_file = acquire(path, wait=False)
+            if claim_file is not None:
                 path.unlink(missing_ok=True)
-                held.close()
+                claim_file.close()
                 continue
             with contextlib.suppress(FileNotFoundError):
                 content = path.read_bytes()
-                whole = content[: len(content) // 16 * 16]  # a full disk may have cut it
+                whole = content[: len(content) // 16 * 16]  # a full disk may have cut the file
                 claimed |= _among(keys, np.frombuffer(whole, dtype=np.uint64).reshape(-1, 2))
         return claimed
 
@@ -215,20 +231,20 @@ class Store:
                     self._arrived = np.sort(np.concatenate([self._arrived, self._keys(name)[:, 0]]), kind="stable")
         if not len(self._arrived):
             return np.zeros(len(keys), dtype=bool)
-        # by their first half: what is wrongly taken for stored is found missing at the next look-up
+        # by half of the key: a text wrongly taken for stored is missing at the next look-up
         at = np.minimum(np.searchsorted(self._arrived, keys[:, 0]), len(self._arrived) - 1)
         return self._arrived[at] == keys[:, 0]
 
 
-def _reopened(made_of: tuple, shards: list[str]) -> Store:
-    store = Store(*made_of)
+def _reopened(arguments: tuple, shards: list[str]) -> Store:
+    store = Store(*arguments)
     for name in shards:
         store._number(name)
     return store
 
 
 def stored_rows(shard: Path) -> int:
-    """Vectors in a shard, read from its header; 0 for one that is damaged."""
+    """Number of vectors in a shard, read from its header; 0 for a damaged one."""
     try:
         with safe_open(shard, framework="numpy") as file:
             return file.get_slice("keys").get_shape()[0]
@@ -241,6 +257,7 @@ class _Damaged(Exception):
 
 
 def _among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """bool (n,): which of `keys`, uint64 (n, 2), are among `others`, uint64 (m, 2)."""
     pairs = np.dtype([("high", np.uint64), ("low", np.uint64)])
     return np.isin(np.ascontiguousarray(keys).view(pairs).ravel(), np.ascontiguousarray(others).view(pairs).ravel())
 
@@ -260,7 +277,7 @@ class _Stored:
             raise _Damaged(f"its header can't be read: {one_line(error)}") from error
 
     def read(self, start: int, out: np.ndarray) -> None:
-        """Vectors `start` and following into the C-contiguous `out`."""
+        """Read vectors from `start` on into `out`, C-contiguous (n, dim)."""
         raw = out if out.dtype == self.dtype else np.empty(out.shape, dtype=self.dtype)
         self.file.seek(self.begin + start * self.dim * self.dtype.itemsize)
         try:
@@ -272,9 +289,9 @@ class _Stored:
 
 
 def _copy(stored: _Stored, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
-    """Vectors `rows` into `out[at]`: run by run where there are few runs, else through one read of all between."""
+    """Read vectors `rows` into `out[at]`: run by run of adjacent rows, or all between in one read if that is less."""
     starts = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | (np.diff(at, prepend=-2) != 1))
-    if len(starts) * 8 > stored.rows:  # reading a row by itself costs as much as reading some eight in one go
+    if len(starts) * 8 > stored.rows:  # a read of one row takes as long as one of eight
         least = rows.min()
         between = np.empty((rows.max() + 1 - least, stored.dim), dtype=np.float32)
         stored.read(least, between)

@@ -1,4 +1,4 @@
-"""`dry_run=true`: what a selection or a training would do and cost, before anything long starts. Nothing is stored."""
+"""`dry_run=true`: log what a selection or a training would do and cost. Nothing is stored."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from near.common.files import cache_folder, digest
 from near.data.rows import Rows
 from near.embedding.embedders.base import Embedder
-from near.embedding.missing import Looked, RowTexts, look_up
+from near.embedding.missing import Lookup, RowTexts, look_up
 from near.embedding.store import Store
 from near.searching.find import width_of
 from near.searching.indexes.flat import TILE
@@ -22,21 +22,28 @@ from near.searching.indexes.flat import TILE
 log = logging.getLogger(__name__)
 
 SAMPLE = 64  # texts embedded to measure the time
-COUNTED = 2000  # texts whose tokens are counted; of more the sum is estimated from these
-SECONDS = 20.0  # after which no more of the sample is embedded
-ROW_BYTES = 50  # memory a row of the pool takes while it is looked up and embedded, at most (bench/memory.py)
+COUNTED = 2000  # texts whose tokens are counted; the sum of more texts is estimated from these
+SECONDS = 20.0  # stop embedding the sample after so long
+ROW_BYTES = 50  # memory that a row of the pool takes at most while it is looked up and embedded (bench/memory.py)
 
 
 def report(cfg: DictConfig, candidates: Rows, queries: Rows, training: bool = False) -> None:
-    """Log rows, distinct texts, what is stored already, tokens, estimated time, disk and memory."""
+    """Log rows, distinct texts, texts already stored, tokens to embed, estimated time, disk and memory.
+
+    Args:
+        training: it is train.py's dry run, which logs its own first and last lines.
+    """
     embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     pool = RowTexts(candidates, candidates.eligible(), embedder)
-    asked = RowTexts(queries, queries.eligible(), embedder, query=True)
-    there = cache_folder(cfg.cache_dir, "embeddings", digest(embedder.space)).is_dir()
-    with tempfile.TemporaryDirectory() as nowhere, Store(cfg.cache_dir if there else nowhere, embedder.space) as store:
-        parts = [(read, look_up(store, read, len(read.ids), embedder.chunk)) for read in (pool, asked)]
-    n, m = len(pool.ids), len(asked.ids)
-    distinct, missing = sum(looked.distinct for _, looked in parts), sum(len(looked.missing) for _, looked in parts)
+    query_texts = RowTexts(queries, queries.eligible(), embedder, query=True)
+    space_exists = cache_folder(cfg.cache_dir, "embeddings", digest(embedder.space)).is_dir()
+    with (
+        tempfile.TemporaryDirectory() as empty,
+        Store(cfg.cache_dir if space_exists else empty, embedder.space) as store,
+    ):
+        parts = [(read, look_up(store, read, len(read.ids), embedder.chunk)) for read in (pool, query_texts)]
+    n, m = len(pool.ids), len(query_texts.ids)
+    distinct, missing = sum(lookup.distinct for _, lookup in parts), sum(len(lookup.missing) for _, lookup in parts)
     start = "embedding" if training else "dry run"
     log.info(f"{start}: {n} candidates, {m} queries, {distinct} distinct texts, {distinct - missing} stored already")
     sample = _sample(parts, COUNTED)
@@ -55,41 +62,42 @@ def report(cfg: DictConfig, candidates: Rows, queries: Rows, training: bool = Fa
     free = shutil.disk_usage(_existing(Path(cfg.cache_dir))).free
     short = "" if disk < free else f"; that is too little, free {_size(disk - free)}"
     log.info(f"disk: {_size(disk)} of {_size(free)} free{short}")
-    # searched: one block while the next is read, and twice the neighbours; an index that is built holds all vectors
+    # exact search reads one block while it searches another, and keeps twice the neighbours; a built index holds all
     block = min(n, 2 * cfg.index.block_rows if "block_rows" in cfg.index else n) * embedder.dim * 4
-    held = n * ROW_BYTES + block + m * (2 * width + TILE) * 8 + matrix + embedder.chunk * embedder.dim * 4
-    log.info(f"memory: {_size(held)} beside the embedding model, {_size(block)} of it vectors that are searched")
+    memory = n * ROW_BYTES + block + m * (2 * width + TILE) * 8 + matrix + embedder.chunk * embedder.dim * 4
+    log.info(f"memory: {_size(memory)} beside the embedding model, {_size(block)} of it vectors being searched")
     if cfg.data.dedup == "near":
-        log.info("data.dedup=near is not counted: it is found from the vectors")
+        log.info("data.dedup=near is not counted: near duplicates are known only once rows are embedded")
     if not training:
         log.info("nothing was stored; leave out dry_run=true to start")
 
 
-def _sample(parts: list[tuple[RowTexts, Looked]], size: int) -> list[str]:
-    """Missing texts drawn at random, the same ones every time."""
+def _sample(parts: list[tuple[RowTexts, Lookup]], size: int) -> list[str]:
+    """At most `size` of the missing texts, drawn at random; the same ones every time."""
     rng = np.random.default_rng(0)
-    total, texts = sum(len(looked.missing) for _, looked in parts), []
-    for read, looked in parts:
-        share = min(len(looked.missing), -(-size * len(looked.missing) // max(total, 1)))
-        texts += read(np.sort(rng.choice(looked.missing, share, replace=False))) if share else []
+    total, texts = sum(len(lookup.missing) for _, lookup in parts), []
+    for read, lookup in parts:
+        share = min(len(lookup.missing), -(-size * len(lookup.missing) // max(total, 1)))
+        texts += read(np.sort(rng.choice(lookup.missing, share, replace=False))) if share else []
     return [texts[i] for i in rng.permutation(len(texts))[:size]]
 
 
 def _tokens(embedder: Embedder, sample: list[str], missing: int) -> tuple[int, bool]:
+    """Tokens of `missing` texts, and whether they were all counted rather than estimated from the sample."""
     counted = int(embedder.lengths(sample).sum())
     return (counted, True) if len(sample) == missing else (round(counted * missing / len(sample)), False)
 
 
 def _seconds(embedder: Embedder, sample: list[str], missing: int) -> tuple[float, int]:
-    """Estimated seconds for `missing` texts, by their tokens where the embedder has any, and how many were timed."""
+    """Estimated seconds for `missing` texts, and how many texts were timed. Scaled by tokens where there are any."""
     lengths = embedder.lengths(sample).astype(float) + 1e-9
     embedder.embed(sample[:4])  # the first call of a model takes longer
     done, took, share = 0, 0.0, 0.0
     while done < min(SAMPLE, len(sample)) and took < SECONDS:
         part = sample[done : done + 16]
-        begun = time.perf_counter()
+        started = time.perf_counter()
         embedder.embed(part)
-        took += time.perf_counter() - begun
+        took += time.perf_counter() - started
         share += lengths[done : done + len(part)].sum() / lengths.sum()
         done += len(part)
     return took / share * missing / len(sample), done

@@ -1,5 +1,5 @@
-"""Rows of the pool that an embedder can't tell from a row that is evaluated: near/data/leakage.py compares words, this
-what they come to, such as the same words in another order."""
+"""Rows of the pool with the same vector as a row that is evaluated. near/data/leakage.py compares words; vectors also
+show, for example, the same words in another order."""
 
 import hashlib
 import logging
@@ -19,47 +19,49 @@ from near.searching.vectors import StoredVectors
 
 log = logging.getLogger(__name__)
 
-EQUAL = 1e-5  # cosine below 1 that is rounding: two float32 vectors are the same
+EQUAL = 1e-5  # two float32 vectors with a cosine above 1 - EQUAL are the same: the rest is rounding
 BLOCK = 8192  # rows of the pool that are compared at a time
-MOST = 2000  # rows of a set that are looked for
+MOST = 2000  # rows of a set that are compared, at most
 
 
 def warn_of_equal(cfg: DictConfig, candidates: Rows, sets: list[Rows]) -> None:
-    """Log how many eligible candidates have the vector of a row of `sets`, all embedded as documents are. Every process
-    of a job calls this; what was compared before is not compared again."""
+    """Warn of eligible candidates with the vector of a row of `sets`; all rows are embedded as documents.
+
+    Every process of a job calls this. Results are cached.
+    """
     for rows in sets:
-        equal, looked_for = _equal(cfg, candidates, rows)
+        equal, compared = _equal(cfg, candidates, rows)
         if len(equal) and is_main():
-            part = "" if looked_for == len(rows.eligible()) else f" (its first {looked_for} rows were looked for)"
+            part = "" if compared == len(rows.eligible()) else f" (its first {compared} rows were compared)"
             log.warning(
                 f"candidates: {len(equal)} rows have cosine 1 to a row of {rows.name}{part} and are kept, first row "
-                f"{equal[0]}; look whether they give its answer away"
+                f"{equal[0]}; check whether they give away its answer"
             )
 
 
 def _equal(cfg: DictConfig, candidates: Rows, rows: Rows) -> tuple[np.ndarray, int]:
-    """Ids of the candidates, int64 (m,), and how many rows were looked for."""
+    """Ids of the equal candidates, int64 (m,), and how many of `rows` were compared."""
     embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
-    ids, wanted = candidates.eligible(), rows.eligible()[:MOST]
-    digests = [hashlib.sha256(np.ascontiguousarray(part)).hexdigest() for part in (ids, wanted)]
+    ids, row_ids = candidates.eligible(), rows.eligible()[:MOST]
+    digests = [hashlib.sha256(np.ascontiguousarray(part)).hexdigest() for part in (ids, row_ids)]
     key = digest(["equal", candidates.fingerprint, rows.fingerprint, digests, embedder.signature])
     path = cache_folder(cfg.cache_dir, "similarities", f"{key}.npy")
     if (equal := existing(path, np.load)) is not None:
-        return equal, len(wanted)
+        return equal, len(row_ids)
     with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
-        pool, others = (embed_rows(store, embedder, r, i) for r, i in ((candidates, ids), (rows, wanted)))
+        pool, others = (embed_rows(store, embedder, r, i) for r, i in ((candidates, ids), (rows, row_ids)))
         embedder.close()
-        equal = ids[same_direction(StoredVectors(store, pool.places), store.read(others.places))]
-    return cached_array(path, lambda: equal), len(wanted)
+        equal = ids[same_direction(StoredVectors(store, pool.offsets), store.read(others.offsets))]
+    return cached_array(path, lambda: equal), len(row_ids)
 
 
 def same_direction(pool: Vectors, others: np.ndarray) -> np.ndarray:
-    """Positions of the pool's unit vectors that are one of `others`, float32 (m, dim), ascending int64."""
-    found = [np.empty(0, dtype=np.int64)]
+    """Positions, int64 ascending, of the pool's unit vectors that equal one of `others`, float32 (m, dim)."""
+    matches = [np.empty(0, dtype=np.int64)]
     block = np.empty((min(BLOCK, pool.n), pool.dim), dtype=np.float32)
     for start in range(0, pool.n, BLOCK):
-        some = block[: min(BLOCK, pool.n - start)]
-        pool.read(slice(start, start + len(some)), some)
-        highest = (some @ others.T).max(axis=1)  # (rows, m) -> (rows,)
-        found.append(start + np.flatnonzero(highest >= 1 - EQUAL))
-    return np.concatenate(found)
+        rows = block[: min(BLOCK, pool.n - start)]
+        pool.read(slice(start, start + len(rows)), rows)
+        highest = (rows @ others.T).max(axis=1)  # (n_block, m) -> (n_block,)
+        matches.append(start + np.flatnonzero(highest >= 1 - EQUAL))
+    return np.concatenate(matches)

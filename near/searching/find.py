@@ -1,4 +1,4 @@
-"""Selection: rows and queries to vectors, every query's nearest rows, and the files that hold them."""
+"""Every query's nearest rows: embed rows and queries, search, and cache the matrix in files."""
 
 import contextlib
 import dataclasses
@@ -35,13 +35,13 @@ from near.searching.vectors import StoredVectors
 
 log = logging.getLogger(__name__)
 
-AS_NEEDED = 1000  # columns of a matrix whose max_K is null, before its selector turns out to need more
+AS_NEEDED = 1000  # columns of the first matrix where max_K is null; it is widened while the selector needs more
 
-MATRIX = ("top_indices.npy", "top_scores.npy", "typical_scores.npy", "manifest.json")  # files of one in the cache
+MATRIX = ("top_indices.npy", "top_scores.npy", "typical_scores.npy", "manifest.json")  # files of a cached matrix
 
 
 def width_of(max_K: int | None, candidates: int) -> int:
-    """Columns of the matrix of a pool of so many candidates. null: as needed, that is AS_NEEDED or the whole pool."""
+    """Columns of the matrix of a pool with `candidates` rows; None: AS_NEEDED, or all rows of a smaller pool."""
     if max_K is None:
         return min(AS_NEEDED, candidates)
     if max_K > candidates:
@@ -50,90 +50,99 @@ def width_of(max_K: int | None, candidates: int) -> int:
 
 
 def widths(max_K: int | None, candidates: int, reach: int) -> Iterator[int]:
-    """The columns to try until a matrix holds `reach` distinct rows: one number where max_K is typed; else doubled, up
-    to the whole pool.
+    """Numbers of columns to try until a matrix holds `reach` distinct rows: max_K alone where it is set, else doubled
+    until every query has `reach` neighbours, or all candidates.
 
     >>> list(widths(None, 5000, 3000))
     [1000, 2000, 3000]
     """
     width = width_of(max_K, candidates)
     yield width
-    enough = min(reach, candidates)  # with so many columns every single query holds enough
+    enough = min(reach, candidates)  # with so many columns each query alone reaches enough rows
     while max_K is None and width < enough:
         width = min(2 * width, enough)
         yield width
 
 
-def _check_same(folder: Path, manifest: dict, made_of: dict, width: int | None) -> None:
-    """UserError where `folder` holds another selection than that of `made_of` with `width` columns (None: any)."""
+def _check_same(folder: Path, manifest: dict, key_parts: dict, width: int | None) -> None:
+    """UserError where the selection in `folder` differs from `key_parts`, or from `width` columns (None: any)."""
     keys = ("schema_version", "candidates", "eligible_digest", "queries", "embedder", "index")
-    before, now = ({key: parts.get(key) for key in keys} for parts in (manifest, json.loads(json.dumps(made_of))))
+    before, now = ({key: parts.get(key) for key in keys} for parts in (manifest, json.loads(json.dumps(key_parts))))
     if differing := differences(before, now):
         how = f" ({differing[0]})" if "embedder" in manifest else ""
         raise UserError(f"{folder} holds another selection{how}; set overwrite=true or another output_dir")
-    if width is not None and (there := manifest.get("max_K")) != width:
+    if width is not None and (previous_K := manifest.get("max_K")) != width:
         raise UserError(
-            f"{folder} holds another selection (max_K was {there}, now {width}); output_dir={folder}-max_K-{width} "
-            "keeps both (no text is embedded again), overwrite=true replaces it"
+            f"{folder} holds another selection (max_K was {previous_K}, now {width}); "
+            f"output_dir={folder}-max_K-{width} keeps both (no text is embedded again), overwrite=true replaces it"
         )
 
 
 def find_neighbours(
     cfg: DictConfig, candidates: Rows, queries: Rows, reach: int = 0, existing: tuple[Path, dict] | None = None
 ) -> Neighbours:
-    """The neighbour matrix of `cfg`: from the cache where the same one was made before, else embedded and searched.
+    """The neighbour matrix of `cfg`: read from the cache, or embedded and searched.
 
-    reach: distinct rows that a selector may take from it; with max_K=null it is made wide enough for them.
-    existing: a folder and the manifest of the selection in it; another one is refused before anything is embedded.
+    Args:
+        candidates: the pool; its eligible rows are searched.
+        queries: rows to find neighbours for.
+        reach: distinct rows that a selector may take; with max_K=null the matrix is made wide enough for them.
+        existing: an output folder and the manifest of the selection in it.
+
+    Returns:
+        Neighbours with max_K columns; `cached` where nothing had to be searched.
+
+    Raises:
+        UserError: max_K is more than the candidates, or `existing` is another selection; before anything is embedded.
     """
     eligible = len(candidates.eligible())
     embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     index = instantiate(cfg.index)
-    made_of = _made_of(embedder, index, candidates, queries)
-    key = digest(made_of)
-    made_of = secrets.without_values(made_of)
+    key_parts = _key_parts(embedder, index, candidates, queries)
+    key = digest(key_parts)
+    key_parts = secrets.without_values(key_parts)
     if existing is not None:
-        _check_same(*existing, made_of, cfg.max_K)
+        _check_same(*existing, key_parts, cfg.max_K)
     searched = False
     for width in widths(cfg.max_K, eligible, reach):
-        cached = _cached(cfg, key, width)
-        searched |= cached is None
-        whole = cached or _search(cfg, width, made_of, key, embedder, index, candidates, queries)
-        read = _first(whole, width)
-        if reach and len(np.unique(read.ids)) >= reach:
+        matrix = _cached(cfg, key, width)
+        searched |= matrix is None
+        wide = matrix or _search(cfg, width, key_parts, key, embedder, index, candidates, queries)
+        neighbours = _first(wide, width)
+        if reach and len(np.unique(neighbours.ids)) >= reach:
             break
     if not searched:
-        log.info(f"neighbours: found in the cache ({key[:12]}), embedded 0 texts")
-    _say_equal(read)
+        log.info(f"neighbours: read from the cache ({key[:12]}), embedded 0 texts")
+    _warn_of_equal(neighbours)
     if cfg.max_K is None:
         log.info(f"max_K: the {width} nearest of {eligible} candidates for each query, as needed")
-    manifest = {**read.manifest, "max_K": width, "key": digest([key, width])}
-    return dataclasses.replace(read, manifest=manifest, found=not searched)
+    manifest = {**neighbours.manifest, "max_K": width, "key": digest([key, width])}
+    return dataclasses.replace(neighbours, manifest=manifest, cached=not searched)
 
 
-def _say_equal(neighbours: Neighbours) -> None:
-    """Say how many rows have a query's own vector: what leaves leaks out compares words, this what they come to."""
+def _warn_of_equal(neighbours: Neighbours) -> None:
+    """Warn of candidates with a query's vector: data.leakage compares words, so it misses the same words reordered."""
     equal = neighbours.scores >= 1 - EQUAL
     if equal.any() and is_main():
         rows, queries = len(np.unique(neighbours.ids[equal])), int(equal.any(axis=1).sum())
         log.warning(
             f"candidates: {rows} rows have cosine 1 to a query ({queries} of {len(equal)} queries) and are kept; "
-            "look whether they give its answer away"
+            "check whether they give away its answer"
         )
 
 
-def kept_neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbours | None:
-    """The matrix of `cfg` if it was made before, and nothing is computed; None otherwise."""
+def cached_neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbours | None:
+    """The matrix of `cfg` if it is in the cache, else None. Nothing is computed."""
     embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     width = width_of(cfg.max_K, len(candidates.eligible()))
-    found = _cached(cfg, digest(_made_of(embedder, instantiate(cfg.index), candidates, queries)), width)
-    return None if found is None else _first(found, width)
+    neighbours = _cached(cfg, digest(_key_parts(embedder, instantiate(cfg.index), candidates, queries)), width)
+    return None if neighbours is None else _first(neighbours, width)
 
 
-def _made_of(embedder: Embedder, index: Index, candidates: Rows, queries: Rows) -> dict:
-    """What decides a matrix, its width apart."""
+def _key_parts(embedder: Embedder, index: Index, candidates: Rows, queries: Rows) -> dict:
+    """What a matrix's cache key is computed from: all that decides its rows, except the width."""
     eligible = candidates.eligible()
-    made_of = {
+    key_parts = {
         "schema_version": SCHEMA_VERSION,
         "candidates": {"fingerprint": candidates.fingerprint, "rows": len(candidates), "eligible": len(eligible)},
         "eligible_digest": hashlib.sha256(eligible).hexdigest()[:32],
@@ -141,22 +150,24 @@ def _made_of(embedder: Embedder, index: Index, candidates: Rows, queries: Rows) 
         "embedder": embedder.signature,
         "index": index.signature,
     }
-    if len(asked := queries.eligible()) < len(queries):  # which are, depends on whether answers are needed
-        made_of["queries"]["eligible_digest"] = hashlib.sha256(asked).hexdigest()[:32]
-    return made_of
+    if len(eligible_queries := queries.eligible()) < len(
+        queries
+    ):  # which rows are eligible depends on whether answers are needed
+        key_parts["queries"]["eligible_digest"] = hashlib.sha256(eligible_queries).hexdigest()[:32]
+    return key_parts
 
 
 def _cached(cfg: DictConfig, key: str, least: int) -> Neighbours | None:
-    """The narrowest matrix of `key` in the cache with `least` columns; one that is damaged is named and removed.
+    """The narrowest cached matrix of `key` with `least` columns or more. A damaged one is logged and removed.
 
-    There is a folder for each width, written once, so that nobody reads a matrix while it is replaced.
+    Each width has its own folder, written once, so that nobody reads a matrix while it is replaced.
     """
     folders = {int(p.name.split("-")[1]): p for p in cache_folder(cfg.cache_dir, "neighbours").glob(f"{key}-*")}
     for width in sorted(w for w in folders if w >= least):
         try:
             return _read(folders[width])
         except UserError as error:
-            log.warning(f"{error}: it is searched again")
+            log.warning(f"{error}: searching again")
             remove_folder(folders[width], MATRIX)
     return None
 
@@ -164,14 +175,14 @@ def _cached(cfg: DictConfig, key: str, least: int) -> Neighbours | None:
 def _search(
     cfg: DictConfig,
     least: int,
-    made_of: dict,
+    key_parts: dict,
     key: str,
     embedder: Embedder,
     index: Index,
     candidates: Rows,
     queries: Rows,
 ) -> Neighbours:
-    """Embed, search and keep what is found, together with all processes that do the same."""
+    """Embed, search and cache the matrix, sharing the work with all processes that do the same."""
     eligible = candidates.eligible()
     others = [int(k) for k in swept("max_K") if isinstance(k, int | float) and k == int(k)]
     width = max([least, *(k for k in others if k <= len(eligible))])
@@ -180,81 +191,86 @@ def _search(
         cluster() if "ray" in (embedder.launcher, index.launcher) else contextlib.nullcontext(),
         Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store,
     ):
-        pool, asked, figures = _embed(store, embedder, candidates, eligible, queries)
-        begun = time.perf_counter()
-        vectors, asked = StoredVectors(store, pool.places), store.read(asked.places)
+        pool, query_vectors, figures = _embed(store, embedder, candidates, eligible, queries)
+        started = time.perf_counter()
+        vectors, query_vectors = StoredVectors(store, pool.offsets), store.read(query_vectors.offsets)
         unfinished = cache_folder(cfg.cache_dir, "neighbours", f".{key}-{width}.part")
-        shards = shards_of(index, asked, vectors, width, unfinished, folder / "manifest.json")
+        shards = shards_of(index, query_vectors, vectors, width, unfinished, folder / "manifest.json")
         with bar(len(eligible), "searching", "row") as progress:
             if shards is not None:
                 if is_main():
                     log.info(f"searching in {len(shards)} shards")
                 search_shards(shards, progress.update)
-                progress.update(progress.total - progress.n)  # what others searched
-            with locked(lock_file(cfg.cache_dir, key)):  # of several processes the first one puts it together
-                if found := _cached(cfg, key, least):
-                    return found
+                progress.update(progress.total - progress.n)  # shards of other processes
+            with locked(lock_file(cfg.cache_dir, key)):  # the first process to get here merges the shards
+                if cached := _cached(cfg, key, least):
+                    return cached
                 if shards is not None:
                     scores, rows = put_together(shards, width)
                 else:
-                    made = {k: v for k, v in made_of.items() if k not in ("queries", "index")}
-                    keep = cache_folder(cfg.cache_dir, "indexes", digest([made, index.built]))
-                    scores, rows = index.search(asked, vectors, width, progress.update, keep)
-                figures |= {"search_seconds": round(time.perf_counter() - begun, 3), **index.told}
+                    index_parts = {k: v for k, v in key_parts.items() if k not in ("queries", "index")}
+                    keep = cache_folder(cfg.cache_dir, "indexes", digest([index_parts, index.built]))
+                    scores, rows = index.search(query_vectors, vectors, width, progress.update, keep)
+                figures |= {"search_seconds": round(time.perf_counter() - started, 3), **index.told}
                 with folder_aside(folder, replace=True) as new:
                     write_npy(new / "top_indices.npy", eligible[rows])
                     write_npy(new / "top_scores.npy", scores)
-                    write_npy(new / "typical_scores.npy", typical_scores(asked, vectors))
-                    manifest = {**made_of, "searched_max_K": width, "figures": figures}
+                    write_npy(new / "typical_scores.npy", typical_scores(query_vectors, vectors))
+                    manifest = {**key_parts, "searched_max_K": width, "figures": figures}
                     write_json(new / "manifest.json", {**manifest, "sha256": _digests(new)})
                 clear(unfinished)
     return _read(folder)
 
 
 def _embed(store: Store, embedder: Embedder, candidates: Rows, eligible: np.ndarray, queries: Rows):
-    begun = time.perf_counter()
+    started = time.perf_counter()
     pool = embed_rows(store, embedder, candidates, eligible)
-    asked = embed_rows(store, embedder, queries, queries.eligible(), query=True)
-    seconds = time.perf_counter() - begun
+    embedded_queries = embed_rows(store, embedder, queries, queries.eligible(), query=True)
+    seconds = time.perf_counter() - started
     embedder.close()
-    check_alike(pool, asked)
-    _tell(embedder, pool, asked, len(eligible), seconds)
+    check_alike(pool, embedded_queries)
+    _log_embedding(embedder, pool, embedded_queries, len(eligible), seconds)
     figures = {
         "distinct_texts": pool.distinct,
-        "query_texts": asked.distinct,
-        "embedded": pool.now + asked.now,
+        "query_texts": embedded_queries.distinct,
+        "embedded": pool.now + embedded_queries.now,
         "tokens": embedder.tokens,
         "truncated": embedder.truncated,
         "embed_seconds": round(seconds, 3),
     }
-    return pool, asked, figures
+    return pool, embedded_queries, figures
 
 
-def check_alike(pool: Embedded, asked: Embedded) -> None:
-    """UserError unless candidates and queries can be compared."""
-    if pool.signature != asked.signature:
-        told = "; ".join(differences(pool.signature, asked.signature))
-        raise UserError(f"candidates and queries were embedded differently ({told}); embed both with one embedder")
+def check_alike(pool: Embedded, queries: Embedded) -> None:
+    """UserError unless candidates and queries were embedded the same way."""
+    if pool.signature != queries.signature:
+        differing = "; ".join(differences(pool.signature, queries.signature))
+        raise UserError(f"candidates and queries were embedded differently ({differing}); embed both with one embedder")
 
 
-def _tell(embedder: Embedder, pool: Embedded, asked: Embedded, rows: int, seconds: float) -> None:
-    """Say what this process embedded and what was there already."""
-    now, found = pool.now + asked.now, pool.distinct - pool.now
+def _log_embedding(embedder: Embedder, pool: Embedded, queries: Embedded, rows: int, seconds: float) -> None:
+    """Log how many texts this process embedded and how many were already stored."""
+    now, cached = pool.now + queries.now, pool.distinct - pool.now
     log.info(
-        f"{rank_shown()}embedded {now} texts, found {found} of the pool's {pool.distinct} distinct texts in the store "
-        f"({seconds:.1f} s); {1 - pool.distinct / rows:.1%} of its rows repeat a text"
+        f"{rank_shown()}embedded {now} texts ({seconds:.1f} s); {cached} of the pool's {pool.distinct} distinct texts "
+        f"were embedded before, {1 - pool.distinct / rows:.1%} of its rows repeat a text"
     )
     if embedder.tokens:
         share = embedder.padding / (embedder.tokens + embedder.padding)
-        log.info(f"{embedder.tokens} tokens embedded, {share:.1%} padding beside them; {embedder.truncated} texts cut")
+        log.info(f"{embedder.tokens} tokens embedded, {share:.1%} padding; {embedder.truncated} texts cut")
 
 
-SAMPLE = 1000  # rows of the pool that say what similarity a query has with just any row
+SAMPLE = 1000  # random rows of the pool that show what similarity a query has with just any row
 
 
 def typical_scores(queries: np.ndarray, pool: Vectors) -> np.ndarray:
-    """Each query's median similarity with rows drawn from the whole pool, float32 (Q,); always the same rows."""
+    """Each query's median similarity with SAMPLE random rows of the pool (always the same ones), float32 (n_queries,).
+
+    Args:
+        queries: float32 (n_queries, dim), L2-normalised.
+        pool: vectors of the same dim.
+    """
     drawn = np.random.default_rng(0).choice(pool.n, min(SAMPLE, pool.n), replace=False, shuffle=False)
     sample = np.empty((len(drawn), pool.dim), dtype=np.float32)
     pool.read(np.sort(drawn), sample)
-    return np.median(queries @ sample.T, axis=1).astype(np.float32)
+    return np.median(queries @ sample.T, axis=1).astype(np.float32)  # (n_queries, n_sample) -> (n_queries,)

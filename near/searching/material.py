@@ -1,4 +1,4 @@
-"""What a selection is made of: the pool, the queries, and every query's nearest rows of the pool."""
+"""The data of a selection: the pool, the queries, and every query's nearest rows of the pool."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,13 +10,17 @@ from near.data.loading import given, load
 from near.data.pool import load_pool
 from near.data.rows import Rows
 from near.embedding.duplicates import without_near_duplicates
-from near.searching.find import find_neighbours, kept_neighbours
+from near.searching.find import cached_neighbours, find_neighbours
 from near.searching.neighbours import Neighbours, read_neighbours
 
 
 def load_queries(cfg: DictConfig, needed: bool, answers: bool = False) -> Rows | None:
-    """The queries where data.queries names some or they are `needed`; None otherwise. answers: every query must end
-    with an answer; it must too where the embedder reads answers."""
+    """The rows of data.queries; None where it is not set and they are not needed.
+
+    Args:
+        needed: load them even if data.queries is not set, which is then an error.
+        answers: every query must end with an answer; so it must where the embedder reads answers.
+    """
     if not needed and not given(cfg.data, "queries"):
         return None
     return load(cfg.data, "queries", cfg.cache_dir, answer=answers or cfg.embedder.embed != "prompt")
@@ -31,21 +35,26 @@ class Material:
 
     @classmethod
     def load(cls, cfg: DictConfig, queries: Rows | None) -> "Material":
-        """With the pool of `cfg`. Nothing is embedded. UserError for what can't be loaded."""
+        """Load the pool of `cfg`; nothing is embedded. UserError where data can't be loaded."""
         return cls(load_pool(cfg, queries), queries)
 
     def distinct(self, cfg: DictConfig, compute: bool = True) -> "Material":
-        """The same without near duplicates (data.dedup=near). It may embed the pool: all processes of a run call it.
-        compute=False: UserError in the place of that."""
+        """The same without near duplicates (data.dedup=near). May embed the pool, so all processes of a run call it;
+        with compute=False it raises UserError instead."""
         return dataclasses.replace(self, candidates=without_near_duplicates(cfg, self.candidates, compute))
 
     def neighbours(
         self, cfg: DictConfig, reach: int = 0, existing: tuple[Path, dict] | None = None, compute: bool = True
     ) -> Neighbours | None:
-        """The matrix: of `indices_path` where one is given, else from the cache, else embedded and searched;
-        compute=False: None in the place of that. reach, existing: as find_neighbours takes them."""
+        """The matrix: read from `indices_path` if it is set, else from the cache, else embedded and searched.
+
+        Args:
+            reach: see find_neighbours.
+            existing: see find_neighbours.
+            compute: False: return None instead of embedding and searching.
+        """
         if cfg.get("indices_path") is not None:
             return read_neighbours(cfg.indices_path, self.candidates, self.queries, cfg.max_K)
         if not compute:
-            return kept_neighbours(cfg, self.candidates, self.queries)
+            return cached_neighbours(cfg, self.candidates, self.queries)
         return find_neighbours(cfg, self.candidates, self.queries, reach, existing)

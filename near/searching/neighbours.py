@@ -15,16 +15,21 @@ SCHEMA_VERSION = 3
 
 @dataclass(frozen=True)
 class Neighbours:
-    """ids int64 (n_queries, max_K): rows of the pool, best first, ties by lower id; scores float32, cosine.
+    """Every query's nearest rows of the pool, with the scores.
 
-    typical: float32 (n_queries,), each query's similarity with just any row; found: nothing had to be searched.
+    Attributes:
+        ids: int64 (n_queries, max_K), rows of the pool, best first, ties by lower id.
+        scores: float32 (n_queries, max_K), cosine similarities.
+        manifest: what the matrix was made from, and figures of the search.
+        typical: float32 (n_queries,), each query's similarity with just any row (find.typical_scores).
+        cached: nothing had to be searched.
     """
 
     ids: np.ndarray
     scores: np.ndarray
     manifest: dict
     typical: np.ndarray | None = None
-    found: bool = False
+    cached: bool = False
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -34,8 +39,17 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: int | None) -> Neighbours:
-    """The first `max_K` columns (None: all) of a matrix that select.py wrote, refused unless it was made for this pool
-    and these queries and is wide enough."""
+    """The first columns of a matrix that select.py wrote (`indices_path`).
+
+    Args:
+        path: its top_indices.npy, or the folder of it.
+        candidates: the pool that it must have been made for.
+        queries: the queries that it must have been made for.
+        max_K: columns to take; None: all.
+
+    Raises:
+        UserError: files are missing or damaged, the data differ, or the matrix is too narrow.
+    """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     if path.name not in ("top_indices.npy", folder.name):
@@ -45,13 +59,13 @@ def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: in
             raise UserError(f"indices_path={path}: no {name} in {folder}; give a top_indices.npy that select.py wrote")
     neighbours = _read(folder)
     for name, rows in (("candidates", candidates), ("queries", queries)):
-        made_for = neighbours.manifest.get(name)
-        if not isinstance(made_for, dict):
+        source = neighbours.manifest.get(name)
+        if not isinstance(source, dict):
             raise UserError(f"{folder / 'manifest.json'} does not say which {name} it was made for; select again")
-        if made_for.get("fingerprint") != rows.fingerprint:
+        if source.get("fingerprint") != rows.fingerprint:
             raise UserError(
-                f"indices_path={path} was made for other {name} ({str(made_for.get('fingerprint'))[:12]}, "
-                f"{made_for.get('rows')} rows) than data.{name} ({rows.fingerprint[:12]}, {len(rows)} rows); "
+                f"indices_path={path} was made for other {name} ({str(source.get('fingerprint'))[:12]}, "
+                f"{source.get('rows')} rows) than data.{name} ({rows.fingerprint[:12]}, {len(rows)} rows); "
                 "run select.py on these"
             )
     width = neighbours.ids.shape[1]
@@ -68,7 +82,7 @@ def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: in
 
 
 def _first(neighbours: Neighbours, max_K: int) -> Neighbours:
-    """Each query's first `max_K` neighbours, in memory of their own."""
+    """Each query's first `max_K` neighbours, copied from the memory-mapped files."""
     parts = (np.array(a[:, :max_K]) for a in (neighbours.ids, neighbours.scores))
     return dataclasses.replace(neighbours, **dict(zip(("ids", "scores"), parts, strict=True)))
 
@@ -88,24 +102,29 @@ def _read(folder: Path) -> Neighbours:
     if any(digests.get(n) != d for n, d in manifest["sha256"].items()):
         raise UserError(f"the selection in {folder} is damaged (its bytes changed); delete the folder and select again")
     if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{folder / 'manifest.json'} has schema {manifest.get('schema_version')}, not {SCHEMA_VERSION}")
+        raise UserError(
+            f"{folder / 'manifest.json'} has schema {manifest.get('schema_version')}, not {SCHEMA_VERSION}; "
+            "select again"
+        )
     if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape != scores.shape or ids.size and ids.min() < 0:
-        raise UserError(f"{folder / 'top_indices.npy'} is not an int64 matrix of row ids like its scores; select again")
+        raise UserError(
+            f"{folder / 'top_indices.npy'} is not an int64 matrix of row ids of the scores' shape; select again"
+        )
     if scores.dtype.kind != "f" or not all(map(_is_ranked, *_blocks(ids, scores))):
         raise UserError(
-            f"{folder / 'top_scores.npy'} is not a matrix of finite numbers, or a row of {folder / 'top_indices.npy'} "
-            "names an id twice; select again"
+            f"{folder / 'top_scores.npy'} has scores that are not finite, or a row of {folder / 'top_indices.npy'} "
+            "holds an id twice; select again"
         )
     return Neighbours(ids, scores, manifest, typical)
 
 
 def _blocks(*arrays: np.ndarray) -> list[list[np.ndarray]]:
-    """Of each array its blocks of rows, as few at a time as fit into memory easily."""
+    """Each array cut into blocks of rows that fit into memory easily."""
     rows = max(1, (1 << 22) // max(1, arrays[0].shape[1]))
     return [[array[i : i + rows] for i in range(0, len(array), rows)] for array in arrays]
 
 
 def _is_ranked(ids: np.ndarray, scores: np.ndarray) -> bool:
-    """Whether scores are finite and no row of ids has one twice."""
+    """Whether scores are finite and no query has an id twice."""
     ordered = np.sort(ids, axis=1)
     return bool(np.isfinite(scores).all() and (ordered[:, 1:] != ordered[:, :-1]).all())

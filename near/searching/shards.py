@@ -1,8 +1,8 @@
-"""One search by however many processes there are: an exact one is cut into shards, each a file until all are there.
+"""One exact search shared by several processes: the pool is cut into shards, and each shard's result is a file.
 
-Ranks of torchrun, tasks on Ray and runs that were started twice take shards that nobody has; a killed one loses the
-shard it was at. Because scores do not depend on the cuts (near/searching/indexes/flat.py) the result is that of one
-process.
+Ranks of torchrun, tasks on Ray and runs that were started twice each take shards that nobody else searches; a killed
+process loses only its current shard. Scores do not depend on the cuts (near/searching/indexes/flat.py), so the result
+is that of one process.
 """
 
 import contextlib
@@ -31,9 +31,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shards:
-    """The shards of one exact search for `k` neighbours, each a file in `folder`; from `cuts` to `cuts` of rows.
+    """The shards of one exact search, each a file in `folder`.
 
-    result: the file that is there when they were put together, by whichever process.
+    Attributes:
+        queries: float32 (n_queries, dim).
+        pool: vectors that are searched.
+        k: neighbours of each query that a shard holds.
+        result: a file that exists once some process has merged the shards.
+        cuts: ascending; shard i holds rows cuts[i] to cuts[i + 1].
     """
 
     index: Flat
@@ -51,7 +56,7 @@ class Shards:
         return self.folder / f"{self.cuts[number]}-{self.cuts[number + 1]}-best-{self.k}.bin"
 
     def search(self, number: int, progress: Progress = lambda rows: None) -> None:
-        """Search one shard and keep what was found."""
+        """Search one shard and write its keys."""
         start, stop = self.cuts[number], self.cuts[number + 1]
         keys = self.index.best(self.queries, self.pool, self.k, start, stop, progress)
         with aside(self.path(number)) as temporary:
@@ -61,7 +66,7 @@ class Shards:
         return self.result.is_file()
 
     def share(self, numbers: Iterable[int], progress: Progress = lambda rows: None, wait: bool = True) -> None:
-        """Search these shards, each in one process; `wait` also for those of others, whose processes may die."""
+        """Search these shards, each in one process; `wait`: also for shards of other processes, which may die."""
         share(
             numbers,
             lambda number: self.path(number).with_suffix(".lock"),
@@ -70,15 +75,15 @@ class Shards:
             wait,
         )
 
-    def search_there(self, number: int) -> int:
-        """Search one shard in a task of a cluster, unless another process has it; returns its rows."""
+    def search_as_task(self, number: int) -> int:
+        """Search one shard in a task of a cluster, unless another process has it; returns its number of rows."""
         self.share([number], wait=False)
         return self.cuts[number + 1] - self.cuts[number]
 
-    def found(self, number: int) -> np.ndarray:
-        """A shard's keys, uint64 (Q, k); searched again where its file is damaged or not there."""
+    def keys(self, number: int) -> np.ndarray:
+        """A shard's keys, uint64 (n_queries, k); searched again if its file is missing or damaged."""
         if (keys := self._read(number)) is None:
-            log.warning(f"{self.path(number)} is damaged or gone: this shard is searched again")
+            log.warning(f"{self.path(number)} is missing or damaged: searching this shard again")
             self.search(number)
             keys = self._read(number)
         return keys
@@ -92,40 +97,48 @@ class Shards:
 
 
 def cuts(n: int, shards: int, shard_rows: int) -> tuple[int, ...]:
-    """Where a pool of n rows is cut: into `shards`, or more where they would be larger than `shard_rows`."""
+    """Where to cut a pool of n rows: into `shards` parts, or more so that none has more than about `shard_rows` rows.
+
+    >>> cuts(5 * TILE, 2, 10**9) == (0, 2 * TILE, 5 * TILE)
+    True
+    """
     tiles = -(-n // TILE)
-    count = min(max(shards, -(-n // shard_rows)), tiles)
-    return (*(TILE * (tiles * i // count) for i in range(count)), n)
+    shards_needed = min(max(shards, -(-n // shard_rows)), tiles)
+    return (*(TILE * (tiles * i // shards_needed) for i in range(shards_needed)), n)
 
 
 def shards_of(index: Index, queries: np.ndarray, pool: Vectors, k: int, folder: Path, result: Path) -> Shards | None:
-    """The shards to search, or None where one process does it all: an index of its own, or a pool that is small."""
+    """The shards to search; None where one process searches all: for an approximate index or a small pool.
+
+    Raises:
+        UserError: the pool has more rows than a search can number.
+    """
     if pool.n >= ROWS:
-        raise UserError(f"{pool.n} candidates are more than a search tells apart ({ROWS - 1}); split the pool")
+        raise UserError(f"{pool.n} candidates are more than a search can number ({ROWS - 1}); split the pool")
     if not isinstance(index, Flat):
         return None
     if index.launcher == "ray":
-        wanted = index.workers or cluster_cpus()
+        count = index.workers or cluster_cpus()
     else:
-        wanted = world_size()
-    plan = cuts(pool.n, wanted, index.shard_rows)
-    if len(plan) == 2:
+        count = world_size()
+    bounds = cuts(pool.n, count, index.shard_rows)
+    if len(bounds) == 2:
         return None
-    return Shards(index, queries, pool, with_slack(k, pool.n), folder, result, plan)
+    return Shards(index, queries, pool, with_slack(k, pool.n), folder, result, bounds)
 
 
 def search_shards(shards: Shards, progress: Progress) -> None:
-    """See that all shards are searched, here or elsewhere, or their result put together already."""
+    """Return once all shards are searched, here or elsewhere, or some process has merged them."""
     if shards.index.launcher == "ray":
-        on_cluster(len(shards), shards.search_there, progress)
+        on_cluster(len(shards), shards.search_as_task, progress)
     shards.share(range(len(shards)), progress)
 
 
 def put_together(shards: Shards, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and rows of the whole search for `k` neighbours, as Index.search gives them."""
-    best = shards.found(0)
+    """Merge the shards: scores and rows of the whole search for `k` neighbours, as Index.search returns them."""
+    best = shards.keys(0)
     for number in range(1, len(shards)):
-        best = merged([best, shards.found(number)], shards.k)
+        best = merged([best, shards.keys(number)], shards.k)
     index = shards.index
     return settle(
         index.again(shards.queries, shards.pool), index.most(best.shape[1]), shards.queries, shards.pool, best, k
@@ -134,5 +147,5 @@ def put_together(shards: Shards, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 def clear(folder: Path) -> None:
     """Remove shards that are no longer needed."""
-    with contextlib.suppress(UserError):  # somebody put a file of his there
+    with contextlib.suppress(UserError):  # a file of somebody else's is in it
         remove_folder(folder, ("*-best-*.bin", "*-best-*.lock"))

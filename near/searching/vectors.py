@@ -1,4 +1,4 @@
-"""Vectors that are read piece by piece into a buffer of the reader's: from the store, an array or a file."""
+"""Vectors of the store, an array or a memory-mapped file, read block by block into the caller's buffer."""
 
 import numpy as np
 
@@ -8,21 +8,29 @@ from near.embedding.store import Store
 
 
 class StoredVectors:
-    """Vectors of a store, by their places, int64 (n,). Cheap to pickle but for the places."""
+    """Vectors of a store at `offsets`, int64 (n,). Pickled without the vectors."""
 
-    def __init__(self, store: Store, places: np.ndarray):
-        self.store, self.places, self.largest = store, places, 1.0  # embedders give unit lengths
-        self.n = len(places)
-        self.dim = store.read(places[:1]).shape[1]
+    def __init__(self, store: Store, offsets: np.ndarray):
+        self.store, self.offsets, self.largest = store, offsets, 1.0  # embedders give unit lengths
+        self.n = len(offsets)
+        self.dim = store.read(offsets[:1]).shape[1]
 
     def read(self, rows: slice | np.ndarray, out: np.ndarray) -> None:
-        self.store.read(self.places[rows], out)
+        self.store.read(self.offsets[rows], out)
 
 
 class ArrayVectors:
-    """An array (n, dim) of numbers; `normalise`: its rows at unit length, zeros as they are.
+    """The rows of an array, as float32.
 
-    Of a memory map the file is read, not the map, which would stay in memory.
+    A memory map is read through its file: pages of the map would count as this process's memory.
+
+    Args:
+        array: (n, dim), any integers or floats.
+        name: what errors call it.
+        normalise: scale rows to length 1; zero rows stay zero.
+
+    Raises:
+        UserError: the array is not such a matrix; on reading, for a row with NaN, infinity or beyond float32.
     """
 
     def __init__(self, array: np.ndarray, name: str = "vectors", normalise: bool = False):
@@ -65,8 +73,8 @@ class ArrayVectors:
 
 
 def _file_of(array: np.ndarray) -> tuple[str | None, int]:
-    """The file of a memory map or of a slice of its rows, and where in it the array begins; None: to be read as it is,
-    as a map of which a copy was changed in memory."""
+    """The file of a memory map or of a slice of its rows, and the array's first byte in it; None where the array must
+    be read from memory, as a copy-on-write map that was changed."""
     root = array
     while isinstance(root, np.memmap) and isinstance(root.base, np.memmap):
         root = root.base
@@ -83,7 +91,7 @@ def _file_of(array: np.ndarray) -> tuple[str | None, int]:
 
 
 def _normalise(values: np.ndarray, out: np.ndarray) -> None:
-    """`values` at unit length into `out`, float32; zeros stay. In float64 where lengths are beyond float32."""
+    """Write `values` scaled to length 1 into `out`, float32; zeros stay. In float64 where squares overflow float32."""
     if values.dtype == np.float32:
         with np.errstate(all="ignore"):
             lengths = np.sqrt(np.einsum("ij,ij->i", values, values))
@@ -100,7 +108,7 @@ def _normalise(values: np.ndarray, out: np.ndarray) -> None:
 def check_finite(
     vectors: np.ndarray, rows: slice | np.ndarray, name: str, fault: str = "holds NaN or infinity"
 ) -> None:
-    """UserError for the first vector that holds NaN or infinity. A sum shows whether there can be one."""
+    """UserError for the first vector with NaN or infinity. The sum of all is finite where there is none: quick."""
     with np.errstate(all="ignore"):
         if vectors.dtype.kind != "f" or np.isfinite(vectors.sum()):
             return

@@ -37,7 +37,7 @@ class EmbeddingSimilarity(Similarity):
             pool = embed_rows(store, embedder, self.candidates, self.ids)
             asked = embed_rows(store, embedder, self.queries, self.queries.eligible(), query=True)
             embedder.close()
-            yield StoredVectors(store, pool.places), store.read(asked.places)
+            yield StoredVectors(store, pool.offsets), store.read(asked.offsets)
 
     def means(self) -> np.ndarray:
         return self._cached(["means"], super().means, (self.rows,))

@@ -243,11 +243,11 @@ def _with_backend(cfg: DictConfig, embeds: bool) -> DictConfig:
     """`cfg` with `embedder.backend=auto` decided: what it means differs between machines. Said where the run embeds."""
     if cfg.embedder.get("backend") != "auto":
         return cfg
-    from near.embedding.embedders.backend import decided, say_decided
+    from near.embedding.embedders.backend import automatic_backend, log_automatic_backend
 
     if embeds:
-        say_decided()
-    return OmegaConf.merge(cfg, {"embedder": {"backend": decided()[0]}})
+        log_automatic_backend()
+    return OmegaConf.merge(cfg, {"embedder": {"backend": automatic_backend()[0]}})
 
 
 def _trainer(cfg: DictConfig, job: "Job", model, args):

@@ -147,7 +147,7 @@ def test_rows_with_an_eval_rows_vector_are_counted(tmp_path, caplog, part):
     for run in range(2):
         caplog.clear()
         select(cfg, tmp_path / f"out{run}")
-        assert f"2 rows have cosine 1 to a row of {part} and are kept, first row 1; look" in caplog.text
+        assert f"2 rows have cosine 1 to a row of {part} and are kept, first row 1; check" in caplog.text
 
 
 def test_vectors_of_one_direction_are_found_in_every_block(monkeypatch):

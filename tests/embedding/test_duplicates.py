@@ -10,7 +10,7 @@ from near.embedding.duplicates import greedy
 from tests.conftest import configured, write_rows
 
 
-def kept(vectors, threshold, exact=True):
+def keep(vectors, threshold, exact=True):
     vectors = np.asarray(vectors, dtype=np.float32)
     return greedy(lambda a, b: vectors[a:b], len(vectors), threshold, exact)
 
@@ -33,7 +33,7 @@ def test_by_hand():
     angles = np.deg2rad([0, 10, 20, 90, 95, 0])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     # 10 degrees is near 0 and goes; 20 is near 10, which is gone, but not near 0: it stays
-    assert kept(vectors, np.cos(np.deg2rad(15))).tolist() == [True, False, True, True, False, False]
+    assert keep(vectors, np.cos(np.deg2rad(15))).tolist() == [True, False, True, True, False, False]
 
 
 @pytest.mark.parametrize("block", [1, 7, 1000])
@@ -41,16 +41,16 @@ def test_it_agrees_with_comparing_every_pair(monkeypatch, block):
     monkeypatch.setattr(dedup, "BLOCK", block)
     vectors = clustered(300, 40)
     for threshold in (0.5, 0.8, 0.95):
-        found = np.flatnonzero(kept(vectors, threshold))
-        assert found.tolist() == brute(vectors, threshold)
-        assert 3 < len(found) < 300
+        rows = np.flatnonzero(keep(vectors, threshold))
+        assert rows.tolist() == brute(vectors, threshold)
+        assert 3 < len(rows) < 300
 
 
 def test_the_graph_finds_nearly_all_of_them():
     vectors = clustered(4000, 500)
-    exact, found = kept(vectors, 0.9), kept(vectors, 0.9, exact=False)
-    assert (exact == found).mean() > 0.99
-    assert abs(int(exact.sum()) - int(found.sum())) < 0.01 * len(vectors)
+    exact, by_graph = keep(vectors, 0.9), keep(vectors, 0.9, exact=False)
+    assert (exact == by_graph).mean() > 0.99
+    assert abs(int(exact.sum()) - int(by_graph.sum())) < 0.01 * len(vectors)
 
 
 @pytest.fixture()
@@ -72,7 +72,7 @@ def test_a_selection_leaves_them_out(command, tmp_path, caplog):
     assert "2 rows left out, their similarity to an earlier row is above data.dedup_threshold=0.9" in caplog.text
 
 
-def test_which_index_is_used_is_said(command, tmp_path, caplog, monkeypatch):
+def test_which_index_is_used_is_logged(command, tmp_path, caplog, monkeypatch):
     from near.selection.select import select
 
     monkeypatch.setattr(dedup, "EXACT_ROWS", 2)

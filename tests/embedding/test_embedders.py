@@ -32,9 +32,9 @@ def built(folder, *overrides):
 
 def test_rds_is_the_position_weighted_mean_of_the_last_layer(folder):
     embedder = built(folder, "embedder.embed=both", "embedder.batch_size=3")
-    found = embedder.embed(TEXTS)
+    vectors = embedder.embed(TEXTS)
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    for text, vector in zip(TEXTS, found, strict=True):
+    for text, vector in zip(TEXTS, vectors, strict=True):
         ids = tokenizer(text)["input_ids"] or [tokenizer.eos_token_id]
         with torch.inference_mode():
             states = model(input_ids=torch.tensor([ids])).last_hidden_state[0].double().numpy()
@@ -74,7 +74,7 @@ def test_truncate_dim_keeps_the_first_dimensions(folder):
 
 
 @pytest.mark.parametrize(
-    ("override", "own_space"),
+    ("override", "other_space"),
     [
         ("embedder.dtype=bfloat16", True),
         ("embedder.store_dtype=float16", True),
@@ -86,15 +86,15 @@ def test_truncate_dim_keeps_the_first_dimensions(folder):
         ("embedder.embed=prompt", False),
     ],
 )
-def test_a_space_holds_what_makes_vectors_differ(folder, override, own_space):
-    assert (built(folder, override).space != built(folder).space) == own_space
+def test_a_space_has_all_that_makes_vectors_differ(folder, override, other_space):
+    assert (built(folder, override).space != built(folder).space) == other_space
 
 
 def test_two_signatures_are_not_mixed():
     empty = np.empty(0, dtype=np.int64)
-    pool, asked = Embedded({"model": "a"}, empty, 0, 0), Embedded({"model": "b"}, empty, 0, 0)
+    pool, queries = Embedded({"model": "a"}, empty, 0, 0), Embedded({"model": "b"}, empty, 0, 0)
     with pytest.raises(UserError, match="embedded differently .model was a, now b.; embed both with one embedder"):
-        check_alike(pool, asked)
+        check_alike(pool, queries)
 
 
 @pytest.mark.real
@@ -115,23 +115,25 @@ def test_several_devices_share_one_call(real_cache):
 
 
 @pytest.mark.real
-def test_sentence_transformers_truncates_as_its_own_library_does(real_cache):
+def test_sentence_transformers_truncates_as_its_library_does(real_cache):
     embedder = instantiate(configured("select", "embedder.truncate_dim=64").embedder, cache_dir=str(real_cache))
     texts = ["a short text", "another one that is a bit longer"]
-    own = embedder._model.encode(texts, truncate_dim=64, normalize_embeddings=True)
-    np.testing.assert_allclose(embedder.embed(texts), own, atol=1e-5)
+    expected = embedder._model.encode(texts, truncate_dim=64, normalize_embeddings=True)
+    np.testing.assert_allclose(embedder.embed(texts), expected, atol=1e-5)
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("length", [1, 2])
 def test_a_length_without_room_for_a_word_is_refused(real_cache, length):
     embedder = instantiate(configured("select", f"embedder.max_length={length}").embedder, cache_dir=str(real_cache))
-    with pytest.raises(UserError, match="leaves no token beside the model's 2 special ones; use embedder.max_length>2"):
+    with pytest.raises(
+        UserError, match="leaves no room for text beside the model's 2 special tokens; use embedder.max_length>2"
+    ):
         embedder.dim  # noqa: B018
 
 
 @pytest.mark.parametrize("override", ["embedder.device=cuda", "embedder.device=gpu0", "embedder.device=[cpu,cpu]"])
-def test_a_device_that_is_not_there_is_one_line(folder, override):
+def test_a_missing_device_is_one_line(folder, override):
     if "cuda" in override and torch.cuda.is_available():
         pytest.skip("it is there")
     with pytest.raises(

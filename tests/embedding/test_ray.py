@@ -60,8 +60,12 @@ def rows(tmp_path):
 
 def embedded(rows, folder, embedder):
     with Store(folder, embedder.space) as store:
-        found = embed_rows(store, embedder, rows, rows.eligible())
-        return store.read(found.places), found.now, {p.name for p in store.folder.glob("*.safetensors")}
+        embedded_rows = embed_rows(store, embedder, rows, rows.eligible())
+        return (
+            store.read(embedded_rows.offsets),
+            embedded_rows.now,
+            {p.name for p in store.folder.glob("*.safetensors")},
+        )
 
 
 def slow(tmp_path, **options):
@@ -122,27 +126,27 @@ def test_a_search_is_a_task_for_each_shard(cluster, tmp_path):
         "embedder=hashing",
         "max_K=40",
     ]
-    found = {}
+    files = {}
     for name, more in (("one", []), ("ray", ["index.launcher=ray"])):
         cfg = configured("select", *words, *more, f"cache_dir={tmp_path}/{name}")
         select(cfg, tmp_path / name / "out")
-        found[name] = [(tmp_path / name / "out" / f"top_{what}.npy").read_bytes() for what in ("indices", "scores")]
-    assert found["one"] == found["ray"]
+        files[name] = [(tmp_path / name / "out" / f"top_{part}.npy").read_bytes() for part in ("indices", "scores")]
+    assert files["one"] == files["ray"]
 
 
 def test_tasks_leave_a_shard_each_and_their_errors_are_ours(cluster, tmp_path):
     pool = normalised(np.random.default_rng(0).normal(size=(3 * TILE, 8)))
     job = shards_of(Flat(launcher="ray"), pool[:5], ArrayVectors(pool), 20, tmp_path / "shards", tmp_path / "result")
     assert len(job) == 3, "one for each CPU of the cluster"
-    told = []
-    on_cluster(len(job), job.search_there, told.append)
-    assert (told, sorted(p.suffix for p in job.folder.iterdir())) == ([TILE] * 3, [".bin"] * 3 + [".lock"] * 3)
+    reported = []
+    on_cluster(len(job), job.search_as_task, reported.append)
+    assert (reported, sorted(p.suffix for p in job.folder.iterdir())) == ([TILE] * 3, [".bin"] * 3 + [".lock"] * 3)
     scores, rows = put_together(job, 20)
-    wanted = Flat().search(pool[:5], ArrayVectors(pool), 20)
-    assert (scores.tobytes(), rows.tobytes()) == (wanted[0].tobytes(), wanted[1].tobytes())
+    expected = Flat().search(pool[:5], ArrayVectors(pool), 20)
+    assert (scores.tobytes(), rows.tobytes()) == (expected[0].tobytes(), expected[1].tobytes())
     pool[2 * TILE + 5] = np.nan
     job = shards_of(
         Flat(launcher="ray"), pool[:5], ArrayVectors(pool, "candidates"), 20, tmp_path / "bad", tmp_path / "result"
     )
     with pytest.raises(UserError, match=f"candidates: row {2 * TILE + 5} holds NaN or infinity"):
-        on_cluster(len(job), job.search_there, told.append)
+        on_cluster(len(job), job.search_as_task, reported.append)

@@ -43,14 +43,14 @@ def fill(folder, texts, embedder=None, space=None):
         def read(at):
             return [texts[i] for i in at]
 
-        looked = look_up(store, read, len(texts), embedder.chunk)
-        now = embed_missing(store, looked, read, embedder)
-        return store.read(looked.places), looked.distinct, now
+        lookup = look_up(store, read, len(texts), embedder.chunk)
+        now = embed_missing(store, lookup, read, embedder)
+        return store.read(lookup.offsets), lookup.distinct, now
 
 
 def shards(folder, space=None):
-    found = (folder / "embeddings" / digest(space or {})).glob("*.safetensors")
-    return {path.name: path.read_bytes() for path in found}
+    paths = (folder / "embeddings" / digest(space or {})).glob("*.safetensors")
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def test_every_text_once_and_in_order(tmp_path):
@@ -76,7 +76,7 @@ def test_spaces_do_not_mix(tmp_path):
     assert fill(tmp_path, TEXTS, space={"model": "b"})[2] == 50
 
 
-def test_half_precision_is_stored_when_asked(tmp_path):
+def test_half_precision_is_stored_if_configured(tmp_path):
     vectors, _, _ = fill(tmp_path, TEXTS, Counting(store_dtype="float16"))
     exact = HashingEmbedder(dim=16).embed(TEXTS)
     assert vectors.dtype == np.float32
@@ -100,8 +100,8 @@ def test_a_half_written_shard_is_never_seen(tmp_path):
     assert fill(tmp_path, TEXTS)[2] == 50
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut", "empty", "foreign", "missing"])
-def test_a_damaged_shard_is_named_set_aside_and_embedded_again(tmp_path, how, caplog):
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "foreign", "missing"])
+def test_a_damaged_shard_is_named_set_aside_and_embedded_again(tmp_path, damage, caplog):
     whole, _, _ = fill(tmp_path, TEXTS)
     before = shards(tmp_path)
     folder = tmp_path / "embeddings" / digest({})
@@ -109,12 +109,12 @@ def test_a_damaged_shard_is_named_set_aside_and_embedded_again(tmp_path, how, ca
     content = bytearray(path.read_bytes())
     content[-7] ^= 1
     damaged = {"flipped": content, "cut": content[:-20], "empty": b"", "foreign": b"not a shard at all" * 10}
-    path.unlink() if how == "missing" else path.write_bytes(damaged[how])
+    path.unlink() if damage == "missing" else path.write_bytes(damaged[damage])
     vectors, _, now = fill(tmp_path, TEXTS)
     assert now == 10
     np.testing.assert_array_equal(vectors, whole)
     assert shards(tmp_path) == before
-    if how != "missing":
+    if damage != "missing":
         assert f"{path} is damaged" in caplog.text
         assert (folder / "damaged" / path.name).exists()
 
@@ -147,9 +147,9 @@ def test_reading_runs_and_scattered_rows_agree(tmp_path):
     texts = [f"t {i}" for i in range(1000)]
     vectors, _, _ = fill(tmp_path, texts, Counting(chunk=500))
     for order in (np.arange(700), np.random.default_rng(0).permutation(1000), np.array([999, 0, 3, 4, 5, 4])):
-        found, _, now = fill(tmp_path, [texts[i] for i in order])
+        again, _, now = fill(tmp_path, [texts[i] for i in order])
         assert now == 0
-        np.testing.assert_array_equal(found, vectors[order])
+        np.testing.assert_array_equal(again, vectors[order])
 
 
 class Slow(Counting):
@@ -189,7 +189,7 @@ def test_two_writers_share_the_work(tmp_path):
     assert shards(tmp_path / "two") == shards(tmp_path / "one")
 
 
-def test_writers_of_pools_that_overlap_share_what_they_share(tmp_path):
+def test_writers_of_overlapping_pools_share_the_overlap(tmp_path):
     logs = [tmp_path / "a", tmp_path / "b"]
     calls = [(tmp_path / "s", TEXTS[:35], Slow(logs[0])), (tmp_path / "s", TEXTS[12:], Slow(logs[1]))]
     assert ended(started(*calls)) == [0, 0]
@@ -234,13 +234,13 @@ def test_the_cache_is_listed_and_pruned(tmp_path, capsys):
     assert not list((tmp_path / "embeddings").iterdir())
 
 
-def test_pruning_leaves_alone_what_a_run_reads(tmp_path, capsys):
+def test_pruning_leaves_a_space_that_a_run_reads(tmp_path, capsys):
     fill(tmp_path, TEXTS)
     with Store(tmp_path, {}) as store:
         cache.main(["--cache-dir", str(tmp_path), "prune", "--signature", digest({})[:8]])
         assert capsys.readouterr().out.startswith("in use, left alone")
-        looked = look_up(store, lambda at: [TEXTS[i] for i in at], 50, 10)
-        assert store.read(looked.places).shape == (50, 16)
+        lookup = look_up(store, lambda at: [TEXTS[i] for i in at], 50, 10)
+        assert store.read(lookup.offsets).shape == (50, 16)
     cache.main(["--cache-dir", str(tmp_path), "prune", "--signature", digest({})[:8]])
     assert not shards(tmp_path)
     assert fill(tmp_path, TEXTS)[2] == 50
@@ -260,9 +260,9 @@ def test_a_forked_child_that_outlives_its_parent_holds_nothing(tmp_path):
     assert os.waitpid(worker.pid, 0)[1] == signal.SIGKILL
     child = int((tmp_path / "child").read_text())
     try:
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         assert fill(tmp_path, TEXTS)[2] == 50
-        assert time.perf_counter() - begun < 30
+        assert time.perf_counter() - started_at < 30
     finally:
         os.kill(child, signal.SIGKILL)
 

@@ -36,8 +36,8 @@ def words(real_cache) -> list[str]:
 
 def artifacts(folder: Path) -> dict[str, bytes]:
     """All that must be the same byte for byte: the matrix, its scores and every shard of the store."""
-    found = {name: (folder / "out" / name).read_bytes() for name in ("top_indices.npy", "top_scores.npy")}
-    return found | {p.name: p.read_bytes() for p in (folder / "cache" / "embeddings").glob("*/*.safetensors")}
+    files = {name: (folder / "out" / name).read_bytes() for name in ("top_indices.npy", "top_scores.npy")}
+    return files | {p.name: p.read_bytes() for p in (folder / "cache" / "embeddings").glob("*/*.safetensors")}
 
 
 def command(folder: Path, words: list[str], *more: str) -> list[str]:
@@ -51,7 +51,7 @@ def test_killed_at_20_moments_it_ends_as_if_undisturbed(tmp_path, words):
     assert done.returncode == 0, done.stderr[-2000:]
     rng, disturbed, seen = random.Random(20), tmp_path / "disturbed", []
     for kill in range(20):
-        begun, stored = time.time(), len(_shards(disturbed))
+        started, stored = time.time(), len(_shards(disturbed))
         running = subprocess.Popen(
             [sys.executable, *command(disturbed, words, limit)],
             cwd=ROOT,
@@ -59,7 +59,7 @@ def test_killed_at_20_moments_it_ends_as_if_undisturbed(tmp_path, words):
             stderr=subprocess.DEVNULL,
         )
         early = kill % 4 == 3  # while the model is loaded for the first chunk; else in the midst of chunks
-        while not (_claimed_since(begun, disturbed) if early else len(_shards(disturbed)) > stored):
+        while not (_claimed_since(started, disturbed) if early else len(_shards(disturbed)) > stored):
             assert running.poll() is None, "it ended before it could be killed"
             time.sleep(0.01)
         until = time.time() + rng.uniform(0, 4 if early else 1.2)
@@ -77,11 +77,11 @@ def test_killed_at_20_moments_it_ends_as_if_undisturbed(tmp_path, words):
     assert artifacts(disturbed) == artifacts(tmp_path / "whole")
 
 
-def _claimed_since(begun: float, folder: Path) -> bool:
+def _claimed_since(started: float, folder: Path) -> bool:
     """Whether embedding has begun: claims of processes that were killed before are older."""
     for path in (folder / "cache" / "embeddings").glob("*/claims/*"):
         with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_mtime >= begun:
+            if path.stat().st_mtime >= started:
                 return True
     return False
 
@@ -108,9 +108,9 @@ def test_two_processes_share_the_embedding_and_end_alike(tmp_path, words):
         )
         for name in ("out", "other")
     ]
-    told = [run.communicate()[0] for run in running]
+    outputs = [run.communicate()[0] for run in running]
     assert [run.returncode for run in running] == [0, 0]
-    now = [int(text.partition("embedded ")[2].split()[0]) for text in told]
+    now = [int(text.partition("embedded ")[2].split()[0]) for text in outputs]
     assert sum(now) == _distinct(both) == _distinct(tmp_path / "one")
     assert min(now) > 0
     assert (both / "other" / "top_indices.npy").read_bytes() == (both / "out" / "top_indices.npy").read_bytes()
@@ -127,7 +127,7 @@ def test_ranks_under_torchrun_embed_disjoint_chunks(tmp_path, words):
     assert process(*command(tmp_path / "one", words)).returncode == 0
     done = process(*RANKS, *command(tmp_path / "two", words))
     assert done.returncode == 0, done.stderr[-2000:]
-    now = [int(found) for found in re.findall(r"rank [01]: embedded (\d+) texts", done.stdout)]
+    now = [int(count) for count in re.findall(r"rank [01]: embedded (\d+) texts", done.stdout)]
     assert len(now) == 2 and sum(now) == _distinct(tmp_path / "one"), done.stdout
     assert "searching in 2 shards" in done.stdout
     assert artifacts(tmp_path / "two") == artifacts(tmp_path / "one")

@@ -78,8 +78,8 @@ class Handler(BaseHTTPRequestHandler):
         if status is not None:
             return self.answer(status, b"busy, sorry")
         vectors = [vector(ids) for ids in body["input"]]
-        told = [base64.b64encode(v.tobytes()).decode() if server.encoded else v.tolist() for v in vectors]
-        data = [{"index": i, "embedding": v} for i, v in enumerate(told)]
+        embeddings = [base64.b64encode(v.tobytes()).decode() if server.encoded else v.tolist() for v in vectors]
+        data = [{"index": i, "embedding": v} for i, v in enumerate(embeddings)]
         self.answer(200, {"data": data[::-1]})  # in no order
 
 
@@ -122,7 +122,7 @@ TEXTS = [f"{'word ' * (i % 7)}number {i}" for i in range(60)]
 
 
 @pytest.mark.parametrize("encoded", [True, False])
-def test_every_text_gets_its_own_vector(server, client, encoded):
+def test_every_text_gets_its_vector(server, client, encoded):
     embedder = client(server(encoded=encoded).url)
     vectors = embedder.embed(TEXTS)
     expected = np.stack([vector(ids) for ids in embedder.tokenizer(TEXTS)["input_ids"]])
@@ -146,11 +146,11 @@ def test_concurrency_is_bounded(server, client):
 
 
 def test_busy_answers_are_tried_again(server, client):
-    running, told = server(), []
+    running, calls = server(), []
 
     def fail():
-        told.append(1)
-        return (503, 429, 500)[len(told) % 3] if len(told) % 4 == 2 else None
+        calls.append(1)
+        return (503, 429, 500)[len(calls) % 3] if len(calls) % 4 == 2 else None
 
     running.fail = fail
     embedder = client(running.url, "embedder.server.concurrency=1")
@@ -159,7 +159,7 @@ def test_busy_answers_are_tried_again(server, client):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("overrides", "message"),
     [
         (["embedder.server.model=other"], "serves tiny, not other; set embedder.server.model"),
         (["embedder.server.url=http://127.0.0.1:1/v1"], "did not answer in 3 tries"),
@@ -168,10 +168,10 @@ def test_busy_answers_are_tried_again(server, client):
         (["embedder.truncate_dim=9"], "embedder.truncate_dim=9 is more than the 8 dimensions"),
     ],
 )
-def test_one_line_says_what_is_wrong(server, client, overrides, says):
+def test_errors_are_one_line(server, client, overrides, message):
     with pytest.raises((UserError, InstantiationException)) as caught:
         client(server().url, *overrides).embed(TEXTS)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert KEY not in str(caught.value)
 
 
@@ -205,17 +205,17 @@ def test_a_server_that_dies_midway_loses_nothing_stored(server, client, tmp_path
 
 @pytest.mark.parametrize("path", ["/models", "/embeddings"])
 @pytest.mark.parametrize(
-    "said",
+    "answer",
     [[], {}, {"data": None}, {"data": [{}]}, {"data": [3]}, {"data": [{"index": 0, "embedding": "A"}]}]
     + [{"data": [{"index": 0, "embedding": None}]}, {"data": [{"index": 0, "embedding": [[1.0]]}]}, "text"],
 )
-def test_an_answer_of_another_form_is_one_line(server, client, monkeypatch, path, said):
+def test_an_answer_of_another_form_is_one_line(server, client, monkeypatch, path, answer):
     embedder = client(server().url)
     original = embedder.server.json
     monkeypatch.setattr(
-        embedder.server, "json", lambda method, at, body=None: said if at == path else original(method, at, body)
+        embedder.server, "json", lambda method, at, body=None: answer if at == path else original(method, at, body)
     )
-    with pytest.raises(UserError, match="answers something else than|serves .*, not tiny|changing length"):
+    with pytest.raises(UserError, match="did not return|serves .*, not tiny|changing length"):
         embedder.embed(TEXTS)
 
 

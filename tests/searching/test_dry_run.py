@@ -1,4 +1,4 @@
-"""dry_run=true tells what a selection would cost and stores nothing."""
+"""dry_run=true logs what a selection would cost and stores nothing."""
 
 import logging
 
@@ -10,7 +10,7 @@ from tests.conftest import configured
 
 
 @pytest.fixture()
-def told(tiny, tmp_path, caplog):
+def messages(tiny, tmp_path, caplog):
     words = [w for w in tiny if w.startswith(("data", "embedder", "max_K"))]
 
     def run(*more):
@@ -22,8 +22,8 @@ def told(tiny, tmp_path, caplog):
     return run
 
 
-def test_it_tells_and_stores_nothing(told, tmp_path):
-    lines = told("dry_run=true")
+def test_it_logs_and_stores_nothing(messages, tmp_path):
+    lines = messages("dry_run=true")
     assert "dry run: 60 candidates, 4 queries, 64 distinct texts, 0 stored already" in lines
     assert "to embed: 64 texts" in lines
     assert any(line.startswith("embedding: about 0 seconds, from 64 texts measured") for line in lines)
@@ -32,24 +32,24 @@ def test_it_tells_and_stores_nothing(told, tmp_path):
     assert any(line.startswith("memory: ") for line in lines)
     assert not (tmp_path / "out").exists()
     assert not list((tmp_path / "c").rglob("*.safetensors"))
-    assert told("dry_run=true") == [*lines[:-4], *told("dry_run=true")[-4:]]
+    assert messages("dry_run=true") == [*lines[:-4], *messages("dry_run=true")[-4:]]
 
 
-def test_what_is_stored_already_is_counted(told):
-    told()
-    lines = told("dry_run=true", "max_K=10")
+def test_texts_already_stored_are_counted(messages):
+    messages()
+    lines = messages("dry_run=true", "max_K=10")
     assert "dry run: 60 candidates, 4 queries, 64 distinct texts, 64 stored already" in lines
     assert "to embed: nothing" in lines
 
 
-def test_too_small_a_disk_is_said(told, monkeypatch):
+def test_too_small_a_disk_is_logged(messages, monkeypatch):
     monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100_000}))
-    assert any("that is too little, free " in line for line in told("dry_run=true"))
+    assert any("that is too little, free " in line for line in messages("dry_run=true"))
 
 
 @pytest.mark.model
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "parts"),
     [
         (
             ["selector=near"],
@@ -61,13 +61,15 @@ def test_too_small_a_disk_is_said(told, monkeypatch):
         (["selector=loss"], ["before each of the 2 rounds the model is asked for losses", "to embed: nothing"]),
     ],
 )
-def test_a_training_says_what_it_would_do_and_does_nothing(words, says, tiny, tmp_path, caplog):
+def test_a_training_logs_what_it_would_do_and_does_nothing(words, parts, tiny, tmp_path, caplog):
     from near.training.train import train
 
     caplog.set_level(logging.INFO, "near")
     train(configured("train", *tiny, f"cache_dir={tmp_path}/c", "dry_run=true", *words), tmp_path / "out")
-    said = "\n".join(caplog.messages)
-    assert all(part in said for part in [*says, "evaluated, as every round begins and at the end: 5 eval rows"]), said
+    logged = "\n".join(caplog.messages)
+    assert all(part in logged for part in [*parts, "evaluated, as every round begins and at the end: 5 eval rows"]), (
+        logged
+    )
     assert caplog.messages[-1] == "nothing was trained or stored; leave out dry_run=true to start"
     assert not (tmp_path / "out").exists()
     assert not list((tmp_path / "c").rglob("*.safetensors"))

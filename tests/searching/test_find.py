@@ -31,8 +31,8 @@ def test_the_matrix_is_brute_forces_and_bound_to_its_data(settings, tmp_path):
     pool, queries = (load(cfg.data, part, cfg.cache_dir) for part in ("candidates", "queries"))
     embed = HashingEmbedder().embed
     vectors = [embed(rows.texts(rows.eligible(), "prompt")).astype(np.float64) for rows in (queries, pool)]
-    wanted = np.argsort(-np.round(vectors[0] @ vectors[1].T, 7), axis=1, kind="stable")[:, :7]
-    np.testing.assert_array_equal(ids, wanted)
+    expected = np.argsort(-np.round(vectors[0] @ vectors[1].T, 7), axis=1, kind="stable")[:, :7]
+    np.testing.assert_array_equal(ids, expected)
     assert (manifest["candidates"]["fingerprint"], manifest["queries"]["rows"]) == (pool.fingerprint, 4)
 
 
@@ -43,12 +43,12 @@ def test_another_selection_is_refused_before_it_is_made(settings, tmp_path, monk
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     with monkeypatch.context() as patch:
         patch.setattr(selection, "_search", lambda *a: pytest.fail("searched"))
-        for words, says in (
+        for words, message in (
             (["max_K=9"], r"holds another selection \(max_K was 7, now 9\); output_dir=.*out-max_K-9 keeps both"),
             (["max_K=3"], r"holds another selection \(max_K was 7, now 3\); output_dir=.*out-max_K-3 keeps both"),
             (["embedder.dim=64"], r"\(embedder.dim was 1024, now 64\); set overwrite=true or another output_dir"),
         ):
-            with pytest.raises(UserError, match=says):
+            with pytest.raises(UserError, match=message):
                 select(configured("select", *settings, *words), out)
         assert {p.name: p.read_bytes() for p in out.iterdir()} == before
         select(configured("select", *settings), out)  # the same one again is found
@@ -57,16 +57,16 @@ def test_another_selection_is_refused_before_it_is_made(settings, tmp_path, monk
     assert np.load(out / "top_indices.npy").shape == (4, 9)
 
 
-def test_another_max_k_in_a_folder_leaves_what_is_there_and_names_a_place(settings, tmp_path):
+def test_another_max_k_leaves_the_folder_and_names_another(settings, tmp_path):
     out = tmp_path / "out"
     select(configured("select", *settings, "selector=near", "n=5"), out)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     with pytest.raises(UserError) as fault:
         select(configured("select", *settings, "max_K=null"), out)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
-    place = Path(re.search(r"output_dir=(\S+)", str(fault.value))[1])
-    select(configured("select", *settings, "max_K=null"), place)
-    assert np.load(place / "top_indices.npy").shape == (4, 60)
+    folder = Path(re.search(r"output_dir=(\S+)", str(fault.value))[1])
+    select(configured("select", *settings, "max_K=null"), folder)
+    assert np.load(folder / "top_indices.npy").shape == (4, 60)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_as_needed(max_K, candidates, reach, tried):
     assert list(selection.widths(max_K, candidates, reach)) == tried
 
 
-def test_the_default_fits_the_pool_and_is_said(settings, tmp_path, caplog):
+def test_the_default_fits_the_pool_and_is_logged(settings, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     select(configured("select", *(w for w in settings if "max_K" not in w)), tmp_path / "out")
     assert np.load(tmp_path / "out" / "top_indices.npy").shape == (4, 60)
@@ -114,12 +114,12 @@ def test_more_neighbours_than_candidates(settings, tmp_path):
 
 def test_of_two_selections_into_one_folder_at_once_the_second_is_refused(tiny, tmp_path, monkeypatch):
     words = [w for w in tiny if w.startswith(("data", "cache_dir", "embedder"))]
-    found = material.find_neighbours
+    find_neighbours = material.find_neighbours
 
     def meanwhile(*args):
-        monkeypatch.setattr(material, "find_neighbours", found)
+        monkeypatch.setattr(material, "find_neighbours", find_neighbours)
         select(configured("select", *words, "max_K=4"), tmp_path / "out")
-        return found(*args)
+        return find_neighbours(*args)
 
     monkeypatch.setattr(material, "find_neighbours", meanwhile)
     with pytest.raises(UserError, match="holds another selection"):
@@ -127,7 +127,7 @@ def test_of_two_selections_into_one_folder_at_once_the_second_is_refused(tiny, t
     assert np.load(tmp_path / "out" / "top_indices.npy").shape == (4, 4)
 
 
-def test_what_is_left_of_a_cached_selection_is_replaced(tiny, tmp_path):
+def test_an_incomplete_cached_selection_is_replaced(tiny, tmp_path):
     words = [w for w in tiny if w.startswith(("data", "embedder"))]
     cfg = configured("select", *words, "max_K=4", f"cache_dir={tmp_path}/c")
     select(cfg, tmp_path / "one")

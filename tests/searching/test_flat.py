@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_info
 
 from near.common.errors import UserError
 from near.embedding.embedders.base import normalised
-from near.searching.indexes import flat
+from near.searching.indexes import flat, ties
 from near.searching.indexes.flat import TILE, Flat
 from near.searching.indexes.topk import Best, _positions, merged, pack, unpack
 from near.searching.vectors import ArrayVectors
@@ -46,9 +46,9 @@ def test_best_keeps_what_a_sort_would(floor):
     keys = best.keys()
     for q in range(5):
         above = np.flatnonzero(scores[q] > floor)
-        wanted = above[np.lexsort((above, -scores[q, above]))][:7]
-        assert (keys[q] > 0).sum() == len(wanted)
-        assert unpack(keys[q, : len(wanted)])[1].tolist() == wanted.tolist()
+        expected = above[np.lexsort((above, -scores[q, above]))][:7]
+        assert (keys[q] > 0).sum() == len(expected)
+        assert unpack(keys[q, : len(expected)])[1].tolist() == expected.tolist()
 
 
 def test_merged_keys_are_those_of_one_list():
@@ -70,15 +70,15 @@ def test_a_large_pool_against_float64(large):
     pool, queries, (scores, rows) = large
     exact = np.take_along_axis(queries.astype(np.float64) @ pool.astype(np.float64).T, rows, axis=1)
     np.testing.assert_allclose(scores, exact, atol=1e-6)
-    wanted = brute(queries, pool, 200)
-    differ = rows != wanted  # float32 may swap rows whose scores differ by less than 1e-6
-    best = np.take_along_axis(queries.astype(np.float64) @ pool.astype(np.float64).T, wanted, axis=1)
+    expected = brute(queries, pool, 200)
+    differ = rows != expected  # float32 may swap rows whose scores differ by less than 1e-6
+    best = np.take_along_axis(queries.astype(np.float64) @ pool.astype(np.float64).T, expected, axis=1)
     assert (np.abs(exact - best)[differ] < 1e-6).all()
     assert differ.mean() < 0.01
     for q in range(len(queries)):  # twins tie to the bit, and the lower row comes first
-        found = rows[q].tolist()
-        twins = [r for r in found if 1000 <= r < 5000 and r + 4000 in found]
-        assert all(found.index(r) < found.index(r + 4000) for r in twins)
+        neighbours = rows[q].tolist()
+        twins = [r for r in neighbours if 1000 <= r < 5000 and r + 4000 in neighbours]
+        assert all(neighbours.index(r) < neighbours.index(r + 4000) for r in twins)
 
 
 @pytest.mark.parametrize("block", [1, 3 * TILE, 10**6])
@@ -140,7 +140,7 @@ def test_vectors_that_are_not_finite_are_named(bad):
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 1])
-def test_positions_of_flags_are_found_by_words(share):
+def test_positions_of_flags(share):
     flags = np.random.default_rng(0).random(8 * 1000) < share
     np.testing.assert_array_equal(_positions(flags), np.flatnonzero(flags))
 
@@ -170,21 +170,21 @@ def test_blocks_go_over_all_gpus(count, monkeypatch):
     pool, queries = np.repeat(vectors(3 * TILE // 2, 16), 3, axis=0), vectors(9, 16, 1)
     scores, rows = Flat(device="cpu").search(queries, ArrayVectors(pool), 100)
     gpu = StandIn(monkeypatch, count)
-    told = []
-    again = Flat(TILE).search(queries, ArrayVectors(pool), 100, told.append)
+    reported = []
+    again = Flat(TILE).search(queries, ArrayVectors(pool), 100, reported.append)
     assert sorted(size for _, size in gpu.used) == [TILE // 2] + [TILE] * 4
     assert {device for device, _ in gpu.used} == set(range(count))
-    assert sum(told) == len(pool)
+    assert sum(reported) == len(pool)
     np.testing.assert_allclose(again[0], scores, atol=1e-6)
     np.testing.assert_array_equal(again[1], rows)
 
 
-def test_what_gpus_cannot_do(monkeypatch, caplog):
+def test_limits_of_gpus(monkeypatch, caplog):
     pool = ArrayVectors(vectors(3000, 4))
     with pytest.raises(UserError, match="index.device=gpu: FAISS sees no GPU; install faiss-gpu-cu12, or set"):
         Flat(device="gpu").search(vectors(1, 4), pool, 5)
     gpu = StandIn(monkeypatch, 1)
-    with pytest.raises(UserError, match="find 2048 neighbours, 2500 and 64 for ties are asked for; use max_K<=1984"):
+    with pytest.raises(UserError, match="find at most 2048 neighbours, not 2500 and 64 more for ties; use max_K<=1984"):
         Flat(device="gpu").search(vectors(1, 4), pool, 2500)
     caplog.set_level("INFO")
     assert Flat().search(vectors(1, 4), pool, 2500)[1].shape == (1, 2500)
@@ -208,7 +208,7 @@ def test_equal_vectors_tie_to_the_lower_row(copies, k):
 def test_more_ties_than_are_settled_are_still_the_best():
     pool = np.repeat(vectors(1, 48), 9000, axis=0)
     scores, rows = Flat().search(vectors(20, 48, 1), ArrayVectors(pool), 5)
-    assert all(len(set(found)) == 5 for found in rows.tolist())
+    assert all(len(set(neighbours)) == 5 for neighbours in rows.tolist())
     np.testing.assert_allclose(scores, (vectors(20, 48, 1) @ pool[:1].T).repeat(5, axis=1), atol=1e-6)
 
 
@@ -221,29 +221,37 @@ def test_equal_vectors_tie_where_scores_are_near_zero():
     across = normalised(raw - raw @ basis @ basis.T)
     pool = rng.permutation(np.repeat(across, 100, axis=0))
     _, rows = Flat().search(queries, ArrayVectors(pool), len(pool))
-    for found in rows:
+    for neighbours in rows:
         for vector in across:
-            copies = np.flatnonzero((pool[found] == vector).all(axis=1))
-            assert (np.diff(found[copies]) > 0).all()
+            copies = np.flatnonzero((pool[neighbours] == vector).all(axis=1))
+            assert (np.diff(neighbours[copies]) > 0).all()
 
 
 def test_more_ties_than_a_gpu_finds(monkeypatch):
     pool = np.zeros((5000, 8), dtype=np.float32)
     StandIn(monkeypatch, 2)
     scores, rows = Flat(device="gpu").search(vectors(3, 8), ArrayVectors(pool), 100)
-    assert not scores.any() and all(len(set(found)) == 100 for found in rows.tolist())
+    assert not scores.any() and all(len(set(neighbours)) == 100 for neighbours in rows.tolist())
 
 
-def test_memory_is_held_for_queries_not_for_threads(monkeypatch):
-    held = []
+def test_queries_with_many_ties_are_searched_again_in_groups(monkeypatch):
+    pool, queries = ArrayVectors(np.repeat(vectors(2, 8), 500, axis=0)), vectors(5, 8, 1)
+    scores, rows = Flat().search(queries, pool, 5)
+    monkeypatch.setattr(ties, "MAX_KEYS", 2 * pool.n)  # two queries at a time
+    again = Flat().search(queries, pool, 5)
+    assert (again[0].tobytes(), again[1].tobytes()) == (scores.tobytes(), rows.tobytes())
+
+
+def test_memory_grows_with_queries_not_with_threads(monkeypatch):
+    keys = []
     init = Best.__init__
     monkeypatch.setattr(
-        Best, "__init__", lambda self, k, tile, floor: held.append(len(floor) * k) or init(self, k, tile, floor)
+        Best, "__init__", lambda self, k, tile, floor: keys.append(len(floor) * k) or init(self, k, tile, floor)
     )
-    monkeypatch.setattr(flat, "HELD", 200 * (2 * 600 + TILE))
+    monkeypatch.setattr(flat, "MAX_KEYS", 200 * (2 * 600 + TILE))
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     Flat().search(vectors(100, 8), ArrayVectors(vectors(5000, 8, 1)), 500)
-    assert len(held) == 2, "two keep within HELD, 64 would not"
+    assert len(keys) == 2, "two keep within MAX_KEYS, 64 would not"
 
 
 def test_searches_at_once_leave_the_blas_as_it_was():

@@ -33,7 +33,7 @@ def whole():
 
 
 @pytest.mark.parametrize(
-    ("n", "wanted", "shard_rows", "found"),
+    ("n", "count", "shard_rows", "expected"),
     [
         (10, 1, 1000, (0, 10)),
         (10, 4, 1000, (0, 10)),
@@ -42,8 +42,8 @@ def whole():
         (2 * TILE, 9, 10, (0, TILE, 2 * TILE)),
     ],
 )
-def test_where_a_pool_is_cut(n, wanted, shard_rows, found):
-    assert cuts(n, wanted, shard_rows) == found
+def test_where_a_pool_is_cut(n, count, shard_rows, expected):
+    assert cuts(n, count, shard_rows) == expected
 
 
 def test_a_small_pool_is_not_cut(tmp_path):
@@ -54,12 +54,12 @@ def test_a_small_pool_is_not_cut(tmp_path):
 @pytest.mark.parametrize("k", [30, 3 * TILE])
 def test_all_shards_together_are_the_whole_search(ranks, k, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", ranks)
-    job, told = made(tmp_path, k, shard_rows=2 * TILE), []
-    search_shards(job, told.append)
+    job, reported = made(tmp_path, k, shard_rows=2 * TILE), []
+    search_shards(job, reported.append)
     scores, rows = put_together(job, k)
-    wanted = Flat().search(QUERIES, ArrayVectors(POOL), k)
-    assert (scores.tobytes(), rows.tobytes()) == (wanted[0].tobytes(), wanted[1].tobytes())
-    assert sum(told) == len(POOL)
+    expected = Flat().search(QUERIES, ArrayVectors(POOL), k)
+    assert (scores.tobytes(), rows.tobytes()) == (expected[0].tobytes(), expected[1].tobytes())
+    assert sum(reported) == len(POOL)
 
 
 def test_several_at_once_search_every_shard_once(tmp_path, whole, monkeypatch):
@@ -118,7 +118,7 @@ def test_a_damaged_shard_is_searched_again(damage, tmp_path, whole):
 
 def test_more_rows_than_a_key_holds(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "ROWS", 5 * TILE)
-    with pytest.raises(Exception, match=f"{5 * TILE + 3} candidates are more than a search tells apart"):
+    with pytest.raises(Exception, match=f"{5 * TILE + 3} candidates are more than a search can number"):
         made(tmp_path)
 
 
@@ -146,14 +146,14 @@ def test_a_search_killed_midway_ends_as_if_undisturbed(tmp_path):
     words = ["select.py", "data=files", "data.leakage=keep", *paths, "embedder=hashing", "max_K=500"]
     cut = [f"index.shard_rows={TILE}", f"cache_dir={tmp_path}/cache", f"output_dir={tmp_path}/out"]
     running = subprocess.Popen([sys.executable, *words, *cut], cwd=ROOT, stdout=subprocess.DEVNULL)
-    while len(kept := list((tmp_path / "cache" / "neighbours").glob(".*.part/*.bin"))) < 2:
+    while len(stored := list((tmp_path / "cache" / "neighbours").glob(".*.part/*.bin"))) < 2:
         assert running.poll() is None, "it ended before it could be killed"
         time.sleep(0.002)
     running.kill()
     running.wait()
-    times = {path: path.stat().st_mtime_ns for path in kept}
+    times = {path: path.stat().st_mtime_ns for path in stored}
     assert not (tmp_path / "out" / "manifest.json").exists()
-    watched = threading.Thread(target=_watch, args=(kept[0].parent, changed := {}, times))
+    watched = threading.Thread(target=_watch, args=(stored[0].parent, changed := {}, times))
     watched.start()
     done = process(*words, *cut)
     watched.join()

@@ -1,4 +1,4 @@
-"""What select.py says at its end, and when it warns."""
+"""What select.py prints at its end, and its warnings."""
 
 import logging
 
@@ -15,8 +15,8 @@ from tests.conftest import configured, write_rows
 def test_typical_is_the_median_over_the_pool():
     rng = np.random.default_rng(0)
     pool, queries = (rng.normal(size=(n, 5)).astype(np.float32) for n in (700, 3))
-    found = typical_scores(queries, ArrayVectors(pool))
-    np.testing.assert_allclose(found, np.median(queries @ pool.T, axis=1), rtol=1e-5)
+    typical = typical_scores(queries, ArrayVectors(pool))
+    np.testing.assert_allclose(typical, np.median(queries @ pool.T, axis=1), rtol=1e-5)
 
 
 def warned(caplog, scores, typical):
@@ -46,8 +46,8 @@ def words(tmp_path):
     pool += [{"instruction": "name [bold]it[/bold]\x1b[31m now", "output": "x"}] * 2
     write_rows(tmp_path / "pool.jsonl", pool)
     write_rows(tmp_path / "more.jsonl", [{"instruction": f"sum {i} and {i}", "output": "x"} for i in range(20)])
-    asked = ["the capital of country", "name it now"]
-    write_rows(tmp_path / "target.jsonl", [{"instruction": text, "output": "x"} for text in asked])
+    texts = ["the capital of country", "name it now"]
+    write_rows(tmp_path / "target.jsonl", [{"instruction": text, "output": "x"} for text in texts])
     paths = f"data.candidates.path=[{tmp_path}/pool.jsonl,{tmp_path}/more.jsonl]"
     target = f"data.queries.path={tmp_path}/target.jsonl"
     return ["data=files", paths, target, "embedder=hashing", f"cache_dir={tmp_path}/cache"]
@@ -55,23 +55,23 @@ def words(tmp_path):
 
 def test_the_table_and_the_rows_to_look_at(words, tmp_path, capsys, caplog):
     select(configured("select", *words, "max_K=12"), tmp_path / "a")
-    told = capsys.readouterr().out
-    lines = {line[:26].strip(): line[26:].strip() for line in told.splitlines()}
+    printed = capsys.readouterr().out
+    lines = {line[:26].strip(): line[26:].strip() for line in printed.splitlines()}
     assert lines["pool"] == "62 rows, 62 may be selected"
     assert lines["queries"] == "2"
-    assert lines["distinct texts"] == "61, and 2 of queries: 63 embedded now, 0 found"
+    assert lines["distinct texts"] == "61, and 2 of queries: 63 embedded now, 0 before"
     assert lines["truncated"] == "0 of the texts embedded now"
     scores = np.load(tmp_path / "a" / "top_scores.npy").mean(axis=0)
     shown = ", ".join(f"{scores[rank - 1]:.3f} at rank {rank}" for rank in (1, 10, 12))
     assert lines["mean similarity"] == shown
     assert lines["sources of the 10 nearest"].startswith("pool ")
-    assert "query 0: the capital of country" in told
-    assert "query 1: name it now" in told
-    assert "row 40: name [bold]it[/bold]?[31m now" in told, "a row's text is data: no markup, no escape sequence"
+    assert "query 0: the capital of country" in printed
+    assert "query 1: name it now" in printed
+    assert "row 40: name [bold]it[/bold]?[31m now" in printed, "a row's text is data: no markup, no escape sequence"
     select(configured("select", *words, "max_K=5"), tmp_path / "b")
-    told = capsys.readouterr().out
-    assert "61, and 2 of queries: 0 embedded now, 63 found" in told
-    assert "0.0 s, the same search as before" in told
+    printed = capsys.readouterr().out
+    assert "61, and 2 of queries: 0 embedded now, 63 before" in printed
+    assert "0.0 s, the same search as before" in printed
 
 
 def test_a_query_of_another_kind_is_warned_of(words, tmp_path, caplog):
@@ -88,6 +88,6 @@ def test_a_source_is_data_too(words, tmp_path, capsys):
     words = [w for w in words if "candidates" not in w]
     more = [f"data.candidates.path={path}", "data.candidates.columns.source=from", "max_K=2"]
     select(configured("select", *words, *more), tmp_path / "a")
-    told = capsys.readouterr().out
-    assert "evil?[31m?]0;pwn? INFO all is" in told
-    assert "\x1b" not in told
+    printed = capsys.readouterr().out
+    assert "evil?[31m?]0;pwn? INFO all is" in printed
+    assert "\x1b" not in printed

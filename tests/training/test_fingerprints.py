@@ -20,7 +20,7 @@ from near.models.loading import base_folder, load_tokenizer
 from near.models.tokens import tokenize
 from near.report.page.pool import _loaded
 from near.report.runs import collect
-from near.searching.find import _made_of
+from near.searching.find import _key_parts
 from near.selection.needs import needs_of
 from near.selection.selectors.base import selector_of
 from near.training.fingerprints import of_run
@@ -81,7 +81,7 @@ def depends(words: list[str]) -> dict[str, str]:
     pool = without_near_duplicates(cfg, load_pool(cfg, queries))
     found = {f"run {name}": value for name, value in of_run(cfg, needs, sets, queries, pool).items()}
     embedder, index = (instantiate(cfg[name]) for name in ("embedder", "index"))
-    found["matrix"] = json.dumps(_made_of(embedder, index, pool, queries), sort_keys=True)
+    found["matrix"] = json.dumps(_key_parts(embedder, index, pool, queries), sort_keys=True)
     found["tokens"] = tokenize(pool, load_tokenizer(cfg.model, cfg.cache_dir), cfg.data, cfg.cache_dir).fingerprint
     for one in sets.all():
         found[f"base on {one.name}"] = base_model._folder(cfg, cfg.model, one).name

@@ -1,4 +1,4 @@
-"""Which engine runs an embedding model: decided here, once, before any work."""
+"""Which engine runs an embedding model; decided once, before any work."""
 
 import functools
 import importlib.util
@@ -40,14 +40,17 @@ def model_embedder(
 ) -> ModelEmbedder:
     """The embedder of `model` under `backend`: sentence-transformers, vllm, vllm_server or auto.
 
-    auto is vLLM where it is installed and a GPU is usable, else sentence-transformers; which one is said, and is part
-    of the signature. Raises UserError for vllm where it is not installed.
+    auto is vLLM if it is installed and a GPU is usable, else sentence-transformers; the choice is logged and part of
+    the signature.
+
+    Raises:
+        UserError: backend is vllm, and vLLM is not installed.
     """
     options = {k: v for k, v in locals().items() if k not in ("backend", "engine", "server")}
     engine, server = _plain(engine), _plain(server)
     if backend == "auto":
-        say_decided()
-        backend, _ = decided()
+        log_automatic_backend()
+        backend, _ = automatic_backend()
     if backend == "sentence-transformers":
         from near.embedding.embedders.sentence_transformer import SentenceTransformerEmbedder
 
@@ -70,20 +73,20 @@ def _plain(options: Any) -> Any:
 
 
 @functools.cache
-def decided() -> tuple[str, str]:
-    """What auto means on this machine, and why."""
-    backend, why = "sentence-transformers", "vLLM is not installed"
+def automatic_backend() -> tuple[str, str]:
+    """The backend that `auto` means on this machine, and the reason."""
+    backend, reason = "sentence-transformers", "vLLM is not installed"
     if importlib.util.find_spec("vllm") is not None:
         import torch
 
         usable = torch.cuda.is_available()
-        why = f"vLLM is installed, and {'a' if usable else 'no'} GPU is usable"
+        reason = f"vLLM is installed, and {'a' if usable else 'no'} GPU is usable"
         backend = "vllm" if usable else backend
-    return backend, why
+    return backend, reason
 
 
 @functools.cache
-def say_decided() -> None:
-    """Log it, once, for a run that embeds."""
-    backend, why = decided()
-    log.info(f"embedder.backend=auto: {backend} ({why})")
+def log_automatic_backend() -> None:
+    """Log the backend and the reason, once."""
+    backend, reason = automatic_backend()
+    log.info(f"embedder.backend=auto: {backend} ({reason})")

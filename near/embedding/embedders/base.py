@@ -17,25 +17,25 @@ Launcher = Literal["ray"]
 class Embedder(ABC):
     """Texts to vectors.
 
-    `space` says what makes two vectors of equal text equal (model, revision, pooling, length, dimensions, dtype,
-    backend); the store keeps one folder for each. `signature` adds what of a row is embedded and the prompts: what
-    makes two vectors comparable in one search.
+    Two vectors of the same text are equal if their `space` is (model, revision, pooling, length, dimensions, dtype,
+    backend); the store has one folder for each space. `signature` adds the embedded part of a row and the prompts: two
+    vectors are comparable in one search if it is the same.
     """
 
-    model: str | None = None  # as it was asked for, for people to read
-    embed_field: str  # prompt, answer or both: what of a row is embedded
-    query_prompt: str | None = None  # put before every query's text
-    document_prompt: str | None = None  # put before every candidate's text
-    chunk = 2048  # texts embedded before they are stored: what a kill can lose; batches are formed inside a chunk
+    model: str | None = None  # its configured name, for people
+    embed_field: str  # the part of a row that is embedded
+    query_prompt: str | None = None  # prepended to every query's text
+    document_prompt: str | None = None  # prepended to every candidate's text
+    chunk = 2048  # texts embedded before they are stored, which a kill can lose; batches are formed within
     store_dtype = "float32"  # of the stored vectors; float16 halves the disk
-    launcher: str | None = None  # who embeds: null, this process (and others like it); ray, a Ray cluster
-    workers: int | None = None  # of the launcher; null: as many as the cluster has GPUs, without any its CPUs
-    tokens = padding = truncated = 0  # so far: tokens embedded, tokens of padding beside them, texts cut
+    launcher: str | None = None  # None: embed in this process; ray: on a Ray cluster
+    workers: int | None = None  # of the launcher; None: one for each GPU of the cluster, or CPU where it has no GPU
+    tokens = padding = truncated = 0  # so far: tokens embedded, padding tokens, texts cut
 
     @property
     @abstractmethod
     def space(self) -> dict:
-        """Plain values; cheap: known without loading a model."""
+        """Plain values, known without loading a model."""
 
     @property
     def signature(self) -> dict:
@@ -45,33 +45,34 @@ class Embedder(ABC):
     @property
     @abstractmethod
     def dim(self) -> int:
-        """Length of a vector."""
+        """Numbers in a vector."""
 
     @abstractmethod
     def embed(self, texts: list[str], progress: Callable[[int], object] = lambda n: None) -> np.ndarray:
-        """float32 (len(texts), dim), rows L2-normalised; `progress(n)` is called as n more texts are done."""
+        """float32 (len(texts), dim), rows L2-normalised; `progress` is called with the number of texts done."""
 
-    def close(self) -> None:  # noqa: B027 most have nothing to end
-        """End what the embedder has started outside this process."""
+    def close(self) -> None:  # noqa: B027 most have nothing to close
+        """End processes and engines that the embedder started."""
 
     def lengths(self, texts: list[str]) -> np.ndarray:
-        """Tokens of each text as they are embedded, int64 (n,); zeros where the embedder has no tokens."""
+        """Tokens of each text as embedded, int64 (n,); zeros for an embedder without tokens."""
         return np.zeros(len(texts), dtype=np.int64)
 
     def query(self, messages: list[Message]) -> str:
-        """The string that is embedded for a query."""
+        """The text to embed for a query."""
         return (self.query_prompt or "") + self.text(messages)
 
     def document(self, messages: list[Message]) -> str:
-        """The string that is embedded for a candidate."""
+        """The text to embed for a candidate."""
         return (self.document_prompt or "") + self.text(messages)
 
     def text(self, messages: list[Message]) -> str:
+        """The embedded part of a row, without a prompt."""
         return embedded_text(messages, self.embed_field)
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1, float32; a zero row stays zero."""
+    """Rows scaled to length 1, float32 (n, dim); zero rows stay zero."""
     vectors = np.asarray(vectors, dtype=np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.ascontiguousarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny))

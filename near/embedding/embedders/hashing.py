@@ -1,4 +1,4 @@
-"""An embedder without a model: words hashed into signed buckets. For tests and a first look at data."""
+"""An embedder without a model: words are hashed into signed buckets. For tests and first experiments."""
 
 import re
 import zlib

@@ -1,4 +1,4 @@
-"""What the embedders that run an embedding model have in common: its files, prompts, lengths and dimensions."""
+"""Shared by the embedders that run an embedding model: its files, prompts, lengths and dimensions."""
 
 import functools
 import logging
@@ -17,7 +17,7 @@ from near.models.hub import SKIPPED, model_folder, wanted_dtype
 
 log = logging.getLogger(__name__)
 
-# Names under which sentence-transformers' encode_query and encode_document look for a prompt.
+# Names of prompts that sentence-transformers' encode_query and encode_document use.
 PROMPTS = {"query_prompt": ("query",), "document_prompt": ("document", "passage", "corpus")}
 
 
@@ -61,13 +61,13 @@ class ModelEmbedder(Embedder):
         self.launcher, self.workers = launcher, workers
 
     def __getstate__(self) -> dict:
-        """Travels without what was loaded or started here."""
+        """Pickle options only: models and processes are loaded where it is unpickled."""
         loaded = ("_model", "_llm", "_pool", "_encoder", "tokenizer", "limit", "full_dim")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
 
     @functools.cached_property
     def folder(self) -> str:
-        """Where the model's files are; a hub model is fetched by its commit, and one line says when that fails."""
+        """The folder of the model's files; a hub model is downloaded first. UserError where that fails."""
         return model_folder("embedder.model", self.model, self.revision, self.cache_dir, "embedder=minilm")
 
     @functools.cached_property
@@ -97,13 +97,13 @@ class ModelEmbedder(Embedder):
         if self._prompts[key] != "auto":
             return self._prompts[key]
         path = Path(self.folder) / "config_sentence_transformers.json"
-        told = read_json(path) if path.is_file() else {}
-        named = told.get("prompts") or {}
-        names = (*PROMPTS[key], told.get("default_prompt_name"))
-        found = next((named[name] for name in names if named.get(name)), None)
-        if found is not None:
-            log.info(f"embedder.{key}={found!r}, the model's own")
-        return found
+        config = read_json(path) if path.is_file() else {}
+        prompts = config.get("prompts") or {}
+        names = (*PROMPTS[key], config.get("default_prompt_name"))
+        prompt = next((prompts[name] for name in names if prompts.get(name)), None)
+        if prompt is not None:
+            log.info(f"embedder.{key}=auto: the model's own {prompt!r}")
+        return prompt
 
     @functools.cached_property
     def tokenizer(self):
@@ -114,7 +114,7 @@ class ModelEmbedder(Embedder):
 
     @functools.cached_property
     def devices(self) -> list[str | None]:
-        """Where to embed: as configured, or all GPUs (under torchrun the rank's own), or None: the library's choice."""
+        """The devices: as configured, else all GPUs (under torchrun the rank's), else [None], the library's choice."""
         import torch
 
         if self.device is not None:
@@ -128,7 +128,7 @@ class ModelEmbedder(Embedder):
     @property
     @abstractmethod
     def limit(self) -> int | None:
-        """Tokens of a text that the model sees; None: all of them."""
+        """Tokens of a text that the model reads at most; None: all."""
 
     @property
     @abstractmethod
@@ -137,15 +137,15 @@ class ModelEmbedder(Embedder):
 
     @abstractmethod
     def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
-        """float32 (len(texts), full_dim), of any length."""
+        """float32 (len(texts), full_dim), not normalised; `progress` is called with the number of texts done."""
 
     @property
     def dim(self) -> int:
         special = self.tokenizer.num_special_tokens_to_add() if self.special else 0
         if self.max_length is not None and self.max_length <= special:
             raise UserError(
-                f"embedder.max_length={self.max_length} leaves no token beside the model's {special} special ones; "
-                f"use embedder.max_length>{special}"
+                f"embedder.max_length={self.max_length} leaves no room for text beside the model's {special} "
+                f"special tokens; use embedder.max_length>{special}"
             )
         if self.truncate_dim is None:
             return self.full_dim
@@ -161,7 +161,7 @@ class ModelEmbedder(Embedder):
         return normalised(self.vectors(texts, progress)[:, :dim])
 
     def lengths(self, texts: list[str], count: bool = False) -> np.ndarray:
-        """As in Embedder; `count`: those that are cut are counted."""
+        """As in Embedder; `count`: add the texts that are cut to `truncated`."""
         coded = self._coded(self.shortened(texts))
         whole = np.array([len(ids) for ids in coded], dtype=np.int64)
         lengths = np.minimum(whole, self.limit or np.iinfo(np.int64).max)
@@ -169,14 +169,14 @@ class ModelEmbedder(Embedder):
         return lengths
 
     def shortened(self, texts: list[str]) -> list[str]:
-        """The texts, long ones without what the model would not see of them."""
+        """The texts; long ones without a middle that is beyond the limit anyway, so that they are tokenised quickly."""
         return [without_middle(text, self.limit, lambda part: len(self._coded([part])[0])) for text in texts]
 
     def _coded(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=self.special, truncation=False, verbose=False)["input_ids"]
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text, cut to `limit`; counts tokens and texts that are cut."""
+        """Token ids of each text, cut to `limit`. Counts tokens and texts that are cut."""
         texts = self.shortened(texts)
         coded = self._coded(texts)
         over = [i for i, ids in enumerate(coded) if self.limit and len(ids) > self.limit]
@@ -187,7 +187,7 @@ class ModelEmbedder(Embedder):
             cut = self.tokenizer([texts[i] for i in over], **options)["input_ids"]
             for i, ids in zip(over, cut, strict=True):
                 coded[i] = ids
-        nothing = [i for i, ids in enumerate(coded) if not ids]  # an engine takes no empty text: its end stands for it
+        nothing = [i for i, ids in enumerate(coded) if not ids]  # engines refuse empty texts: use one end token
         for i in nothing:
             coded[i] = [self.tokenizer.eos_token_id or self.tokenizer.pad_token_id or 0]
         self.truncated += len(over)

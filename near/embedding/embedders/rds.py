@@ -1,4 +1,4 @@
-"""Embedding with the model that is to be trained, as RDS+ does."""
+"""Embedding with the model that will be trained, as RDS+ does."""
 
 import functools
 from collections.abc import Callable
@@ -45,7 +45,9 @@ class RdsEmbedder(ModelEmbedder):
         cache_dir: str,
     ):
         if device is not None and not isinstance(device, str):
-            raise UserError(f"embedder.device={device}: embedder=rds runs on one device; for more start it by torchrun")
+            raise UserError(
+                f"embedder.device={device}: embedder=rds runs on one device; start it with torchrun for more"
+            )
         options = {k: v for k, v in locals().items() if k not in ("self", "template", "__class__")}
         super().__init__(**options, query_prompt=None, document_prompt=None)
         self.template, self.special = template, embed != "chat"  # a chat template writes the special tokens itself
@@ -79,7 +81,7 @@ class RdsEmbedder(ModelEmbedder):
         return Encoder(self.tokenizer, {"cutoff_len": self.max_length or 1 << 30})
 
     def _coded(self, texts: list[str]) -> list[list[int]]:
-        """The ids that a chat is trained in: its pieces are encoded apart."""
+        """Token ids of each text; a chat gets the ids it is trained with, its pieces encoded separately."""
         if self.embed_field != "chat":
             return super()._coded(texts)
         return [self._encoder.joined_ids(text) for text in texts]
@@ -101,8 +103,8 @@ class RdsEmbedder(ModelEmbedder):
 
     @property
     def limit(self) -> int | None:
-        own = getattr(self._model.config, "max_position_embeddings", None)
-        return min(self.max_length, own) if self.max_length and own else self.max_length or own
+        model_limit = getattr(self._model.config, "max_position_embeddings", None)
+        return min(self.max_length, model_limit) if self.max_length and model_limit else self.max_length or model_limit
 
     @property
     def full_dim(self) -> int:
@@ -111,7 +113,7 @@ class RdsEmbedder(ModelEmbedder):
     def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
         import torch
 
-        ids, found = self.token_ids(texts), np.zeros((len(texts), self.full_dim), dtype=np.float32)
+        ids, vectors = self.token_ids(texts), np.zeros((len(texts), self.full_dim), dtype=np.float32)
         lengths = np.array([len(i) for i in ids], dtype=np.int64)
         for part in batches(lengths, self.batch_size, self.batch_tokens, ALIKE):
             longest = max(1, int(lengths[part].max()))
@@ -122,10 +124,10 @@ class RdsEmbedder(ModelEmbedder):
                 tokens[row, : lengths[i]] = torch.as_tensor(ids[i], dtype=torch.long)
                 mask[row, : lengths[i]] = 1
             with torch.inference_mode():
-                given = {"input_ids": tokens.to(self._model.device), "attention_mask": mask.to(self._model.device)}
-                states = self._model(**given).last_hidden_state.float()
-                weights = given["attention_mask"] * torch.arange(1, longest + 1, device=states.device)
+                batch = {"input_ids": tokens.to(self._model.device), "attention_mask": mask.to(self._model.device)}
+                states = self._model(**batch).last_hidden_state.float()  # (n_batch, n_tokens, dim)
+                weights = batch["attention_mask"] * torch.arange(1, longest + 1, device=states.device)
                 weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
-                found[part] = torch.einsum("bt,btd->bd", weights, states).cpu().numpy()
+                vectors[part] = torch.einsum("bt,btd->bd", weights, states).cpu().numpy()
             progress(len(part))
-        return found
+        return vectors

@@ -13,7 +13,7 @@ ALIKE = 0.9  # of a batch's longest text: 3 to 4% padding on the demo's rows ins
 
 
 class SentenceTransformerEmbedder(ModelEmbedder):
-    """Several devices share the work through the library's own pool of processes."""
+    """Several devices share the work through the library's pool of processes."""
 
     backend = "sentence-transformers"
 
@@ -54,16 +54,16 @@ class SentenceTransformerEmbedder(ModelEmbedder):
 
     def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
         texts = self.shortened(texts)
-        found = np.empty((len(texts), self.full_dim), dtype=np.float32)
+        vectors = np.empty((len(texts), self.full_dim), dtype=np.float32)
         lengths = self.lengths(texts, count=True)
         parts = batches(lengths, self.batch_size, self.batch_tokens, ALIKE)
         for part in parts:
             self.tokens += int(lengths[part].sum())
             self.padding += int(lengths[part].max() * len(part) - lengths[part].sum())
         for group in [[part] for part in parts] if self._pool is None else _of_equal_size(parts):
-            together = np.concatenate(group)
-            found[together] = self._model.encode(
-                [texts[i] for i in together],
+            positions = np.concatenate(group)
+            vectors[positions] = self._model.encode(
+                [texts[i] for i in positions],
                 prompt="",  # prompts are part of the texts already
                 batch_size=len(group[0]),
                 chunk_size=len(group[0]),
@@ -71,8 +71,8 @@ class SentenceTransformerEmbedder(ModelEmbedder):
                 show_progress_bar=False,
                 convert_to_numpy=True,
             )
-            progress(len(together))
-        return found
+            progress(len(positions))
+        return vectors
 
     def close(self) -> None:
         """End the pool's processes."""
@@ -82,7 +82,7 @@ class SentenceTransformerEmbedder(ModelEmbedder):
 
 
 def _of_equal_size(parts: list[np.ndarray]) -> list[list[np.ndarray]]:
-    """Batches in groups of one size each, so that a group is one call of the pool, cut into just these batches."""
+    """Groups of batches of equal size: the pool cuts one call into batches of one size."""
     groups: dict[int, list[np.ndarray]] = {}
     for part in parts:
         groups.setdefault(len(part), []).append(part)

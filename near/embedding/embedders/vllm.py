@@ -9,7 +9,7 @@ import numpy as np
 from near.common.errors import UserError, one_line
 from near.embedding.embedders.model import ModelEmbedder
 
-# Engine options that change where and how fast, not what comes out: no part of the space.
+# Engine options that change where and how fast vLLM runs, not the vectors: no part of the space.
 RESOURCES = {
     *("gpu_memory_utilization", "enforce_eager", "max_num_seqs", "max_num_batched_tokens", "cpu_offload_gb"),
     *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
@@ -34,7 +34,7 @@ class VllmEmbedder(ModelEmbedder):
     def _llm(self):
         import vllm
 
-        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:  # under torchrun an engine sees its rank's GPU alone
+        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:  # under torchrun, an engine may use only its rank's GPU
             rank = os.environ["LOCAL_RANK"]
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
             os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(rank)] if int(rank) < len(visible) > 1 else rank
@@ -51,7 +51,7 @@ class VllmEmbedder(ModelEmbedder):
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise UserError(
                 f"embedder.model={self.model} could not be loaded by vLLM ({one_line(error)[:200]}); see above, "
-                "or take embedder.backend=sentence-transformers"
+                "or use embedder.backend=sentence-transformers"
             ) from error
 
     @property
@@ -64,12 +64,12 @@ class VllmEmbedder(ModelEmbedder):
         return len(self._run([self.tokenizer(["a"])["input_ids"][0]])[0])
 
     def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
-        found = self._run(self.token_ids(texts))
+        vectors = self._run(self.token_ids(texts))
         progress(len(texts))
-        return np.array(found, dtype=np.float32)
+        return np.array(vectors, dtype=np.float32)
 
     def close(self) -> None:
-        """End the engine, so that its memory is free for what follows."""
+        """End the engine and free its memory."""
         if "_llm" in self.__dict__:
             self.__dict__.pop("_llm").llm_engine.engine_core.shutdown()
 

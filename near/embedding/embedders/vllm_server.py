@@ -1,4 +1,4 @@
-"""Embedding by a server that speaks OpenAI's /v1/embeddings, such as vLLM's."""
+"""Embedding by a server with OpenAI's /v1/embeddings, such as vLLM's."""
 
 import base64
 import functools
@@ -13,10 +13,10 @@ from near.models.server import Server
 
 
 class VllmServerEmbedder(ModelEmbedder):
-    """Texts go as token ids, made and cut by us with the model's tokenizer, `batch_size` in a request.
+    """Sends texts as token ids, made and cut here with the model's tokenizer, `batch_size` in a request.
 
-    `server`: url (up to /v1), model (its name there; null: the same), api_key_env (the variable that holds the key),
-    concurrency (requests under way at once), retries, timeout (seconds).
+    `server`: url (up to /v1), model (its name there; null: the same), api_key_env (the environment variable with the
+    key), concurrency (parallel requests), retries, timeout (seconds).
     """
 
     backend = "vllm_server"
@@ -28,27 +28,26 @@ class VllmServerEmbedder(ModelEmbedder):
 
     @functools.cached_property
     def space(self) -> dict:
-        own = {
-            **super().space,
-            "dtype": self._dtype,
-            "served": self.served,
-        }  # in what it computes is the server's affair
-        return own if self.max_length else {**own, "max_length": self.limit}
+        # the configured dtype, because the server computes in its own
+        space = {**super().space, "dtype": self._dtype, "served": self.served}
+        return space if self.max_length else {**space, "max_length": self.limit}
 
     @functools.cached_property
     def limit(self) -> int | None:
-        """The server's own limit, if it tells one, and ours; also the check that it serves the model that was asked."""
+        """The server's limit, if it reports one, or ours. Also checks that the server serves this model."""
         try:
             cards = {str(card["id"]): card for card in self.server.json("GET", "/models")["data"]}
             longest = cards.get(self.served, {}).get("max_model_len")
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"embedder.server.url={self.url}/models answers something else than models") from error
+            raise UserError(f"embedder.server.url={self.url}/models did not return a list of models") from error
         if self.served not in cards:
             raise UserError(
                 f"embedder.server.url={self.url} serves {', '.join(cards) or 'nothing'}, not {self.served}; "
                 "set embedder.server.model to its name there, or start the server with this model"
             )
-        if longest and self.max_length and self.max_length > longest:  # its vectors would pass for longer ones
+        if (
+            longest and self.max_length and self.max_length > longest
+        ):  # else vectors of cut texts would count as ones of longer texts
             raise UserError(
                 f"embedder.max_length={self.max_length} is more than the {longest} tokens that {self.url} takes; "
                 f"use embedder.max_length={longest}"
@@ -57,16 +56,16 @@ class VllmServerEmbedder(ModelEmbedder):
 
     @functools.cached_property
     def full_dim(self) -> int:
-        self.limit  # noqa: B018 the served model is checked before the first request
+        self.limit  # noqa: B018 check the served model before the first request
         return self._request([self.tokenizer(["a"])["input_ids"][0]]).shape[1]
 
     def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
-        found, ids = np.empty((len(texts), self.full_dim), dtype=np.float32), self.token_ids(texts)
-        order = np.argsort([-len(i) for i in ids], kind="stable")  # texts alike in length share a request
+        vectors, ids = np.empty((len(texts), self.full_dim), dtype=np.float32), self.token_ids(texts)
+        order = np.argsort([-len(i) for i in ids], kind="stable")  # texts of similar length share a request
         parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
         def work(part: np.ndarray) -> None:
-            found[part] = self._request([ids[i] for i in part])
+            vectors[part] = self._request([ids[i] for i in part])
             progress(len(part))
 
         with ThreadPoolExecutor(self.server.concurrency) as pool:
@@ -76,7 +75,7 @@ class VllmServerEmbedder(ModelEmbedder):
                 pool.shutdown(cancel_futures=True)
         for job in running:
             job.result()
-        return found
+        return vectors
 
     def _request(self, ids: list[list[int]]) -> np.ndarray:
         body = {"model": self.served, "input": ids, "encoding_format": "base64"}
@@ -85,18 +84,22 @@ class VllmServerEmbedder(ModelEmbedder):
                 entry["index"]: _vector(entry["embedding"])
                 for entry in self.server.json("POST", "/embeddings", body)["data"]
             }
-            found = np.stack([data[i] for i in range(len(ids))])
+            vectors = np.stack([data[i] for i in range(len(ids))])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            told = f"{type(error).__name__}: {one_line(error)}"
+            reason = f"{type(error).__name__}: {one_line(error)}"
             raise UserError(
-                f"embedder.server.url={self.url}/embeddings answers something else than a vector for each of "
-                f"{len(ids)} texts ({told[:120]})"
+                f"embedder.server.url={self.url}/embeddings did not return a vector for each of {len(ids)} texts "
+                f"({reason[:120]})"
             ) from error
-        if found.ndim != 2 or found.shape[1] != self.__dict__.get("full_dim", found.shape[1]):
-            raise UserError(f"embedder.server.url={self.url} gave vectors of changing length ({found.shape})")
-        return found
+        if vectors.ndim != 2 or vectors.shape[1] != self.__dict__.get("full_dim", vectors.shape[1]):
+            raise UserError(f"embedder.server.url={self.url} returned vectors of changing length ({vectors.shape})")
+        return vectors
 
 
-def _vector(told: str | list[float]) -> np.ndarray:
+def _vector(embedding: str | list[float]) -> np.ndarray:
     """float32 (dim,), from base64 of little-endian float32 or from a list."""
-    return np.frombuffer(base64.b64decode(told), dtype="<f4") if isinstance(told, str) else np.array(told, np.float32)
+    return (
+        np.frombuffer(base64.b64decode(embedding), dtype="<f4")
+        if isinstance(embedding, str)
+        else np.array(embedding, np.float32)
+    )

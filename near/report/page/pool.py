@@ -120,12 +120,12 @@ def stored_vectors(pool: Pool, ids: np.ndarray, asked: np.ndarray) -> tuple[np.n
         raise UserError("these rows were never embedded")
     with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
         looked = look_up(store, RowTexts(pool.rows, ids, embedder), len(ids), embedder.chunk)
-        there = np.flatnonzero(looked.places >= 0)
+        there = np.flatnonzero(looked.offsets >= 0)
         if len(there) < 0.9 * len(ids):
             raise UserError(f"the store holds vectors of {len(there)} of {len(ids)} rows")
-        vectors, queries = store.read(looked.places[there]), np.empty((0, 0), dtype=np.float32)
+        vectors, queries = store.read(looked.offsets[there]), np.empty((0, 0), dtype=np.float32)
         if len(asked):
             places = look_up(store, RowTexts(pool.queries, asked, embedder, query=True), len(asked), embedder.chunk)
-            if (places.places >= 0).all():
-                queries = store.read(places.places)
+            if (places.offsets >= 0).all():
+                queries = store.read(places.offsets)
     return there, vectors, queries, embedder.space

@@ -10,22 +10,22 @@ from near.common.progress import Progress
 
 
 class Vectors(Protocol):
-    """float32 vectors (n, dim), finite. `largest`: the length of the longest of those that were read so far."""
+    """`n` finite float32 vectors of `dim` numbers. `largest`: the longest length among those read so far."""
 
     n: int
     dim: int
     largest: float
 
     def read(self, rows: slice | np.ndarray, out: np.ndarray) -> None:
-        """Put vectors `rows` (a slice without step, or ascending int64 (m,)) into `out`, float32 (m, dim)."""
+        """Read vectors `rows` (a slice without step, or ascending int64 (m,)) into `out`, float32 (m, dim)."""
 
 
 class Index(ABC):
-    """Finds the rows of a pool with the largest inner products. Vectors of unit length: the largest cosines."""
+    """Finds the rows of a pool with the largest inner products; for vectors of length 1 these are cosines."""
 
     exact = False
     launcher: str | None = None  # ray: shards are searched as tasks of a cluster
-    built: dict | None = None  # what decides the structure that is built of a pool and kept, where there is one
+    built: dict | None = None  # what decides the structure that is built for a pool and cached; None: nothing is built
 
     def __init__(self):
         self.told: dict = {}  # figures of the last search, for the manifest
@@ -33,7 +33,7 @@ class Index(ABC):
     @property
     @abstractmethod
     def signature(self) -> dict:
-        """What decides the result: part of the key under which neighbours are cached."""
+        """All options that decide the result: part of the neighbours' cache key."""
 
     @abstractmethod
     def search(
@@ -44,8 +44,16 @@ class Index(ABC):
         progress: Progress = lambda rows: None,
         keep: Path | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores float32 (Q, k) and rows int64 (Q, k) of each query's k neighbours, best first, ties by lower row.
+        """Each query's k nearest rows of the pool.
 
-        queries: float32 (Q, D), C-contiguous; k: 1 to pool.n. No row comes twice for a query, and none is -1.
-        keep: a folder for what is built of the pool, to be found there by later searches.
+        Args:
+            queries: float32 (n_queries, dim), C-contiguous.
+            pool: the vectors to search, read block by block.
+            k: 1 to pool.n.
+            progress: called with the number of rows done.
+            keep: a folder in which a built index is cached for later searches; None: not cached.
+
+        Returns:
+            scores float32 (n_queries, k), descending; rows int64 (n_queries, k), ties by lower row, none twice for a
+            query and none -1.
         """

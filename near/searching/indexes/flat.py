@@ -1,4 +1,4 @@
-"""Exact search: every query with every row of the pool, which is read block by block and never held."""
+"""Exact search: every query with every row of the pool, read block by block; only two blocks are in memory."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,18 +14,18 @@ from near.searching.indexes.gpu import LARGEST, gpus, search_on_gpus
 from near.searching.indexes.ties import settle, with_slack
 from near.searching.indexes.topk import ROWS, Best, merged
 
-TILE = 1024  # rows of one matrix product; always all of them, so that a score never depends on where a block ends
-BATCH = 1024  # queries of one matrix product, at most; a larger product wastes less
-HELD = 1 << 24  # keys held at most, where that is more than one set for each query
-SAMPLED = 36, 1024, 1 << 15  # the scores worth looking at are estimated from one row in 36, within these bounds
+TILE = 1024  # rows of each matrix product, even the last, so that a score never depends on where a block ends
+BATCH = 1024  # queries of one matrix product, at most; larger products are faster per query
+MAX_KEYS = 1 << 24  # keys in memory at most, but at least one set for each query
+SAMPLED = 36, 1024, 1 << 15  # a query's floor is estimated from every 36th row, at least and at most so many
 
 
 class Flat(Index):
-    """Inner product of every query with every row, in float32. `block_rows` rows are read while as many are searched.
+    """Inner product of every query with every row, in float32. One block is read while another is searched.
 
-    Scores come from matrix products of BATCH queries with TILE rows at fixed places of the pool, one thread each, so
-    that ids and scores are the same bits for any block size, number of threads and shards. With a GPU and FAISS's
-    GPU build its own kernels are used, and scores may differ by their rounding.
+    Scores come from matrix products of up to BATCH queries with TILE rows at fixed positions of the pool, one thread
+    each, so ids and scores are the same bits for any block size, number of threads and shards. With a GPU and FAISS's
+    GPU build, FAISS's kernels are used, and scores may differ by rounding.
     """
 
     exact = True
@@ -38,7 +38,7 @@ class Flat(Index):
         launcher: Literal["ray"] | None = None,
         workers: int | None = None,
     ):
-        """device: auto, cpu or gpu; the others: see near/searching/shards.py."""
+        """block_rows: rounded up to a multiple of TILE; shard_rows, launcher, workers: see near/searching/shards.py."""
         super().__init__()
         self.block_rows, self.device = -(-block_rows // TILE) * TILE, device
         self.shard_rows, self.launcher, self.workers = shard_rows, launcher, workers
@@ -53,11 +53,11 @@ class Flat(Index):
         return settle(self.again(queries, pool), self.most(keys.shape[1]), queries, pool, keys, k)
 
     def again(self, queries, pool):
-        """Searches the pool for some of the queries, int64 (m,), and a number of rows each: keys."""
-        return lambda some, width: self.best(queries, pool, width, 0, pool.n, only=some)
+        """For ties.settle: a function (query ids int64 (m,), width) that searches again and returns their keys."""
+        return lambda query_ids, width: self.best(queries, pool, width, 0, pool.n, only=query_ids)
 
     def most(self, k: int) -> int:
-        """Neighbours that can be found for a query."""
+        """Neighbours that a search can return for a query."""
         return LARGEST if gpus(self.device, k) else ROWS
 
     def best(
@@ -70,12 +70,20 @@ class Flat(Index):
         progress: Progress = lambda rows: None,
         only: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Keys (near/searching/indexes/topk.py) of each query's k best rows among `start` to `stop`, uint64 (Q, k),
-        best first, 0 where there are fewer. `start` is a multiple of TILE; `only`: int64 (m,), ascending, the queries
-        to search for; keys are then uint64 (m, k), from the same products as ever, so that scores are the same bits."""
-        if found := gpus(self.device, k):
-            asked = queries if only is None else queries[only]
-            return search_on_gpus(found, asked, pool, k, start, stop, self.block_rows, progress)
+        """Each query's k best rows among rows `start` to `stop` of the pool, as keys (near/searching/indexes/topk.py).
+
+        Args:
+            queries: float32 (n_queries, dim).
+            start: a multiple of TILE.
+            only: int64 (m,), ascending: search for these queries alone. Whole batches are multiplied all the same, so
+                that scores are the same bits.
+
+        Returns:
+            uint64 (n_queries, k), or (m, k) with `only`; best first, 0 where there are fewer rows.
+        """
+        if devices := gpus(self.device, k):
+            selected = queries if only is None else queries[only]
+            return search_on_gpus(devices, selected, pool, k, start, stop, self.block_rows, progress)
         if only is not None:
             return self._pass(queries, pool, k, start, stop, progress, None, only)
         everyone = np.arange(len(queries))
@@ -85,13 +93,14 @@ class Flat(Index):
             keys[short] = self._pass(queries, pool, k, start, stop, lambda rows: None, None, short)
         return keys
 
-    def _pass(self, queries, pool, k, start, stop, progress, estimate, asked) -> np.ndarray:
-        """Keys of queries `asked` with scores above what `estimate` gives, or of all scores where it is None."""
-        batches = [(b, own) for b in _batches(len(queries)) if len(own := asked[(asked >= b.start) & (asked < b.stop)])]
+    def _pass(self, queries, pool, k, start, stop, progress, estimate, query_ids) -> np.ndarray:
+        """Keys, uint64 (m, k), of queries `query_ids`, int64 (m,), among scores above `estimate`; None: among all."""
+        batches = [(b, query_ids[(query_ids >= b.start) & (query_ids < b.stop)]) for b in _batches(len(queries))]
+        batches = [(b, selected) for b, selected in batches if len(selected)]
         threads, count = threads_to_use(), len(batches)
-        # tiles are shared out too where there are few batches, so that no thread has nothing to do
+        # with few batches, tiles are divided too (into stripes), so that every thread has work
         stripes = next(s for s in range(1, threads + 1) if s * count % threads == 0 or s * count >= 4 * threads)
-        stripes = min(stripes, max(1, HELD // (len(asked) * (2 * k + TILE))))
+        stripes = min(stripes, max(1, MAX_KEYS // (len(query_ids) * (2 * k + TILE))))
         size = min(self.block_rows, -(-(stop - start) // TILE) * TILE)
         buffers = [np.zeros((size, pool.dim), dtype=np.float32) for _ in range(1 if stop - start <= size else 2)]
         scratch = threading.local()
@@ -99,7 +108,7 @@ class Flat(Index):
             floor = np.full(len(queries), -np.inf, dtype=np.float32)
             if estimate is not None:
                 estimate(queries, pool, k, start, stop, buffers[0], workers, floor)
-            work = [(b, own, Best(k, TILE, floor[own]), s) for b, own in batches for s in range(stripes)]
+            work = [(b, selected, Best(k, TILE, floor[selected]), s) for b, selected in batches for s in range(stripes)]
             blocks = [(a, min(a + size, stop)) for a in range(start, stop, size)]
             ahead = reader.submit(pool.read, slice(*blocks[0]), buffers[0][: blocks[0][1] - start])
             for number, (a, b) in enumerate(blocks):
@@ -114,12 +123,12 @@ class Flat(Index):
         return np.concatenate([merged(parts[i : i + stripes], k) for i in range(0, len(parts), stripes)])
 
     def _floor(self, queries, pool, k, start, stop, buffer, workers, floor) -> None:
-        """Put into `floor`, float32 (Q,), a score for each query that very likely k rows exceed, from a sample of the
-        rows: without one, the first tiles would all be taken."""
+        """Write into `floor`, float32 (n_queries,), a score that very likely k rows exceed, estimated from a sample of
+        rows. Without a floor, all scores of the first tiles would be kept and sorted."""
         rows = stop - start
         size = min(len(buffer), max(SAMPLED[1], min(rows // SAMPLED[0], SAMPLED[2])))
         mean = size * k / rows  # rows of the sample among the k best
-        rank = int(mean + 4 * mean**0.5 + 4)  # too few exceed the score at this rank once in ten thousand queries
+        rank = int(mean + 4 * mean**0.5 + 4)  # fewer than k exceed the score at this rank once in ten thousand queries
         if rank > size // 2 or 4 * size > rows:
             return
         sample = buffer[:size]
@@ -128,30 +137,33 @@ class Flat(Index):
         list(workers.map(lambda half: pool.read(drawn[half], sample[half]), halves))
 
         def estimate(batch: slice) -> None:
-            floor[batch] = np.partition(queries[batch] @ sample.T, size - rank, axis=1)[:, size - rank]
+            scores = queries[batch] @ sample.T  # (n_batch, n_sample)
+            floor[batch] = np.partition(scores, size - rank, axis=1)[:, size - rank]
 
         list(workers.map(estimate, _batches(len(queries))))
 
 
 def _batches(queries: int) -> list[slice]:
-    """Which queries are multiplied together: fixed by their number alone."""
+    """Which queries are multiplied together; depends on their number alone."""
     count = -(-queries // BATCH)
     ends = (np.arange(count + 1) * queries // count).tolist()
     return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
 
 
 def _search_block(queries, block, first, rows, stripes, scratch, item: tuple[slice, np.ndarray, Best, int]) -> None:
-    """Offer every `stripes`-th tile of a block to the best of those queries of one batch that are asked for."""
-    batch, own, best, stripe = item
-    some = queries[batch]
+    """Offer the scores of every `stripes`-th tile of a block to `Best`, for the selected queries of one batch."""
+    batch, selected, best, stripe = item
+    batch_queries = queries[batch]
     if not hasattr(scratch, "scores"):
         scratch.scores, scratch.above = np.empty(BATCH * TILE, np.float32), np.empty(BATCH * TILE, bool)
-    scores, above = (s[: len(some) * TILE].reshape(len(some), TILE) for s in (scratch.scores, scratch.above))
+    scores, above = (
+        s[: len(batch_queries) * TILE].reshape(len(batch_queries), TILE) for s in (scratch.scores, scratch.above)
+    )
     for a in range(stripe * TILE, rows, stripes * TILE):
-        with np.errstate(over="ignore", invalid="ignore"):  # told by `whole`
-            np.matmul(some, block[a : a + TILE].T, out=scores)  # after the last row the block holds old values
+        with np.errstate(over="ignore", invalid="ignore"):  # `whole` raises
+            np.matmul(batch_queries, block[a : a + TILE].T, out=scores)  # after the last row the block holds old values
         scores[:, max(rows - a, 0) :] = -np.inf
-        if len(own) == len(some):
+        if len(selected) == len(batch_queries):
             best.offer(scores, first + a, above)
         else:
-            best.offer(scores[own - batch.start], first + a, above[: len(own)])
+            best.offer(scores[selected - batch.start], first + a, above[: len(selected)])

@@ -14,27 +14,31 @@ from near.searching.indexes.topk import merged, pack
 
 log = logging.getLogger(__name__)
 
-LARGEST = 2048  # neighbours that FAISS's GPU kernels find for a query
+LARGEST = 2048  # neighbours of a query that FAISS's GPU kernels find, at most
 
 
 def gpus(device: str, k: int) -> int:
-    """How many GPUs to search on: 0 is the CPU, which `auto` takes where there is none or k is too large for them."""
-    found = faiss.get_num_gpus() if hasattr(faiss, "knn_gpu") and hasattr(faiss, "StandardGpuResources") else 0
-    if device == "cpu" or device == "auto" and not found:
+    """Number of GPUs to search on; 0: search on the CPU, as `auto` does where there is no GPU or k is too large.
+
+    Raises:
+        UserError: device is gpu, and there is none or k is too large.
+    """
+    devices = faiss.get_num_gpus() if hasattr(faiss, "knn_gpu") and hasattr(faiss, "StandardGpuResources") else 0
+    if device == "cpu" or device == "auto" and not devices:
         return 0
-    if not found:
+    if not devices:
         raise UserError("index.device=gpu: FAISS sees no GPU; install faiss-gpu-cu12, or set index.device=cpu")
     if k > LARGEST:
-        told = f"FAISS's GPU kernels find {LARGEST} neighbours, {k - SLACK} and {SLACK} for ties are asked for"
+        reason = f"FAISS's GPU kernels find at most {LARGEST} neighbours, not {k - SLACK} and {SLACK} more for ties"
         if device == "gpu":
-            raise UserError(f"index.device=gpu: {told}; use max_K<={LARGEST - SLACK}, or set index.device=cpu")
-        log.info(f"searching on the CPU: {told}")
+            raise UserError(f"index.device=gpu: {reason}; use max_K<={LARGEST - SLACK}, or set index.device=cpu")
+        log.info(f"searching on the CPU: {reason}")
         return 0
-    return found
+    return devices
 
 
 def search_on_gpus(devices, queries, pool: Vectors, k, start, stop, block_rows, progress) -> np.ndarray:
-    """Like Flat.best; each GPU takes the next block."""
+    """Like Flat.best: keys uint64 (n_queries, k). Each GPU takes the next block."""
     resources = [faiss.StandardGpuResources() for _ in range(devices)]
     best = np.zeros((len(queries), k), dtype=np.uint64)
     blocks = [(a, min(a + block_rows, stop)) for a in range(start, stop, block_rows)]
@@ -42,8 +46,8 @@ def search_on_gpus(devices, queries, pool: Vectors, k, start, stop, block_rows, 
     with ThreadPoolExecutor(devices) as workers:
         for turn in range(0, len(blocks), devices):
             now = blocks[turn : turn + devices]
-            found = workers.map(partial(_block, queries, pool, k), now, range(len(now)), resources, buffers)
-            best = merged([best, *found], k)
+            parts = workers.map(partial(_block, queries, pool, k), now, range(len(now)), resources, buffers)
+            best = merged([best, *parts], k)
             progress(sum(b - a for a, b in now))
     return best
 
@@ -52,7 +56,7 @@ def _block(queries, pool: Vectors, k: int, rows: tuple[int, int], device: int, r
     a, b = rows
     block = buffer[: b - a]
     pool.read(slice(a, b), block)
-    scores, found = faiss.knn_gpu(
+    scores, ids = faiss.knn_gpu(
         resources, queries, block, min(k, b - a), metric=faiss.METRIC_INNER_PRODUCT, device=device
     )
-    return np.where(found < 0, np.uint64(0), pack(scores, np.maximum(found, 0) + a))  # -1: no row, for NaN
+    return np.where(ids < 0, np.uint64(0), pack(scores, np.maximum(ids, 0) + a))  # -1: no row, for NaN

@@ -8,11 +8,11 @@ from near.searching.indexes.approximate import Approximate
 
 
 class Hnsw(Approximate):
-    """FAISS's IndexHNSWFlat with inner products (Malkov and Yashunin 2016): about `2 * M` links a vector, found among
-    `ef_construction` near ones; a search keeps the `ef_search` best it has seen. Slow to build, quick to search. Holds
-    n * (D * 4 + M * 8) bytes. The same graph for any number of threads.
+    """FAISS's IndexHNSWFlat with inner products (Malkov and Yashunin 2016): about `2 * M` links a vector, chosen
+    among `ef_construction` near ones; a search follows the links of the `ef_search` best so far. Slow to build, quick
+    to search. Takes n * (dim * 4 + M * 8) bytes. The graph is the same for any number of threads.
 
-    null: M is 2 * log2(n), between 8 and 64; ef_construction is 4 * M; ef_search is 4 * k, at least 256.
+    Defaults (null): M is 2 * log2(n), between 8 and 64; ef_construction is 4 * M; ef_search is 4 * k, at least 256.
     """
 
     name, width_key = "hnsw", "ef_search"
@@ -35,17 +35,19 @@ class Hnsw(Approximate):
         index = faiss.IndexHNSWFlat(vectors.dim, structure["M"], faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = structure["ef_construction"]
         codes = faiss.downcast_index(index.storage).codes
-        codes.resize(vectors.n * vectors.dim * 4)  # room for all: an array that grows by doubling is copied each time
+        codes.resize(
+            vectors.n * vectors.dim * 4
+        )  # reserve room for all: growing by doubling would copy the array each time
         codes.resize(0)
         for block in vectors.blocks(progress):
             index.add(block)
         return index
 
     def width(self, n, k, structure):
-        return min(self.asked_width or max(4 * k, 256), n)
+        return min(self.width_option or max(4 * k, 256), n)
 
     def widest(self, n, structure):
-        return n // 8  # looking so wide took four times as long as exact search (300 queries, 16,000 rows)
+        return n // 8  # this wide, it took four times as long as exact search (300 queries, 16,000 rows)
 
     def find(self, index, queries, k, width):
         return index.search(queries, k, params=faiss.SearchParametersHNSW(efSearch=width))

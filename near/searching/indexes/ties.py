@@ -1,7 +1,7 @@
-"""Equal vectors tie, and ties go to the lower row: near ties are settled by products that don't depend on position.
+"""Equal vectors must tie, and ties go to the lower row: near ties are settled with products that ignore position.
 
-A BLAS rounds a product by where it stands in the matrix: of equal vectors, up to 3e-7 apart were seen. So neighbours
-whose scores are closer than that are scored again in float64, whose rounding is lost in float32, and sorted again.
+A BLAS rounds an inner product differently by its position in the matrix: scores of equal vectors up to 3e-7 apart were
+seen. So neighbours with near scores are scored again in float64, rounded to float32, and sorted again.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -12,62 +12,76 @@ from near.common.threads import one_blas_thread, threads_to_use
 from near.searching.indexes.base import Vectors
 from near.searching.indexes.topk import pack, rows_of, unpack, whole
 
-CLOSE = 1e-6  # of the vectors' lengths: scores nearer to each other are settled
-SLACK = 64  # neighbours found beyond the k-th, among which may be some that tie with it
-MOST = 8192  # rows that may tie: of more, which are kept is the BLAS's rounding
-HELD = 1 << 22  # keys of queries with many ties that are searched again together
+CLOSE = 1e-6  # scores that differ by less, relative to the vectors' lengths, are settled
+SLACK = 64  # neighbours searched beyond the k-th, as they may tie with it
+MAX_TIES = 8192  # rows that may tie with the k-th; of more, the BLAS's rounding decides
+MAX_KEYS = 1 << 22  # keys in memory when queries with many ties are searched again
 GROUP = 64  # queries settled at a time: few enough that their scores stay in a core's cache
 CHUNK = 4096  # vectors read at a time
-SINGLE = 512  # products taken one by one at a time
-DENSE = 30  # times faster a matrix product is for each of its entries than taking one by itself
+SINGLE = 512  # pairs multiplied at a time
+DENSE = 30  # how much faster one entry of a matrix product is than one pair
 
 
 def with_slack(k: int, n: int) -> int:
-    """How many neighbours to find so that k can be settled."""
+    """How many neighbours to search for so that ties at the k-th can be settled."""
     return min(k + SLACK, n)
 
 
-def settle(again, most: int, queries: np.ndarray, pool: Vectors, keys: np.ndarray, k: int):
-    """Scores float32 (Q, k) and rows int64 (Q, k) of each query's k best, ties by lower row, out of `keys`: uint64
-    (Q, with_slack(k)), best first. Queries for which more rows tie are searched again."""
+def settle(search_again, most: int, queries: np.ndarray, pool: Vectors, keys: np.ndarray, k: int):
+    """Each query's k best rows, ties by lower row.
+
+    Args:
+        search_again: (query ids int64 (m,), width) -> keys uint64 (m, width); called for queries with more ties.
+        most: the largest width that it takes.
+        queries: float32 (n_queries, dim).
+        keys: uint64 (n_queries, with_slack(k)), best first, from a search of `pool`.
+
+    Returns:
+        scores float32 (n_queries, k), descending; rows int64 (n_queries, k).
+    """
     width = keys.shape[1]
     close = CLOSE * pool.largest * np.linalg.norm(queries, axis=1)
-    most = min(max(2 * width, MOST), most, pool.n)
-    *settled, open_ = _settled(queries, pool, keys, k, close)
+    most = min(max(2 * width, MAX_TIES), most, pool.n)
+    *settled, unsettled = _settled(queries, pool, keys, k, close)
     if width >= most:
         return tuple(settled)
-    for start in range(0, len(open_), max(1, HELD // most)):
-        some = open_[start : start + max(1, HELD // most)]
-        wide = again(some, most)
-        *again, _ = _settled(queries[some], pool, wide, k, close[some])
-        for mine, other in zip(settled, again, strict=True):
-            mine[some] = other
+    for start in range(0, len(unsettled), max(1, MAX_KEYS // most)):
+        group = unsettled[start : start + max(1, MAX_KEYS // most)]
+        wide = search_again(group, most)
+        *again, _ = _settled(queries[group], pool, wide, k, close[group])
+        for result, part in zip(settled, again, strict=True):
+            result[group] = part
     return tuple(settled)
 
 
 def _settled(queries, pool, keys, k, close):
-    """The k best of what was found, float32 (Q, k) and int64 (Q, k), where scores closer than `close` (Q,) are new; and
-    the queries, int64 (m,), for which rows that were not found may tie with the k-th."""
+    """The k best rows by `keys`, with scores closer to each other than `close`, (n_queries,), computed again.
+
+    Returns:
+        scores float32 (n_queries, k); rows int64 (n_queries, k); the queries, int64 (m,), for which rows beyond `keys`
+        may tie with the k-th.
+    """
     groups = [slice(a, a + GROUP) for a in range(0, len(keys), GROUP)]
     scores, rows = np.empty((len(keys), k), dtype=np.float32), np.empty((len(keys), k), dtype=np.int64)
 
     def tied(group: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Queries and columns of what is close to another one, the rows there, and which queries may lack some."""
-        found, own = whole(keys[group])
+        """Queries, columns and rows of scores that are close to another one; and queries that may have more of them."""
+        group_scores, group_rows = whole(keys[group])
         limits = close[group, None]
-        near = np.diff(found, axis=1) >= -limits
-        both = np.zeros(found.shape, dtype=bool)
-        both[:, :-1] |= near
-        both[:, 1:] |= near
-        last = found[:, k - 1 : k] - limits
-        both[:, k:] &= found[:, k:] >= last
-        query, column = np.nonzero(both)
-        return query + group.start, column, own[query, column], np.flatnonzero(found[:, -1:] >= last) + group.start
+        near = np.diff(group_scores, axis=1) >= -limits  # (n_group, width - 1)
+        is_tied = np.zeros(group_scores.shape, dtype=bool)
+        is_tied[:, :-1] |= near
+        is_tied[:, 1:] |= near
+        last = group_scores[:, k - 1 : k] - limits
+        is_tied[:, k:] &= group_scores[:, k:] >= last
+        query, column = np.nonzero(is_tied)
+        more = np.flatnonzero(group_scores[:, -1:] >= last)
+        return query + group.start, column, group_rows[query, column], more + group.start
 
     def sort(group: slice, query: np.ndarray, column: np.ndarray, products: np.ndarray) -> None:
         again = keys[group].copy()
         again[query - group.start, column] = pack(products, rows_of(again[query - group.start, column]))
-        again.sort(axis=1, kind="stable")  # which is quick where most is in order
+        again.sort(axis=1, kind="stable")  # quick where most keys are in order
         scores[group], rows[group] = unpack(again[:, : -k - 1 : -1])
 
     with one_blas_thread(), ThreadPoolExecutor(threads_to_use()) as workers:
@@ -80,29 +94,29 @@ def _settled(queries, pool, keys, k, close):
 
 
 def _products(queries, pool: Vectors, query: np.ndarray, row: np.ndarray, workers: ThreadPoolExecutor) -> np.ndarray:
-    """Inner products of queries[query] and vectors `row` of the pool, float32 (m,)."""
-    wanted, where = np.unique(row, return_inverse=True)
-    order, found = np.argsort(where, kind="stable"), np.empty(len(row), dtype=np.float32)
-    ends = np.searchsorted(where[order], np.arange(0, len(wanted) + CHUNK, CHUNK))
+    """Inner products of queries[query] and vectors `row` of the pool, both int64 (m,); float32 (m,)."""
+    rows, row_of = np.unique(row, return_inverse=True)
+    order, products = np.argsort(row_of, kind="stable"), np.empty(len(row), dtype=np.float32)
+    ends = np.searchsorted(row_of[order], np.arange(0, len(rows) + CHUNK, CHUNK))
 
     def multiply(number: int) -> None:
-        """All pairs whose vectors are those of one chunk."""
+        """Compute all products with the vectors of one chunk."""
         first, at = number * CHUNK, order[ends[number] : ends[number + 1]]
-        some = wanted[first : first + CHUNK]
-        chunk = buffers[number % threads, : len(some)]
-        pool.read(some, chunk)
-        asked, which = np.unique(query[at], return_inverse=True)
-        if len(at) * DENSE > len(chunk) * len(asked):
-            every = queries[asked].astype(np.float64) @ chunk.T.astype(np.float64)
-            found[at] = every[which, where[at] - first]
+        chunk_rows = rows[first : first + CHUNK]
+        chunk = buffers[number % threads, : len(chunk_rows)]
+        pool.read(chunk_rows, chunk)
+        chunk_queries, query_of = np.unique(query[at], return_inverse=True)
+        if len(at) * DENSE > len(chunk) * len(chunk_queries):
+            all_products = queries[chunk_queries].astype(np.float64) @ chunk.T.astype(np.float64)
+            products[at] = all_products[query_of, row_of[at] - first]
             return
         for start in range(0, len(at), SINGLE):
-            own = at[start : start + SINGLE]
-            pairs = np.multiply(chunk[where[own] - first], queries[query[own]], dtype=np.float64)
-            found[own] = pairs.sum(axis=1)
+            pairs = at[start : start + SINGLE]
+            terms = np.multiply(chunk[row_of[pairs] - first], queries[query[pairs]], dtype=np.float64)  # (n_pairs, dim)
+            products[pairs] = terms.sum(axis=1)
 
     threads = threads_to_use()
-    buffers = np.empty((threads, min(CHUNK, len(wanted)), pool.dim), dtype=np.float32)
+    buffers = np.empty((threads, min(CHUNK, len(rows)), pool.dim), dtype=np.float32)
     running: list = [None] * threads
     for number in range(len(ends) - 1):
         if running[number % threads]:
@@ -110,4 +124,4 @@ def _products(queries, pool: Vectors, query: np.ndarray, row: np.ndarray, worker
         running[number % threads] = workers.submit(multiply, number)
     for work in filter(None, running):
         work.result()
-    return found
+    return products
