@@ -1,4 +1,4 @@
-"""How alike two models answer: their logits on the same real prompts."""
+"""How similarly two models answer: their logits on the same real prompts."""
 
 import inspect
 import math
@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from near.export.lineage import Run
+from near.export.lineage import AdapterRun
 from near.models.encoding import Encoder
 
-PROMPTS = 8  # of a run's rows
-LONGEST = 96  # tokens of a prompt: the last
-POSITIONS = 32  # of a prompt whose logits are compared, the last: a vocabulary wide, they are what takes memory
+PROMPTS = 8  # of a run's evaluation, at most
+LONGEST = 96  # last tokens of a prompt that are used
+POSITIONS = 32  # last positions of a prompt whose logits are compared; logits are as wide as the vocabulary
 QUESTIONS = (
     "What is the capital of France?",
     "Convert 1927-05-17 to a sentence with weekday, month, day and year.",
@@ -24,21 +24,27 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two models' logits. max: the largest absolute one; share: the root of the mean square, as a share of the
-    standard deviation of the first model's logits; agree: the share of positions with the same likeliest token."""
+    """Of two models' logits.
+
+    Attributes:
+        max: the largest absolute difference.
+        share: the root mean square difference, relative to the standard deviation of the first model's logits.
+        agree: the share of positions with the same likeliest token.
+    """
 
     max: float
     share: float
     agree: float
 
-    def told(self) -> dict:
+    def metrics(self) -> dict:
+        """The values under their names in merge.json."""
         return {
             f"{name}_logit_difference" if name != "agree" else "same_top_token": v for name, v in asdict(self).items()
         }
 
 
-def prompts_of(run: Run | None, tokenizer) -> tuple[list[list[int]], str]:
-    """Token ids of prompts, and what they are: rows that `run` was evaluated on, with its answers, or QUESTIONS."""
+def prompts_of(run: AdapterRun | None, tokenizer) -> tuple[list[list[int]], str]:
+    """Token ids of prompts, and a description: rows that `run` was evaluated on, with its answers, else QUESTIONS."""
     rows = [] if run is None else run.files.answers()
     rows = [rows[i * len(rows) // PROMPTS] for i in range(PROMPTS)] if len(rows) > PROMPTS else rows
     encoder = Encoder(tokenizer, {"cutoff_len": 1 << 30})
@@ -60,20 +66,20 @@ def _chat(row: dict) -> list[dict]:
 
 @torch.inference_mode()
 def logits_of(model, prompts: list[list[int]]) -> list[torch.Tensor]:
-    """Logits of each prompt's last positions, float32 (positions, vocabulary) each, on the CPU."""
+    """Logits of each prompt's last positions, each float32 (n_positions, vocabulary), on the CPU."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    few = {"logits_to_keep": POSITIONS} if "logits_to_keep" in inspect.signature(inner.forward).parameters else {}
-    found = []
+    options = {"logits_to_keep": POSITIONS} if "logits_to_keep" in inspect.signature(inner.forward).parameters else {}
+    results = []
     for ids in prompts:
-        made = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, **few).logits
-        found.append(made[0, -POSITIONS:].float().cpu())
-    return found
+        logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, **options).logits
+        results.append(logits[0, -POSITIONS:].float().cpu())
+    return results
 
 
-def difference(wanted: list[torch.Tensor], found: list[torch.Tensor]) -> Difference:
-    """How far `found` is from `wanted`; everything NaN where either holds a number that is none."""
+def difference(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> Difference:
+    """How far `actual` is from `expected`, each a list of (n_positions, vocabulary); all NaN if one is not finite."""
     largest, squares, spread, agree, positions = 0.0, 0.0, 0.0, 0, 0
-    for a, b in zip(wanted, found, strict=True):
+    for a, b in zip(expected, actual, strict=True):
         apart = a - b
         if not bool(apart.isfinite().all()):
             return Difference(math.nan, math.nan, math.nan)

@@ -1,4 +1,4 @@
-"""Where an export comes from: its adapters, the runs that trained them, and the base model they name."""
+"""The origin of an export: its adapters, the runs that trained them, and the base model they name."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from near.common.errors import UserError
 from near.common.files import read_json, refuse_special_in
 from near.common.run_folder import ADAPTER, CHECKPOINTS, RunFolder
 
-# how the field marks a quantised copy of a model, at the end of its name
+# endings of the names of quantised models
 QUANTISED = re.compile(
     r"(-(unsloth|dynamic))*([-_.](bnb|nf4|fp8|int[48]|[48]-?bits?|w\d+a\d+|awq|gptq|gguf|hqq|eetq|aqlm|quantized))+(-dynamic)?$",
     re.IGNORECASE,
@@ -20,8 +20,8 @@ QUANTISED = re.compile(
 
 
 @dataclass(frozen=True)
-class Run:
-    """A folder of train.py that an adapter lies in; `final`: the adapter is its result, not a checkpoint's."""
+class AdapterRun:
+    """The run of train.py that an adapter belongs to; `final`: it is the run's result, not a checkpoint's."""
 
     files: RunFolder
     config: DictConfig
@@ -38,43 +38,48 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict:
-        """metrics.json; empty where other weights than the adapter's were evaluated, or none."""
+        """metrics.json; empty if other weights than the adapter's were evaluated, or none were."""
         return self.files.metrics if self.final else {}
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's folder, its adapter_config.json, and the run it lies in."""
+    """An adapter's folder, its adapter_config.json, and the run it belongs to, if any."""
 
     path: Path
     config: dict
-    run: Run | None
+    run: AdapterRun | None
 
     @property
     def base(self) -> tuple[str | None, str | None]:
-        """The base model that it names, and its revision. A checkpoint names a folder of the machine that trained it,
-        so there the run's configuration counts."""
+        """Name and revision of the base model. A checkpoint's adapter names a folder of the machine that trained it, so
+        for checkpoints the run's configuration is read."""
         if self.run is not None and not self.run.final:
             return self.run.config.model.name_or_path, self.run.config.model.revision
         return self.config.get("base_model_name_or_path"), self.config.get("revision")
 
     @property
     def quantised(self) -> DictConfig | None:
-        """How its run quantised the base (finetuning=qlora); None where it did not."""
+        """The run's quantisation of the base (finetuning=qlora), or None."""
         return None if self.run is None else OmegaConf.select(self.run.config, "model.quantization")
 
 
-def adapters_of(given: str | ListConfig, allow_targets: object = None) -> list[Adapter]:
-    """The adapters of `adapter_name_or_path`: a folder, several with commas between, or a list.
+def adapters_of(names: str | ListConfig, allow_targets: object = None) -> list[Adapter]:
+    """The adapters of `adapter_name_or_path`.
 
-    UserError where one holds no adapter, or its run's configuration is damaged.
+    Args:
+        names: a folder, several folders separated by commas, or a list.
+        allow_targets: classes outside near that a run's configuration may name.
+
+    Raises:
+        UserError: a folder has no adapter, or its run's configuration is damaged.
     """
-    if isinstance(given, str):
-        paths = [given] if Path(given).is_dir() else [part.strip() for part in given.split(",")]
+    if isinstance(names, str):
+        paths = [names] if Path(names).is_dir() else [part.strip() for part in names.split(",")]
     else:
-        paths = [str(path) for path in given]
+        paths = [str(path) for path in names]
     if not all(paths) or not paths:
-        raise UserError(f"adapter_name_or_path={given} names no adapter; give a folder, or several as [a,b]")
+        raise UserError(f"adapter_name_or_path={names} names no adapter; give a folder, or several as [a,b]")
     return [_adapter(Path(path).expanduser(), allow_targets) for path in paths]
 
 
@@ -82,18 +87,16 @@ def _adapter(path: Path, allow_targets: object) -> Adapter:
     refuse_special_in(path, "adapter_name_or_path")
     file = path / "adapter_config.json"
     if not file.is_file():
-        other = "; this model has no adapter and needs no merge" if (path / "config.json").is_file() else ""
-        raise UserError(
-            f"adapter_name_or_path={path}: no adapter_config.json there{other}; give a run's adapter folder"
-        )
+        other = "; it is a whole model, which needs no merge" if (path / "config.json").is_file() else ""
+        raise UserError(f"adapter_name_or_path={path} has no adapter_config.json{other}; name a run's adapter folder")
     config = read_json(file)
     for key in ("base_model_name_or_path", "revision"):
         if not isinstance(config.get(key), str | None):
-            raise UserError(f"{file}: {key}={config[key]!r} is not text; set model_name_or_path and mend the file")
+            raise UserError(f"{file}: {key}={config[key]!r} is not text; correct the file, and set model_name_or_path")
     return Adapter(path, config, _run_of(path, allow_targets))
 
 
-def _run_of(path: Path, allow_targets: object) -> Run | None:
+def _run_of(path: Path, allow_targets: object) -> AdapterRun | None:
     path = path.resolve()
     final = path.name == ADAPTER
     if not final and path.parent.name != CHECKPOINTS:
@@ -103,16 +106,17 @@ def _run_of(path: Path, allow_targets: object) -> Run | None:
         return None
     config = files.config(allow_targets)
     if not all(isinstance(config.get(group), DictConfig) for group in ("model", "selector")):
-        return None  # somebody else's
-    return Run(files, config, final)
+        return None  # not a run of near
+    return AdapterRun(files, config, final)
 
 
-def base_of(adapters: list[Adapter], given: str | None) -> tuple[str, str | None]:
-    """Name and revision of the base model: `given`, or what the first adapter names.
+def base_of(adapters: list[Adapter], name_or_path: str | None) -> tuple[str, str | None]:
+    """Name and revision of the base model: `name_or_path` if it is set, else the first adapter's.
 
-    UserError where none is named, or its name is a quantised copy's.
+    Raises:
+        UserError: no base is named, or the name is that of a quantised model.
     """
-    name, revision = (given, None) if given else adapters[0].base
+    name, revision = (name_or_path, None) if name_or_path else adapters[0].base
     if not name:
         raise UserError(f"{adapters[0].path}/adapter_config.json names no base model; set model_name_or_path")
     if QUANTISED.search(name) and not Path(name).is_dir():
@@ -121,7 +125,7 @@ def base_of(adapters: list[Adapter], given: str | None) -> tuple[str, str | None
 
 
 def refuse_quantised(name: str, folder: str | Path) -> None:
-    """UserError where the model in `folder` holds quantised weights, with the name of what it was made of."""
+    """UserError if the model `name` in `folder` has quantised weights; names the unquantised model where it can."""
     if "quantization_config" not in read_json(Path(folder) / "config.json"):
         return
     unquantised = _named_base(Path(folder) / "README.md")
@@ -131,16 +135,17 @@ def refuse_quantised(name: str, folder: str | Path) -> None:
 
 
 def quantised_line(name: str, unquantised: str | None) -> str:
+    """The error message for a quantised base model."""
     fix = f"model_name_or_path={unquantised}" if unquantised else "model_name_or_path=NAME of the unquantised model"
-    return f"the base model {name} is quantised, and a merge would round its weights once more; use {fix}"
+    return f"the base model {name} is quantised, and merging would round its weights again; use {fix}"
 
 
 def _named_base(card: Path) -> str | None:
     """The `base_model` of a model card's front matter."""
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    found = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     try:
-        told = (yaml.safe_load(found.group(1)) or {}).get("base_model") if found else None
+        base = (yaml.safe_load(front.group(1)) or {}).get("base_model") if front else None
     except (yaml.YAMLError, AttributeError):
-        return None  # a card is prose: one that can't be read names nothing
-    return str(told[0] if isinstance(told, list) and told else told) if told else None
+        return None  # people write cards: an unreadable one names no base
+    return str(base[0] if isinstance(base, list) and base else base) if base else None

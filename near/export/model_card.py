@@ -1,6 +1,6 @@
-"""The README.md of an export: what it was trained on, what picked the rows, what came of it, and how to make it again.
+"""The README.md of an export: its training data, selector, evaluation, and the commands that made it.
 
-It leaves the machine, so it names data and models as a hub or a built-in does, and else by their last part alone.
+The card leaves this machine, so it shows hub and built-in names whole, and only the last part of paths.
 """
 
 import re
@@ -13,31 +13,31 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near.common.config import public
 from near.common.files import provenance
-from near.export.lineage import Adapter, Run
+from near.export.lineage import Adapter, AdapterRun
 
-# a path from the root, the home or the working folder up to its last part, which may hold spaces; no address (https://)
-PLACE = re.compile(r"(?<![\w:/.~-])(?:~|\.{1,2})?/(?:[^/'\",\[\]{}=\n]+/)*")
+# the folders of a path from /, ~ or the working folder, which may contain spaces; no URL (https://)
+FOLDERS = re.compile(r"(?<![\w:/.~-])(?:~|\.{1,2})?/(?:[^/'\",\[\]{}=\n]+/)*")
 HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 FILES = (".json", ".jsonl", ".gz", ".zst", ".csv", ".parquet", ".txt")
-SOURCES = 12  # that are shown
-SETTINGS = 40  # characters of a selector's setting that are shown
+SOURCES = 12  # sources shown at most
+SETTINGS = 40  # longest selector setting shown, in characters
 
 
 @dataclass
-class Export:
-    """What an export is made of, and what was measured of it."""
+class ModelExport:
+    """The parts of an export, and the measured differences of logits."""
 
     cfg: DictConfig
     base: str
     revision: str | None
     adapters: list[Adapter]
     compared_on: str = ""
-    merging: list[dict] = field(default_factory=list)  # by adapter: merged against adapter, in memory
-    reading: dict = field(default_factory=dict)  # the files written against the last adapter
-    quantised: dict | None = None  # the quantised forward against the last adapter's in float32
+    merging: list[dict] = field(default_factory=list)  # for each adapter: merged model against adapter, in memory
+    reading: dict = field(default_factory=dict)  # written files against the last adapter
+    quantised: dict | None = None  # the last adapter on its quantised base against the float32 merge
 
-    def told(self) -> dict:
-        """What merge.json says of it. max_logit_difference is that of the files written."""
+    def metrics(self) -> dict:
+        """The export's part of merge.json; max_logit_difference is that of the written files."""
         return {
             "base": self.base,
             "revision": self.revision,
@@ -52,7 +52,7 @@ class Export:
         }
 
     def summary(self) -> str:
-        """One line of the log."""
+        """One line for the log."""
         read = self.reading
         return (
             f"{self.cfg.export_dtype}; on {self.compared_on} the files' logits differ from the adapter's by "
@@ -62,25 +62,25 @@ class Export:
 
 
 def label(name: str | None) -> str:
-    """A data set's or model's name without the machine it lies on."""
+    """A data set's or model's name without folders of this machine."""
     name = str(name)
     return Path(name).name if on_disk(name) else name
 
 
 def on_disk(name: str) -> bool:
-    """Whether `name` is a path of this machine, not a hub's or a built-in name."""
+    """Whether `name` is a path on this machine, not a hub or built-in name."""
     if name.startswith("builtin:"):
         return False
     return not HUB.fullmatch(name) or name.endswith(FILES) or Path(name).exists()
 
 
-def without_places(text: str) -> str:
-    """`text` with each path from the root, the home or the working folder cut to its last part."""
-    return PLACE.sub("", text)
+def without_folders(text: str) -> str:
+    """`text` with each path from /, ~ or the working folder cut to its last part."""
+    return FOLDERS.sub("", text)
 
 
-def model_card(export: Export) -> str:
-    """The card as Markdown with YAML front matter, which a hub reads."""
+def model_card(export: ModelExport) -> str:
+    """The card: Markdown with YAML front matter, which hubs read."""
     last = export.adapters[-1]
     parts = [f"---\n{yaml.safe_dump(_front(export), sort_keys=False, allow_unicode=True)}---", _title(export)]
     for adapter in export.adapters:
@@ -92,7 +92,7 @@ def model_card(export: Export) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _front(export: Export) -> dict:
+def _front(export: ModelExport) -> dict:
     front: dict = {}
     if not on_disk(export.base) and not export.base.startswith("builtin:"):
         front |= {"base_model": export.base, "base_model_relation": "finetune"}
@@ -100,13 +100,13 @@ def _front(export: Export) -> dict:
     runs = [adapter.run for adapter in export.adapters if adapter.run is not None]
     selectors = [str(run.trained["selector"]) for run in runs if run.trained.get("selector")]
     front["tags"] = list(dict.fromkeys(["near", "data-selection", *(f"selector:{name}" for name in selectors)]))
-    found = dict.fromkeys(name for run in runs for part in _parts(run) for name in _paths(run, part).values())
-    if hubs := [name for name in found if HUB.fullmatch(name) and not on_disk(name)]:
-        front["datasets"] = hubs
+    paths = dict.fromkeys(name for run in runs for part in _parts(run) for name in _paths(run, part).values())
+    if datasets := [name for name in paths if HUB.fullmatch(name) and not on_disk(name)]:
+        front["datasets"] = datasets
     return front
 
 
-def _title(export: Export) -> str:
+def _title(export: ModelExport) -> str:
     names = ", then ".join(f"`{label(str(a.path)) if a.run is None else _run_name(a.run)}`" for a in export.adapters)
     base = label(export.base) + (f" at revision {export.revision}" if export.revision else "")
     return (
@@ -115,26 +115,26 @@ def _title(export: Export) -> str:
     )
 
 
-def _run_name(run: Run) -> str:
+def _run_name(run: AdapterRun) -> str:
     return run.folder.name
 
 
-def _parts(run: Run) -> list[str]:
+def _parts(run: AdapterRun) -> list[str]:
     return [part for part in ("candidates", "queries", "eval") if _paths(run, part)]
 
 
-def _paths(run: Run, part: str) -> dict[str, str]:
-    """A part's sources by their label, or by their number where they have none."""
-    given = OmegaConf.select(run.config, f"data.{part}.path")
-    if given is None:
+def _paths(run: AdapterRun, part: str) -> dict[str, str]:
+    """Paths of a part's sources by their label, or by their number without one."""
+    paths = OmegaConf.select(run.config, f"data.{part}.path")
+    if paths is None:
         return {}
-    if isinstance(given, DictConfig):
-        return {str(key): str(path) for key, path in given.items()}
-    return {str(i): str(path) for i, path in enumerate(given if isinstance(given, ListConfig) else [given])}
+    if isinstance(paths, DictConfig):
+        return {str(key): str(path) for key, path in paths.items()}
+    return {str(i): str(path) for i, path in enumerate(paths if isinstance(paths, ListConfig) else [paths])}
 
 
-def _sources(run: Run, part: str) -> str:
-    """A part's sources: hub and built-in names as they are, files by their last part."""
+def _sources(run: AdapterRun, part: str) -> str:
+    """A part's sources: hub and built-in names whole, files by their last part."""
     named = _paths(run, part).items()
     return ", ".join(label(path) if key.isdigit() else f"{key}: {label(path)}" for key, path in named)
 
@@ -152,34 +152,34 @@ def _training(adapter: Adapter, several: bool) -> str:
         limit = config["data"][part].get("limit")
         more = f" (the first {limit:,} rows)" if limit else ""
         lines.append(f"| {part} | {_sources(run, part)}{more} | {prints.get(part, '')} |")
-    told = [f"- Selector: {_selector(run, config)}", *_schedule(run, config["trainer"])]
-    told.append(f"- Adapter: {_adapter_kind(adapter)}")
+    items = [f"- Selector: {_selector(run, config)}", *_schedule(run, config["trainer"])]
+    items.append(f"- Adapter: {_adapter_kind(adapter)}")
     if not run.final:
-        told.append(f"- Weights: of {adapter.path.name}, not of the run's end")
-    return "\n".join([*lines, "", *told])
+        items.append(f"- Weights: of {adapter.path.name}, not of the run's end")
+    return "\n".join([*lines, "", *items])
 
 
-def _schedule(run: Run, trainer: dict) -> list[str]:
-    """What was trained for how long, as far as the run says."""
-    told, done, rounds = [], run.trained, run.files.rounds
+def _schedule(run: AdapterRun, trainer: dict) -> list[str]:
+    """Lines about schedule, rows and optimizer, as far as the run's files say."""
+    items, trained, rounds = [], run.trained, run.files.rounds
     if rounds:
         keys = ("warmup_step", "update_step", "update_times", "cycles")
         schedule = ", ".join(f"{key}={trainer[key]}" for key in keys if key in trainer)
-        told.append(f"- Schedule: {len(rounds)} rounds, {sum(line['steps'] for line in rounds)} steps ({schedule})")
-    if done:
-        distinct = "" if done.get("distinct_rows") is None else f", {done['distinct_rows']:,} distinct ones"
-        told.append(f"- Rows trained: {done['rows_trained']:,}{distinct}; seed {done['seed']}")
+        items.append(f"- Schedule: {len(rounds)} rounds, {sum(line['steps'] for line in rounds)} steps ({schedule})")
+    if trained:
+        distinct = "" if trained.get("distinct_rows") is None else f", {trained['distinct_rows']:,} distinct ones"
+        items.append(f"- Rows trained: {trained['rows_trained']:,}{distinct}; seed {trained['seed']}")
     if counts := sum((Counter(line["sources"]) for line in rounds), Counter()):
         shown = ", ".join(f"{label(source)} {count:,}" for source, count in counts.most_common(SOURCES))
-        told.append(f"- Rows picked, by source, over all rounds: {shown}{', ...' if len(counts) > SOURCES else ''}")
+        items.append(f"- Rows picked, by source, over all rounds: {shown}{', ...' if len(counts) > SOURCES else ''}")
     args = trainer["args"]
-    kept = {key: args[key] for key in ("learning_rate", "lr_scheduler_type") if args.get(key) is not None}
+    options = {key: args[key] for key in ("learning_rate", "lr_scheduler_type") if args.get(key) is not None}
     size = args.get("per_device_train_batch_size", 1) * args.get("gradient_accumulation_steps", 1)
-    told.append(f"- Optimizer: {', '.join(f'{k}={v}' for k, v in kept.items())}, {size} rows a step, by process")
-    return told
+    items.append(f"- Optimizer: {', '.join(f'{k}={v}' for k, v in options.items())}, {size} rows per step and process")
+    return items
 
 
-def _selector(run: Run, config: dict) -> str:
+def _selector(run: AdapterRun, config: dict) -> str:
     options = {
         key: value
         for key, value in (config.get("selector") or {}).items()
@@ -194,32 +194,34 @@ def _selector(run: Run, config: dict) -> str:
 
 
 def _adapter_kind(adapter: Adapter) -> str:
-    told = adapter.config
-    kind = "DoRA" if told.get("use_dora") else "rsLoRA" if told.get("use_rslora") else str(told.get("peft_type"))
-    shape = ", ".join(f"{key}={told[key]}" for key in ("r", "lora_alpha", "lora_dropout") if told.get(key) is not None)
-    kept = f", whole modules: {', '.join(told['modules_to_save'])}" if told.get("modules_to_save") else ""
+    config = adapter.config
+    kind = "DoRA" if config.get("use_dora") else "rsLoRA" if config.get("use_rslora") else str(config.get("peft_type"))
+    shape = ", ".join(
+        f"{key}={config[key]}" for key in ("r", "lora_alpha", "lora_dropout") if config.get(key) is not None
+    )
+    modules = f", whole modules: {', '.join(config['modules_to_save'])}" if config.get("modules_to_save") else ""
     quantised = " on a quantised base" if adapter.quantised is not None else ""
-    return f"{kind}{quantised} ({shape}{kept})"
+    return f"{kind}{quantised} ({shape}{modules})"
 
 
 def _metrics(metrics: dict) -> str:
     """The run's evaluation of the adapter, beside the base's."""
     sets = {"target": (metrics, metrics.get("base") or {})}
-    for name, found in (metrics.get("more") or {}).items():
-        sets[name] = (found, (metrics.get("base") or {}).get("more", {}).get(name, {}))
+    for name, values in (metrics.get("more") or {}).items():
+        sets[name] = (values, (metrics.get("base") or {}).get("more", {}).get(name, {}))
     lines = ["## Evaluation", "", "| set | metric | this model | base model |", "|---|---|---|---|"]
     for name, (ours, base) in sets.items():
         lines.append(f"| {name} ({ours['rows']} rows) | loss | {_loss(ours)} | {_loss(base)} |")
         for grader, score in (ours.get("scores") or {}).items():
             other = (base.get("scores") or {}).get(grader, {})
             lines.append(f"| {name} | {grader} | {_score(score)} | {_score(other)} |")
-    for task, found in (metrics.get("lm_eval") or {}).items():
-        for metric, value in found.items():
+    for task, values in (metrics.get("lm_eval") or {}).items():
+        for metric, value in values.items():
             if isinstance(value, dict):
                 other = ((metrics.get("base") or {}).get("lm_eval") or {}).get(task, {}).get(metric, {})
                 lines.append(f"| {task} | {metric} | {_number(value.get('value'))} | {_number(other.get('value'))} |")
     seen = " The selection saw these rows: they are its queries." if metrics.get("selection_saw_them") else ""
-    about = f"Measured on the adapter before it was merged. Loss in nats a token, intervals at 95% over examples.{seen}"
+    about = f"Measured on the adapter before it was merged. Loss in nats a token, 95% intervals over examples.{seen}"
     return "\n".join([*lines, "", about, f"Fingerprint of the target's rows: {metrics['eval_fingerprint']}."])
 
 
@@ -227,42 +229,42 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _loss(found: dict) -> str:
-    interval = found.get("target_loss_interval")
-    return _number(found.get("target_loss")) + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+def _loss(values: dict) -> str:
+    interval = values.get("target_loss_interval")
+    return _number(values.get("target_loss")) + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
 
 
-def _score(found: dict) -> str:
-    return f"{_number(found.get('mean'))} ({found['right']} of {found['graded']})" if found.get("graded") else ""
+def _score(values: dict) -> str:
+    return f"{_number(values.get('mean'))} ({values['right']} of {values['graded']})" if values.get("graded") else ""
 
 
-def _merge(export: Export) -> str:
+def _merge(export: ModelExport) -> str:
     read, cfg = export.reading, export.cfg
     bound = f"{cfg.tolerance} (largest)" if cfg.export_dtype == "float32" else f"{cfg.rounding_tolerance} (share)"
     lines = ["## Merge", "", f"Merged in float32, written in {cfg.export_dtype}. Logits on {export.compared_on}:", ""]
     lines += ["| compared with the adapter | largest difference | share of the logits' spread | same likeliest token |"]
     lines += ["|---|---|---|---|"]
-    told = [
-        (f"{label(str(a.path)) if a.run is None else _run_name(a.run)}, merged", found)
-        for a, found in zip(export.adapters, export.merging, strict=True)
+    rows = [
+        (f"{label(str(a.path)) if a.run is None else _run_name(a.run)}, merged", measured)
+        for a, measured in zip(export.adapters, export.merging, strict=True)
     ]
     if export.quantised and "max_logit_difference" in export.quantised:
-        told.append(("the adapter on its quantised base", export.quantised))
-    for name, found in [*told, ("these files, read back", read)]:
-        largest, share = found["max_logit_difference"], found["share_logit_difference"]
-        lines.append(f"| {name} | {largest:.2e} | {share:.2e} | {found['same_top_token']:.1%} |")
+        rows.append(("the adapter on its quantised base", export.quantised))
+    for name, measured in [*rows, ("these files, read back", read)]:
+        largest, share = measured["max_logit_difference"], measured["share_logit_difference"]
+        lines.append(f"| {name} | {largest:.2e} | {share:.2e} | {measured['same_top_token']:.1%} |")
     lines += ["", f"Files above {bound} are not written."]
     if export.quantised is not None:
-        measured = "" if "max_logit_difference" in export.quantised else " (by how much was not measured)"
+        unmeasured = "" if "max_logit_difference" in export.quantised else " (by how much was not measured)"
         lines.append(
-            "The adapter was trained on a quantised base; merged into the float32 one, the model is another than the "
-            f"one that was trained and evaluated{measured}."
+            "The adapter was trained on a quantised base; merged into the float32 base, the model differs from the "
+            f"one that was trained and evaluated{unmeasured}."
         )
     return "\n".join(lines)
 
 
-def _lineage(export: Export) -> str:
-    made = provenance()
+def _lineage(export: ModelExport) -> str:
+    merge = provenance()
     lines = [
         "## Lineage",
         "",
@@ -270,18 +272,18 @@ def _lineage(export: Export) -> str:
     ]
     commands = []
     for adapter in export.adapters:
-        done = {} if adapter.run is None else adapter.run.trained
+        trained = {} if adapter.run is None else adapter.run.trained
         lines.append(
             f"- Adapter: {label(str(adapter.path))}" + (f" of run {_run_name(adapter.run)}" if adapter.run else "")
         )
         if named := adapter.base[0]:
             if named != export.base:
                 lines.append(f"  - It names {label(named)} as its base")
-        if done:
-            commands.append(without_places(done["command"]))
-            lines.append(f"  - Trained {done['created']} with {_versions(done['versions'])}")
-    lines.append(f"- Merged {made['created']} with {_versions(made['versions'])}")
-    commands.append(without_places(made["command"]))
+        if trained:
+            commands.append(without_folders(trained["command"]))
+            lines.append(f"  - Trained {trained['created']} with {_versions(trained['versions'])}")
+    lines.append(f"- Merged {merge['created']} with {_versions(merge['versions'])}")
+    commands.append(without_folders(merge["command"]))
     return "\n".join([*lines, "", "Paths are cut to their last part:", "", "```bash", *commands, "```"])
 
 

@@ -1,4 +1,4 @@
-"""Embeddings that an adapter changes: tied ones are told apart where it trains one of them, and tables are widened."""
+"""Embeddings that an adapter changes: widen them to its vocabulary, and untie them if it trains only one of two."""
 
 from pathlib import Path
 
@@ -10,9 +10,14 @@ from near.common.errors import UserError, reading
 
 
 def widen(model, adapter: Path, tokens: int) -> None:
-    """Give `model` as many embeddings as the adapter in its folder brings: it was trained on a resized vocabulary.
+    """Resize `model` to as many embeddings as the adapter has, which may have been trained on a resized vocabulary.
 
-    UserError where the tokenizer knows more `tokens` than there are embeddings then.
+    Args:
+        adapter: the adapter's folder.
+        tokens: tokens of the tokenizer.
+
+    Raises:
+        UserError: the tokenizer has more tokens than the model has embeddings then.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     path, brought = adapter / "adapter_model.safetensors", None
@@ -26,26 +31,26 @@ def widen(model, adapter: Path, tokens: int) -> None:
         rows = brought
     if tokens > rows:
         raise UserError(
-            f"the tokenizer has {tokens} tokens, the model {rows} embeddings, and {adapter} brings no others; "
-            "name the base it was trained on with model_name_or_path"
+            f"the tokenizer has {tokens} tokens, the model {rows} embeddings, and {adapter} has no others; "
+            "set model_name_or_path to the base it was trained on"
         )
 
 
 def untie(adapted) -> None:
-    """Where an adapter trains the input or the output embeddings of a model that ties them, give the output ones
-    weights of their own: merged into shared weights, what was learnt of one would change the other."""
+    """If an adapter trains input or output embeddings of a model that ties them, copy the output embeddings: merged
+    into shared weights, a change of one would change the other."""
     inputs, outputs = _tables(adapted)
     if inputs is None or outputs is None or inputs.weight is not outputs.weight:
         return
     model = adapted.get_base_model()
     if type(model.get_input_embeddings()) is type(inputs) and type(model.get_output_embeddings()) is type(outputs):
-        return  # neither is wrapped: the adapter leaves them alone
+        return  # neither is wrapped: the adapter does not train them
     outputs.weight = nn.Parameter(outputs.weight.detach().clone(), requires_grad=False)
 
 
 def _tables(adapted) -> tuple[nn.Module | None, nn.Module | None]:
-    """The embeddings under what an adapter wraps them in."""
-    model, found = adapted.get_base_model(), []
+    """The input and output embeddings, without the adapter's wrappers."""
+    model, tables = adapted.get_base_model(), []
     for table in (model.get_input_embeddings(), model.get_output_embeddings()):
         while True:
             inner = getattr(table, "base_layer", None)
@@ -53,13 +58,13 @@ def _tables(adapted) -> tuple[nn.Module | None, nn.Module | None]:
             if inner is None:
                 break
             table = inner
-        found.append(table)
-    return found[0], found[1]
+        tables.append(table)
+    return tables[0], tables[1]
 
 
 def retie(model) -> None:
-    """After a merge: a model whose embeddings are equal shares them again where its configuration says so; one whose
-    are not says that they are its own, else whoever loads it would tie them."""
+    """After a merge, if the configuration ties the embeddings: share them again if they are equal; if not, write into
+    the configuration that they are not tied, or loading would tie them."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     if outputs is None or not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
         return

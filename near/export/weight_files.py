@@ -1,4 +1,4 @@
-"""A causal model's weights from files and into files, holding no more of them in memory than the model itself."""
+"""Read and write a causal model's weights with no more memory than the model itself."""
 
 import contextlib
 import ctypes
@@ -20,8 +20,8 @@ M_MMAP_THRESHOLD = -3  # glibc's mallopt
 
 
 class PickledWeight:
-    """A weight of a .bin file. The file is mapped anew for every reading: a mapping that lasts would keep all that was
-    read of it in memory, beside the copy."""
+    """A weight of a .bin file. The file is mapped for each read: a lasting map would keep all pages that were read in
+    memory, beside the copy."""
 
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
@@ -31,13 +31,13 @@ class PickledWeight:
 
 
 def pickled(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .bin file, which may hold nothing else, mapped where its form allows."""
-    with reading(path, "a .bin file may hold tensors alone"):
+    """The tensors of a .bin file, memory-mapped if it is a zip file. UserError if it contains anything but tensors."""
+    with reading(path, "a .bin file may contain only tensors"):
         return torch.load(path, mmap=zipfile.is_zipfile(path), weights_only=True, map_location="cpu")
 
 
 def weight_files(folder: str | Path) -> list[Path]:
-    """The files that hold a model's weights, safetensors before .bin; UserError where there are none."""
+    """The files of a model's weights, safetensors before .bin; UserError if there are none."""
     folder = Path(folder)
     for name, index in LAYOUTS.items():
         if (folder / index).is_file():
@@ -45,24 +45,24 @@ def weight_files(folder: str | Path) -> list[Path]:
                 return [folder / file for file in sorted(set(read_json(folder / index)["weight_map"].values()))]
         if (folder / name).is_file():
             return [folder / name]
-    raise UserError(f"{folder} holds no weights in safetensors or .bin; name the folder of a whole model")
+    raise UserError(f"{folder} has no weights in safetensors or .bin; name the folder of a whole model")
 
 
 def lazy_weights(folder: str | Path) -> dict[str, object]:
-    """The weights by name, each read from its file (and not mapped) when it is asked for by `[...]`."""
-    found = {}
+    """The weights by name; each is read from its file, not mapped, by `[...]`."""
+    weights = {}
     for path in weight_files(folder):
         if path.suffix == ".bin":
-            found |= {name: PickledWeight(path, name) for name in pickled(path)}
+            weights |= {name: PickledWeight(path, name) for name in pickled(path)}
             continue
         with reading(path):
             file = safe_open(path, framework="pt", device="cpu", backend="pread")
-        found |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    return found
+        weights |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    return weights
 
 
 def count_weights(folder: str | Path) -> int:
-    """How many numbers the files hold."""
+    """How many numbers the weight files contain."""
     total = 0
     for path in weight_files(folder):
         if path.suffix == ".bin":
@@ -74,20 +74,22 @@ def count_weights(folder: str | Path) -> int:
 
 
 def load_float32(folder: str | Path, trust_remote_code: bool, device: str | torch.device = "cpu"):
-    """The model in `folder` in float32, by transformers' own loader; UserError where it can't be loaded whole."""
+    """The model in `folder` in float32, loaded by transformers; UserError if weights are missing or of other shapes."""
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     with reading(f"the model in {folder}"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
-        model, told = kind.from_pretrained(
+        model, info = kind.from_pretrained(
             None, config=config, state_dict=lazy_weights(folder), dtype=torch.float32, output_loading_info=True
         )
-    lacking = sorted(told["missing_keys"]) + sorted(str(key) for key in told["mismatched_keys"])
-    if lacking:
-        raise UserError(f"the weights in {folder} are not whole ({len(lacking)} lack or misfit, first {lacking[0]})")
-    if (Path(folder) / "generation_config.json").is_file():  # from_pretrained looks for it beside a name only
+    faulty = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if faulty:
+        raise UserError(
+            f"the weights in {folder} are incomplete ({len(faulty)} are missing or of another shape, first {faulty[0]})"
+        )
+    if (Path(folder) / "generation_config.json").is_file():  # from_pretrained without a name does not read it
         with reading(Path(folder) / "generation_config.json"):
             model.generation_config = GenerationConfig.from_pretrained(folder)
     model.config.name_or_path = str(folder)
@@ -95,9 +97,14 @@ def load_float32(folder: str | Path, trust_remote_code: bool, device: str | torc
 
 
 def write_weights(model, folder: Path, gigabytes: float, legacy: bool) -> None:
-    """config.json, generation_config.json and the weights in shards of `gigabytes`: safetensors, or .bin (`legacy`).
+    """Write config.json, generation_config.json and the weights.
 
-    Raises OSError when the disk is full.
+    Args:
+        gigabytes: largest size of a shard.
+        legacy: write .bin files, not safetensors.
+
+    Raises:
+        OSError: the disk is full.
     """
     size = f"{gigabytes}GB"
     with naming_full_disk(folder):
@@ -106,7 +113,7 @@ def write_weights(model, folder: Path, gigabytes: float, legacy: bool) -> None:
             return
         from huggingface_hub import save_torch_state_dict
 
-        # save_pretrained of transformers 5 writes safetensors, whatever it is told
+        # save_pretrained of transformers 5 writes only safetensors
         model.config.architectures = [type(model).__name__]
         model.config.dtype = str(model.dtype).removeprefix("torch.")
         model.config.save_pretrained(folder)
@@ -123,8 +130,8 @@ def write_weights(model, folder: Path, gigabytes: float, legacy: bool) -> None:
 
 
 def settle_memory() -> None:
-    """Give what is free back to the system, and from now on whatever is larger than a megabyte as soon as it is free:
-    glibc would keep weights that are gone for later ones, which are of other sizes."""
+    """Return free memory to the system, and from now on each block above a megabyte once it is freed: glibc would keep
+    the memory of freed weights for later ones, which have other sizes."""
     gc.collect()
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library knows neither

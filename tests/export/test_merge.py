@@ -1,4 +1,4 @@
-"""The merged model is the adapter's, whole or not there."""
+"""The merged model answers as the adapter, and its folder is complete or absent."""
 
 import errno
 import json
@@ -40,9 +40,9 @@ def adapter(run):
 @pytest.mark.parametrize("size", ["5", "0.00005"])
 def test_merged_logits_are_the_adapters(adapter, cache, tmp_path, legacy, pattern, size):
     model = merged(adapter, cache, tmp_path / "out", f"export_legacy_format={legacy}", f"export_size={size}")
-    plain, wanted = adapted_logits(adapter, cache)
-    assert (plain - wanted).abs().max() > 0.01  # the adapter does something
-    torch.testing.assert_close(logits(model), wanted, atol=1e-5, rtol=1e-5)
+    plain, expected = adapted_logits(adapter, cache)
+    assert (plain - expected).abs().max() > 0.01  # the adapter does something
+    torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
     weights = {p for p in (tmp_path / "out").iterdir() if p.suffix in (".safetensors", ".bin")}
     assert weights == set((tmp_path / "out").glob(pattern))
     assert (len(weights) > 1) == (size != "5")  # export_size is heeded
@@ -54,23 +54,23 @@ def test_merged_logits_are_the_adapters(adapter, cache, tmp_path, legacy, patter
             assert all(torch.is_tensor(t) for t in torch.load(path, weights_only=True).values())
 
 
-def test_what_stands_beside_the_weights(run, adapter, cache, tmp_path):
+def test_files_beside_the_weights(run, adapter, cache, tmp_path):
     merged(adapter, cache, tmp_path / "out")
     tokenizer, config = (kind.from_pretrained(tmp_path / "out") for kind in (AutoTokenizer, AutoConfig))
     base = resolve("builtin:tiny", cache)
     chat = [{"role": "user", "content": "what is 1 and 2"}, {"role": "assistant", "content": "3"}]
-    wanted = AutoTokenizer.from_pretrained(base).apply_chat_template(chat)["input_ids"]
-    assert tokenizer.apply_chat_template(chat)["input_ids"] == wanted
+    expected = AutoTokenizer.from_pretrained(base).apply_chat_template(chat)["input_ids"]
+    assert tokenizer.apply_chat_template(chat)["input_ids"] == expected
     ends = [GenerationConfig.from_pretrained(folder).eos_token_id for folder in (tmp_path / "out", base)]
     assert ends[0] == ends[1] == 2
     assert config.architectures == ["LlamaForCausalLM"]
-    told = json.loads((tmp_path / "merge.json").read_text())
-    assert told["max_logit_difference"] < 1e-4
-    assert told["compared_on"] == "5 rows of the run's evaluation"
+    record = json.loads((tmp_path / "merge.json").read_text())
+    assert record["max_logit_difference"] < 1e-4
+    assert record["compared_on"] == "5 rows of the run's evaluation"
     assert not [p for p in tmp_path.iterdir() if p.name not in ("out", "merge.json", LIST)]
 
 
-def test_a_template_of_ones_own_and_its_end_of_turn(adapter, cache, tmp_path):
+def test_another_template_and_its_end_of_turn(adapter, cache, tmp_path):
     merged(adapter, cache, tmp_path / "out", "template=alpaca")
     text = AutoTokenizer.from_pretrained(tmp_path / "out").apply_chat_template(
         [{"role": "user", "content": "hello"}], tokenize=False, add_generation_prompt=True
@@ -100,18 +100,18 @@ def test_a_generation_config_that_contradicts_itself_is_mended(adapter, cache, t
     path = tmp_path / "base" / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"temperature": 0.6, "top_p": 0.9, "do_sample": False}))
     merged(adapter, cache, tmp_path / "out", f"model_name_or_path={tmp_path}/base")
-    told = GenerationConfig.from_pretrained(tmp_path / "out")
-    assert (told.do_sample, told.temperature, told.top_p) == (True, 0.6, 0.9)
+    config = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert (config.do_sample, config.temperature, config.top_p) == (True, 0.6, 0.9)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_has_a_bound_of_its_own(adapter, cache, tmp_path, dtype):
+def test_half_precision_has_another_bound(adapter, cache, tmp_path, dtype):
     model = merged(adapter, cache, tmp_path / "out", f"export_dtype={dtype}")
     assert model.dtype == getattr(torch, dtype)
-    wanted = adapted_logits(adapter, cache)[1]
-    torch.testing.assert_close(logits(model.float()), wanted, atol=0.01, rtol=0.05)
-    told = json.loads((tmp_path / "merge.json").read_text())
-    assert told["merging"][0]["max_logit_difference"] < 1e-5 < told["max_logit_difference"]
+    expected = adapted_logits(adapter, cache)[1]
+    torch.testing.assert_close(logits(model.float()), expected, atol=0.01, rtol=0.05)
+    record = json.loads((tmp_path / "merge.json").read_text())
+    assert record["merging"][0]["max_logit_difference"] < 1e-5 < record["max_logit_difference"]
     with pytest.raises(UserError, match=rf"rounded to {dtype} .* more than rounding_tolerance=1e-06; nothing was"):
         merged(adapter, cache, tmp_path / "no", f"export_dtype={dtype}", "rounding_tolerance=1e-6")
     assert not (tmp_path / "no").exists()
@@ -137,7 +137,7 @@ def test_a_difference_stops_the_export(adapter, cache, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("legacy", ["false", "true"])
-def test_what_is_compared_is_what_was_written(adapter, cache, tmp_path, monkeypatch, legacy):
+def test_the_written_files_are_compared(adapter, cache, tmp_path, monkeypatch, legacy):
     """A weight that goes wrong on its way to the disk."""
 
     def spoilt(model, *more):
@@ -155,19 +155,19 @@ def test_several_adapters_one_after_another(adapter, cache, tmp_path):
     first = write_adapter(tmp_path / "first", tiny_base(cache))
     one = merged(tmp_path / "first", cache, tmp_path / "one")
     torch.testing.assert_close(logits(one), first, atol=1e-5, rtol=1e-5)
-    wanted = write_adapter(tmp_path / "second", one, seed=1)
-    for name, given in (
+    expected = write_adapter(tmp_path / "second", one, seed=1)
+    for name, adapters in (
         ("list", f"[{tmp_path}/first,{tmp_path}/second]"),
         ("commas", f"'{tmp_path}/first,{tmp_path}/second'"),
     ):
-        model = merged(given, cache, tmp_path / name)
-        torch.testing.assert_close(logits(model), wanted, atol=1e-5, rtol=1e-5)
+        model = merged(adapters, cache, tmp_path / name)
+        torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
         assert len(json.loads((tmp_path / "merge.json").read_text())["merging"]) == 2
     text = (tmp_path / "list" / "README.md").read_text()
     assert "`first`, then `second`" in text
     assert "first, merged" in text and "second, merged" in text
     both = merged(f"[{tmp_path}/second,{tmp_path}/first,{adapter}]", cache, tmp_path / "three")
-    assert not torch.allclose(logits(both), wanted, atol=1e-3)
+    assert not torch.allclose(logits(both), expected, atol=1e-3)
 
 
 def test_a_checkpoint_of_a_run(run, cache, tmp_path):
@@ -179,8 +179,8 @@ def test_a_checkpoint_of_a_run(run, cache, tmp_path):
     assert "## Evaluation" not in text, "the run's metrics are of other weights"
 
 
-def test_what_is_there_is_not_replaced_unasked(adapter, cache, tmp_path):
-    def told(*more, folder=tmp_path / "full", path=adapter):
+def test_existing_files_are_not_replaced_without_overwrite(adapter, cache, tmp_path):
+    def refusal(*more, folder=tmp_path / "full", path=adapter):
         with pytest.raises(UserError) as caught:
             merged(path, cache, folder, *more)
         return str(caught.value)
@@ -188,39 +188,39 @@ def test_what_is_there_is_not_replaced_unasked(adapter, cache, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
     (full / "x").write_text("x")
-    assert "is not empty; name another folder or empty it" in told()
+    assert "is not empty; name another folder or empty it" in refusal()
     (full / "config.json").write_text("{}")
-    assert f"{full} holds config.json, a file that near did not write" in told("overwrite=true")
+    assert f"{full} holds config.json, a file that near did not write" in refusal("overwrite=true")
     assert (full / "x").read_text() == "x"
-    assert "or set overwrite=true" not in told()
+    assert "or set overwrite=true" not in refusal()
     out = tmp_path / "out"
     merged(adapter, cache, out)
-    assert "or set overwrite=true" in told("export_dtype=bfloat16", folder=out)
+    assert "or set overwrite=true" in refusal("export_dtype=bfloat16", folder=out)
     (out / "src").mkdir()
     (out / "src" / "thesis.tex").write_text("years")
-    assert f"{out} holds src/thesis.tex, a file that near did not write" in told("overwrite=true", folder=out)
+    assert f"{out} holds src/thesis.tex, a file that near did not write" in refusal("overwrite=true", folder=out)
     assert (out / "src" / "thesis.tex").read_text() == "years" and (out / "model.safetensors").exists()
     (out / "src" / "thesis.tex").unlink()
     merged(adapter, cache, out, "export_dtype=bfloat16", "overwrite=true")
     write_adapter(out / "adapter", tiny_base(cache))
     list_files(out, merged={})
-    assert "which is merged; name another folder" in told("overwrite=true", folder=out, path=out / "adapter")
+    assert "which is merged; name another folder" in refusal("overwrite=true", folder=out, path=out / "adapter")
     (tmp_path / "file").write_text("x")
-    assert "is not empty" in told(folder=tmp_path / "file")
-    assert "is not empty" in told("overwrite=true", folder=tmp_path / "file")
+    assert "is not empty" in refusal(folder=tmp_path / "file")
+    assert "is not empty" in refusal("overwrite=true", folder=tmp_path / "file")
 
 
 def test_bad_input(adapter, cache, tmp_path):
-    def told(*more, path=adapter):
+    def refusal(*more, path=adapter):
         with pytest.raises(UserError) as caught:
             merged(path, cache, tmp_path / "deep" / "out", *more)
         return str(caught.value)
 
-    assert "no adapter_config.json there" in told(path=tmp_path)
-    assert "needs no merge" in told(path=resolve("builtin:tiny", cache))
-    assert "no such folder" in told("model_name_or_path=./nowhere")
-    assert "names no adapter" in told(path="'a,,b'")
-    assert "names no adapter; give a folder, or several as [a,b]" in told(path="[]")
+    assert "has no adapter_config.json" in refusal(path=tmp_path)
+    assert "needs no merge" in refusal(path=resolve("builtin:tiny", cache))
+    assert "no such folder" in refusal("model_name_or_path=./nowhere")
+    assert "names no adapter" in refusal(path="'a,,b'")
+    assert "names no adapter; give a folder, or several as [a,b]" in refusal(path="[]")
     assert not (tmp_path / "deep").exists()
 
 
@@ -245,14 +245,16 @@ def test_a_base_that_lacks_weights_is_refused(adapter, cache, tmp_path):
     path = tmp_path / "base" / "model.safetensors"
     weights = {k: v for k, v in load_file(path).items() if "layers.1.mlp" not in k}
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"are not whole \(3 lack or misfit, first model.layers.1.mlp"):
+    with pytest.raises(
+        UserError, match=r"are incomplete \(3 are missing or of another shape, first model.layers.1.mlp"
+    ):
         merged(adapter, cache, tmp_path / "out", f"model_name_or_path={tmp_path}/base")
 
 
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["_read_back", "list_files", "claim", "write_json"])
-def test_a_merge_killed_at_any_step_is_made_or_found_by_the_next(adapter, cache, tmp_path, caplog, step):
+def test_a_merge_killed_at_any_step_is_finished_by_the_next(adapter, cache, tmp_path, caplog, step):
     words = [f"adapter_name_or_path={adapter}", f"export_dir={tmp_path}/out", f"cache_dir={cache}"]
     words += [f"output_dir={tmp_path}"]
     code = (
@@ -275,8 +277,8 @@ def test_a_merge_killed_at_any_step_is_made_or_found_by_the_next(adapter, cache,
         merged(adapter, cache, tmp_path / "out")
     assert {p.name for p in tmp_path.iterdir()} == {"out", "merge.json", LIST}
     assert ("out is done already" in caplog.text) == whole
-    told = json.loads((tmp_path / "merge.json").read_text())
-    assert told["base"] == "builtin:tiny" and told["export_dir"] == f"{tmp_path}/out" and "sizes" not in told
+    record = json.loads((tmp_path / "merge.json").read_text())
+    assert record["base"] == "builtin:tiny" and record["export_dir"] == f"{tmp_path}/out" and "sizes" not in record
     if whole:
         assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
 
@@ -288,7 +290,7 @@ def test_an_export_takes_the_place_of_no_run(run, adapter, cache, tmp_path):
     assert (run / "adapter" / "adapter_model.safetensors").exists()
 
 
-def test_only_the_same_merge_is_found_done(adapter, cache, tmp_path):
+def test_only_the_same_merge_counts_as_done(adapter, cache, tmp_path):
     merged(adapter, cache, tmp_path / "out")
     merged(adapter, cache, tmp_path / "out")
     with pytest.raises(UserError, match="is not empty"):
@@ -311,7 +313,7 @@ def test_a_full_disk_is_one_line(cache, small_disk, tmp_path, legacy):
     write_adapter(tmp_path / "adapter", base, base=str(tmp_path / "base"))
     resize("3m")
     words = [f"export_legacy_format={legacy}"]
-    with pytest.raises(UserError, match=r"needs 0.0 GB, and 0.0 are free there; free some or name another folder"):
+    with pytest.raises(UserError, match=r"needs 0.0 GB, but 0.0 GB are free; free some space or name another folder"):
         merged(tmp_path / "adapter", cache, disk / "out", *words)
     with pytest.MonkeyPatch.context() as patch:  # it fills up after that
         patch.setattr(module, "_check_room", lambda *a: None)
@@ -326,12 +328,12 @@ def test_a_full_disk_is_one_line(cache, small_disk, tmp_path, legacy):
 
 def test_a_bfloat16_and_a_pickled_base(adapter, cache, tmp_path):
     """Bases are read weight by weight, in whatever dtype and form they lie there."""
-    wanted = None
+    expected = None
     for name, dtype, legacy in (("half", "bfloat16", "false"), ("bin", "bfloat16", "true")):
         merged(adapter, cache, tmp_path / name, f"export_dtype={dtype}", f"export_legacy_format={legacy}")
         folder = tmp_path / f"{name}_merged"
         model = merged(adapter, cache, folder, f"model_name_or_path={tmp_path / name}")
         assert model.dtype == torch.float32
-        wanted = logits(model) if wanted is None else wanted
-        torch.testing.assert_close(logits(model), wanted, atol=1e-6, rtol=1e-6)
+        expected = logits(model) if expected is None else expected
+        torch.testing.assert_close(logits(model), expected, atol=1e-6, rtol=1e-6)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.bfloat16

@@ -37,11 +37,11 @@ def test_a_kind_of_adapter(kind, tied, cache, tmp_path):
         base = untied(base, tmp_path / "base", cache)
         words = [f"model_name_or_path={tmp_path}/base"]
     before = logits(base).clone()
-    wanted = write_adapter(tmp_path / "adapter", base, **KINDS[kind])
-    assert (wanted - before).abs().max() > 0.01
+    expected = write_adapter(tmp_path / "adapter", base, **KINDS[kind])
+    assert (expected - before).abs().max() > 0.01
     for legacy in ("false", "true"):
         model = merged(tmp_path / "adapter", cache, tmp_path / legacy, f"export_legacy_format={legacy}", *words)
-        torch.testing.assert_close(logits(model), wanted, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(logits(model), expected, atol=2e-5, rtol=1e-4)
 
 
 def untied(model, folder, cache):
@@ -57,17 +57,17 @@ def untied(model, folder, cache):
 
 
 @pytest.mark.parametrize("rows", [300, 262])
-def test_a_resized_vocabulary_with_tokens_of_its_own(cache, tmp_path, rows):
+def test_a_resized_vocabulary_with_more_tokens(cache, tmp_path, rows):
     """As trainers save it: the tokenizer and the whole embeddings beside the adapter."""
     base, tokenizer = tiny_base(cache), AutoTokenizer.from_pretrained(resolve("builtin:tiny", cache))
     tokenizer.add_tokens(["<think>", "</think>"], special_tokens=True)
     base.resize_token_embeddings(rows, mean_resizing=False)
-    wanted = write_adapter(tmp_path / "adapter", base, base=resolve("builtin:tiny", cache))
+    expected = write_adapter(tmp_path / "adapter", base, base=resolve("builtin:tiny", cache))
     assert stored(tmp_path / "adapter", "embed_tokens")
     tokenizer.save_pretrained(tmp_path / "adapter")
     model = merged(tmp_path / "adapter", cache, tmp_path / "out")
     assert model.config.vocab_size == rows == model.get_input_embeddings().weight.shape[0]
-    torch.testing.assert_close(logits(model), wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-4)
     again = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert len(again("<think>", add_special_tokens=False)["input_ids"]) == 1
 
@@ -87,7 +87,7 @@ def test_tokens_without_embeddings_are_refused(cache, tmp_path):
         merged(tmp_path / "adapter", cache, tmp_path / "out")
 
 
-def test_what_can_not_be_merged_is_refused(cache, tmp_path):
+def test_an_unmergeable_adapter_is_refused(cache, tmp_path):
     from peft import PromptTuningConfig, get_peft_model
 
     adapted = get_peft_model(tiny_base(cache), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
@@ -101,7 +101,7 @@ def test_what_can_not_be_merged_is_refused(cache, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "made_of"),
+    ("name", "unquantised"),
     [
         ("unsloth/llama-3-8b-Instruct-bnb-4bit", "unsloth/llama-3-8b-Instruct"),
         ("unsloth/Llama-3.2-3B-Instruct-unsloth-bnb-4bit", "unsloth/Llama-3.2-3B-Instruct"),
@@ -114,15 +114,15 @@ def test_what_can_not_be_merged_is_refused(cache, tmp_path):
         ("google/gemma-4b-it", None),
     ],
 )
-def test_a_quantised_base_is_told_by_its_name(cache, tmp_path, name, made_of):
-    if made_of is None:
+def test_a_quantised_base_is_recognised_by_its_name(cache, tmp_path, name, unquantised):
+    if unquantised is None:
         assert not QUANTISED.search(name)
         return
     write_adapter(tmp_path / "adapter", tiny_base(cache), base=name)
     with pytest.raises(UserError) as caught:  # before anything is fetched: tests are offline
         merged(tmp_path / "adapter", cache, tmp_path / "out")
     assert str(caught.value).endswith(
-        f"is quantised, and a merge would round its weights once more; use model_name_or_path={made_of}"
+        f"is quantised, and merging would round its weights again; use model_name_or_path={unquantised}"
     )
     assert name in str(caught.value)
     merged(tmp_path / "adapter", cache, tmp_path / "out", "model_name_or_path=builtin:tiny")
@@ -138,7 +138,7 @@ def test_a_quantised_base_is_told_by_its_name(cache, tmp_path, name, made_of):
         ("mine", "---\n: [\n---\n", "model_name_or_path=NAME of the unquantised model"),
     ],
 )
-def test_a_quantised_base_is_told_by_its_configuration(cache, tmp_path, folder, card, fix):
+def test_a_quantised_base_is_recognised_by_its_configuration(cache, tmp_path, folder, card, fix):
     base = tmp_path / folder
     shutil.copytree(resolve("builtin:tiny", cache), base)
     config = json.loads((base / "config.json").read_text())
@@ -154,7 +154,7 @@ def test_a_quantised_base_is_told_by_its_configuration(cache, tmp_path, folder, 
 
 @pytest.mark.extras
 def test_an_adapter_trained_on_four_bits_is_merged_into_the_whole_base(cache, small_data, tmp_path, caplog):
-    """And how far that is from what was trained is told."""
+    """The difference from the trained model is reported."""
     import logging
 
     from near.training.train import train
@@ -166,9 +166,9 @@ def test_an_adapter_trained_on_four_bits_is_merged_into_the_whole_base(cache, sm
     with caplog.at_level(logging.INFO):
         model = merged(tmp_path / "run" / "adapter", cache, tmp_path / "out")
     assert not hasattr(model.config, "quantization_config")
-    told = json.loads((tmp_path / "merge.json").read_text())
-    assert told["max_logit_difference"] < 1e-4 < told["quantised"]["max_logit_difference"]
-    assert told["quantised"]["quantization"]["bnb_4bit_quant_type"] == "nf4"
+    record = json.loads((tmp_path / "merge.json").read_text())
+    assert record["max_logit_difference"] < 1e-4 < record["quantised"]["max_logit_difference"]
+    assert record["quantised"]["quantization"]["bnb_4bit_quant_type"] == "nf4"
     assert "trained on a quantised base: merged into float32 weights" in caplog.text
     text = (tmp_path / "out" / "README.md").read_text()
     assert "| the adapter on its quantised base |" in text

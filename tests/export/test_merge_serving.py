@@ -78,8 +78,8 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1))
 @pytest.mark.parametrize("words", [["export_dtype=bfloat16"], ["export_legacy_format=true"]])
 def test_memory_is_its_float32_size_and_two_gigabytes(run, real_cache, tmp_path, words):
     size = (real_cache / "assets" / "SmolLM2-135M-Instruct" / "model.safetensors").stat().st_size
-    given = [f"adapter_name_or_path={run}/adapter", f"export_dir={tmp_path}/out", f"cache_dir={real_cache}"]
-    done = process("-c", MEASURED, *given, f"output_dir={tmp_path}/told", *words)
+    options = [f"adapter_name_or_path={run}/adapter", f"export_dir={tmp_path}/out", f"cache_dir={real_cache}"]
+    done = process("-c", MEASURED, *options, f"output_dir={tmp_path}/record", *words)
     assert done.returncode == 0, done.stderr[-500:]
     peak = int(done.stdout.splitlines()[-1]) * 1024
     assert 0 < peak < size + 2e9, f"{peak / 1e6:.0f} MB for a model of {size / 1e6:.0f}"
@@ -96,13 +96,13 @@ def test_vllm_answers_as_the_adapter_did(run, real_cache, tmp_path):
     tokenizer, prompts = questions(run, real_cache)
     prompts += prompts_of(None, tokenizer)[0]
     model = with_adapter(load_base(config.model, str(real_cache)), run / "adapter").eval()
-    wanted = []
+    expected = []
     with torch.no_grad():
         for ids in prompts:
-            asked = torch.tensor([ids])
+            input_ids = torch.tensor([ids])
             made = model.generate(
-                input_ids=asked,
-                attention_mask=torch.ones_like(asked),
+                input_ids=input_ids,
+                attention_mask=torch.ones_like(input_ids),
                 max_new_tokens=24,
                 do_sample=False,
                 temperature=None,
@@ -110,7 +110,7 @@ def test_vllm_answers_as_the_adapter_did(run, real_cache, tmp_path):
                 top_k=None,
                 pad_token_id=tokenizer.pad_token_id,
             )
-            wanted.append(made[0, len(ids) :].tolist())
+            expected.append(made[0, len(ids) :].tolist())
     engine = vllm.LLM(
         model=str(out), dtype="float32", enforce_eager=True, gpu_memory_utilization=0.2, max_model_len=512, seed=0
     )
@@ -118,10 +118,10 @@ def test_vllm_answers_as_the_adapter_did(run, real_cache, tmp_path):
         # the stop tokens, chat template and tokenizer are the export's own
         sampling = vllm.SamplingParams(temperature=0, max_tokens=24)
         made = engine.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
-        assert [list(one.outputs[0].token_ids) for one in made] == wanted
+        assert [list(one.outputs[0].token_ids) for one in made] == expected
         chat = [{"role": "user", "content": "What is the capital of France?"}]
         answered = engine.chat(chat, vllm.SamplingParams(temperature=0, max_tokens=24), use_tqdm=False)[0]
-        assert list(answered.outputs[0].token_ids) == wanted[len(prompts) - 6], "asked as a chat"
+        assert list(answered.outputs[0].token_ids) == expected[len(prompts) - 6], "asked as a chat"
     finally:
         engine.llm_engine.engine_core.shutdown()
 
@@ -132,7 +132,7 @@ def test_vllm_loads_the_legacy_form(run, real_cache, tmp_path):
     import vllm
 
     tokenizer, prompts = questions(run, real_cache)
-    wanted = answers_of_the_run(run)
+    expected = answers_of_the_run(run)
     out = exported(run, real_cache, tmp_path, "export_legacy_format=true", "export_size=0.2")
     engine = vllm.LLM(
         model=str(out), dtype="float32", enforce_eager=True, gpu_memory_utilization=0.2, max_model_len=512, seed=0
@@ -142,6 +142,6 @@ def test_vllm_loads_the_legacy_form(run, real_cache, tmp_path):
         made = engine.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
         ids = [list(one.outputs[0].token_ids) for one in made]
         texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-        assert texts == wanted
+        assert texts == expected
     finally:
         engine.llm_engine.engine_core.shutdown()

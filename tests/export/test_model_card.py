@@ -1,4 +1,4 @@
-"""What an export says of itself, and where it is pushed."""
+"""The model card of an export, and pushing it."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from near.common.errors import UserError
 from near.common.files import read_json
 from near.common.outputs import LIST
 from near.common.run_folder import RunFolder
-from near.export.model_card import label, on_disk, without_places
+from near.export.model_card import label, on_disk, without_folders
 from near.training.train import train
 from tests.conftest import configured, write_rows
 from tests.merging import merged, tiny_base, write_adapter
@@ -35,8 +35,8 @@ def card(run, cache, tmp_path_factory) -> tuple[dict, str]:
     out = tmp_path_factory.mktemp("exports") / "my-model"
     merged(run / "adapter", cache, out)
     text = (out / "README.md").read_text(encoding="utf-8")
-    found = re.match(r"---\n(.*?)\n---\n\n# my-model\n", text, re.DOTALL)
-    return yaml.safe_load(found.group(1)), text
+    front = re.match(r"---\n(.*?)\n---\n\n# my-model\n", text, re.DOTALL)
+    return yaml.safe_load(front.group(1)), text
 
 
 def test_the_front_matter(card):
@@ -99,7 +99,7 @@ def test_no_place_of_this_machine_in_any_file(run, cache, tmp_path):
     ],
 )
 def test_paths_are_cut(text, left):
-    assert without_places(text) == left
+    assert without_folders(text) == left
 
 
 def test_labels(tmp_path):
@@ -113,14 +113,14 @@ def test_labels(tmp_path):
 def test_a_hubs_names_are_in_the_front_matter():
     from omegaconf import OmegaConf
 
-    from near.export.lineage import Adapter, Run
-    from near.export.model_card import Export, _front
+    from near.export.lineage import Adapter, AdapterRun
+    from near.export.model_card import ModelExport, _front
 
     data = {"candidates": {"path": {"a": "org/pool", "b": "x.jsonl"}}, "queries": {"path": ["org/more", "org/pool"]}}
     config = OmegaConf.create({"data": data | {"eval": {"path": None}}})
-    run = Run(RunFolder(Path("nowhere")), config, final=True)
+    run = AdapterRun(RunFolder(Path("nowhere")), config, final=True)
     adapter = Adapter(run.folder, {}, run)
-    front = _front(Export(OmegaConf.create({}), "org/base", None, [adapter]))
+    front = _front(ModelExport(OmegaConf.create({}), "org/base", None, [adapter]))
     assert front["base_model"] == "org/base"
     assert front["datasets"] == ["org/pool", "org/more"]
 
@@ -134,23 +134,23 @@ def test_an_adapter_from_elsewhere(cache, tmp_path):
 
 
 class Hub:
-    """A stand-in for huggingface_hub.HfApi that keeps what it was asked."""
+    """A stand-in for huggingface_hub.HfApi that records its calls."""
 
-    asked: list = []
-    there = False
+    calls: list = []
+    exists = False
     fault: Exception | None = None
 
     def __init__(self, token=None):
-        self.asked.append(("token", token))
+        self.calls.append(("token", token))
 
     def whoami(self):
-        self.asked.append(("whoami",))
+        self.calls.append(("whoami",))
 
     def repo_exists(self, name):
-        return self.there
+        return self.exists
 
     def create_repo(self, name, private, exist_ok):
-        self.asked.append(("create", name, private, exist_ok))
+        self.calls.append(("create", name, private, exist_ok))
         return f"https://huggingface.co/{name}"
 
     def upload_folder(self, repo_id, folder_path, ignore_patterns, commit_message):
@@ -158,14 +158,14 @@ class Hub:
 
         if self.fault:
             raise self.fault
-        self.asked.append(
+        self.calls.append(
             ("upload", repo_id, sorted(p.name for p in Path(folder_path).iterdir() if p.name not in ignore_patterns))
         )
 
 
 @pytest.fixture()
 def hub(monkeypatch):
-    fake = type("Fake", (Hub,), {"asked": []})
+    fake = type("Fake", (Hub,), {"calls": []})
     monkeypatch.setattr("huggingface_hub.HfApi", fake)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     return fake
@@ -176,39 +176,39 @@ def test_push(run, cache, tmp_path, hub, caplog):
 
     with caplog.at_level(logging.INFO):
         merged(run / "adapter", cache, tmp_path / "out", "push_to_hub=me/model")
-    assert ("create", "me/model", True, True) in hub.asked
-    assert hub.asked[-1] == ("upload", "me/model", sorted({p.name for p in (tmp_path / "out").iterdir()} - {LIST}))
-    assert {call[1] for call in hub.asked if call[0] == "token"} == {"hf_secret"}
+    assert ("create", "me/model", True, True) in hub.calls
+    assert hub.calls[-1] == ("upload", "me/model", sorted({p.name for p in (tmp_path / "out").iterdir()} - {LIST}))
+    assert {call[1] for call in hub.calls if call[0] == "token"} == {"hf_secret"}
     assert "pushed to https://huggingface.co/me/model" in caplog.text
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or b"hf_secret" not in path.read_bytes()
-    hub.asked.clear()
+    hub.calls.clear()
     merged(run / "adapter", cache, tmp_path / "not_pushed")
-    assert hub.asked == []
+    assert hub.calls == []
 
 
 def test_a_push_that_can_not_be_is_refused_before_anything_is_loaded(run, cache, tmp_path, hub, monkeypatch):
-    def told(*more):
+    def refusal(*more):
         with pytest.raises(UserError) as caught:
             merged(run / "adapter", cache, tmp_path / "out", *more)
         return str(caught.value)
 
-    assert "push_to_hub=model is not of the form ORG/NAME" in told("push_to_hub=model")
-    hub.there = True
-    assert "push_to_hub=me/model is there already; name another model or set overwrite=true" in told(
+    assert "push_to_hub=model is not of the form ORG/NAME" in refusal("push_to_hub=model")
+    hub.exists = True
+    assert "push_to_hub=me/model exists already; name another model or set overwrite=true" in refusal(
         "push_to_hub=me/model"
     )
-    hub.there = False
+    hub.exists = False
     monkeypatch.setattr(hub, "whoami", lambda self: (_ for _ in ()).throw(OSError("401 Unauthorized")))
-    assert "the hub refuses HF_TOKEN or is away (401 Unauthorized)" in told("push_to_hub=me/model")
+    assert "the hub refuses HF_TOKEN or is unreachable (401 Unauthorized)" in refusal("push_to_hub=me/model")
     monkeypatch.delenv("HF_TOKEN")
-    assert "put it into the environment variable HF_TOKEN" in told("push_to_hub=me/model")
+    assert "put it into the environment variable HF_TOKEN" in refusal("push_to_hub=me/model")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_push_that_fails_leaves_a_whole_export(run, cache, tmp_path, hub):
     hub.fault = OSError("connection lost")
-    with pytest.raises(UserError, match=r"failed \(connection lost\); .*out is whole: hf upload me/model"):
+    with pytest.raises(UserError, match=r"failed \(connection lost\); .*out is complete: hf upload me/model"):
         merged(run / "adapter", cache, tmp_path / "out", "push_to_hub=me/model", "push_private=false")
-    assert ("create", "me/model", False, True) in hub.asked
+    assert ("create", "me/model", False, True) in hub.calls
     assert (tmp_path / "out" / "model.safetensors").exists()
