@@ -1,4 +1,4 @@
-"""The untrained model in every comparison: evaluated once for all runs, and found in the cache by the others."""
+"""The untrained model of every comparison: evaluated once, then read from the cache by all runs."""
 
 import contextlib
 import logging
@@ -23,14 +23,19 @@ from near.models.tokens import OPTIONS
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 5  # of what is kept; changes with what graders make of an answer
+SCHEMA_VERSION = 5  # of cached evaluations; raise it when a grader's grades change
 
 
 def base_metrics(
     cfg: DictConfig, model: DictConfig, sets: Sets, loaded=None, together: bool = False
 ) -> tuple[dict, list[dict]]:
-    """Metrics and answers of an untrained model on all sets; each set is measured once, and then found. `together`:
-    the job's processes hold parts of the model, so that all of them measure where one does."""
+    """Metrics and answers of an untrained model on all sets; each set is measured once, then read from the cache.
+
+    Args:
+        model: the configuration's `model`.
+        loaded: the model, if it is loaded already.
+        together: the job's processes hold parts of the model, so that all of them measure if one does.
+    """
     metrics, answers = measure_all(lambda rows: _one(cfg, model, rows, loaded, together), sets)
     if not together:
         folder = base_folder(model, cfg.cache_dir)
@@ -44,7 +49,7 @@ def base_metrics(
 def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded, together: bool) -> tuple[dict, list[dict]]:
     target = _folder(cfg, model, rows)
 
-    def work() -> tuple[dict, list[dict]]:
+    def evaluate() -> tuple[dict, list[dict]]:
         tokenizer = load_tokenizer(model, cfg.cache_dir)
         base = load_base(model, cfg.cache_dir) if loaded is None else loaded
         with answering(cfg, base, tokenizer, base_folder(model, cfg.cache_dir)) as answer:
@@ -54,16 +59,16 @@ def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded, together: bool)
         return metrics, answers
 
     def make(new: Path) -> None:
-        metrics, answers = work()
+        metrics, answers = evaluate()
         write_json(new / "base.json", {"metrics": metrics, "answers": answers})
 
     if target.exists() and is_main():
         log.info(f"base model: evaluation on {rows.name} is in the cache")
     if not together:
         return cached(target, make, _read)
-    if (before := existing(target, _read)) is not None:
-        return before
-    metrics, answers = work()
+    if (cached_result := existing(target, _read)) is not None:
+        return cached_result
+    metrics, answers = evaluate()
     if is_main():
         with folder_aside(target, replace=True) as new:
             write_json(new / "base.json", {"metrics": metrics, "answers": answers})
@@ -76,25 +81,25 @@ def _read(target: Path) -> tuple[dict, list[dict]]:
 
 
 def _folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
-    """Where the evaluation of an untrained model is kept, by all that decides it."""
+    """The cache folder of an untrained model's evaluation; its key is computed from all that decides the result."""
     evaluation = outcome(cfg)["evaluation"]
     for name in ("at_rounds", "lm_eval"):
         evaluation.pop(name, None)
-    made_of = [
+    key_parts = [
         SCHEMA_VERSION,
         of_model(model, base_folder(model, cfg.cache_dir)),
-        {name: cfg.data.get(name) for name in OPTIONS if name != "train_on_prompt"},  # answers alone are measured
+        {name: cfg.data.get(name) for name in OPTIONS if name != "train_on_prompt"},  # only answers are measured
         rows.fingerprint,
         graded_columns(cfg, rows),
         evaluation,
     ]
     if cfg.evaluation.get("unsafe"):
-        made_of.append("unsafe")
-    return cache_folder(cfg.cache_dir, "evaluations", digest(made_of))
+        key_parts.append("unsafe")
+    return cache_folder(cfg.cache_dir, "evaluations", digest(key_parts))
 
 
 class BaseMetrics(TrainerCallback):
-    """`metrics` and `answers` of the model before training; None where they are not known."""
+    """`metrics` and `answers` of the model before training; None if they are unknown."""
 
     def __init__(self, cfg: DictConfig, sets: Sets):
         self.cfg, self.sets, self.metrics, self.answers = cfg, sets, None, None
@@ -103,12 +108,12 @@ class BaseMetrics(TrainerCallback):
         self.metrics, self.answers = base_metrics(self.cfg, self.cfg.model, self.sets, model, together)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        """Measure a model whose weights are spread over all processes, without its adapter."""
+        """Measure a model that is sharded over all processes, without its adapter."""
         adapted = "_target_" in self.cfg.finetuning
-        if not adapted and state.global_step:  # resumed: these are not the base's weights any more
-            kept = [existing(_folder(self.cfg, self.cfg.model, rows), _read) for rows in self.sets.all()]
-            if all(kept):
-                self.measure(model, together=True)  # all of it is found
+        if not adapted and state.global_step:  # resumed: these are no longer the base's weights
+            cached_sets = [existing(_folder(self.cfg, self.cfg.model, rows), _read) for rows in self.sets.all()]
+            if all(cached_sets):
+                self.measure(model, together=True)  # reads the cache
             return
         with torch.random.fork_rng(), model.disable_adapter() if adapted else contextlib.nullcontext():
             self.measure(model, together=True)

@@ -1,4 +1,4 @@
-"""Benchmarks by name through lm-eval (evaluation.lm_eval), local task files included; what the base scores is kept."""
+"""Benchmarks of lm-eval and of local task files (evaluation.lm_eval); the base model's scores are cached."""
 
 import functools
 import importlib.util
@@ -17,11 +17,11 @@ from near.models.fingerprint import of_model
 
 log = logging.getLogger(__name__)
 
-OPTIONS = ("num_fewshot", "limit", "apply_chat_template")  # what is handed to lm_eval.simple_evaluate as it is
+OPTIONS = ("num_fewshot", "limit", "apply_chat_template")  # passed to lm_eval.simple_evaluate
 
 
 def check_benchmarks(evaluation: DictConfig, sharded: bool = False) -> None:
-    """UserError where lm-eval, a task or a task's data is not to be had; nothing is asked for without tasks."""
+    """UserError if lm-eval, a task or its data is not available. Without tasks nothing is checked."""
     if evaluation.lm_eval.tasks:
         if sharded:
             raise UserError("evaluation.lm_eval.tasks: the model is spread over all processes; later: eval.py run=RUN")
@@ -30,7 +30,7 @@ def check_benchmarks(evaluation: DictConfig, sharded: bool = False) -> None:
 
 @functools.lru_cache(maxsize=2)
 def _tasks(options: str):
-    """The task manager (reading lm-eval's list of tasks takes seconds) and the tasks by name, their data loaded."""
+    """The task manager (cached: reading lm-eval's tasks takes seconds), and the tasks by name with their data."""
     options = json.loads(options)
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError("evaluation.lm_eval.tasks: lm-eval is not installed; pip install -r requirements-lm-eval.txt")
@@ -45,17 +45,21 @@ def _tasks(options: str):
             raise UserError(f"evaluation.lm_eval.tasks: {name} is no task{did_you_mean(name, manager.all_tasks)}")
     try:
         return manager, manager.load(options["tasks"])["tasks"]
-    except Exception as error:  # whatever a task's file or the library that reads its data raises
+    except Exception as error:  # task files and the libraries that read their data raise anything
         raise UserError(
             f"evaluation.lm_eval.tasks={options['tasks']} can't be loaded ({one_line(error)[:200]})"
         ) from error
 
 
 def benchmarks(model, tokenizer, evaluation: DictConfig, lenient: bool = False) -> dict | None:
-    """By task and group, by metric: value, stderr (lm-eval's, None where it has none) and higher_is_better; and n, its
-    number of examples. None without tasks.
+    """Scores by task or group and metric: value, stderr (lm-eval's, or None) and higher_is_better; and `n` examples.
 
-    `lenient`: a fault is told, and the result None, in the place of an error.
+    Args:
+        evaluation: the configuration's `evaluation`.
+        lenient: log an error and return None instead of raising.
+
+    Returns:
+        None without tasks.
     """
     if not evaluation.lm_eval.tasks:
         return None
@@ -78,36 +82,40 @@ def _scores(model, tokenizer, options: dict, manager) -> dict:
     from lm_eval.models.huggingface import HFLM
 
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options["batch_size"])
-    # its seeds stay its own: the same few-shot examples for every run
-    told = lm_eval.simple_evaluate(
+    # lm-eval's default seeds: the same few-shot examples for every run
+    results = lm_eval.simple_evaluate(
         wrapped,
         tasks=list(options["tasks"]),
         task_manager=manager,
         log_samples=False,
         **{name: options[name] for name in OPTIONS},
     )
-    found = {}
-    for task, values in told["results"].items():
-        better = told.get("higher_is_better", {}).get(task, {})
-        found[task] = {"n": (told.get("n-samples", {}).get(task) or {}).get("effective")}
+    scores = {}
+    for task, values in results["results"].items():
+        better = results.get("higher_is_better", {}).get(task, {})
+        scores[task] = {"n": (results.get("n-samples", {}).get(task) or {}).get("effective")}
         for name, value in values.items():
             metric, _, filtered = name.partition(",")
             if not filtered or metric.endswith("_stderr") or isinstance(value, bool | str):
                 continue
             error = values.get(f"{metric}_stderr,{filtered}")
-            found[task][metric if filtered == "none" else f"{metric} ({filtered})"] = {
+            scores[task][metric if filtered == "none" else f"{metric} ({filtered})"] = {
                 "value": value,
                 "stderr": error if isinstance(error, float) else None,
                 "higher_is_better": better.get(metric),
             }
-    return found
+    return scores
 
 
 def base_benchmarks(
     cfg: DictConfig, model: DictConfig, folder: str, load: Callable[[], tuple[Any, Any]]
 ) -> dict | None:
-    """Those of the untrained model, kept by its files in `folder`, and by the tasks and their data. `load`: makes the
-    model and its tokenizer where they are needed."""
+    """Scores of the untrained model, cached under its files, the tasks and their data; None without tasks.
+
+    Args:
+        folder: the model's files.
+        load: loads the model and its tokenizer; called only if the scores are not in the cache.
+    """
     if not cfg.evaluation.lm_eval.tasks:
         return None
     options: Any = OmegaConf.to_container(cfg.evaluation.lm_eval)
@@ -118,9 +126,9 @@ def base_benchmarks(
         [name, json.loads(json.dumps(task.dump_config(), default=str)), digest(list(task.eval_docs)), _examples(task)]
         for name, task in sorted(tasks.items())
     ]
-    made_of = [lm_eval.__version__, of_model(model, folder), content]
-    made_of += [options[name] for name in (*OPTIONS, "tasks")]
-    target = cache_folder(cfg.cache_dir, "benchmarks", digest(made_of))
+    key_parts = [lm_eval.__version__, of_model(model, folder), content]
+    key_parts += [options[name] for name in (*OPTIONS, "tasks")]
+    target = cache_folder(cfg.cache_dir, "benchmarks", digest(key_parts))
     if target.exists():
         log.info("base model: benchmarks are in the cache")
 
@@ -132,18 +140,18 @@ def base_benchmarks(
 
 
 def _examples(task) -> str | None:
-    """Of the rows that a task's few-shot examples are drawn from; None where it has none."""
+    """Digest of the rows that a task draws few-shot examples from; None if there are none."""
     if not (task.has_training_docs() or task.has_validation_docs() or task.config.fewshot_split):
         return None
     return digest(list(task.fewshot_docs() or ()))
 
 
 def shown(scores: dict | None) -> str:
-    """Every task's first metric, for a line."""
-    told = [(task, first(values)) for task, values in (scores or {}).items()]
-    return "".join(f", {task} {value:.3f}" for task, value in told if value is not None)
+    """Each task's first metric, as the end of a line."""
+    firsts = [(task, first(values)) for task, values in (scores or {}).items()]
+    return "".join(f", {task} {value:.3f}" for task, value in firsts if value is not None)
 
 
 def first(values: dict) -> float | None:
-    """A task's value of its first metric."""
+    """The value of a task's first metric."""
     return next((v["value"] for k, v in values.items() if k != "n"), None)

@@ -1,4 +1,4 @@
-"""What eval.py does, and the files that an evaluation leaves."""
+"""What eval.py does, and the files that an evaluation writes."""
 
 import copy
 import logging
@@ -29,8 +29,12 @@ SCHEMA_VERSION = 2  # of metrics.json
 
 
 def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], None]) -> None:
-    """What eval.py does: metrics.json and answers.jsonl of a model, of a model with an adapter, or of a run, whose
-    configuration `check` is given when it is read."""
+    """What eval.py does: write metrics.json and answers.jsonl of a model, a model with an adapter, or a run.
+
+    Args:
+        cfg: the configuration of eval.py.
+        check: called with the configuration once a run's has been merged into it; raises UserError.
+    """
     adapter, described, base_model = cfg.adapter_name_or_path, {"selector": None, "seed": None}, cfg.model
     if cfg.run is not None:
         config, adapter, described = _run_parts(Path(cfg.run), cfg.allow_targets)
@@ -47,7 +51,7 @@ def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], No
     if adapter is None:
         metrics, answers = base_metrics(cfg, cfg.model, sets)
     else:
-        _look_for_adapter(adapter)
+        _check_adapter(adapter)
         tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
         model = with_adapter(load_base(cfg.model, cfg.cache_dir), adapter)
         with answering(cfg, model, tokenizer, base_folder(cfg.model, cfg.cache_dir), adapter) as answer:
@@ -66,15 +70,15 @@ def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], No
 
 
 def _run_parts(folder: Path, allow_targets: object) -> tuple[DictConfig, str | None, dict]:
-    """A run's configuration, its adapter (None: every weight was trained) and what its metrics say of it."""
+    """A run's configuration, its adapter (None: every weight was trained), and its entries for metrics.json."""
     files = RunFolder(folder)
     if not files.is_trained:
-        raise UserError(f"run={folder}: no train_metrics.json there; give the output_dir of a finished train.py")
+        raise UserError(f"run={folder} has no train_metrics.json; give the output_dir of a finished train.py")
     if not files.has_config:
-        raise UserError(f"run={folder}: no config.yaml there; give the output_dir of a finished train.py")
+        raise UserError(f"run={folder} has no config.yaml; give the output_dir of a finished train.py")
     trained, config = files.training, files.config(allow_targets, retyped=True)
     try:
-        kept = {
+        described = {
             "selector": trained["selector"],
             "seed": config.seed,
             "max_K": trained.get("max_K", config.max_K),
@@ -83,12 +87,12 @@ def _run_parts(folder: Path, allow_targets: object) -> tuple[DictConfig, str | N
     except (KeyError, OmegaConfBaseException) as error:
         raise UserError(f"run={folder}: its config.yaml is damaged ({one_line(error)})") from error
     if (weights := files.weights()) is None:
-        raise UserError(f"run={folder}: neither adapter/ nor model/ is there; train it again")
-    return config, str(weights[1]) if weights[0] == "adapter" else None, kept
+        raise UserError(f"run={folder} has neither adapter/ nor model/; train it again")
+    return config, str(weights[1]) if weights[0] == "adapter" else None, described
 
 
 def _with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
-    """`cfg` with the run's data, model and evaluation settings, under what the command itself names."""
+    """`cfg` with the run's data, model and evaluation settings, except those set by the command."""
     typed = OverridesParser.create().parse_overrides(raw_words(HydraConfig.get().overrides.task))
     groups = {override.key_or_group for override in typed}
     cfg = copy.deepcopy(cfg)
@@ -97,7 +101,7 @@ def _with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
             if not isinstance(run.get(part), DictConfig):
                 raise UserError(f"run={cfg.run}: its config.yaml is damaged (no group {part})")
             cfg[part] = run[part]
-            if part == "evaluation":  # the run's configuration does not decide what runs without a sandbox
+            if part == "evaluation":  # a run's configuration must not turn the sandbox off
                 OmegaConf.update(cfg, "evaluation.unsafe", False, force_add=True)
             for override in typed:
                 if override.key_or_group.startswith(f"{part}."):
@@ -105,17 +109,21 @@ def _with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
     return cfg
 
 
-def _look_for_adapter(path: str) -> None:
+def _check_adapter(path: str) -> None:
     if not (Path(path) / "adapter_config.json").is_file():
-        raise UserError(f"adapter_name_or_path={path}: no adapter_config.json there; give a run's adapter folder")
+        raise UserError(f"adapter_name_or_path={path} has no adapter_config.json; name a run's adapter folder")
 
 
 def write_metrics(
     folder: Path, metrics: dict, answers: list[dict], base_answers: list[dict] | None, cfg: DictConfig
 ) -> None:
-    """answers.jsonl, base_answers.jsonl (the untrained model's), dataflow.jsonl (the answers in the form that
-    DataFlow's evaluation reads), and metrics.json last: where it is, the evaluation is whole."""
-    remove(folder, *ANSWERS[1:])  # an earlier evaluation may have left what this one does not write
+    """Write an evaluation's files; metrics.json last, so that where it exists the others are complete.
+
+    Args:
+        answers: for answers.jsonl, and for dataflow.jsonl in the format of DataFlow's evaluation.
+        base_answers: the untrained model's, for base_answers.jsonl; None: not written.
+    """
+    remove(folder, *ANSWERS[1:])  # left by an earlier evaluation, and not written by this one
     write_jsonl(folder / "answers.jsonl", answers)
     if base_answers is not None:
         write_jsonl(folder / "base_answers.jsonl", base_answers)
@@ -133,6 +141,7 @@ def write_metrics(
 
 
 def summary(metrics: dict) -> str:
+    """One line for the log: target loss, scores and benchmarks."""
     right = "" if metrics["answers_right"] is None else f", answers right {metrics['answers_right']}/{metrics['rows']}"
     value = metrics["target_loss"]
     shown_loss = "not a finite number" if value is None or not math.isfinite(value) else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""Who answers in an evaluation: the loaded model through transformers, or vLLM from the files it was saved to."""
+"""Generation of answers: by the loaded model through transformers, or by vLLM from the model's files."""
 
 import contextlib
 import importlib.util
@@ -15,31 +15,35 @@ from near.common.errors import UserError, one_line
 from near.common.files import read_json
 from near.models.tokens import stop_ids
 
-Answer = Callable[[list[list[int]]], list[str]]  # token ids of prompts -> greedy answers
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
+Answerer = Callable[[list[list[int]]], list[str]]  # token ids of prompts -> greedy answers
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the LoRA ranks that vLLM allocates
 
 
 def check_backend(cfg: DictConfig, sharded: bool = False) -> None:
-    """UserError where evaluation.backend=vllm can't answer for this configuration."""
+    """UserError if evaluation.backend=vllm can't generate answers for this configuration."""
     if cfg.evaluation.backend != "vllm" or not cfg.evaluation.answers:
         return
-    why = None
+    reason = None
     if importlib.util.find_spec("vllm") is None:
         raise UserError("evaluation.backend=vllm: vLLM is not installed; pip install -r requirements-vllm.txt")
     if sharded:
-        why = "the model is spread over all processes; evaluate later with eval.py, or"
+        reason = "the model is spread over all processes; evaluate later with eval.py, or"
     elif cfg.model.get("quantization") is not None:
-        why = "the base is quantised;"
+        reason = "the base is quantised;"
     elif OmegaConf.select(cfg, "finetuning.use_dora"):
-        why = "vLLM has no DoRA;"
-    if why is not None:
-        raise UserError(f"evaluation.backend=vllm: {why} use evaluation.backend=transformers")
+        reason = "vLLM has no DoRA;"
+    if reason is not None:
+        raise UserError(f"evaluation.backend=vllm: {reason} use evaluation.backend=transformers")
 
 
 @contextlib.contextmanager
-def answering(cfg: DictConfig, model, tokenizer, folder: str, adapter: str | None = None) -> Iterator[Answer]:
-    """Who answers for `model`, whose files are in `folder` and whose adapter's in `adapter`; an engine that was
-    started, once something was asked, ends with the block."""
+def answering(cfg: DictConfig, model, tokenizer, folder: str, adapter: str | None = None) -> Iterator[Answerer]:
+    """What generates answers for `model`. vLLM is started with the first prompts and ended with the block.
+
+    Args:
+        folder: the files of the model, without its adapter.
+        adapter: the adapter's folder, if any.
+    """
     if cfg.evaluation.backend == "transformers":
         yield lambda prompts: with_transformers(model, tokenizer, prompts, cfg.evaluation)
         return
@@ -51,16 +55,22 @@ def answering(cfg: DictConfig, model, tokenizer, folder: str, adapter: str | Non
 
 
 def with_transformers(model, tokenizer, prompts: list[list[int]], evaluation: DictConfig) -> list[str]:
-    """Greedy answers in batches sorted by length, at most `max_new_tokens` long, with the white space they begin and
-    end with: code may begin with its indentation."""
+    """Greedy answers, at most `max_new_tokens` long, generated in batches of prompts of similar length.
+
+    White space at their ends stays: code may begin with its indentation.
+
+    Args:
+        prompts: token ids of each prompt.
+        evaluation: the configuration's `evaluation`.
+    """
     if isinstance(model, FSDPModule) and "generate" not in vars(model):
-        register_fsdp_forward_method(model, "generate")  # else it would bypass what gathers the outermost weights
+        register_fsdp_forward_method(model, "generate")  # otherwise generate would not gather the root's weights
     answers = [""] * len(prompts)
     for part in tqdm(batches(list(map(len, prompts)), evaluation.batch_size), desc="answering", mininterval=1):
         batch = tokenizer.pad({"input_ids": [prompts[i] for i in part]}, padding_side="left", return_tensors="pt").to(
             model.device
         )
-        made = model.generate(
+        tokens = model.generate(
             **batch,
             max_new_tokens=evaluation.max_new_tokens,
             do_sample=False,
@@ -70,15 +80,15 @@ def with_transformers(model, tokenizer, prompts: list[list[int]], evaluation: Di
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=stop_ids(model, tokenizer) or None,
         )
-        texts = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        texts = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(part, texts, strict=True):
             answers[i] = text
     return answers
 
 
 class Engine:
-    """vLLM, started at the first question. It takes the weights from files and the dtype, the tokenizer and the tokens
-    that end an answer from the loaded model, so that both backends answer by the same rules."""
+    """vLLM, started with the first prompts. It reads the weights from files; dtype, tokenizer and end tokens are those
+    of the loaded model, so that both backends answer by the same rules."""
 
     def __init__(self, cfg: DictConfig, model, tokenizer, folder: str, adapter: str | None):
         self.cfg, self.tokenizer, self.folder, self.adapter = cfg, tokenizer, folder, adapter
@@ -100,9 +110,9 @@ class Engine:
             detokenize=False,
         )
         adapter = LoRARequest("adapter", 1, str(Path(self.adapter).resolve())) if self.adapter else None
-        asked = [{"prompt_token_ids": ids} for ids in prompts]
-        made = self.engine.generate(asked, sampling, lora_request=adapter, use_tqdm=False)
-        ids = [list(one.outputs[0].token_ids) for one in made]
+        inputs = [{"prompt_token_ids": ids} for ids in prompts]
+        outputs = self.engine.generate(inputs, sampling, lora_request=adapter, use_tqdm=False)
+        ids = [list(output.outputs[0].token_ids) for output in outputs]
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def _started(self, vllm):
@@ -115,10 +125,10 @@ class Engine:
             "seed": self.cfg.seed,
         }
         if self.adapter is not None:
-            described = read_json(Path(self.adapter) / "adapter_config.json")
-            if described.get("use_dora"):
+            config = read_json(Path(self.adapter) / "adapter_config.json")
+            if config.get("use_dora"):
                 raise UserError("evaluation.backend=vllm: vLLM has no DoRA; use evaluation.backend=transformers")
-            rank = max([described["r"], *(described.get("rank_pattern") or {}).values()])
+            rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
             options |= {"enable_lora": True, "max_lora_rank": next((r for r in RANKS if r >= rank), rank)}
         try:
             return vllm.LLM(**options, **OmegaConf.to_container(self.cfg.evaluation.engine, resolve=True))
@@ -129,7 +139,7 @@ class Engine:
             ) from error
 
     def close(self) -> None:
-        """End the engine, so that its memory is free for what follows."""
+        """End the engine and free its memory."""
         if self.engine is not None:
             self.engine.llm_engine.engine_core.shutdown()
             self.engine = None

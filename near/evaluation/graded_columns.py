@@ -1,4 +1,4 @@
-"""Which columns of a source graders read beside its messages, and a fingerprint of them."""
+"""The columns of a source that graders read beside its messages, and their fingerprint."""
 
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
@@ -9,7 +9,7 @@ from near.data.rows import Rows
 
 
 def graded_columns(cfg: DictConfig, rows: Rows) -> str | None:
-    """Of the columns that the graders of `cfg` read of `rows`; None where they read messages alone."""
+    """Fingerprint of the columns that the graders of `cfg` read from `rows`; None if they read only messages."""
     if not cfg.evaluation.answers or (names := columns_read(cfg.evaluation)) == ():
         return None
     chosen = (dict(row) for _, row in raw_rows(cfg.data, rows, rows.eligible(), cfg.cache_dir))
@@ -19,7 +19,7 @@ def graded_columns(cfg: DictConfig, rows: Rows) -> str | None:
 
 
 def columns_read(evaluation: DictConfig) -> tuple[str, ...] | None:
-    """The columns of a source that the graders read, ascending; None: any."""
+    """The columns that the graders read, sorted; None: all columns."""
     graders = list((evaluation.graders or {}).values())
     chosen = [options for options in graders if getattr(get_class(options._target_), "columns", ())]
     named = [instantiate(options).columns for options in chosen]

@@ -1,4 +1,4 @@
-"""95% intervals: over examples by the bootstrap, over seeds by Student's t. bench/intervals.py says what they hold."""
+"""95% intervals: over examples by the bootstrap, over seeds by Student's t. Coverage: bench/intervals.py."""
 
 import functools
 
@@ -6,18 +6,21 @@ import numpy as np
 
 LEVEL = 0.95
 RESAMPLES = 2000
-HELD = 4_000_000  # draws that are held at a time
+MAX_DRAWS = 4_000_000  # draws in memory at a time
 
 
 def over_examples(
     sums: np.ndarray, weights: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float] | None:
-    """Of one model's sum(sums) / sum(weights), (n,) each: an example's summed losses and its tokens, or its score and
-    1. None for fewer than two examples.
+    """Interval of one model's mean, sum(sums) / sum(weights), over examples; None for fewer than two.
 
-    Percentiles of the bootstrap that draws examples with replacement, taken a little farther out, as the plain ones are
-    too narrow by sqrt((n - 1) / n) and by the normal's quantiles in the place of t's ("expanded percentile interval",
-    Hesterberg, What Teachers Should Know about the Bootstrap, 2015, section 3.3).
+    Percentiles of the bootstrap that draws examples with replacement. They are taken farther out, because the plain
+    ones are too narrow by sqrt((n - 1) / n) and use the normal's quantiles instead of t's ("expanded percentile
+    interval", Hesterberg, What Teachers Should Know about the Bootstrap, 2015, section 3.3).
+
+    Args:
+        sums: (n,), each example's summed losses, or its score.
+        weights: (n,), each example's tokens, or 1.
     """
     from scipy.stats import bootstrap, norm
 
@@ -25,30 +28,33 @@ def over_examples(
     if n < 2:
         return None
     wide = 2 * norm.cdf(np.sqrt(n / (n - 1)) * _quantile(n - 1)) - 1
-    found = bootstrap(
+    interval = bootstrap(
         (np.asarray(sums, dtype=np.float64), np.asarray(weights, dtype=np.float64)),
         lambda s, w, axis: s.sum(axis=axis) / w.sum(axis=axis),
         paired=True,
         vectorized=True,
         n_resamples=resamples,
-        batch=max(1, HELD // n),
+        batch=max(1, MAX_DRAWS // n),
         confidence_level=wide,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)
 
 
 def over_pairs(
     differences: np.ndarray, weights: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float] | None:
-    """Of sum(differences) / sum(weights), (n,) each: two models' summed losses of an example, one less the other, and
-    its tokens, or their scores and 1. None for fewer than two examples.
+    """Interval of two models' mean difference, sum(differences) / sum(weights), over examples; None for fewer than two.
 
-    The wild bootstrap: every example's residual keeps its size and draws its sign, which two models that do not
-    differ would have drawn, too; symmetric, and studentised by the ratio's own standard error (Wu 1986, Liu 1988;
-    Cameron, Gelbach and Miller, Bootstrap-Based Improvements, 2008). Where differences have long tails it holds what it
-    promises, which drawing pairs with replacement does not (LOG.md).
+    The wild bootstrap: each example's residual keeps its size and draws a random sign, as if the models did not differ.
+    It is symmetric and studentised by the ratio's standard error (Wu 1986, Liu 1988; Cameron, Gelbach and Miller,
+    Bootstrap-Based Improvements, 2008). Its coverage is right even if differences have long tails, unlike that of
+    drawing pairs with replacement (LOG.md).
+
+    Args:
+        differences: (n,), one model's summed losses of each example minus the other's, or of their scores.
+        weights: (n,), each example's tokens, or 1.
     """
     n = len(differences)
     if n < 2:
@@ -60,20 +66,22 @@ def over_pairs(
     error = np.sqrt(small * (residuals**2).sum()) / total
     if error == 0:
         return float(estimate), float(estimate)
-    found = []
-    for start in range(0, resamples, step := max(1, HELD // n)):
+    ratios = []
+    for start in range(0, resamples, step := max(1, MAX_DRAWS // n)):
         signs = rng.integers(0, 2, (min(step, resamples - start), n), dtype=np.int8) * 2.0 - 1
-        means = signs @ residuals / total
+        means = signs @ residuals / total  # (n_resamples, n) @ (n,)
         left = (residuals**2).sum() - 2 * means * (signs @ (residuals * w)) + means**2 * (w**2).sum()
         errors = np.sqrt(small * np.maximum(left, 0)) / total
-        found.append(np.abs(means) / np.maximum(errors, np.finfo(float).tiny))
-    half = float(np.quantile(np.concatenate(found), LEVEL)) * error
+        ratios.append(np.abs(means) / np.maximum(errors, np.finfo(float).tiny))
+    half = float(np.quantile(np.concatenate(ratios), LEVEL)) * error
     return float(estimate - half), float(estimate + half)
 
 
 def over_seeds(values: np.ndarray) -> tuple[float, float] | None:
-    """Of the mean of independent runs' `values`, (k,), such as differences of two selectors with the same seed: mean ±
-    t(k - 1) s / sqrt(k); None for fewer than two. It holds what it promises where values are normal."""
+    """Interval of the mean of independent runs' values, (k,): mean ± t(k - 1) s / sqrt(k); None for fewer than two.
+
+    For example, differences of two selectors with the same seed. The coverage is right if values are normal.
+    """
     k = len(values)
     if k < 2:
         return None
@@ -83,11 +91,12 @@ def over_seeds(values: np.ndarray) -> tuple[float, float] | None:
 
 @functools.cache
 def _quantile(freedom: int) -> float:
-    """Student's t that leaves half of what LEVEL lacks above it."""
+    """The (1 + LEVEL) / 2 quantile of Student's t with `freedom` degrees of freedom."""
     from scipy.stats import t
 
     return float(t.ppf((1 + LEVEL) / 2, freedom))
 
 
 def holds_zero(interval: tuple[float, float]) -> bool:
+    """Whether the interval includes 0: no difference is shown."""
     return interval[0] <= 0 <= interval[1]

@@ -1,4 +1,4 @@
-"""What a model does on a set of rows: target loss with its interval, greedy answers, and their grades."""
+"""Evaluation of a model on a set of rows: target loss with its interval, greedy answers, and their grades."""
 
 import logging
 import math
@@ -19,8 +19,7 @@ from near.data.formats.formats import is_plain
 from near.data.loading import given, load, more_sets, raw_rows
 from near.data.rows import Rows
 from near.evaluation.benchmarks import check_benchmarks
-from near.evaluation.generation import Answer as Asked
-from near.evaluation.generation import check_backend, with_transformers
+from near.evaluation.generation import Answerer, check_backend, with_transformers
 from near.evaluation.graded_columns import graded_columns
 from near.evaluation.graders.base import Answer, Grade, Grader
 from near.evaluation.intervals import over_examples
@@ -30,13 +29,13 @@ from near.models.tokens import Collator
 
 log = logging.getLogger(__name__)
 
-LOSS_TOKENS = 1024  # of a batch whose logits are held: float32 over the vocabulary, several times over
+LOSS_TOKENS = 1024  # tokens of a batch: its logits are several float32 copies of (tokens, vocabulary)
 
 
 @dataclass(frozen=True)
 class Sets:
-    """What is evaluated: the target's rows, and further sets by name. `seen`: the target's are the queries, which
-    selection saw."""
+    """The rows that are evaluated: the target's, and further sets by name. `seen`: the target's rows are the queries,
+    which the selection saw."""
 
     target: Rows
     seen: bool
@@ -47,34 +46,34 @@ class Sets:
 
 
 def evaluation_sets(cfg: DictConfig) -> Sets:
-    """data.eval, or the queries where there is none, and data.more_eval."""
+    """data.eval (or the queries if it is not set) and data.more_eval."""
     more = {name: load(cfg.data, part, cfg.cache_dir) for name, part in more_sets(cfg.data).items()}
     if given(cfg.data, "eval"):
         return Sets(load(cfg.data, "eval", cfg.cache_dir), False, more)
-    log.info("data.eval is not set: the queries are evaluated on, which selectors for a target see")
+    log.info("data.eval is not set: evaluating on the queries, which selectors see")
     return Sets(load(cfg.data, "queries", cfg.cache_dir), True, more)
 
 
 def graders_of(evaluation: DictConfig) -> dict[str, Grader]:
-    """The graders of `evaluation.graders` by name, each asked whether it can run here."""
-    found = {name: instantiate(options) for name, options in (evaluation.graders or {}).items()}
-    for name, grader in found.items():
+    """The graders of `evaluation.graders` by name. UserError if one is not a Grader or can't run here."""
+    graders = {name: instantiate(options) for name, options in (evaluation.graders or {}).items()}
+    for name, grader in graders.items():
         if not isinstance(grader, Grader):
             raise UserError(f"evaluation.graders.{name} is not a grader (near.evaluation.graders.base.Grader)")
         grader.unsafe = evaluation.get("unsafe") is True
         grader.check()
-    return found
+    return graders
 
 
 def check_evaluation(cfg: DictConfig, sharded: bool = False) -> None:
-    """UserError where an evaluation of `cfg` could not be done, before anything is computed."""
+    """UserError if an evaluation of `cfg` is not possible; before anything is computed."""
     graders_of(cfg.evaluation)
     check_backend(cfg, sharded)
     check_benchmarks(cfg.evaluation, sharded)
 
 
 def measure_all(measure_one: Callable[[Rows], tuple[dict, list[dict]]], sets: Sets) -> tuple[dict, list[dict]]:
-    """Metrics of the target, those of further sets under `more`, and all answers, by one model."""
+    """One model's metrics on the target, with those of further sets under `more`, and its answers on all sets."""
     metrics, answers = measure_one(sets.target)
     answers = [{"set": "target", **a} for a in answers]
     metrics = {**metrics, "more": {}}
@@ -85,22 +84,26 @@ def measure_all(measure_one: Callable[[Rows], tuple[dict, list[dict]]], sets: Se
 
 
 def measure(
-    model, tokenizer, rows: Rows, cfg: DictConfig, lenient: bool = False, answer: Asked | None = None
+    model, tokenizer, rows: Rows, cfg: DictConfig, lenient: bool = False, answer: Answerer | None = None
 ) -> tuple[dict, list[dict]]:
-    """Target loss (mean over all answer tokens, natural log), and graded greedy answers of `model` on `rows`.
+    """Evaluate a model: target loss, the mean over all answer tokens in nats, and graded greedy answers.
 
-    `answer`: who answers for the model (near/evaluation/generation.py); None: the model itself. `lenient`: a grader
-    that fails (a judge that is away) is told, and its score missing, in the place of an error.
+    Args:
+        lenient: if a grader fails (a judge is unreachable, say), log it and leave its scores out instead of raising.
+        answer: generates the answers (near/evaluation/generation.py); None: the model does.
+
+    Returns:
+        metrics, as in metrics.json; a record for each row, as in answers.jsonl.
     """
-    begun, was_training = time.perf_counter(), model.training
+    started, was_training = time.perf_counter(), model.training
     model.eval()
     ids, chats, coded, encoder = encoded(tokenizer, rows, cfg.data)
-    asked = cfg.evaluation.answers and not any(map(is_plain, chats))  # plain text asks for no answer
-    graders = graders_of(cfg.evaluation) if asked else {}
-    with torch.no_grad():  # not inference_mode: weights that ZeRO-3 gathers under it can't be trained afterwards
+    with_answers = cfg.evaluation.answers and not any(map(is_plain, chats))  # plain text has no question
+    graders = graders_of(cfg.evaluation) if with_answers else {}
+    with torch.no_grad():  # in inference_mode, weights that ZeRO-3 gathers could not be trained afterwards
         loss_sums, counts = losses(model, tokenizer, coded, cfg)
-        prompts = [encoder.prompt_ids(chat[:-1])[-cfg.data.cutoff_len :] for chat in chats] if asked else []
-        if not asked:
+        prompts = [encoder.prompt_ids(chat[:-1])[-cfg.data.cutoff_len :] for chat in chats] if with_answers else []
+        if not with_answers:
             answers = None
         elif answer is None:
             answers = with_transformers(model, tokenizer, prompts, cfg.evaluation)
@@ -136,17 +139,19 @@ def measure(
         "evaluated_on": rows.name,
         "eval_fingerprint": rows.fingerprint,
         "columns_fingerprint": graded_columns(cfg, rows),
-        "evaluation_seconds": round(time.perf_counter() - begun, 3),
+        "evaluation_seconds": round(time.perf_counter() - started, 3),
     }
     return metrics, records
 
 
 def encoded(tokenizer, rows: Rows, data: DictConfig) -> tuple[np.ndarray, list, list[Encoded], Encoder]:
-    """Ids of the rows that are evaluated, their messages, their tokens with labels on answers alone (whatever
-    data.train_on_prompt says), and what encoded them.
+    """Encode the eligible rows, with labels only on answers, whatever data.train_on_prompt is.
 
-    Raises UserError for a row that the chat template can't take, unless data.on_error=skip leaves it out, which is
-    logged.
+    Returns:
+        row ids int64 (n,); their messages; their tokens; the encoder.
+
+    Raises:
+        UserError: the chat template fails on a row; with data.on_error=skip such rows are left out and logged.
     """
     encoder = Encoder(tokenizer, {**data, "train_on_prompt": False})
     ids, chats, coded, faults = [], [], [], []
@@ -162,7 +167,9 @@ def encoded(tokenizer, rows: Rows, data: DictConfig) -> tuple[np.ndarray, list, 
     if faults and data.on_error != "skip" or not ids:
         raise UserError(f"data.{rows.name}, {faults[0]}")
     if faults:
-        log.info(f"{rows.name}: {len(faults)} rows are not evaluated, the chat template can't take them; {faults[0]}")
+        log.info(
+            f"{rows.name}: {len(faults)} rows are not evaluated because the chat template fails on them; {faults[0]}"
+        )
     return np.array(ids, dtype=np.int64), chats, coded, encoder
 
 
@@ -171,7 +178,7 @@ def _exp(loss: float) -> float:
 
 
 def loss_of(model, tokenizer, rows: Rows, cfg: DictConfig) -> float:
-    """The target loss alone."""
+    """The target loss, without answers."""
     was_training = model.training
     model.eval()
     with torch.no_grad():
@@ -181,33 +188,36 @@ def loss_of(model, tokenizer, rows: Rows, cfg: DictConfig) -> float:
 
 
 def losses(model, tokenizer, coded: list[Encoded], cfg: DictConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of the negative log likelihood over each row's answer tokens, and their number; float64, int64 (n,)."""
+    """Each row's negative log likelihood summed over its answer tokens, float64 (n,), and their number, int64 (n,)."""
     collate = Collator(tokenizer.pad_token_id)
     sums, counts = np.zeros(len(coded)), np.zeros(len(coded), dtype=np.int64)
     for part in batches([len(c.input_ids) for c in coded], cfg.evaluation.batch_size, LOSS_TOKENS):
         batch = {k: v.to(model.device) for k, v in collate([vars(coded[i]) for i in part]).items()}
-        found = by_row(*answer_losses(model, batch), len(part))
-        sums[part], counts[part] = (values.cpu().numpy() for values in found)
+        row_losses = by_row(*answer_losses(model, batch), len(part))
+        sums[part], counts[part] = (values.cpu().numpy() for values in row_losses)
     return sums, counts
 
 
 def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: DictConfig, lenient: bool) -> dict:
-    """Put grades into `records`; by name: mean score and its interval, how many were graded, how many are right, and of
-    how many the answer held nothing to grade."""
+    """Write grades into `records`.
+
+    Returns:
+        for each grader: mean score and its interval, and how many answers were graded, right, and had nothing to grade.
+    """
     raw = {}
     if any(grader.columns for grader in graders.values()):
         ids = np.array([record["row"] for record in records])
         raw = dict(raw_rows(cfg.data, rows, ids, cfg.cache_dir))
-    asked = [Answer(r["row"], r["question"], r["reference"], r["answer"], raw.get(r["row"])) for r in records]
-    found = {}
+    answers = [Answer(r["row"], r["question"], r["reference"], r["answer"], raw.get(r["row"])) for r in records]
+    scores = {}
     for name, grader in graders.items():
         try:
-            grades = grader.grade(asked, cfg.cache_dir)
+            grades = grader.grade(answers, cfg.cache_dir)
         except UserError as error:
             if not lenient:
                 raise
             log.warning(f"answers are not graded by {name}: {error}; later: python eval.py run=RUN")
-            grades = [Grade(None)] * len(asked)
+            grades = [Grade(None)] * len(answers)
         for record, grade in zip(records, grades, strict=True):
             record["scores"][name] = grade.score
             if grade.told is not None:
@@ -215,7 +225,7 @@ def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: Di
             if grade.no_answer:
                 record["no_answer"].append(name)
         known = np.array([grade.score for grade in grades if grade.score is not None])
-        found[name] = {
+        scores[name] = {
             "mean": float(known.mean()) if len(known) else None,
             "interval": over_examples(known, np.ones(len(known))),
             "graded": len(known),
@@ -223,15 +233,15 @@ def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: Di
             "no_answer": sum(grade.no_answer for grade in grades),
             **grader.metadata(),
         }
-        _log_ungraded(name, found[name], rows)
-    return found
+        _log_ungraded(name, scores[name], rows)
+    return scores
 
 
 def _log_ungraded(name: str, counts: dict, rows: Rows) -> None:
-    """How many answers and references held nothing that the grader compares."""
+    """Log how many answers and references had nothing to compare."""
     if counts["no_answer"]:
         log.info(
-            f"{name}: {counts['no_answer']} of {counts['graded']} answers held nothing to grade, and count as wrong"
+            f"{name}: {counts['no_answer']} of {counts['graded']} answers have nothing to grade and count as wrong"
         )
     if 0 < counts["graded"] < (count := len(rows.eligible())):
-        log.info(f"{name}: {count - counts['graded']} of {count} references held nothing to grade, and are left out")
+        log.info(f"{name}: {count - counts['graded']} of {count} references have nothing to grade and are left out")

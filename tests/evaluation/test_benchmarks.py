@@ -53,13 +53,13 @@ def by_hand(model, tokenizer, rows) -> float:
     """The share of questions whose right answer has the largest log likelihood."""
     right = 0
     for row in rows:
-        begun = tokenizer(row["question"], add_special_tokens=False)["input_ids"]
+        prefix_ids = tokenizer(row["question"], add_special_tokens=False)["input_ids"]
         sums = []
         for choice in row["choices"]:
             ids = tokenizer(f"{row['question']} {choice}", add_special_tokens=False)["input_ids"]
             with torch.no_grad():
                 logs = torch.log_softmax(model.eval()(torch.tensor([ids])).logits[0].float(), -1)
-            sums.append(sum(logs[i - 1, ids[i]].item() for i in range(len(begun), len(ids))))
+            sums.append(sum(logs[i - 1, ids[i]].item() for i in range(len(prefix_ids), len(ids))))
         right += int(np.argmax(sums)) == row["answer"]
     return right / len(rows)
 
@@ -82,8 +82,11 @@ def test_a_local_task_in_train_and_in_eval(tiny, task, tmp_path, caplog):
     with caplog.at_level("INFO", "near"):
         evaluate(again, tmp_path / "again")
     assert "base model: benchmarks are in the cache" in caplog.text
-    found = json.loads((tmp_path / "again" / "metrics.json").read_text())
-    assert (found["lm_eval"], found["base"]["lm_eval"]) == (metrics["lm_eval"], metrics["base"]["lm_eval"])
+    metrics_again = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert (metrics_again["lm_eval"], metrics_again["base"]["lm_eval"]) == (
+        metrics["lm_eval"],
+        metrics["base"]["lm_eval"],
+    )
 
 
 @pytest.mark.extras
@@ -101,7 +104,7 @@ def test_the_bases_scores_are_of_the_tasks_data(tiny, task, tmp_path, caplog):
 
 
 @pytest.mark.extras
-def test_faults_are_told_before_anything_is_trained(tiny, task, tmp_path):
+def test_errors_are_raised_before_anything_is_trained(tiny, task, tmp_path):
     words, _ = task
     with pytest.raises(UserError, match="tasks: colour is no task; did you mean colours"):
         check_benchmarks(configured("train", *tiny, *words, "evaluation.lm_eval.tasks=[colour]").evaluation)
@@ -110,7 +113,7 @@ def test_faults_are_told_before_anything_is_trained(tiny, task, tmp_path):
             check_benchmarks(configured("train", *tiny, "evaluation=gsm8k").evaluation)
 
 
-def test_without_the_library_it_is_said(tiny, packages):
+def test_a_missing_library_is_an_error(tiny, packages):
     packages(lm_eval=False)
     with pytest.raises(UserError, match="lm-eval is not installed; pip install -r requirements-lm-eval.txt"):
         check_benchmarks(configured("train", *tiny, "evaluation=mmlu").evaluation)

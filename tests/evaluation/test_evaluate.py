@@ -36,10 +36,10 @@ def test_loss_is_the_mean_over_answer_tokens(parts):
         coded = Encoder(tokenizer, cfg.data).encode(rows.messages(at))
         ids = torch.tensor(np.asarray(coded.input_ids))[None]
         logs = torch.log_softmax(model.eval()(ids).logits[0].double(), -1)
-        own = [-logs[i - 1, t].item() for i, t in enumerate(coded.labels) if t != IGNORED]
-        assert answers[at]["loss"] == pytest.approx(np.mean(own), abs=1e-5)
-        assert answers[at]["tokens"] == len(own)
-        total, count = total + sum(own), count + len(own)
+        token_losses = [-logs[i - 1, t].item() for i, t in enumerate(coded.labels) if t != IGNORED]
+        assert answers[at]["loss"] == pytest.approx(np.mean(token_losses), abs=1e-5)
+        assert answers[at]["tokens"] == len(token_losses)
+        total, count = total + sum(token_losses), count + len(token_losses)
     assert metrics["target_loss"] == pytest.approx(total / count, abs=1e-5)
     assert metrics["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-4)
     assert metrics["tokens"] == count
@@ -47,13 +47,13 @@ def test_loss_is_the_mean_over_answer_tokens(parts):
 
 def test_batch_size_changes_nothing_but_rounding(parts):
     cfg, model, tokenizer, rows = parts
-    found = []
+    results = []
     for size in (1, 2, 5):
         cfg = OmegaConf.merge(cfg, {"evaluation": {"batch_size": size}})
-        found.append(measure(model, tokenizer, rows, cfg))
-    for metrics, answers in found[1:]:
-        assert metrics["target_loss"] == pytest.approx(found[0][0]["target_loss"], abs=1e-6)
-        assert [a["answer"] for a in answers] == [a["answer"] for a in found[0][1]]
+        results.append(measure(model, tokenizer, rows, cfg))
+    for metrics, answers in results[1:]:
+        assert metrics["target_loss"] == pytest.approx(results[0][0]["target_loss"], abs=1e-6)
+        assert [a["answer"] for a in answers] == [a["answer"] for a in results[0][1]]
 
 
 def test_answers_are_scored_by_normalised_exact_match(parts, monkeypatch):
@@ -71,7 +71,7 @@ def test_answers_are_scored_by_normalised_exact_match(parts, monkeypatch):
 
 def test_a_run_is_evaluated_as_at_its_end(tiny, tmp_path):
     train(configured("train", *tiny), tmp_path / "run")
-    kept = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    before = json.loads((tmp_path / "run" / "metrics.json").read_text())
     (tmp_path / "run" / "metrics.json").unlink()
     cache_dir = next(t for t in tiny if t.startswith("cache_dir"))
     evaluate(configured("eval", f"run={tmp_path}/run", cache_dir), tmp_path / "run")
@@ -88,7 +88,7 @@ def test_a_run_is_evaluated_as_at_its_end(tiny, tmp_path):
         "eval_fingerprint",
         "columns_fingerprint",
     ):
-        assert again[name] == kept[name], name
+        assert again[name] == before[name], name
     fewer = configured("eval", f"run={tmp_path}/run", cache_dir, "data.eval.limit=2", "evaluation.answers=false")
     evaluate(fewer, tmp_path / "fewer")  # the run's own data, under what the command names
     few = json.loads((tmp_path / "fewer" / "metrics.json").read_text())
@@ -108,7 +108,7 @@ def test_the_base_model_is_measured_once(tiny, tmp_path, caplog):
     assert (tmp_path / "a" / "answers.jsonl").read_text() == (tmp_path / "b" / "answers.jsonl").read_text()
 
 
-def test_queries_stand_in_for_eval_and_it_is_said(tiny, tmp_path):
+def test_queries_stand_in_for_eval(tiny, tmp_path):
     train(configured("train", *tiny, "data.eval.path=null"), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["selection_saw_them"] is True
@@ -129,7 +129,7 @@ def test_further_sets(tiny, small_data, tmp_path, caplog):
     assert len((tmp_path / "base_answers.jsonl").read_text().splitlines()) == 6
 
 
-def test_a_run_leaves_what_others_read(tiny, tmp_path):
+def test_files_that_a_run_leaves(tiny, tmp_path):
     train(configured("train", *tiny), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     low, high = metrics["target_loss_interval"]
@@ -168,12 +168,12 @@ def test_a_grader_that_fails_costs_its_score_alone(parts, caplog):
 
 def test_bad_input(tiny, tmp_path):
     settings = [t for t in tiny if t.split(".")[0].split("=")[0] in ("data", "cache_dir", "model")]
-    for more, says in (
-        ("run=nowhere", "no train_metrics.json there"),
+    for more, message in (
+        ("run=nowhere", "has no train_metrics.json"),
         ("adapter_name_or_path=nowhere", "no adapter_config.json"),
         ("model.name_or_path=./nowhere", "no such folder"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             evaluate(configured("eval", *settings, more), tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
@@ -181,7 +181,7 @@ def test_bad_input(tiny, tmp_path):
 def test_every_key_is_documented(tiny, tmp_path):
     """docs/files.md names all that a run writes."""
     train(configured("train", *tiny), tmp_path)
-    told = (ROOT / "docs" / "files.md").read_text()
+    documented = (ROOT / "docs" / "files.md").read_text()
     keys = set()
     for name in ("metrics.json", "train_metrics.json"):
         keys |= set(json.loads((tmp_path / name).read_text()))
@@ -189,7 +189,7 @@ def test_every_key_is_documented(tiny, tmp_path):
         keys |= set(json.loads((tmp_path / name).read_text().splitlines()[0]))
     keys |= set(json.loads((tmp_path / "metrics.json").read_text())["scores"]["exact"])
     known = {"schema_version", "rows_per_second"}
-    assert [key for key in sorted(keys - known) if f"`{key}`" not in told] == []
+    assert [key for key in sorted(keys - known) if f"`{key}`" not in documented] == []
 
 
 def test_an_earlier_runs_answers_do_not_stay(tiny, tmp_path):
@@ -201,13 +201,13 @@ def test_an_earlier_runs_answers_do_not_stay(tiny, tmp_path):
 
 def test_the_bases_evaluation_of_code_is_of_the_rows_tests(tiny, tmp_path, cache):
     """The same questions and answers beside other tests have other grades."""
-    found = []
+    folders = []
     for number in (1, 2, 1):
         rows = [{"instruction": "write f", "output": "def f(): return 1", "test": f"assert f() == {number}"}]
         path = write_rows(tmp_path / f"{number}.jsonl", rows)
         cfg = configured("train", *tiny, "evaluation=code", f"data.eval.path={path}")
-        found.append(base_model._folder(cfg, cfg.model, load(cfg.data, "eval", str(cache))))
-    assert found[0] == found[2] != found[1]
+        folders.append(base_model._folder(cfg, cfg.model, load(cfg.data, "eval", str(cache))))
+    assert folders[0] == folders[2] != folders[1]
 
 
 def test_answers_that_hold_nothing_to_grade_are_counted(tiny, tmp_path, cache, monkeypatch, caplog):
@@ -222,8 +222,8 @@ def test_answers_that_hold_nothing_to_grade_are_counted(tiny, tmp_path, cache, m
     assert (number["mean"], number["graded"], number["right"], number["no_answer"]) == (pytest.approx(1 / 3), 3, 1, 1)
     assert [a["no_answer"] for a in answers] == [[], ["number"], [], []]
     assert [a["scores"]["number"] for a in answers] == [1, 0, 0, None]
-    assert "number: 1 of 3 answers held nothing to grade, and count as wrong" in caplog.text
-    assert "number: 1 of 4 references held nothing to grade, and are left out" in caplog.text
+    assert "number: 1 of 3 answers have nothing to grade and count as wrong" in caplog.text
+    assert "number: 1 of 4 references have nothing to grade and are left out" in caplog.text
 
 
 @needs_sandbox()

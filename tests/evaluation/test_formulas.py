@@ -7,14 +7,14 @@ from near.evaluation.graders.base import Answer
 from near.evaluation.graders.number import FinalNumber
 
 
-def test_without_math_verify_it_is_said(packages):
+def test_missing_math_verify_is_an_error(packages):
     packages(math_verify=False)
     FinalNumber().check()
     with pytest.raises(UserError, match="formulas=true: math-verify is not installed; pip install -r"):
         FinalNumber(formulas=True).check()
 
 
-def test_what_formulas_may_be():
+def test_formulas_is_true_or_false():
     with pytest.raises(UserError, match="formulas=maybe is not true or false"):
         FinalNumber(formulas="maybe")
 
@@ -41,7 +41,7 @@ def test_formulas_are_left_out_by_default():
         ("words", r"\boxed{2}", None, False),
     ],
 )
-def test_what_is_no_number(reference, text, score, no_answer):
+def test_formulas_and_numbers(reference, text, score, no_answer):
     pytest.importorskip("math_verify")
     [grade] = FinalNumber(formulas=True).grade([Answer(0, "", reference, text)], "unused")
     assert (grade.score, grade.no_answer) == (score, no_answer)

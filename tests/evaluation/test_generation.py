@@ -1,4 +1,4 @@
-"""Who answers: transformers, or the real vLLM (`make test-vllm`: its CPU build) from the same files."""
+"""Generation by transformers, or by the real vLLM (`make test-vllm`: its CPU build) from the same files."""
 
 import json
 
@@ -15,23 +15,23 @@ ENGINE = ["+evaluation.engine.enforce_eager=true", "+evaluation.engine.gpu_memor
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("words", "reason"),
     [
         (["finetuning=dora"], "vLLM has no DoRA; use evaluation.backend=transformers"),
         (["finetuning=qlora"], "the base is quantised; use evaluation.backend=transformers"),
     ],
 )
-def test_what_vllm_can_not_answer_for(tiny, packages, words, why):
+def test_limits_of_vllm(tiny, packages, words, reason):
     cfg = configured("train", *tiny, "evaluation.backend=vllm", *words)
     plain = configured("train", *tiny, "evaluation.backend=vllm")
     packages(vllm=True)
-    with pytest.raises(UserError, match=why):
+    with pytest.raises(UserError, match=reason):
         check_backend(cfg)
     with pytest.raises(UserError, match="spread over all processes"):
         check_backend(plain, sharded=True)
 
 
-def test_without_vllm_it_is_said(tiny, packages):
+def test_missing_vllm_is_an_error(tiny, packages):
     packages(vllm=False)
     with pytest.raises(UserError, match="pip install -r requirements-vllm.txt"):
         check_backend(configured("train", *tiny, "evaluation.backend=vllm"))

@@ -12,7 +12,7 @@ from tests import graded_choices, graded_numbers, lm_eval_filters
 
 
 def named(cases: list[tuple]) -> list:
-    return [pytest.param(*case[:-1], id=f"{place}-{case[-1]}") for place, case in enumerate(cases)]
+    return [pytest.param(*case[:-1], id=f"{position}-{case[-1]}") for position, case in enumerate(cases)]
 
 
 @pytest.mark.parametrize(("text", "chosen"), named(graded_choices.CASES))
@@ -44,16 +44,16 @@ def beside_lm_eval() -> dict[str, tuple[int, int]]:
     numbers = [(text, number) for text, number, _ in graded_numbers.CASES]
     whole = [(text, n) for text, n in numbers if n is not None and Fraction(n).denominator == 1]
     options = [(text, letter) for text, letter, _ in graded_choices.CASES if letter is None or len(letter) == 1]
-    found = {}
+    counts = {}
     for name, cases in (("all numbers", numbers), ("whole numbers", whole)):
         for of in (lm_eval_filters.gsm8k_strict, lm_eval_filters.gsm8k_flexible):
             right = sum(_number(of(text)) == number for text, number in cases)
-            found[f"{of.__name__}, {name}"] = (right, len(cases))
+            counts[f"{of.__name__}, {name}"] = (right, len(cases))
     for of in (lm_eval_filters.mmlu_strict, lm_eval_filters.mmlu_flexible, lm_eval_filters.mmlu_generative):
         read = [(of(text), letter) for text, letter in options]
         right = sum((value if len(value) == 1 else None) == letter for value, letter in read)
-        found[of.__name__] = (right, len(options))
-    return found
+        counts[of.__name__] = (right, len(options))
+    return counts
 
 
 def _number(text: str) -> Fraction | None:
@@ -65,12 +65,14 @@ def _number(text: str) -> Fraction | None:
 
 def test_lm_evals_filters_on_the_same_texts():
     """Where an answer has the form that its task asks for, lm-eval reads it as we do; of other forms it misses most."""
-    asked = [
+    in_form = [
         (t, n) for t, n in ((c[0], c[1]) for c in graded_numbers.CASES) if t.startswith("#### ") and t[5:].isdigit()
     ]
-    assert all(_number(lm_eval_filters.gsm8k_strict(text)) == number for text, number in [*asked, ("#### 1,234", 1234)])
-    found = beside_lm_eval()
-    assert all(right < of for right, of in found.values())
+    assert all(
+        _number(lm_eval_filters.gsm8k_strict(text)) == number for text, number in [*in_form, ("#### 1,234", 1234)]
+    )
+    counts = beside_lm_eval()
+    assert all(right < of for right, of in counts.values())
 
 
 @pytest.mark.parametrize("text", ["#### 42", "The total is\n#### 1,234", "2 + 3 = 5 so\n#### -5", "#### $70,000"])
@@ -82,8 +84,8 @@ def test_gsm8ks_form_is_read_as_by_the_flexible_filter(text):
     "text", ["The answer is (B).", "So, the answer is (D).", "(A) and (B) are cold. The answer is (C)."]
 )
 def test_mmlus_form_is_read_as_by_both_filters(text):
-    wanted = lm_eval_filters.mmlu_strict(text)
-    assert lm_eval_filters.mmlu_flexible(text) == wanted and letters(text) == frozenset(wanted)
+    expected = lm_eval_filters.mmlu_strict(text)
+    assert lm_eval_filters.mmlu_flexible(text) == expected and letters(text) == frozenset(expected)
 
 
 CAPITALS = "What is the capital of France?\nA. Rome\nB. Paris\nC. New York City.\nAnswer:"

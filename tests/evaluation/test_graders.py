@@ -86,7 +86,7 @@ def test_letters(text, chosen):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("The cat's on 2 mats.", ["the", "cat", "s", "on", "2", "mats"]),
         ("我爱GPU编程", ["我", "爱", "gpu", "编", "程"]),
@@ -99,8 +99,8 @@ def test_letters(text, chosen):
         ("...", []),
     ],
 )
-def test_tokens_of_rouge(text, found):
-    assert tokens(text) == found
+def test_tokens_of_rouge(text, expected):
+    assert tokens(text) == expected
 
 
 def test_rouge_l_by_hand():

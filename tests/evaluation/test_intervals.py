@@ -43,12 +43,12 @@ def test_over_pairs():
 
 
 @pytest.mark.parametrize("n", [24, 48, 200])
-def test_zero_is_held_over_examples(n):
+def test_coverage_over_examples(n):
     assert 0.94 <= pairs(n, losses, 2000, resamples=500) <= 0.96
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])
-def test_zero_is_held_over_seeds(k):
+def test_coverage_over_seeds(k):
     assert 0.94 <= seeds(k, "normal", 20_000) <= 0.96  # 2,000 would tell it to 1%
 
 

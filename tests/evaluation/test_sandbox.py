@@ -21,7 +21,7 @@ unsafe = pytest.mark.parametrize("unsafe", [pytest.param(False, marks=needs_sand
 
 @unsafe
 @pytest.mark.parametrize(
-    ("program", "why"),
+    ("program", "reason"),
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("def f(:", "SyntaxError: invalid syntax"),
@@ -35,8 +35,8 @@ unsafe = pytest.mark.parametrize("unsafe", [pytest.param(False, marks=needs_sand
         ("raise ValueError('x' * (1 << 20))", ("ValueError: " + "x" * 300)[:300]),
     ],
 )
-def test_what_does_not_pass(program, why, unsafe):
-    assert run(program, 30, 1024, unsafe=unsafe) == (False, why)
+def test_programs_that_do_not_pass(program, reason, unsafe):
+    assert run(program, 30, 1024, unsafe=unsafe) == (False, reason)
 
 
 @unsafe
@@ -57,7 +57,7 @@ def test_what_does_not_pass(program, why, unsafe):
         "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: 'int'\nA(1)",
     ],
 )
-def test_what_passes(program, unsafe):
+def test_programs_that_pass(program, unsafe):
     assert run(program, 30, 1024, unsafe=unsafe) == (True, "")
 
 
@@ -134,7 +134,7 @@ def test_honest_programs_pass_as_in_one_process(program, tests):
 
 @needs_sandbox()
 @pytest.mark.parametrize(
-    ("program", "tests", "why"),
+    ("program", "tests", "reason"),
     [
         ("def f(): return 1", "assert f() == 2", "AssertionError"),
         ("x = 1", "assert f() == 2", "NameError: name 'f' is not defined"),
@@ -142,21 +142,21 @@ def test_honest_programs_pass_as_in_one_process(program, tests):
         ("def f(): return 1", "assert f( == 2", "SyntaxError: invalid syntax"),
         ("def f(): return 1", "import os; os._exit(0)", "ended before its end (status 0)"),
         ("import os\ndef f(): os._exit(3)", "try: f()\nexcept BaseException: pass", "ended before its end (status 3)"),
-        ("def f(g): return g.__globals__", "f(lambda: 0)", "TypeError: attr is not for a program to ask"),
-        ("def f(g): return g.gi_frame", "f(x for x in [1])", "TypeError: attr is not for a program to ask"),
-        ("def f(n): return n._mark", NODE + "f(Node(1))", "TypeError: attr is not for a program to ask"),
+        ("def f(g): return g.__globals__", "f(lambda: 0)", "TypeError: a program may not request attr"),
+        ("def f(g): return g.gi_frame", "f(x for x in [1])", "TypeError: a program may not request attr"),
+        ("def f(n): return n._mark", NODE + "f(Node(1))", "TypeError: a program may not request attr"),
         ("def f(x): return 1\ndef sum(x): return 2", "assert sum([f(1)]) == 2", "AssertionError"),
         ("def f():\n    yield 1", "assert f() == [1]", "AssertionError"),
         ("def f(): return bytearray(900 << 20)", "f()", "MemoryError"),
         ("def f(): raise ValueError('y' * (1 << 20))", "f()", ("ValueError: " + "y" * 300)[:300]),
     ],
 )
-def test_tests_that_fail(program, tests, why):
-    assert run(program, 30, 1024, Suite(tests)) == (False, why)
+def test_tests_that_fail(program, tests, reason):
+    assert run(program, 30, 1024, Suite(tests)) == (False, reason)
 
 
 @needs_sandbox()
-def test_what_the_helpers_define_is_theirs_and_not_the_programs():
+def test_names_of_helpers_are_theirs_not_the_programs():
     """Such as HumanEval/32, whose tests call `poly` from the prompt."""
     head = "import math\ndef twice(x): return 2 * x\ndef f(x):\n    'square'\n"
     tests = "def check(c): assert twice(c(2)) == 8\ncheck(f)"
@@ -181,13 +181,13 @@ def test_the_time_is_limited_and_nothing_is_left_running(program, unsafe):
     assert not running(" 1.2345 ")
 
 
-def test_what_an_unsafe_program_started_ends_with_it():
+def test_processes_of_an_unsafe_program_end_with_it():
     assert run("import subprocess; subprocess.Popen(['sleep', '4242.5'])", 20, 1024, unsafe=True).passed
     assert not running("sleep 4242.5")
 
 
 @pytest.mark.parametrize(
-    ("says", "advice"),
+    ("message", "advice"),
     [
         ("bwrap: No permissions to create new namespace, likely because the kernel does not allow it", "sysctl"),
         ("bwrap: setting up uid map: Permission denied", "apparmor_restrict_unprivileged_userns"),
@@ -196,15 +196,15 @@ def test_what_an_unsafe_program_started_ends_with_it():
         ("", "Python does not start in it"),
     ],
 )
-def test_where_no_sandbox_can_be_had_nothing_is_run(says, advice, tmp_path, monkeypatch):
+def test_where_no_sandbox_can_be_had_nothing_is_run(message, advice, tmp_path, monkeypatch):
     """A stand-in for a container without user namespaces: bwrap says so."""
     bwrap = tmp_path / "bwrap"
-    bwrap.write_text(f"#!/bin/sh\necho '{says}' >&2\nexit 1\n")
+    bwrap.write_text(f"#!/bin/sh\necho '{message}' >&2\nexit 1\n")
     bwrap.chmod(bwrap.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(NoSandbox, match=advice):
         run("pass", 10, 1024)
-    with pytest.raises(UserError, match=rf"can't isolate it: {says}.*{advice}.*evaluation.unsafe=true"):
+    with pytest.raises(UserError, match=rf"can't isolate it: {message}.*{advice}.*evaluation.unsafe=true"):
         PassAt1({"tests": "test"}).check()
 
 
@@ -284,7 +284,7 @@ ROW = {
         ("\treturn a", "    return a"),
     ],
 )
-def test_what_goes_on_with_a_functions_head_keeps_its_indentation(answer, body):
+def test_a_continued_function_keeps_its_indentation(answer, body):
     assert continued('def add(a, b):\n    """Their sum."""\n', answer).partition('"""\n')[2].rstrip() == body.rstrip()
 
 

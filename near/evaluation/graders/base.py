@@ -1,22 +1,26 @@
-"""The contract of a grader: how well a generated answer does beside its reference."""
+"""The contract of a grader, which scores a generated answer against its reference."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-NO_ANSWER = "no answer"  # an answer that held nothing to grade
+NO_ANSWER = "no answer"  # in tables: an answer without anything to grade
 
 
 def no_answers(count: int | None, graded: int) -> str:
-    """Beside a grader's mean: of how many answers it found nothing to grade in; nothing where none or not known."""
+    """Text beside a grader's mean: how many answers had nothing to grade; empty if none, or if it is unknown."""
     return f" ({count} of {graded} {NO_ANSWER})" if count else ""
 
 
 class Grade(NamedTuple):
-    """score: in [0, 1], 1 being right; None where the grader has nothing to say (the reference holds no number).
-    told: what is kept beside it, such as a judge's reply. no_answer: the reference held something and the answer held
-    nothing that could be compared, such as no number; its score is 0."""
+    """The grade of one answer.
+
+    Attributes:
+        score: 0 to 1 (right); None if the reference can't be graded, for example without a number.
+        told: text that is written beside the score, such as a judge's reply.
+        no_answer: the reference can be graded, but the answer has nothing to compare; its score is 0.
+    """
 
     score: float | None
     told: str | None = None
@@ -25,7 +29,7 @@ class Grade(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """One generated answer. `raw`: its row as it stands in the source, for graders that ask for it."""
+    """One generated answer. `raw`: its row of the source, for graders with `columns`."""
 
     row: int
     question: str
@@ -35,34 +39,34 @@ class Answer:
 
 
 class Grader(ABC):
-    """Named by `_target_` under evaluation.graders, with its options as keywords."""
+    """A class named by `_target_` under evaluation.graders; its options are keyword arguments."""
 
-    # which columns of Answer.raw it reads; True: any. Of a class True where its objects name some
+    # the columns of Answer.raw that it reads; True: any, or, as a class attribute, those that its instances name
     columns: bool | tuple[str, ...] = False
     unsafe = False  # evaluation.unsafe: whether code may run without a sandbox
 
     def check(self) -> None:  # noqa: B027 - most run anywhere
-        """UserError where it can't run here; called before anything heavy."""
+        """Raise UserError if it can't run here. Called before anything heavy."""
 
     def metadata(self) -> dict:
-        """What stands beside its scores in the metrics."""
+        """Entries that are written beside its scores in the metrics."""
         return {}
 
     @abstractmethod
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
-        """A grade for each answer. `cache_dir`: where what was paid for once may be kept."""
+        """A grade for each answer. `cache_dir`: where a grader may cache results that cost money or time."""
 
 
 class Compares(Grader):
-    """1 where the same is taken out of answer and reference, else 0; None where the reference holds nothing of it."""
+    """1 if the same value is extracted from answer and reference, else 0; None if the reference has no such value."""
 
     @abstractmethod
     def taken(self, text: str) -> object:
-        """What of a text is compared; None where there is nothing."""
+        """The value of a text that is compared; None if there is none."""
 
-    def same(self, wanted: Any, found: Any, answer: Answer) -> bool:
-        """Whether what was taken out of the reference and out of the answer are the same."""
-        return wanted == found
+    def same(self, expected: Any, actual: Any, answer: Answer) -> bool:
+        """Whether the reference's value and the answer's value are the same."""
+        return expected == actual
 
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
         return [self._grade(answer) for answer in answers]
@@ -70,9 +74,9 @@ class Compares(Grader):
     def _grade(self, answer: Answer) -> Grade:
         return self._compared(answer, self.taken(answer.reference), self.taken(answer.text))
 
-    def _compared(self, answer: Answer, wanted: object, found: object) -> Grade:
-        if wanted is None:
+    def _compared(self, answer: Answer, expected: object, actual: object) -> Grade:
+        if expected is None:
             return Grade(None)
-        if found is None:
+        if actual is None:
             return Grade(0.0, no_answer=True)
-        return Grade(float(self.same(wanted, found, answer)))
+        return Grade(float(self.same(expected, actual, answer)))

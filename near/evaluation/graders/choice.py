@@ -39,10 +39,10 @@ def letters(text: str) -> Letters | None:
     text = patterns.CHECKBOX.sub(lambda box: box[1] + ("✅" if box[2] in ("x", "X") else "❌"), text)
     first = first_answer(text)
     tail = corrected(first)
-    found = None if tail is None else _correction(tail)
+    chosen = None if tail is None else _correction(tail)
     for part in dict.fromkeys((before_remark(first), first, text)):
-        found = _chosen(part) if found is None else found
-    return found or None
+        chosen = _chosen(part) if chosen is None else chosen
+    return chosen or None
 
 
 def _without_tags(text: str) -> str:
@@ -61,30 +61,30 @@ def _without_tags(text: str) -> str:
 
 
 def _chosen(text: str) -> Letters | None:
-    if (found := _marked(text)) is not None:
-        return found
+    if (chosen := _marked(text)) is not None:
+        return chosen
     plain, lines, mentions = _read(text)
-    found = _alone(plain, mentions)
-    found = _stated(mentions) if found is None else found
-    found = _ticked(plain) if found is None else found
-    found = _own_line(lines) if found is None else found
-    found = _last([m for m in mentions if not _is_called_answer(m)], _is_said) if found is None else found
-    found = _last(mentions, _is_called_answer) if found is None else found
-    found = _bold(text) if found is None else found
-    found = _opening(lines) if found is None else found
-    return _only(mentions) if found is None else found
+    chosen = _alone(plain, mentions)
+    chosen = _stated(mentions) if chosen is None else chosen
+    chosen = _ticked(plain) if chosen is None else chosen
+    chosen = _line(lines) if chosen is None else chosen
+    chosen = _last([m for m in mentions if not _is_called_answer(m)], _is_implied) if chosen is None else chosen
+    chosen = _last(mentions, _is_called_answer) if chosen is None else chosen
+    chosen = _bold(text) if chosen is None else chosen
+    chosen = _opening(lines) if chosen is None else chosen
+    return _only(mentions) if chosen is None else chosen
 
 
 def _correction(text: str) -> Letters | None:
     """What is stated after "no, actually"; a letter that is only mentioned there corrects nothing."""
     text = text.lstrip(" ,.:;!?…—–-")
-    if (found := _marked(text)) is not None:
-        return found
+    if (chosen := _marked(text)) is not None:
+        return chosen
     plain, _, mentions = _read(text)
     if mentions and mentions[0].start == 0 and patterns.END_RIGHT.match(mentions[0].right):
         return mentions[0].letters
-    found = _stated(mentions)
-    return _last(mentions, _is_said) if found is None else found
+    chosen = _stated(mentions)
+    return _last(mentions, _is_implied) if chosen is None else chosen
 
 
 def _read(text: str) -> tuple[str, list[str], list[Mention]]:
@@ -96,17 +96,17 @@ def _read(text: str) -> tuple[str, list[str], list[Mention]]:
 
 
 def _mentions(text: str) -> list[Mention]:
-    found: list[Mention] = []
+    mentions: list[Mention] = []
     matches = list(patterns.MENTION.finditer(text))
     for match in matches[:FIRST] + matches[FIRST:][-LAST:]:
         if (one := _mention(text, match)) is None:
             continue
-        gap = text[found[-1].end : one.start] if found else "-"
-        if len(gap) < 12 and (joined := _joined(found[-1], gap, one) if found else None) is not None:
-            found[-1] = joined
+        gap = text[mentions[-1].end : one.start] if mentions else "-"
+        if len(gap) < 12 and (joined := _joined(mentions[-1], gap, one) if mentions else None) is not None:
+            mentions[-1] = joined
         else:
-            found.append(one)
-    return found
+            mentions.append(one)
+    return mentions
 
 
 def _mention(text: str, match: re.Match) -> Mention | None:
@@ -186,9 +186,9 @@ def _is_called_answer(mention: Mention) -> bool:
     return bool(patterns.ANSWER_RIGHT.match(mention.right))
 
 
-def _is_said(mention: Mention) -> bool:
+def _is_implied(mention: Mention) -> bool:
     ends = patterns.END_RIGHT.match(mention.right)
-    return bool((ends and patterns.SAID_LEFT.search(mention.left)) or patterns.RIGHT_RIGHT.match(mention.right))
+    return bool((ends and patterns.IMPLIED_LEFT.search(mention.left)) or patterns.RIGHT_RIGHT.match(mention.right))
 
 
 def _last(mentions: list[Mention], holds: Callable[[Mention], bool]) -> Letters | None:
@@ -197,10 +197,10 @@ def _last(mentions: list[Mention], holds: Callable[[Mention], bool]) -> Letters 
 
 def _stated(mentions: list[Mention]) -> Letters | None:
     """The last that is stated; of one that is undecided ("A or B"), what is said after it."""
-    place = next((place for place in range(len(mentions) - 1, -1, -1) if _is_stated(mentions[place])), None)
-    if place is None:
+    last = next((last for last in range(len(mentions) - 1, -1, -1) if _is_stated(mentions[last])), None)
+    if last is None:
         return None
-    return mentions[place].letters or _last(mentions[place + 1 :], _is_said) or UNDECIDED
+    return mentions[last].letters or _last(mentions[last + 1 :], _is_implied) or UNDECIDED
 
 
 def _ticked(text: str) -> Letters | None:
@@ -222,18 +222,18 @@ def _marked(text: str) -> Letters | None:
     marks = boxes(text) + [(m.start(), m["tag"] or m["judge"] or "") for m in patterns.MARKED.finditer(text)]
     for _, content in sorted(marks)[: -LAST - 1 : -1]:
         plain, lines, mentions = _read(content)
-        for found in (_alone(plain, mentions), _stated(mentions), _own_line(lines)):
-            if found is not None:
-                return found
+        for chosen in (_alone(plain, mentions), _stated(mentions), _line(lines)):
+            if chosen is not None:
+                return chosen
     headed = {letter.upper() for letter in patterns.HEADED.findall(text)}
     return frozenset(headed) if len(headed) == 1 else None  # several are the headings of options
 
 
-def _own_line(lines: list[str]) -> Letters | None:
+def _line(lines: list[str]) -> Letters | None:
     """The letter that the last or the first line is, or that the first begins with; none of a list of all options."""
     for line in (lines[-1], lines[0]) if lines else ():
-        if (found := _alone(line, _mentions(line))) is not None:
-            return found
+        if (chosen := _alone(line, _mentions(line))) is not None:
+            return chosen
     if not lines or [match for line in lines for match in patterns.LISTED.findall(line + " ")][:2] == ["A", "B"]:
         return None
     start = next((m for m in _mentions(lines[0]) if m.start <= 1), None) or _named_opening(lines[0])
@@ -259,45 +259,45 @@ def _opener(line: str) -> str | None:
 
 
 def _bold(text: str) -> Letters | None:
-    found = set()
+    bold = set()
     for match in patterns.BOLD.finditer(text):
         if not patterns.DENIED_RIGHT.match(text[match.end() : match.end() + RIGHT]):
-            found.add(match[1].upper())
-    return frozenset(found) if len(found) == 1 else None
+            bold.add(match[1].upper())
+    return frozenset(bold) if len(bold) == 1 else None
 
 
 def _opening(lines: list[str]) -> Letters | None:
     """Of the lines that begin with a letter, the one that is called right, or the only one that is not called wrong."""
     opened = [(letter, line) for line in lines if (letter := _opener(line)) is not None]
-    kept = {letter for letter, line in opened if not patterns.BAD.search(line)}
-    good = {letter for letter, line in opened if letter in kept and patterns.GOOD.search(line)}
-    return next((frozenset(found) for found in (good, kept) if len(found) == 1), None)
+    candidates = {letter for letter, line in opened if not patterns.BAD.search(line)}
+    good = {letter for letter, line in opened if letter in candidates and patterns.GOOD.search(line)}
+    return next((frozenset(chosen) for chosen in (good, candidates) if len(chosen) == 1), None)
 
 
 def _only(mentions: list[Mention]) -> Letters | None:
     """The one letter of the text that stands in brackets, is named as an option or stands apart."""
-    found = {
+    named = {
         mention.letters
         for mention in mentions
         if mention.sure
         or patterns.NAMED_MENTION_LEFT.search(mention.left)
         or (patterns.EDGE_LEFT.search(mention.left) and patterns.EDGE_RIGHT.match(mention.right))
     }
-    return found.pop() if len(found) == 1 else None
+    return named.pop() if len(named) == 1 else None
 
 
 def options(question: str) -> dict[str, Letters]:
     """What a question's last list of options says, normalised, and the letter of each: "A) Rome (B) Paris C. Oslo"."""
-    found: dict[str, Letters] = {}
+    letter_of: dict[str, Letters] = {}
     marks = list(patterns.OPTION.finditer(question))
     ends = [mark.start() for mark in marks[1:]] + [len(question)]
     for mark, end in zip(marks, ends, strict=False):
-        said = normalise(question[mark.end() : end].strip().partition("\n")[0])
+        text = normalise(question[mark.end() : end].strip().partition("\n")[0])
         if mark[1] == "A":
-            found = {}
-        if mark[1] == chr(ord("A") + len(found)):
-            found[said] = frozenset(mark[1])
-    return found if len(found) > 1 else {}
+            letter_of = {}
+        if mark[1] == chr(ord("A") + len(letter_of)):
+            letter_of[text] = frozenset(mark[1])
+    return letter_of if len(letter_of) > 1 else {}
 
 
 class Choice(Compares):
@@ -313,10 +313,10 @@ class Choice(Compares):
         )
 
     def _chosen(self, text: str, question: str) -> Letters | None:
-        found = letters(text)
-        if found is not None:
-            return found
+        chosen = letters(text)
+        if chosen is not None:
+            return chosen
         text = first_answer(spoken(text)).strip()
-        said = [text, text.partition("\n")[0], text.rpartition("\n")[2], patterns.SAYS.split(text)[-1]]
+        parts = [text, text.partition("\n")[0], text.rpartition("\n")[2], patterns.STATEMENT.split(text)[-1]]
         listed = options(question)
-        return next((listed[one] for one in map(normalise, said) if one in listed), None)
+        return next((listed[one] for one in map(normalise, parts) if one in listed), None)

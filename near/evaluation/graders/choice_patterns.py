@@ -105,7 +105,7 @@ STATED_LEFT = re.compile(
 NAMED_LEFT = re.compile(
     r"\b(?:answers?|ans)\.?\s*$|答案[】\]]? ?$", I
 )  # "Answer B", where nothing follows that makes it a mention
-SAID_LEFT = re.compile(  # said more loosely
+IMPLIED_LEFT = re.compile(  # said more loosely
     r"\b(?:say|think|believe|guess|conclude|suggest|suspect)"
     rf"(?: (?:that|it is|it['’]s|it would be|it must be|it has to be))?:? ?{FILL}$"
     rf"|\b(?:it is|it['’]s|this is|that is|that['’]s|(?:would|must|should) be|has to be|we (?:get|have)|"
@@ -203,7 +203,7 @@ ALONE_LEFT = re.compile(
 ALONE_RIGHT = re.compile(r"(?: only)?[.。!?)\]:,;]* ?")
 LISTED = re.compile(r"(?:^|\s)\(?([A-J])[).:]\s")  # an option, as questions print them
 OPTION = re.compile(r"(?:^|(?<=\s))\(?([A-Z])[).:](?=\s)")
-SAYS = re.compile(r"\b(?:answer|option|choice)\b(?: \w+){0,4}?(?: is|:)\s+|答案(?:是|为|:|：)", I)
+STATEMENT = re.compile(r"\b(?:answer|option|choice)\b(?: \w+){0,4}?(?: is|:)\s+|答案(?:是|为|:|：)", I)
 NAMED_MENTION_LEFT = re.compile(r"\b(?:option|choice)s? (?:number |no\. ?)?$|选项$", I)
 NAMED_OPENING = re.compile(r"(?:option|choice|letter) (?:number )?\(?", I)
 EDGE_LEFT = re.compile(r"(?:^|(?<!Mr)(?<!Ms)(?<!Mrs)(?<!Dr)(?<!St)[.,;:!?—–\n] ?)$")

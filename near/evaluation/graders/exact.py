@@ -5,7 +5,7 @@ from near.models.judge import normalise
 
 
 class Exact(Compares):
-    """The whole text, normalised."""
+    """1 if the whole texts are equal when normalised, else 0."""
 
     def taken(self, text: str) -> object:
         return normalise(text)

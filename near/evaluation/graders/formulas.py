@@ -7,9 +7,9 @@ from near.common.errors import UserError, one_line
 
 
 class Formulas:
-    """Whether two texts hold the same expression, set, interval or equation, as math-verify finds them: 2\\sqrt{3} is
-    \\sqrt{12}. It is given seconds for each and reads LaTeX well; of numbers as people write them ("3½", "1 000 000",
-    "#### 42 apples for 3") it misses half, which near/evaluation/graders/number.py reads itself."""
+    """Whether two texts contain the same expression, set, interval or equation, as math-verify reads them:
+    2\\sqrt{3} is \\sqrt{12}. math-verify takes seconds at most for each text and reads LaTeX well, but
+    misses half of the numbers as people write them ("3½", "1 000 000", "#### 42 apples for 3"); near/evaluation/graders/number.py reads those."""
 
     def check(self) -> None:
         if importlib.util.find_spec("math_verify") is None:
@@ -19,16 +19,16 @@ class Formulas:
             )
 
     def read(self, text: str) -> list:
-        """What math-verify takes out of a text; [] where it finds nothing."""
+        """The expressions that math-verify extracts from a text; [] if none."""
         import math_verify
 
-        logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it prints whole answers where it gives up
+        logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it logs whole answers that it can't read
         try:
             return math_verify.parse(text)
-        except ValueError as error:  # its limits of time are signals
+        except ValueError as error:  # its timeouts are signals, which only the main thread may set
             raise UserError(f"evaluation.graders.number.formulas=true: {one_line(error)[:200]}") from error
 
-    def same(self, wanted: list, found: list) -> bool:
+    def same(self, expected: list, actual: list) -> bool:
         import math_verify
 
-        return bool(math_verify.verify(wanted, found))
+        return bool(math_verify.verify(expected, actual))

@@ -1,4 +1,4 @@
-"""A judge decides whether an answer says what its reference does; every verdict is kept the moment it comes."""
+"""A judge decides whether an answer agrees with its reference; every verdict is saved as soon as it arrives."""
 
 import contextlib
 import json
@@ -15,11 +15,14 @@ from near.models.server import ServerOptions
 
 
 class JudgeGrader(Grader):
-    """1 where the judge behind an OpenAI-compatible endpoint (`server`, see near/models/judge.py) says yes, else 0; its
-    reply is told. A blank answer is wrong without asking.
+    """1 if the judge behind an OpenAI-compatible endpoint (`server`, see near/models/judge.py) says yes, else 0; its
+    reply is Grade.told. A blank answer is wrong without a request.
 
-    UserError where it is away or says neither yes nor no; verdicts that came are kept and not asked for again, by
-    model, prompt, question, reference and answer: <cache>/verdicts/<model and prompt>/.
+    Verdicts are cached by model, prompt, question, reference and answer in <cache>/verdicts/<model and prompt>/, also
+    if a later request fails.
+
+    Raises:
+        UserError: the judge is unreachable, or says neither yes nor no.
     """
 
     def __init__(self, server: ServerOptions, prompt: str = PROMPT):
@@ -29,45 +32,45 @@ class JudgeGrader(Grader):
         folder = cache_folder(cache_dir, "verdicts", digest([self.judge.model, self.judge.prompt]))
         if not (folder / "judge.json").is_file():
             write_json(folder / "judge.json", {"model": self.judge.model, "prompt": self.judge.prompt})
-        asked = [(a.question, a.reference, a.text.strip()) for a in answers if a.text.strip()]
-        kept = Verdicts(folder / "verdicts.jsonl")
-        missing = list(dict.fromkeys(one for one in asked if digest(one) not in kept.known))
+        cases = [(a.question, a.reference, a.text.strip()) for a in answers if a.text.strip()]
+        verdicts = Verdicts(folder / "verdicts.jsonl")
+        missing = list(dict.fromkeys(case for case in cases if digest(case) not in verdicts.known))
         with ThreadPoolExecutor(self.judge.server.concurrency) as workers:
-            waiting, fault = {workers.submit(self.judge.verdict, one): one for one in missing}, None
+            waiting, fault = {workers.submit(self.judge.verdict, case): case for case in missing}, None
             for done in as_completed(waiting):
                 if done.cancelled():
                     continue
                 if done.exception() is None:
-                    kept.add(digest(waiting[done]), *done.result())
+                    verdicts.add(digest(waiting[done]), *done.result())
                 elif fault is None:
                     fault = done.exception()
                     for other in waiting:
-                        other.cancel()  # those under way end, and are kept
+                        other.cancel()  # requests in progress are finished and saved
             if fault is not None:
                 raise fault
-        grades = iter([Grade(float(right), said) for right, said in (kept.known[digest(one)] for one in asked)])
+        grades = iter([Grade(float(right), reply) for right, reply in (verdicts.known[digest(case)] for case in cases)])
         return [next(grades) if answer.text.strip() else Grade(0.0, no_answer=True) for answer in answers]
 
 
 class Verdicts:
-    """A file of one verdict a line, which several processes may add to; what a killed one left of a line is passed
-    over."""
+    """A file with one verdict a line. Several processes may append; a line that a killed process left incomplete is
+    skipped."""
 
     def __init__(self, path: Path):
         self.path, self.known = path, {}
         for line in path.read_bytes().split(b"\n") if path.is_file() else []:
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                told = json.loads(line)
-                self.known[told["key"]] = (bool(told["right"]), str(told["said"]))
+                entry = json.loads(line)
+                self.known[entry["key"]] = (bool(entry["right"]), str(entry["said"]))
 
-    def add(self, key: str, right: bool, said: str) -> None:
-        line = json.dumps({"key": key, "right": right, "said": said}).encode() + b"\n"
+    def add(self, key: str, right: bool, reply: str) -> None:
+        line = json.dumps({"key": key, "right": right, "said": reply}).encode() + b"\n"
         with locked(self.path.with_name("lock")), open(self.path, "ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a line that was cut short
+                if file.read(1) != b"\n":  # an incomplete line
                     line = b"\n" + line
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self.known[key] = (right, said)
+        self.known[key] = (right, reply)

@@ -41,7 +41,7 @@ ANSWER = re.compile(
     re.I,
 )
 CALLED = re.compile(r"[ *$]+(?:is|was|will be|must be) (?:the|our|my) (?:\w+ )?answer\b", re.I)
-SAID = re.compile(r"\b(?:(?:should|must|would) be|it is|it['’]s|that['’]s|that is|equals|(?:i|we) get)\b|=", re.I)
+RESULT = re.compile(r"\b(?:(?:should|must|would) be|it is|it['’]s|that['’]s|that is|equals|(?:i|we) get)\b|=", re.I)
 NEAR = 3  # words between "the answer is" and its number; further off, it is looked for as in any sentence
 DENIED = re.compile(r"(?:\bnot|n['’]t|\bnever|\brather than|\binstead of|不是)(?: [A-Za-z]+)? ?[$€£¥]?$", re.I)
 SENTENCE = re.compile(r"(?<=[!?。！？\n])|(?<=\.)(?<!\bi\.e\.)(?<!\be\.g\.)(?=\s|$)")
@@ -74,8 +74,8 @@ AND_OTHERS = re.compile(r"(?: [^\s.,;:\d]+){0,4} and (?:[^\s.,;:\d]+ )?[$€£¥
 
 def final_number(text: str) -> Fraction | None:
     """The number a solution ends with, as it is written: of 50% it is 50."""
-    found = read_number(text)
-    return None if found is None else found.value
+    number = read_number(text)
+    return None if number is None else number.value
 
 
 def read_number(text: str) -> Number | None:
@@ -89,16 +89,16 @@ def read_number(text: str) -> Number | None:
     text = spoken(text)
     first = first_answer(text)
     tail = corrected(first)
-    found = None if tail is None else _correction(plain(tail))
+    number = None if tail is None else _correction(plain(tail))
     for part in dict.fromkeys((first, text)):
-        found = _final(plain(part)) if found is None else found
-    return found
+        number = _final(plain(part)) if number is None else number
+    return number
 
 
 def _final(text: str) -> Number | None:
     for read in (_marked, _boxed, _answered):
-        if (found := read(text)) is not None:
-            return found[0]
+        if (result := read(text)) is not None:
+            return result[0]
     if len(text.split()) <= FEW and not re.search(r"\d", text) and (word := spelled(text)) is not None:
         return Number(word)
     return _last(_last_in_digits(text))
@@ -116,19 +116,19 @@ def _last_in_digits(text: str) -> str:
 def _correction(text: str) -> Number | None:
     """What is stated after "no, actually"; a number that is only mentioned there corrects nothing."""
     for read in (_marked, _boxed, _answered):
-        if (found := read(text)) is not None:
-            return found[0]
-    said = [_behind(text[match.end() : match.end() + 80]) for match in SAID.finditer(text)]
-    return next((number for number in reversed(said) if number is not None), None)
+        if (result := read(text)) is not None:
+            return result[0]
+    numbers = [_behind(text[match.end() : match.end() + 80]) for match in RESULT.finditer(text)]
+    return next((result for result in reversed(numbers) if result is not None), None)
 
 
 def _marked(text: str) -> tuple[Number | None] | None:
     """Right behind the last #### that is no heading; None where there is none."""
     for match in reversed(list(MARK.finditer(text))[-LAST:]):
         if not HEADING.match(match[1]):
-            found = _boxed(match[1]) or (_behind(match[1]),)
-            if found[0] is not None:
-                return found
+            result = _boxed(match[1]) or (_behind(match[1]),)
+            if result[0] is not None:
+                return result
     return None
 
 
@@ -160,10 +160,10 @@ def _answered(text: str) -> tuple[Number | None] | None:
     for match in reversed(list(ANSWER.finditer(text))[-LAST:]):
         follow = text[match.end() : match.end() + 300].lstrip()
         end = next((m.start() for m in SENTENCE.finditer(follow) if m.start()), len(follow))
-        if (found := _stated(follow[:end])) is not None:
-            return (found,)
-    found = _is_the_answer(text)
-    return None if found is None else (found,)
+        if (number := _stated(follow[:end])) is not None:
+            return (number,)
+    number = _is_the_answer(text)
+    return None if number is None else (number,)
 
 
 def _is_the_answer(text: str) -> Number | None:
@@ -182,10 +182,10 @@ def _stated(sentence: str) -> Number | None:
     if not re.search(r"\d", sentence):
         sentence = in_digits(sentence)
     numbers = written_numbers(sentence)
-    kept = [one for one in numbers if not DENIED.search(sentence[: one.start])] or numbers
-    if not kept:
+    candidates = [one for one in numbers if not DENIED.search(sentence[: one.start])] or numbers
+    if not candidates:
         return None
-    first = kept[0]
+    first = candidates[0]
     if len(sentence[: first.start].split()) > NEAR + (first is not numbers[0]) * NEAR:
         return _last(sentence)
     left, equals, right = sentence[first.end :].rpartition("=")
@@ -224,8 +224,8 @@ def _last(text: str) -> Number | None:
     if not numbers:
         return None
     ends = [match.start() for match in SENTENCE.finditer(text)]
-    place = bisect_right(ends, numbers[-1].start)
-    begin = ends[place - 1] if place else 0
+    position = bisect_right(ends, numbers[-1].start)
+    begin = ends[position - 1] if position else 0
     results = {one.number for one in numbers if _is_result(text, one)}
     sentence = [one for one in numbers[-LAST:] if one.start >= begin]
     if bold := [one for one in sentence if _is_bold(text, one)]:
@@ -236,14 +236,14 @@ def _last(text: str) -> Number | None:
             return repeated[-1].number
     if (result := _result(text, sentence)) is not None:
         return result.number
-    kept = [one for one in sentence if not _passed_over(text, one)] or sentence
-    last = kept[-1]
+    candidates = [one for one in sentence if not _passed_over(text, one)] or sentence
+    last = candidates[-1]
     if last.number not in results:
-        for one in kept[:-1]:
+        for one in candidates[:-1]:
             if one.number in results and AND_OTHERS.fullmatch(text, one.end, last.start):
                 return one.number
     if last.number not in results and _is_aside(text, last):
-        others = [one for one in kept[:-1] if not _is_aside(text, one)]
+        others = [one for one in candidates[:-1] if not _is_aside(text, one)]
         others = [one for one in others if one.number in results] if results else others
         last = others[-1] if others else last
     return last.number
@@ -301,18 +301,18 @@ class FinalNumber(Compares):
         return read_number(text)
 
     def _grade(self, answer: Answer) -> Grade:
-        wanted, found = self.taken(answer.reference), self.taken(answer.text)
-        if self.formulas is None or (wanted is not None and found is not None):
-            return self._compared(answer, wanted, found)
-        wanted, found = self.formulas.read(answer.reference), self.formulas.read(first_answer(spoken(answer.text)))
-        if not wanted or not found:
-            return self._compared(answer, wanted or None, found or None)
-        return Grade(float(self.formulas.same(wanted, found)))
+        expected, actual = self.taken(answer.reference), self.taken(answer.text)
+        if self.formulas is None or (expected is not None and actual is not None):
+            return self._compared(answer, expected, actual)
+        expected, actual = self.formulas.read(answer.reference), self.formulas.read(first_answer(spoken(answer.text)))
+        if not expected or not actual:
+            return self._compared(answer, expected or None, actual or None)
+        return Grade(float(self.formulas.same(expected, actual)))
 
-    def same(self, wanted: Number, found: Number, answer: Answer) -> bool:
-        if wanted.value * wanted.scale == found.value * found.scale:
+    def same(self, expected: Number, actual: Number, answer: Answer) -> bool:
+        if expected.value * expected.scale == actual.value * actual.scale:
             return True
-        if wanted.value != found.value or (wanted.scale != 1 and found.scale != 1):
+        if expected.value != actual.value or (expected.scale != 1 and actual.scale != 1):
             return False
-        below_one = abs(wanted.value) < 1 and min(wanted.scale, found.scale) < 1
+        below_one = abs(expected.value) < 1 and min(expected.scale, actual.scale) < 1
         return not below_one or bool(re.search(r"%|per ?cent|百分", answer.question, re.IGNORECASE))

@@ -14,23 +14,27 @@ from near.evaluation.sandbox import NO_TESTS, NoSandbox, Ran, Suite, refusal, ru
 log = logging.getLogger(__name__)
 
 FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OPEN = re.compile(r"^```[^\n`]*\n(.*)", re.MULTILINE | re.DOTALL)  # an answer that was cut short
+OPEN = re.compile(r"^```[^\n`]*\n(.*)", re.MULTILINE | re.DOTALL)  # a fence without its end: the answer was cut short
 NO_PYTHON = ("SyntaxError", "IndentationError", "TabError")
 INDENT = " " * 4
-# at the left edge behind a function's first line, these say that all of its body stands there
+# at the left edge after a function's first line, these words show that its whole body starts there
 OF_A_BODY = re.compile(r"^(?:return|yield|elif|else|except|finally)\b", re.MULTILINE)
 
 
 class PassAt1(Grader):
-    """1 where the program made of an answer comes to its end and passes its row's tests, else 0, with the error; None
-    where the row has no tests. One greedy answer for each row is what is tried (pass@1 of Chen et al. 2021 with n=1).
-    An answer that is blank, or neither a fenced block nor Python, held nothing to grade.
+    """1 if an answer's program runs to its end and passes its row's tests, else 0 with the error; None if the row has
+    no tests. Each row has one greedy answer (pass@1 of Chen et al. 2021 with n=1). An answer that is blank, or neither
+    a fenced block nor Python, has nothing to grade.
 
-    columns: which columns of the data hold `tests` (code, or a list of it), and where there are some `setup` (code
-    before the answer), `entry_point` (the function that the tests' `check` is called with) and `prefix` (the head of
-    the function, for answers that only go on with it). seconds, memory_mb: limits of one program. workers: how many
-    run at once; None: one for each core. Programs run in a sandbox, or with evaluation.unsafe=true without one
-    (near/sandbox).
+    Programs run in a sandbox (near/evaluation/sandbox), or without one with evaluation.unsafe=true.
+
+    Args:
+        column_names: the data's columns for `tests` (code, or a list of it) and, if there are any, for `setup` (code
+            before the answer), `entry_point` (the function that the tests' `check` is called with) and `prefix` (the
+            head of the function, for answers that only continue it).
+        seconds: limit of one program.
+        memory_mb: limit of one program.
+        workers: programs that run at once; None: one for each core.
     """
 
     columns = True
@@ -55,7 +59,7 @@ class PassAt1(Grader):
         if self.unsafe:
             log.warning(
                 "evaluation.unsafe=true: pass_at_1 runs the answers' code without a sandbox; it can read and write "
-                "what you can, and reach the network"
+                "all that you can, and use the network"
             )
         if not (ran := self._run("")).passed:
             raise UserError(
@@ -99,16 +103,16 @@ class PassAt1(Grader):
             return from_the_edge(code)
         return continued(prefix, code)
 
-    def _column(self, answer: Answer, what: str) -> str:
-        value = (answer.raw or {}).get(self.names.get(what)) if isinstance(answer.raw, Mapping | None) else None
+    def _column(self, answer: Answer, key: str) -> str:
+        value = (answer.raw or {}).get(self.names.get(key)) if isinstance(answer.raw, Mapping | None) else None
         if isinstance(value, list | tuple):
             return "\n".join(map(str, value))
         return "" if value is None else str(value)
 
 
 def code_of(text: str, name: str = "") -> str:
-    """The code of an answer: its first fenced block, the first that defines `name` where one does; without a fence,
-    all of it."""
+    """The code of an answer: the first fenced block that defines `name`, else the first fenced block, else the whole
+    text."""
     blocks = FENCED.findall(text.strip()) or OPEN.findall(text.strip())
     if not blocks:
         return text
@@ -117,18 +121,18 @@ def code_of(text: str, name: str = "") -> str:
 
 
 def from_the_edge(code: str) -> str:
-    """Code that begins at the left edge, where white space before its first line would be an error."""
+    """Code moved to the left edge: white space before its first line would be a syntax error."""
     code = textwrap.dedent(code.lstrip("\n"))
     return code.lstrip() if code[:1].isspace() else code
 
 
 def continued(prefix: str, code: str) -> str:
-    """A function's head, and the body that goes on with it, indented as the head is.
+    """A function's head followed by an answer that continues it, indented to fit.
 
     An answer may have lost the indentation of its first line ("return a" before "    b"), or of all lines.
     """
     head, _, last = prefix.rpartition("\n")
-    if last.strip():  # the answer goes on in the middle of a line
+    if last.strip():  # the answer continues in the middle of a line
         return prefix + code
     line = head.rstrip().rpartition("\n")[2]
     edge = line[: len(line) - len(line.lstrip())]

@@ -1,8 +1,8 @@
-"""Which part of an answer states its result, for the graders that look for a letter or a number in it."""
+"""Which part of an answer states its result; for the graders of letters and numbers."""
 
 import re
 
-# a line by which a model that was not stopped asks itself the next question; lm-eval stops generation at the same words
+# a line with which a model asks itself another question; lm-eval stops generation at the same words
 NEXT_QUESTION = re.compile(
     r"^[ \t]*(?:#{1,6} ?)?(?:\*\*)?(?:(?:question|problem|instruction|user|human)(?: ?\d+)?|q|"
     r"问题|题目) ?(?:\*\*)?[:：]|^the following (?:is|are)\b",
@@ -17,14 +17,14 @@ CORRECTION = re.compile(
 
 
 def spoken(text: str) -> str:
-    """An answer without its thinking: what follows </think>; of one cut short while thinking, what came before."""
+    """An answer without its thinking: the text after </think>; if thinking was cut short, the text before <think>."""
     for name in ("think", "thinking"):
         text = text.rpartition(f"</{name}>")[2].partition(f"<{name}>")[0]
     return text
 
 
 def first_answer(text: str) -> str:
-    """What comes before a question that the model asks itself after its answer; all of it where there is none."""
+    """The text before a question that the model asks itself after its answer; all of it if there is none."""
     for match in NEXT_QUESTION.finditer(text):
         if text[: match.start()].strip():
             return text[: match.start()]
@@ -32,7 +32,7 @@ def first_answer(text: str) -> str:
 
 
 def corrected(text: str) -> str | None:
-    """What follows the last correction ("no, actually ..."); None where nothing is corrected."""
+    """The text after the last correction ("no, actually ..."); None if there is none."""
     ends = [match.end() for match in CORRECTION.finditer(text)]
     return text[ends[-1] :] if ends else None
 
@@ -46,7 +46,7 @@ REMARK = re.compile(  # a line behind the result that explains it, or a sentence
 
 
 def before_remark(text: str) -> str:
-    """What comes before a line that explains the result; all of it where there is none, or nothing before it."""
+    """The text before a line that explains the result; all of it if there is none, or nothing before it."""
     for match in REMARK.finditer(text):
         if text[: match.start()].strip():
             return text[: match.start()]
@@ -57,9 +57,9 @@ BRACES = re.compile(r"\\(f?box(?:ed)?) ?(?=\{)|\\.|[{}]", re.DOTALL)
 
 
 def boxes(text: str) -> list[tuple[int, str]]:
-    """Where each \\boxed{...} or \\fbox{...} begins and what it holds, in order; one cut short reaches to the end."""
+    """Start and content of each \\boxed{...} or \\fbox{...}, in order; one that is cut short reaches to the end."""
     stack: list[tuple[int, int] | None] = []  # open braces: of a box its start and that of its content
-    found, box = [], None
+    contents, box = [], None
     for match in BRACES.finditer(text):
         if match[1]:
             box = match.start()
@@ -67,8 +67,8 @@ def boxes(text: str) -> list[tuple[int, str]]:
             stack.append(None if box is None else (box, match.end()))
             box = None
         elif match[0] == "}" and stack and (opened := stack.pop()) is not None:
-            found.append((opened[0], text[opened[1] : match.start()]))
+            contents.append((opened[0], text[opened[1] : match.start()]))
     cut = next((opened for opened in stack if opened is not None), None)
     if cut is not None:
-        found.append((cut[0], text[cut[1] :]))
-    return sorted(found)
+        contents.append((cut[0], text[cut[1] :]))
+    return sorted(contents)

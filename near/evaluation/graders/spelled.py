@@ -18,13 +18,13 @@ ANY = (
     rf"(?:(?:{BELOW_1000}|a) million(?:,?(?: and)? {BELOW_MILLION})?"
     rf"|(?:{BELOW_100}|a)[- ]dozen|half a dozen|{BELOW_MILLION})"
 )
-# a part, an ordinal, a pronoun ("one of them") and a number that goes on are none
+# what follows no number: the rest of a fraction, an ordinal, "of" ("one of them"), a longer number
 PART = (
     r"(?!\w|[- ]?(?:hundred|thousand|million|billion|trillion|dozen|half|halves|thirds?|quarters?|of\b|\w*ths?\b)"
     r"| and (?:a|one|three|two)[- ](?:half|third|quarter)|s? of\b| point \w)"
 )
-SPELLED = re.compile(rf"\b(?:(minus|negative) )?(?=(?P<said>{ANY}))(?P=said){PART}", re.IGNORECASE)
-# words that point at things already mentioned, or name one of a row: "the two", "day one"
+SPELLED = re.compile(rf"\b(?:(minus|negative) )?(?=(?P<words>{ANY}))(?P=words){PART}", re.IGNORECASE)
+# words before a number that refers to things mentioned before, or names one of a series: "the two", "day one"
 POINTS = re.compile(
     r"\b(?:the|these|those|other|another|last|first|next|both|any|no|each|every|this|that|which|step|day|week|part|"
     r"question|option|case|number|of) $",
@@ -33,7 +33,7 @@ POINTS = re.compile(
 
 
 def value(words: str) -> int:
-    """Of a number in letters."""
+    """The value of a number in letters."""
     if words.lower() == "half a dozen":
         return 6
     whole = part = 0
@@ -48,17 +48,17 @@ def value(words: str) -> int:
 
 
 def spelled(text: str) -> Fraction | None:
-    """The number that a text begins with in letters."""
+    """The number in letters at a text's start, or None."""
     match = SPELLED.match(text, re.match(r"[\W_]*", text).end())
-    return None if match is None else Fraction(value(match["said"]) * (-1 if match[1] else 1))
+    return None if match is None else Fraction(value(match["words"]) * (-1 if match[1] else 1))
 
 
 def in_digits(text: str) -> str:
-    """A text whose numbers in letters stand in digits, without a lone "one" and those that point at something."""
+    """A text with its numbers in letters as digits, except a lone "one" and those that refer to something (POINTS)."""
 
     def digits(match: re.Match) -> str:
-        if match["said"].lower() == "one" or POINTS.search(text[max(0, match.start() - 12) : match.start()]):
+        if match["words"].lower() == "one" or POINTS.search(text[max(0, match.start() - 12) : match.start()]):
             return match[0]
-        return f"{'-' if match[1] else ''}{value(match['said'])}"
+        return f"{'-' if match[1] else ''}{value(match['words'])}"
 
     return SPELLED.sub(digits, text)

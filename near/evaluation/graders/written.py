@@ -1,4 +1,4 @@
-"""The numbers of a text that stand for themselves."""
+"""The numbers of a text that are quantities."""
 
 import re
 from bisect import bisect_right
@@ -17,7 +17,7 @@ MINUS = re.compile(r"(?:\bnegative|(?:\b(?:is|was|be|equals)|[=:(]|^) ?minus) $|
 
 
 class Written(NamedTuple):
-    """A number in a text, and where it begins, with its sign, and ends."""
+    """A number in a text, with its start (of the sign, if any) and end."""
 
     number: Number
     start: int
@@ -25,15 +25,15 @@ class Written(NamedTuple):
 
 
 def numbers(text: str) -> list[Written]:
-    """All numbers of a plain text that stand for themselves: no index, no power, no ordinal, no number of a list."""
-    found, at = [], 0
+    """All quantities of a plain text: no index, power, ordinal or number of a list item."""
+    result, at = [], 0
     passed = [match.span() for match in BULLET.finditer(text)]
     starts = [start for start, _ in passed]
     while match := STARTS.search(text, at):
         start = match.start()
-        place = bisect_right(starts, start) - 1
-        if place >= 0 and start < passed[place][1]:
-            at = passed[place][1]
+        position = bisect_right(starts, start) - 1
+        if position >= 0 and start < passed[position][1]:
+            at = passed[position][1]
             continue
         try:
             value, end = literal(text, start)
@@ -43,12 +43,12 @@ def numbers(text: str) -> list[Written]:
         at = end
         if not OTHER.match(text, end) or text[max(0, start - 2) : start].rstrip().endswith("="):
             negative, begin = _sign(text, start)
-            found.append(Written(Number(-value if negative else value, scale(text, end)), begin, end))
-    return found
+            result.append(Written(Number(-value if negative else value, scale(text, end)), begin, end))
+    return result
 
 
 def _sign(text: str, start: int) -> tuple[bool, int]:
-    """Whether a number is negative, and where it begins with its sign: in "10-5" and "10 - 5" the dash is none of 5."""
+    """Whether a number is negative, and where its sign begins. The dash of "10-5" and "10 - 5" is no sign of 5."""
     before = text[max(0, start - 20) : start]
     if match := MINUS.search(before):
         return True, start - len(before) + match.start()

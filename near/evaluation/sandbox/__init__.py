@@ -24,10 +24,10 @@ from typing import BinaryIO, NamedTuple
 from near.evaluation.sandbox import seccomp
 
 DISK_BYTES = 32 << 20  # of /tmp
-MOST_FILES, MOST_THREADS = 4096, 256  # of one program: with more it is killed
-LOOK_SECONDS = 0.05  # between two looks at how many there are
-LONGEST = 1 << 16  # bytes of a verdict
-READY = b"ready\n"  # what the tests' process writes before all else
+MAX_FILES, MAX_THREADS = 4096, 256  # of one program; it is killed if it has more
+CHECK_SECONDS = 0.05  # between two counts of them
+LONGEST = 1 << 16  # bytes of a verdict, at most
+READY = b"ready\n"  # the first output of the tests' process
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
 INSIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside")
 DEVICES = ("null", "zero", "urandom")
@@ -39,15 +39,20 @@ NAMESPACES_OFF = (
 
 
 class Ran(NamedTuple):
-    """passed: the program and its tests came to their end. why: of one that did not, the last line of its error."""
+    """passed: the program and its tests ran to their end. why: if not, the last line of the error."""
 
     passed: bool
     why: str
 
 
 class Suite(NamedTuple):
-    """What judges a program. code: executed apart from it; a name that it does not define is the program's. entry: the
-    function that is tested. helpers: code that the program begins with, whose names the tests take from there."""
+    """The tests of a program.
+
+    Attributes:
+        code: runs in another process; names that it does not define are the program's.
+        entry: the function under test.
+        helpers: code that the program starts with; the tests use its names, too.
+    """
 
     code: str = ""
     entry: str = ""
@@ -58,14 +63,19 @@ NO_TESTS = Suite()
 
 
 class NoSandbox(RuntimeError):
-    """Programs can't be isolated here; the message says what is missing."""
+    """Programs can't be isolated on this machine; the message says what is missing."""
 
 
 def run(program: str, seconds: float, memory_mb: int, tests: Suite = NO_TESTS, unsafe: bool = False) -> Ran:
-    """Run `program` to its end, and then its tests: exiting earlier counts as a failure, whatever the status.
+    """Run `program` and then its tests; exiting before their end counts as a failure, whatever the status.
 
-    seconds: for both together. memory_mb: address space of each. unsafe: the limits alone, without a sandbox.
-    Raises NoSandbox.
+    Args:
+        seconds: limit for both together.
+        memory_mb: address space of each.
+        unsafe: no sandbox, only the limits.
+
+    Raises:
+        NoSandbox: programs can't be isolated on this machine.
     """
     bwrap = "" if unsafe else _bwrap()
     with contextlib.ExitStack() as stack:
@@ -96,25 +106,25 @@ def run(program: str, seconds: float, memory_mb: int, tests: Suite = NO_TESTS, u
         judge = start("tests", json.dumps(tests._asdict()).encode(), ends[2], ends[1])
         stack.callback(judge.stdout.close)
         for end in ends:
-            end.close()  # so that each side sees when the other has ended
-        written, stopped = _written(judge.stdout.fileno(), until, () if unsafe else (candidate.pid, judge.pid))
+            end.close()  # so that each side sees when the other ends
+        output, stopped = _read_verdict(judge.stdout.fileno(), until, () if unsafe else (candidate.pid, judge.pid))
         if stopped == LATE:
             return Ran(False, f"not done after {seconds:g} seconds")
         if stopped:
             return Ran(False, stopped)
-        said = _last_line(error)
-        if said.startswith("bwrap: ") or not written.startswith(READY):
-            raise NoSandbox(_advice(said))
-        if len(written) == len(READY):  # the tests did not come to a verdict
+        message = _last_line(error)
+        if message.startswith("bwrap: ") or not output.startswith(READY):
+            raise NoSandbox(_advice(message))
+        if len(output) == len(READY):  # the tests ended without a verdict
             return Ran(False, _early(judge, seconds))
-        verdict = json.loads(written[len(READY) :])
+        verdict = json.loads(output[len(READY) :])
         if verdict["passed"]:
             return Ran(True, "")
         return Ran(False, _printable(verdict["why"]) or _early(candidate, seconds))
 
 
 def missing() -> str | None:
-    """What keeps programs from being isolated here; None where nothing does."""
+    """Why programs can't be isolated on this machine; None if they can."""
     try:
         ran = run("", 30, 1024)
     except NoSandbox as error:
@@ -123,39 +133,40 @@ def missing() -> str | None:
 
 
 def refusal(reason: str) -> str:
+    """The error message where programs can't be isolated."""
     return (
         f"evaluation.graders.pass_at_1 runs code that nobody has read, and can't isolate it: {reason}. Or type "
-        "evaluation.unsafe=true, which runs it with your rights, within limits of time and memory alone"
+        "evaluation.unsafe=true, which runs it with your rights, limited only in time and memory"
     )
 
 
 LATE = "late"
 
 
-def _written(verdict: int, until: float, sandboxes: Sequence[int]) -> tuple[bytes, str]:
-    """What the tests' process writes until it ends; and where it is stopped, LATE or what there is too much of."""
-    written = b""
+def _read_verdict(verdict: int, until: float, sandboxes: Sequence[int]) -> tuple[bytes, str]:
+    """The output of the tests' process; and if it had to be stopped, the reason: LATE, or an excess of something."""
+    output = b""
     while (left := until - time.monotonic()) > 0:
-        if select.select([verdict], [], [], min(left, LOOK_SECONDS))[0]:  # type: ignore[attr-defined] # not select.py
+        if select.select([verdict], [], [], min(left, CHECK_SECONDS))[0]:  # type: ignore[attr-defined] # not select.py
             part = os.read(verdict, LONGEST)
-            written += part
-            if not part or len(written) > LONGEST:
-                return written, ""
+            output += part
+            if not part or len(output) > LONGEST:
+                return output, ""
         for sandbox in sandboxes:
             if excess := _excess(sandbox):
-                return written, excess
-    return written, LATE
+                return output, excess
+    return output, LATE
 
 
 def _excess(sandbox: int) -> str:
-    """What a sandbox holds too many of, as its limits do not count it (root's threads, files without content)."""
-    with contextlib.suppress(OSError, ValueError):  # it is just starting, or ending
+    """What a sandbox has too many of, beyond what its limits count (root's threads, empty files); or ""."""
+    with contextlib.suppress(OSError, ValueError):  # it is starting or ending
         first = int(_children(sandbox))
         disk = os.statvfs(f"/proc/{first}/root/tmp")
-        if disk.f_files - disk.f_ffree > MOST_FILES and disk.f_blocks * disk.f_frsize == DISK_BYTES:
-            return f"made more than {MOST_FILES} files"
-        if len(os.listdir(f"/proc/{int(_children(first))}/task")) > MOST_THREADS:
-            return f"started more than {MOST_THREADS} threads"
+        if disk.f_files - disk.f_ffree > MAX_FILES and disk.f_blocks * disk.f_frsize == DISK_BYTES:
+            return f"made more than {MAX_FILES} files"
+        if len(os.listdir(f"/proc/{int(_children(first))}/task")) > MAX_THREADS:
+            return f"started more than {MAX_THREADS} threads"
     return ""
 
 
@@ -165,7 +176,7 @@ def _children(process: int) -> str:
 
 
 def _early(candidate: subprocess.Popen, seconds: float) -> str:
-    """Why a program is no longer there."""
+    """Why a program ended early."""
     try:
         status = candidate.wait(1)
     except subprocess.TimeoutExpired:
@@ -176,7 +187,7 @@ def _early(candidate: subprocess.Popen, seconds: float) -> str:
 
 
 def _end(child: subprocess.Popen) -> None:
-    """Kill a process and all that came of it: a sandbox ends with its first process, which ends with bwrap."""
+    """Kill a process and its children: a sandbox ends with its first process, which ends with bwrap."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -187,7 +198,7 @@ def _alone() -> list[str]:
 
 
 def _bwrap() -> str:
-    """The path of bubblewrap; NoSandbox where it can't be had."""
+    """The path of bubblewrap; NoSandbox if it can't be used."""
     if sys.platform != "linux" or platform.machine() not in seccomp.AUDIT_ARCH:
         machines = ", ".join(seccomp.AUDIT_ARCH)
         raise NoSandbox(f"this is {sys.platform} on {platform.machine()}; use Linux on {machines}")
@@ -197,7 +208,7 @@ def _bwrap() -> str:
 
 
 def _isolated(bwrap: str, filtering: int) -> list[str]:
-    """The command that runs the worker in a sandbox. filtering: the open file of the filter of system calls."""
+    """The command that runs the worker in a sandbox. filtering: file descriptor of the filter of system calls."""
     python = os.path.realpath(sys.executable)
     words = [bwrap, "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
     words += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--seccomp", str(filtering)]
@@ -215,25 +226,25 @@ def _isolated(bwrap: str, filtering: int) -> list[str]:
 
 
 def _packages() -> list[str]:
-    """Folders of installed packages that this Python sees, without the user's own below the home folder."""
-    found = [os.path.realpath(p) for p in sys.path if os.path.basename(p) in ("site-packages", "dist-packages")]
-    return [path for path in dict.fromkeys(found) if path != os.path.realpath(site.getusersitepackages())]
+    """Folders of this Python's packages, without the user's in the home folder."""
+    folders = [os.path.realpath(p) for p in sys.path if os.path.basename(p) in ("site-packages", "dist-packages")]
+    return [path for path in dict.fromkeys(folders) if path != os.path.realpath(site.getusersitepackages())]
 
 
 def _environment(folder: str) -> dict[str, str]:
     return {"HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def _advice(said: str) -> str:
-    """What bwrap said, and what to do about it."""
+def _advice(message: str) -> str:
+    """bwrap's message, and what to do about it."""
     hints = {"Unknown option": "update bubblewrap"}
     hints |= dict.fromkeys(("namespace", "uid map", "loopback", "not permitted", "denied"), NAMESPACES_OFF)
-    hint = next((hint for word, hint in hints.items() if word in said), "")
-    return (said or "Python does not start in it") + (f"; {hint}" if hint else "")
+    hint = next((hint for word, hint in hints.items() if word in message), "")
+    return (message or "Python does not start in it") + (f"; {hint}" if hint else "")
 
 
 def _printable(text: str) -> str:
-    """What a program said, fit for logs and files: no control characters, no halves of characters."""
+    """A program's text, fit for logs and files: no control characters, no lone surrogates."""
     return "".join(c if c.isprintable() else "?" for c in text)[:300]
 
 
@@ -244,12 +255,12 @@ def _last_line(file: BinaryIO) -> str:
 
 
 def _pipes() -> tuple[int, int, int, int]:
-    """From the tests to the program, and from the program to the tests: where to read, where to write."""
+    """Two pipes, tests to program and program to tests: file descriptors to read, write, read, write."""
     return *os.pipe(), *os.pipe()
 
 
 def _file(data: bytes) -> BinaryIO:
-    """An open file without a name that holds `data`."""
+    """An open unnamed file with `data`."""
     file = tempfile.TemporaryFile()
     file.write(data)
     file.seek(0)

@@ -1,7 +1,7 @@
-"""The filter of system calls that a graded program runs under: BPF as bwrap's --seccomp reads it.
+"""The filter of system calls for graded programs: BPF as bwrap's --seccomp reads it.
 
-Namespaces and missing capabilities already forbid most of what stands here; the filter takes the code behind it out of
-reach as well. And it makes the limits of a process those of the whole program: it may have threads, but no second
+Namespaces and missing capabilities already forbid most of these calls; the filter also makes the kernel's code for them
+unreachable. And it makes the limits of a process those of the whole program: a program may have threads, but no second
 process, and no memory outside its address space (shared segments, memory files).
 """
 
@@ -19,7 +19,7 @@ NUMBER, ARCH, FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; of th
 NO_PROCESS = {"fork": (57, None), "vfork": (58, None)}
 CLONE = {"clone": (56, 220)}
 NOT_THERE = {"clone3": (435, 435)}  # its flags can't be seen; the C library then uses clone
-# Where root runs this, a program owns the machine's /dev/null. It is told that these were done.
+# If root runs this, a program owns the machine's /dev/null. These calls report success and do nothing.
 PRETENDED = {
     **{"chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452)},
     **{"chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54)},
@@ -64,7 +64,7 @@ REFUSALS = (
 
 
 def filter_of(machine: str) -> bytes:
-    """The program, an array of struct sock_filter. KeyError for a machine whose numbers are not known here."""
+    """The BPF program, an array of struct sock_filter. KeyError for a machine that is not in AUDIT_ARCH."""
     column = list(AUDIT_ARCH).index(machine)
     code = [(LOAD, 0, 0, ARCH), (EQUAL, 1, 0, AUDIT_ARCH[machine]), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER)]
     if machine == "x86_64":

@@ -44,16 +44,16 @@ class Remote:
         vars(self).update(_peer=peer, _number=number)
 
     def __getattr__(self, name):
-        return self._peer.ask("attr", self, name)
+        return self._peer.request("attr", self, name)
 
     def __setattr__(self, name, value):
-        self._peer.ask("set", self, name, value)
+        self._peer.request("set", self, name, value)
 
     def __call__(self, *args, **kwargs):
-        return self._peer.ask("call", self, *args, **kwargs)
+        return self._peer.request("call", self, *args, **kwargs)
 
     def __instancecheck__(self, value):
-        return isinstance(value, Remote) and self._peer.ask("isinstance", self, value) is True
+        return isinstance(value, Remote) and self._peer.request("isinstance", self, value) is True
 
     def __hash__(self):
         return hash(self._number)
@@ -80,11 +80,11 @@ WITH_REMOTES = ("eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truedi
 
 
 def _forward(op: str):
-    return lambda self, *args: self._peer.ask(op, self, *args)
+    return lambda self, *args: self._peer.request(op, self, *args)
 
 
 def _between(op: str):
-    return lambda self, other: self._peer.ask(op, self, other) if isinstance(other, Remote) else NotImplemented
+    return lambda self, other: self._peer.request(op, self, other) if isinstance(other, Remote) else NotImplemented
 
 
 for _name, _operation in BY_ITSELF.items():
@@ -109,7 +109,7 @@ class Printed(io.BytesIO):
         return text
 
 
-def open_to_programs(op: str, coded: list, args: list) -> bool:
+def may_request(op: str, coded: list, args: list) -> bool:
     """Whether a program may ask that of the tests: to call and iterate what they handed over, and no other callable
     that it could name; and for attributes of what is of their own classes. coded: `args` as they came."""
     if not (coded and isinstance(coded[0], list) and coded[0][:1] == ["yours"]):
@@ -144,7 +144,7 @@ class Peer:
             raise Ended
         return json.loads(line)
 
-    def ask(self, op: str, *args, **kwargs):
+    def request(self, op: str, *args, **kwargs):
         """The other end's result, or the exception it raised."""
         coded = {name: self.encode(value) for name, value in kwargs.items()}
         self.send({"op": op, "args": [self.encode(a) for a in args], "kwargs": coded})
@@ -164,8 +164,8 @@ class Peer:
         try:
             args = [self.decode(a) for a in message["args"]]
             kwargs = {name: self.decode(value) for name, value in message["kwargs"].items()}
-            if self.namespace is None and not open_to_programs(message["op"], message["args"], args):
-                raise TypeError(f"{message['op']} is not for a program to ask")
+            if self.namespace is None and not may_request(message["op"], message["args"], args):
+                raise TypeError(f"a program may not request {message['op']}")
             reply = self._reply(message["op"], args, kwargs)
         except Ended:
             raise
@@ -264,7 +264,7 @@ class Peer:
         raise ValueError(f"{kind} is no kind of value")
 
     async def _waiting(self, coroutine: Remote):
-        return self.ask("wait", coroutine)
+        return self.request("wait", coroutine)
 
     def exception(self, name: str, base: str) -> type:
         """The exception class that stands for the other side's."""

@@ -38,7 +38,7 @@ class Names(dict):
     def __missing__(self, name):
         if name.startswith("__") or hasattr(builtins, name) and not self.shadowed:
             raise KeyError(name)
-        return self.peer.ask("name", name)
+        return self.peer.request("name", name)
 
 
 def run_program(source: bytes, peer: Peer) -> None:
@@ -74,15 +74,15 @@ def run_tests(job: dict, peer: Peer) -> None:
     for helper in job["helpers"]:
         with contextlib.suppress(Exception):
             exec(compile(helper, "helpers.py", "exec"), names)
-    made = {name: names[name] for name in set(names) - before}
-    if any(isinstance(value, type) and value.__module__ == "__main__" for value in made.values()):
-        for name in made:  # the program must know its objects as its own
+    defined = {name: names[name] for name in set(names) - before}
+    if any(isinstance(value, type) and value.__module__ == "__main__" for value in defined.values()):
+        for name in defined:  # the program must know its objects as its own
             del names[name]
     names.pop(job["entry"], None)  # a helper's head of it has no body
     if hasattr(builtins, job["entry"]):
-        names[job["entry"]] = peer.ask("name", job["entry"])
+        names[job["entry"]] = peer.request("name", job["entry"])
     exec(code, names)
-    peer.ask("repr", None)  # it is still there
+    peer.request("repr", None)  # it is still there
 
 
 def free_names(code: types.CodeType) -> set[str]:
@@ -136,8 +136,8 @@ def main(role: str, reading: int, writing: int, seconds: float, memory_mb: int, 
         os.close(out)
         run_program(job, Peer(reading, writing, {}))
     else:
-        found = verdict(json.loads(job), Peer(reading, writing))
-        os.write(out, json.dumps(found).encode())
+        result = verdict(json.loads(job), Peer(reading, writing))
+        os.write(out, json.dumps(result).encode())
     os._exit(0)  # the program's or tests' threads and exit handlers have no say
 
 
