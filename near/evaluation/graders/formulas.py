@@ -8,8 +8,11 @@ from near.common.errors import UserError, one_line
 
 class Formulas:
     """Whether two texts contain the same expression, set, interval or equation, as math-verify reads them:
-    2\\sqrt{3} is \\sqrt{12}. math-verify takes seconds at most for each text and reads LaTeX well, but
-    misses half of the numbers as people write them ("3½", "1 000 000", "#### 42 apples for 3"); near/evaluation/graders/number.py reads those."""
+    2\\sqrt{3} is \\sqrt{12}.
+
+    math-verify takes seconds at most for each text and reads LaTeX well, but misses half of the numbers as people write
+    them ("3½", "1 000 000", "#### 42 apples for 3"); near/evaluation/graders/number.py reads those.
+    """
 
     def check(self) -> None:
         if importlib.util.find_spec("math_verify") is None:
