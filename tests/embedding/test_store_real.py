@@ -78,7 +78,7 @@ def test_killed_at_20_moments_it_ends_as_if_undisturbed(tmp_path, words):
 
 
 def _claimed_since(started: float, folder: Path) -> bool:
-    """Whether embedding has begun: claims of processes that were killed before are older."""
+    """Whether embedding has started: claims of processes that were killed before are older."""
     for path in (folder / "cache" / "embeddings").glob("*/claims/*"):
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mtime >= started:
@@ -114,7 +114,7 @@ def test_two_processes_share_the_embedding_and_end_alike(tmp_path, words):
     assert sum(now) == _distinct(both) == _distinct(tmp_path / "one")
     assert min(now) > 0
     assert (both / "other" / "top_indices.npy").read_bytes() == (both / "out" / "top_indices.npy").read_bytes()
-    # two at once may be given fewer threads each, and so other last bits: the neighbours are the same up to ties
+    # two at once may have fewer threads each, and so other last bits: the neighbours are the same up to ties
     assert set(_shards(both)) & set(_shards(tmp_path / "one"))
     np.testing.assert_allclose(
         np.load(both / "out" / "top_scores.npy"), np.load(tmp_path / "one" / "out" / "top_scores.npy"), atol=1e-5

@@ -95,7 +95,7 @@ def test_the_bases_scores_are_of_the_tasks_data(tiny, task, tmp_path, caplog):
     words, rows = task
     cfg = configured("train", *tiny, *words)
     model, tokenizer = load_base(cfg.model, cfg.cache_dir), load_tokenizer(cfg.model, cfg.cache_dir)
-    folder = module.base_benchmarks  # kept by the model's files
+    folder = module.base_benchmarks  # cached by the model's files
     first_scores = folder(cfg, cfg.model, model.config._name_or_path, lambda: (model, tokenizer))
     write_rows(tmp_path / "colours.jsonl", rows[:7])
     module._tasks.cache_clear()

@@ -64,7 +64,7 @@ def _number(text: str) -> Fraction | None:
 
 
 def test_lm_evals_filters_on_the_same_texts():
-    """Where an answer has the form that its task asks for, lm-eval reads it as we do; of other forms it misses most."""
+    """If an answer has the form of its task, lm-eval reads it as we do; of other forms it misses most."""
     in_form = [
         (t, n) for t, n in ((c[0], c[1]) for c in graded_numbers.CASES) if t.startswith("#### ") and t[5:].isdigit()
     ]

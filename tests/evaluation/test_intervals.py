@@ -49,7 +49,7 @@ def test_coverage_over_examples(n):
 
 @pytest.mark.parametrize("k", [2, 3, 5])
 def test_coverage_over_seeds(k):
-    assert 0.94 <= seeds(k, "normal", 20_000) <= 0.96  # 2,000 would tell it to 1%
+    assert 0.94 <= seeds(k, "normal", 20_000) <= 0.96  # 2,000 would be exact to 1%
 
 
 def test_holds_zero():

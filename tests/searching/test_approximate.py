@@ -115,7 +115,7 @@ def test_progress_reports_every_row_once(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(approximate, "BLOCK", 64)
     for cached in (False, True):
         reported, index = [], kind()
-        index.search(QUERIES, ArrayVectors(POOL), 5, reported.append, tmp_path / "kept")
+        index.search(QUERIES, ArrayVectors(POOL), 5, reported.append, tmp_path / "index")
         assert (sum(reported), index.told["index_found"]) == (len(POOL), cached)
 
 
@@ -228,19 +228,19 @@ def counted(kind, monkeypatch):
 @both
 def test_a_cached_index_is_used_whatever_is_searched(kind, tmp_path, monkeypatch, logged):
     first = kind()
-    expected = [a.tobytes() for a in search(first, keep=tmp_path / "kept")]
+    expected = [a.tobytes() for a in search(first, keep=tmp_path / "index")]
     assert "to build, saved in" in logged.text
     other = kind(**{kind.width_key: 1})
     assert first.built == other.built
     assert first.signature != other.signature
     with counted(kind, monkeypatch) as builds:
         again = kind()
-        assert [a.tobytes() for a in search(again, keep=tmp_path / "kept")] == expected
-        search(other, 5, tmp_path / "kept", queries=clustered(3, seed=5))
+        assert [a.tobytes() for a in search(again, keep=tmp_path / "index")] == expected
+        search(other, 5, tmp_path / "index", queries=clustered(3, seed=5))
     assert not builds
     assert again.told["index_found"] and other.told["index_found"] and not first.told["index_found"]
     assert again.told["build_seconds"] == first.told["build_seconds"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "kept.lock"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index", "index.lock"]
 
 
 @pytest.mark.parametrize("index", [Ivf(nlist=5), Hnsw(M=4), Hnsw(ef_construction=9)])
@@ -293,7 +293,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_index_is_named_and_built_again(damage, reason, tmp_path, logged):
-    keep = tmp_path / "kept"
+    keep = tmp_path / "index"
     expected = [a.tobytes() for a in search(Ivf(), keep=keep)]
     damage(keep)
     logged.clear()
@@ -320,7 +320,7 @@ def test_an_index_of_another_pool_is_refused(kind, tmp_path, logged):
 
 @both
 def test_an_interrupted_build_leaves_nothing_and_is_started_again(kind, tmp_path, monkeypatch):
-    keep = tmp_path / "kept"
+    keep = tmp_path / "index"
     expected = [a.tobytes() for a in search(kind())]
     read, count = ArrayVectors.read, [0]
 
@@ -346,9 +346,9 @@ def test_an_interrupted_build_leaves_nothing_and_is_started_again(kind, tmp_path
             patch.setattr(approximate, "_write_index", dies)
             with pytest.raises(type(fault)):
                 search(kind(), keep=keep)
-        assert [p.name for p in tmp_path.iterdir()] == ["kept.lock"]
-    (tmp_path / ".kept.0123abcd.part").mkdir()  # of a killed one
-    (tmp_path / ".kept.0123abcd.part" / INDEX).write_bytes(b"half")
+        assert [p.name for p in tmp_path.iterdir()] == ["index.lock"]
+    (tmp_path / ".index.0123abcd.part").mkdir()  # of a killed one
+    (tmp_path / ".index.0123abcd.part" / INDEX).write_bytes(b"half")
     assert [a.tobytes() for a in search(kind(), keep=keep)] == expected
     assert sorted(p.name for p in keep.iterdir()) == [INDEX, MANIFEST, NUMBERS]
 
@@ -379,7 +379,7 @@ def test_several_processes_build_one_index(tmp_path):
         "from near.searching.vectors import ArrayVectors; pool, index = np.load(sys.argv[1]), Hnsw(); "
         "index.search(pool[:3], ArrayVectors(pool), 5, keep=Path(sys.argv[2])); print(index.told['index_found'])"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "pool.npy"), str(tmp_path / "kept")]
+    command = [sys.executable, "-c", code, str(tmp_path / "pool.npy"), str(tmp_path / "index")]
     options = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE, "text": True}
     running = [subprocess.Popen(command, **options) for _ in range(2)]
     assert sorted(process.communicate(timeout=120)[0] for process in running) == ["False\n", "True\n"]

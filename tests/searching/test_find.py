@@ -51,7 +51,7 @@ def test_another_selection_is_refused_before_it_is_made(settings, tmp_path, monk
             with pytest.raises(UserError, match=message):
                 select(configured("select", *settings, *words), out)
         assert {p.name: p.read_bytes() for p in out.iterdir()} == before
-        select(configured("select", *settings), out)  # the same one again is found
+        select(configured("select", *settings), out)  # the same selection again is read from the cache
     assert "embedded 0 texts" in caplog.text
     select(configured("select", *settings, "max_K=9", "overwrite=true"), out)
     assert np.load(out / "top_indices.npy").shape == (4, 9)

@@ -5,10 +5,10 @@ import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
-LONGEST = 100  # digits of a number; beyond this and the next two, it is none that anybody meant
+LONGEST = 100  # digits of a number; beyond this and the next two limits, nobody meant it as a number
 LARGEST_EXPONENT = 1000
 LARGEST_BITS = 8000
-DEEPEST = 20  # brackets in brackets
+DEEPEST = 20  # nested brackets
 
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻₀₁₂₃₄₅₆₇₈₉", "0123456789+-0123456789")
 SUPERSCRIPT = re.compile(r"([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)(?:[/⁄]([₀₁₂₃₄₅₆₇₈₉]+))?")
@@ -49,7 +49,7 @@ MIXED = re.compile(r" ?(?=\\frac)|(?: and)? (?=(\d{1,3}) ?/ ?(\d{1,3})(?![\d/]))
 OVER = re.compile(r" ?/ ?(?=\d|\\frac)")
 LABELLED = re.compile(r"\b(?:week|day|month|year|step|part|group|round|question|problem|case) $", re.IGNORECASE)  # 3:5
 RATIO = re.compile(r":(\d+)(?![\d:])")
-CLOCK = re.compile(r"(?:[01]?\d|2[0-4]):[0-5]\d(?::[0-5]\d)?(?![\d:])")  # 5:30, unless a ratio is spoken of
+CLOCK = re.compile(r"(?:[01]?\d|2[0-4]):[0-5]\d(?::[0-5]\d)?(?![\d:])")  # 5:30, unless the text is about a ratio
 OF_RATIO = re.compile(r"\b(?:ratios?|odds|scale|proportions?)\b", re.IGNORECASE)
 TIMES_POWER = re.compile(r" ?× ?(?=10 ?\^)")
 RAISED = re.compile(r" ?\^ ?")
@@ -71,20 +71,20 @@ SCALES = [
 
 
 class Number(NamedTuple):
-    """A number as it is written, and what a word or sign behind it multiplies it by: 50% is 50 and 1/100."""
+    """A number as written, and the factor of the word or sign after it: 50 and 1/100 for 50%."""
 
     value: Fraction
     scale: Fraction = Fraction(1)
 
 
 class NoNumber(ValueError):
-    """What stands there has no value, or none that anybody meant."""
+    """The text there has no value, or none that anybody meant."""
 
 
 def plain(text: str) -> str:
-    """A text with its digits, fractions, powers, signs and spaces in one form each; LaTeX for layout goes.
+    """A text with one form each of digits, fractions, powers, signs and spaces, and without LaTeX for layout.
 
-    "3½" becomes "3 1/2" and "10²" "10^{2}" before Unicode's own forms would make "31⁄2" and "102" of them.
+    "3½" becomes "3 1/2" and "10²" "10^{2}" first, because Unicode normalisation would make "31⁄2" and "102" of them.
     """
     if not text.isascii():
         text = VULGAR.sub(r" \g<0>", SUPERSCRIPT.sub(_superscript, text))
@@ -112,9 +112,10 @@ def _character(character: str) -> str:
 
 
 def literal(text: str, at: int, depth: int = 0) -> tuple[Fraction, int]:
-    """The number without a sign that begins at `at` of a plain text, and where it ends.
+    """The unsigned number that begins at `at` of a plain text, and its end: 1,234.5, \\frac{1}{2}, 3 1/2, 2^{10}, 3:4.
 
-    1,234.5, \\frac{1}{2}, 3 1/2, 2^{10}, 1.5×10^3, 3:4. NoNumber where none begins there, or one without a value.
+    Raises:
+        NoNumber: no number begins there, or it has no value.
     """
     if CLOCK.match(text, at) and not _is_ratio(text, at):
         raise NoNumber
@@ -145,7 +146,7 @@ def _is_labelled(text: str, at: int) -> bool:
 
 
 def _is_ratio(text: str, at: int) -> bool:
-    """Whether "3:20" is no clock time: a ratio is spoken of, or "Day 3:20" counts days."""
+    """Whether "3:20" is no clock time: the text is about a ratio, or it is "Day 3:20"."""
     return _is_labelled(text, at) or bool(OF_RATIO.search(text[max(0, at - 100) : at + 20]))
 
 
@@ -178,7 +179,7 @@ def _digits(written: str) -> Fraction:
 
 
 def _argument(text: str, at: int, depth: int) -> tuple[Fraction, int]:
-    """Of \\frac or ^: in braces, or one digit."""
+    """The argument of \\frac or ^, in braces or one digit, and its end."""
     at += text[at : at + 1] == " "
     if text[at : at + 1] == "{":
         return _primary(text, at, depth)
@@ -207,7 +208,7 @@ def _power(text: str, value: Fraction, end: int, depth: int) -> tuple[Fraction, 
 
 
 def total(text: str, at: int, depth: int = 0) -> tuple[Fraction, int]:
-    """The value of the sum, product or number, with its sign, that begins at `at` of a plain text, and its end."""
+    """The value of the sum, product or signed number that begins at `at` of a plain text, and its end."""
     value, end, sign = Fraction(0), at, SIGN.match(text, at)
     while True:
         part, end = _product(text, sign.end(), depth)
@@ -239,5 +240,5 @@ def _bounded(value: Fraction) -> Fraction:
 
 
 def scale(text: str, at: int) -> Fraction:
-    """What the sign or word at `at` of a text multiplies the number before it by."""
+    """The factor of the sign or word at `at` of a text, for the number before it; 1 if there is none."""
     return next((factor for pattern, factor in SCALES if pattern.match(text, at)), Fraction(1))

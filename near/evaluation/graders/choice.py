@@ -1,4 +1,4 @@
-"""The letter of a multiple-choice question, found where a person would find it."""
+"""The letter that an answer to a multiple-choice question chooses, read as a person would."""
 
 import re
 import unicodedata
@@ -12,12 +12,12 @@ from near.models.judge import normalise
 
 Letters = frozenset[str]
 UNDECIDED: Letters = frozenset()
-FIRST, LAST = 100, 400  # mentions of a text that are looked at: from its beginning, and from its end
-LEFT, RIGHT = 100, 60  # characters around a mention that decide what it is
+FIRST, LAST = 100, 400  # mentions of a text that are read: so many from its start, and from its end
+LEFT, RIGHT = 100, 60  # characters before and after a mention that decide what it means
 
 
 class Mention(NamedTuple):
-    """Letters of a text, without any where it says "A or B"; `sure`: they can't be an ordinary word."""
+    """Letters mentioned in a text; none for "A or B". `sure`: they can't be an ordinary word."""
 
     letters: Letters
     start: int
@@ -28,12 +28,12 @@ class Mention(NamedTuple):
 
 
 def letters(text: str) -> Letters | None:
-    """The letters that are chosen; None where there are none.
+    """The letters that an answer chooses; None if it chooses none.
 
-    In this order: what is marked (boxed, in tags, [[B]], ####), what is called the answer or chosen, a line of its own
-    or the beginning of the answer, what is called right, the one bold letter, the one line that begins with a letter,
-    the one letter that is mentioned. Of several that are marked or stated, the last. A letter that is denied ("not A",
-    "A is wrong") is none, nor is an article ("A cat") or a pronoun; of "A or B" none is chosen.
+    The first that exists: a marked letter (boxed, in tags, [[B]], ####); one that is called the answer or chosen; one
+    on a separate line or at the start of the answer; one that is called right; the only bold letter; the only line that
+    begins with a letter; the only letter that is mentioned. Of several marked or stated letters, the last counts.
+    Denied letters ("not A", "A is wrong"), articles ("A cat"), pronouns and "A or B" do not count.
     """
     text = _without_tags(spoken(unicodedata.normalize("NFKC", text))).strip()
     text = patterns.CHECKBOX.sub(lambda box: box[1] + ("✅" if box[2] in ("x", "X") else "❌"), text)
@@ -46,7 +46,7 @@ def letters(text: str) -> Letters | None:
 
 
 def _without_tags(text: str) -> str:
-    """Without HTML: bold as in Markdown, a block on a line of its own. "<B>" that nothing closes is a letter."""
+    """The text without HTML: bold as in Markdown, blocks on separate lines. An unclosed "<B>" is a letter."""
 
     def mark(tag: re.Match) -> str:
         name = tag[1].lower()
@@ -76,7 +76,7 @@ def _chosen(text: str) -> Letters | None:
 
 
 def _correction(text: str) -> Letters | None:
-    """What is stated after "no, actually"; a letter that is only mentioned there corrects nothing."""
+    """The letters stated after "no, actually"; letters that are only mentioned there correct nothing."""
     text = text.lstrip(" ,.:;!?…—–-")
     if (chosen := _marked(text)) is not None:
         return chosen
@@ -88,7 +88,7 @@ def _correction(text: str) -> Letters | None:
 
 
 def _read(text: str) -> tuple[str, list[str], list[Mention]]:
-    """A text without formatting, its lines, and the letters in it that are not denied."""
+    """The text without formatting, its lines, and its mentions of letters that are not denied."""
     plain = re.sub(r"[^\S\n]+", " ", patterns.FORMAT.sub("", text)).strip()
     plain = patterns.INITIALS.sub("", plain)
     lines = [line.strip() for line in plain.split("\n") if line.strip()]
@@ -110,7 +110,7 @@ def _mentions(text: str) -> list[Mention]:
 
 
 def _mention(text: str, match: re.Match) -> Mention | None:
-    """None where it is an ordinary word."""
+    """The mention of a match; None if it is an ordinary word."""
     letter, right = match["wrapped"] or match["bare"], text[match.end() : match.end() + RIGHT]
     if len(letter) > 1 and list(letter) != sorted(set(letter)):  # "ABD" may be three letters, "BAD" is a word
         return None
@@ -129,7 +129,7 @@ def _mention(text: str, match: re.Match) -> Mention | None:
 
 
 def _is_article(letter: str, left: str, right: str) -> bool:
-    """Whether "A" begins a noun phrase: never behind "option"; behind "the answer is" only before a content word."""
+    """Whether "A" begins a noun phrase: never after "option"; after "the answer is" only before a content word."""
     if letter == "A" and patterns.NAMED_MENTION_LEFT.search(left):
         return False
     if letter == "A" and patterns.STATED_LEFT.search(left) and not patterns.COLON_LEFT.search(left):
@@ -138,7 +138,7 @@ def _is_article(letter: str, left: str, right: str) -> bool:
 
 
 def _joined(first: Mention, gap: str, second: Mention) -> Mention | None:
-    """ "A and C", "A, C" or "A or C" as one mention; None where they are two."""
+    """One mention of "A and C", "A, C" or "A or C"; None if the two are separate."""
     if patterns.HEDGE.fullmatch(gap):
         chosen = UNDECIDED
     elif not patterns.JOIN.fullmatch(gap):
@@ -155,7 +155,7 @@ def _joined(first: Mention, gap: str, second: Mention) -> Mention | None:
 
 
 def _same_list(first: Mention, second: Mention) -> bool:
-    """Whether "A, B" goes on with the same: not "not A, B", but "not A, B or C" and "we rule out A, B"."""
+    """Whether "A, B" is one list: not in "not A, B", but in "not A, B or C" and "we rule out A, B"."""
     if patterns.OF_ONE_RIGHT.match(second.right):
         return False
     if not _denied(first):
@@ -182,7 +182,7 @@ def _is_stated(mention: Mention) -> bool:
 
 
 def _is_called_answer(mention: Mention) -> bool:
-    """Of something, perhaps: "A is the answer to question 2"."""
+    """Whether the letter is called the answer, perhaps of something else: "A is the answer to question 2"."""
     return bool(patterns.ANSWER_RIGHT.match(mention.right))
 
 
@@ -196,7 +196,7 @@ def _last(mentions: list[Mention], holds: Callable[[Mention], bool]) -> Letters 
 
 
 def _stated(mentions: list[Mention]) -> Letters | None:
-    """The last that is stated; of one that is undecided ("A or B"), what is said after it."""
+    """The last stated letters; if they are undecided ("A or B"), what is implied after them."""
     last = next((last for last in range(len(mentions) - 1, -1, -1) if _is_stated(mentions[last])), None)
     if last is None:
         return None
@@ -204,12 +204,12 @@ def _stated(mentions: list[Mention]) -> Letters | None:
 
 
 def _ticked(text: str) -> Letters | None:
-    """The letters of the lines that begin with a tick."""
+    """The letters of lines that begin with a tick."""
     return frozenset(letter.upper() for letter in patterns.TICKED.findall(text)) or None
 
 
 def _alone(text: str, mentions: list[Mention]) -> Letters | None:
-    """Of a text that holds nothing else."""
+    """The letters of a text that has nothing else."""
     if len(mentions) != 1:
         return None
     left, right = text[: mentions[0].start], text[mentions[0].end :]
@@ -218,7 +218,7 @@ def _alone(text: str, mentions: list[Mention]) -> Letters | None:
 
 
 def _marked(text: str) -> Letters | None:
-    """In the last box, tag or double brackets that hold a letter, or behind ####."""
+    """The letters in the last box, tag or double brackets with one, or after ####."""
     marks = boxes(text) + [(m.start(), m["tag"] or m["judge"] or "") for m in patterns.MARKED.finditer(text)]
     for _, content in sorted(marks)[: -LAST - 1 : -1]:
         plain, lines, mentions = _read(content)
@@ -226,11 +226,11 @@ def _marked(text: str) -> Letters | None:
             if chosen is not None:
                 return chosen
     headed = {letter.upper() for letter in patterns.HEADED.findall(text)}
-    return frozenset(headed) if len(headed) == 1 else None  # several are the headings of options
+    return frozenset(headed) if len(headed) == 1 else None  # several are headings of options
 
 
 def _line(lines: list[str]) -> Letters | None:
-    """The letter that the last or the first line is, or that the first begins with; none of a list of all options."""
+    """The letter that is the whole last or first line, or that begins the first; none if all options are listed."""
     for line in (lines[-1], lines[0]) if lines else ():
         if (chosen := _alone(line, _mentions(line))) is not None:
             return chosen
@@ -244,7 +244,7 @@ def _line(lines: list[str]) -> Letters | None:
 
 
 def _named_opening(line: str) -> Mention | None:
-    """The letter of "Option B. ...", but not of "Option B: ...", which may be one of a list."""
+    """The letter of "Option B. ...", but not of "Option B: ...", which may be an item of a list."""
     first = next(iter(_mentions(line)), None)
     if first is None or first.right.lstrip(")").startswith(":"):
         return None
@@ -267,7 +267,7 @@ def _bold(text: str) -> Letters | None:
 
 
 def _opening(lines: list[str]) -> Letters | None:
-    """Of the lines that begin with a letter, the one that is called right, or the only one that is not called wrong."""
+    """Of lines that begin with a letter, the only one called right, or the only one not called wrong."""
     opened = [(letter, line) for line in lines if (letter := _opener(line)) is not None]
     candidates = {letter for letter, line in opened if not patterns.BAD.search(line)}
     good = {letter for letter, line in opened if letter in candidates and patterns.GOOD.search(line)}
@@ -275,7 +275,7 @@ def _opening(lines: list[str]) -> Letters | None:
 
 
 def _only(mentions: list[Mention]) -> Letters | None:
-    """The one letter of the text that stands in brackets, is named as an option or stands apart."""
+    """The only letter of the text in brackets, named as an option, or between punctuation."""
     named = {
         mention.letters
         for mention in mentions
@@ -287,7 +287,7 @@ def _only(mentions: list[Mention]) -> Letters | None:
 
 
 def options(question: str) -> dict[str, Letters]:
-    """What a question's last list of options says, normalised, and the letter of each: "A) Rome (B) Paris C. Oslo"."""
+    """Normalised text -> letter of a question's last list of options: "A) Rome (B) Paris C. Oslo"."""
     letter_of: dict[str, Letters] = {}
     marks = list(patterns.OPTION.finditer(question))
     ends = [mark.start() for mark in marks[1:]] + [len(question)]
@@ -301,8 +301,8 @@ def options(question: str) -> dict[str, Letters]:
 
 
 class Choice(Compares):
-    """The letter or letters that are chosen, all of them and no other. An answer or a reference without a letter is
-    looked for among the options that the question lists: "Paris" is B where B says so."""
+    """1 if the answer chooses all letters of the reference and no other. A text without a letter is compared with the
+    options that the question lists: "Paris" is B if option B is Paris."""
 
     def taken(self, text: str) -> object:
         return letters(text)

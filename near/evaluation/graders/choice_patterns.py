@@ -1,7 +1,7 @@
-"""What stands around a letter that is chosen, called right, denied or only mentioned
+"""Patterns of the text around a letter that is chosen, called right, denied or only mentioned
 (near/evaluation/graders/choice.py).
 
-Patterns named *_LEFT are searched in what comes before the letter and end there; *_RIGHT are matched to what follows.
+*_LEFT are searched in the text before the letter and end at it; *_RIGHT are matched to the text after it.
 """
 
 import re
@@ -10,11 +10,11 @@ I = re.IGNORECASE  # noqa: E741 - as re names it
 
 
 def one_of(*words: str) -> str:
-    """A group of alternatives."""
+    """A regular expression of alternatives."""
     return f"(?:{'|'.join(words)})"
 
 
-# emphasis, formulas and commands around text say nothing of a letter
+# emphasis, formulas and commands around text, which mean nothing for a letter
 FORMAT = re.compile(
     r"\*+|`+|\$|(?<!\w)_+|_+(?!\w)|\\(?:text|math)(?:bf|rm|sf|it|tt)?(?=\{)|\\boldsymbol(?=\{)|\\[()\[\] ,;]"
 )
@@ -24,7 +24,7 @@ MENTION = re.compile(
     r"|(?:(?<![A-Za-z0-9À-ɏ'’&/-])(?<![A-Za-z]\.)|(?<=\b[A-J]/))(?P<bare>[A-J]{2,6}|[A-Za-z])"
     r"(?![A-Za-z0-9À-ɏ#]|\+(?![A-J]\b)|['’](?!s )\w|[-.&]\w)"
 )
-# words behind a bare "A" or "I" that is the letter; before any other word it is an article or a pronoun
+# words after a bare "A" or "I" that is a letter; before any other word it is an article or a pronoun
 CONNECTIVE = (
     r"(?:because|since|as|for|due|given|with|which|where|that|by|is|are|was|were|and|or|but|not|seems?|looks?|would|"
     r"must|should|can|could|cannot|has|fits|describes|matches|rather|instead|from|over|best|most|also|only|in|it|"
@@ -32,7 +32,7 @@ CONNECTIVE = (
     r"except|therefore|thus|hence)\b"
 )
 ARTICLE_RIGHT = re.compile(rf" (?!{CONNECTIVE})[a-zà-ɏ]|['’][a-z]")
-# words that no noun phrase begins with, or hardly: behind "the answer is A" they leave it the letter
+# words that rarely begin a noun phrase: in "the answer is A after all", A stays a letter
 PARTICLE = one_of(
     *"while so after before then meaning on to than under among amongst per thanks once too here there even".split(),
     *"overall about above below through throughout between during against like at into within upon across".split(),
@@ -45,7 +45,7 @@ PARTICLE = one_of(
     "more than",
 )
 STATED_ARTICLE_RIGHT = re.compile(rf" (?!{CONNECTIVE}|{PARTICLE}\b)[a-zà-ɏ]|['’][a-z]")
-COLON_LEFT = re.compile(r"[:=–—-] ?$")  # what follows may be an option's text: "Answer: A clearly marked road"
+COLON_LEFT = re.compile(r"[:=–—-] ?$")  # an option's text may follow: "Answer: A clearly marked road"
 INITIALS = re.compile(r"\b(?:[A-Z]\. ){2,}(?=[A-Z][a-z])")  # "J. K. Rowling"
 PRONOUN_RIGHT = re.compile(r" (?!(?:is|because|since|as|and|or|are|was|were|best|fits)\b)[a-z]|['’][a-z]")
 JOIN = re.compile(r"\)? ?(?:,? ?(?:and|und|et)|[,、;&+]|和|与|及|以及)? ?\(?")
@@ -90,7 +90,7 @@ CHOOSE = one_of(
     r"prefer(?:red)?",
     r"favou?r",
 )
-# the answer, named as such, or chosen
+# what comes before a letter that is called the answer or chosen
 STATED_LEFT = re.compile(
     rf"\b{one_of(ANSWER, 'option', 'choice', 'selection', 'pick', 'guess', 'verdict')}\b{WORDS}[,:]? {BE}"
     rf"(?: going to be)?[:,]? ?{FILL}$"
@@ -102,10 +102,8 @@ STATED_LEFT = re.compile(
     r"|(?:选|選)(?:择|擇)?(?:的?是|为|:)? ?$",
     I,
 )
-NAMED_LEFT = re.compile(
-    r"\b(?:answers?|ans)\.?\s*$|答案[】\]]? ?$", I
-)  # "Answer B", where nothing follows that makes it a mention
-IMPLIED_LEFT = re.compile(  # said more loosely
+NAMED_LEFT = re.compile(r"\b(?:answers?|ans)\.?\s*$|答案[】\]]? ?$", I)  # "Answer B", if END_RIGHT follows
+IMPLIED_LEFT = re.compile(  # implied, not stated
     r"\b(?:say|think|believe|guess|conclude|suggest|suspect)"
     rf"(?: (?:that|it is|it['’]s|it would be|it must be|it has to be))?:? ?{FILL}$"
     rf"|\b(?:it is|it['’]s|this is|that is|that['’]s|(?:would|must|should) be|has to be|we (?:get|have)|"
@@ -128,7 +126,7 @@ END_RIGHT = re.compile(
 
 SMALL_RIGHT = re.compile(
     rf"\)(?!\w)|{END_RIGHT.pattern}| ?(?:and|&|,) ?\(?[a-j]\b", I
-)  # a small letter that is no word
+)  # after a small letter that is no word
 
 IS = (
     r"[)\]}\"'”’]*,?(?: (?:above|here|indeed))?"
@@ -143,7 +141,7 @@ ANSWER_RIGHT = re.compile(  # called the answer
     r"|[)\]]*(?:选项)?(?:是|为|才是)(?:正确)?答案",
     I,
 )
-PLAINLY_RIGHT = re.compile(  # behind it: nothing that says to what, for whom or when it is the answer
+PLAINLY_RIGHT = re.compile(  # after it: nothing that restricts what it is the answer to
     r"(?: (?:here|overall|then|indeed|to (?:the|this) question|in this case))?[)\]}\"'”’]*"
     r" ?(?:[.!,;:\n。，；]|$|(?:because|since|as|but|and|so|not|rather)\b)"
 )

@@ -1,4 +1,4 @@
-"""The final number, for maths, found where a person would find it."""
+"""The final number of a solution, read as a person would."""
 
 import re
 from bisect import bisect_right
@@ -13,13 +13,13 @@ from near.evaluation.graders.spelled import in_digits, spelled
 from near.evaluation.graders.written import MINUS, Written
 from near.evaluation.graders.written import numbers as written_numbers
 
-FEW = 4  # words of a text in which a number in letters is the answer: "twelve apples"
-LONG = 10_000  # characters from a text's end in which the last sentence with a number is looked for
-LAST = 50  # numbers of a sentence, and statements of a text, that are looked at from the end
+FEW = 4  # a number in letters is the answer of a text with up to so many words: "twelve apples"
+LONG = 10_000  # characters at a text's end that are searched for the last sentence with a number
+LAST = 50  # last numbers of a sentence and last statements of a text that are read
 # words, currencies and marks before a number, and its sign
 LEAD = re.compile(r"(?:[\s*_`:~$€£¥₹=]|[^\W\d_]+(?=[\s:,=*$]),?)*")
 SIGN = re.compile(r"([-+–]?) ?[$€£¥₹]? ?")
-# what makes a formula of the number before it, or one of several numbers
+# after a number: what makes it a formula, or one of several numbers
 FORMULA = re.compile(
     r" ?(?:[+*^×=<>|_]|[/-](?![A-Za-z]{2})|:\d|\\[a-zA-Z]+|[πi∞√]| ?[a-zA-Z](?= ?[+*/^=)-])|[xyznabcktpqruvwe](?= *$))"
     r"|[(\[!]"
@@ -42,7 +42,7 @@ ANSWER = re.compile(
 )
 CALLED = re.compile(r"[ *$]+(?:is|was|will be|must be) (?:the|our|my) (?:\w+ )?answer\b", re.I)
 RESULT = re.compile(r"\b(?:(?:should|must|would) be|it is|it['’]s|that['’]s|that is|equals|(?:i|we) get)\b|=", re.I)
-NEAR = 3  # words between "the answer is" and its number; further off, it is looked for as in any sentence
+NEAR = 3  # words between "the answer is" and its number, at most; otherwise the sentence is read like any other
 DENIED = re.compile(r"(?:\bnot|n['’]t|\bnever|\brather than|\binstead of|不是)(?: [A-Za-z]+)? ?[$€£¥]?$", re.I)
 SENTENCE = re.compile(r"(?<=[!?。！？\n])|(?<=\.)(?<!\bi\.e\.)(?<!\be\.g\.)(?=\s|$)")
 REASON = re.compile(r"\bbecause\b|\bsince\b(?![^\n]*=)|因为", re.I)
@@ -55,7 +55,7 @@ LABEL = re.compile(
     r"hour|minute|night|lap|set|match|quarter|season|room|table|row|bus|floor|box|team|class|lesson|stage|number) $",
     re.I,
 )
-# a number behind such a word says for how many, how long or where from
+# before a number that says for how many, how long or from where
 ASIDE = re.compile(
     r"(?:\b(?:for|in|after|among|amongst|per|every|each|between|within|over|during|with|from|on|following|including|"
     r"excluding|counting)"
@@ -73,18 +73,18 @@ AND_OTHERS = re.compile(r"(?: [^\s.,;:\d]+){0,4} and (?:[^\s.,;:\d]+ )?[$€£¥
 
 
 def final_number(text: str) -> Fraction | None:
-    """The number a solution ends with, as it is written: of 50% it is 50."""
+    """The number a solution ends with, as written: 50 for 50%."""
     number = read_number(text)
     return None if number is None else number.value
 
 
 def read_number(text: str) -> Number | None:
-    """The number a solution ends with; None where there is none.
+    """The number a solution ends with; None if there is none.
 
-    In this order: right behind the last ####, in the last \\boxed{} or <answer> tag, behind "the answer is"; else in
-    the last sentence with a number the bold one, or the last one, without those that only say for how many, on which
-    page, after which discount or, in brackets, of what. Letters count where the sentence has no digits ("a dozen").
-    What a box holds is computed (2^{10}-1); a formula, a root, several numbers or a clock time are no number.
+    The first that exists: right after the last ####; in the last \\boxed{} or <answer> tag; after "the answer is"; else
+    in the last sentence with a number, the bold one, or the last one that does not only say for how many, on which
+    page, after which discount or, in brackets, of what. Numbers in letters count if the sentence has no digits ("a
+    dozen"). The content of a box is computed (2^{10}-1); a formula, a root, several numbers or a clock time are no number.
     """
     text = spoken(text)
     first = first_answer(text)
@@ -105,7 +105,7 @@ def _final(text: str) -> Number | None:
 
 
 def _last_in_digits(text: str) -> str:
-    """A text whose last sentence, where no digit stands in it, has its numbers in digits."""
+    """The text; if its last sentence has no digit, its numbers in letters become digits."""
     before = text.rstrip()[-LONG:]
     ends = [match.start() for match in SENTENCE.finditer(before) if match.start() < len(before)]
     begin = ends[-1] if ends else 0
@@ -114,7 +114,7 @@ def _last_in_digits(text: str) -> str:
 
 
 def _correction(text: str) -> Number | None:
-    """What is stated after "no, actually"; a number that is only mentioned there corrects nothing."""
+    """The number stated after "no, actually"; numbers that are only mentioned there correct nothing."""
     for read in (_marked, _boxed, _answered):
         if (result := read(text)) is not None:
             return result[0]
@@ -123,7 +123,7 @@ def _correction(text: str) -> Number | None:
 
 
 def _marked(text: str) -> tuple[Number | None] | None:
-    """Right behind the last #### that is no heading; None where there is none."""
+    """The number right after the last #### that is no heading; None if there is none."""
     for match in reversed(list(MARK.finditer(text))[-LAST:]):
         if not HEADING.match(match[1]):
             result = _boxed(match[1]) or (_behind(match[1]),)
@@ -133,7 +133,7 @@ def _marked(text: str) -> tuple[Number | None] | None:
 
 
 def _boxed(text: str) -> tuple[Number | None] | None:
-    """What the last box or tag with something in it holds, (None,) where that is no number."""
+    """The number in the last box or tag that is not empty; (None,) if that is no number; None without one."""
     marks = boxes(text) + [(match.start(), match[1]) for match in TAG.finditer(text)]
     marks += [(match.start(), match[1]) for match in re.finditer(r"\\boxed (\d+)", text)]
     content = next((content for _, content in sorted(marks, reverse=True) if content.strip()), None)
@@ -156,7 +156,7 @@ def _boxed(text: str) -> tuple[Number | None] | None:
 
 
 def _answered(text: str) -> tuple[Number | None] | None:
-    """Behind the last "the answer is" with a number."""
+    """The number after the last "the answer is" with one."""
     for match in reversed(list(ANSWER.finditer(text))[-LAST:]):
         follow = text[match.end() : match.end() + 300].lstrip()
         end = next((m.start() for m in SENTENCE.finditer(follow) if m.start()), len(follow))
@@ -201,7 +201,7 @@ def _stated(sentence: str) -> Number | None:
 
 
 def _behind(text: str) -> Number | None:
-    """The number that a text begins with, after words; of an equation, its right side."""
+    """The number that a text begins with, after words; for an equation, its right side."""
     lead = LEAD.match(text)
     sign = SIGN.match(text, lead.end())
     try:
@@ -215,7 +215,7 @@ def _behind(text: str) -> Number | None:
 
 
 def _last(text: str) -> Number | None:
-    """Of the last sentence with a number."""
+    """The number of the last sentence with one."""
     text = text[-LONG:]
     numbers = written_numbers(text)
     end = len(before_remark(text))
@@ -250,7 +250,7 @@ def _last(text: str) -> Number | None:
 
 
 def _result(text: str, sentence: list[Written]) -> Written | None:
-    """The right side of a sentence's last equation, where nothing is computed or concluded from it there."""
+    """The right side of a sentence's last equation, if nothing is computed or concluded from it in the sentence."""
     results = [one for one in sentence if _is_result(text, one)]
     if not results:
         return None
@@ -279,13 +279,13 @@ def _is_aside(text: str, one: Written) -> bool:
 
 
 class FinalNumber(Compares):
-    """The number that a solution ends with.
+    """1 if answer and reference end with the same number.
 
-    50% is right beside 50% and 0.5, and beside 50, which then counts per cent; 0.5% beside 0.5 only where the question
-    asks for per cent. 2 million is right beside 2,000,000, and beside 2, which then counts millions.
+    50% equals 50% and 0.5, and also 50, as a number of per cent; 0.5% equals 0.5 only if the question mentions per
+    cent. 2 million equals 2,000,000, and also 2, as a number of millions.
 
-    formulas: what is no number, in the reference or in the answer, is compared by math-verify; otherwise a reference
-    without a number is left out.
+    Args:
+        formulas: compare texts without a number by math-verify; if False, a reference without a number is not graded.
     """
 
     def __init__(self, formulas: bool = False):

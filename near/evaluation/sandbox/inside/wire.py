@@ -1,7 +1,7 @@
-"""The two ends of the pipes between a graded program and its tests: a JSON value a line.
+"""The two ends of the pipes between a graded program and its tests: one JSON value per line.
 
-Plain values are copied, so that the tests compare them themselves; other objects stay where they are, and at the other
-end a Remote stands for them.
+Plain values are copied, so that the tests compare them themselves; other objects stay in their process, and are Remotes
+in the other one.
 """
 
 import builtins
@@ -14,9 +14,9 @@ import traceback
 import types
 
 LONGEST = 64 << 20  # characters of one message
-PRINTED = 1 << 20  # bytes that a program prints and its tests may capture; what is more is dropped
+PRINTED = 1 << 20  # bytes of a program's output that tests can capture; the rest is dropped
 CONTAINERS = (list, dict, set, bytearray)
-# Types of the standard library that are copied: name, and what their constructor takes.
+# Types of the standard library that are copied: name -> arguments of the constructor.
 COPIED = {
     "collections.Counter": lambda v: [dict(v)],
     "collections.OrderedDict": lambda v: [list(v.items())],
@@ -37,8 +37,8 @@ class Ended(BaseException):
 
 
 class Remote:
-    """An object of the other side. Operators take other Remotes alone: with a plain value the program would see what
-    is expected of it, and decide whether it is equal."""
+    """An object of the other process. Binary operators only take other Remotes: with a plain value, the program would
+    see the expected result, and decide whether it is equal."""
 
     def __init__(self, peer, number):
         vars(self).update(_peer=peer, _number=number)
@@ -96,7 +96,7 @@ for _name in WITH_REMOTES:
 
 
 class Printed(io.BytesIO):
-    """Standard output of a program, as far as it is kept."""
+    """The first PRINTED bytes of a program's standard output."""
 
     def write(self, data) -> int:
         super().write(bytes(data)[: max(0, PRINTED - self.tell())])
@@ -110,8 +110,8 @@ class Printed(io.BytesIO):
 
 
 def may_request(op: str, coded: list, args: list) -> bool:
-    """Whether a program may ask that of the tests: to call and iterate what they handed over, and no other callable
-    that it could name; and for attributes of what is of their own classes. coded: `args` as they came."""
+    """Whether a program may request `op` of the tests: to call and iterate objects that they passed to it, and no other
+    callable that it could name; and attributes of objects of the tests' classes. coded: `args` as received."""
     if not (coded and isinstance(coded[0], list) and coded[0][:1] == ["yours"]):
         return False
     if op in ("attr", "set"):
@@ -121,7 +121,7 @@ def may_request(op: str, coded: list, args: list) -> bool:
 
 
 class Peer:
-    """One end of the pipes. namespace: of the program, whose end does what it is asked; None at the tests' end."""
+    """One end of the pipes. namespace: the program's, whose end serves all requests; None at the tests' end."""
 
     def __init__(self, reading: int, writing: int, namespace: dict | None = None):
         self.reading, self.writing = open(reading, encoding="ascii"), open(writing, "w", encoding="ascii")
@@ -148,7 +148,7 @@ class Peer:
         """The other end's result, or the exception it raised."""
         coded = {name: self.encode(value) for name, value in kwargs.items()}
         self.send({"op": op, "args": [self.encode(a) for a in args], "kwargs": coded})
-        while "op" in (message := self.receive()):  # it calls back
+        while "op" in (message := self.receive()):  # the other end calls back
             self.serve(message)
         if message.get("printed"):
             sys.stdout.write(str(message["printed"]))
@@ -184,7 +184,7 @@ class Peer:
         return reply | ({"value": self.encode(value)} if same is None else {"same": same})
 
     def encode(self, value):
-        """JSON of a value: null, booleans, floats and text as they are, all others as [kind, ...]."""
+        """A value as JSON: null, booleans, floats and text unchanged, all others as [kind, ...]."""
         kind = type(value)
         if value is None or kind in (bool, float, str):
             return value
@@ -223,7 +223,7 @@ class Peer:
             return ["exception", *_names(value)]
         if id(value) not in self.numbers:
             self.numbers[id(value)] = len(self.objects)
-            self.objects.append(value)  # and so its id stays its own
+            self.objects.append(value)  # kept alive, so that its id stays unique
         return ["coroutine" if kind is types.CoroutineType else "mine", self.numbers[id(value)]]
 
     def decode(self, coded):
@@ -261,13 +261,13 @@ class Peer:
             return self._waiting(Remote(self, parts[0]))
         if kind == "yours":
             return self.objects[parts[0]]
-        raise ValueError(f"{kind} is no kind of value")
+        raise ValueError(f"unknown kind of value: {kind}")
 
     async def _waiting(self, coroutine: Remote):
         return self.request("wait", coroutine)
 
     def exception(self, name: str, base: str) -> type:
-        """The exception class that stands for the other side's."""
+        """The local class for an exception of the other process."""
         known = getattr(builtins, base)
         if not (isinstance(known, type) and issubclass(known, BaseException)):
             raise ValueError(f"{base} is no exception")
@@ -294,7 +294,7 @@ class Peer:
 
 
 def _names(kind: type) -> list[str]:
-    """Name of an exception class, and of the builtin one that it is derived from."""
+    """Names of an exception class and of its builtin base class."""
     base = next(c for c in kind.__mro__ if getattr(builtins, c.__name__, None) is c)
     return [kind.__name__, base.__name__]
 
@@ -309,7 +309,7 @@ def reason(error: BaseException) -> str:
 
 
 def refill(old, new) -> None:
-    """Give a container the other side's contents, in place, with what it holds."""
+    """Replace a container's contents, and those of the containers in it, in place."""
     if isinstance(old, dict):
         new = {key: _refilled(old.get(key), value) for key, value in new.items()}
     elif isinstance(old, list):

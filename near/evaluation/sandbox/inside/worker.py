@@ -1,13 +1,13 @@
-"""What runs inside a sandbox; near/evaluation/sandbox starts it twice for one graded program, in two sandboxes.
+"""The worker inside a sandbox; near/evaluation/sandbox starts two for one graded program, in two sandboxes.
 
-`program` executes the answer, and then serves calls of what it defines. `tests` executes the row's tests, where the
-answer's functions are Remotes, and alone writes the verdict. Between them are two pipes (wire.py).
+`program` executes the answer, then serves calls of what it defines. `tests` executes the row's tests, in which the
+answer's functions are Remotes; only it writes the verdict. Two pipes connect them (wire.py).
 
-A program can't reach the tests' process, see what they expect, or write the verdict. What it still can: answer by the
-arguments that it is called with, raise what it likes, and, where tests compare two of its own objects or look at their
-attributes, decide what they say. Tests can't patch the program's modules, nor feed its standard input.
+A program can't reach the tests' process, see what they expect, or write the verdict. It can still answer by the
+arguments of a call, raise any exception, and, if tests compare two of its objects or read their attributes, decide the
+result. Tests can't patch the program's modules or write to its standard input.
 
-Only the standard library is used, as nothing else is sure to be there.
+Only the standard library is imported: a sandbox may have nothing else.
 """
 
 import builtins
@@ -22,14 +22,14 @@ import site
 import sys
 import types
 
-sys.path.insert(0, os.path.dirname(__file__))  # -I leaves it out
+sys.path.insert(0, os.path.dirname(__file__))  # -I excludes it
 from wire import Ended, Peer, reason  # noqa: E402
 
 OPEN_FILES, FILE_BYTES = 64, 16 << 20
 
 
 class Names(dict):
-    """Globals of the tests: a name that they don't define is the program's; a builtin's only with `shadowed`."""
+    """Globals of the tests: names that they don't define are the program's; names of builtins only with `shadowed`."""
 
     def __init__(self, peer: Peer, shadowed: bool):
         super().__init__(__name__="__main__", __builtins__=builtins)
@@ -42,7 +42,7 @@ class Names(dict):
 
 
 def run_program(source: bytes, peer: Peer) -> None:
-    """Execute the program, say how that went, then serve calls until the tests end."""
+    """Execute the program, send its outcome, then serve calls until the tests end."""
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     peer.namespace = vars(main)
     peer.namespace["__builtins__"] = builtins
@@ -65,7 +65,7 @@ def run_program(source: bytes, peer: Peer) -> None:
 
 
 def run_tests(job: dict, peer: Peer) -> None:
-    """Execute the tests once the program came to its end; raises what either of them raised."""
+    """Execute the tests once the program has ended; raises the exception of either of them."""
     if "error" in (message := peer.receive()):
         raise peer.error(message)
     code = compile(job["code"], "tests.py", "exec")
@@ -76,17 +76,17 @@ def run_tests(job: dict, peer: Peer) -> None:
             exec(compile(helper, "helpers.py", "exec"), names)
     defined = {name: names[name] for name in set(names) - before}
     if any(isinstance(value, type) and value.__module__ == "__main__" for value in defined.values()):
-        for name in defined:  # the program must know its objects as its own
+        for name in defined:  # so that the program recognises its objects
             del names[name]
-    names.pop(job["entry"], None)  # a helper's head of it has no body
+    names.pop(job["entry"], None)  # a helper may define its head without a body
     if hasattr(builtins, job["entry"]):
         names[job["entry"]] = peer.request("name", job["entry"])
     exec(code, names)
-    peer.request("repr", None)  # it is still there
+    peer.request("repr", None)  # raises if the program is gone
 
 
 def free_names(code: types.CodeType) -> set[str]:
-    """Global names that code reads and does not itself assign."""
+    """Global names that code reads but does not assign."""
     steps = list(dis.get_instructions(code))
     read = {step.argval for step in steps if step.opname in ("LOAD_NAME", "LOAD_GLOBAL")}
     for inner in code.co_consts:
@@ -95,7 +95,7 @@ def free_names(code: types.CodeType) -> set[str]:
 
 
 def verdict(job: dict, peer: Peer) -> dict:
-    """Whether the tests passed, and why not; no reason where the program ended early."""
+    """Whether the tests passed, and why not; no reason if the program ended early."""
     try:
         run_tests(job, peer)
         why = ""
@@ -106,14 +106,15 @@ def verdict(job: dict, peer: Peer) -> dict:
 
 
 def limit(seconds: float, memory_mb: int) -> None:
-    for kind, most in (
+    """Set this process's resource limits."""
+    for kind, value in (
         (resource.RLIMIT_AS, memory_mb << 20),
         (resource.RLIMIT_CPU, int(seconds) + 1),
         (resource.RLIMIT_FSIZE, FILE_BYTES),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(kind, (most, most))
+        resource.setrlimit(kind, (value, value))
 
 
 def main(role: str, reading: int, writing: int, seconds: float, memory_mb: int, packages: list[str]) -> None:
@@ -129,16 +130,16 @@ def main(role: str, reading: int, writing: int, seconds: float, memory_mb: int, 
             os.close(other)
     sys.argv = ["program.py"]
     sys.path += packages
-    site.setquit()  # exit and quit, which -S leaves out
+    site.setquit()  # exit and quit, which -S does not define
     limit(seconds, memory_mb)
-    signal.alarm(int(seconds) + 5)  # should who waits for it be gone
+    signal.alarm(int(seconds) + 5)  # in case the process that waits for it is gone
     if role == "program":
         os.close(out)
         run_program(job, Peer(reading, writing, {}))
     else:
         result = verdict(json.loads(job), Peer(reading, writing))
         os.write(out, json.dumps(result).encode())
-    os._exit(0)  # the program's or tests' threads and exit handlers have no say
+    os._exit(0)  # without exit handlers, and without waiting for threads
 
 
 if __name__ == "__main__":
