@@ -84,7 +84,7 @@ def read_number(text: str) -> Number | None:
     The first that exists: right after the last ####; in the last \\boxed{} or <answer> tag; after "the answer is"; else
     in the last sentence with a number, the bold one, or the last one that does not only say for how many, on which
     page, after which discount or, in brackets, of what. Numbers in letters count if the sentence has no digits ("a
-    dozen"). The content of a box is computed (2^{10}-1); a formula, a root, several numbers or a clock time are no number.
+    dozen"). The content of a box is computed (2^{10}-1); a formula, a root, several numbers or a clock time are none.
     """
     text = spoken(text)
     first = first_answer(text)
