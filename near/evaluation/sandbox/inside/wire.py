@@ -70,7 +70,6 @@ OPS = {
     "isinstance": lambda kind, value: isinstance(value, kind),
     "wait": _wait,
 }
-BUILTINS = ("len", "iter", "next", "bool", "repr", "str", "reversed", "abs")
 BY_ITSELF = {
     name: getattr(builtins, name) for name in ("len", "iter", "next", "bool", "repr", "str", "reversed", "abs")
 }
