@@ -23,6 +23,7 @@ from near.common.errors import UserError
 from near.common.files import digest, naming_full_disk
 from near.common.moved import class_names
 from near.common.outputs import prune_checkpoints
+from near.models.losses import following_answers
 from near.selection.round import Round, Subset
 from near.training.divergence import Watch, diverged, warn_of
 from near.training.job import Job
@@ -92,6 +93,14 @@ class _Checkpoints(Trainer):
         if self.args.should_save:
             warn_of(self.job.output_dir, bool(kwargs.get("resume_from_checkpoint")))
         return super().train(*args, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The Trainer's; in training the model computes the vocabulary's scores where an answer follows alone."""
+        if model.training and not return_outputs and self.label_smoother is None and not self.args.use_liger_kernel:
+            following, kept = following_answers(model, inputs["labels"])
+            if kept:
+                inputs = {**inputs, **kept, "shift_labels": following}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def training_step(self, *args, **kwargs):
         """The Trainer's, whose loss is watched: its own log fills in for one that is not finite."""
