@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -140,6 +141,7 @@ def test_demo(run, monkeypatch, tmp_path):
     """Its steps are commands of ours, in order; what was merged already is not merged again."""
     typed = []
     monkeypatch.setattr(demo, "step", lambda *words: typed.append(words))
+    monkeypatch.setattr(demo, "LIBRARIES", ("json",))
     lines = run("demo", str(tmp_path / "runs"))
     assert [words[0] for words in typed] == ["select.py", "train.py", "merge.py", "eval.py", "report.py"]
     for script, *overrides in typed:
@@ -153,11 +155,28 @@ def test_demo(run, monkeypatch, tmp_path):
     assert len(typed) == 4 and any("is there already" in line for line in lines)
 
 
-def test_a_step_that_fails_ends_the_demo(run, monkeypatch):
-    monkeypatch.setattr(demo, "steps", lambda runs: [["-c", "import sys; sys.exit(3)"], ["-c", "open('/never', 'w')"]])
+def test_a_step_is_a_process_that_runs_a_script_as_it_is_typed(tmp_path, monkeypatch, capfd):
+    """From the repository's root, with its words; one that fails ends the demo."""
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    (tmp_path / "good.py").write_text("import os, sys; print(__name__, sys.argv, os.getcwd(), os.getppid())")
+    demo.step("good.py", "a=1", "b=2")
+    assert (
+        f"$ python good.py a=1 b=2\n__main__ ['good.py', 'a=1', 'b=2'] {tmp_path} {os.getpid()}"
+        in capfd.readouterr().out
+    )
+    for body, code in {
+        "import sys; sys.exit(3)": 3,
+        "raise ValueError": 1,
+        "import sys; sys.exit('error: so')": 1,
+    }.items():
+        (tmp_path / "bad.py").write_text(body)
+        with pytest.raises(SystemExit) as ended:
+            demo.step("bad.py")
+        assert ended.value.code == code
+    (tmp_path / "killed.py").write_text("import os; os.kill(os.getpid(), 9)")
     with pytest.raises(SystemExit) as ended:
-        run("demo")
-    assert ended.value.code == 3
+        demo.step("killed.py")
+    assert ended.value.code == 9
 
 
 def test_rows_of_evals(tmp_path):
