@@ -7,15 +7,16 @@ of its own, forked from this one, which has imported the libraries: typed, each 
 through the model one by one, eight to a step, as padding them to each other's length is work on a CPU.
 """
 
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
 import importlib
 import multiprocessing
 import os
 import resource
 import runpy
-import sys
-from pathlib import Path
-
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
 
 from bench import common
 

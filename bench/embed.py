@@ -7,13 +7,14 @@ rows of OpenAI's evals in a process for each run: cold, the same pool again, and
 and without the process's start and imports, as shares of the cold run.
 """
 
-import json
-import statistics
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import json
+import statistics
+import tempfile
 
 from bench import common
 from bench.material import evals_rows

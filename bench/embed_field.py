@@ -6,13 +6,14 @@ Every task of the demo is the target in turn: 64 of its questions are the querie
 those of ten other tasks. Shown is the share of the target's rows among each query's nearest, at each depth.
 """
 
-import logging
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import logging
+
+import numpy as np
 
 from bench import common
 from near.common.errors import UserError, did_you_mean

@@ -7,11 +7,12 @@ Rows of a question and a short answer are encoded as train.py does it (near/mode
 and by how much the peak memory rose.
 """
 
-import functools
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import functools
 
 from bench import common
 from near.common.errors import UserError

@@ -8,17 +8,18 @@ Nothing is trained and nothing fetched: a file runs where its translation compos
 configuration. Models and data of a hub are taken as they are named.
 """
 
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
 import ast
 import collections
 import contextlib
 import importlib.util
 import re
-import sys
-from pathlib import Path
 
 from omegaconf import DictConfig
-
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
 
 from bench import common
 from near.app.check.check import check

@@ -6,14 +6,15 @@ First on the cases of tests/, each with its reason; then, of files in GSM8K's fo
 line ("#### 42"), and with "The answer is 42. It took 7 steps." in its place.
 """
 
-import json
-import re
 import sys
-from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import json
+import re
+from collections.abc import Callable
+from fractions import Fraction
 
 from bench import common
 from near.common.errors import UserError

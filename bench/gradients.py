@@ -15,19 +15,20 @@ SmolLM2-135M unless another `model` is named, LoRA on all linear layers, rows of
    no projection), and the share of the top tenth that is the reference's, means over the seeds.
 """
 
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
 import hashlib
 import importlib
 import logging
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
 import types
 from collections.abc import Sequence
-from pathlib import Path
-
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
 
 import numpy as np
 import torch

@@ -9,10 +9,11 @@ to 1%, the ten times as many over seeds to 0.3%. `compared` examples are also ju
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+from collections.abc import Callable
 
 import numpy as np
 

@@ -11,14 +11,15 @@ Its peak is VmHWM above what the process held before, set back through /proc/sel
 over logarithms of rows: 1 is in proportion. The disk is read past the page cache, for a pool that no cache holds.
 """
 
-import json
-import math
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import json
+import math
+import tempfile
+import time
 
 from bench import common
 from bench.material import disk_speed, write_vectors

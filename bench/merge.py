@@ -8,12 +8,13 @@ model of `layers` layers of `width` (13 of 1,536: 2.0 GB in float32, 35: 5.3 GB)
 `dtype`; `tokenizer` names the folder or built-in whose tokenizer it has.
 """
 
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import os
+import tempfile
 
 from bench import common
 from near.common.errors import UserError

@@ -10,18 +10,19 @@ where the import fails. So vllm is hidden from it, which embed_method=sentence-t
 wait for, and from its index and its texts sentence_transformers too.
 """
 
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
 import functools
 import importlib
 import json
 import os
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
-
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
 
 from bench import common
 from near.common.errors import UserError

@@ -3,13 +3,14 @@
 python bench/pictures.py FOLDER [into=docs/pictures]    (a folder with report.html)
 """
 
-import importlib.util
-import shutil
 import sys
-import time
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import importlib.util
+import shutil
+import time
 
 from bench import common
 from near.common.errors import UserError

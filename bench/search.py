@@ -11,15 +11,16 @@ in the same run. Recall is against float64: the share of rows found whose score 
 after they were built.
 """
 
-import logging
 import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import logging
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
 
 import faiss
 import numpy as np

@@ -5,14 +5,15 @@
 Each step runs in a process of its own, so that its peak memory is its own.
 """
 
-import sqlite3
 import sys
-import tempfile
 from pathlib import Path
 
-import numpy as np
-
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import sqlite3
+import tempfile
+
+import numpy as np
 
 from bench import common
 from near.common.errors import UserError

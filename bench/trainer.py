@@ -12,14 +12,15 @@ with the batches made before that step; and a schedule whose rounds share no div
 is an epoch of the Trainer, with 0 and 2 dataloader workers.
 """
 
-import logging
-import statistics
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import logging
+import statistics
+import tempfile
+import time
 
 from bench import common
 from near.common.errors import UserError

@@ -1,5 +1,6 @@
 """What all scripts share: their arguments, the head, work in a process of its own; and that each of them has a test."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -166,3 +167,14 @@ def test_what_pages_and_docstrings_type_is_taken():
             needed = ["FOLDER"] if name == "pictures" else []
             common.options(module.main, [*needed, *(w.rstrip(",.") for w in options)])
     assert {"search", "select", "embed", "trainer"} <= found
+
+
+def test_scripts_hide_no_module_of_the_standard_library():
+    """Their folder, with its select.py, leaves the path before anything is imported that may need the library's own."""
+    for path in SCRIPTS:
+        docstring, *first = ast.parse(path.read_text()).body[:4]
+        assert [ast.unparse(statement).split("(")[0] for statement in first] == [
+            "import sys",
+            "from pathlib import Path",
+            "sys.path[0] = str",
+        ], path.name
