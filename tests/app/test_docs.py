@@ -97,6 +97,14 @@ def test_links_lead_somewhere():
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
 
 
+def test_the_tours_tests_are_there():
+    text = (ROOT / "docs" / "tour.md").read_text()
+    named = re.findall(r"`(tests/\S+)::(\w+)`", text)
+    assert len(named) == len(re.findall(r"^\d+\. ", text, re.MULTILINE))  # one for each stop
+    for path, name in named:
+        assert f"\ndef {name}(" in (ROOT / path).read_text(), f"{path}::{name}"
+
+
 def test_what_is_not_ours_is_there():
     for command in PLAIN:
         if command.startswith("make "):
@@ -128,7 +136,9 @@ def test_the_selector_of_contributing_trains(tiny, tmp_path, monkeypatch):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(content)
     monkeypatch.setattr(
-        near.selection.selectors, "__path__", [*near.selection.selectors.__path__, str(tmp_path / "near" / "selectors")]
+        near.selection.selectors,
+        "__path__",
+        [*near.selection.selectors.__path__, str(tmp_path / "near" / "selection" / "selectors")],
     )
     overrides = [*tiny, "selector=longest", f"hydra.searchpath=[file://{tmp_path}/conf]"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
