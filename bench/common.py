@@ -18,11 +18,13 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TypeVar
 
 from near.common.errors import UserError, did_you_mean, one_line
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "faiss-cpu")
+Result = TypeVar("Result")
 APART = "--apart"  # python bench/NAME.py --apart FUNCTION JSON
 
 
@@ -134,7 +136,7 @@ def commit() -> str:
     return f"at {found}{' with changes' if git('status', '--porcelain') else ''}"
 
 
-def apart(worker: Callable[..., object], *args: object, env: dict[str, str] | None = None) -> object:
+def apart(worker: Callable[..., object], *args: object, env: dict[str, str] | None = None) -> Any:
     """`worker(*args)` in a process of its own, so that its memory and imports are its own; what it returns, by JSON.
 
     Raises:
@@ -170,7 +172,7 @@ def composed(name: str, *overrides: str):
     return cfg
 
 
-def timed(work: Callable[[], object]) -> tuple[float, object]:
+def timed(work: Callable[[], Result]) -> tuple[float, Result]:
     """Seconds that `work` took, and what it returned."""
     started = time.perf_counter()
     result = work()

@@ -68,7 +68,7 @@ def main(*files: str) -> None:
     solutions = [solution for file in files for solution in solutions_of(file)]
     numbers = [(text, number) for text, number, _ in graded_numbers.CASES]
     table("numbers", NUMBERS, numbers)
-    whole = [(t, n) for t, n in numbers if n is not None and Fraction(n).denominator == 1]
+    whole = [(t, n) for t, n in numbers if n is not None and Fraction(str(n)).denominator == 1]
     table("whole numbers", NUMBERS, whole)
     choices = [(text, chosen) for text, chosen, _ in graded_choices.CASES if chosen is None or len(chosen) == 1]
     table("one letter or none", LETTERS, choices)

@@ -44,7 +44,8 @@ def pairs(n: int, draw: Callable, times: int, resamples: int = 1000) -> float:
     """The share of comparisons over `n` examples whose interval holds zero."""
     held = 0
     for seed in range(times):
-        held += holds_zero(over_pairs(*draw(np.random.default_rng((1, n, seed)), n), seed, resamples))
+        differences, weights = draw(np.random.default_rng((1, n, seed)), n)
+        held += holds_zero(over_pairs(differences, weights, seed, resamples))
     return held / times
 
 

@@ -123,7 +123,12 @@ def resume(folder: str, step: int, overrides: list[str]) -> dict[str, float]:
     again, watch, made = trainer_of(Path(folder), *schedule), clock(), []
     again.add_callback(watch)
     collate = again.data_collator
-    again.data_collator = lambda rows: (made.append(time.perf_counter()), collate(rows))[1]
+
+    def collated(rows: list[dict]) -> dict:
+        made.append(time.perf_counter())
+        return collate(rows)
+
+    again.data_collator = collated
     checkpoint = Path(folder) / "checkpoints" / f"checkpoint-{step}"
     again.restore(checkpoint)
     begun = time.perf_counter()
