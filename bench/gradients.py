@@ -2,7 +2,8 @@
 
     python bench/gradients.py [rows=160 timed=48 seeds=6 turns=3 dims=1024,2048,4096,8192 model=smollm2]
 
-SmolLM2-135M unless another `model` is named, LoRA on all linear layers, rows of the demo. Three parts:
+SmolLM2-135M unless another `model` is named, LoRA on all linear layers, rows of the demo. What else is typed
+are overrides of train.py. Three parts:
 
 1. Seconds an example, on `timed` rows: a plain batched forward and backward pass under the same token budget; features
    of near/selection/scoring/gradients.py, with Adam's direction, at 4096 and 8192 dimensions; and the seed system's
@@ -51,9 +52,9 @@ BUFFER = 16  # its gradients that are projected together
 TRAKER = "6a3702b7ab749c57c6d8838fad1772f90c12a58bda572f1e8c02628fd7f091ec"
 
 
-def loaded(model: str, r: int):
+def loaded(words: list[str], r: int):
     """Model with LoRA of rank `r` and its optimizer after 8 steps on random rows; tokens of pool and queries."""
-    cfg = common.composed("train", f"model={model}", f"finetuning.r={r}")
+    cfg = common.composed("train", f"finetuning.r={r}", *words)
     tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
     queries = load(cfg.data, "queries", cfg.cache_dir)
     parts = [tokenize(rows, tokenizer, cfg.data, cfg.cache_dir) for rows in (load_pool(cfg, queries), queries)]
@@ -70,6 +71,7 @@ def loaded(model: str, r: int):
 
 
 def drawn(tokens: Tokens, count: int, seed: int) -> list[dict]:
+    count = min(count, len(tokens.eligible))
     ids = np.random.default_rng(seed).choice(tokens.eligible, count, replace=False)
     return [tokens.table[int(i)] for i in ids]
 
@@ -81,8 +83,8 @@ def batched(rows: list[dict]) -> list[dict[str, torch.Tensor]]:
 # 1. seconds
 
 
-def timings(name: str, timed: int, turns: int) -> None:
-    model, optimizer, pool, _ = loaded(name, 16)
+def timings(words: list[str], timed: int, turns: int) -> None:
+    model, optimizer, pool, _ = loaded(words, 16)
     rows, weights = drawn(pool, timed, seed=0), trained(model)
     some = batched(rows)
     size = sum(weight.numel() for weight in weights.values())
@@ -179,8 +181,8 @@ def trak_projectors(folder: Path):
 # 2. and 3. projections
 
 
-def quality(name: str, rows: int, seeds: int, dims: Sequence[int]) -> None:
-    model, optimizer, pool, queries = loaded(name, 2)
+def quality(words: list[str], rows: int, seeds: int, dims: Sequence[int]) -> None:
+    model, optimizer, pool, queries = loaded(words, 2)
     names = trained(model)
     directions = directed(one_by_one(model, drawn(pool, rows, seed=1)), optimizer, names)
     target = one_by_one(model, drawn(queries, 16, seed=2))
@@ -276,6 +278,7 @@ def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def main(
+    *overrides: str,
     rows: int = 160,
     timed: int = 48,
     seeds: int = 6,
@@ -284,8 +287,9 @@ def main(
     model: str = "smollm2",
 ) -> None:
     logging.disable(logging.WARNING)
-    timings(model, timed, turns)
-    quality(model, rows, seeds, dims)
+    words = [f"model={model}", *overrides]
+    timings(words, timed, turns)
+    quality(words, rows, seeds, dims)
 
 
 if __name__ == "__main__":

@@ -87,11 +87,12 @@ def test_encode(run):
     assert seconds > 0 and rise >= 0 and 4 < tokens <= 2048
 
 
-@pytest.mark.real
-def test_gradients_without_traker(run_real, monkeypatch):
+@pytest.mark.slow
+def test_gradients_without_traker(run, small_data, monkeypatch):
     """Its package can't be fetched: its row says so, and all else is measured."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    lines = run_real("gradients", "model=tiny", "rows=10", "timed=3", "seeds=1", "turns=1", "dims=256,512")
+    words = "model=tiny rows=10 timed=3 seeds=1 turns=1 dims=256,512".split()
+    lines = run("gradients", *words, *small_data)
     for name in ("plain forward and backward", "features, 4096 dimensions", "features, 8192 dimensions"):
         seconds, factor, *_ = row(lines, name)
         assert seconds > 0 and factor > 0
@@ -105,6 +106,7 @@ def test_gradients_without_traker(run_real, monkeypatch):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_embed(run_real):
     words = "rows=40 sample=20 queries=5 max_K=4 turns=1 tasks=demo".split()
     lines = run_real("embed", *words)
