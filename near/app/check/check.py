@@ -5,9 +5,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from near.app.check.allowed import CARRIED, ELSEWHERE, REFUSED, RUNTIME, SCHEDULED
 from near.app.check.modes import mode_faults
-from near.app.check.option_types import HYDRA_KEYS, ShapeFault, type_faults
+from near.app.check.option_types import CARRIED, HYDRA_KEYS, RUNTIME
+from near.app.check.option_values import ShapeFault, type_faults
 from near.common import secrets
 from near.common.config import CONF, choices_with, flat_keys, is_refused, select
 from near.common.errors import UserError, did_you_mean
@@ -17,6 +17,7 @@ from near.common.moved import update_targets
 from near.common.signature import attribute, keywords
 from near.evaluation import sandbox
 from near.models.optimizers import optimizer_faults
+from near.training.options import ELSEWHERE, REFUSED, SCHEDULED
 
 
 def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from near.common.bounds import Text
 from near.common.files import cache_folder, digest, write_json
 from near.common.locks import locked
 from near.evaluation.graders.base import Answer, Grade, Grader
@@ -22,7 +23,7 @@ class JudgeGrader(Grader):
     model, prompt, question, reference and answer: <cache>/verdicts/<model and prompt>/.
     """
 
-    def __init__(self, server: ServerOptions, prompt: str = PROMPT):
+    def __init__(self, server: ServerOptions, prompt: Text = PROMPT):
         self.judge = Judge(server, prompt, "evaluation.graders.judge")
 
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:

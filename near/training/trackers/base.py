@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from omegaconf import DictConfig
 from transformers import TrainerCallback
 
+from near.common.bounds import between
 from near.common.errors import UserError
 
 
@@ -22,6 +24,9 @@ class Wanted:
     table_chars: int = 0
     log_indices: bool = False
     log_adapter: bool = False
+
+
+TableRows = Annotated[int, between(0, 10_000)]  # of each round's table
 
 
 class Run:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from near.common.errors import UserError, one_line
 from near.common.files import digest
 from near.common.locks import lock_file, locked
-from near.training.trackers.base import Run, Tracker, Wanted, need
+from near.training.trackers.base import Run, TableRows, Tracker, Wanted, need
 from near.training.trackers.runs import described, flat, keep_id, kept_id, new_id, sweep_of
 
 LONGEST = 6000  # characters of a parameter
@@ -29,7 +29,7 @@ class MlflowTracker(Tracker):
         self,
         experiment: str = "near",
         tracking_uri: str | None = None,
-        table_rows: int = 100,
+        table_rows: TableRows = 100,
         table_chars: int = 0,
         log_indices: bool = False,
         log_adapter: bool = False,

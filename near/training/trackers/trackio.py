@@ -7,14 +7,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from near.training.trackers.base import Run, Tracker, Wanted, need
+from near.training.trackers.base import Run, TableRows, Tracker, Wanted, need
 from near.training.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
 
 class TrackioTracker(Tracker):
     """One Trackio run for one job, in $TRACKIO_DIR or Trackio's own folder; `trackio show --project near` shows all."""
 
-    def __init__(self, project: str = "near", space_id: str | None = None, table_rows: int = 100, table_chars: int = 0):
+    def __init__(
+        self, project: str = "near", space_id: str | None = None, table_rows: TableRows = 100, table_chars: int = 0
+    ):
         """space_id: the Hugging Face Space that metrics are sent to; None: $TRACKIO_SPACE_ID, else none."""
         self.project, self.space_id = project, space_id
         self.wanted = Wanted(table_rows, table_chars)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from near.common.config import agent_parameters, agent_sweep
 from near.common.errors import UserError, one_line
-from near.training.trackers.base import Run, Tracker, Wanted
+from near.training.trackers.base import Run, TableRows, Tracker, Wanted
 from near.training.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class WandbTracker(Tracker):
         project: str = "near",
         entity: str | None = None,
         mode: Mode | None = None,
-        table_rows: int = 100,
+        table_rows: TableRows = 100,
         table_chars: int = 0,
         log_indices: bool = False,
         log_adapter: bool = False,
