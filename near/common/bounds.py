@@ -25,6 +25,10 @@ class Bounds:
     above: float | None = None
     below: float | None = None
 
+    def __post_init__(self) -> None:
+        if odd := [end for end in vars(self).values() if not isinstance(end, int | float | type(None))]:
+            raise TypeError(f"{odd[0]!r} is not a number")
+
     def __and__(self, other: "Bounds") -> "Bounds":
         """Both at once."""
 

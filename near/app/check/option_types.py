@@ -201,6 +201,7 @@ def _choices(parts: list[ast.expr], module: str) -> Type:
 
 def _marked(wanted: Type, node: ast.expr, module: str) -> Type:
     """`wanted` with what a part of Annotated[...] adds. UserError where a bound can't be read, or bounds no number."""
+    place = f"{module}: {ast.unparse(node)}"
     module, call = _followed(node, module)
     of, function = _followed(getattr(call, "func", call), module)
     name = getattr(function, "name", ast.unparse(function).rpartition(".")[2])
@@ -212,14 +213,14 @@ def _marked(wanted: Type, node: ast.expr, module: str) -> Type:
         words = {word.arg: constant(word.value, module) for word in call.keywords}
         mark = MARKERS[name](*(constant(argument, module) for argument in call.args), **words)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{module}: {ast.unparse(call)} can't be read: {error}; write numbers") from error
+        raise UserError(f"{place} can't be read: {error}; write numbers") from error
     if isinstance(mark, KeyOf):
         return replace(wanted, key_of=mark.mapping)
     if isinstance(mark, MayBeEmpty):
         return replace(wanted, may_be_empty=True)
     numbers = sorted(wanted.names & NUMBERS.keys())
     if not numbers:
-        raise UserError(f"{module}: {ast.unparse(node)} bounds no number; bound the elements of a list or mapping")
+        raise UserError(f"{place} bounds no number; bound the elements of a list or mapping")
     earlier = [(name, bounds & mark) for name, bounds in wanted.bounds]
     return replace(wanted, bounds=(*earlier, *((name, mark) for name in numbers if name not in dict(earlier))))
 
@@ -241,7 +242,7 @@ def _named(name: str, module: str) -> Type:
         return plain("any")
     if last in ("Path", "PathLike", "dtype"):
         return plain("str")
-    found = definition(module, name)
+    found = definition(module, name) or definition(name.rpartition(".")[0], last)  # at run time a name is whole
     if found is not None and is_alias(found[1]):
         return _read(found[1].value, found[0])
     if found is not None and is_typed_dict(*found):
