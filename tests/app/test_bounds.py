@@ -51,7 +51,11 @@ class Strange:
 # annotation, values that it takes, values that it refuses with the end of their line
 CASES = [
     ("Annotated[int, at_least(1)]", [1, 5.0], [(0, "=0 is too small; use {x}>=1"), (1.5, "is not a whole number")]),
-    ("Annotated[float, more_than(0)]", [1e-12, 3], [(0, "too small; use {x}>0"), (float("nan"), "not a finite number")]),
+    (
+        "Annotated[float, more_than(0)]",
+        [1e-12, 3],
+        [(0, "too small; use {x}>0"), (float("nan"), "not a finite number")],
+    ),
     ("Annotated[float, less_than(1)]", [0.5, -7], [(1, "too large; use {x}<1"), (2e9, "use {x}<1")]),
     ("Annotated[int, at_most(5)]", [5, -3], [(6, "too large; use {x}<=5"), (True, "is not a whole number")]),
     ("Annotated[int, between(2, 8)]", [2, 8], [(1, "use {x}>=2"), (9, "use {x}<=8"), ("a", "not a whole number")]),
