@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from omegaconf import DictConfig
 
 from near.common.bounds import BILLION, MARKERS, Bounds, KeyOf, MayBeEmpty
-from near.common.config import select
 from near.common.errors import UserError
 from near.common.signature import Parameter, bases, constant, definition, is_alias, is_typed_dict, parameters
 
@@ -123,15 +122,17 @@ def _counts(target: object) -> bool:
     return target is None or any(module.partition(".")[0] in ("near", *FOREIGN) for module in modules)
 
 
-def typed(node: DictConfig, path: str, target: object) -> Iterator[tuple[str, Type]]:
-    """The dotted names of all options below `node`, which belongs to the class `target`, and their types."""
-    known = options(target, path)
-    for name, found in known.items():
-        yield f"{path}.{name}".lstrip("."), found
-    for key in node:
-        full, child = f"{path}.{key}".lstrip("."), node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
-            yield from typed(child, full, select(child, "_target_") or (known[key].fields if key in known else None))
+def typed(node: dict, path: str = "", target: object = None) -> Iterator[tuple[str, Type]]:
+    """Dotted names and types of all options of the class `target`, which stands at `path`, and of those below `node`,
+    its options as they are written."""
+    known = options(target or node.get("_target_"), path)
+    for key in {**known, **node}:
+        full, child = f"{path}.{key}".lstrip("."), node.get(key)
+        if key in known:
+            yield full, known[key]
+        child, fields = child if isinstance(child, dict) else {}, known[key].fields if key in known else None
+        if child or fields:
+            yield from typed(child, full, child.get("_target_", fields))
 
 
 @functools.cache
