@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -26,7 +27,6 @@ from near.common.secrets import check_words, faults, scrub
 from near.common.sweep import in_sweep
 
 register_resolvers()
-
 # Hydra then raises instead of printing its own report, and `run` says it in one line.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
@@ -72,7 +72,7 @@ def _with_table(main: Callable[[], object]) -> None:
         raise fault
 
 
-def _stop(error: Exception) -> None:
+def _stop(error: Exception) -> NoReturn:
     """Print the line for `error` and end with status 1; raise it where it is a bug, or NEAR_TRACEBACK is set."""
     fault = fault_line(error)
     if fault is None or os.environ.get("NEAR_TRACEBACK"):

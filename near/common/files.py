@@ -31,11 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 NO_SPACE = re.compile(r"No space left on device|\(os error 28\)")
-
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu", "numpy")
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(part|old)", re.DOTALL)  # the names that `aside` gives
@@ -126,7 +123,6 @@ def discard(temporary: Path) -> None:
 
 
 SYSTEM = ("/proc", "/sys", "/dev")  # file systems whose files are none, but for memory disks in /dev
-
 KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
@@ -242,7 +238,6 @@ def read_yaml_list(path: str | Path) -> list:
 
 
 LARGEST_YAML = 1 << 22  # bytes
-
 MOST_VALUES = 200_000  # of a YAML file whose aliases are written out
 
 

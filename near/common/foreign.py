@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -25,11 +26,8 @@ from near.common.signature import bases, class_definition
 log = logging.getLogger(__name__)
 
 MOST, DEEPEST = 100_000, 50  # values of a file, and levels of nesting
-
 REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # that is not escaped
-
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-
 # options that have code run or a key sent, and what they are where nobody typed them
 INERT: dict[tuple[str, ...], object] = {
     ("trust_remote_code",): False,
@@ -53,7 +51,7 @@ class _Reader:
         count = iter(range(MOST))
         return OmegaConf.create(self._walked(values, (), count))
 
-    def _walked(self, node: object, at: tuple[str, ...], count: Iterator[int]) -> object:
+    def _walked(self, node: object, at: tuple[str, ...], count: Iterator[int]) -> Any:
         if next(count, None) is None or len(at) > DEEPEST:
             raise ValueError(f"more than {MOST:,} values, or {DEEPEST} levels")
         if isinstance(node, dict):

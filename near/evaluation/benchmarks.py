@@ -4,12 +4,15 @@ import functools
 import importlib.util
 import json
 import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from near.common.cached import cached
 from near.common.errors import UserError, did_you_mean, one_line
-from near.common.files import cache_folder, digest, folder_aside, read_json, write_json
-from near.common.locks import lock_file, locked
+from near.common.files import cache_folder, digest, read_json, write_json
 from near.models.fingerprint import of_model
 
 log = logging.getLogger(__name__)
@@ -100,12 +103,14 @@ def _scores(model, tokenizer, options: dict, manager) -> dict:
     return found
 
 
-def base_benchmarks(cfg: DictConfig, model: DictConfig, folder: str, load) -> dict | None:
+def base_benchmarks(
+    cfg: DictConfig, model: DictConfig, folder: str, load: Callable[[], tuple[Any, Any]]
+) -> dict | None:
     """Those of the untrained model, kept by its files in `folder`, and by the tasks and their data. `load`: makes the
     model and its tokenizer where they are needed."""
     if not cfg.evaluation.lm_eval.tasks:
         return None
-    options = OmegaConf.to_container(cfg.evaluation.lm_eval)
+    options: Any = OmegaConf.to_container(cfg.evaluation.lm_eval)
     _, tasks = _tasks(json.dumps(options))
     import lm_eval
 
@@ -116,14 +121,14 @@ def base_benchmarks(cfg: DictConfig, model: DictConfig, folder: str, load) -> di
     made_of = [lm_eval.__version__, of_model(model, folder), content]
     made_of += [options[name] for name in (*OPTIONS, "tasks")]
     target = cache_folder(cfg.cache_dir, "benchmarks", digest(made_of))
-    with locked(lock_file(cfg.cache_dir, target.name)):
-        if not (target / "scores.json").is_file():
-            scores = benchmarks(*load(), cfg.evaluation)
-            with folder_aside(target) as new:
-                write_json(new / "scores.json", scores)
-        else:
-            log.info("base model: benchmarks found in the cache")
-        return read_json(target / "scores.json")
+    if target.exists():
+        log.info("base model: benchmarks are in the cache")
+
+    def make(new: Path) -> None:
+        loaded, tokenizer = load()
+        write_json(new / "scores.json", benchmarks(loaded, tokenizer, cfg.evaluation))
+
+    return cached(target, make, lambda folder: read_json(folder / "scores.json"))
 
 
 def _examples(task) -> str | None:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
@@ -15,7 +16,6 @@ from near.common.files import read_json
 from near.models.tokens import stop_ids
 
 Answer = Callable[[list[list[int]]], list[str]]  # token ids of prompts -> greedy answers
-
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 
 
@@ -85,7 +85,7 @@ class Engine:
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.ends = stop_ids(model, tokenizer)
         self.longest = getattr(model.config, "max_position_embeddings", None)
-        self.engine = None
+        self.engine: Any = None
 
     def __call__(self, prompts: list[list[int]]) -> list[str]:
         import vllm

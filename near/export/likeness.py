@@ -10,11 +10,8 @@ from near.export.lineage import Run
 from near.models.encoding import Encoder
 
 PROMPTS = 8  # of a run's rows
-
 LONGEST = 96  # tokens of a prompt: the last
-
 POSITIONS = 32  # of a prompt whose logits are compared, the last: a vocabulary wide, they are what takes memory
-
 QUESTIONS = (
     "What is the capital of France?",
     "Convert 1927-05-17 to a sentence with weekday, month, day and year.",
@@ -42,7 +39,7 @@ class Difference:
 
 def prompts_of(run: Run | None, tokenizer) -> tuple[list[list[int]], str]:
     """Token ids of prompts, and what they are: rows that `run` was evaluated on, with its answers, or QUESTIONS."""
-    rows = [] if run is None else [row for row in run.lines("answers.jsonl") if row.get("set") == "target"]
+    rows = [] if run is None else run.files.answers()
     rows = [rows[i * len(rows) // PROMPTS] for i in range(PROMPTS)] if len(rows) > PROMPTS else rows
     encoder = Encoder(tokenizer, {"cutoff_len": 1 << 30})
     if rows:

@@ -17,13 +17,9 @@ from near.export.lineage import Adapter, Run
 
 # a path from the root, the home or the working folder up to its last part, which may hold spaces; no address (https://)
 PLACE = re.compile(r"(?<![\w:/.~-])(?:~|\.{1,2})?/(?:[^/'\",\[\]{}=\n]+/)*")
-
 HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-
 FILES = (".json", ".jsonl", ".gz", ".zst", ".csv", ".parquet", ".txt")
-
 SOURCES = 12  # that are shown
-
 SETTINGS = 40  # characters of a selector's setting that are shown
 
 
@@ -165,7 +161,7 @@ def _training(adapter: Adapter, several: bool) -> str:
 
 def _schedule(run: Run, trainer: dict) -> list[str]:
     """What was trained for how long, as far as the run says."""
-    told, done, rounds = [], run.trained, run.lines("rounds/rounds.jsonl")
+    told, done, rounds = [], run.trained, run.files.rounds
     if rounds:
         keys = ("warmup_step", "update_step", "update_times", "cycles")
         schedule = ", ".join(f"{key}={trainer[key]}" for key in keys if key in trainer)

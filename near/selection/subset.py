@@ -17,7 +17,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +33,7 @@ from near.common.outputs import SUBSET, claim, remove
 from near.common.processes import is_main
 from near.data.loading import raw_rows, raw_types
 from near.data.rows import Rows
-from near.embedding.duplicates import without_near_duplicates
+from near.searching.material import Material
 from near.selection.embedding_similarity import EmbeddingSimilarity
 from near.selection.needs import Needs, needs_of
 from near.selection.round import Round, Subset, checked
@@ -53,7 +53,8 @@ class Export:
 
     def __init__(self, cfg: DictConfig, folder: Path):
         self.cfg, self.folder, self.selector, self.asked = cfg, folder, None, None
-        self.needs, self._picked = Needs(), None
+        self.needs = Needs()
+        self._picked: Any = None  # a Subset, once it is made
         if cfg.get("selector") is None:
             return
         self.selector = selector_of(cfg.selector)
@@ -90,7 +91,7 @@ class Export:
             if differing:
                 raise self._occupied(f"another subset ({differing[0]})")
 
-    def without_matrix(self, candidates: Rows, queries: Rows | None) -> None:
+    def without_matrix(self, material: Material) -> None:
         """What select.py does for a selector that needs no neighbours: the subset alone. Nothing is embedded, unless
         data.dedup=near asks for it."""
         if self.cfg.dry_run:
@@ -98,7 +99,8 @@ class Export:
                 asked = f", and the model asked for {self.needs.asks_model}" if self.needs.asks_model else ""
                 log.info(f"dry run: selector {self.name} looks at no neighbours: nothing would be embedded{asked}")
             return
-        candidates = without_near_duplicates(self.cfg, candidates)
+        material = material.distinct(self.cfg)
+        candidates, queries = material.candidates, material.queries
         self.pick(candidates, queries, None)
         if not is_main():
             return
@@ -131,7 +133,13 @@ class Export:
         if self.selector is None:
             former = self._manifest()
             kept = {"subset": former["subset"]} if "subset" in former and former.get("key") == key else {}
-            yield lambda: kept or self._remove_but() or {}
+
+            def place() -> dict:
+                if not kept:
+                    self._remove_but()
+                return kept
+
+            yield place
             return
         self.check(candidates)  # once more: others may have written into the folder, and duplicates are out now
         ids = self.pick(candidates, queries, neighbours).ids
@@ -202,9 +210,9 @@ class Export:
             log.info(f"subset: the rows have columns of our names, so ours are {', '.join(names)}")
         sources = candidates.sources(ids)
         scores = self._picked.scores
-        for place, (row, (score, query)) in enumerate(zip(rows, nearest(ids, queries, neighbours), strict=True)):
+        for place, (score, query) in enumerate(nearest(ids, queries, neighbours)):
             if scores is not None and np.isfinite(scores[place]):
                 score = float(scores[place])
-            row.update(zip(names, (place + 1, score, query, str(sources[place])), strict=True))
+            rows[place].update(zip(names, (place + 1, score, query, str(sources[place])), strict=True))
         types = raw_types(self.cfg.data, candidates, self.cfg.cache_dir)
         return rows, types | dict(zip(names, COLUMNS.values(), strict=True))

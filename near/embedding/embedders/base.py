@@ -10,11 +10,8 @@ from near.common.bounds import between
 from near.data.formats.formats import Message, embedded_text
 
 Embed = Literal["prompt", "answer", "both", "chat"]
-
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
 StoreDtype = Literal["float32", "float16"]
-
 Launcher = Literal["ray"]
 
 Workers = Annotated[int, between(1, 100_000)]

@@ -24,21 +24,13 @@ from typing import BinaryIO, NamedTuple
 from near.evaluation.sandbox import seccomp
 
 DISK_BYTES = 32 << 20  # of /tmp
-
 MOST_FILES, MOST_THREADS = 4096, 256  # of one program: with more it is killed
-
 LOOK_SECONDS = 0.05  # between two looks at how many there are
-
 LONGEST = 1 << 16  # bytes of a verdict
-
 READY = b"ready\n"  # what the tests' process writes before all else
-
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
-
 INSIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside")
-
 DEVICES = ("null", "zero", "urandom")
-
 NAMESPACES_OFF = (
     "allow user namespaces (sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1, on Ubuntu "
     "kernel.apparmor_restrict_unprivileged_userns=0; docker run --security-opt seccomp=unconfined "
@@ -144,7 +136,7 @@ def _written(verdict: int, until: float, sandboxes: Sequence[int]) -> tuple[byte
     """What the tests' process writes until it ends; and where it is stopped, LATE or what there is too much of."""
     written = b""
     while (left := until - time.monotonic()) > 0:
-        if select.select([verdict], [], [], min(left, LOOK_SECONDS))[0]:
+        if select.select([verdict], [], [], min(left, LOOK_SECONDS))[0]:  # type: ignore[attr-defined] # not select.py
             part = os.read(verdict, LONGEST)
             written += part
             if not part or len(written) > LONGEST:

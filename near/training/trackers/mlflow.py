@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -16,9 +17,7 @@ from near.training.trackers.base import Run, TableRows, Tracker, Wanted, need
 from near.training.trackers.runs import described, flat, keep_id, kept_id, new_id, sweep_of
 
 LONGEST = 6000  # characters of a parameter
-
 BATCH = 100  # parameters at a time
-
 OURS = "near.run"  # the tag that a resumed job finds its run by
 
 
@@ -56,7 +55,7 @@ class MlflowTracker(Tracker):
         finally:
             client.set_terminated(run_id, status)
 
-    def _opened_store(self) -> tuple[object, str]:
+    def _opened_store(self) -> tuple[Any, str]:
         """A client, and the id of the experiment."""
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
