@@ -89,7 +89,7 @@ def _declared() -> dict[str, Type]:
 
 def _written(path: Path) -> dict:
     """The options of one YAML, with those of the choice that it builds on."""
-    node = OmegaConf.to_container(OmegaConf.load(path))
+    node = dict(OmegaConf.to_container(OmegaConf.load(path)))
     names = [name for name in node.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
     files = [path.with_name(f"{name}.yaml") for name in names]
     return OmegaConf.to_container(OmegaConf.merge(*(_written(file) for file in files if file.is_file()), node))

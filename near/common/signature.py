@@ -74,14 +74,14 @@ def constant(node: ast.AST, module: str) -> object:
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         return OPERATORS[type(node.op)](constant(node.left, module), constant(node.right, module))
     found = definition(module, ast.unparse(node)) if isinstance(node, ast.Name | ast.Attribute) else None
-    if found is None or not is_alias(found[1]):
+    if found is None or (value := alias_of(found[1])) is None:
         raise ValueError(f"{ast.unparse(node)} is not a constant")
-    return constant(found[1].value, found[0])
+    return constant(value, found[0])
 
 
-def is_alias(node: ast.AST) -> bool:
-    """Whether a definition gives a name to an expression: `Name = ...`, `Name: TypeAlias = ...`, `type Name = ...`."""
-    return not isinstance(node, ast.ClassDef | ast.FunctionDef)
+def alias_of(node: ast.AST) -> ast.expr | None:
+    """What `Name = ...`, `Name: TypeAlias = ...` or `type Name = ...` gives a name to; None of a class or function."""
+    return getattr(node, "value", None)
 
 
 def attribute(target: str, name: str) -> object:

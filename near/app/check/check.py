@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near.app.check.modes import mode_faults
-from near.app.check.option_types import CARRIED, HYDRA_KEYS, RUNTIME
+from near.app.check.option_types import CARRIED, HYDRA_KEYS, RUNTIME, below
 from near.app.check.option_values import ShapeFault, type_faults
 from near.common import secrets
 from near.common.config import CONF, choices_with, flat_keys, is_refused, select
@@ -55,7 +55,7 @@ def read_run_config(path: Path, allow_targets: object = None) -> DictConfig:
 def _missing(node: object, path: str = "") -> list[str]:
     """Keys that have no value yet (???); resolves nothing, as OmegaConf's missing_keys does."""
     if isinstance(node, dict):
-        return sorted(key for k, v in node.items() for key in _missing(v, f"{path}.{k}" if path else str(k)))
+        return sorted(key for k, v in node.items() for key in _missing(v, below(path, k)))
     if isinstance(node, list):
         return [key for i, v in enumerate(node) for key in _missing(v, f"{path}[{i}]")]
     return [path] if node == "???" else []
@@ -85,7 +85,7 @@ def _more_eval_faults(cfg: DictConfig) -> list[str]:
         if told.get("path") is None:
             faults.append(f"{where}.path is missing: set it to a file")
         faults += [
-            f"{where}.{key} is not in the configuration{did_you_mean(key, known)}" for key in told if key not in known
+            f"{below(where, key)} is not in the configuration{did_you_mean(key, known)}" for key in told if key not in known
         ]
     return faults
 
@@ -125,7 +125,7 @@ def _path_faults(node: DictConfig | ListConfig, path: str, name: str = "") -> li
     """Values that are paths of devices, FIFOs and the like, or in the home of nobody; none is opened."""
     faults = []
     for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
-        child, full = node._get_node(key), f"{path}.{key}" if path else str(key)
+        child, full = node._get_node(key), below(path, key)
         option = name if name in PATHS else str(key)  # of a list or mapping of paths, what it stands under
         if isinstance(child, DictConfig | ListConfig):
             if not (child._is_none() or child._is_missing() or child._is_interpolation()):
@@ -156,7 +156,7 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
     for key in keys:
         child = node._get_node(key)
         if isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_missing():
-            faults += _target_faults(child, f"{path}.{key}" if path else str(key))
+            faults += _target_faults(child, below(path, key))
     if isinstance(node, DictConfig) and "_target_" in node:
         if not isinstance(node._target_, str):
             return [*faults, f"{path}._target_={node._target_} is not a dotted path to a class"]
@@ -170,7 +170,7 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
             for key in node:
                 if key not in taken | carried and key not in HYDRA_KEYS:
                     cls = node._target_.rpartition(".")[2]
-                    faults.append(f"{path}.{key} is not an option of {cls}{elsewhere(f'{path}.{key}', taken)}")
+                    faults.append(f"{below(path, key)} is not an option of {cls}{elsewhere(f'{path}.{key}', taken)}")
     return faults
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from near.common.bounds import BILLION, MARKERS, Bounds, KeyOf, MayBeEmpty
 from near.common.errors import UserError
-from near.common.signature import Parameter, bases, constant, definition, is_alias, is_typed_dict, parameters
+from near.common.signature import Parameter, alias_of, bases, constant, definition, is_typed_dict, parameters
 
 SCRIPTS = {  # where the options at the top of a script's configuration are declared
     "select": "near.selection.options.Select",
@@ -122,12 +122,17 @@ def _counts(target: object) -> bool:
     return target is None or any(module.partition(".")[0] in ("near", *FOREIGN) for module in modules)
 
 
+def below(path: str, key: object) -> str:
+    """The dotted name of option `key` of the group `path`; "" is the top."""
+    return f"{path}.{key}" if path else str(key)
+
+
 def typed(node: dict, path: str = "", target: object = None) -> Iterator[tuple[str, Type]]:
     """Dotted names and types of all options of the class `target`, which stands at `path`, and of those below `node`,
     its options as they are written."""
     known = options(target or node.get("_target_"), path)
     for key in {**known, **node}:
-        full, child = f"{path}.{key}".lstrip("."), node.get(key)
+        full, child = below(path, key), node.get(key)
         if key in known:
             yield full, known[key]
         child, fields = child if isinstance(child, dict) else {}, known[key].fields if key in known else None
@@ -229,7 +234,7 @@ def _marked(wanted: Type, node: ast.expr, module: str) -> Type:
 def _followed(node: ast.AST, module: str) -> tuple[str, ast.AST]:
     """What a name stands for, as far as it can be read."""
     while isinstance(node, ast.Name | ast.Attribute) and (found := definition(module, ast.unparse(node))) is not None:
-        module, node = found[0], found[1].value if is_alias(found[1]) else found[1]
+        module, node = found[0], alias_of(found[1]) or found[1]
     return module, node
 
 
@@ -244,9 +249,9 @@ def _named(name: str, module: str) -> Type:
     if last in ("Path", "PathLike", "dtype"):
         return plain("str")
     found = definition(module, name) or definition(name.rpartition(".")[0], last)  # at run time a name is whole
-    if found is not None and is_alias(found[1]):
-        return _read(found[1].value, found[0])
-    if found is not None and is_typed_dict(*found):
+    if found is not None and (value := alias_of(found[1])) is not None:
+        return _read(value, found[0])
+    if found is not None and isinstance(found[1], ast.ClassDef) and is_typed_dict(*found):
         return Type(frozenset({"group"}), fields=f"{found[0]}.{found[1].name}")
     if module.partition(".")[0] == "near":  # a class, instantiated from its options
         return plain("group")

@@ -6,7 +6,18 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from near.app.check.option_types import BASE, HYDRA_KEYS, NUMBERS, PLAIN, RUNTIME, Type, options, plain, script_of
+from near.app.check.option_types import (
+    BASE,
+    HYDRA_KEYS,
+    NUMBERS,
+    PLAIN,
+    RUNTIME,
+    Type,
+    below,
+    options,
+    plain,
+    script_of,
+)
 from near.common.bounds import LARGEST
 from near.common.config import is_refused, select
 from near.common.errors import did_you_mean
@@ -35,15 +46,11 @@ def _node_faults(node: DictConfig, path: str, target: object) -> Iterator[str]:
             continue
         if raw._is_interpolation() and node[key] is None:  # a group that near/app/check/modes.py asks for
             continue
-        yield from _value_faults(node, key, _full(path, key), known.get(key, plain("any")))
+        yield from _value_faults(node, key, below(path, key), known.get(key, plain("any")))
     for name, wanted in known.items():
         if wanted.required and name not in node and target != BASE:
-            full = _full(path, name)
+            full = below(path, name)
             yield ShapeFault(f"{full} is missing; set {full}=..., or leave ~{full} out of the command")
-
-
-def _full(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)
 
 
 def _value_faults(node: DictConfig | ListConfig, key: str | int, full: str, wanted: Type) -> Iterator[str]:
