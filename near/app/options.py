@@ -49,20 +49,20 @@ class Option:
 
 
 @dataclass
-class File:
+class OptionsFile:
     """`opening`: the comment lines at its head."""
 
     opening: list[str]
     options: list[Option] = field(default_factory=list)
 
 
-def read(path: Path, prefix: str = "") -> File:
+def read(path: Path, prefix: str = "") -> OptionsFile:
     """The options of one YAML of conf/, their names behind `prefix` unless it sets options of other groups too. What
     Hydra is told (defaults, hydra) is left out; an option without a comment has its parent's."""
     lines = path.read_text(encoding="utf-8").split("\n")
     head = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     start = () if not prefix or "# @package _global_" in lines[:head] else (prefix,)
-    file = File([line.lstrip("# ").rstrip() for line in lines[:head] if not line.startswith("# @")])
+    file = OptionsFile([line.lstrip("# ").rstrip() for line in lines[:head] if not line.startswith("# @")])
     types = {} if prefix.startswith("hydra") else _declared() | dict(typed(_written(path), ".".join(start)))
     parents: list[str] = []
     comments: list[str] = []
@@ -108,9 +108,9 @@ def _allowed(wanted: Type) -> str:
     return ", ".join([*parts, *(["null"] if parts and "None" in wanted.names else [])])
 
 
-def groups() -> dict[str, dict[str, File]]:
+def groups() -> dict[str, dict[str, OptionsFile]]:
     """All groups of conf/ but the sweeps and experiments, which set options of the others: choices by name."""
-    found: dict[str, dict[str, File]] = {}
+    found: dict[str, dict[str, OptionsFile]] = {}
     for path in sorted(CONF.rglob("*.yaml")):
         group = str(path.parent.relative_to(CONF))
         if group != "." and group.split("/")[0] not in ("sweeps", "experiment", "hydra"):
@@ -134,7 +134,7 @@ def _scripts() -> Iterator[str]:
         yield from _table(_rows(file))
 
 
-def _rows(file: File) -> list[Row]:
+def _rows(file: OptionsFile) -> list[Row]:
     return [(o.name, _code(o.value), o.allowed, o.told) for o in file.options]
 
 
@@ -157,14 +157,14 @@ def _launchers() -> Iterator[str]:
             yield from _table(_rows(file))
 
 
-def _opening(file: File) -> str:
+def _opening(file: OptionsFile) -> str:
     """The command that runs it, and what the file says of it."""
     command, _, more = (file.opening or [""])[0].partition(" (")
     told = ([more.removesuffix(")")] if more else []) + file.opening[1:]
     return f"{_code(command)} {_escaped(' '.join(told))}".rstrip()
 
 
-def merged(choices: dict[str, File]) -> list[Row]:
+def merged(choices: dict[str, OptionsFile]) -> list[Row]:
     """Every option of a group's choices: name, value, what else it may be, comment."""
     order: dict[str, dict[str, Option]] = {}
     for choice, file in choices.items():

@@ -34,7 +34,7 @@ class Carried(TypedDict):
     nonfinite_steps: int
 
 
-class Arguments(TypedDict):
+class ArgumentBounds(TypedDict):
     """Bounds for transformers' TrainingArguments."""
 
     per_device_train_batch_size: Annotated[int, between(1, 1_000_000)]
@@ -53,7 +53,7 @@ class Arguments(TypedDict):
     dataloader_num_workers: Annotated[int, between(0, 4096)]
 
 
-class Adapter(TypedDict):
+class AdapterBounds(TypedDict):
     """Bounds for peft's LoraConfig."""
 
     r: Annotated[int, between(1, 1_000_000)]

@@ -85,7 +85,9 @@ def _more_eval_faults(cfg: DictConfig) -> list[str]:
         if told.get("path") is None:
             faults.append(f"{where}.path is missing: set it to a file")
         faults += [
-            f"{below(where, key)} is not in the configuration{did_you_mean(key, known)}" for key in told if key not in known
+            f"{below(where, key)} is not in the configuration{did_you_mean(key, known)}"
+            for key in told
+            if key not in known
         ]
     return faults
 
@@ -170,7 +172,8 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
             for key in node:
                 if key not in taken | carried and key not in HYDRA_KEYS:
                     cls = node._target_.rpartition(".")[2]
-                    faults.append(f"{below(path, key)} is not an option of {cls}{elsewhere(f'{path}.{key}', taken)}")
+                    full = below(path, key)
+                    faults.append(f"{full} is not an option of {cls}{elsewhere(full, taken)}")
     return faults
 
 

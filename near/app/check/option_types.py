@@ -28,7 +28,7 @@ BASE = "near.common.options.Base"  # those of every script
 CARRIED = {"trainer": "near.training.options.Carried"}  # options of a group beside those of its class
 
 # bounds of another library's options, for the class of a group
-BOUNDED = {"trainer.args": "near.training.options.Arguments", "finetuning": "near.training.options.Adapter"}
+BOUNDED = {"trainer.args": "near.training.options.ArgumentBounds", "finetuning": "near.training.options.AdapterBounds"}
 
 RUNTIME = {"embedder": ("cache_dir",), "trainer": ("model", "job")}  # keywords that the program hands over
 

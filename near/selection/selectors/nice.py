@@ -13,8 +13,8 @@ from near.common.errors import UserError
 from near.common.processes import is_main
 from near.data.formats.formats import is_plain
 from near.data.rows import Rows
+from near.models.chat_judge import PROMPT, Judge, JudgeOptions, normalise
 from near.models.encoding import IGNORED
-from near.models.judge import PROMPT, Judge, JudgeOptions, normalise
 from near.models.tokens import stop_ids
 from near.selection.round import Round, Subset
 from near.selection.scoring.chunks import Chunks
@@ -35,7 +35,7 @@ class Nice(Less):
     the reward's expectation by REINFORCE, the mean over its answers of reward times the gradient of the answer's
     negative log likelihood, summed over tokens. The rest is LESS (near/selection/selectors/less.py).
 
-    reward: exact (the normalised answer is the normalised reference) or judge (near/models/judge.py, by
+    reward: exact (the normalised answer is the normalised reference) or judge (near/models/chat_judge.py, by
     `judge.server`). A round in which no answer is rewarded has no direction: its rows are random, and that is said.
     """
 

@@ -29,7 +29,7 @@ class Wanted:
 TableRows = Annotated[int, between(0, 10_000)]  # of each round's table
 
 
-class Run:
+class TrackerRun:
     """What one job reports to. This one keeps nothing: it is what every process but the main one has."""
 
     def __init__(self, wanted: Wanted | None = None, kept: float = math.inf):
@@ -55,28 +55,28 @@ class Tracker:
     @contextlib.contextmanager
     def run(
         self, cfg: DictConfig, output_dir: Path, main_process: bool, resumed_at: int | None = None
-    ) -> Iterator[Run]:
+    ) -> Iterator[TrackerRun]:
         """One run for one job, named by its folder and grouped by its sweep; only the main process writes.
 
         resumed_at: the optimizer step of the checkpoint that the job goes on from; None: it begins anew.
         """
         if not main_process:
-            yield Run()
+            yield TrackerRun()
             return
         output_dir.mkdir(parents=True, exist_ok=True)
         with self.opened(cfg, output_dir, resumed_at) as run:
             yield run
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         """The run of the main process."""
-        yield Run()
+        yield TrackerRun()
 
 
 class LogCallback(TrainerCallback):
     """Hands what the Trainer logs to a run: the loss on evaluation rows under target/, the rest under train/."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: TrackerRun):
         self.run = run
 
     def on_log(self, args, state, control, logs=None, **kwargs):

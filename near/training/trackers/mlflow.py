@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from near.common.errors import UserError, one_line
 from near.common.files import digest
 from near.common.locks import lock_file, locked
-from near.training.trackers.base import Run, TableRows, Tracker, Wanted, need
+from near.training.trackers.base import TableRows, Tracker, TrackerRun, Wanted, need
 from near.training.trackers.runs import described, flat, keep_id, kept_id, new_id, sweep_of
 
 LONGEST = 6000  # characters of a parameter
@@ -41,7 +41,7 @@ class MlflowTracker(Tracker):
         need("mlflow", "mlflow")
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         own = kept_id(cfg, output_dir, "mlflow") or new_id()
         with locked(lock_file(cfg.cache_dir, f"mlflow-{digest(str(Path.cwd()))}")):  # its tables are made only once
@@ -90,7 +90,7 @@ class MlflowTracker(Tracker):
         return run_id
 
 
-class _MlflowRun(Run):
+class _MlflowRun(TrackerRun):
     def __init__(self, client, run_id: str, wanted: Wanted):
         kept = client.get_metric_history(run_id, "train/loss")
         super().__init__(wanted, max((m.step for m in kept), default=-1))

@@ -12,7 +12,7 @@ from near.common.files import write_npy
 from near.common.run_folder import ROUNDS, RunFolder
 from near.selection.round import Subset
 from near.training.rounds.record import proportions
-from near.training.trackers.base import Run, named
+from near.training.trackers.base import TrackerRun, named
 
 if TYPE_CHECKING:
     from near.data.rows import Rows
@@ -22,7 +22,7 @@ ROUND = ("rows", "mean_score", "overlap", "never_seen", "select_seconds", "token
 TARGET = ("target_loss", "perplexity", "answers_right")  # of metrics.json
 
 
-def tell_round(run: Run, line: dict, subset: Subset, pool: "Rows") -> None:
+def tell_round(run: TrackerRun, line: dict, subset: Subset, pool: "Rows") -> None:
     """A round as it begins: its line of rounds.jsonl, and the first of its rows."""
     told = {f"selection/{name}": line[name] for name in ROUND if line.get(name) is not None}
     if line.get("target_loss") is not None:
@@ -48,7 +48,7 @@ def table(subset: Subset, pool: "Rows", most: int, chars: int) -> list[dict]:
     return rows
 
 
-def tell_outcome(run: Run, metrics: dict, step: int) -> None:
+def tell_outcome(run: TrackerRun, metrics: dict, step: int) -> None:
     """The evaluation at a run's end: the target's, and the loss on every further set."""
     told = {f"target/{name}": metrics[name] for name in TARGET if metrics.get(name) is not None}
     told |= {f"target/{name}": score["mean"] for name, score in (metrics.get("scores") or {}).items()}
@@ -56,7 +56,7 @@ def tell_outcome(run: Run, metrics: dict, step: int) -> None:
     run.log({name: value for name, value in told.items() if value is not None and math.isfinite(value)}, step)
 
 
-def tell_files(run: Run, output_dir: Path, neighbours: "Neighbours | None") -> None:
+def tell_files(run: TrackerRun, output_dir: Path, neighbours: "Neighbours | None") -> None:
     """The rows of all rounds with the neighbours they were picked from, and what was trained, where they are wanted."""
     if run.wanted.log_indices:
         with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,7 @@ def tell_files(run: Run, output_dir: Path, neighbours: "Neighbours | None") -> N
         run.files(kind, [weights])
 
 
-def tell_before(run: Run, folder: Path, rounds: list[dict], history: list[dict], pool: "Rows") -> None:
+def tell_before(run: TrackerRun, folder: Path, rounds: list[dict], history: list[dict], pool: "Rows") -> None:
     """What a twin did (near/training/twins.py), or this job before it was killed, as if it were trained now: lines of
     rounds.jsonl and of the Trainer's history; `folder`: the run's, with its rounds/. Without what the run has kept."""
     told = [(line["step"], 0, line) for line in history if line["step"] > run.kept]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from near.training.trackers.base import Run, TableRows, Tracker, Wanted, need
+from near.training.trackers.base import TableRows, Tracker, TrackerRun, Wanted, need
 from near.training.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
 
@@ -25,7 +25,7 @@ class TrackioTracker(Tracker):
         need("trackio", "trackio")
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         import trackio
 
         own = kept_id(cfg, output_dir, "trackio") or new_id()
@@ -64,7 +64,7 @@ def _no_hub() -> Iterator[None]:
         huggingface_hub.whoami = asked
 
 
-class _TrackioRun(Run):
+class _TrackioRun(TrackerRun):
     def __init__(self, run, wanted: Wanted):
         super().__init__(wanted)
         self._run = run

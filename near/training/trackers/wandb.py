@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from near.common.config import agent_parameters, agent_sweep
 from near.common.errors import UserError, one_line
-from near.training.trackers.base import Run, TableRows, Tracker, Wanted
+from near.training.trackers.base import TableRows, Tracker, TrackerRun, Wanted
 from near.training.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class WandbTracker(Tracker):
         self.wanted = Wanted(table_rows, table_chars, log_indices, log_adapter)
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         import wandb
 
         mode = self.mode or os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
@@ -77,7 +77,7 @@ class WandbTracker(Tracker):
                 log.info(f"wandb: {where}")
 
 
-class _WandbRun(Run):
+class _WandbRun(TrackerRun):
     def __init__(self, run, wanted: Wanted):
         # a killed process leaves an offline file without its last blocks, so the next file holds all; online what the
         # server has is in the summary
