@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from near.common.errors import UserError, one_line
 from near.training.trackers.base import Tracker, TrackerRun, need
-from near.training.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
+from near.training.trackers.runs import described, existing_id, new_id, save_id, sweep_of
 
 log = logging.getLogger(__name__)
 Mode = Literal["offline", "local", "online", "disabled"]
@@ -34,14 +34,14 @@ class SwanlabTracker(Tracker):
     def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         import swanlab
 
-        own = kept_id(cfg, output_dir, "swanlab") or new_id()
+        run_id = existing_id(cfg, output_dir, "swanlab") or new_id()
         group, tags = sweep_of(cfg, output_dir)
         try:
             run = swanlab.init(
                 project=self.project,
                 workspace=self.workspace,
                 name=output_dir.name,
-                id=own,
+                id=run_id,
                 resume="allow",
                 mode=self.mode,
                 log_dir=str(output_dir / "swanlog"),
@@ -51,8 +51,8 @@ class SwanlabTracker(Tracker):
             )
         except (RuntimeError, ValueError, OSError) as error:  # no key, no network
             raise UserError(f"tracker=swanlab: {one_line(error)}; tracker.mode=offline needs no server") from error
-        keep_id(cfg, output_dir, "swanlab", own)
-        fault = "the job did not end well"
+        save_id(cfg, output_dir, "swanlab", run_id)
+        fault = "the job failed"
         try:
             yield _SwanlabRun(run)
             fault = None
@@ -64,7 +64,7 @@ class SwanlabTracker(Tracker):
 
 class _SwanlabRun(TrackerRun):
     def __init__(self, run):
-        super().__init__(kept=-1)  # of what is told twice SwanLab keeps one
+        super().__init__(logged_until=-1)  # SwanLab keeps one of two equal points
         self._run = run
 
     def log(self, metrics: dict[str, float], step: int) -> None:
