@@ -23,7 +23,7 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True)
-class Difference:
+class LogitDifference:
     """Of two models' logits.
 
     Attributes:
@@ -76,16 +76,16 @@ def logits_of(model, prompts: list[list[int]]) -> list[torch.Tensor]:
     return results
 
 
-def difference(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> Difference:
+def difference(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> LogitDifference:
     """How far `actual` is from `expected`, each a list of (n_positions, vocabulary); all NaN if one is not finite."""
     largest, squares, spread, agree, positions = 0.0, 0.0, 0.0, 0, 0
     for a, b in zip(expected, actual, strict=True):
         apart = a - b
         if not bool(apart.isfinite().all()):
-            return Difference(math.nan, math.nan, math.nan)
+            return LogitDifference(math.nan, math.nan, math.nan)
         largest = max(largest, float(apart.abs().max()))
         squares += float(apart.square().sum())
         spread += float((a - a.mean(dim=1, keepdim=True)).square().sum())
         agree += int((a.argmax(dim=1) == b.argmax(dim=1)).sum())
         positions += len(a)
-    return Difference(largest, math.sqrt(squares / max(spread, 1e-30)), agree / positions)
+    return LogitDifference(largest, math.sqrt(squares / max(spread, 1e-30)), agree / positions)

@@ -16,9 +16,9 @@ from near.common.locks import lock_file, locked
 from near.common.outputs import check as check_outputs
 from near.common.outputs import check_model, claim, is_model, list_files, read_list, remove_model
 from near.data.templates.named import ENDS, template_of
-from near.export.likeness import Difference, difference, logits_of, prompts_of
+from near.export.likeness import LogitDifference, difference, logits_of, prompts_of
 from near.export.lineage import Adapter, adapters_of, base_of, refuse_quantised
-from near.export.model_card import ModelExport, model_card
+from near.export.model_card import Export, model_card
 from near.export.push import check_push, push
 from near.export.tied_embeddings import retie, untie, widen
 from near.export.weight_files import count_weights, load_float32, settle_memory, write_weights
@@ -37,7 +37,7 @@ class Merged:
 
     model: Any
     expected: list[torch.Tensor]
-    differences: list[Difference]
+    differences: list[LogitDifference]
 
 
 def merge(cfg: DictConfig, output_dir: Path) -> None:
@@ -59,7 +59,7 @@ def merge(cfg: DictConfig, output_dir: Path) -> None:
     base, revision = base_of(adapters, cfg.model_name_or_path)
     folder = model_folder("model_name_or_path", base, revision, cfg.cache_dir, BUILT_IN)
     refuse_quantised(base, folder)
-    export = ModelExport(cfg, base, revision, adapters)
+    export = Export(cfg, base, revision, adapters)
     key = _key(cfg, base, revision, folder, adapters)
     check_outputs(output_dir, "merge")
     with locked(lock_file(cfg.cache_dir, f"export-{digest(str(export_dir))}"), remove=True):
@@ -99,7 +99,7 @@ def _sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in names}
 
 
-def _export(cfg: DictConfig, export: ModelExport, folder: str, key: str) -> dict:
+def _export(cfg: DictConfig, export: Export, folder: str, key: str) -> dict:
     """Merge, write to a temporary folder, read back and compare; then rename it to `export_dir`. Returns the record,
     which is in that folder too: if the process is killed after the rename, the next merge finds the export done."""
     export_dir = Path(cfg.export_dir).expanduser().resolve()
@@ -191,7 +191,7 @@ def _refuse(value: float, bound: float, key: str, subject: str) -> None:
         )
 
 
-def _read_back(cfg: DictConfig, new: Path, tokenizer, prompts, expected, device) -> Difference:
+def _read_back(cfg: DictConfig, new: Path, tokenizer, prompts, expected, device) -> LogitDifference:
     """Load the written files in float32, and compare their logits with the adapter's.
 
     Raises:
@@ -229,7 +229,7 @@ def _stop_tokens(model, tokenizer) -> None:
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "typical_p": 1.0}
 
 
-def _quantised(cfg: DictConfig, export: ModelExport, prompts, expected) -> dict | None:
+def _quantised(cfg: DictConfig, export: Export, prompts, expected) -> dict | None:
     """How far the merged float32 model is from the adapter on its quantised base; None without a quantised base."""
     last = export.adapters[-1]
     if last.quantised is None:

@@ -24,7 +24,7 @@ SETTINGS = 40  # longest selector setting shown, in characters
 
 
 @dataclass
-class ModelExport:
+class Export:
     """The parts of an export, and the measured differences of logits."""
 
     cfg: DictConfig
@@ -79,7 +79,7 @@ def without_folders(text: str) -> str:
     return FOLDERS.sub("", text)
 
 
-def model_card(export: ModelExport) -> str:
+def model_card(export: Export) -> str:
     """The card: Markdown with YAML front matter, which hubs read."""
     last = export.adapters[-1]
     parts = [f"---\n{yaml.safe_dump(_front(export), sort_keys=False, allow_unicode=True)}---", _title(export)]
@@ -92,7 +92,7 @@ def model_card(export: ModelExport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _front(export: ModelExport) -> dict:
+def _front(export: Export) -> dict:
     front: dict = {}
     if not on_disk(export.base) and not export.base.startswith("builtin:"):
         front |= {"base_model": export.base, "base_model_relation": "finetune"}
@@ -106,7 +106,7 @@ def _front(export: ModelExport) -> dict:
     return front
 
 
-def _title(export: ModelExport) -> str:
+def _title(export: Export) -> str:
     names = ", then ".join(f"`{label(str(a.path)) if a.run is None else _run_name(a.run)}`" for a in export.adapters)
     base = label(export.base) + (f" at revision {export.revision}" if export.revision else "")
     return (
@@ -238,7 +238,7 @@ def _score(values: dict) -> str:
     return f"{_number(values.get('mean'))} ({values['right']} of {values['graded']})" if values.get("graded") else ""
 
 
-def _merge(export: ModelExport) -> str:
+def _merge(export: Export) -> str:
     read, cfg = export.reading, export.cfg
     bound = f"{cfg.tolerance} (largest)" if cfg.export_dtype == "float32" else f"{cfg.rounding_tolerance} (share)"
     lines = ["## Merge", "", f"Merged in float32, written in {cfg.export_dtype}. Logits on {export.compared_on}:", ""]
@@ -263,7 +263,7 @@ def _merge(export: ModelExport) -> str:
     return "\n".join(lines)
 
 
-def _lineage(export: ModelExport) -> str:
+def _lineage(export: Export) -> str:
     merge = provenance()
     lines = [
         "## Lineage",

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from near.common.bounds import Text
 from near.common.files import cache_folder, digest, write_json
 from near.common.locks import locked
 from near.evaluation.graders.base import Answer, Grade, Grader
-from near.models.judge import PROMPT, Judge
+from near.models.chat_judge import PROMPT, Judge
 from near.models.server import ServerOptions
 
 
 class JudgeGrader(Grader):
-    """1 if the judge behind an OpenAI-compatible endpoint (`server`, see near/models/judge.py) says yes, else 0; its
-    reply is Grade.told. A blank answer is wrong without a request.
+    """1 if the judge behind an OpenAI-compatible endpoint (`server`, see near/models/chat_judge.py) says yes, else 0;
+    its reply is Grade.told. A blank answer is wrong without a request.
 
     Verdicts are cached by model, prompt, question, reference and answer in <cache>/verdicts/<model and prompt>/, also
     if a later request fails.
@@ -25,7 +26,7 @@ class JudgeGrader(Grader):
         UserError: the judge is unreachable, or says neither yes nor no.
     """
 
-    def __init__(self, server: ServerOptions, prompt: str = PROMPT):
+    def __init__(self, server: ServerOptions, prompt: Text = PROMPT):
         self.judge = Judge(server, prompt, "evaluation.graders.judge")
 
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:

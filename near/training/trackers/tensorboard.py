@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig
 
-from near.training.trackers.base import Run, Tracker
+from near.training.trackers.base import Tracker, TrackerRun
 from near.training.trackers.runs import described
 
 
@@ -15,7 +15,7 @@ class TensorboardTracker(Tracker):
     """Scalars under <output_dir>/tensorboard; `tensorboard --logdir runs` shows all jobs."""
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         from torch.utils.tensorboard import SummaryWriter
 
         # what an earlier process logged is not shown: it may have died with events in its buffer
@@ -24,7 +24,7 @@ class TensorboardTracker(Tracker):
             yield _TensorboardRun(writer)
 
 
-class _TensorboardRun(Run):
+class _TensorboardRun(TrackerRun):
     def __init__(self, writer):
         super().__init__(logged_until=-1)
         self._writer = writer
