@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from near.app.jobs import labels
+from near.common.command_line import Command, current, set_command
 from near.common.config import raw_words
 from near.common.errors import UserError, one_line, printable
 from near.common.secrets import scrub
@@ -38,7 +39,8 @@ class Job:
     task: TaskFunction
     callbacks: object
     cwd: str
-    argv: list[str]  # what was typed
+    argv: list[str]  # of the process that started the sweep
+    command: Command  # how that was started
     version: str  # of Hydra's ways
     name: str
     printed: str  # a file
@@ -54,6 +56,7 @@ class Job:
         os.environ.update(self.environment)
         os.chdir(self.cwd)
         sys.argv = list(self.argv)
+        set_command(self.command)
         JobRuntime.instance().set("name", self.config.hydra.job.name)
         context = HydraContext(config_loader=None, callbacks=self.callbacks)
         with _into(self.printed):
@@ -119,7 +122,15 @@ class ProcessLauncher(Launcher):
         HydraConfig.instance().cfg = before
         printed = folder / ".jobs" / f"{name}.log"
         return Job(
-            config, self.task, self.context.callbacks, os.getcwd(), sys.argv, str(version.getbase()), name, str(printed)
+            config=config,
+            task=self.task,
+            callbacks=self.context.callbacks,
+            cwd=os.getcwd(),
+            argv=sys.argv,
+            command=current(),
+            version=str(version.getbase()),
+            name=name,
+            printed=str(printed),
         )
 
 

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import re
 import sys
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from near.app.check.check import elsewhere
+from near.common.command_line import current
 from near.common.config import CONF, flat_keys
 from near.common.disk import full_line, read_only_line
 from near.common.errors import UserError, did_you_mean, missing_choice, one_line, user_error
@@ -104,8 +104,8 @@ def _defaults() -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with contextlib.suppress(HydraException, OmegaConfBaseException):
-            return compose(Path(sys.argv[0]).stem, overrides=_typed_choices())
-        return compose(Path(sys.argv[0]).stem)
+            return compose(current().script, overrides=_typed_choices())
+        return compose(current().script)
 
 
 _PATHS = {

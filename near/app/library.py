@@ -60,7 +60,7 @@ def search(
     array([[0, 1]])
     """
     vectors = _both(queries, candidates)
-    cfg = _configured("select", [_word("max_K", max_K), f"index={index}", *overrides], cache_dir)
+    cfg = _configured([_word("max_K", max_K), f"index={index}", *overrides], cache_dir)
     if vectors:
         return _search_vectors(cfg, *vectors, normalise)
     with _loaded(cfg, queries, candidates) as (cfg, asked, pool):
@@ -89,8 +89,8 @@ def select(
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise UserError(f"n={n!r} is no number of rows; use a whole number from 1")
     vectors = _both(queries, candidates)
-    words = [_word("max_K", max_K), f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
-    cfg = _configured("train", words, cache_dir)
+    words = [_word("max_K", max_K), f"n={n}", f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
+    cfg = _configured(words, cache_dir)
     picker, known = selector_of(cfg.selector), {}
     if picker.asks_model or picker.only_in_training or instantiate(cfg.similarity).asks_model:
         raise UserError(f"selector={selector} asks a model, or picks in training alone; use select.py or train.py")
@@ -121,7 +121,7 @@ def _picked(picker: Selector, name: str, round: Round) -> Subset:
     return checked(picker.select(round), round, name)
 
 
-def _configured(script: str, overrides: Sequence[str], cache_dir: str | os.PathLike | None) -> DictConfig:
+def _configured(overrides: Sequence[str], cache_dir: str | os.PathLike | None) -> DictConfig:
     register_resolvers()
     if strange := next((word for word in overrides if not isinstance(word, str)), None):
         raise UserError(f"overrides: {strange!r} is no override; give strings such as 'embedder=qwen3'")
@@ -132,7 +132,7 @@ def _configured(script: str, overrides: Sequence[str], cache_dir: str | os.PathL
     surrounding, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # the caller may run under Hydra
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose(script, overrides=["data=files", *overrides])
+            cfg = compose("select", overrides=["data=files", *overrides])
         if cache_dir is not None:
             cfg.cache_dir = os.fspath(cache_dir)
         check(_with_paths(cfg, ".", "."), list(overrides))

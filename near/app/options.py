@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from near.app.pages import page_to_write
 from near.common.config import CONF
 from near.common.files import aside
 
 SCRIPTS = ("select", "train", "merge", "eval", "report")
 
-PAGE = CONF.parent / "docs" / "options.md"
+PAGE = "options.md"
 
 VALUE = r"""(?P<value>(?: +(?:'[^']*'|"[^"]*"|(?!#)\S.*?))?)"""
 
@@ -162,6 +163,7 @@ def _escaped(text: str) -> str:
 
 def main(words: Sequence[str] = ()) -> None:
     """Write the page. It takes no words."""
-    with aside(PAGE) as temporary:
+    path = page_to_write(PAGE)
+    with aside(path) as temporary:
         temporary.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    print(f"wrote {path}")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from near.app import jobs
 from near.app.check.check import check, check_sources
 from near.app.faults import fault_line
+from near.common.command_line import current
 from near.common.config import CONF, raw_words, register_resolvers
 from near.common.disk import watch
 from near.common.errors import UserError, one_line, visible
@@ -36,11 +37,12 @@ def run(main: Callable[[], object]) -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a row's script is no fault
     try:
         check_words(sys.argv[1:])
-        if any("from_yaml" in word for word in sys.argv):
+        if any("from_yaml" in word for word in sys.argv[1:]):
             from near.app.from_yaml.expanded import expanded
 
-            sys.argv = expanded(sys.argv)
+            sys.argv[1:] = expanded(current(), sys.argv[1:])
             check_words(sys.argv[1:])
+        _ours_first()
         _with_table(main)
     except KeyboardInterrupt:
         jobs.ended()
@@ -168,7 +170,6 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                     raise UserError(fault) from error
                 _stop(error)
 
-        _ours_first()
         return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 
     return decorate

@@ -22,8 +22,6 @@ PACKAGE = Path(__file__).resolve().parents[1]  # near/
 # In a wheel the configurations lie in the package; in the repository, installed with -e or not, beside it.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
-DOCS = CONF.parent / "docs"  # there in the repository alone
-
 ESCAPABLE = re.compile(r"(\\*)\$\{")  # what a text holds that would be read as a reference
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from near.common.command_line import current
 from near.common.errors import UserError, one_line, reading
 
 if TYPE_CHECKING:
@@ -335,7 +336,8 @@ def provenance() -> dict:
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    command = " ".join(["python", os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    *before, script = current().start
+    command = " ".join([*before, os.path.basename(script), *sys.argv[1:]])
     return {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command, "versions": versions}
 
 
