@@ -20,10 +20,11 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from near.common.config import raw_words, swept_keys
 from near.common.errors import UserError, one_line, printable, visible
-from near.common.files import refuse_special
+from near.common.files import read_json, refuse_special, write_json
 from near.common.outputs import check as check_outputs
 from near.common.outputs import check_notes
 from near.common.processes import is_main
+from near.common.run_folder import JOBS, METRICS, RunFolder
 from near.common.secrets import scrub
 from near.common.sweep import in_sweep
 
@@ -67,7 +68,7 @@ class Sweeps(Callback):
 
 
 def _records(folder: Path) -> list[Path]:
-    return sorted((folder / ".jobs").glob("*.json"))
+    return sorted((folder / JOBS).glob("*.json"))
 
 
 @contextlib.contextmanager
@@ -77,10 +78,8 @@ def told(fault_line, dry_run: bool = False) -> Iterator[None]:
     if not in_sweep() or not is_main() or dry_run:
         yield
         return
-    from near.common.files import write_json
-
     output_dir = Path(HydraConfig.get().runtime.output_dir)
-    path = output_dir.parent / ".jobs" / f"{output_dir.name}.json"
+    path = RunFolder(output_dir).job_file
     said = {
         "state": "running",
         "overrides": raw_words(HydraConfig.get().overrides.task),
@@ -105,7 +104,7 @@ def told(fault_line, dry_run: bool = False) -> Iterator[None]:
 
 def _written(folder: Path) -> int | None:
     """When a finished run's last file was written."""
-    return (folder / "metrics.json").stat().st_mtime_ns if (folder / "metrics.json").is_file() else None
+    return (folder / METRICS).stat().st_mtime_ns if (folder / METRICS).is_file() else None
 
 
 def ended() -> list[dict]:
@@ -117,8 +116,6 @@ def ended() -> list[dict]:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
-
-    from near.common.files import read_json
 
     found = {path: read_json(path) for path in _records(Sweeps.folder)}
     found = {p.stem: said for p, said in found.items() if Sweeps.before.get(p) != p.stat().st_mtime_ns}  # this sweep's
@@ -148,14 +145,12 @@ def _cells(name: str, said: dict, names: dict[str, str]) -> list[str]:
     if state == "failed":
         note = printable(said["error"], 300)
         if "traceback" in said:
-            note += f" (traceback in {Sweeps.folder / '.jobs' / name}.json)"
+            note += f" (traceback in {Sweeps.folder / JOBS / name}.json)"
     elif state == "running":
         state, note = "not finished", "killed? start the sweep again: it goes on where it was"
-    elif (path := Sweeps.folder / name / "metrics.json").is_file():
-        from near.common.files import read_json
-
+    elif (files := RunFolder(Sweeps.folder / name)).is_evaluated:
         with contextlib.suppress(UserError, KeyError, TypeError):
-            metrics = read_json(path)
+            metrics = files.metrics
             loss = f"{metrics['target_loss']:.4f}"
             if metrics.get("same_rows_as"):
                 note = f"same rows as {names.get(metrics['same_rows_as'], metrics['same_rows_as'])}"

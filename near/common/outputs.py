@@ -260,6 +260,3 @@ def _remove_empty(folder: Path) -> None:
         _remove_empty(entry)
     with contextlib.suppress(OSError):  # not empty
         folder.rmdir()
-
-
-FAILED = "failed.json"  # of a run's folder: why it ended, for report.py

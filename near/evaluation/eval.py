@@ -13,9 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from near.common.config import public, raw_words
 from near.common.errors import UserError, one_line
-from near.common.files import provenance, read_json, write_json, write_jsonl
-from near.common.foreign import read_config
+from near.common.files import provenance, write_json, write_jsonl
 from near.common.outputs import ANSWERS, claim, remove
+from near.common.run_folder import METRICS, TRAINING, RunFolder
 from near.evaluation.base_model import base_metrics
 from near.evaluation.benchmarks import benchmarks, shown
 from near.evaluation.generation import answering
@@ -39,7 +39,7 @@ def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], No
         base_model = cfg.model
         if adapter is None:
             cfg = OmegaConf.merge(cfg, {"model": {"name_or_path": str(Path(cfg.run) / "model")}})
-    elif not cfg.overwrite and (output_dir / "train_metrics.json").exists():
+    elif not cfg.overwrite and (output_dir / TRAINING).exists():
         raise UserError(f"{output_dir} is a run of train.py; evaluate it with run={output_dir}")
     check_evaluation(cfg)
     sets = evaluation_sets(cfg)
@@ -67,12 +67,12 @@ def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], No
 
 def _run_parts(folder: Path, allow_targets: object) -> tuple[DictConfig, str | None, dict]:
     """A run's configuration, its adapter (None: every weight was trained) and what its metrics say of it."""
-    if not (folder / "train_metrics.json").is_file():
+    files = RunFolder(folder)
+    if not files.is_trained:
         raise UserError(f"run={folder}: no train_metrics.json there; give the output_dir of a finished train.py")
-    trained = read_json(folder / "train_metrics.json")
-    if not (folder / "config.yaml").is_file():
+    if not files.has_config:
         raise UserError(f"run={folder}: no config.yaml there; give the output_dir of a finished train.py")
-    config = read_config(folder / "config.yaml", allow_targets, retyped=True)
+    trained, config = files.training, files.config(allow_targets, retyped=True)
     try:
         kept = {
             "selector": trained["selector"],
@@ -82,10 +82,9 @@ def _run_parts(folder: Path, allow_targets: object) -> tuple[DictConfig, str | N
         }
     except (KeyError, OmegaConfBaseException) as error:
         raise UserError(f"run={folder}: its config.yaml is damaged ({one_line(error)})") from error
-    for name in ("adapter", "model"):
-        if (folder / name).is_dir():
-            return config, str(folder / name) if name == "adapter" else None, kept
-    raise UserError(f"run={folder}: neither adapter/ nor model/ is there; train it again")
+    if (weights := files.weights()) is None:
+        raise UserError(f"run={folder}: neither adapter/ nor model/ is there; train it again")
+    return config, str(weights[1]) if weights[0] == "adapter" else None, kept
 
 
 def _with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
@@ -128,7 +127,7 @@ def write_metrics(
     if generated:
         write_jsonl(folder / "dataflow.jsonl", generated)
     write_json(
-        folder / "metrics.json",
+        folder / METRICS,
         {"schema_version": SCHEMA_VERSION, **metrics, **provenance(), "evaluation": public(cfg.evaluation)},
     )
 

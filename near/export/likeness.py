@@ -42,7 +42,7 @@ class Difference:
 
 def prompts_of(run: Run | None, tokenizer) -> tuple[list[list[int]], str]:
     """Token ids of prompts, and what they are: rows that `run` was evaluated on, with its answers, or QUESTIONS."""
-    rows = [] if run is None else [row for row in run.lines("answers.jsonl") if row.get("set") == "target"]
+    rows = [] if run is None else run.files.answers()
     rows = [rows[i * len(rows) // PROMPTS] for i in range(PROMPTS)] if len(rows) > PROMPTS else rows
     encoder = Encoder(tokenizer, {"cutoff_len": 1 << 30})
     if rows:

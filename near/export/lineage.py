@@ -9,8 +9,8 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near.common.errors import UserError
-from near.common.files import read_json, read_jsonl, refuse_special_in
-from near.common.foreign import read_config
+from near.common.files import read_json, refuse_special_in
+from near.common.run_folder import ADAPTER, CHECKPOINTS, RunFolder
 
 # how the field marks a quantised copy of a model, at the end of its name
 QUANTISED = re.compile(
@@ -23,26 +23,23 @@ QUANTISED = re.compile(
 class Run:
     """A folder of train.py that an adapter lies in; `final`: the adapter is its result, not a checkpoint's."""
 
-    folder: Path
+    files: RunFolder
     config: DictConfig
     final: bool
 
+    @property
+    def folder(self) -> Path:
+        return self.files.path
+
     @cached_property
     def trained(self) -> dict:
-        """train_metrics.json; empty while the run is not done."""
-        return self._json("train_metrics.json")
+        """train_metrics.json; empty until training ends."""
+        return self.files.training
 
     @cached_property
     def metrics(self) -> dict:
-        """metrics.json; empty where it tells of other weights than the adapter's, or nothing was evaluated."""
-        return self._json("metrics.json") if self.final else {}
-
-    def _json(self, name: str) -> dict:
-        return read_json(self.folder / name) if (self.folder / name).is_file() else {}
-
-    def lines(self, name: str) -> list[dict]:
-        """The objects of a .jsonl file of the run; none where it has no such file."""
-        return read_jsonl(self.folder / name) if (self.folder / name).is_file() else []
+        """metrics.json; empty where other weights than the adapter's were evaluated, or none."""
+        return self.files.metrics if self.final else {}
 
 
 @dataclass(frozen=True)
@@ -98,16 +95,16 @@ def _adapter(path: Path, allow_targets: object) -> Adapter:
 
 def _run_of(path: Path, allow_targets: object) -> Run | None:
     path = path.resolve()
-    final = path.name == "adapter"
-    if not final and path.parent.name != "checkpoints":
+    final = path.name == ADAPTER
+    if not final and path.parent.name != CHECKPOINTS:
         return None
-    folder = path.parent if final else path.parent.parent
-    if not (folder / "config.yaml").is_file():
+    files = RunFolder(path.parent if final else path.parent.parent)
+    if not files.has_config:
         return None
-    config = read_config(folder / "config.yaml", allow_targets)
+    config = files.config(allow_targets)
     if not all(isinstance(config.get(group), DictConfig) for group in ("model", "selector")):
         return None  # somebody else's
-    return Run(folder, config, final)
+    return Run(files, config, final)
 
 
 def base_of(adapters: list[Adapter], given: str | None) -> tuple[str, str | None]:

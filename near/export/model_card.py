@@ -165,7 +165,7 @@ def _training(adapter: Adapter, several: bool) -> str:
 
 def _schedule(run: Run, trainer: dict) -> list[str]:
     """What was trained for how long, as far as the run says."""
-    told, done, rounds = [], run.trained, run.lines("rounds/rounds.jsonl")
+    told, done, rounds = [], run.trained, run.files.rounds
     if rounds:
         keys = ("warmup_step", "update_step", "update_times", "cycles")
         schedule = ", ".join(f"{key}={trainer[key]}" for key in keys if key in trainer)

@@ -9,8 +9,7 @@ import numpy as np
 from omegaconf.errors import OmegaConfBaseException
 
 from near.common.errors import UserError, one_line, printable, visible
-from near.common.files import read_jsonl
-from near.common.foreign import read_config
+from near.common.run_folder import LINES, ROUNDS, RunFolder, below
 from near.data.loading import load
 
 SHOWN = 300  # characters of each message
@@ -28,34 +27,31 @@ class Seen:
 
 def seen(folder: Path, row: int) -> list[Seen]:
     """The rounds of the run in `folder` that hold `row`. UserError for files that are damaged or missing."""
-    found = []
-    for line in read_jsonl(folder / "rounds" / "rounds.jsonl"):
-        ids = _ids(folder / "rounds" / f"{line['round']:03d}.npy")
+    found, files = [], RunFolder(folder)
+    for line in files.rounds:
+        ids = _ids(files, line["round"])
         at = np.flatnonzero(ids == row)
         if not len(at):
             continue
         steps = None
         if line.get("draws_per_step"):
-            order = _ids(folder / "rounds" / f"{line['round']:03d}_order.npy")
+            order = _ids(files, line["round"], "order")
             steps = (line["step"] + np.flatnonzero(order == row) // line["draws_per_step"] + 1).tolist()
         found.append(Seen(line, int(at[0]) + 1, steps))
     return found
 
 
-def _ids(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{path} can't be read ({one_line(error)}); train that run again with overwrite=true"
-        ) from error
+def _ids(files: RunFolder, index: int, part: str = "") -> np.ndarray:
+    if (ids := files.round_ids(index, part)) is None:
+        raise UserError(f"{files.round_file(index, part)} is missing; train that run again with overwrite=true")
+    return ids
 
 
 def lookup(root: Path, row: int) -> None:
     """Print, for every run below `root` (finished or not), the row's text and where the run trained it."""
     if not root.is_dir():
         raise UserError(f"runs={root}: no such folder")
-    folders = [path.parent.parent for path in sorted(root.rglob("rounds/rounds.jsonl"))]
+    folders = [files.path for files in below(root, f"{ROUNDS}/{LINES}")]
     if not folders:
         raise UserError(f"runs={root}: no rounds/rounds.jsonl below it; give the output folder of train.py")
     shown: list[str] = []
@@ -71,7 +67,7 @@ def _text(folder: Path, row: int) -> Iterator[str]:
     """The row as its data source has it now."""
     level, logger = logging.getLogger("near").level, logging.getLogger("near")
     try:
-        cfg = read_config(folder / "config.yaml")
+        cfg = RunFolder(folder).config()
         logger.setLevel(logging.ERROR)  # what loading tells was told when the run began
         rows = load(cfg.data, "candidates", cfg.cache_dir)
     except (UserError, OSError, OmegaConfBaseException) as error:
@@ -90,7 +86,7 @@ def _text(folder: Path, row: int) -> Iterator[str]:
 
 def _told(folder: Path, row: int) -> Iterator[str]:
     rounds = seen(folder, row)
-    count = len(read_jsonl(folder / "rounds" / "rounds.jsonl"))
+    count = len(RunFolder(folder).rounds)
     if not rounds:
         yield f"{folder}: in none of its {count} rounds"
         return

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from near.common.errors import UserError
-from near.common.files import read_json, read_jsonl
-from near.common.foreign import read_overrides
+from near.common.run_folder import CONFIG, JOBS, METRICS, RunFolder, below
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +22,17 @@ KEYS = {"selector", "model", "target_loss", "rows", "tokens", "answers_right", "
 
 @dataclass
 class Run:
-    """`folder` is None for the untrained base model, which is found in other runs' metrics."""
+    """`folder` is None for the untrained base model, which other runs' metrics hold."""
 
     selector: str
     metrics: dict
     folder: Path | None = None
     training: dict = field(default_factory=dict)
     rounds: list[dict] = field(default_factory=list)
+
+    @property
+    def files(self) -> RunFolder:
+        return RunFolder(self.folder)
 
     @property
     def seed(self) -> object:
@@ -62,17 +65,17 @@ class Run:
     @functools.cached_property
     def typed(self) -> set[str]:
         """The overrides it was started with, as Hydra keeps them; none where it did not."""
-        return {word for word in read_overrides(self.folder) if not word.startswith(("selector=", "seed="))}
+        return {word for word in self.files.overrides if not word.startswith(("selector=", "seed="))}
 
     @functools.cached_property
     def examples(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Summed losses and tokens of the target's rows by id, float64 (n,) each; None where they were not kept."""
-        return _examples(self.folder / "answers.jsonl")
+        return _examples(self.files.answers())
 
     @functools.cached_property
     def base_examples(self) -> tuple[np.ndarray, np.ndarray] | None:
         """The same of the untrained model."""
-        return _examples(self.folder / "base_answers.jsonl")
+        return _examples(self.files.answers(base=True))
 
     @functools.cached_property
     def drawn(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -80,7 +83,7 @@ class Run:
         without rounds whose files are gone or damaged."""
         picked, warmups = [], []
         for line in self.rounds:
-            ids = _drawn(self.folder / "rounds", f"{line['round']:03d}")
+            ids = _drawn(self.files, line["round"])
             if ids is not None:
                 (warmups if line["selector"] == WARMUP else picked).append(ids)
         return picked, warmups
@@ -88,10 +91,8 @@ class Run:
     @functools.cached_property
     def number(self) -> int | None:
         """Which job of its sweep it was, from 0; None outside one."""
-        with contextlib.suppress(UserError, OSError):
-            number = read_json(self.folder.parent / ".jobs" / f"{self.folder.name}.json").get("number")
-            return number if isinstance(number, int) else None
-        return None
+        number = self.files.job.get("number")
+        return number if isinstance(number, int) else None
 
     @functools.cached_property
     def picked(self) -> int | None:
@@ -111,10 +112,11 @@ class Run:
         return None if None in spent else spent
 
 
-def _drawn(folder: Path, stem: str) -> np.ndarray | None:
-    for name in (f"{stem}_order.npy", f"{stem}.npy"):  # of the plain Trainer only the subset is known
-        with contextlib.suppress(OSError, ValueError, EOFError):
-            return np.unique(np.load(folder / name, allow_pickle=False))
+def _drawn(folder: RunFolder, index: int) -> np.ndarray | None:
+    for part in ("order", ""):  # of the plain Trainer only the subset is known
+        with contextlib.suppress(UserError, OSError):
+            if (ids := folder.round_ids(index, part)) is not None:
+                return np.unique(ids)
     return None
 
 
@@ -122,11 +124,8 @@ def _finite(loss: object) -> bool:
     return isinstance(loss, int | float) and math.isfinite(loss)
 
 
-def _examples(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    if not path.is_file():
-        return None
-    rows = sorted((r for r in read_jsonl(path) if r.get("set") == "target"), key=lambda r: r["row"])
-    if not all(_finite(r.get("loss")) for r in rows):
+def _examples(rows: list[dict]) -> tuple[np.ndarray, np.ndarray] | None:
+    if not rows or not all(_finite(r.get("loss")) for r in rows):
         return None
     tokens = np.array([r["tokens"] for r in rows], dtype=np.float64)
     return np.array([r["loss"] for r in rows]) * tokens, tokens
@@ -138,10 +137,10 @@ def collect(root: Path) -> tuple[list[Run], list[Path]]:
     if not root.is_dir():
         raise UserError(f"runs={root}: no such folder")
     runs, models, bases, diverged = [], [], {}, []
-    for path in sorted(root.rglob("metrics.json")):
-        folder, metrics = path.parent, read_json(path)
+    for files in below(root, METRICS):
+        folder, metrics = files.path, files.metrics
         if not KEYS <= set(metrics):
-            log.info(f"passed over {path}: not written by train.py or eval.py")
+            log.info(f"passed over {folder / METRICS}: not written by train.py or eval.py")
             continue
         if not _finite(metrics["target_loss"]):
             diverged.append(folder)
@@ -154,19 +153,16 @@ def collect(root: Path) -> tuple[list[Run], list[Path]]:
         if metrics.get("base"):
             base = Run("base", {**metrics["base"], "model": metrics["model"]})
             bases.setdefault((base.evaluated, base.metrics["model"]), base)
-        training = read_json(folder / "train_metrics.json") if (folder / "train_metrics.json").is_file() else {}
-        lines = folder / "rounds" / "rounds.jsonl"
-        rounds = read_jsonl(lines) if lines.is_file() else []
-        runs.append(Run(metrics["selector"], metrics, folder, training, rounds))
+        runs.append(Run(metrics["selector"], metrics, folder, files.training, files.rounds))
     for run in models:
         key = (run.evaluated, run.metrics["model"])
         if key in bases:
             bases[key] = Run("base", run.metrics, run.folder)
         else:
             runs.append(run)
-    begun = [p.parent for p in sorted(root.rglob("config.yaml")) if p.parent.name != ".hydra"]
-    unfinished = diverged + [folder for folder in begun if not (folder / "metrics.json").exists()]
-    if not runs and not bases and not unfinished and not any(root.rglob(".jobs/*.json")):
+    started = [files for files in below(root, CONFIG) if files.path.name != ".hydra"]
+    unfinished = diverged + [files.path for files in started if not files.is_evaluated]
+    if not runs and not bases and not unfinished and not any(root.rglob(f"{JOBS}/*.json")):
         raise UserError(f"runs={root}: no metrics.json below it; give the output folder of train.py or eval.py")
     runs.sort(key=lambda r: (r.selector, str(r.seed), str(r.folder)))
     return [*bases.values(), *runs], unfinished

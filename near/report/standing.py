@@ -1,17 +1,14 @@
 """Runs that have no result: still going, failed, or begun and left."""
 
 import contextlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
 
 from near.common.errors import UserError, printable
-from near.common.files import digest, read_json, read_jsonl
-from near.common.foreign import read_config
-from near.common.locks import acquire, lock_file
-from near.common.outputs import FAILED
+from near.common.locks import acquire
+from near.common.run_folder import JOBS, RunFolder
 
 ERROR = 300  # characters of a failed run's line
 
@@ -28,16 +25,16 @@ class Standing:
 def standings(root: Path, unfinished: list[Path]) -> list[Standing]:
     """Of the folders `unfinished`, and of jobs that failed before they had written anything, by name."""
     folders = set(unfinished)
-    for path in root.rglob(".jobs/*.json"):
+    for path in root.rglob(f"{JOBS}/*.json"):
         folder = path.parent.parent / path.stem
-        if not (folder / "metrics.json").is_file() and _job(folder).get("state") in ("failed", "running"):
+        if not RunFolder(folder).is_evaluated and RunFolder(folder).job.get("state") in ("failed", "running"):
             folders.add(folder)
     return [_standing(root, folder) for folder in sorted(folders)]
 
 
 def _standing(root: Path, folder: Path) -> Standing:
     name = str(folder.relative_to(root)) if folder != root else folder.name
-    said = _job(folder)
+    said = RunFolder(folder).job
     if said.get("state") == "failed" and not _held(folder):
         return Standing(name, "failed", f"failed: {printable(str(said.get('error')), ERROR)}")
     going = _held(folder)
@@ -49,26 +46,19 @@ def _standing(root: Path, folder: Path) -> Standing:
 
 def _diverged(folder: Path) -> str | None:
     """Why a training ended before its time, or what its evaluation came to."""
+    files = RunFolder(folder)
     with contextlib.suppress(UserError, OSError):
-        if (folder / FAILED).is_file():
-            return str(read_json(folder / FAILED).get("error"))
-        if (folder / "metrics.json").is_file():
-            return f"its target loss is {read_json(folder / 'metrics.json').get('target_loss')}, not a finite number"
+        if (failure := files.failure) is not None:
+            return failure
+        if files.is_evaluated:
+            return f"its target loss is {files.metrics.get('target_loss')}, not a finite number"
     return None
-
-
-def _job(folder: Path) -> dict:
-    """What a sweep's job said of itself last."""
-    with contextlib.suppress(UserError, OSError):
-        return read_json(folder.parent / ".jobs" / f"{folder.name}.json")
-    return {}
 
 
 def _held(folder: Path) -> bool:
     """Whether a living process trains in `folder`: it holds the run's lock."""
     with contextlib.suppress(OSError, UserError, OmegaConfBaseException, AttributeError):
-        cache_dir = read_config(folder / "config.yaml").cache_dir
-        path = lock_file(cache_dir, f"run-{digest(str(folder.resolve()))}")
+        path = RunFolder(folder).lock(RunFolder(folder).config().cache_dir)
         if not path.is_file():
             return False
         if (lock := acquire(path, wait=False)) is None:
@@ -79,10 +69,9 @@ def _held(folder: Path) -> bool:
 
 def _reached(folder: Path) -> str:
     """Its last round, and the step of its last checkpoint."""
-    told = ""
+    told, files = "", RunFolder(folder)
     with contextlib.suppress(UserError, OSError, IndexError, KeyError):
-        line = read_jsonl(folder / "rounds" / "rounds.jsonl")[-1]
+        line = files.rounds[-1]
         told = f", round {line['round']} ({line['selector']}) began at step {line['step']}"
-    steps = [re.fullmatch(r"checkpoint-(\d+)", p.name) for p in (folder / "checkpoints").glob("checkpoint-*")]
-    last = max((int(found[1]) for found in steps if found), default=None)
-    return told if last is None else f"{told}, last checkpoint at step {last}"
+    newest = next(iter(files.checkpoints()), None)
+    return told if newest is None else f"{told}, last checkpoint at step {newest.name.rpartition('-')[2]}"

@@ -8,7 +8,8 @@ import torch
 
 from near.common.errors import UserError
 from near.common.files import read_json, write_json
-from near.common.outputs import FAILED, remove
+from near.common.outputs import remove
+from near.common.run_folder import FAILED, RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ class Watch:
 
 def diverged(watch: Watch, output_dir: Path, total: int, write: bool) -> UserError:
     """The error of a training that ends for it; `write`: whether this process leaves word of it in `output_dir`."""
-    whole = [p.parent for p in (output_dir / "checkpoints").glob("checkpoint-*/trainer_state.json")]
-    newest = max(whole, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+    whole = (p for p in RunFolder(output_dir).checkpoints() if (p / "trainer_state.json").is_file())
+    newest = next(whole, None)
     kept = f"kept: {newest}" if newest else "no checkpoint was written before"
     line = (
         f"the training diverged: loss or gradient norm was not finite for {watch.streak} steps, up to step "

@@ -1,7 +1,6 @@
 """What an earlier run left in an output folder: a result, checkpoints to go on from, or files that must go."""
 
 import logging
-import re
 from pathlib import Path
 
 import yaml
@@ -9,9 +8,10 @@ from omegaconf import DictConfig
 
 from near.common.config import differences, public
 from near.common.errors import UserError
-from near.common.files import aside, read_json
+from near.common.files import aside
 from near.common.moved import class_names
 from near.common.outputs import REMOVED, remove
+from near.common.run_folder import CONFIG, RunFolder
 from near.common.sweep import in_sweep
 from near.evaluation.eval import summary
 from near.training.rounds.state import read_checkpoint
@@ -21,17 +21,17 @@ log = logging.getLogger(__name__)
 
 def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
     """Whether the same run is done already; UserError where another one is in its place."""
-    path = output_dir / "metrics.json"
-    if overwrite or not path.is_file() or not (output_dir / "train_metrics.json").is_file():
+    files = RunFolder(output_dir)
+    if overwrite or not files.is_evaluated or not files.is_trained:
         return False
-    differing = differences(class_names(read_json(output_dir / "train_metrics.json").get("identity")), identity)
+    differing = differences(class_names(files.training.get("identity")), identity)
     if differing:
         place = "another sweep_name" if in_sweep() else "another output_dir"
         raise UserError(
             f"{output_dir} holds a finished run with another configuration ({differing[0]}); "
             f"set overwrite=true or {place}"
         )
-    metrics = read_json(path)
+    metrics = files.metrics
     if metrics["target_loss"] is None:  # it diverged
         return False
     log.info(f"{output_dir} is done already: {summary(metrics)}")
@@ -46,8 +46,7 @@ def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
         return Path(cfg.resume)
     if cfg.resume is None or cfg.overwrite:
         return None
-    numbered = [(re.fullmatch(r"checkpoint-(\d+)", p.name), p) for p in (output_dir / "checkpoints").glob("*")]
-    for folder in [p for m, p in sorted(numbered, key=lambda x: -int(x[0][1]) if x[0] else 0) if m]:
+    for folder in RunFolder(output_dir).checkpoints():
         try:
             read_checkpoint(folder)
         except UserError as error:
@@ -63,7 +62,7 @@ def clear(output_dir: Path) -> None:
     remove(output_dir, *REMOVED)
 
 
-def _write_config(cfg: DictConfig, output_dir: Path, write: bool) -> None:
+def write_config(cfg: DictConfig, output_dir: Path, write: bool) -> None:
     if write:
-        with aside(output_dir / "config.yaml") as temporary:
+        with aside(output_dir / CONFIG) as temporary:
             temporary.write_text(yaml.safe_dump(public(cfg), sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from near.common.config import public
 from near.common.files import aside, naming_full_disk, provenance, read_json, write_json
 from near.common.outputs import MODEL, list_files, remove_folder
+from near.common.run_folder import TRAINING
 from near.evaluation.eval import write_metrics
 from near.models.pissa import save_as_lora
 from near.training.twins import note
@@ -65,7 +66,7 @@ def write_outcome(
         trained = round(trainer.state.epoch * len(trainer.train_dataset))
     described = {"selector": trainer.job.selector_name, "seed": cfg.seed, "max_K": inputs.width(cfg)}
     write_json(
-        output_dir / "train_metrics.json",
+        output_dir / TRAINING,
         {
             "schema_version": SCHEMA_VERSION,
             **described,

@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from near.common.config import agent_sweep
 from near.common.errors import UserError, one_line
-from near.common.files import digest, read_json, read_jsonl
-from near.common.locks import lock_file, locked
+from near.common.files import read_json
+from near.common.locks import locked
 from near.common.outputs import claim, removable
+from near.common.run_folder import RunFolder
 from near.common.sweep import in_sweep
 from near.embedding.duplicates import without_near_duplicates
 from near.evaluation.base_model import BaseMetrics
@@ -32,7 +33,7 @@ from near.selection.scoring.gradients import watched_layers
 from near.selection.selectors.base import Selector, selector_of
 from near.training.arguments import check_training, is_sharded, partitioned, tell_precision, training_arguments
 from near.training.divergence import FIX
-from near.training.folder import _write_config, clear, newest_checkpoint
+from near.training.folder import clear, newest_checkpoint, write_config
 from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
 from near.training.job import _job, _selector_name
 from near.training.outcome import save, write_outcome
@@ -72,8 +73,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         check_weighting(args, cfg.trainer.whole_step)
     with contextlib.ExitStack() as held:
         if state.is_main_process:  # a sweep that was killed may have left this job running
-            lock = lock_file(cfg.cache_dir, f"run-{digest(str(output_dir.resolve()))}")
-            held.enter_context(locked(lock, remove=True))
+            held.enter_context(locked(RunFolder(output_dir).lock(cfg.cache_dir), remove=True))
         with state.main_process_first():
             rows = load_rows(cfg, selector, needs, output_dir)
         if rows is None:
@@ -113,10 +113,11 @@ def _done_before(cfg: DictConfig, output_dir: Path, main_process: bool) -> float
     what the run that it named comes to."""
     from near.training.trackers.tell import tell_outcome
 
-    metrics = read_json(output_dir / "metrics.json")
+    files = RunFolder(output_dir)
+    metrics = files.metrics
     if agent_sweep() is not None:
         with instantiate(cfg.tracker).run(cfg, output_dir, main_process) as run:
-            tell_outcome(run, metrics, read_json(output_dir / "train_metrics.json")["steps"])
+            tell_outcome(run, metrics, files.training["steps"])
     return metrics["target_loss"]
 
 
@@ -136,13 +137,14 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
 
     clear(output_dir)
     claim(output_dir, "train")
-    _write_config(cfg, output_dir, True)
+    write_config(cfg, output_dir, True)
     told = {"selector": job.selector_name, "max_K": inputs.width(cfg), "identity": inputs.identity}
     with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
         metrics = adopt(twin, output_dir, told)
-        training, rounds = read_json(output_dir / "train_metrics.json"), output_dir / "rounds" / "rounds.jsonl"
+        files = RunFolder(output_dir)
+        training = files.training
         run.kept = -1
-        tell_before(run, output_dir, read_jsonl(rounds), training["history"], job.pool)
+        tell_before(run, output_dir, files.rounds, training["history"], job.pool)
         tell_outcome(run, metrics, training["steps"])
         tell_files(run, output_dir, inputs.neighbours)
     return metrics["target_loss"]
@@ -190,7 +192,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
         if state.is_main_process:
             claim(output_dir, "train")
             removable(output_dir, "adapter", "model")  # what is trained takes their place
-        _write_config(cfg, output_dir, state.is_main_process)
+        write_config(cfg, output_dir, state.is_main_process)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         kind = "adapter" if "_target_" in cfg.finetuning else "model"

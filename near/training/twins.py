@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 
 from near.common.config import public
 from near.common.errors import UserError
-from near.common.files import digest, read_json, read_jsonl, write_json, write_jsonl
+from near.common.files import digest, read_json, write_json, write_jsonl
 from near.common.locks import lock_file, locked
 from near.common.moved import class_names
 from near.common.outputs import ANSWERS
+from near.common.run_folder import ADAPTER, JOBS, LINES, METRICS, MODEL, ROUNDS, TRAINING, RunFolder
 from near.selection.needs import Needs
 from near.training.picking import Picker
 
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 # What of a configuration decides nothing but the rounds.
 OF_ROUNDS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer")
 
-KEPT = ("rounds", "adapter", "model", "loss.png", *ANSWERS)
+KEPT = (ROUNDS, ADAPTER, MODEL, "loss.png", *ANSWERS)
 
 
 def training_key(
@@ -73,7 +74,7 @@ def alone(cache_dir: str, key: str) -> Iterator[None]:
 
 def _place(output_dir: Path, key: str) -> Path:
     """Where the sweep's folder names the job that trained by `key`."""
-    return output_dir.parent / ".jobs" / "trained" / f"{key}.json"
+    return output_dir.parent / JOBS / "trained" / f"{key}.json"
 
 
 def note(output_dir: Path, key: str) -> None:
@@ -86,10 +87,9 @@ def twin_of(output_dir: Path, key: str) -> Path | None:
     if not (path := _place(output_dir, key)).is_file():
         return None
     with contextlib.suppress(UserError, KeyError, OSError):  # damaged, removed since, or of another configuration now
-        twin = output_dir.parent / read_json(path)["job"]
-        same = read_json(twin / "train_metrics.json")["training_key"] == key
-        if same and twin != output_dir and (twin / "metrics.json").is_file():
-            return twin
+        twin = RunFolder(output_dir.parent / read_json(path)["job"])
+        if twin.training["training_key"] == key and twin.path != output_dir and twin.is_evaluated:
+            return twin.path
     return None
 
 
@@ -101,15 +101,15 @@ def adopt(twin: Path, output_dir: Path, told: dict) -> dict:
             shutil.copytree(twin / name, output_dir / name, copy_function=_link)
         elif (twin / name).is_file():
             _link(twin / name, output_dir / name)
-    training, metrics = read_json(twin / "train_metrics.json"), read_json(twin / "metrics.json")
-    lines = read_jsonl(twin / "rounds" / "rounds.jsonl")
+    files = RunFolder(twin)
+    training, metrics, lines = files.training, files.metrics, files.rounds
     for line in lines:
         if line["selector"] == training["selector"]:
             line["selector"] = told["selector"]
-    write_jsonl(output_dir / "rounds" / "rounds.jsonl", lines)
-    write_json(output_dir / "train_metrics.json", {**training, **told, "same_rows_as": twin.name})
+    write_jsonl(output_dir / ROUNDS / LINES, lines)
+    write_json(output_dir / TRAINING, {**training, **told, "same_rows_as": twin.name})
     metrics |= {"selector": told["selector"], "max_K": told["max_K"], "same_rows_as": twin.name}
-    write_json(output_dir / "metrics.json", metrics)
+    write_json(output_dir / METRICS, metrics)
     log.info(f"same rows as {twin.name}: not trained again")
     return metrics
 

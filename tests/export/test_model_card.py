@@ -1,6 +1,7 @@
 """What an export says of itself, and where it is pushed."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ import yaml
 from near.common.errors import UserError
 from near.common.files import read_json
 from near.common.outputs import LIST
+from near.common.run_folder import RunFolder
 from near.export.model_card import label, on_disk, without_places
 from near.training.train import train
 from tests.conftest import configured, write_rows
@@ -116,7 +118,7 @@ def test_a_hubs_names_are_in_the_front_matter():
 
     data = {"candidates": {"path": {"a": "org/pool", "b": "x.jsonl"}}, "queries": {"path": ["org/more", "org/pool"]}}
     config = OmegaConf.create({"data": data | {"eval": {"path": None}}})
-    run = Run(folder=__import__("pathlib").Path("nowhere"), config=config, final=True)
+    run = Run(RunFolder(Path("nowhere")), config, final=True)
     adapter = Adapter(run.folder, {}, run)
     front = _front(Export(OmegaConf.create({}), "org/base", None, [adapter]))
     assert front["base_model"] == "org/base"

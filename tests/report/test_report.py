@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from near.app.check.check import read_run_config
 from near.common.errors import UserError
 from near.common.files import digest
 from near.common.locks import lock_file, locked
@@ -106,7 +107,7 @@ def test_an_answerless_run_shows_a_dash(tmp_path):
     run(tmp_path / "a", "near", 0.7, answers_right=None, base=None)
     runs, _ = collect(tmp_path)
     assert cells(runs[0], tmp_path)[5] == "-"
-    assert "<td>-</td>" in page(configured("report", f"runs={tmp_path}"), runs, tmp_path, [])
+    assert "<td>-</td>" in page(configured("report", f"runs={tmp_path}"), runs, tmp_path, [], read_run_config)
 
 
 def test_the_model_is_a_column_where_there_are_several(tmp_path):
@@ -240,7 +241,7 @@ def test_a_source_has_one_colour_in_every_picture(tmp_path):
 def test_the_page_begins_with_the_answer_the_picture_and_the_numbers(tmp_path):
     three_seeds(tmp_path, near=0.5, random=0.9)
     runs, _ = collect(tmp_path)
-    text = page(configured("report", f"runs={tmp_path}"), runs, tmp_path, [])
+    text = page(configured("report", f"runs={tmp_path}"), runs, tmp_path, [], read_run_config)
     places = [
         text.index(part) for part in ('<p id="answer">Yes: ', 'data-charts="differences"', "<th scope", "vs. random")
     ]
@@ -253,5 +254,5 @@ def test_settings_of_many_selections_are_grouped_by_value(tmp_path):
         folder = run(tmp_path / name, name, 0.7)
         identity = {"config": {"lr": number % 2}, "fingerprints": {}}
         (folder / "train_metrics.json").write_text(json.dumps({"identity": identity}))
-    text = page(configured("report", f"runs={tmp_path}"), collect(tmp_path)[0], tmp_path, [])
+    text = page(configured("report", f"runs={tmp_path}"), collect(tmp_path)[0], tmp_path, [], read_run_config)
     assert "<td>lr</td><td>0</td><td>a, c, e</td>" in text

@@ -8,7 +8,7 @@ import torch
 
 from near.common.errors import UserError
 from near.common.files import read_json, write_json, write_jsonl
-from near.common.outputs import FAILED
+from near.common.run_folder import FAILED
 from near.report.runs import collect
 from near.report.standing import standings
 from near.training.divergence import Watch

@@ -3,7 +3,7 @@
 import contextlib
 
 from near.common.errors import UserError
-from near.common.files import read_jsonl
+from near.common.run_folder import RunFolder
 from near.report.compare import Group
 
 
@@ -15,23 +15,23 @@ def answers(groups: list[Group], limit: int, shown: int) -> list[dict]:
     runs = [(group.label, seed, run) for group in groups for seed, run in group.runs.items()]
     runs = [found for found in runs if found[2].evaluated == runs[0][2].evaluated]
     lines: dict[int, dict] = {}
-    any(_add(lines, run.folder / "base_answers.jsonl", "base", None, limit, shown) for _, _, run in runs)
+    any(_add(lines, run.files, "base", None, limit, shown) for _, _, run in runs)
     for who, seed, run in runs:
-        _add(lines, run.folder / "answers.jsonl", who, seed, limit, shown)
+        _add(lines, run.files, who, seed, limit, shown)
     return [lines[row] for row in sorted(lines)]
 
 
-def _add(lines: dict[int, dict], path, who: str, seed: object, limit: int, shown: int) -> bool:
+def _add(lines: dict[int, dict], files: RunFolder, who: str, seed: object, limit: int, shown: int) -> bool:
     with contextlib.suppress(UserError, OSError):
-        found = [row for row in read_jsonl(path) if row.get("set") == "target"]
-        for row in sorted(found, key=lambda r: r["row"])[:limit]:
+        rows = files.answers(base=who == "base")
+        for row in rows[:limit]:
             told = {"row": row["row"], "question": row["question"], "reference": row["reference"]}
             told = {k: _cut(v, shown) for k, v in told.items()}
             answer = _cut(row.get("answer"), shown)
             loss = None if row.get("loss") is None else round(row["loss"], 4)
             by = [who, seed, answer, loss, row.get("scores") or {}, row.get("no_answer") or []]
             lines.setdefault(row["row"], {**told, "by": []})["by"].append(by)
-        return bool(found)
+        return bool(rows)
     return False
 
 

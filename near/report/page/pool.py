@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from near.common.errors import UserError, one_line
 from near.common.files import cache_folder, digest
+from near.common.run_folder import CONFIG
 from near.data.loading import given, load
 from near.data.pool import load_pool
 from near.data.rows import Rows
@@ -81,7 +82,7 @@ def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig
     from near.searching.find import kept_neighbours
     from near.searching.neighbours import read_neighbours
 
-    path = run.folder / "config.yaml"
+    path = run.files / CONFIG
     if not path.is_file():
         raise UserError(f"{path} is gone")
     cfg = read_config(path)

@@ -3,7 +3,6 @@
 import shlex
 from dataclasses import dataclass, field
 
-from near.common.foreign import read_overrides
 from near.report.compare import Group, settings_of
 from near.report.runs import Run
 
@@ -56,7 +55,7 @@ def _facts(runs: list[Run]) -> list[list[str]]:
 
 def _command(run: Run) -> str | None:
     """What repeats the run, as Hydra kept its overrides."""
-    if not (words := read_overrides(run.folder)):
+    if not (words := run.files.overrides):
         return None
     return shlex.join(["python", "train.py", *(word for word in words if not word.startswith("sweeps="))])
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from near.common.errors import UserError
+from near.common.run_folder import ADAPTER, MODEL
 from near.selection.scoring.checkpoints import Checkpoint
 
 
@@ -26,7 +27,7 @@ def reference(model, folder: str | None, base_folder: str) -> Iterator[None]:
 
 def weights_in(folder: Path) -> Path:
     """The folder with weights at or in `folder`."""
-    for place in (folder, folder / "adapter", folder / "model"):
+    for place in (folder, folder / ADAPTER, folder / MODEL):
         if place.is_dir() and any(place.glob("*model*.safetensors")):
             return place
     raise UserError(f"mixer.reference={folder} holds no adapter and no model; give a run's folder or a checkpoint")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from near.common.files import write_jsonl, write_npy
+from near.common.run_folder import LINES, round_file
 from near.data.rows import Rows
 from near.selection.round import Subset
 from near.training.rounds.schedule import Stretch
@@ -24,10 +25,6 @@ def overlap(ids: np.ndarray, others: np.ndarray) -> float:
     """Jaccard index of two sets of distinct ids: what both hold, as a share of what either holds."""
     both = len(np.intersect1d(ids, others, assume_unique=True))
     return both / (len(ids) + len(others) - both)
-
-
-def scores_file(folder: Path, index: int) -> Path:
-    return folder / f"{index:03d}_scores.npy"
 
 
 class Record:
@@ -73,8 +70,8 @@ class Record:
         if self.write:
             self._write(stretch.index, ids, order)
             if scores is not None:
-                write_npy(scores_file(self.folder, stretch.index), np.asarray(scores, dtype=np.float32))
-            write_jsonl(self.folder / "rounds.jsonl", self.rounds)
+                write_npy(round_file(self.folder, stretch.index, "scores"), np.asarray(scores, dtype=np.float32))
+            write_jsonl(self.folder / LINES, self.rounds)
             log.info(told(line))
         return line
 
@@ -86,16 +83,16 @@ class Record:
         if self.write:
             for index, (ids, order) in enumerate(zip(subsets, orders, strict=True)):
                 self._write(index, ids, order)
-            write_jsonl(self.folder / "rounds.jsonl", lines)
+            write_jsonl(self.folder / LINES, lines)
 
     def _note(self, ids: np.ndarray) -> None:
         self._before = ids
         self._seen[ids] = True
 
     def _write(self, index: int, ids: np.ndarray, order: np.ndarray | None) -> None:
-        write_npy(self.folder / f"{index:03d}.npy", ids)
+        write_npy(round_file(self.folder, index), ids)
         if order is not None:
-            write_npy(self.folder / f"{index:03d}_order.npy", order)
+            write_npy(round_file(self.folder, index, "order"), order)
 
 
 def proportions(line: dict) -> dict[str, float]:

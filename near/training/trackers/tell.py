@@ -9,8 +9,9 @@ import numpy as np
 
 from near.common.errors import printable
 from near.common.files import write_npy
+from near.common.run_folder import ROUNDS, RunFolder
 from near.selection.round import Subset
-from near.training.rounds.record import proportions, scores_file
+from near.training.rounds.record import proportions
 from near.training.trackers.base import Run, named
 
 if TYPE_CHECKING:
@@ -60,14 +61,14 @@ def tell_files(run: Run, output_dir: Path, neighbours: "Neighbours | None") -> N
     """The rows of all rounds with the neighbours they were picked from, and what was trained, where they are wanted."""
     if run.wanted.log_indices:
         with tempfile.TemporaryDirectory() as folder:
-            paths = [output_dir / "rounds"]
+            paths = [output_dir / ROUNDS]
             for name in ("ids", "scores") if neighbours is not None else ():
                 paths.append(Path(folder) / f"top_{'indices' if name == 'ids' else name}.npy")
                 write_npy(paths[-1], np.asarray(getattr(neighbours, name)))
             run.files("indices", paths)
     if run.wanted.log_adapter:
-        kind = "adapter" if (output_dir / "adapter").is_dir() else "model"
-        run.files(kind, [output_dir / kind])
+        kind, weights = RunFolder(output_dir).weights()
+        run.files(kind, [weights])
 
 
 def tell_before(run: Run, folder: Path, rounds: list[dict], history: list[dict], pool: "Rows") -> None:
@@ -77,15 +78,13 @@ def tell_before(run: Run, folder: Path, rounds: list[dict], history: list[dict],
     told += [(line["step"], 1, line) for line in rounds if line["step"] > run.kept]
     for step, is_round, line in sorted(told, key=lambda x: x[:2]):
         if is_round:
-            tell_round(run, line, _subset(folder / "rounds", line["round"]), pool)
+            tell_round(run, line, _subset(RunFolder(folder), line["round"]), pool)
         else:
             found = {k: v for k, v in line.items() if k != "step" and isinstance(v, int | float) and math.isfinite(v)}
             run.log({named(name): value for name, value in found.items()}, step)
 
 
-def _subset(folder: Path, index: int) -> Subset:
+def _subset(files: RunFolder, index: int) -> Subset:
     """A round's, of its files."""
-    ids, scores = np.load(folder / f"{index:03d}.npy"), None
-    if (path := scores_file(folder, index)).is_file():
-        scores = np.load(path)
+    ids, scores = files.round_ids(index), files.round_ids(index, "scores")
     return Subset(ids, scores if scores is not None and len(scores) == len(ids) else None)

@@ -1,0 +1,151 @@
+"""The folder of a run: the names of its files, and the reading of them.
+
+config.yaml           the configuration as the run resolved it
+train_metrics.json    what training took; written when training ends
+metrics.json          the evaluation; written last, so that a run that has it is finished
+answers.jsonl         one evaluated row a line; base_answers.jsonl: the untrained model's
+rounds/rounds.jsonl   one round a line; rounds/NNN*.npy: its rows (near/training/rounds/record.py)
+checkpoints/          checkpoint-STEP folders
+adapter/, model/      the trained weights
+failed.json           why training ended early
+../.jobs/NAME.json    the state of a sweep's job
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from near.common.errors import UserError, one_line
+from near.common.files import digest, read_json, read_jsonl
+from near.common.foreign import read_config, read_overrides
+from near.common.locks import lock_file
+
+CONFIG, METRICS, TRAINING, FAILED = "config.yaml", "metrics.json", "train_metrics.json", "failed.json"
+ANSWERS, BASE_ANSWERS = "answers.jsonl", "base_answers.jsonl"
+ROUNDS, LINES = "rounds", "rounds.jsonl"
+CHECKPOINTS, ADAPTER, MODEL = "checkpoints", "adapter", "model"
+JOBS = ".jobs"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run of train.py or eval.py at `path`. A file that is missing reads as empty or None; one that is damaged is a
+    UserError that names it. Nothing is cached: a run that is still going changes its files."""
+
+    path: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def config(self, allow_targets: object = None, retyped: bool = False) -> DictConfig:
+        """config.yaml, with nothing in it that executes (near/common/foreign.py). OSError where there is none."""
+        return read_config(self / CONFIG, allow_targets, retyped)
+
+    @property
+    def has_config(self) -> bool:
+        return (self / CONFIG).is_file()
+
+    @property
+    def training(self) -> dict:
+        """train_metrics.json; empty until training ends."""
+        return self._json(TRAINING)
+
+    @property
+    def metrics(self) -> dict:
+        """metrics.json; empty until the run is evaluated."""
+        return self._json(METRICS)
+
+    @property
+    def failure(self) -> str | None:
+        """Why training ended early, as failed.json has it."""
+        line = self._json(FAILED).get("error")
+        return None if line is None else str(line)
+
+    @property
+    def is_trained(self) -> bool:
+        return (self / TRAINING).is_file()
+
+    @property
+    def is_evaluated(self) -> bool:
+        return (self / METRICS).is_file()
+
+    @property
+    def rounds(self) -> list[dict]:
+        """Lines of rounds/rounds.jsonl."""
+        return self._lines(f"{ROUNDS}/{LINES}")
+
+    def round_file(self, index: int, part: str = "") -> Path:
+        """The array of round `index`: its subset; part="scores": the selector's scores; "order": the draws."""
+        return round_file(self / ROUNDS, index, part)
+
+    def round_ids(self, index: int, part: str = "") -> np.ndarray | None:
+        """That array: int64 (rows,), float32 (rows,) or int64 (draws,); None where the file is missing."""
+        path = self.round_file(index, part)
+        if not path.is_file():
+            return None
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(
+                f"{path} can't be read ({one_line(error)}); train that run again with overwrite=true"
+            ) from error
+
+    def answers(self, base: bool = False) -> list[dict]:
+        """The evaluated rows of the target set, by row id. base: the untrained model's."""
+        lines = self._lines(BASE_ANSWERS if base else ANSWERS)
+        return sorted((line for line in lines if line.get("set") == "target"), key=lambda line: line["row"])
+
+    @property
+    def overrides(self) -> list[str]:
+        """The overrides that the run was started with, as Hydra wrote them."""
+        return read_overrides(self.path)
+
+    @property
+    def job_file(self) -> Path:
+        return self.path.parent / JOBS / f"{self.path.name}.json"
+
+    @property
+    def job(self) -> dict:
+        """The last state of a sweep's job; empty outside a sweep, and where its file is damaged."""
+        with contextlib.suppress(UserError, OSError):
+            return read_json(self.job_file)
+        return {}
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint folders, newest first, whole or not."""
+        named = [(re.fullmatch(r"checkpoint-(\d+)", p.name), p) for p in (self / CHECKPOINTS).glob("checkpoint-*")]
+        return [path for match, path in sorted(named, key=lambda x: -int(x[0][1]) if x[0] else 0) if match]
+
+    def weights(self) -> tuple[str, Path] | None:
+        """("adapter" or "model", its folder); None before training ends."""
+        return next(((kind, self / kind) for kind in (ADAPTER, MODEL) if (self / kind).is_dir()), None)
+
+    def lock(self, cache_dir: str | Path) -> Path:
+        """The lock that a living process holds while it trains here."""
+        return lock_file(cache_dir, f"run-{digest(str(self.path.resolve()))}")
+
+    def _json(self, name: str) -> dict:
+        return read_json(self / name) if (self / name).is_file() else {}
+
+    def _lines(self, name: str) -> list[dict]:
+        return read_jsonl(self / name) if (self / name).is_file() else []
+
+
+def round_file(folder: Path, index: int, part: str = "") -> Path:
+    """A round's array in `folder`, the rounds/ of a run.
+
+    >>> round_file(Path("rounds"), 3, "order").as_posix()
+    'rounds/003_order.npy'
+    """
+    return folder / f"{index:03d}{part and '_' + part}.npy"
+
+
+def below(root: Path, name: str) -> Iterator[RunFolder]:
+    """The run folders below `root` that have the file `name`, by path."""
+    for path in sorted(root.rglob(name)):
+        yield RunFolder(path.parents[name.count("/")])
