@@ -11,6 +11,7 @@ from pathlib import Path
 from hydra_plugins.near_launchers.base import Job, Outcome, ProcessLauncher, died, ended, python_path
 from hydra_plugins.near_launchers.gpus import Gpus
 from near.common.errors import UserError, one_line
+from near.common.extras import install
 
 
 class SubmititJob:
@@ -95,7 +96,7 @@ class SlurmLauncher(ProcessLauncher):
 
 def _installed() -> None:
     if importlib.util.find_spec("submitit") is None:
-        raise UserError("submitit is not installed; pip install -r requirements-sweeps.txt")
+        raise UserError(f"submitit is not installed; {install('sweeps')}")
 
 
 def _outcome(job: Job, submitted) -> Outcome:

@@ -1,4 +1,4 @@
-"""The command `near`, also `python -m near`: the scripts, as in `near train selector=near`, and what helps around them."""
+"""The command `near`, also `python -m near`: the scripts, as in `near train selector=near`, and what is beside them."""
 
 import importlib
 import os

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from near.app.check.check import check
+from near.app.installed import check_installed
 from near.common.config import CONF, register_resolvers
 from near.common.errors import UserError, missing_choice, one_line
 from near.common.files import refuse_special, write_jsonl
@@ -202,6 +203,7 @@ def _search_vectors(
 @contextlib.contextmanager
 def _loaded(cfg: DictConfig, queries: Rows, candidates: Rows) -> Iterator[tuple]:
     """The configuration with its paths, the queries and the pool, as select.py loads them."""
+    check_installed("select", cfg)
     with tempfile.TemporaryDirectory(prefix="near-") as folder:
         given = {"candidates": candidates, "queries": queries}
         cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in given.items()))

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from near.app import jobs
 from near.app.check.check import check, check_sources
 from near.app.faults import fault_line
+from near.app.installed import check_installed
 from near.common.command_line import current
 from near.common.config import CONF, raw_words, register_resolvers
 from near.common.disk import watch
@@ -145,6 +146,7 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
             try:
                 watch(cfg, folder)
                 with jobs.told(fault_line, bool(cfg.get("dry_run"))):
+                    check_installed(name, cfg)
                     check(cfg, raw_words(HydraConfig.get().overrides.task))
                     check_sources(cfg)
                     check_outputs(folder, name)

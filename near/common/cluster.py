@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from near.common.errors import UserError
+from near.common.extras import install
 from near.common.progress import Progress
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -16,7 +17,7 @@ ROOT = str(Path(__file__).resolve().parents[2])
 def cluster() -> Iterator[None]:
     """Be connected to the cluster that RAY_ADDRESS names, or to one of this machine that ends with the block."""
     if importlib.util.find_spec("ray") is None:
-        raise UserError("launcher=ray: Ray is not installed; pip install -r requirements-ray.txt")
+        raise UserError(f"launcher=ray: Ray is not installed; {install('ray')}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 

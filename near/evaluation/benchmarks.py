@@ -8,6 +8,7 @@ import logging
 from omegaconf import DictConfig, OmegaConf
 
 from near.common.errors import UserError, did_you_mean, one_line
+from near.common.extras import install
 from near.common.files import cache_folder, digest, folder_aside, read_json, write_json
 from near.common.locks import lock_file, locked
 from near.models.fingerprint import of_model
@@ -30,7 +31,7 @@ def _tasks(options: str):
     """The task manager (reading lm-eval's list of tasks takes seconds) and the tasks by name, their data loaded."""
     options = json.loads(options)
     if importlib.util.find_spec("lm_eval") is None:
-        raise UserError("evaluation.lm_eval.tasks: lm-eval is not installed; pip install -r requirements-lm-eval.txt")
+        raise UserError(f"evaluation.lm_eval.tasks: lm-eval is not installed; {install('lm-eval')}")
     from lm_eval.tasks import TaskManager
 
     try:

@@ -128,7 +128,9 @@ def test_the_selector_of_contributing_trains(tiny, tmp_path, monkeypatch):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(content)
     monkeypatch.setattr(
-        near.selection.selectors, "__path__", [*near.selection.selectors.__path__, str(tmp_path / "near" / "selectors")]
+        near.selection.selectors,
+        "__path__",
+        [*near.selection.selectors.__path__, str(tmp_path / "near" / "selection" / "selectors")],
     )
     overrides = [*tiny, "selector=longest", f"hydra.searchpath=[file://{tmp_path}/conf]"]
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -28,8 +28,8 @@ SHOWS = ("--cfg", "-c", "--info", "-i", "--help", "-h")  # of Hydra, whose outpu
 
 
 def expanded(command: Command, options: list[str]) -> list[str]:
-    """A command's options with their `from_yaml=FILE` as overrides, in front of what was typed; printed, with what is not
-    honoured of the file. Without one it is as it was.
+    """A command's options with their `from_yaml=FILE` as overrides, in front of what was typed; printed, with what is
+    not honoured of the file. Without one they are as they were.
 
     Raises UserError for a file that can't be read, or asks for what there is not.
     """

@@ -10,9 +10,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from near.common.errors import UserError, one_line
+from near.common.extras import need
 from near.common.files import digest
 from near.common.locks import lock_file, locked
-from near.training.trackers.base import Run, Tracker, Wanted, need
+from near.training.trackers.base import Run, Tracker, Wanted
 from near.training.trackers.runs import described, flat, keep_id, kept_id, new_id, sweep_of
 
 LONGEST = 6000  # characters of a parameter
@@ -39,7 +40,7 @@ class MlflowTracker(Tracker):
         self.wanted = Wanted(table_rows, table_chars, log_indices, log_adapter)
 
     def check(self) -> None:
-        need("mlflow", "mlflow")
+        need("tracker=mlflow", "trackers", ["mlflow"])
 
     @contextlib.contextmanager
     def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:

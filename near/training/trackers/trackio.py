@@ -7,7 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from near.training.trackers.base import Run, Tracker, Wanted, need
+from near.common.extras import need
+from near.training.trackers.base import Run, Tracker, Wanted
 from near.training.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
 
@@ -20,7 +21,7 @@ class TrackioTracker(Tracker):
         self.wanted = Wanted(table_rows, table_chars)
 
     def check(self) -> None:
-        need("trackio", "trackio")
+        need("tracker=trackio", "trackers", ["trackio"])
 
     @contextlib.contextmanager
     def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
