@@ -42,7 +42,7 @@ def missing_module(error: ModuleNotFoundError) -> str | None:
 def need(what: str, extra: str, modules: Iterable[str] = ()) -> None:
     """UserError where `what` (a script, an option) needs an extra that is not installed. modules: those that have to be
     there; by default all that the extra brings."""
-    absent = [name for name in modules or EXTRAS[extra] if importlib.util.find_spec(name) is None]
+    absent = sorted(name for name in modules or EXTRAS[extra] if importlib.util.find_spec(name) is None)
     if absent:
         verb = "are" if len(absent) > 1 else "is"
         raise UserError(f"{what}: {', '.join(absent)} {verb} not installed; {install(extra)}")
