@@ -1,7 +1,6 @@
 """near: pick the training examples nearest to your task, train on them, and see whether it helped."""
 
 __version__ = "0.1.0"
-
 __all__ = ["search", "select"]
 
 

@@ -22,17 +22,13 @@ from near.embedding.store import SUFFIX, stored_rows
 from near.searching.shards import clear
 
 DAY = 86400
-
 NAME = re.compile(r"[0-9a-f]{32}(-\d+)?")  # of a folder of ours in the cache
-
 SPACE = ("space.json", "lock", "claims.lock", "damaged.lock", "claims/*", f"*{SUFFIX}", f"damaged/*{SUFFIX}")
 
 BUILT = ("index.faiss", "vector_of.npy", "manifest.json")  # see near/searching/indexes/approximate.py
 
 CHUNKS = (f"*{SUFFIX}", "*.lock")
-
 PARTS = ("assets", "benchmarks", "data", "dedup", "embeddings", "evaluations", "indexes", "maps", "neighbours")
-
 PARTS += ("scores", "similarities", "tokens", "verdicts")
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}-\d+\.part")  # a search in shards, see near/searching/find.py

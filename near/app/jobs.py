@@ -29,7 +29,6 @@ from near.common.secrets import scrub
 from near.common.sweep import in_sweep
 
 WIDTH = 150  # columns of a table that goes into a file
-
 HEADS = ("job", "state", "target loss", "seconds", "")
 
 

@@ -20,10 +20,8 @@ from near.app.installed import check_installed
 from near.common.config import CONF, register_resolvers
 from near.common.errors import UserError, missing_choice, one_line
 from near.common.files import refuse_special, write_jsonl
-from near.data.loading import load
-from near.data.pool import load_pool
-from near.embedding.duplicates import without_near_duplicates
-from near.searching.find import find_neighbours, width_of, widths
+from near.searching.find import width_of, widths
+from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
 from near.searching.vectors import ArrayVectors
 from near.selection.embedding_similarity import EmbeddingSimilarity
@@ -64,8 +62,8 @@ def search(
     cfg = _configured([_word("max_K", max_K), f"index={index}", *overrides], cache_dir)
     if vectors:
         return _search_vectors(cfg, *vectors, normalise)
-    with _loaded(cfg, queries, candidates) as (cfg, asked, pool):
-        return find_neighbours(cfg, pool, asked)
+    with _loaded(cfg, queries, candidates) as (cfg, material):
+        return material.neighbours(cfg)
 
 
 def select(
@@ -107,10 +105,11 @@ def select(
             held.read(slice(0, held.n), asked)
             known["similarity"] = VectorSimilarity(pool, asked, eligible, total, known["neighbours"])
     else:
-        with _loaded(cfg, queries, candidates) as (cfg, asked, pool):
+        with _loaded(cfg, queries, candidates) as (cfg, material):
+            asked, pool = material.queries, material.candidates
             known, total, eligible = {"queries": asked, "pool": pool}, len(pool), pool.eligible()
             if picker.needs_neighbours:
-                known["neighbours"] = find_neighbours(cfg, pool, asked, picker.reach([int(n)]))
+                known["neighbours"] = material.neighbours(cfg, picker.reach([int(n)]))
                 known["similarity"] = EmbeddingSimilarity(cfg, pool, asked, known["neighbours"])
             return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
     return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
@@ -202,13 +201,12 @@ def _search_vectors(
 
 @contextlib.contextmanager
 def _loaded(cfg: DictConfig, queries: Rows, candidates: Rows) -> Iterator[tuple]:
-    """The configuration with its paths, the queries and the pool, as select.py loads them."""
+    """The configuration with its paths, and the queries and the pool, as select.py loads them."""
     check_installed("select", cfg)
     with tempfile.TemporaryDirectory(prefix="near-") as folder:
         given = {"candidates": candidates, "queries": queries}
         cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in given.items()))
-        asked = load(cfg.data, "queries", cfg.cache_dir, answer=cfg.embedder.embed != "prompt")
-        yield cfg, asked, without_near_duplicates(cfg, load_pool(cfg, asked))
+        yield cfg, Material.load(cfg, load_queries(cfg, True)).distinct(cfg)
 
 
 def _saved(rows: Rows, path: Path, name: str) -> str:

@@ -10,20 +10,14 @@ from near.common.config import CONF
 from near.common.files import aside
 
 SCRIPTS = ("select", "train", "merge", "eval", "report")
-
 PAGE = "options.md"
-
 VALUE = r"""(?P<value>(?: +(?:'[^']*'|"[^"]*"|(?!#)\S.*?))?)"""
-
 ENTRY = re.compile(rf"^(?P<indent> *)(?P<key>[\w.@/]+):{VALUE}(?: +# ?(?P<told>.*))?$")
-
 # Keyword arguments of other libraries, described there
 FOREIGN = re.compile(
     r"trainer\.args\.|finetuning\.|parallel\.(deepspeed|fsdp)|model\.quantization\.|hydra\.(sweeper|launcher)\."
 )
-
 SOURCES = re.compile(r"data\.(candidates|queries|eval)(\.|$)")  # described once, in the group data/source
-
 HEAD = """# Every option
 
 Made from the configurations in `conf/` by `python -m near options`; a test holds it to them. An option is typed as

@@ -28,7 +28,6 @@ from near.common.secrets import check_words, faults, scrub
 from near.common.sweep import in_sweep
 
 register_resolvers()
-
 # Hydra then raises instead of printing its own report, and `run` says it in one line.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 

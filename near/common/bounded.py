@@ -10,7 +10,6 @@ import struct
 from collections.abc import Callable
 
 WAIT = 120  # seconds that the process may wait for what never comes
-
 MEMORY = 1 << 30  # bytes that the process may take beyond what it was forked with
 
 

@@ -220,7 +220,6 @@ NOT_OUTCOME = (
     "dry_run",
     "allow_targets",
 )
-
 NOT_OUTCOME_BELOW = {
     "data": ("num_proc", "refresh"),
     "trainer": ("nonfinite_steps",),

@@ -32,11 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 NO_SPACE = re.compile(r"No space left on device|\(os error 28\)")
-
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu", "numpy")
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(part|old)", re.DOTALL)  # the names that `aside` gives
@@ -127,7 +124,6 @@ def discard(temporary: Path) -> None:
 
 
 SYSTEM = ("/proc", "/sys", "/dev")  # file systems whose files are none, but for memory disks in /dev
-
 KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
@@ -243,7 +239,6 @@ def read_yaml_list(path: str | Path) -> list:
 
 
 LARGEST_YAML = 1 << 22  # bytes
-
 MOST_VALUES = 200_000  # of a YAML file whose aliases are written out
 
 
@@ -301,14 +296,10 @@ def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
     refuse_special(path)
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file) -> str:  # Python 3.10 has no hashlib.file_digest
-    state = hashlib.sha256()
-    while block := file.read(1 << 20):
-        state.update(block)
-    return state.hexdigest()
+        state = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
+        while block := file.read(1 << 20):
+            state.update(block)
+        return state.hexdigest()
 
 
 def folder_digest(folder: str | Path, ignored: Iterable[str] = ()) -> str:

@@ -25,11 +25,8 @@ from near.common.signature import bases, class_definition
 log = logging.getLogger(__name__)
 
 MOST, DEEPEST = 100_000, 50  # values of a file, and levels of nesting
-
 REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # that is not escaped
-
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-
 # options that have code run or a key sent, and what they are where nobody typed them
 INERT: dict[tuple[str, ...], object] = {
     ("trust_remote_code",): False,

@@ -18,29 +18,17 @@ from near.common.files import TEMPORARY, read_json, write_json
 log = logging.getLogger(__name__)
 
 LIST = ".near-files.json"
-
 ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # of an evaluation, beside metrics.json
-
 SUBSET = ("subset.npy", "subset.jsonl", "subset.parquet")
-
 MODEL = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
-
 MODEL += ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_config.json", "adapter_model.safetensors")
-
 MODEL += ("README.md", "chat_template.jinja", "additional_chat_templates/*.jinja", "tokenizer.json", "tokenizer.model")
-
 MODEL += ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt")
-
 MODEL += ("merges.txt", "spiece.model", "sentencepiece.bpe.model", "training_args.bin")
-
 CHECKPOINT = (*MODEL, "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "selection.npz")
-
 CHECKPOINT += ("trainer_state.json", "files.json")
-
 CHECKPOINT += ("latest", "zero_to_fp32.py", "global_step*/*", "optimizer_*/*", "pytorch_model_fsdp_*/*")
-
 ROUNDS = ("[0-9]*.npy", "rounds.jsonl", "selected.npz")
-
 WRITES = {  # by script: patterns of what it writes into its output folder
     "eval": ("metrics.json", *ANSWERS),
     "merge": ("merge.json",),
@@ -53,9 +41,7 @@ WRITES = {  # by script: patterns of what it writes into its output folder
         *(f"checkpoints/checkpoint-*/{name}" for name in CHECKPOINT),
     ),
 }
-
 REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", *ANSWERS)
-
 REMOVED += ("checkpoints", "rounds", "adapter", "model")
 
 _PROVENANCE = {"created", "command", "versions"}  # see near.common.files.provenance

@@ -23,20 +23,16 @@ SECRET = re.compile(
     r"(^(key|pat|auth)|(^|_)(secrets?|pass(word|wd|phrase)?s?|pwd|credentials?|authorization|webhook_url"
     r"|(api|access|secret|private|auth|account|signing|encryption|license|ssh|wandb|openai|swanlab|hf)_?keys?))$"
 )
-
 TOKEN = re.compile(r"(^|_|api|hub|hf|auth|access|bearer|refresh|session|bot)token$")
-
 # what `token` is part of a text by
 OF_TEXT = re.compile(
     r"(^|_)(eos|bos|pad|unk|mask|sep|cls|image|video|audio|special|stop|end|start|begin|eot|eom|boi|eoi|next|first"
     r"|last|tool|think|system|user|assistant|added|new|skip|prompt|placeholder|per)_token$"
 )
-
 # keys that name columns, labels or sets of the user's, and the names that lead into a .json file
 NAMES = re.compile(
     r"data\.((candidates|queries|eval|more_eval\.[^.]+)\.(key|(columns|filter|tags|path)\.[^.]+)|more_eval\.[^.]+)"
 )
-
 FORMS = re.compile(
     r"hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}"  # Hugging Face
     r"|\bsk-[A-Za-z0-9_-]{16,}|\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"  # OpenAI, Anthropic and others; Stripe
@@ -45,29 +41,21 @@ FORMS = re.compile(
     r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*"  # a JSON web token
     r"|\b(?:Bearer|Basic)\s+[\w.~+/=-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*"
 )
-
 HEX = re.compile(r"(?:local-)?[0-9a-f]{40}")  # W&B's older keys; a commit looks the same
-
 COMMIT = re.compile(r"(^|_)(revision|commit|sha|sha1|hash|digest|ref|version)$")
-
 PASSWORD = re.compile(r"(://[^\s/:@]*:)(?!\d+(?:/|$))([^\s@]+)(?=@)")
-
 QUERY = re.compile(
     r"([?&;#](?:[\w-]*token|[\w-]*api_?key|key|password|passwd|pwd|secret|sig|[\w-]*signature|[\w-]*credential)=)([^&;\s'\"#]+)",
     re.IGNORECASE,
 )
-
 # a key and its value in a text: `a.token=b`, `"token": "b"`, `{token: b}`
 VALUE = r"""((?!\$\{|\.\.\.|NAME|value\b|\*\*\*)[^\s'",;&{}\[\])]+)"""
-
 WRITTEN = re.compile(rf"""((?<![\w.-])[\w.-]*\w)(=['"]?|['"]\s*:\s*['"]?){VALUE}|(?<=[{{,])(\s*\w+)(\s*:\s*){VALUE}""")
-
 LEAST = 8  # characters of a value that is taken out of texts
 
 PLAIN_REFERENCE = re.compile(r"""\$\{\s*oc\.env:\s*\w+\s*(,\s*(null|''|"")?\s*)?\}""")  # without a value of its own
 
 _names: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("names", default=None)
-
 _read: dict[str, str] = {}  # variables that were referred to in this process
 
 

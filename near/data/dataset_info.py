@@ -21,25 +21,19 @@ log = logging.getLogger(__name__)
 
 # its column names, ours
 BESIDE = {"system": "system", "tools": "tools"}
-
 COLUMNS = {
     "alpaca": {"prompt": "instruction", "query": "input", "response": "output", "history": "history", **BESIDE},
     "sharegpt": {"messages": "conversations", **BESIDE},
     "openai": {"messages": "conversations", **BESIDE},
 }
-
 DEFAULTS = {
     "alpaca": {"instruction": "instruction", "input": "input", "output": "output"},
     "sharegpt": {"conversations": "conversations"},
     "openai": {"conversations": "conversations"},
 }
-
 MEDIA = ("images", "videos", "audios")
-
 TYPES = {"columns": dict, "tags": dict, "num_samples": int, "split": str, "subset": str, "folder": str}
-
 KEYS = ("formatting", "ranking", "subset", "split", "folder", "num_samples", "columns", "tags", "file_name")
-
 KEYS += ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 
 

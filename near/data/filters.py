@@ -22,17 +22,11 @@ import numpy as np
 from near.common.errors import UserError, did_you_mean, printable
 
 Test = Callable[[object], bool]
-
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-
 _COMPARISON = re.compile(r"\s*(>=|<=|!=|>|<|=)(.*)", re.DOTALL)
-
 _SEVERAL = re.compile(rf"(?:\s*(?:>=|<=|!=|>|<)\s*{NUMBER}(?=\s|$|[<>!])){{2,}}\s*")
-
 _ONE = re.compile(rf"(>=|<=|!=|>|<)\s*({NUMBER})")
-
 _RANGE = re.compile(rf"\s*({NUMBER})?\s*\.\.\s*({NUMBER})?\s*")
-
 SHOWN = 10  # distinct values of a column that are remembered
 
 

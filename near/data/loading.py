@@ -6,15 +6,16 @@ never shift; it is simply not eligible. The table lives in the cache under a key
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from omegaconf import DictConfig, OmegaConf
 
+from near.common.cached import cached
 from near.common.config import CONF
-from near.common.errors import UserError, one_line
-from near.common.files import cache_folder, digest, folder_aside, read_json, write_json
-from near.common.locks import lock_file, locked
+from near.common.errors import UserError
+from near.common.files import cache_folder, digest, read_json, write_json
 from near.common.processes import is_main
 from near.data.dataset_info import from_dataset_info
 from near.data.reading import Reading, said_of
@@ -168,19 +169,16 @@ def _load_one(
     key = reading.key(opened)
     folder = cache_folder(cache_dir, "data", key)
     refresh = cfg.refresh and is_main()  # one process does; what it replaces is the same content
-    if refresh or not (folder / "info.json").is_file():
-        with locked(lock_file(cache_dir, key)):  # who waited finds it there
-            if refresh or not (folder / "info.json").is_file():
-                with folder_aside(folder, replace=True) as new:
-                    write_json(new / "info.json", reading.write(new, opened, f"data.{part}", cfg.on_error))
-    try:
+
+    def make(new: Path) -> None:
+        write_json(new / "info.json", reading.write(new, opened, f"data.{part}", cfg.on_error))
+
+    def read(folder: Path) -> tuple[Rows, dict]:
         info = read_json(folder / "info.json")
         labels = digest([opened.label, info["labels"]])
         return Rows(part, ((opened.label, Table(folder)),), info["fingerprint"], answer, labels=labels), info
-    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
-        raise UserError(
-            f"the cached rows in {folder} are damaged ({one_line(error)}); set data.refresh=true"
-        ) from error
+
+    return cached(folder, make, read, again=refresh)
 
 
 def _judge(rows: Rows, info: dict, where: str, on_error: str) -> None:

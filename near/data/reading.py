@@ -20,7 +20,6 @@ from near.data.sources.sources import Opened
 from near.data.table import FAULT, FILTERED, KEY, UNANSWERED, TableWriter
 
 VERSION = 6  # of the canonical table; part of its key
-
 EMPTY = {"messages": [], "source": None, "fault": None}
 
 

@@ -18,17 +18,13 @@ from near.common.errors import UserError, one_line
 from near.common.files import write_npy
 
 BATCH = 1000  # rows of a batch: what is read for one row
-
 KEY = 16  # bytes of a hash
-
 TURNS = 1 << 20  # turns read at a time
-
 FAULT, UNANSWERED, FILTERED = (
     1,
     2,
     4,
 )  # flags: can't be used at all; holds no answer; left out by the source's filter or sample
-
 SCHEMA = pa.schema(
     {
         "messages": pa.list_(

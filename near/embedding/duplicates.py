@@ -4,15 +4,16 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import faiss
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from near.common.errors import UserError, one_line
-from near.common.files import cache_folder, digest, folder_aside, write_npy
-from near.common.locks import lock_file, locked
+from near.common.cached import cached, existing
+from near.common.errors import UserError
+from near.common.files import cache_folder, digest, write_npy
 from near.common.progress import bar
 from near.data.rows import Rows
 from near.embedding.embed import embed_rows
@@ -22,36 +23,32 @@ from near.embedding.store import Store
 log = logging.getLogger(__name__)
 
 VERSION = 1
-
 EXACT_ROWS = 100_000  # distinct texts up to which every pair is compared; beyond, an HNSW graph finds the pairs
-
 BLOCK = 1024
-
 LINKS, BREADTH = 32, 128  # of the graph: neighbours a vector is linked to, candidates looked at while searching
 
 
-def without_near_duplicates(cfg: DictConfig, pool: Rows) -> Rows:
+def without_near_duplicates(cfg: DictConfig, pool: Rows, compute: bool = True) -> Rows:
     """`pool` without the rows that are near duplicates under cfg.embedder and data.dedup_threshold, where
-    `data.dedup=near`; found once and then taken from the cache."""
+    `data.dedup=near`; computed once, then taken from the cache. compute=False: UserError where they are not there."""
     if cfg.data.dedup != "near":
         return pool
     embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     eligible = pool.eligible()
     made_of = [VERSION, pool.fingerprint, hashlib.sha256(eligible).hexdigest(), embedder.signature]
     folder = cache_folder(cfg.cache_dir, "dedup", digest([*made_of, cfg.data.dedup_threshold, EXACT_ROWS]))
-    if not (folder / "duplicates.npy").is_file():
+    duplicates = existing(folder, _read)
+    if duplicates is None and not compute:
+        raise UserError("the near duplicates (data.dedup=near) are not in the cache any more; select or train again")
+    if duplicates is None:
         with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
-            places = embed_rows(store, embedder, pool, eligible).places
+            places = embed_rows(store, embedder, pool, eligible).places  # by all processes together
             embedder.close()
-            with locked(lock_file(cfg.cache_dir, folder.name)):
-                if not (folder / "duplicates.npy").is_file():
-                    with folder_aside(folder, replace=True) as new:
-                        found = _duplicates(store, places, cfg.data.dedup_threshold)
-                        write_npy(new / "duplicates.npy", eligible[found])
-    try:
-        duplicates = np.load(folder / "duplicates.npy", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{folder} is damaged ({one_line(error)}); delete it and run again") from error
+
+            def make(new: Path) -> None:
+                write_npy(new / "duplicates.npy", eligible[_duplicates(store, places, cfg.data.dedup_threshold)])
+
+            duplicates = cached(folder, make, _read)
     log.info(
         f"candidates: {len(duplicates)} rows left out, their similarity to an earlier row is above "
         f"data.dedup_threshold={cfg.data.dedup_threshold}"
@@ -59,6 +56,10 @@ def without_near_duplicates(cfg: DictConfig, pool: Rows) -> Rows:
     excluded = np.zeros(len(pool), dtype=bool) if pool.excluded is None else pool.excluded.copy()
     excluded[duplicates] = True
     return pool.without(excluded)
+
+
+def _read(folder: Path) -> np.ndarray:
+    return np.load(folder / "duplicates.npy", allow_pickle=False)
 
 
 def _duplicates(store: Store, places: np.ndarray, threshold: float) -> np.ndarray:

@@ -16,9 +16,7 @@ from near.embedding.store import Store
 log = logging.getLogger(__name__)
 
 WAIT, LONGEST_WAIT = 0.2, 3.0  # seconds between looks at what other processes are embedding
-
 LEFT = 1 << 18  # texts of other processes looked up at a time
-
 Read = Callable[[np.ndarray], list[str]]  # positions, int64 (m,), to their texts
 
 

@@ -28,7 +28,6 @@ from near.common.locks import acquire, locked
 log = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
-
 ROWS = 32  # bits of a place that are the row within a shard
 
 

@@ -8,9 +8,9 @@ import torch
 from omegaconf import DictConfig
 from transformers import TrainerCallback
 
+from near.common.cached import cached, existing
 from near.common.config import identity as outcome
 from near.common.files import cache_folder, digest, folder_aside, read_json, write_json
-from near.common.locks import lock_file, locked
 from near.common.processes import is_main
 from near.data.rows import Rows
 from near.evaluation.benchmarks import base_benchmarks
@@ -43,24 +43,36 @@ def base_metrics(
 
 def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded, together: bool) -> tuple[dict, list[dict]]:
     target = _folder(cfg, model, rows)
-    with contextlib.nullcontext() if together else locked(lock_file(cfg.cache_dir, target.name)):
-        if found := _found(target):
-            if is_main():
-                log.info(f"base model: evaluation on {rows.name} found in the cache")
-            return found["metrics"], found["answers"]
+
+    def work() -> tuple[dict, list[dict]]:
         tokenizer = load_tokenizer(model, cfg.cache_dir)
-        loaded = load_base(model, cfg.cache_dir) if loaded is None else loaded
-        with answering(cfg, loaded, tokenizer, base_folder(model, cfg.cache_dir)) as answer:
-            metrics, answers = measure(loaded, tokenizer, rows, cfg, answer=answer)
+        base = load_base(model, cfg.cache_dir) if loaded is None else loaded
+        with answering(cfg, base, tokenizer, base_folder(model, cfg.cache_dir)) as answer:
+            metrics, answers = measure(base, tokenizer, rows, cfg, answer=answer)
         if is_main():
             log.info(f"base model: evaluated on {rows.name}, target loss {metrics['target_loss']:.4f}")
-            with folder_aside(target) as new:
-                write_json(new / "base.json", {"metrics": metrics, "answers": answers})
+        return metrics, answers
+
+    def make(new: Path) -> None:
+        metrics, answers = work()
+        write_json(new / "base.json", {"metrics": metrics, "answers": answers})
+
+    if target.exists() and is_main():
+        log.info(f"base model: evaluation on {rows.name} is in the cache")
+    if not together:
+        return cached(target, make, _read)
+    if (before := existing(target, _read)) is not None:
+        return before
+    metrics, answers = work()
+    if is_main():
+        with folder_aside(target, replace=True) as new:
+            write_json(new / "base.json", {"metrics": metrics, "answers": answers})
     return metrics, answers
 
 
-def _found(target: Path) -> dict | None:
-    return read_json(target / "base.json") if (target / "base.json").is_file() else None
+def _read(target: Path) -> tuple[dict, list[dict]]:
+    base = read_json(target / "base.json")
+    return base["metrics"], base["answers"]
 
 
 def _folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
@@ -94,7 +106,7 @@ class BaseMetrics(TrainerCallback):
         """Measure a model whose weights are spread over all processes, without its adapter."""
         adapted = "_target_" in self.cfg.finetuning
         if not adapted and state.global_step:  # resumed: these are not the base's weights any more
-            kept = [_found(_folder(self.cfg, self.cfg.model, rows)) for rows in self.sets.all()]
+            kept = [existing(_folder(self.cfg, self.cfg.model, rows), _read) for rows in self.sets.all()]
             if all(kept):
                 self.measure(model, together=True)  # all of it is found
             return

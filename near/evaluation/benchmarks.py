@@ -7,10 +7,10 @@ import logging
 
 from omegaconf import DictConfig, OmegaConf
 
+from near.common.cached import cached
 from near.common.errors import UserError, did_you_mean, one_line
 from near.common.extras import install
-from near.common.files import cache_folder, digest, folder_aside, read_json, write_json
-from near.common.locks import lock_file, locked
+from near.common.files import cache_folder, digest, read_json, write_json
 from near.models.fingerprint import of_model
 
 log = logging.getLogger(__name__)
@@ -117,14 +117,13 @@ def base_benchmarks(cfg: DictConfig, model: DictConfig, folder: str, load) -> di
     made_of = [lm_eval.__version__, of_model(model, folder), content]
     made_of += [options[name] for name in (*OPTIONS, "tasks")]
     target = cache_folder(cfg.cache_dir, "benchmarks", digest(made_of))
-    with locked(lock_file(cfg.cache_dir, target.name)):
-        if not (target / "scores.json").is_file():
-            scores = benchmarks(*load(), cfg.evaluation)
-            with folder_aside(target) as new:
-                write_json(new / "scores.json", scores)
-        else:
-            log.info("base model: benchmarks found in the cache")
-        return read_json(target / "scores.json")
+    if target.exists():
+        log.info("base model: benchmarks are in the cache")
+    return cached(
+        target,
+        lambda new: write_json(new / "scores.json", benchmarks(*load(), cfg.evaluation)),
+        lambda folder: read_json(folder / "scores.json"),
+    )
 
 
 def _examples(task) -> str | None:

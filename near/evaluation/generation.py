@@ -16,7 +16,6 @@ from near.common.files import read_json
 from near.models.tokens import stop_ids
 
 Answer = Callable[[list[list[int]]], list[str]]  # token ids of prompts -> greedy answers
-
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 
 

@@ -5,9 +5,7 @@ import functools
 import numpy as np
 
 LEVEL = 0.95
-
 RESAMPLES = 2000
-
 HELD = 4_000_000  # draws that are held at a time
 
 

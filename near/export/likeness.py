@@ -10,11 +10,8 @@ from near.export.lineage import Run
 from near.models.encoding import Encoder
 
 PROMPTS = 8  # of a run's rows
-
 LONGEST = 96  # tokens of a prompt: the last
-
 POSITIONS = 32  # of a prompt whose logits are compared, the last: a vocabulary wide, they are what takes memory
-
 QUESTIONS = (
     "What is the capital of France?",
     "Convert 1927-05-17 to a sentence with weekday, month, day and year.",

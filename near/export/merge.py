@@ -27,7 +27,6 @@ from near.models.loading import load_base, load_tokenizer, with_adapter
 log = logging.getLogger(__name__)
 
 BUILT_IN = "model_name_or_path=builtin:SmolLM2-135M-Instruct"
-
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 

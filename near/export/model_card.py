@@ -17,13 +17,9 @@ from near.export.lineage import Adapter, Run
 
 # a path from the root, the home or the working folder up to its last part, which may hold spaces; no address (https://)
 PLACE = re.compile(r"(?<![\w:/.~-])(?:~|\.{1,2})?/(?:[^/'\",\[\]{}=\n]+/)*")
-
 HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-
 FILES = (".json", ".jsonl", ".gz", ".zst", ".csv", ".parquet", ".txt")
-
 SOURCES = 12  # that are shown
-
 SETTINGS = 40  # characters of a selector's setting that are shown
 
 

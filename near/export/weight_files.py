@@ -16,7 +16,6 @@ from near.common.errors import UserError, reading
 from near.common.files import naming_full_disk, read_json
 
 LAYOUTS = {"model.safetensors": "model.safetensors.index.json", "pytorch_model.bin": "pytorch_model.bin.index.json"}
-
 M_MMAP_THRESHOLD = -3  # glibc's mallopt
 
 

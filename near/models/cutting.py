@@ -4,13 +4,9 @@ import re
 from collections.abc import Callable
 
 LEAST = 1 << 14  # characters at either end that are never taken out
-
 PER_TOKEN = 16  # characters to begin with, for each token that is wanted of an end
-
 MARGIN = 64  # tokens beside the cut that may be others than in the whole text
-
 MOST = 1 << 20  # characters at either end, however few tokens they are
-
 ALIGNED = 4096  # characters in which white space is looked for, where tokenizers begin anew
 
 

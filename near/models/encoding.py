@@ -15,9 +15,7 @@ from near.models.cutting import without_middle
 from near.models.own_template import THINKING, own_pieces
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
-
 ANCHORS = ("1", "\n", "x", "。", ">", "é")  # what may stand before a continuation while it is encoded
-
 JOINT = "\x1d"  # between pieces in one string: `Encoder.joined`
 
 

@@ -16,7 +16,6 @@ PACKAGES = {
     "stable_adamw": ("optimi", "pip install torch-optimi"),
     "anyprecision": ("torchdistx", "install torchdistx"),
 }
-
 BITSANDBYTES = ("adamw_8bit", "adamw_bnb_8bit", "ademamix", "ademamix_8bit", "lion_8bit", "lion_32bit")
 
 

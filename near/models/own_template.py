@@ -15,13 +15,9 @@ from near.data.templates.chat_template import Piece
 from near.models.rendering import render, text_of
 
 THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-
 UNCLOSED = re.compile(r"<think>\s*$")  # at the end of what opens an answer
-
 OPEN_THOUGHT = re.compile(r"<think>\s*(</think>\s*)?$")
-
 CLOSING = "\n</think>\n\n"
-
 REWRITES = "the chat template rewrites earlier turns, so that answers can't be located in it"
 
 

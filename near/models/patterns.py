@@ -10,7 +10,6 @@ from near.common.bounded import Bounded, Overrun
 from near.common.errors import UserError
 
 SECONDS = 2  # of processor time, for all names
-
 PLAIN = re.compile(r"[\w.-]*")
 
 

@@ -9,17 +9,13 @@ from near.common.bounded import Bounded, Overrun
 from near.common.errors import UserError, one_line
 
 SECONDS = 10  # of processor time, for one chat
-
 LONGEST = 1 << 24  # characters of a chat beyond 16 times those of its messages
 
 _process: Bounded | None = None
-
 _lock = threading.Lock()
-
 _refused: dict[str, str] = {}  # templates that took too much, and what to say of them
 
 Part = tuple[bool, int, bool]  # of a chat: whether with tools, how many turns, whether an answer is opened behind them
-
 Text = tuple[str | None, str | None]  # what it comes to, or what the template says against it
 
 

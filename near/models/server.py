@@ -10,7 +10,6 @@ import tenacity
 from near.common.errors import UserError, one_line
 
 WAIT = tenacity.wait_random_exponential(multiplier=0.5, max=30)  # seconds between tries
-
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504}  # answers worth another try
 
 

@@ -23,9 +23,7 @@ from near.models.encoding import IGNORED, Encoder
 log = logging.getLogger(__name__)
 
 VERSION = 4
-
 PER_PROCESS = 2000  # rows
-
 OPTIONS = ("cutoff_len", "train_on_prompt", "mask_history", "reasoning", "default_system")  # of data, see Encoder
 
 
@@ -164,13 +162,9 @@ def _report(rows: Rows, table: datasets.Dataset, usable: np.ndarray, eligible: i
 
 
 _EMPTY = np.empty(0, dtype=np.int64)
-
 _COUNTED = ("cut_prompt", "cut_answer", "lost_question", "lost_answers", "endless", "end_added")
-
 _COUNTED += ("unrendered", "dropped", "reopened")
-
 _NOTHING = {"input_ids": _EMPTY, "labels": _EMPTY, **dict.fromkeys(_COUNTED, 0), "refused": None, "misfit": None}
-
 _FEATURES = datasets.Features(
     {
         "input_ids": datasets.List(datasets.Value("int32")),

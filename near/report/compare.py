@@ -12,15 +12,10 @@ from near.evaluation.intervals import holds_zero, over_pairs, over_seeds
 from near.report.runs import Run
 
 BASELINE = "random"
-
 NOTHING = "no difference shown"
-
 TOO_FEW = "too few seeds"
-
 LEAST = 3  # seeds for a verdict
-
 Interval = tuple[float, float] | None
-
 Kind = tuple[str, dict, dict[object, Run]]  # a selector, the settings its runs have in common, and the runs by seed
 
 

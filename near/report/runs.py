@@ -16,7 +16,6 @@ from near.common.run_folder import CONFIG, JOBS, METRICS, RunFolder, below
 log = logging.getLogger(__name__)
 
 WARMUP = "warm-up"  # the selector of such a round, in rounds.jsonl
-
 KEYS = {"selector", "model", "target_loss", "rows", "tokens", "answers_right", "eval_fingerprint"}
 
 

@@ -17,7 +17,6 @@ COLUMNS = (
     "training (s)",
     "selection (s)",
 )
-
 SEEN = "evaluated on the queries, which selection saw"
 
 

@@ -28,19 +28,12 @@ from near.report.runs import Run
 # Of 20,000 comparisons of nothing with nothing, the share whose interval over k seeds held zero where differences are
 # skewed like an exponential; 95% where they are normal (bench/intervals.py, 2026-11-25).
 SKEWED = {2: "91%", 3: "88%", 4: "88%", 5: "88%"}
-
 WIDTH = 150  # columns of a table that goes into a file
-
 VERDICT = 6  # columns of the first table
-
 FEW = 3  # selections whose intervals are in the answer
-
 BROKEN = 9  # columns of each further one
-
 INTERVALS = (3, 6)  # columns that may be broken
-
 HEADS = ("selection", "seeds", "target loss", f"vs. {BASELINE}", "verdict", "vs. base", "at equal tokens")
-
 COSTS = ("distinct rows", "tokens", "training (s)", "selection (s)")
 
 

@@ -22,11 +22,8 @@ from near.searching.indexes.flat import TILE
 log = logging.getLogger(__name__)
 
 SAMPLE = 64  # texts embedded to measure the time
-
 COUNTED = 2000  # texts whose tokens are counted; of more the sum is estimated from these
-
 SECONDS = 20.0  # after which no more of the sample is embedded
-
 ROW_BYTES = 50  # memory a row of the pool takes while it is looked up and embedded, at most (bench/memory.py)
 
 

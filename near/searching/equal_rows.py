@@ -1,7 +1,6 @@
 """Rows of the pool that an embedder can't tell from a row that is evaluated: near/data/leakage.py compares words, this
 what they come to, such as the same words in another order."""
 
-import contextlib
 import hashlib
 import logging
 
@@ -9,8 +8,8 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from near.common.files import cache_folder, digest, write_npy
-from near.common.locks import lock_file, locked
+from near.common.cached import cached_array, existing
+from near.common.files import cache_folder, digest
 from near.common.processes import is_main
 from near.data.rows import Rows
 from near.embedding.embed import embed_rows
@@ -21,9 +20,7 @@ from near.searching.vectors import StoredVectors
 log = logging.getLogger(__name__)
 
 EQUAL = 1e-5  # cosine below 1 that is rounding: two float32 vectors are the same
-
 BLOCK = 8192  # rows of the pool that are compared at a time
-
 MOST = 2000  # rows of a set that are looked for
 
 
@@ -47,15 +44,13 @@ def _equal(cfg: DictConfig, candidates: Rows, rows: Rows) -> tuple[np.ndarray, i
     digests = [hashlib.sha256(np.ascontiguousarray(part)).hexdigest() for part in (ids, wanted)]
     key = digest(["equal", candidates.fingerprint, rows.fingerprint, digests, embedder.signature])
     path = cache_folder(cfg.cache_dir, "similarities", f"{key}.npy")
-    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
-        return np.load(path, allow_pickle=False), len(wanted)
+    if (equal := existing(path, np.load)) is not None:
+        return equal, len(wanted)
     with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
         pool, others = (embed_rows(store, embedder, r, i) for r, i in ((candidates, ids), (rows, wanted)))
         embedder.close()
         equal = ids[same_direction(StoredVectors(store, pool.places), store.read(others.places))]
-    with locked(lock_file(cfg.cache_dir, key)):
-        write_npy(path, equal)
-    return equal, len(wanted)
+    return cached_array(path, lambda: equal), len(wanted)
 
 
 def same_direction(pool: Vectors, others: np.ndarray) -> np.ndarray:

@@ -19,16 +19,11 @@ import logging
 log = logging.getLogger(__name__)
 
 FAR = 0.4  # of the way from that similarity to 1: on the demo's pool rows of the target's own task came to 0.86 at
-
 # least, questions about anything else to 0.2 to 0.4 (LOG.md); relative, because embedders differ in what they call far
 SAME = 1e-6  # a difference of scores that is none
-
 NEAREST = 10  # ranks whose sources are counted
-
 SHOWN = 72  # characters of a text
-
 LABEL = 40  # characters of a source's label
-
 WIDTH = 110  # columns of a table that goes into a file
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from near.common.files import cache_folder, digest, write_npy
-from near.common.locks import lock_file, locked
+from near.common.cached import cached_array
+from near.common.files import cache_folder, digest
 from near.data.rows import Rows
 from near.embedding.embed import embed_rows
 from near.embedding.store import Store
@@ -40,28 +40,21 @@ class EmbeddingSimilarity(Similarity):
             yield StoredVectors(store, pool.places), store.read(asked.places)
 
     def means(self) -> np.ndarray:
-        return self._kept(["means"], super().means, (self.rows,))
+        return self._cached(["means"], super().means, (self.rows,))
 
     def density(self, ids: np.ndarray, sigma: float, k: int) -> np.ndarray:
         what = ["density", hashlib.sha256(np.ascontiguousarray(ids)).hexdigest(), sigma, k]
-        return self._kept(what, lambda: super(EmbeddingSimilarity, self).density(ids, sigma, k), ids.shape)
+        return self._cached(what, lambda: super(EmbeddingSimilarity, self).density(ids, sigma, k), ids.shape)
 
     def clusters(self, count: int, seed: int) -> np.ndarray:
         work = super().clusters
-        return self._kept(["clusters", count, seed], lambda: work(count, seed), (self.rows,))
+        return self._cached(["clusters", count, seed], lambda: work(count, seed), (self.rows,))
 
-    def _kept(self, what: list, work: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    def _cached(self, what: list, work: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
         """What `work` gives, from the cache where it was computed before."""
         embedder = instantiate(self.cfg.embedder, cache_dir=self.cfg.cache_dir)
         made_of = [what, self.candidates.fingerprint, hashlib.sha256(self.ids).hexdigest()]
         asked = hashlib.sha256(self.queries.eligible()).hexdigest()
         key = digest([made_of, self.queries.fingerprint, asked, embedder.signature])
         path = cache_folder(self.cfg.cache_dir, "similarities", f"{key}.npy")
-        with locked(lock_file(self.cfg.cache_dir, key)):
-            with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
-                found = np.load(path, allow_pickle=False)
-                if found.shape == shape:
-                    return found
-            found = work()
-            write_npy(path, found)
-            return found
+        return cached_array(path, work, shape)

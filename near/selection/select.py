@@ -10,11 +10,10 @@ from near.common.files import digest, provenance, read_json, write_json, write_n
 from near.common.locks import lock_file, locked
 from near.common.outputs import claim, remove
 from near.common.processes import is_main
-from near.data.loading import given, load
-from near.data.pool import held_out, load_pool
-from near.embedding.duplicates import without_near_duplicates
+from near.data.pool import held_out
 from near.searching.equal_rows import warn_of_equal
-from near.searching.find import _check_same, find_neighbours, width_of
+from near.searching.find import _check_same, width_of
+from near.searching.material import Material, load_queries
 from near.searching.neighbours import _digests
 from near.searching.summary import summarise
 from near.selection.subset import Export
@@ -28,22 +27,19 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     target = output_dir / "manifest.json"
     export = Export(cfg, output_dir)
     before = read_json(target) if target.exists() and not cfg.overwrite else None
-    queries = None
-    if export.needs_matrix or given(cfg.data, "queries"):
-        answer = export.needs.answers or cfg.embedder.embed != "prompt"
-        queries = load(cfg.data, "queries", cfg.cache_dir, answer=answer)
-    candidates = load_pool(cfg, queries)
-    export.check(candidates)
+    material = Material.load(cfg, load_queries(cfg, export.needs_matrix, export.needs.answers))
+    export.check(material.candidates)
     if not export.needs_matrix:
-        return export.without_matrix(candidates, queries)
-    width_of(cfg.max_K, len(candidates.eligible()))
+        return export.without_matrix(material)
+    width_of(cfg.max_K, len(material.candidates.eligible()))
     if cfg.dry_run:
         from near.searching.dry_run import report
 
-        return report(cfg, candidates, queries) if is_main() else None
-    candidates = without_near_duplicates(cfg, candidates)
+        return report(cfg, material.candidates, material.queries) if is_main() else None
+    material = material.distinct(cfg)
+    candidates, queries = material.candidates, material.queries
     reach = 0 if export.selector is None else export.selector.reach([cfg.n])
-    neighbours = find_neighbours(cfg, candidates, queries, reach, (output_dir, before) if before else None)
+    neighbours = material.neighbours(cfg, reach, (output_dir, before) if before else None)
     warn_of_equal(cfg, candidates, held_out(cfg, None, cfg.embedder.embed != "prompt"))
     export.pick(candidates, queries, neighbours)
     if not is_main():

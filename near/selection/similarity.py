@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
 
 BLOCK = 16_384  # vectors read at a time
-
 HELD = 1 << 26  # similarities held at a time
-
 SAMPLED = 256  # rows a cluster that centres are made from
 
 

@@ -33,7 +33,7 @@ from near.common.outputs import SUBSET, claim, remove
 from near.common.processes import is_main
 from near.data.loading import raw_rows, raw_types
 from near.data.rows import Rows
-from near.embedding.duplicates import without_near_duplicates
+from near.searching.material import Material
 from near.selection.embedding_similarity import EmbeddingSimilarity
 from near.selection.needs import Needs, needs_of
 from near.selection.round import Round, Subset, checked
@@ -90,7 +90,7 @@ class Export:
             if differing:
                 raise self._occupied(f"another subset ({differing[0]})")
 
-    def without_matrix(self, candidates: Rows, queries: Rows | None) -> None:
+    def without_matrix(self, material: Material) -> None:
         """What select.py does for a selector that needs no neighbours: the subset alone. Nothing is embedded, unless
         data.dedup=near asks for it."""
         if self.cfg.dry_run:
@@ -98,7 +98,8 @@ class Export:
                 asked = f", and the model asked for {self.needs.asks_model}" if self.needs.asks_model else ""
                 log.info(f"dry run: selector {self.name} looks at no neighbours: nothing would be embedded{asked}")
             return
-        candidates = without_near_duplicates(self.cfg, candidates)
+        material = material.distinct(self.cfg)
+        candidates, queries = material.candidates, material.queries
         self.pick(candidates, queries, None)
         if not is_main():
             return

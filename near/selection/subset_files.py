@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
 
 ROW_GROUP = 1000  # rows of a parquet file that are converted and written at a time
-
 DEEPEST = 32  # levels of lists and objects in a parquet column; pyarrow reads back 49 of lists, crashes at 10,000
-
 COLUMNS = {"rank": pa.int64(), "score": pa.float32(), "nearest_query": pa.int64(), "source": pa.string()}
 
 

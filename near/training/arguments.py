@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 
 # What `accelerate launch` asks for through the environment; Accelerator leaves the same marks for a later job to find.
 MARKS = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
-
 LAUNCHED_WITH = [name for mark, name in MARKS.items() if os.environ.get(mark) == "true"]
 
 # One process's place among one, for DeepSpeed; port 0: any that is free.

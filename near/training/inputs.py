@@ -8,13 +8,13 @@ from omegaconf import DictConfig
 
 from near.common.config import identity as outcome
 from near.common.errors import UserError
-from near.data.loading import given, load
-from near.data.pool import load_pool, without_prompts_of
+from near.data.pool import without_prompts_of
 from near.data.rows import Rows
 from near.evaluation.measure import Sets, evaluation_sets
 from near.models.loading import base_folder, load_tokenizer
 from near.models.tokens import Tokens, tokenize
-from near.searching.neighbours import Neighbours, read_neighbours
+from near.searching.material import Material, load_queries
+from near.searching.neighbours import Neighbours
 from near.selection.needs import Needs
 from near.selection.selectors.base import Selector
 from near.training.fingerprints import of_run
@@ -56,17 +56,18 @@ class LoadedRows:
     needs: Needs
     identity: dict
 
+    @property
+    def material(self) -> Material:
+        return Material(self.candidates, self.queries)
+
 
 def load_rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Path) -> LoadedRows | None:
     """Load them; None where the run is done already."""
     sets = evaluation_sets(cfg)
-    queries = None
-    if needs.queries or given(cfg.data, "queries"):
-        answer = sets.seen or needs.answers or cfg.embedder.embed != "prompt"
-        queries = load(cfg.data, "queries", cfg.cache_dir, answer=answer)
+    queries = load_queries(cfg, needs.queries, sets.seen or needs.answers)
     if needs.asks_model == "gradients":
         selector.check(queries, cfg.scoring)
-    candidates = load_pool(cfg, queries)
+    candidates = Material.load(cfg, queries).candidates
     if needs.trains_on_queries:
         if sets.seen:
             raise UserError("selector=queries would train on what is evaluated; give data.eval.path, rows of their own")
@@ -99,7 +100,7 @@ def load_inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
     eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
     neighbours = None
-    if rows.needs.neighbours and cfg.indices_path is not None:
-        neighbours = read_neighbours(cfg.indices_path, rows.candidates, rows.queries, cfg.max_K)
+    if rows.needs.neighbours and cfg.indices_path is not None:  # read before a model is loaded
+        neighbours = rows.material.neighbours(cfg)
     parts = (rows.candidates, rows.queries, rows.sets)
     return Inputs(rows.needs, *parts, tokenizer, tokens, query_tokens, eval_table, neighbours, rows.identity)

@@ -19,7 +19,6 @@ from near.common.locks import locked
 from near.common.outputs import claim, removable
 from near.common.run_folder import RunFolder
 from near.common.sweep import in_sweep
-from near.embedding.duplicates import without_near_duplicates
 from near.evaluation.base_model import BaseMetrics
 from near.evaluation.benchmarks import benchmarks
 from near.evaluation.eval import summary
@@ -27,7 +26,6 @@ from near.evaluation.generation import answering
 from near.evaluation.measure import check_evaluation, loss_of, measure, measure_all
 from near.models.loading import add_finetuning, base_folder, check_quantization, load_base
 from near.searching.equal_rows import warn_of_equal
-from near.searching.find import find_neighbours
 from near.selection.needs import Needs, needs_of
 from near.selection.scoring.gradients import watched_layers
 from near.selection.selectors.base import Selector, selector_of
@@ -85,11 +83,11 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
                 report_training(cfg, rows, selector, _selector_name(cfg, selector), args)
             return math.nan
         if not needs.trains_on_queries:  # what embeds is done by all processes together
-            rows.candidates = without_near_duplicates(cfg, rows.candidates)
+            rows.candidates = rows.material.distinct(cfg).candidates
         with state.main_process_first():
             inputs = load_inputs(cfg, selector, rows)
         if rows.needs.neighbours and cfg.indices_path is None:
-            inputs.neighbours = find_neighbours(cfg, rows.candidates, rows.queries, _reach(cfg, selector, inputs, args))
+            inputs.neighbours = rows.material.neighbours(cfg, _reach(cfg, selector, inputs, args))
             warn_of_equal(cfg, rows.candidates, rows.sets.all()[rows.sets.seen :])  # queries are spoken of already
         job = _job(cfg, output_dir, selector, inputs, args)
         if in_sweep() and state.num_processes == 1:

@@ -298,7 +298,7 @@ def test_eval_takes_no_class_of_a_folder(folder, tmp_path):
     for key in ("evaluation__graders__exact", "evaluation__graders__more", "model__quantization"):
         for node in evil(mark):
             run = folder(**{key: node})
-            fault = refused(lambda run=run: evaluate(configured("eval", f"run={run}"), tmp_path))
+            fault = refused(lambda run=run: evaluate(configured("eval", f"run={run}"), tmp_path, check))
             assert fault.startswith(f"{run}/config.yaml: {key.replace('__', '.')}"), fault
     assert not mark.exists()
 

@@ -7,6 +7,7 @@ import pytest
 
 from near.common.sweep import swept
 from near.searching import find as selection
+from near.selection.select import select
 from tests.conftest import ROOT, configured, process
 
 
@@ -58,10 +59,10 @@ def test_outside_a_sweep_nothing_is_known():
 
 def test_a_wider_matrix_is_sliced_and_leaves_the_narrow_one(small_data, tmp_path, monkeypatch):
     words = [*small_data, f"cache_dir={tmp_path}/cache", "embedder=hashing"]
-    selection.select(configured("select", *words, "max_K=5"), tmp_path / "narrow")
-    selection.select(configured("select", *words, "max_K=30"), tmp_path / "wide")
+    select(configured("select", *words, "max_K=5"), tmp_path / "narrow")
+    select(configured("select", *words, "max_K=30"), tmp_path / "wide")
     monkeypatch.setattr(selection, "_search", lambda *a: pytest.fail("searched"))
-    selection.select(configured("select", *words, "max_K=9"), tmp_path / "slice")
+    select(configured("select", *words, "max_K=9"), tmp_path / "slice")
     for name in ("top_indices.npy", "top_scores.npy"):
         wide = np.load(tmp_path / "wide" / name)
         np.testing.assert_array_equal(np.load(tmp_path / "narrow" / name), wide[:, :5])

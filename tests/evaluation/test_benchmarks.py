@@ -81,7 +81,7 @@ def test_a_local_task_in_train_and_in_eval(tiny, task, tmp_path, caplog):
     again = configured("eval", f"run={tmp_path}/run", f"cache_dir={cfg.cache_dir}")
     with caplog.at_level("INFO", "near"):
         evaluate(again, tmp_path / "again")
-    assert "base model: benchmarks found in the cache" in caplog.text
+    assert "base model: benchmarks are in the cache" in caplog.text
     found = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert (found["lm_eval"], found["base"]["lm_eval"]) == (metrics["lm_eval"], metrics["base"]["lm_eval"])
 

@@ -101,7 +101,7 @@ def test_the_base_model_is_measured_once(tiny, tmp_path, caplog):
     settings = [t for t in tiny if t.split(".")[0].split("=")[0] in ("data", "cache_dir", "model")]
     for name in ("a", "b"):
         evaluate(configured("eval", *settings, "evaluation.max_new_tokens=3"), tmp_path / name)
-    assert caplog.text.count("found in the cache") == 1
+    assert caplog.text.count("is in the cache") == 1
     first, second = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in "ab")
     assert (first["selector"], first["model"]) == (None, "builtin:tiny")
     assert first["target_loss"] == second["target_loss"]

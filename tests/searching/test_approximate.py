@@ -18,12 +18,12 @@ from near.common.errors import UserError
 from near.common.files import digest, file_digest
 from near.common.locks import acquire
 from near.embedding.embedders.base import normalised
-from near.searching import find as selection
 from near.searching.indexes import approximate
 from near.searching.indexes.approximate import INDEX, MANIFEST, NUMBERS, Distinct
 from near.searching.indexes.hnsw import Hnsw
 from near.searching.indexes.ivf import Ivf
 from near.searching.vectors import ArrayVectors
+from near.selection.select import select
 from tests.conftest import ROOT, configured
 
 KINDS = {"ivf": Ivf, "hnsw": Hnsw}
@@ -299,7 +299,7 @@ def test_a_damaged_index_is_named_and_built_again(damage, told, tmp_path, said):
     said.clear()
     assert [a.tobytes() for a in search(Ivf(), keep=keep)] == wanted
     (warning,) = (r.message for r in said.records if r.levelname == "WARNING")
-    assert str(keep) in warning and told in warning and warning.endswith("it is built again")
+    assert str(keep) in warning and told in warning and warning.endswith("it is made again")
     whole = Ivf()
     search(whole, keep=keep)
     assert whole.told["index_found"]
@@ -315,7 +315,7 @@ def test_an_index_of_another_pool_is_refused(kind, tmp_path, said):
     for name in ("other", "kind"):
         said.clear()
         assert [a.tobytes() for a in search(kind(), keep=tmp_path / name)] == wanted
-        assert f"{tmp_path / name} is of another pool or of other parameters; it is built again" in said.text
+        assert f"{tmp_path / name} is of another pool or of other parameters; it is made again" in said.text
 
 
 @both
@@ -421,7 +421,7 @@ def test_select_tells_recall_and_keeps_the_index(name, small_data, tmp_path, sai
     def selected(out, *more):
         words = [*small_data, f"cache_dir={tmp_path}/cache", "embedder=hashing", f"index={name}", *more]
         said.clear()
-        selection.select(configured("select", *words), tmp_path / out)
+        select(configured("select", *words), tmp_path / out)
         return np.load(tmp_path / out / "top_indices.npy"), json.loads((tmp_path / out / "manifest.json").read_text())
 
     ids, manifest = selected("one", "max_K=7")
@@ -435,7 +435,7 @@ def test_select_tells_recall_and_keeps_the_index(name, small_data, tmp_path, sai
         assert manifest["figures"]["index_found"] is True
         assert f"found in {folder}" in said.text
     words = [*small_data, f"cache_dir={tmp_path}/cache", "embedder=hashing", "max_K=7"]
-    selection.select(configured("select", *words), tmp_path)
+    select(configured("select", *words), tmp_path)
     np.testing.assert_array_equal(ids, np.load(tmp_path / "top_indices.npy"))
 
 

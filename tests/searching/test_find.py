@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from near.common.errors import UserError
+from near.data.loading import load
 from near.embedding.embedders.hashing import HashingEmbedder
 from near.searching import find as selection
+from near.searching import material
 from near.selection.select import select
 from tests.conftest import configured
 
@@ -26,7 +28,7 @@ def test_the_matrix_is_brute_forces_and_bound_to_its_data(settings, tmp_path):
     assert (ids.dtype, scores.dtype, ids.shape, scores.shape) == (np.int64, np.float32, (4, 7), (4, 7))
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     cfg = configured("select", *settings)
-    pool, queries = (selection.load(cfg.data, part, cfg.cache_dir) for part in ("candidates", "queries"))
+    pool, queries = (load(cfg.data, part, cfg.cache_dir) for part in ("candidates", "queries"))
     embed = HashingEmbedder().embed
     vectors = [embed(rows.texts(rows.eligible(), "prompt")).astype(np.float64) for rows in (queries, pool)]
     wanted = np.argsort(-np.round(vectors[0] @ vectors[1].T, 7), axis=1, kind="stable")[:, :7]
@@ -112,26 +114,26 @@ def test_more_neighbours_than_candidates(settings, tmp_path):
 
 def test_of_two_selections_into_one_folder_at_once_the_second_is_refused(tiny, tmp_path, monkeypatch):
     words = [w for w in tiny if w.startswith(("data", "cache_dir", "embedder"))]
-    found = selection.find_neighbours
+    found = material.find_neighbours
 
     def meanwhile(*args):
-        monkeypatch.setattr(selection, "find_neighbours", found)
-        selection.select(configured("select", *words, "max_K=4"), tmp_path / "out")
+        monkeypatch.setattr(material, "find_neighbours", found)
+        select(configured("select", *words, "max_K=4"), tmp_path / "out")
         return found(*args)
 
-    monkeypatch.setattr(selection, "find_neighbours", meanwhile)
+    monkeypatch.setattr(material, "find_neighbours", meanwhile)
     with pytest.raises(UserError, match="holds another selection"):
-        selection.select(configured("select", *words, "max_K=5"), tmp_path / "out")
+        select(configured("select", *words, "max_K=5"), tmp_path / "out")
     assert np.load(tmp_path / "out" / "top_indices.npy").shape == (4, 4)
 
 
 def test_what_is_left_of_a_cached_selection_is_replaced(tiny, tmp_path):
     words = [w for w in tiny if w.startswith(("data", "embedder"))]
     cfg = configured("select", *words, "max_K=4", f"cache_dir={tmp_path}/c")
-    selection.select(cfg, tmp_path / "one")
+    select(cfg, tmp_path / "one")
     (folder,) = (tmp_path / "c" / "neighbours").iterdir()
     for name in ("manifest.json", "top_indices.npy"):
         (folder / name).unlink()
-    selection.select(cfg, tmp_path / "two")
+    select(cfg, tmp_path / "two")
     for name in ("top_indices.npy", "top_scores.npy"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

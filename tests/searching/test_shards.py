@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from near.embedding.embedders.base import normalised
-from near.searching import find as selection
 from near.searching import shards
 from near.searching.indexes.flat import TILE, Flat
 from near.searching.shards import clear, cuts, put_together, search_shards, shards_of
 from near.searching.vectors import ArrayVectors
+from near.selection.select import select
 from tests.conftest import ROOT, configured, process, write_rows
 
 POOL = normalised(np.random.default_rng(0).normal(size=(5 * TILE + 3, 8)))
@@ -128,7 +128,7 @@ def test_select_leaves_no_shards_behind(small_data, tmp_path, monkeypatch):
     words = [*small_data, "embedder=hashing", "max_K=7"]
     for name, more in (("one", []), ("cut", ["index.shard_rows=16"])):
         cfg = configured("select", *words, f"cache_dir={tmp_path}/{name}-cache", *more)
-        selection.select(cfg, tmp_path / name)
+        select(cfg, tmp_path / name)
     for name in ("top_indices.npy", "top_scores.npy"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
     assert [p.name[0] for p in (tmp_path / "cut-cache" / "neighbours").iterdir()] != ["."]

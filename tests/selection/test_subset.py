@@ -20,8 +20,9 @@ from near.data.loading import load
 from near.data.pool import load_pool
 from near.embedding.embedders.hashing import HashingEmbedder
 from near.searching import find as selection
+from near.searching import material
 from near.searching.neighbours import Neighbours
-from near.selection import subset as export
+from near.selection import subset_files
 from near.selection.round import Round
 from near.selection.select import select
 from near.selection.selectors.near import Near
@@ -212,7 +213,7 @@ def test_chats_with_tools_and_back_again(config, tmp_path, kind):
 @pytest.mark.parametrize("name", ["random", "full"])
 def test_a_selector_without_neighbours_embeds_nothing(config, pool, tmp_path, monkeypatch, name):
     monkeypatch.setattr(HashingEmbedder, "embed", lambda *a: pytest.fail("embedded"))
-    monkeypatch.setattr(selection, "find_neighbours", lambda *a: pytest.fail("searched"))
+    monkeypatch.setattr(material, "find_neighbours", lambda *a: pytest.fail("searched"))
     cfg, out = config(pool, name, n=7, max_K=1000, export="jsonl", seed=3), tmp_path / "out"
     cfg.data.queries.path = None  # nobody needs them
     select(cfg, out)
@@ -257,7 +258,7 @@ def test_every_selector_picks_what_it_picks_in_training(config, pool, tmp_path, 
 
 @pytest.mark.parametrize("name", ["near", "random"])
 def test_more_rows_than_may_be_picked(config, tmp_path, name, monkeypatch):
-    monkeypatch.setattr(selection, "find_neighbours", lambda *a: pytest.fail("searched"))
+    monkeypatch.setattr(material, "find_neighbours", lambda *a: pytest.fail("searched"))
     path = write_rows(tmp_path / "pool.jsonl", [*ROWS, ROWS[0]])
     with pytest.raises(UserError, match="n=25 is more than the 24 rows that may be selected; use n<=24"):
         select(config(path, name, n=25, data__dedup="exact"), tmp_path / "out")
@@ -342,7 +343,7 @@ def test_columns_of_our_names_stay_and_ours_move(config, tmp_path, caplog):
 def test_a_source_that_changed_meanwhile_is_refused(config, tmp_path, monkeypatch, how):
     for i in (0, 1):
         write_rows(tmp_path / f"part{i}.jsonl", ROWS[12 * i : 12 * i + 12])
-    found, out = selection.find_neighbours, tmp_path / "out"
+    found, out = material.find_neighbours, tmp_path / "out"
 
     def meanwhile(*args):
         if how == "gone":
@@ -353,7 +354,7 @@ def test_a_source_that_changed_meanwhile_is_refused(config, tmp_path, monkeypatc
             write_rows(tmp_path / "part1.jsonl", ROWS[12:24][::-1])
         return found(*args)
 
-    monkeypatch.setattr(selection, "find_neighbours", meanwhile)
+    monkeypatch.setattr(material, "find_neighbours", meanwhile)
     with pytest.raises(UserError) as caught:
         select(config(f"{tmp_path}/part*.jsonl", export="jsonl"), out)
     assert ("names fewer files" if how == "gone" else "has changed since it was loaded; run again") in str(caught.value)
@@ -407,7 +408,7 @@ def test_what_no_form_fits_is_one_line(tmp_path):
 
 
 def test_a_table_of_several_sources_has_all_columns(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "ROW_GROUP", 4)
+    monkeypatch.setattr(subset_files, "ROW_GROUP", 4)
     first = [{**row, "weight": 1, "parts": []} for row in ROWS[:5]]
     second = [{**row, "weight": 2.5, "lang": "en", "parts": ["a"]} for row in ROWS[5:11]]
     paths = [str(write_rows(tmp_path / f"{i}.jsonl", rows)) for i, rows in enumerate((first, second))]

@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from near.common.errors import UserError
+from near.searching import material
 from near.training import arguments
 from near.training import train as training
 from near.training.arguments import is_sharded, training_arguments
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.model
 
 def test_what_can_not_be_shared_here_is_refused_before_anything_is_loaded(tiny, tmp_path, monkeypatch, packages):
     monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
-    monkeypatch.setattr(training, "find_neighbours", lambda *a: pytest.fail("embedded"))
+    monkeypatch.setattr(material, "find_neighbours", lambda *a: pytest.fail("embedded"))
     packages(deepspeed=False, bitsandbytes=False)
 
     def refused(*overrides: str) -> str:

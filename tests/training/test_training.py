@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from near.app.faults import fault_line
 from near.common.errors import UserError
 from near.common.outputs import LIST
+from near.searching import material
 from near.selection.round import Round, Subset
 from near.selection.selectors.base import Selector
 from near.selection.selectors.near import Near
@@ -186,7 +187,7 @@ def test_random_selectors_share_their_warm_up(tiny, tmp_path):
 
 
 def test_random_causes_no_embedding_and_needs_no_queries(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "find_neighbours", lambda *a: pytest.fail("embedded"))
+    monkeypatch.setattr(material, "find_neighbours", lambda *a: pytest.fail("embedded"))
     train(configured("train", *tiny, "selector=random"), tmp_path / "with")
     train(configured("train", *tiny, "selector=random", "data.queries.path=null"), tmp_path / "without")
     assert history(tmp_path / "with") == history(tmp_path / "without")

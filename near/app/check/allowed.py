@@ -5,12 +5,13 @@ near/app/check/option_types.py reads both from source and holds every value to t
 `bounds`.
 """
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, TypedDict
+
+from typing_extensions import NotRequired
 
 from near.data.templates.slots import TEMPLATES
 
 Format = Literal["auto", "alpaca", "messages", "sharegpt", "prompt_completion", "question_answer", "text"]
-
 Group = dict  # a choice of a configuration group: options of a class, or none
 
 
@@ -197,15 +198,12 @@ SCRIPTS = ("Select", "Train", "Merge", "Eval", "Report")
 CARRIED = {"trainer": "near.app.check.allowed.Carried"}  # options that are handed over beside those of a group's class
 
 RUNTIME = {"embedder": ("cache_dir",), "trainer": ("model", "job")}  # keywords that are handed over at the call
-
 NAMES = {"template": tuple(TEMPLATES)}  # of options whose texts are names out of a long list
-
 MAY_BE_EMPTY = ("prompt", "query_prompt", "document_prompt", "default_system")  # texts
 
 # The least and largest value of a number where it isn't 1 to a billion for a whole one, 0 to a billion for another (0
 # for one whose default is 0). The longest end of an option's name that stands here counts.
 TOKENS, STEPS, SHARE = (1, 10_000_000), (0, 100_000_000), (0, 1)
-
 BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "row": (0, 2**40),
@@ -283,7 +281,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "args.label_smoothing_factor": SHARE,
     "args.dataloader_num_workers": (0, 4096),
 }
-
 FRACTIONS = ("finetuning.lora_alpha",)  # typed as whole in their library, which takes others as well
 
 # Training arguments that are decided elsewhere, and where.
@@ -298,12 +295,10 @@ ELSEWHERE = {
     "fsdp": "parallel=fsdp",
     "fsdp_config": "parallel.fsdp_config",
 }
-
 SCHEDULED = {
     "max_steps": "trainer.warmup_step, trainer.update_step and trainer.update_times",
     "num_train_epochs": "trainer.update_times (or trainer.cycles)",
     "train_sampling_strategy": "trainer.group_by_length",
 }
-
 # Training arguments that would break the slices which rounds are made of.
 REFUSED = ("auto_find_batch_size", "ignore_data_skip", "dataloader_persistent_workers", "dataloader_drop_last")

@@ -115,11 +115,8 @@ def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
 
 # Keys whose values are paths, and those that name a folder which is read whole.
 PATHS = {*("path", "dataset_info", "indices_path", "resume", "run", "runs", "adapter_name_or_path", "name_or_path")}
-
 PATHS |= {*("model_name_or_path", "model", "export_dir", "output_dir", "cache_dir", "include_path", "reference")}
-
 PATHS |= {"checkpoints"}
-
 READ = {"model", "resume", "run", "adapter_name_or_path", "name_or_path", "model_name_or_path", "checkpoints"}
 
 

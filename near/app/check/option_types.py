@@ -15,17 +15,11 @@ from near.common.errors import UserError, did_you_mean
 from near.common.signature import Parameter, definition, is_typed_dict, parameters
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
-
 MOST_SHOWN = 12  # choices that a message lists; of more only the near misses
-
 LARGEST = 1e15  # of numbers that nothing here types: options of other projects' classes, of DeepSpeed, of vLLM
-
 LIBRARIES = ("near", "transformers", "peft")  # whose annotations are kept to; any other class decides itself
-
 PLAIN = {"int", "float", "bool", "str"}
-
 LISTS = {"list", "List", "tuple", "Tuple", "Sequence", "set"}
-
 MAPPINGS = {"dict", "Dict", "Mapping", "TypedDict", "Group"}
 
 

@@ -12,16 +12,13 @@ from near.common.errors import UserError, did_you_mean
 from near.common.files import read_json
 
 QUIET = needless("changes no result")
-
 GRADIENTS = {
     "gradient_type": to("scoring.adam (adam: true, sgd: false)"),
     "proj_dim": to("scoring.dim"),
     "seed": to("scoring.seed, of the projection"),
     "save_interval": QUIET,
 }
-
 LOSSES = {"score_batch_size": QUIET, "score_num_workers": QUIET}
-
 PARAMS: dict[str, dict[str, Key]] = {
     "near": {"indices_path": to("indices_path, of a matrix that select.py wrote; else the matrix is made")},
     "less": GRADIENTS,
@@ -69,11 +66,9 @@ PARAMS: dict[str, dict[str, Key]] = {
         "replacement": cannot("a round's rows are drawn without replacement"),
     },
 }
-
 WEIGHTERS: dict[str, dict[str, Key]] = {
     "loss": {"strategy": to("weighter= (linupper, uniform, quadratic, extremes)"), "delta": to("weighter.delta")}
 }
-
 MIXERS: dict[str, dict[str, Key]] = {
     "static": {"proportions": to("mixer.proportions, by data set")},
     "random": {"seed": cannot("seed says it")},
@@ -90,14 +85,12 @@ MIXERS: dict[str, dict[str, Key]] = {
         "initial_proportions": cannot("the first round's proportions are even"),
     },
 }
-
 # Of params that a file leaves out, where near's own default is another.
 DEFAULTS: dict[str, dict] = {
     "less": {"proj_dim": 8192, "seed": 42},
     "cluster_less": {"seed": 42, "cluster_size": 64, "samples_per_cluster": 3},
     "nice": {"proj_dim": 8192, "seed": 42, "max_new_tokens": 512},
 }
-
 # The params that DataFlex's own components.yaml holds, for a file that names one which is not at hand.
 PUBLISHED: dict[str, dict[str, dict]] = {
     "selectors": {
@@ -119,7 +112,6 @@ PUBLISHED: dict[str, dict[str, dict]] = {
         "odm": {"alpha": 0.9, "reward_scale": 15.0, "warmup_steps": 2000, "min_exploration_rate": 0.03},
     },
 }
-
 TARGETLESS = ("random", "loss", "delta_loss", "full")  # selectors that look at no target
 
 

@@ -13,9 +13,7 @@ from near.data.sources.readers import bounded
 from near.data.templates.named import TEMPLATES
 
 SHOWN = 100  # rows of the pool that are evaluated on where a file names no others
-
 PREFERENCES = ("chosen", "rejected", "kto_tag")
-
 MEDIA = ("images", "videos", "audios")
 
 

@@ -17,13 +17,11 @@ from near.common.files import expanded_user
 from near.common.processes import is_main
 
 KEY = "from_yaml"
-
 SCRIPTS: dict[str, Callable[[File], None]] = {
     "train": train,
     "merge": merge,
     "select": select,
 }
-
 SHOWS = ("--cfg", "-c", "--info", "-i", "--help", "-h")  # of Hydra, whose output is what is asked for
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from omegaconf._utils import get_yaml_loader
+from omegaconf._utils import get_yaml_loader  # what those systems read their files with: 1e-4 is a number
 
 from near.app.from_yaml.defaults import changes_nothing, defaults, same
 from near.common import secrets
@@ -18,9 +18,7 @@ from near.common.errors import UserError, did_you_mean, one_line
 from near.common.files import expanded_user, refuse_special
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # in quotes
-
 PLAIN = re.compile(r"[A-Za-z_./][\w./:@+-]*", re.ASCII)
-
 PARENTS = 6  # folders above the file in which what it names is looked for
 
 

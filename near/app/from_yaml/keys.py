@@ -75,7 +75,6 @@ MODEL = {
     "offload_folder": needless("changes no training"),
     "use_kv_cache": needless("changes no training"),
 }
-
 DATA = {
     "dataset": to("data.candidates.path, with data.candidates.dataset_info"),
     "dataset_dir": to("data.*.dataset_info=DIR/dataset_info.json; ONLINE: names are hub ids"),
@@ -114,7 +113,6 @@ DATA = {
     "preprocessing_batch_size": needless("changes no result"),
     "data_shared_file_system": needless("cache_dir may be shared"),
 }
-
 FINETUNING = {
     "stage": to("sft; pt: plain text; others are refused"),
     "finetuning_type": to("finetuning=lora, full; others are refused"),
@@ -166,7 +164,6 @@ FINETUNING = {
     "freeze_multi_modal_projector": cannot("texts only: no projector trains"),
     "freeze_language_model": cannot("the language model is what trains"),
 }
-
 DYNAMIC = {
     "train_type": to("trainer=dynamic_select, dynamic_weight, dynamic_mix, static"),
     "component_name": to("selector=, weighter= or mixer="),
@@ -181,7 +178,6 @@ DYNAMIC = {
         "mixer=static with init_mixture_proportions, for one stretch of train_step steps or num_train_epochs passes"
     ),
 }
-
 TRAINING = {
     "output_dir": to("output_dir"),
     "overwrite_output_dir": to("overwrite"),
@@ -252,9 +248,7 @@ TRAINING = {
     "dataloader_persistent_workers": cannot("it would break the rounds"),
     "dataloader_drop_last": cannot("a round holds whole batches anyway"),
 }
-
 TRAIN = {**MODEL, **DATA, **FINETUNING, **DYNAMIC, **TRAINING}
-
 # Options of something that is not here, by how they begin.
 FAMILIES = {
     "galore_": "of GaLore, which does not train here",
@@ -288,7 +282,6 @@ FAMILIES = {
     "trackio_": "not an option of the tracker here",
     "profiler_": "no profiler runs",
 }
-
 MEGATRON = "Megatron's; parallel says how processes share the model"
 
 
@@ -323,7 +316,6 @@ MERGE = {
     "model_revision": cannot("the adapter names the revision"),
     "cache_dir": cannot("models lie where HF_HOME says"),
 }
-
 OFFLINE = {
     "candidate_path": to("data.candidates.path (a hub id: with split train)"),
     "query_path": to("data.queries.path (a hub id: with split train, of the candidates' own: validation)"),

@@ -10,22 +10,16 @@ from near.common.errors import UserError, did_you_mean
 from near.common.signature import keywords
 
 FIELDS = "transformers.training_args.TrainingArguments"
-
 TRAINING = ("do_train", "stage", "dataset", "do_predict", "do_eval", "train_type", "per_device_train_batch_size")
-
 V1 = """
 model model_class train_dataset micro_batch_size global_batch_size peft_config dist_config kernel_config quant_config
 init_config optim_config lr_scheduler_config sample_backend batching_strategy custom_chat_template
 """.split()
 
 ACCELERATE = ("distributed_type", "compute_environment", "num_machines", "machine_rank", "main_training_function")
-
 DEEPSPEED = ("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "zero_allow_untested_optimizer")
-
 COMPONENTS = ("selectors", "mixers", "weighters")
-
 EVALUATION = ("task", "n_shot", "task_dir", "save_dir")
-
 DATA = ("path", "file_name", "hf_hub_url", "ms_hub_url", "script_url", "cloud_file_name")  # of an entry of data sets
 
 

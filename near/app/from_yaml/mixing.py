@@ -9,7 +9,6 @@ from near.app.from_yaml.schedule import draws
 from near.common.errors import UserError, did_you_mean
 
 RULES = ("mixture", "stratified", "uniform")
-
 STRATEGIES = ("concat", "interleave_under", "interleave_over", "interleave_once")
 
 

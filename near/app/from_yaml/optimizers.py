@@ -6,11 +6,8 @@ from near.models.optimizers import PACKAGES, is_installed, optimizer_faults
 
 # What optim_args calls the options of GaLore and APOLLO.
 GALORE = {"rank": "galore_rank", "update_proj_gap": "galore_update_interval", "scale": "galore_scale"}
-
 GALORE |= {"proj_type": "galore_proj_type"}
-
 APOLLO = {"rank": "apollo_rank", "proj": "apollo_proj", "scale_type": "apollo_scale_type", "scale": "apollo_scale"}
-
 APOLLO |= {"update_proj_gap": "apollo_update_interval", "proj_type": "apollo_proj_type"}
 
 

@@ -14,7 +14,6 @@ from near.common.errors import UserError, one_line
 from near.common.signature import keywords
 
 FIELDS = "transformers.training_args.TrainingArguments"
-
 # transformers' and LLaMA-Factory's own, where ours are other values
 ARGS = {
     **BATCH,
@@ -25,11 +24,8 @@ ARGS = {
     "save_steps": 500,
     "save_total_limit": None,
 }
-
 RENAMED = {"warmup_ratio": "warmup_steps", "evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu"}
-
 RENAMED |= {"enable_liger_kernel": "use_liger_kernel"}
-
 ASKED = {*RENAMED, "ddp_timeout", *REFUSED}  # of the table's keys, those that become arguments
 
 

@@ -20,7 +20,6 @@ from near.common.errors import UserError, did_you_mean
 from near.data.templates.named import TEMPLATES
 
 MODES = ("dynamic_select", "dynamic_weight", "dynamic_mix", "static")
-
 PREFERENCES = ("rm", "ppo", "dpo", "kto")
 
 

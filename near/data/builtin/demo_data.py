@@ -26,9 +26,7 @@ TASKS = {
     "ner_finance": "named entities of a sentence",
     "soc_codes": "the class of a job title",
 }
-
 TARGET = "imperial_date_to_string"
-
 QUERIES, EVAL = 64, 48
 
 

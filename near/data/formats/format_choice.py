@@ -7,9 +7,7 @@ from near.common.errors import UserError, did_you_mean
 from near.data.formats.formats import FORMATS, OTHER_NAMES, Form, fields_of
 
 CHATS = ("messages", "sharegpt")
-
 PROMPTED = "prompt_completion"  # whose answer may be turns
-
 # Names of columns that say nothing to a model: numbers, names and scores of rows, hashes.
 SAYS_NOTHING = re.compile(
     r"(.*[_\-. ])?(id|ids|idx|index|uuid|guid|hash|sha256|md5|score|scores|rank|nearest_query)"
@@ -17,7 +15,6 @@ SAYS_NOTHING = re.compile(
 )
 
 TURN_SAYS_NOTHING = re.compile(r"name|role|from|type|(.*_)?(time|timestamp|date|created|created_at|updated_at)")
-
 PREFERENCES = {"chosen", "rejected"}
 
 

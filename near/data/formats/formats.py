@@ -32,9 +32,7 @@ from near.data.formats.turns import (
 )
 
 MESSAGE_ROLES = {**{role: role for role in ("assistant", "system", "tool", "user")}, "developer": "system"}
-
 MESSAGE_TURNS = Turns("role", "content", {**MESSAGE_ROLES, "function": "tool"})
-
 OTHER_NAMES = {"system": ("system_prompt",)}  # columns that hold a field where none has its name
 
 
@@ -209,7 +207,6 @@ class Format(NamedTuple):
 
 
 BESIDE = ("system", "tools")
-
 FORMATS: dict[str, Format] = {
     "messages": Format(("messages",), BESIDE, _messages),
     "sharegpt": Format(("conversations",), BESIDE, _sharegpt),

@@ -14,7 +14,6 @@ SHAREGPT_ROLES = {
     "tool": "tool",
     "system": "system",
 }
-
 TAG_ROLES = {
     "user_tag": "user",
     "assistant_tag": "assistant",
@@ -22,11 +21,8 @@ TAG_ROLES = {
     "observation_tag": "tool",
     "system_tag": "system",
 }
-
 LISTED = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}
-
 LISTED |= {"observation_tag": "observation", "function_tag": "function_call", "system_tag": "system"}
-
 NOT_THINKING = "detailed thinking off"  # what LLaMA-Factory's `formatting: openai` adds to a row's system text
 
 

@@ -11,15 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 Message = dict[str, str | bool]
-
 OPTIONAL = ("reasoning", "calls", "train")  # keys that a message may lack
-
 REASONING = ("reasoning_content", "thinking", "reasoning")  # keys of a turn, the first that says something counts
-
 _RESULT = re.compile(r"<tool_response>\n?((?:(?!</?tool_response>).)*?)\n?</tool_response>", re.DOTALL)
-
 _RESULTS = re.compile(rf"{_RESULT.pattern}(?:\s*{_RESULT.pattern})*", re.DOTALL)
-
 _THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 
 

@@ -26,7 +26,6 @@ OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {
     ".xz": lambda path: lzma.open(path, "rb"),
     ".zst": _zst,
 }
-
 NAMES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 
 

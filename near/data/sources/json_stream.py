@@ -6,15 +6,10 @@ from collections.abc import Iterator
 from typing import IO
 
 BLOCK = 1 << 20  # characters read at a time
-
 LONGEST = 1 << 28  # characters of a row
-
 DEEPEST = 4  # levels of objects that are looked through for lists to name
-
 _SPACE = re.compile(r"[ \t\n\r]*")
-
 _NUMBER_GOES_ON = re.compile(r"\.?|[eE][+-]?")  # what may be the rest of a number in a block to come
-
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]|"', re.DOTALL)  # a quote alone: a string that goes on
 
 

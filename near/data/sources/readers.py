@@ -17,13 +17,9 @@ from near.data.sources.compression import OPENERS, unpacked
 from near.data.sources.json_stream import Missing, TooLong, has_lines, rows_at
 
 BATCH = 1000  # rows read from a parquet file at a time
-
 LONGEST_LINE = LONGEST_FIELD = 1 << 28  # bytes of a line; characters of a CSV field (the standard library: 128 KiB)
-
 Raw = tuple[str, object]  # where a row stands ("line 3"), and the row or the Fault of reading it
-
 Choose = Callable[[list[str]], list[str]]  # of a table's columns those that are to be read
-
 ARROW_ERRORS = (OSError, UnicodeDecodeError, OverflowError, ValueError, pa.ArrowException)
 
 
@@ -264,7 +260,6 @@ TEXTS: dict[str, Callable[[IO[bytes], Path], Iterator[Raw]] | None] = {
     ".tsv": _separated("\t"),
     ".txt": _txt,
 }
-
 TABLES: dict[str, Callable[[Path, Choose | None], Iterator[Raw]]] = {
     ".parquet": _parquet,
     ".arrow": _arrow,

@@ -17,7 +17,6 @@ CHATML = Template(
     stop_words=("<|im_end|>", "<|im_start|>"),
     replace_eos=True,
 )
-
 LLAMA3 = Template(
     "llama3",
     prefix="{{bos}}",
@@ -30,7 +29,6 @@ LLAMA3 = Template(
     stop_words=("<|eot_id|>", "<|eom_id|>"),
     replace_eos=True,
 )
-
 ALPACA = Template(
     "alpaca",
     user="### Instruction:\n{{content}}\n\n",
@@ -40,7 +38,6 @@ ALPACA = Template(
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     ),
 )
-
 QWEN = replace(
     CHATML,
     name="qwen",
@@ -49,7 +46,6 @@ QWEN = replace(
     default_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
     stop_words=("<|im_end|>",),
 )
-
 GEMMA = Template(
     "gemma",
     prefix="{{bos}}",
@@ -62,7 +58,6 @@ GEMMA = Template(
     stop_words=("<end_of_turn>",),
     replace_eos=True,
 )
-
 MINISTRAL = Template(  # Mistral's tokenizer v3 tekken
     "ministral",
     prefix="{{bos}}",
@@ -73,7 +68,6 @@ MINISTRAL = Template(  # Mistral's tokenizer v3 tekken
     tools="mistral",
     fused_system=True,
 )
-
 PHI = Template(
     "phi",
     user="<|user|>\n{{content}}<|end|>\n",
@@ -83,7 +77,6 @@ PHI = Template(
     stop_words=("<|end|>",),
     replace_eos=True,
 )
-
 GLM4 = Template(
     "glm4",
     prefix="[gMASK]<sop>",
@@ -97,7 +90,6 @@ GLM4 = Template(
     stop_words=("<|user|>", "<|observation|>"),
     efficient_eos=True,
 )
-
 GRANITE3 = Template(
     "granite3",
     user="<|start_of_role|>user<|end_of_role|>{{content}}<|end_of_text|>\n",
@@ -105,16 +97,13 @@ GRANITE3 = Template(
     assistant="{{content}}<|end_of_text|>\n",
     system="<|start_of_role|>system<|end_of_role|>{{content}}<|end_of_text|>\n",
 )
-
 DEEPSEEK3 = Template("deepseek3", prefix="{{bos}}", user="<｜User｜>{{content}}", opening="<｜Assistant｜>")
-
 LLAMA2 = Template(
     "llama2",
     user="{{bos}}[INST] {{content}} [/INST]",
     system="<<SYS>>\n{{content}}\n<</SYS>>\n\n",
     fused_system=True,
 )
-
 # chatml's slots with an end of their own kind; tools' results stand as a user's turn does
 PLAIN = replace(CHATML, name="yi", tool=None, stop_words=("<|im_end|>",), replace_eos=False)
 

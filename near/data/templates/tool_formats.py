@@ -43,9 +43,7 @@ def _wrapped(tool: dict) -> dict:
 
 
 BARE = "{% set tool = tool['function'] if tool['type'] == 'function' and tool['function'] else tool %}"
-
 WRAPPED = "{% set tool = tool if tool['type'] == 'function' else {'type': 'function', 'function': tool} %}"
-
 # arguments: an object, or its JSON as OpenAI's clients send it
 CALL = (
     "{% set call = call['function'] if call['function'] else call %}"
@@ -62,8 +60,9 @@ def _each(name: str, before: str, each: str, after: str = "") -> str:
     return f"{_quoted(before)}{{% for {name[:-1]} in {name} %}}{each}{{% endfor %}}{_quoted(after)}"
 
 
-DEFAULT_HEAD = "You have access to the following tools:\n"
+# default: tools as a list in words, calls as "Action:" and "Action Input:"
 
+DEFAULT_HEAD = "You have access to the following tools:\n"
 DEFAULT_TAIL = (
     "Use the following format if using a tool:\n```\nAction: tool name (one of [{names}])\nAction Input: the input to "
     'the tool, in a JSON format representing the kwargs (e.g. ```{"input": "hello world", "num_beams": 5}```)\n```\n'
@@ -96,7 +95,6 @@ def _call_default(calls: list[dict]) -> str:
 
 
 BETWEEN = "{{ '' if loop.last else '\\n' }}"
-
 JINJA_DEFAULT_TOOLS = (
     _each(
         "tools",
@@ -116,19 +114,18 @@ JINJA_DEFAULT_TOOLS = (
     + "{{ tool['name'] }}{{ '' if loop.last else ', ' }}{% endfor %}"
     + _quoted(DEFAULT_TAIL[DEFAULT_TAIL.index("{names}") + len("{names}") :])
 )
-
 JINJA_DEFAULT_CALLS = _each(
     "calls", "", CALL + '{{ "Action: " ~ call["name"] ~ "\\nAction Input: " ~ arguments }}' + BETWEEN
 )
 
-LLAMA3_HEAD = "Cutting Knowledge Date: December 2023\nToday Date: "
+# llama3: Meta's JSON, with the day's date
 
+LLAMA3_HEAD = "Cutting Knowledge Date: December 2023\nToday Date: "
 LLAMA3_TAIL = (
     "\n\nYou have access to the following functions. To call a function, please respond with JSON for a function call. "
     'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}. '
     "Do not use variables.\n\n"
 )
-
 DAY = "%d %b %Y"
 
 
@@ -147,16 +144,16 @@ JINJA_LLAMA3_TOOLS = (
     + f"{{{{ strftime_now('{DAY}') }}}}"
     + _each("tools", LLAMA3_TAIL, WRAPPED + '{{ (tool | tojson(indent=4)) ~ "\\n\\n" }}')
 )
-
 OBJECT = '{{ \'{"name": \' ~ (call["name"] | tojson) ~ \', "KEY": \' ~ arguments ~ "}" }}'
-
 COMMA = "{{ '' if loop.last else ', ' }}"
-
 JINJA_LLAMA3_CALLS = (
     "{{ '[' if calls | length > 1 }}"
     + _each("calls", "", CALL + OBJECT.replace("KEY", "parameters") + COMMA)
     + "{{ ']' if calls | length > 1 }}"
 )
+
+
+# mistral: a JSON list between special tokens
 
 
 def _describe_mistral(tools: list[dict]) -> str:
@@ -170,32 +167,27 @@ def _call_mistral(calls: list[dict]) -> str:
 JINJA_MISTRAL_TOOLS = _each(
     "tools", "[AVAILABLE_TOOLS] [", WRAPPED + "{{ tool | tojson }}" + COMMA, "][/AVAILABLE_TOOLS]"
 )
-
 JINJA_MISTRAL_CALLS = _each("calls", "[", CALL + OBJECT.replace("KEY", "arguments") + COMMA, "]")
+
+# qwen, ling: JSON between XML tags; qwen3_5, glm4_moe: arguments between tags, too
 
 XML_HEAD = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
 )
-
 QWEN_HEAD = "\n\n" + XML_HEAD
-
 QWEN_TAIL = (
     "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
     '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
     "</tool_call>"
 )
-
 LING_TAIL = QWEN_TAIL + "\ndetailed thinking off"
-
 GLM4_MOE_TAIL = (
     "\n</tools>\n\nFor each function call, output the function name and arguments within the following XML format:\n"
     "<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>\n<arg_value>{arg-value-1}</arg_value>\n"
     "<arg_key>{arg-key-2}</arg_key>\n<arg_value>{arg-value-2}</arg_value>\n...\n</tool_call>\n"
 )
-
 QWEN35_HEAD = "\n\n# Tools\n\nYou have access to the following functions:\n\n<tools>"
-
 QWEN35_TAIL = (
     "\n</tools>\n\nIf you choose to call a function ONLY reply in the following format with NO suffix:\n\n<tool_call>\n"
     "<function=example_function_name>\n<parameter=example_parameter_1>\nvalue_1\n</parameter>\n"
@@ -261,18 +253,18 @@ JINJA_QWEN35_CALLS = _jinja_tagged(
     '{{ "\\n<parameter=" ~ name ~ ">\\n" ~ value ~ "\\n</parameter>" }}',
     '{{ "\\n</function>\\n</tool_call>" }}',
 )
-
 JINJA_GLM4_MOE_CALLS = _jinja_tagged(
     '{{ "\\n<tool_call>" ~ call["name"] }}',
     '{{ "\\n<arg_key>" ~ name ~ "</arg_key>\\n<arg_value>" ~ value ~ "</arg_value>" }}',
     "",
 )
 
+# glm4: one call, its name on a line of its own
+
 GLM4_HEAD = (
     "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱 AI 公司训练的语言模型 GLM-4 模型开发的，"
     "你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具"
 )
-
 GLM4_EACH = "\n在调用上述函数时，请使用 Json 格式表示调用的参数。"
 
 
@@ -292,8 +284,9 @@ JINJA_GLM4_TOOLS = _each(
     GLM4_HEAD,
     BARE + '{{ "\\n\\n## " ~ tool["name"] ~ "\\n\\n" ~ (tool | tojson(indent=4)) }}' + _quoted(GLM4_EACH),
 )
-
 JINJA_GLM4_CALLS = _each("calls", "", CALL + '{{ call["name"] ~ "\\n" ~ arguments }}')
+
+# lfm2: calls as in Python; phi4_mini: tools as they are
 
 LFM2_HEAD, LFM2_TAIL = "List of tools: <|tool_list_start|>", "<|tool_list_end|>"
 

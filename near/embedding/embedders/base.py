@@ -9,11 +9,8 @@ import numpy as np
 from near.data.formats.formats import Message, embedded_text
 
 Embed = Literal["prompt", "answer", "both", "chat"]
-
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
 StoreDtype = Literal["float32", "float16"]
-
 Launcher = Literal["ray"]
 
 

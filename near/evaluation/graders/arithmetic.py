@@ -6,23 +6,16 @@ from fractions import Fraction
 from typing import NamedTuple
 
 LONGEST = 100  # digits of a number; beyond this and the next two, it is none that anybody meant
-
 LARGEST_EXPONENT = 1000
-
 LARGEST_BITS = 8000
-
 DEEPEST = 20  # brackets in brackets
 
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻₀₁₂₃₄₅₆₇₈₉", "0123456789+-0123456789")
-
 SUPERSCRIPT = re.compile(r"([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)(?:[/⁄]([₀₁₂₃₄₅₆₇₈₉]+))?")
-
 VULGAR = re.compile(r"(?<=\d)[¼-¾⅐-⅟↉]")  # "3½" without a space would become "31/2"
-
 TEXT_COMMAND = re.compile(
     r"\\(?:text[a-z]*|math(?:rm|bf|it|sf|tt|bb)|mbox|operatorname|boldsymbol|bm|underline) ?\{([^{}]*)\}"
 )
-
 REWRITTEN = [  # in this order
     (re.compile(r"\{,\}|,\\[,!;: ]"), ","),
     (re.compile(r"\\!"), ""),
@@ -42,7 +35,6 @@ REWRITTEN = [  # in this order
     (re.compile(r"- ?([$€£¥₹])"), r"\1-"),
     (re.compile(r"[^\S\n]+"), " "),
 ]
-
 DIGITS = re.compile(
     r"(?:[1-9]\d{0,2}(?:\.\d{3})+,\d{1,2}(?![\d,])"  # 1.234,56
     r"|\d{1,3}(?:\.\d{3}){2,}(?![\d.])"  # 1.234.567
@@ -53,33 +45,19 @@ DIGITS = re.compile(
     r"(?:\.\d+|\.(?!\w))?"
     r"|\.\d+)(?:[eE][+-]?\d+(?![\d.]))?"
 )
-
 MIXED = re.compile(r" ?(?=\\frac)|(?: and)? (?=(\d{1,3}) ?/ ?(\d{1,3})(?![\d/]))")  # between 3 and 1/2
-
 OVER = re.compile(r" ?/ ?(?=\d|\\frac)")
-
 LABELLED = re.compile(r"\b(?:week|day|month|year|step|part|group|round|question|problem|case) $", re.IGNORECASE)  # 3:5
-
 RATIO = re.compile(r":(\d+)(?![\d:])")
-
 CLOCK = re.compile(r"(?:[01]?\d|2[0-4]):[0-5]\d(?::[0-5]\d)?(?![\d:])")  # 5:30, unless a ratio is spoken of
-
 OF_RATIO = re.compile(r"\b(?:ratios?|odds|scale|proportions?)\b", re.IGNORECASE)
-
 TIMES_POWER = re.compile(r" ?× ?(?=10 ?\^)")
-
 RAISED = re.compile(r" ?\^ ?")
-
 INTEGER = re.compile(r"[+-]?\d+")
-
 SIGN = re.compile(r" ?([+-]?) ?")
-
 PLUS = re.compile(r" ?([+-]) ?(?=[\d.({]|\\frac)")
-
 TIMES = re.compile(r" ?[×*/] ?(-?)(?=[\d.({]|\\frac)|()(?=\(-?[\d.]+\))")
-
 DECIMAL_COMMA = re.compile(r"0,\d+|[\d. ]+,\d{1,2}|\d{1,3}(?:\.\d{3}){2,}")
-
 SCALES = [
     (re.compile(r" ?(?:%|percent\b|per ?cent\b|pct\b)", re.IGNORECASE), Fraction(1, 100)),
     (re.compile(r"[kK](?![A-Za-z])| ?thousand\b|千", re.IGNORECASE), Fraction(10**3)),

@@ -11,11 +11,8 @@ from near.evaluation.graders.reading import before_remark, boxes, corrected, fir
 from near.models.judge import normalise
 
 Letters = frozenset[str]
-
 UNDECIDED: Letters = frozenset()
-
 FIRST, LAST = 100, 400  # mentions of a text that are looked at: from its beginning, and from its end
-
 LEFT, RIGHT = 100, 60  # characters around a mention that decide what it is
 
 

@@ -14,37 +14,25 @@ from near.evaluation.graders.written import MINUS, Written
 from near.evaluation.graders.written import numbers as written_numbers
 
 FEW = 4  # words of a text in which a number in letters is the answer: "twelve apples"
-
 LONG = 10_000  # characters from a text's end in which the last sentence with a number is looked for
-
 LAST = 50  # numbers of a sentence, and statements of a text, that are looked at from the end
-
 # words, currencies and marks before a number, and its sign
 LEAD = re.compile(r"(?:[\s*_`:~$€£¥₹=]|[^\W\d_]+(?=[\s:,=*$]),?)*")
-
 SIGN = re.compile(r"([-+–]?) ?[$€£¥₹]? ?")
-
 # what makes a formula of the number before it, or one of several numbers
 FORMULA = re.compile(
     r" ?(?:[+*^×=<>|_]|[/-](?![A-Za-z]{2})|:\d|\\[a-zA-Z]+|[πi∞√]| ?[a-zA-Z](?= ?[+*/^=)-])|[xyznabcktpqruvwe](?= *$))"
     r"|[(\[!]"
 )
-
 UNIT = re.compile(r" ?[mgslhLNJWVAKCF](?![a-zA-Z_]| ?[+*=])")
-
 SEVERAL = re.compile(r" ?(?:[,;]|(?:or|and)\b)[^\d]*\d")
-
 OPERATOR = re.compile(r" ?[+*/×÷] ?\(?[$\d]| - \(?[$\d]")
-
 MARK = re.compile(r"####\s*([^\n]*)")
-
 HEADING = re.compile(
     r"[*_]*(?:\d+[.)] +[A-Za-z*]|(?:step|part|case|problem|question|method|example|solution|section|phase|option)\b)",
     re.I,
 )
-
 TAG = re.compile(r"<(?:final_?)?answer>([^<]{0,2000})", re.I)
-
 ANSWER = re.compile(
     r"\b(?:answers?|ans|respuesta|antwort|réponse|resposta|risposta|ответ)\b[\"'*]*"
     r"(?:(?:question|problem|part|exercise|#) ?\d+|[^\n.:=\d]){0,60}?"
@@ -52,30 +40,21 @@ ANSWER = re.compile(
     r"|(?:答案|答え|정답|答)[^\n。:=\d]{0,12}?(?:是|为|為|:|は|은|는)",
     re.I,
 )
-
 CALLED = re.compile(r"[ *$]+(?:is|was|will be|must be) (?:the|our|my) (?:\w+ )?answer\b", re.I)
-
 SAID = re.compile(r"\b(?:(?:should|must|would) be|it is|it['’]s|that['’]s|that is|equals|(?:i|we) get)\b|=", re.I)
-
 NEAR = 3  # words between "the answer is" and its number; further off, it is looked for as in any sentence
-
 DENIED = re.compile(r"(?:\bnot|n['’]t|\bnever|\brather than|\binstead of|不是)(?: [A-Za-z]+)? ?[$€£¥]?$", re.I)
-
 SENTENCE = re.compile(r"(?<=[!?。！？\n])|(?<=\.)(?<!\bi\.e\.)(?<!\be\.g\.)(?=\s|$)")
-
 REASON = re.compile(r"\bbecause\b|\bsince\b(?![^\n]*=)|因为", re.I)
-
 CONCLUDES = re.compile(
     r"\b(?:round\w*|so|leav\w+|left|then|therefore|thus|which|mean\w*|giv\w+|or|about|approx\w*)\b|[=≈]", re.I
 )
-
 LABEL = re.compile(
     r"(?:\b(?:step|page|question|problem|part|chapter|figure|line|equation|case)|#) ?$"
     r"|\b(?:on|in|during|by|after|before|until|of|for|at|from|to|since) (?:day|week|month|year|game|round|grade|level|"
     r"hour|minute|night|lap|set|match|quarter|season|room|table|row|bus|floor|box|team|class|lesson|stage|number) $",
     re.I,
 )
-
 # a number behind such a word says for how many, how long or where from
 ASIDE = re.compile(
     r"(?:\b(?:for|in|after|among|amongst|per|every|each|between|within|over|during|with|from|on|following|including|"
@@ -90,7 +69,6 @@ ASIDE = re.compile(
     r"|[^\W_][.%]? [(\[][^()\[\]]*$",  # in brackets behind it
     re.I,
 )
-
 AND_OTHERS = re.compile(r"(?: [^\s.,;:\d]+){0,4} and (?:[^\s.,;:\d]+ )?[$€£¥]?")  # "5 apples and 3 pears"
 
 

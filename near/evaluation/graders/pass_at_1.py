@@ -14,13 +14,9 @@ from near.evaluation.sandbox import NO_TESTS, NoSandbox, Ran, Suite, refusal, ru
 log = logging.getLogger(__name__)
 
 FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
 OPEN = re.compile(r"^```[^\n`]*\n(.*)", re.MULTILINE | re.DOTALL)  # an answer that was cut short
-
 NO_PYTHON = ("SyntaxError", "IndentationError", "TabError")
-
 INDENT = " " * 4
-
 # at the left edge behind a function's first line, these say that all of its body stands there
 OF_A_BODY = re.compile(r"^(?:return|yield|elif|else|except|finally)\b", re.MULTILINE)
 

@@ -8,7 +8,6 @@ NEXT_QUESTION = re.compile(
     r"问题|题目) ?(?:\*\*)?[:：]|^the following (?:is|are)\b",
     re.MULTILINE | re.IGNORECASE,
 )
-
 CORRECTION = re.compile(
     r"(?:^|(?<=[\s.!?…;,:—–-]))(?:no(?=[,.!;:…—-]| wait| actually| sorry| it)|wait|actually|sorry|oops|hold on|hmm+|"
     r"correction|scratch that|on second thoughts?|let me (?:correct|reconsider|re-?check|redo|revise)|"
@@ -39,7 +38,6 @@ def corrected(text: str) -> str | None:
 
 
 CHECK = r"(?:(?:to |we can |let['’]?s |let us |double[- ]?|quick )*(?:check|verify|verification)(?:ing| it| this)?)"
-
 REMARK = re.compile(  # a line behind the result that explains it, or a sentence that checks it
     rf"^[ \t*#_]*(?:note|explanation|reason(?:ing)?|justification|{CHECK}|解释|说明|注)[ *_]*[:：]"
     rf"|(?:(?<=[.!;✓✔✅]) |(?<=[\w.!;%]) ?[(\[]){CHECK}(?: ?[:：]|,? (?=[\d($]))",

@@ -7,32 +7,23 @@ SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
 ).split()
-
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-
 VALUES = {word: value for value, word in enumerate(SMALL)} | {word: 20 + 10 * n for n, word in enumerate(TENS)}
-
 FACTORS = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6}
 
 BELOW_100 = rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(SMALL[1:10])}))?\b|(?:{'|'.join(SMALL)})\b)"
-
 BELOW_1000 = rf"(?:(?:{BELOW_100}|an?)[- ]hundred(?:,?(?: and)?[- ]{BELOW_100})?|{BELOW_100})"
-
 BELOW_MILLION = rf"(?:(?:{BELOW_1000}|a)[- ]thousand(?:,?(?: and)? {BELOW_1000})?|{BELOW_1000})"
-
 ANY = (
     rf"(?:(?:{BELOW_1000}|a) million(?:,?(?: and)? {BELOW_MILLION})?"
     rf"|(?:{BELOW_100}|a)[- ]dozen|half a dozen|{BELOW_MILLION})"
 )
-
 # a part, an ordinal, a pronoun ("one of them") and a number that goes on are none
 PART = (
     r"(?!\w|[- ]?(?:hundred|thousand|million|billion|trillion|dozen|half|halves|thirds?|quarters?|of\b|\w*ths?\b)"
     r"| and (?:a|one|three|two)[- ](?:half|third|quarter)|s? of\b| point \w)"
 )
-
 SPELLED = re.compile(rf"\b(?:(minus|negative) )?(?=(?P<said>{ANY}))(?P=said){PART}", re.IGNORECASE)
-
 # words that point at things already mentioned, or name one of a row: "the two", "day one"
 POINTS = re.compile(
     r"\b(?:the|these|those|other|another|last|first|next|both|any|no|each|every|this|that|which|step|day|week|part|"

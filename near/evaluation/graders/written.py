@@ -10,13 +10,9 @@ STARTS = re.compile(  # no index, no power, no part of a name
     r"(?<![A-Za-z0-9À-ɏ_^\\])(?<![A-Za-z]-)(?<![A-Za-z0-9]\.)(?<!\d/)(?<![\^_]\{)"
     r"(?:\((?=-?[\d./]+\) ?\^)|\\frac|\.?\d)"
 )
-
 STOP = re.compile(r"[^\s]*")
-
 BULLET = re.compile(r"^[ \t]*\(?\d{1,3}[.)][ \t]+(?=\S)", re.MULTILINE)
-
 OTHER = re.compile(r"(?:st|nd|rd|th)\b|[xyz](?![A-Za-z])|\.\d")  # an ordinal, a formula, a version
-
 MINUS = re.compile(r"(?:\bnegative|(?:\b(?:is|was|be|equals)|[=:(]|^) ?minus) $|[负負]$", re.I)
 
 

@@ -24,21 +24,13 @@ from typing import BinaryIO, NamedTuple
 from near.evaluation.sandbox import seccomp
 
 DISK_BYTES = 32 << 20  # of /tmp
-
 MOST_FILES, MOST_THREADS = 4096, 256  # of one program: with more it is killed
-
 LOOK_SECONDS = 0.05  # between two looks at how many there are
-
 LONGEST = 1 << 16  # bytes of a verdict
-
 READY = b"ready\n"  # what the tests' process writes before all else
-
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
-
 INSIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside")
-
 DEVICES = ("null", "zero", "urandom")
-
 NAMESPACES_OFF = (
     "allow user namespaces (sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1, on Ubuntu "
     "kernel.apparmor_restrict_unprivileged_userns=0; docker run --security-opt seccomp=unconfined "

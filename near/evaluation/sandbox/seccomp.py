@@ -9,36 +9,26 @@ import errno
 import struct
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # <linux/audit.h>
-
 CLONE_THREAD = 0x10000  # <linux/sched.h>
-
 X32 = 0x40000000  # bit of the numbers of x86_64's second table
-
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # <linux/bpf_common.h>
-
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000  # <linux/seccomp.h>
-
 NUMBER, ARCH, FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; of the argument the lower half
 
 # name: (x86_64, aarch64), of <asm/unistd.h>
 NO_PROCESS = {"fork": (57, None), "vfork": (58, None)}
-
 CLONE = {"clone": (56, 220)}
-
 NOT_THERE = {"clone3": (435, 435)}  # its flags can't be seen; the C library then uses clone
-
 # Where root runs this, a program owns the machine's /dev/null. It is told that these were done.
 PRETENDED = {
     **{"chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452)},
     **{"chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54)},
 }
-
 NO_ATTRIBUTES = {
     **{"setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463)},
     **{"removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "removexattrat": (466, 466)},
     **{"file_setattr": (469, 469)},
 }
-
 FORBIDDEN = {
     # other processes
     **{"ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272)},
@@ -64,7 +54,6 @@ FORBIDDEN = {
     **{"clock_settime": (227, 112), "clock_adjtime": (305, 266), "settimeofday": (164, 170), "adjtimex": (159, 171)},
     **{"sethostname": (170, 161), "setdomainname": (171, 162)},
 }
-
 REFUSALS = (
     (FORBIDDEN, errno.EPERM),
     (NO_PROCESS, errno.EAGAIN),

@@ -12,11 +12,9 @@ from near.report.page.taken import overlaps
 from near.report.runs import Run
 
 Figure = dict
-
 # Distinct in light and dark, and for readers who see few colours (after Okabe and Ito); selections keep theirs in all
 # charts and on the map.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f7bd9", "#b0574f", "#6b8e23", "#00868b")
-
 COLOURS += ("#4b2e83", "#7f7f7f", "#c2185b", "#795548", "#3f7fbf", "#b8860b")
 
 SECONDS = "seconds of training and of the rounds' selections (not of embedding and searching, which are kept)"

@@ -33,15 +33,10 @@ from near.report.standing import Standing
 from near.report.tables import notes, shown
 
 STATIC = Path(__file__).parent / "static"
-
 SCRIPTS = ("page.js", "charts.js", "map.js", "browser.js", "answers.js")
-
 BESIDE = 4  # selections whose settings stand side by side
-
 LIMIT = 9_000_000  # bytes of data beside the charts' library; texts are cut shorter until they fit
-
 INTERVAL = re.compile(r"(\[[^\]]*\] (?:seeds|examples))")
-
 MAP_TEXT, BROWSER_TEXT, ANSWER_TEXT = 160, 1000, 1000  # characters
 
 

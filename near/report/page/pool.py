@@ -18,14 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 from near.common.errors import UserError, one_line
 from near.common.files import cache_folder, digest
 from near.common.run_folder import CONFIG
-from near.data.loading import given, load
-from near.data.pool import load_pool
 from near.data.rows import Rows
-from near.embedding.duplicates import without_near_duplicates
 from near.embedding.missing import RowTexts, look_up
 from near.embedding.store import Store
 from near.report.compare import Group
 from near.report.runs import Run
+from near.searching.material import Material, load_queries
 from near.selection.needs import needs_of
 from near.selection.selectors.base import selector_of
 
@@ -79,19 +77,14 @@ def _different(runs: list[Run]) -> list[Run]:
 
 
 def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig]) -> Pool:
-    from near.searching.find import kept_neighbours
-    from near.searching.neighbours import read_neighbours
-
     path = run.files / CONFIG
     if not path.is_file():
         raise UserError(f"{path} is gone")
     cfg = read_config(path)
     needs = needs_of(cfg, selector_of(cfg.selector))
-    queries = None
-    if given(cfg.data, "queries"):
-        answer = bool(run.metrics.get("selection_saw_them")) or needs.answers or cfg.embedder.embed != "prompt"
-        queries = load(cfg.data, "queries", cfg.cache_dir, answer=answer)
-    rows = load_pool(cfg, queries)
+    queries = load_queries(cfg, False, bool(run.metrics.get("selection_saw_them")) or needs.answers)
+    material = Material.load(cfg, queries)
+    rows = material.candidates
     pools = [rows] if queries is None else [rows, rows.followed_by(queries)]
     if fingerprint not in [pool.fingerprint for pool in pools]:
         raise UserError(f"the rows of {cfg.data.candidates.path} are not those that were selected from")
@@ -99,14 +92,10 @@ def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig
         raise UserError(
             f"the sources of {cfg.data.candidates.path} have other labels than when they were selected from"
         )
-    neighbours = None
-    if queries is not None and needs.neighbours:
-        if cfg.indices_path is not None:
-            neighbours = read_neighbours(cfg.indices_path, rows, queries, cfg.max_K)
-        else:
-            rows = without_near_duplicates(cfg, rows)
-            neighbours = kept_neighbours(cfg, rows, queries)
-    return Pool(cfg, fingerprint, rows, queries, neighbours)
+    if not needs.trains_on_queries:
+        material = material.distinct(cfg, compute=False)
+    neighbours = material.neighbours(cfg, compute=False) if queries is not None and needs.neighbours else None
+    return Pool(cfg, fingerprint, material.candidates, queries, neighbours)
 
 
 @contextlib.contextmanager

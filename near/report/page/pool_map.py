@@ -1,25 +1,22 @@
 """The pool on a plane: rows whose vectors are alike lie close together (t-SNE, van der Maaten and Hinton 2008, over the
 first 50 principal components). Kept in the cache, as laying out 20,000 rows takes a minute or two."""
 
-import contextlib
 import hashlib
 import logging
 import time
 
 import numpy as np
 
+from near.common.cached import cached_array
 from near.common.errors import UserError
-from near.common.files import cache_folder, digest, write_npy
-from near.common.locks import lock_file, locked
+from near.common.files import cache_folder, digest
 from near.report.page.pool import Pool, stored_vectors
 from near.report.page.taken import Taken
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
-
 COMPONENTS = 50
-
 TELL = 3000  # rows from which on it takes long enough to be said
 
 
@@ -50,20 +47,8 @@ def laid_out(pool: Pool, ids: np.ndarray, method: str) -> tuple[np.ndarray, np.n
     together = np.concatenate([vectors, queries]) if len(queries) else vectors
     made_of = [VERSION, method, space, hashlib.sha256(np.ascontiguousarray(together)).hexdigest()]
     path = cache_folder(pool.cfg.cache_dir, "maps", f"{digest(made_of)}.npy")
-    with locked(lock_file(pool.cfg.cache_dir, path.stem)):
-        places = _kept(path, len(together))
-        if places is None:
-            places = METHODS[method](together)
-            write_npy(path, places)
+    places = cached_array(path, lambda: METHODS[method](together), (len(together), 2))
     return there, places[: len(there)], places[len(there) :]
-
-
-def _kept(path, rows: int) -> np.ndarray | None:
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        places = np.load(path, allow_pickle=False)
-        if places.shape == (rows, 2):
-            return places
-    return None
 
 
 def _pca(vectors: np.ndarray) -> np.ndarray:

@@ -14,10 +14,10 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from near.common.cached import Unusable, cached
 from near.common.errors import UserError, one_line
-from near.common.files import digest, file_digest, folder_aside, note_use, read_json, write_json, write_npy
+from near.common.files import digest, file_digest, note_use, read_json, write_json, write_npy
 from near.common.keys import Sorted
-from near.common.locks import locked
 from near.common.progress import Progress
 from near.searching.indexes.base import Index, Vectors
 from near.searching.indexes.flat import Flat
@@ -27,17 +27,11 @@ from near.searching.indexes.topk import pack, whole
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of what null stands for, and of what is kept
-
 BLOCK = 8192  # rows read and added at a time; always as many, because a graph depends on it
-
 BATCH = 256  # queries searched at a time
-
 PROBED = 64  # rows that show whether a kept index is of this pool
-
 SAME = 1e-6  # a difference of scores, for vectors of unit length, that is rounding and no miss
-
 LOW = 0.9  # recall below which there is a warning
-
 # FAISS's own format holds arrays and no code, unlike a pickle; it is read only where its digest is the one written.
 INDEX, NUMBERS, MANIFEST = "index.faiss", "vector_of.npy", "manifest.json"
 
@@ -185,20 +179,19 @@ class Approximate(Index):
 
     def _kept(self, keep: Path, pool: Vectors, progress: Progress) -> Built:
         """The index in `keep`; built and put there where there is none that is whole and of this pool."""
-        with locked(keep.with_name(f"{keep.name}.lock")):  # of several processes one builds it
-            if keep.is_dir():
-                try:
-                    return self._opened(keep, pool)
-                except _Unusable as reason:
-                    log.warning(f"index={self.name}: {reason}; it is built again")
+        built = None
+
+        def make(new: Path) -> None:
+            nonlocal built
             built = self._built(pool, progress)
-            with folder_aside(keep, replace=True) as new:
-                _write_index(built.index, new / INDEX)
-                write_npy(new / NUMBERS, built.vectors.vector_of)
-                files = {name: file_digest(new / name) for name in (INDEX, NUMBERS)}
-                manifest = {**built.manifest, "faiss": faiss.__version__, "sha256": files}
-                write_json(new / MANIFEST, {**manifest, "digest": digest(manifest)})
-            return built
+            _write_index(built.index, new / INDEX)
+            write_npy(new / NUMBERS, built.vectors.vector_of)
+            files = {name: file_digest(new / name) for name in (INDEX, NUMBERS)}
+            manifest = {**built.manifest, "faiss": faiss.__version__, "sha256": files}
+            write_json(new / MANIFEST, {**manifest, "digest": digest(manifest)})
+
+        lock = keep.with_name(f"{keep.name}.lock")  # beside it: whoever prunes looks there
+        return cached(keep, make, lambda folder: built or self._opened(folder, pool), lock)
 
     def _opened(self, keep: Path, pool: Vectors) -> Built:
         made_of = self._made_of(pool)
@@ -206,24 +199,24 @@ class Approximate(Index):
             manifest = read_json(keep / MANIFEST)
             files = {name: file_digest(keep / name) for name in (INDEX, NUMBERS)}
         except OSError as error:
-            raise _Unusable(f"{error.filename} can't be read ({error.strerror})") from error
+            raise Unusable(f"{error.filename} can't be read ({error.strerror})") from error
         except UserError:
-            raise _Unusable(f"{keep / MANIFEST} is damaged") from None
+            raise Unusable(f"{keep / MANIFEST} is damaged") from None
         if manifest.pop("digest", None) != digest(manifest):
-            raise _Unusable(f"{keep / MANIFEST} is damaged")
+            raise Unusable(f"{keep / MANIFEST} is damaged")
         if {key: manifest.get(key) for key in made_of} != made_of:
-            raise _Unusable(f"{keep} is of another pool or of other parameters")
+            raise Unusable(f"{keep} is of another pool or of other parameters")
         for name, found in files.items():
             if manifest["sha256"][name] != found:
-                raise _Unusable(f"{keep / name} is damaged")
+                raise Unusable(f"{keep / name} is damaged")
         try:
             index = faiss.read_index(str(keep / INDEX))
             vectors = Distinct(pool, np.load(keep / NUMBERS, allow_pickle=False))
         except (RuntimeError, ValueError) as error:
-            raise _Unusable(f"{keep} can't be read ({_reason(error)})") from error
+            raise Unusable(f"{keep} can't be read ({_reason(error)})") from error
         form = (index.ntotal, index.d, index.metric_type, manifest["structure"])
         if form != (vectors.n, pool.dim, faiss.METRIC_INNER_PRODUCT, self.structure(vectors.n)):
-            raise _Unusable(f"{keep / INDEX} is of another form")
+            raise Unusable(f"{keep / INDEX} is of another form")
         note_use(keep / MANIFEST)  # its last use
         return Built(index, vectors, manifest, found=True)
 
@@ -294,10 +287,6 @@ class Approximate(Index):
             yield
         except RuntimeError as error:  # what FAISS raises
             raise UserError(f"index={self.name} can't be {done} ({_reason(error)}); use index=flat") from error
-
-
-class _Unusable(Exception):
-    pass
 
 
 def _blocks(pool: Vectors) -> Iterator[tuple[int, np.ndarray]]:

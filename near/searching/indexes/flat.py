@@ -15,11 +15,8 @@ from near.searching.indexes.ties import settle, with_slack
 from near.searching.indexes.topk import ROWS, Best, merged
 
 TILE = 1024  # rows of one matrix product; always all of them, so that a score never depends on where a block ends
-
 BATCH = 1024  # queries of one matrix product, at most; a larger product wastes less
-
 HELD = 1 << 24  # keys held at most, where that is more than one set for each query
-
 SAMPLED = 36, 1024, 1 << 15  # the scores worth looking at are estimated from one row in 36, within these bounds
 
 

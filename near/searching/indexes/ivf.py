@@ -7,7 +7,6 @@ from near.common.errors import UserError
 from near.searching.indexes.approximate import Approximate
 
 TRAINED = 64  # vectors a list that the centres are trained on, at most
-
 NEEDED = 39  # of them a list, at least, for FAISS's k-means to be worth something
 
 

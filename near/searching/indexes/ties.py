@@ -13,19 +13,12 @@ from near.searching.indexes.base import Vectors
 from near.searching.indexes.topk import pack, rows_of, unpack, whole
 
 CLOSE = 1e-6  # of the vectors' lengths: scores nearer to each other are settled
-
 SLACK = 64  # neighbours found beyond the k-th, among which may be some that tie with it
-
 MOST = 8192  # rows that may tie: of more, which are kept is the BLAS's rounding
-
 HELD = 1 << 22  # keys of queries with many ties that are searched again together
-
 GROUP = 64  # queries settled at a time: few enough that their scores stay in a core's cache
-
 CHUNK = 4096  # vectors read at a time
-
 SINGLE = 512  # products taken one by one at a time
-
 DENSE = 30  # times faster a matrix product is for each of its entries than taking one by itself
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from near.common.errors import UserError
 
 ROWS = 1 << 32  # that a key can tell apart
-
 _LOW, _HALF, _SIGN = np.uint64(ROWS - 1), np.uint64(32), np.uint32(1 << 31)
 
 

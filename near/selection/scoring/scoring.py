@@ -34,7 +34,6 @@ from near.selection.scoring.gradients import Moments, PerExample, Projection, mo
 log = logging.getLogger(__name__)
 
 VERSION = 1
-
 MOST = 64  # rows of a batch
 
 

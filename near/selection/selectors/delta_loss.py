@@ -7,7 +7,6 @@ from near.selection.selectors.asking import AskingSelector, ShortlistOptions
 from near.selection.selectors.ranking import drawn
 
 OUTSIDE = 0.025  # weight of rows outside the window, 1 inside
-
 STEEPNESS = 10.0  # of the window's way, over rounds from 0 to 1
 
 

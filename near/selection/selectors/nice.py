@@ -24,7 +24,6 @@ from near.selection.selectors.less import Aggregate, Less
 log = logging.getLogger(__name__)
 
 REWARDS = ("exact", "judge")
-
 CHUNK = 16  # queries answered before their gradients are stored
 
 

@@ -14,9 +14,7 @@ from near.models.trainer_state import trainer_state
 from near.training.rounds.schedule import Schedule
 
 PARTS = "files.json"  # the names and sizes of a checkpoint's files; written last
-
 STATE = "selection.npz"  # the rounds so far, in every checkpoint
-
 # the newest selection, from the moment it is made: a run killed before its next checkpoint does not select again
 SELECTED = "selected.npz"
 

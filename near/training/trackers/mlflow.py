@@ -17,9 +17,7 @@ from near.training.trackers.base import Run, Tracker, Wanted
 from near.training.trackers.runs import described, flat, keep_id, kept_id, new_id, sweep_of
 
 LONGEST = 6000  # characters of a parameter
-
 BATCH = 100  # parameters at a time
-
 OURS = "near.run"  # the tag that a resumed job finds its run by
 
 

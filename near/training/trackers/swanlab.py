@@ -16,7 +16,6 @@ from near.training.trackers.base import Run, Tracker
 from near.training.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
 log = logging.getLogger(__name__)
-
 Mode = Literal["offline", "local", "online", "disabled"]
 
 

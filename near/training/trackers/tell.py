@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
 
 ROUND = ("rows", "mean_score", "overlap", "never_seen", "select_seconds", "tokens")  # of a line of rounds.jsonl
-
 TARGET = ("target_loss", "perplexity", "answers_right")  # of metrics.json
 
 

@@ -18,7 +18,6 @@ from near.training.trackers.base import Run, Tracker, Wanted
 from near.training.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
 
 log = logging.getLogger(__name__)
-
 Mode = Literal["online", "offline", "disabled"]
 
 

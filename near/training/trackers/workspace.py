@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 SELECTOR = "choices.selector"  # what a run is grouped by, in its configuration (near/training/trackers/runs.py)
 
 LOSS = "target/target_loss"
-
 SELECTION = ("mean_score", "overlap", "never_seen", "rows", "tokens", "select_seconds")
-
 TRAINING = ("loss", "learning_rate", "grad_norm")
 
 

@@ -14,11 +14,8 @@ import traceback
 import types
 
 LONGEST = 64 << 20  # characters of one message
-
 PRINTED = 1 << 20  # bytes that a program prints and its tests may capture; what is more is dropped
-
 CONTAINERS = (list, dict, set, bytearray)
-
 # Types of the standard library that are copied: name, and what their constructor takes.
 COPIED = {
     "collections.Counter": lambda v: [dict(v)],
@@ -73,17 +70,12 @@ OPS = {
     "isinstance": lambda kind, value: isinstance(value, kind),
     "wait": _wait,
 }
-
 BUILTINS = ("len", "iter", "next", "bool", "repr", "str", "reversed", "abs")
-
 BY_ITSELF = {
     name: getattr(builtins, name) for name in ("len", "iter", "next", "bool", "repr", "str", "reversed", "abs")
 }
-
 BY_ITSELF |= {name: getattr(operator, name) for name in ("getitem", "setitem", "delitem", "neg")}
-
 BY_ITSELF |= {"enter": lambda o: type(o).__enter__(o), "exit": lambda o, *error: type(o).__exit__(o, *error)}
-
 WITH_REMOTES = ("eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "matmul", "and_", "or_")
 
 
@@ -98,7 +90,6 @@ def _between(op: str):
 for _name, _operation in BY_ITSELF.items():
     OPS[_name] = _operation
     setattr(Remote, f"__{_name}__", _forward(_name))
-
 for _name in WITH_REMOTES:
     OPS[_name] = getattr(operator, _name)
     setattr(Remote, f"__{_name.strip('_')}__", _between(_name))

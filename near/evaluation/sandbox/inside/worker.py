@@ -22,9 +22,8 @@ import site
 import sys
 import types
 
-from wire import Ended, Peer, reason
-
 sys.path.insert(0, os.path.dirname(__file__))  # -I leaves it out
+from wire import Ended, Peer, reason  # noqa: E402
 
 OPEN_FILES, FILE_BYTES = 64, 16 << 20
 
