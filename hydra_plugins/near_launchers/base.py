@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from hydra import version
 from hydra.core.hydra_config import HydraConfig
@@ -28,7 +29,13 @@ from near.common.secrets import scrub
 log = logging.getLogger("near")
 
 ROOT = str(Path(__file__).resolve().parents[2])
-Outcome = dict[str, object]  # {"value": what the job returned} or {"error": its line}
+
+
+class Outcome(TypedDict, total=False):
+    """How a job ended: one of both."""
+
+    value: int | float | str | None  # what it returned
+    error: str  # its line
 
 
 @dataclass
