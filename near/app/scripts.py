@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -74,7 +75,7 @@ def _with_table(main: Callable[[], object]) -> None:
         raise fault
 
 
-def _stop(error: Exception) -> None:
+def _stop(error: Exception) -> NoReturn:
     """Print the line for `error` and end with status 1; raise it where it is a bug, or NEAR_TRACEBACK is set."""
     fault = fault_line(error)
     if fault is None or os.environ.get("NEAR_TRACEBACK"):

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -157,7 +158,7 @@ def choices_with(group: str, option: str) -> list[str]:
     return found
 
 
-def select(cfg: DictConfig, key: str) -> object:
+def select(cfg: DictConfig, key: str) -> Any:
     """The value at a dotted key, None where it or a parent is absent, null or missing."""
     return OmegaConf.select(cfg, key, default=None, throw_on_missing=False)
 
@@ -181,7 +182,7 @@ def public(cfg: DictConfig, decisive: bool = False) -> dict:
     referred to, stays the reference (`${oc.env:HF_TOKEN}`); `decisive`: with a digest of its value behind it, unless
     it is a secret's."""
 
-    def plain(node: DictConfig | ListConfig, key: str | int, raw: object) -> object:
+    def plain(node: DictConfig | ListConfig, key: str | int, raw: Any) -> object:
         if is_refused(raw):
             return bytes.fromhex(raw.split("'")[1]).decode()
         with secrets.watched() as names:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -50,7 +51,7 @@ class _Reader:
         count = iter(range(MOST))
         return OmegaConf.create(self._walked(values, (), count))
 
-    def _walked(self, node: object, at: tuple[str, ...], count: Iterator[int]) -> object:
+    def _walked(self, node: object, at: tuple[str, ...], count: Iterator[int]) -> Any:
         if next(count, None) is None or len(at) > DEEPEST:
             raise ValueError(f"more than {MOST:,} values, or {DEEPEST} levels")
         if isinstance(node, dict):

@@ -141,9 +141,9 @@ def _read(module: str, name: str) -> tuple[dict[str, Parameter], bool]:
         raise _Unreadable(name)
     init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if init is not None:
-        known, more = _of_function(init, module)
-        known.pop("self", None)
-        return known, more
+        taken, more = _of_function(init, module)
+        taken.pop("self", None)
+        return taken, more
     if any(isinstance(n, ast.FunctionDef) and n.name == "__new__" for n in node.body):
         raise _Unreadable(name)
     known: dict[str, Parameter] = {}

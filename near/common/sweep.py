@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,7 +23,8 @@ def swept(key: str) -> list:
         return []
     path = Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir, "multirun.yaml")
     with contextlib.suppress(OSError, ValueError, HydraException, OmegaConfBaseException):
-        asked = OmegaConf.to_container(OmegaConf.load(path), resolve=False)["hydra"]
+        asked: Any = OmegaConf.load(path).hydra
+        asked = OmegaConf.to_container(asked, resolve=False)
         params = [f"{k}={v}" for k, v in (asked["sweeper"].get("params") or {}).items() if v is not None]
         for override in reversed(OverridesParser.create().parse_overrides([*params, *asked["overrides"]["task"]])):
             if override.key_or_group == key:  # what is typed comes after what a sweep's file says

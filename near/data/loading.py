@@ -7,6 +7,7 @@ never shift; it is simply not eligible. The table lives in the cache under a key
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -87,7 +88,8 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
 
 def _graded_columns(cfg: DictConfig, part: str) -> set[str]:
     """The columns of rows that are evaluated on which a grader reads, where the whole configuration is at hand."""
-    evaluation = None if part == "candidates" else cfg._get_root().get("evaluation")
+    root: Any = cfg._get_root()
+    evaluation = None if part == "candidates" else root.get("evaluation")
     graders = (evaluation.get("graders") if isinstance(evaluation, DictConfig) else None) or {}
     named = [options.get("column_names") or {} for options in graders.values() if isinstance(options, DictConfig)]
     return {str(column) for names in named if isinstance(names, DictConfig) for column in names.values()}

@@ -65,7 +65,7 @@ def _exclude_repeats(pool: Rows, excluded: np.ndarray) -> int:
     for start, keys in pool.keys("key"):
         first, last = np.searchsorted(rows, [start, start + len(keys)])
         high[first:last], low[first:last] = keys[rows[first:last] - start].T
-    keys = Sorted(high, low)
-    repeats = rows[keys.order[~keys.begins]]
+    ordered = Sorted(high, low)
+    repeats = rows[ordered.order[~ordered.begins]]
     excluded[repeats] = True
     return len(repeats)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -116,7 +117,7 @@ class _Writing:
             "labels": labels.hexdigest()[:32],
         }
 
-    def _read(self, raw: object, row: dict) -> tuple[int, str | None]:
+    def _read(self, raw: Any, row: dict) -> tuple[int, str | None]:
         """Fill `row` from a raw one; return its flags and why it holds no answer. Raises Fault."""
         if isinstance(raw, Fault):
             raise raw

@@ -86,15 +86,15 @@ def embed_missing(
                 log.info(f"waiting for {len(left)} texts that another process is embedding")
             time.sleep(wait)
             wait = min(1.5 * wait, LONGEST_WAIT)
-        missing = [left[:0]]
+        parts = [left[:0]]
         for start in range(0, len(left), LEFT):
             part = left[start : start + LEFT]
             again = look_up(store, lambda at, part=part: read(part[at]), len(part), embedder.chunk)
             there = again.places >= 0
             looked.places[part[there]] = again.places[there]
-            missing.append(part[~there])
+            parts.append(part[~there])
             progress(int(there.sum()))
-        missing = np.concatenate(missing)
+        missing = np.concatenate(parts)
     repeats = np.flatnonzero(looked.places < 0)
     looked.places[repeats] = looked.places[-1 - looked.places[repeats]]
     return embedded

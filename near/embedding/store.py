@@ -253,7 +253,7 @@ class _Stored:
         try:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, 1 << 20)))["vectors"]
-            self.dtype = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}[header["dtype"]]
+            self.dtype: np.dtype = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}[header["dtype"]]
             self.rows, self.dim = header["shape"]
             self.begin = 8 + length + header["data_offsets"][0]
         except (struct.error, ValueError, KeyError, TypeError) as error:

@@ -4,6 +4,9 @@ import functools
 import importlib.util
 import json
 import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -101,12 +104,14 @@ def _scores(model, tokenizer, options: dict, manager) -> dict:
     return found
 
 
-def base_benchmarks(cfg: DictConfig, model: DictConfig, folder: str, load) -> dict | None:
+def base_benchmarks(
+    cfg: DictConfig, model: DictConfig, folder: str, load: Callable[[], tuple[Any, Any]]
+) -> dict | None:
     """Those of the untrained model, kept by its files in `folder`, and by the tasks and their data. `load`: makes the
     model and its tokenizer where they are needed."""
     if not cfg.evaluation.lm_eval.tasks:
         return None
-    options = OmegaConf.to_container(cfg.evaluation.lm_eval)
+    options: Any = OmegaConf.to_container(cfg.evaluation.lm_eval)
     _, tasks = _tasks(json.dumps(options))
     import lm_eval
 
@@ -119,11 +124,12 @@ def base_benchmarks(cfg: DictConfig, model: DictConfig, folder: str, load) -> di
     target = cache_folder(cfg.cache_dir, "benchmarks", digest(made_of))
     if target.exists():
         log.info("base model: benchmarks are in the cache")
-    return cached(
-        target,
-        lambda new: write_json(new / "scores.json", benchmarks(*load(), cfg.evaluation)),
-        lambda folder: read_json(folder / "scores.json"),
-    )
+
+    def make(new: Path) -> None:
+        loaded, tokenizer = load()
+        write_json(new / "scores.json", benchmarks(loaded, tokenizer, cfg.evaluation))
+
+    return cached(target, make, lambda folder: read_json(folder / "scores.json"))
 
 
 def _examples(task) -> str | None:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
@@ -85,7 +86,7 @@ class Engine:
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.ends = stop_ids(model, tokenizer)
         self.longest = getattr(model.config, "max_position_embeddings", None)
-        self.engine = None
+        self.engine: Any = None
 
     def __call__(self, prompts: list[list[int]]) -> list[str]:
         import vllm

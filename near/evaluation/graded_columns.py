@@ -20,6 +20,7 @@ def graded_columns(cfg: DictConfig, rows: Rows) -> str | None:
 
 def columns_read(evaluation: DictConfig) -> tuple[str, ...] | None:
     """The columns of a source that the graders read, ascending; None: any."""
-    chosen = [options for options in (evaluation.graders or {}).values() if get_class(options._target_).columns]
+    graders = list((evaluation.graders or {}).values())
+    chosen = [options for options in graders if getattr(get_class(options._target_), "columns", ())]
     named = [instantiate(options).columns for options in chosen]
     return None if any(names is True for names in named) else tuple(sorted({name for names in named for name in names}))

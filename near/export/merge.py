@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -34,7 +35,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 class Merged:
     """A merged model, and what it was compared with: the last adapter's logits on `prompts`."""
 
-    model: object
+    model: Any
     wanted: list[torch.Tensor]
     differences: list[Difference]
 

@@ -8,7 +8,7 @@ process.
 import contextlib
 import hashlib
 import logging
-import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,8 @@ import numpy as np
 from near.common.cluster import cluster_cpus, on_cluster
 from near.common.errors import UserError
 from near.common.files import aside
-from near.common.locks import acquire
 from near.common.outputs import remove_folder
+from near.common.pieces import share
 from near.common.processes import world_size
 from near.common.progress import Progress
 from near.searching.indexes.base import Index, Vectors
@@ -60,20 +60,19 @@ class Shards:
     def done(self) -> bool:
         return self.result.is_file()
 
-    def search_if_free(self, number: int, wait: bool, progress: Progress = lambda rows: None) -> None:
-        """Search one shard unless it is there, or another process is at it; with `wait` see that process end first."""
-        held = acquire(self.path(number).with_suffix(".lock"), wait=wait)
-        if held is None:
-            return
-        try:
-            if not self.path(number).exists() and not self.done():
-                self.search(number, progress)
-        finally:
-            held.close()
+    def share(self, numbers: Iterable[int], progress: Progress = lambda rows: None, wait: bool = True) -> None:
+        """Search these shards, each in one process; `wait` also for those of others, whose processes may die."""
+        share(
+            numbers,
+            lambda number: self.path(number).with_suffix(".lock"),
+            lambda number: self.done() or self.path(number).exists(),
+            lambda number: self.search(number, progress),
+            wait,
+        )
 
     def search_there(self, number: int) -> int:
         """Search one shard in a task of a cluster, unless another process has it; returns its rows."""
-        self.search_if_free(number, wait=False)
+        self.share([number], wait=False)
         return self.cuts[number + 1] - self.cuts[number]
 
     def found(self, number: int) -> np.ndarray:
@@ -119,12 +118,7 @@ def search_shards(shards: Shards, progress: Progress) -> None:
     """See that all shards are searched, here or elsewhere, or their result put together already."""
     if shards.index.launcher == "ray":
         on_cluster(len(shards), shards.search_there, progress)
-    first = int(os.environ.get("RANK", "0")) * len(shards) // world_size()  # ranks begin apart
-    for wait in (False, True):
-        for number in [*range(first, len(shards)), *range(first)]:
-            if shards.done():
-                return
-            shards.search_if_free(number, wait, progress)
+    shards.share(range(len(shards)), progress)
 
 
 def put_together(shards: Shards, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """What a selector is given for a round, and what it returns."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from near.common.errors import UserError
 if TYPE_CHECKING:
     from near.data.rows import Rows
     from near.searching.neighbours import Neighbours
+    from near.selection.scoring.scoring import Scorer
     from near.selection.similarity import Similarity
 
 
@@ -52,11 +53,11 @@ class Round:
     similarity: "Similarity | None" = None
     update: int = 0
     updates: int = 1
-    scorer: object = None
-    model: object = None
-    optimizer: object = None
-    collator: object = None
-    accelerator: object = None
+    scorer: "Scorer | None" = None
+    model: Any = None
+    optimizer: Any = None
+    collator: Any = None
+    accelerator: Any = None
 
     @classmethod
     def alone(cls, size: int, seed: int, eligible: np.ndarray, rows: int, **known: object) -> "Round":

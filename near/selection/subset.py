@@ -17,7 +17,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +53,8 @@ class Export:
 
     def __init__(self, cfg: DictConfig, folder: Path):
         self.cfg, self.folder, self.selector, self.asked = cfg, folder, None, None
-        self.needs, self._picked = Needs(), None
+        self.needs = Needs()
+        self._picked: Any = None  # a Subset, once it is made
         if cfg.get("selector") is None:
             return
         self.selector = selector_of(cfg.selector)
@@ -132,7 +133,13 @@ class Export:
         if self.selector is None:
             former = self._manifest()
             kept = {"subset": former["subset"]} if "subset" in former and former.get("key") == key else {}
-            yield lambda: kept or self._remove_but() or {}
+
+            def place() -> dict:
+                if not kept:
+                    self._remove_but()
+                return kept
+
+            yield place
             return
         self.check(candidates)  # once more: others may have written into the folder, and duplicates are out now
         ids = self.pick(candidates, queries, neighbours).ids
@@ -203,9 +210,9 @@ class Export:
             log.info(f"subset: the rows have columns of our names, so ours are {', '.join(names)}")
         sources = candidates.sources(ids)
         scores = self._picked.scores
-        for place, (row, (score, query)) in enumerate(zip(rows, nearest(ids, queries, neighbours), strict=True)):
+        for place, (score, query) in enumerate(nearest(ids, queries, neighbours)):
             if scores is not None and np.isfinite(scores[place]):
                 score = float(scores[place])
-            row.update(zip(names, (place + 1, score, query, str(sources[place])), strict=True))
+            rows[place].update(zip(names, (place + 1, score, query, str(sources[place])), strict=True))
         types = raw_types(self.cfg.data, candidates, self.cfg.cache_dir)
         return rows, types | dict(zip(names, COLUMNS.values(), strict=True))

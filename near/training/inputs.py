@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -29,7 +30,7 @@ class Inputs:
     candidates: Rows
     queries: Rows | None
     sets: Sets
-    tokenizer: object
+    tokenizer: Any
     tokens: Tokens
     query_tokens: Tokens | None
     eval_table: object

@@ -74,7 +74,7 @@ class _Checkpoints(Trainer):
 
     def create_optimizer(self, model=None):
         """The Trainer's, with another learning rate for the B of every adapter where LoRA+ is asked for."""
-        if self.optimizer is None and self.job.loraplus.get("lr_ratio") is not None:
+        if getattr(self, "optimizer", None) is None and self.job.loraplus.get("lr_ratio") is not None:
             model = self.model if model is None else model
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = create_loraplus_optimizer(

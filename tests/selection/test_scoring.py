@@ -9,6 +9,7 @@ import torch
 
 from near.common.errors import UserError
 from near.models.weights import trained
+from near.selection.scoring import chunks
 from near.selection.scoring.chunks import Chunks
 from near.selection.scoring.gradients import moments_of
 from near.selection.scoring.scoring import Features
@@ -117,15 +118,15 @@ def test_no_optimizer_state_gives_plain_gradients_and_says_so_once(made, caplog)
 
 def test_a_killed_computation_goes_on_where_it_was(made, monkeypatch):
     model, optimizer, scorer = made
-    whole, calls = Chunks._compute_if_free, []
+    save, calls = chunks.save_file, []
 
-    def dies(self, number, *rest):
-        calls.append(number)
+    def dies(arrays, path):
+        calls.append(path)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return whole(self, number, *rest)
+        save(arrays, path)
 
-    monkeypatch.setattr(Chunks, "_compute_if_free", dies)
+    monkeypatch.setattr(chunks, "save_file", dies)
     with pytest.raises(KeyboardInterrupt):
         scorer().losses(model, np.arange(scored.ROWS))
     monkeypatch.undo()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf._utils import get_yaml_loader  # what those systems read their files with: 1e-4 is a number
@@ -154,7 +155,7 @@ def _keywords(text: str) -> dict:
     raise ValueError("no call of an offline selector")
 
 
-def _number(value: object) -> object:
+def _number(value: object) -> Any:
     """`value` with the numbers that are written as text, on every level."""
     if isinstance(value, dict):
         return {key: _number(item) for key, item in value.items()}

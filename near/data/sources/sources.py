@@ -22,7 +22,7 @@ class Opened:
     path: str
     label: str
     content: object
-    rows: Callable[[Choose | None], Iterator[Raw]]
+    rows: Callable[..., Iterator[Raw]]  # of the columns that a Choose names; by default all
     types: Callable[[], dict[str, pa.DataType]]
 
 

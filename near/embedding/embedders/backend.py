@@ -3,7 +3,7 @@
 import functools
 import importlib.util
 import logging
-from typing import Literal
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
@@ -64,7 +64,7 @@ def model_embedder(
     return VllmEmbedder(**options, engine=engine)
 
 
-def _plain(options: object) -> dict:
+def _plain(options: Any) -> Any:
     return OmegaConf.to_container(options, resolve=True) if OmegaConf.is_config(options) else dict(options or {})
 
 

@@ -86,11 +86,11 @@ class ModelEmbedder(Embedder):
         }
 
     @functools.cached_property
-    def query_prompt(self) -> str | None:
+    def query_prompt(self) -> str | None:  # type: ignore[override]
         return self._prompt("query_prompt")
 
     @functools.cached_property
-    def document_prompt(self) -> str | None:
+    def document_prompt(self) -> str | None:  # type: ignore[override]
         return self._prompt("document_prompt")
 
     def _prompt(self, key: str) -> str | None:

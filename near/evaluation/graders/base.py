@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 NO_ANSWER = "no answer"  # an answer that held nothing to grade
 
@@ -60,7 +60,7 @@ class Compares(Grader):
     def taken(self, text: str) -> object:
         """What of a text is compared; None where there is nothing."""
 
-    def same(self, wanted: object, found: object, answer: Answer) -> bool:
+    def same(self, wanted: Any, found: Any, answer: Answer) -> bool:
         """Whether what was taken out of the reference and out of the answer are the same."""
         return wanted == found
 

@@ -309,7 +309,7 @@ class FinalNumber(Compares):
             return self._compared(answer, wanted or None, found or None)
         return Grade(float(self.formulas.same(wanted, found)))
 
-    def same(self, wanted: object, found: object, answer: Answer) -> bool:
+    def same(self, wanted: Number, found: Number, answer: Answer) -> bool:
         if wanted.value * wanted.scale == found.value * found.scale:
             return True
         if wanted.value != found.value or (wanted.scale != 1 and found.scale != 1):

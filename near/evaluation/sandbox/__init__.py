@@ -136,7 +136,7 @@ def _written(verdict: int, until: float, sandboxes: Sequence[int]) -> tuple[byte
     """What the tests' process writes until it ends; and where it is stopped, LATE or what there is too much of."""
     written = b""
     while (left := until - time.monotonic()) > 0:
-        if select.select([verdict], [], [], min(left, LOOK_SECONDS))[0]:
+        if select.select([verdict], [], [], min(left, LOOK_SECONDS))[0]:  # type: ignore[attr-defined] # not select.py
             part = os.read(verdict, LONGEST)
             written += part
             if not part or len(written) > LONGEST:

@@ -36,7 +36,8 @@ class Odm(MeasuringMixer):
             self._rewards, self._before = np.zeros(count), sources.uniform()
             return self._before
         sample = self.sampled(round, sources)
-        self._losses = sample.means(*round.scorer.token_losses(round.model, sample.ids), count)
+        losses, counts = round.scorer.token_losses(round.model, sample.ids)
+        self._losses = sample.means(losses, counts, count)
         self._rewards = rewarded(self._rewards, self._losses, self._before, self.alpha)
         rate = exploration(count, round.step - self._begun)
         self._before = policy(self._rewards, self._rate, rate)

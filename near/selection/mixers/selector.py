@@ -24,11 +24,11 @@ class Mix(Selector):
         self._known: tuple | None = None  # a pool, its eligible rows and its sources
 
     @property
-    def asks_model(self) -> str | None:
+    def asks_model(self) -> str | None:  # type: ignore[override]
         return self.mixer.asks_model
 
     @property
-    def only_in_training(self) -> str | None:
+    def only_in_training(self) -> str | None:  # type: ignore[override]
         return "measures losses from round to round" if self.mixer.asks_model else None
 
     def check_pool(self, pool, eligible: np.ndarray) -> None:

@@ -4,7 +4,6 @@ A chunk is one safetensors file that is whole or not there. Ranks, and runs that
 chunks that nobody has.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from near.common.files import aside
-from near.common.locks import acquire
-from near.common.processes import world_size
+from near.common.pieces import share
 from near.common.progress import bar
 
 Work = Callable[[np.ndarray, Callable[[int], object]], dict[str, np.ndarray]]
@@ -33,29 +31,18 @@ class Chunks:
     def compute(self, work: Work, doing: str) -> None:
         """See that all chunks are there. `work` gives the arrays of some rows, told by their positions, and calls what
         it is handed with the number of rows done."""
-        count = len(self.parts)
-        first = int(os.environ.get("RANK", "0")) * count // world_size()  # ranks begin apart
         with bar(sum(map(len, self.parts)), doing, "row") as progress:
-            for wait in (False, True):  # then those that others were at
-                for number in [*range(first, count), *range(first)]:
-                    self._compute_if_free(number, work, wait, progress.update)
-            progress.update(progress.total - progress.n)
 
-    def _compute_if_free(self, number: int, work: Work, wait: bool, progress: Callable[[int], object]) -> None:
-        if self.whole(number):
-            return
-        held = acquire(self.path(number).with_suffix(".lock"), wait=wait)
-        if held is None:
-            return
-        try:
-            if not self.whole(number):
-                arrays = work(self.parts[number], progress)
+            def compute(number: int) -> None:
+                arrays = work(self.parts[number], progress.update)
                 with aside(self.path(number)) as temporary:
                     save_file(arrays, temporary)
-                self.computed += 1
-        finally:
-            held.close()
-            self.path(number).with_suffix(".lock").unlink(missing_ok=True)
+
+            self.computed += share(range(len(self.parts)), self._lock, self.whole, compute)
+            progress.update(progress.total - progress.n)
+
+    def _lock(self, number: int) -> Path:
+        return self.path(number).with_suffix(".lock")
 
     def whole(self, number: int) -> bool:
         """Whether a chunk is there and not cut short."""

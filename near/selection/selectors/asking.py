@@ -1,7 +1,7 @@
 """Selectors that ask the model, and the shortlist that spares them most of the pool."""
 
 import dataclasses
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from hydra.utils import instantiate
@@ -51,7 +51,7 @@ class AskingSelector(Selector):
         self.shortlist = Shortlist.of(shortlist, "selector")
 
     @property
-    def needs_neighbours(self) -> bool:
+    def needs_neighbours(self) -> bool:  # type: ignore[override]
         return self.shortlist is not None and self.shortlist.cheap.needs_neighbours
 
     def rows(self, round: Round) -> np.ndarray:
@@ -74,7 +74,7 @@ def named(name: str) -> DictConfig:
     known = [p.stem for p in sorted((CONF / "selector").glob("*.yaml"))]
     if name not in known:  # such as a path that leads elsewhere
         raise UserError(f"shortlist.selector={name}: no such selector{did_you_mean(name, known)}")
-    read = OmegaConf.load(CONF / "selector" / f"{name}.yaml")
+    read: Any = OmegaConf.load(CONF / "selector" / f"{name}.yaml")
     parents = [parent for parent in read.pop("defaults", []) if parent != "_self_"]
     if any(not isinstance(parent, str) or "@" in parent for parent in parents):
         raise UserError(f"shortlist.selector={name} sets more than a selector; use near, random, uot, ...")

@@ -54,7 +54,7 @@ class Nice(Less):
         if reward not in REWARDS:
             raise UserError(f"selector.reward={reward} is not one of {', '.join(REWARDS)}")
         self.samples, self.temperature, self.max_new_tokens = samples, temperature, max_new_tokens
-        self.reward, self.prompt = reward, (judge or {}).get("prompt") or PROMPT
+        self.reward, self.prompt = reward, (judge.get("prompt") if judge else None) or PROMPT
         self.judge = Judge(judge["server"], self.prompt, "selector.judge") if reward == "judge" else None
 
     def select(self, round: Round) -> Subset:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -55,7 +56,7 @@ class MlflowTracker(Tracker):
         finally:
             client.set_terminated(run_id, status)
 
-    def _opened_store(self) -> tuple[object, str]:
+    def _opened_store(self) -> tuple[Any, str]:
         """A client, and the id of the experiment."""
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
