@@ -28,8 +28,6 @@ from near.common.secrets import scrub
 
 log = logging.getLogger("near")
 
-ROOT = str(Path(__file__).resolve().parents[2])
-
 
 class Outcome(TypedDict, total=False):
     """How a job ended: one of both."""
@@ -150,11 +148,6 @@ def ended(job: Job, outcome: Outcome) -> Outcome:
     """Say how it went, and hand it on."""
     log.info(f"{job.label}: {printable(str(outcome['error']), 200) if 'error' in outcome else 'done'}")
     return outcome
-
-
-def python_path() -> str:
-    """PYTHONPATH for a process that is to find this package from any folder."""
-    return os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
 
 def _returned(job: Job, outcome: Outcome) -> JobReturn:

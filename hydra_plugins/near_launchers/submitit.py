@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hydra_plugins.near_launchers.base import Job, Outcome, ProcessLauncher, died, ended, python_path
+from hydra_plugins.near_launchers.base import Job, Outcome, ProcessLauncher, died, ended
 from hydra_plugins.near_launchers.gpus import Gpus
 from near.common.errors import UserError, one_line
 from near.common.extras import install
+from near.common.processes import python_path
 
 
 class SubmititJob:

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import datasets
 import numpy as np
@@ -29,7 +30,7 @@ from near.selection.round import Round, Subset, checked
 from near.selection.selectors.base import Selector, selector_of
 from near.selection.similarity import VectorSimilarity
 
-Rows = np.ndarray | str | os.PathLike | datasets.Dataset | Sequence[dict] | Sequence[str]
+Rows: TypeAlias = np.ndarray | str | os.PathLike | datasets.Dataset | Sequence[dict] | Sequence[str]
 
 
 def search(
@@ -149,7 +150,7 @@ def _with_paths(cfg: DictConfig, candidates: str, queries: str) -> DictConfig:
     return OmegaConf.merge(cfg, {"data": {"candidates": {"path": candidates}, "queries": {"path": queries}}})
 
 
-def _both(queries: Rows, candidates: Rows) -> tuple | None:
+def _both(queries: Rows, candidates: Rows) -> tuple[np.ndarray, np.ndarray] | None:
     """Both as arrays where they are vectors, None where they are rows."""
     found = [_as_array(value) for value in (queries, candidates)]
     if (found[0] is None) != (found[1] is None):

@@ -4,13 +4,11 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from near.common.errors import UserError
 from near.common.extras import install
+from near.common.processes import python_path
 from near.common.progress import Progress
-
-ROOT = str(Path(__file__).resolve().parents[2])
 
 
 @contextlib.contextmanager
@@ -23,8 +21,7 @@ def cluster() -> Iterator[None]:
 
     ours = not ray.is_initialized()
     if ours:
-        path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
-        environment = {"env_vars": {"PYTHONPATH": path}}
+        environment = {"env_vars": {"PYTHONPATH": python_path()}}
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
     try:
         yield
