@@ -79,7 +79,6 @@ def test_from_python_the_program_is_what_was_started(monkeypatch):
         (["train.py"], "train.py is not a command; did you mean train?"),
         (["train", "max_k=3"], "max_k is not in the configuration; did you mean max_K?"),
         (["select", "selector=neer"], "selector=neer: no such choice; did you mean near?"),
-        (["report"], "runs is missing"),
         (["eval", "from_yaml=x.yaml"], "from_yaml is for train.py, merge.py, select.py, not for eval.py"),
         (["merge", "from_yaml=x.yaml"], "from_yaml=x.yaml can't be read (no such file or directory)"),
         (["cache", "prune"], "prune what? give --signature"),
