@@ -120,6 +120,14 @@ def test_links_lead_somewhere():
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
 
 
+def test_the_tours_tests_are_there():
+    text = (ROOT / "docs" / "tour.md").read_text()
+    named = re.findall(r"`(tests/\S+)::(\w+)`", text)
+    assert len(named) == len(re.findall(r"^\d+\. ", text, re.MULTILINE))  # one for each stop
+    for path, name in named:
+        assert f"\ndef {name}(" in (ROOT / path).read_text(), f"{path}::{name}"
+
+
 def test_what_is_not_ours_is_there():
     for command in PLAIN:
         if command.startswith("make "):
