@@ -113,7 +113,7 @@ def partitioned(args: TrainingArguments) -> None:
     set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
-def tell_precision(args: TrainingArguments, weights: torch.dtype) -> None:
+def log_precision(args: TrainingArguments, weights: torch.dtype) -> None:
     """Say in what numbers the run computes."""
     if not args.should_log:
         return

@@ -31,7 +31,7 @@ from near.training.rounds.record import Record
 from near.training.rounds.sampler import RoundSampler
 from near.training.rounds.schedule import Schedule, Stretch
 from near.training.rounds.state import SELECTED, STATE, read_checkpoint, read_state, write_parts, write_state
-from near.training.trackers.tell import tell_round
+from near.training.trackers.log import log_round
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +263,7 @@ class DynamicSelectTrainer(_Checkpoints):
         self._running = self.picker.take(subset, stretch)
         told = {"seconds": spent, "tokens": self.picker.tokens(self._running), **self._measured(stretch)}
         line = self.record.add(stretch, subset, seconds, self._running, told)
-        tell_round(self.job.tracked, line, subset, self.job.pool)
+        log_round(self.job.tracked, line, subset, self.job.pool)
 
     def _spent(self) -> float:
         """Seconds of training and selecting so far, without evaluating."""

@@ -12,8 +12,8 @@ from hydra.utils import instantiate
 
 from near.common.errors import UserError
 from near.selection.round import Subset
-from near.training.trackers.base import Run, Tracker, Wanted
-from near.training.trackers.tell import table, tell_outcome
+from near.training.trackers.base import LogOptions, Run, Tracker
+from near.training.trackers.log import log_metrics, table
 from near.training.train import train
 from tests.app.test_configs import choices
 from tests.conftest import ROOT, configured, process
@@ -308,17 +308,17 @@ def test_a_resumed_job_is_whole_in_tensorboard(tiny, tmp_path):
 
 
 def test_what_an_evaluation_comes_to():
-    class Kept(Run):
+    class Logged(Run):
         def log(self, metrics, step):
             self.found = metrics, step
 
     metrics = {"target_loss": 0.5, "perplexity": 1.6, "answers_right": None, "rows": 9}
     metrics["scores"] = {"final_number": {"mean": 0.25}, "judge": {"mean": None}}
     metrics["more"] = {"law": {"target_loss": 2.0}}
-    tell_outcome(run := Kept(), metrics, 7)
+    log_metrics(run := Logged(), metrics, 7)
     told = {"target/target_loss": 0.5, "target/perplexity": 1.6, "target/final_number": 0.25, "more/law_loss": 2.0}
     assert run.found == (told, 7)
 
 
 def test_what_no_tracker_is_told_costs_nothing():
-    assert Run().wanted == Wanted(table_rows=0, table_chars=0, log_indices=False, log_adapter=False)
+    assert Run().options == LogOptions(table_rows=0, table_chars=0, log_indices=False, log_adapter=False)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from near.common.errors import UserError, one_line
 from near.common.extras import need
 from near.training.trackers.base import Run, Tracker
-from near.training.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
+from near.training.trackers.runs import described, existing_id, new_id, save_id, sweep_of
 
 log = logging.getLogger(__name__)
 Mode = Literal["offline", "local", "online", "disabled"]
@@ -35,14 +35,14 @@ class SwanlabTracker(Tracker):
     def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
         import swanlab
 
-        own = kept_id(cfg, output_dir, "swanlab") or new_id()
+        run_id = existing_id(cfg, output_dir, "swanlab") or new_id()
         group, tags = sweep_of(cfg, output_dir)
         try:
             run = swanlab.init(
                 project=self.project,
                 workspace=self.workspace,
                 name=output_dir.name,
-                id=own,
+                id=run_id,
                 resume="allow",
                 mode=self.mode,
                 log_dir=str(output_dir / "swanlog"),
@@ -52,8 +52,8 @@ class SwanlabTracker(Tracker):
             )
         except (RuntimeError, ValueError, OSError) as error:  # no key, no network
             raise UserError(f"tracker=swanlab: {one_line(error)}; tracker.mode=offline needs no server") from error
-        keep_id(cfg, output_dir, "swanlab", own)
-        fault = "the job did not end well"
+        save_id(cfg, output_dir, "swanlab", run_id)
+        fault = "the job failed"
         try:
             yield _SwanlabRun(run)
             fault = None
@@ -65,7 +65,7 @@ class SwanlabTracker(Tracker):
 
 class _SwanlabRun(Run):
     def __init__(self, run):
-        super().__init__(kept=-1)  # of what is told twice SwanLab keeps one
+        super().__init__(logged_until=-1)  # SwanLab keeps one of two equal points
         self._run = run
 
     def log(self, metrics: dict[str, float], step: int) -> None:

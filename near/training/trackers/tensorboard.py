@@ -30,7 +30,7 @@ class TensorboardTracker(Tracker):
 
 class _TensorboardRun(Run):
     def __init__(self, writer):
-        super().__init__(kept=-1)
+        super().__init__(logged_until=-1)
         self._writer = writer
 
     def log(self, metrics: dict[str, float], step: int) -> None:

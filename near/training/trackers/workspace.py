@@ -79,19 +79,19 @@ def _sections(rounds: int) -> list["Section"]:
 
 def main(words: list[str]) -> None:
     """Save the workspace that `key=value` words ask for, and print where it is."""
-    asked = dict(word.partition("=")[::2] for word in words)
+    options = dict(word.partition("=")[::2] for word in words)
     known = ("entity", "project", "sweep", "rounds")
-    for key in asked:
+    for key in options:
         if key not in known:
             raise UserError(f"{key} is not an option{did_you_mean(key, known)}")
-    if not asked.get("entity"):
+    if not options.get("entity"):
         raise UserError("entity is missing: set entity=..., the W&B user or team")
-    if not asked.get("rounds", "3").isdecimal():
-        raise UserError(f"rounds={asked['rounds']} is not a whole number")
-    made = workspace(**{k: int(v) if k == "rounds" else v for k, v in asked.items()})
+    if not options.get("rounds", "3").isdecimal():
+        raise UserError(f"rounds={options['rounds']} is not a whole number")
+    board = workspace(**{k: int(v) if k == "rounds" else v for k, v in options.items()})
     import wandb
 
     try:
-        print(made.save().url)
+        print(board.save().url)
     except (wandb.errors.Error, OSError, ValueError) as error:  # no key, no such project, no network
         raise UserError(f"W&B did not save the workspace: {one_line(error)}; try wandb login") from error
