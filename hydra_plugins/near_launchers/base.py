@@ -37,7 +37,7 @@ class Outcome(TypedDict, total=False):
 
 
 @dataclass
-class Job:
+class SweepJob:
     """One job of a sweep: called in a process of its own, it leaves what it prints in `printed`."""
 
     config: DictConfig  # composed, Hydra's own part included
@@ -114,10 +114,10 @@ class ProcessLauncher(Launcher):
         return [_returned(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
 
     @abstractmethod
-    def run(self, jobs: list[Job]) -> list[Outcome]:
+    def run(self, jobs: list[SweepJob]) -> list[Outcome]:
         """Call them, each in a process; their outcomes in the same order, `died` for what came to no end."""
 
-    def _job(self, overrides: list[str], number: int) -> Job:
+    def _job(self, overrides: list[str], number: int) -> SweepJob:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
@@ -126,7 +126,7 @@ class ProcessLauncher(Launcher):
         folder, name = Path(config.hydra.sweep.dir).resolve(), str(config.hydra.sweep.subdir)
         HydraConfig.instance().cfg = before
         printed = folder / ".jobs" / f"{name}.log"
-        return Job(
+        return SweepJob(
             config=config,
             task=self.task,
             callbacks=self.context.callbacks,
@@ -139,18 +139,18 @@ class ProcessLauncher(Launcher):
         )
 
 
-def died(job: Job, how: str) -> Outcome:
+def died(job: SweepJob, how: str) -> Outcome:
     """The outcome of a job whose process ended before the job did."""
     return {"error": f"{job.label}: its process died ({how}); start the sweep again, it goes on where it was"}
 
 
-def ended(job: Job, outcome: Outcome) -> Outcome:
+def ended(job: SweepJob, outcome: Outcome) -> Outcome:
     """Say how it went, and hand it on."""
     log.info(f"{job.label}: {printable(str(outcome['error']), 200) if 'error' in outcome else 'done'}")
     return outcome
 
 
-def _returned(job: Job, outcome: Outcome) -> JobReturn:
+def _returned(job: SweepJob, outcome: Outcome) -> JobReturn:
     failed = "error" in outcome
     hydra = OmegaConf.create({"hydra": job.config.hydra})
     cfg = OmegaConf.create({k: v for k, v in OmegaConf.to_container(job.config).items() if k != "hydra"})

@@ -10,11 +10,17 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import operator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from near.common.errors import UserError
 from near.common.extras import missing_module
+
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+OPERATORS |= {ast.FloorDiv: operator.floordiv, ast.Pow: operator.pow, ast.LShift: operator.lshift}
 
 
 class _Unreadable(Exception):
@@ -59,6 +65,26 @@ def definition(module: str, name: str) -> tuple[str, ast.AST] | None:
         return None
 
 
+def constant(node: ast.AST, module: str) -> object:
+    """The plain value of an expression of constants, arithmetic, and names of such as `module` knows them; ValueError
+    for any other."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -constant(node.operand, module)
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        return OPERATORS[type(node.op)](constant(node.left, module), constant(node.right, module))
+    found = definition(module, ast.unparse(node)) if isinstance(node, ast.Name | ast.Attribute) else None
+    if found is None or (value := alias_of(found[1])) is None:
+        raise ValueError(f"{ast.unparse(node)} is not a constant")
+    return constant(value, found[0])
+
+
+def alias_of(node: ast.AST) -> ast.expr | None:
+    """What `Name = ...`, `Name: TypeAlias = ...` or `type Name = ...` gives a name to; None of a class or function."""
+    return getattr(node, "value", None)
+
+
 def attribute(target: str, name: str) -> object:
     """The plain value that class `target`, or the first of its bases that has one, gives its attribute `name`; None
     where it is computed, or can't be read without importing."""
@@ -67,7 +93,7 @@ def attribute(target: str, name: str) -> object:
         module, node = _definition(module, cls)
     except (_Unreadable, UserError):
         return None
-    for item in node.body:
+    for item in getattr(node, "body", []):
         places = (
             item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
         )
@@ -83,10 +109,10 @@ def attribute(target: str, name: str) -> object:
 
 def class_definition(target: str) -> tuple[str, ast.ClassDef] | None:
     """The module that defines class `target`, and its definition; None where it is no class, or can't be read. Nothing
-    is imported, and no attribute of a module is followed but a class that it imports by name."""
+    is imported, and no attribute of a module is followed but a class that it imports by name, under no condition."""
     module, _, name = target.rpartition(".")
     try:
-        module, node = _definition(module, name)
+        module, node = _definition(module, name, in_blocks=False)
     except (_Unreadable, OSError, ValueError, SyntaxError):
         return None
     return (module, node) if isinstance(node, ast.ClassDef) else None
@@ -209,22 +235,49 @@ def _of_function(node: ast.FunctionDef, module: str) -> tuple[dict[str, Paramete
     return {a.arg: Parameter(a.annotation, default, module) for a, default in pairs}, node.args.kwarg is not None
 
 
-def _definition(module: str, name: str, depth: int = 0) -> tuple[str, ast.ClassDef | ast.FunctionDef | ast.Assign]:
-    """Follow `from x import name` from `module` to the module that defines `name`: a class, a function or an alias."""
+def _definition(module: str, name: str, depth: int = 0, in_blocks: bool = True) -> tuple[str, ast.AST]:
+    """Follow `from x import name` from `module` to the module that defines `name`: a class, a function or an alias.
+    `x.name` is followed through the import of x. `in_blocks`: also what stands under an `if` or `try`."""
     if depth > 8:
         raise _Unreadable(name)
     path, tree = _parsed(module)
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            return module, node
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
-            return module, node
+    first, _, rest = name.partition(".")
+    for node in _statements(tree.body) if in_blocks else tree.body:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                if (alias.asname or alias.name) == name:
+                if (alias.asname or alias.name) == first:
                     source = _absolute(module, path, node)
-                    return _definition(source, alias.name, depth + 1)
+                    if rest:
+                        return _definition(f"{source}.{alias.name}", rest, depth + 1, in_blocks)
+                    return _definition(source, alias.name, depth + 1, in_blocks)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                prefix = f"{alias.asname or alias.name}."
+                if name.startswith(prefix):
+                    return _definition(alias.name, name.removeprefix(prefix), depth + 1, in_blocks)
+        elif name in _names(node):
+            return module, node
     raise _Unreadable(name)
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, those under `if TYPE_CHECKING:` and `try:` included."""
+    for node in body:
+        if isinstance(node, ast.If | ast.Try):
+            yield from _statements(node.body)
+            yield from _statements(node.orelse)
+        else:
+            yield node
+
+
+def _names(node: ast.stmt) -> list[str]:
+    """What a statement defines."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return [node.name]
+    if getattr(node, "value", None) is None:  # no value, or none to look at
+        return []
+    target = getattr(node, "target", None) or getattr(node, "name", None)  # of `Name: TypeAlias = ...` and `type Name`
+    return [ast.unparse(place) for place in ([target] if target else getattr(node, "targets", []))]
 
 
 def _absolute(module: str, path: Path, node: ast.ImportFrom) -> str:

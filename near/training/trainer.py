@@ -12,12 +12,14 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from accelerate.utils import broadcast_object_list
 from peft.optimizers import create_loraplus_optimizer
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from near.common.bounds import between
 from near.common.config import differences
 from near.common.errors import UserError
 from near.common.files import digest, naming_full_disk
@@ -199,10 +201,10 @@ class DynamicSelectTrainer(_Checkpoints):
         self,
         *,
         args: TrainingArguments,
-        warmup_step: int,
-        update_step: int,
-        update_times: int,
-        cycles: int = 1,
+        warmup_step: Annotated[int, between(0, 100_000_000)],
+        update_step: Annotated[int, between(1, 100_000_000)],
+        update_times: Annotated[int, between(0, 1_000_000)],
+        cycles: Annotated[int, between(1, 1_000_000)] = 1,
         group_by_length: bool = False,
         model=None,
         job: Job = None,

@@ -101,7 +101,7 @@ def test_inline_commands_compose_or_exist():
                 assert (ROOT / command.split()[1]).is_file(), command
             elif command.startswith("pip install "):
                 assert set(re.findall(r"[\w-]+", command.partition("[")[2])) <= {*project(), "NAME"}, command
-            elif OURS.match(command) and not re.search(r"\.\.\.|NAME|=FILE|=longest|from_yaml=| --", command):
+            elif OURS.match(command) and not re.search(r"\.\.\.|NAME|=FILE|=last|=first_words|from_yaml=| --", command):
                 composes(command)
 
 
@@ -140,41 +140,83 @@ def test_what_is_not_ours_is_there():
             assert OURS.match(command) or command == ".ci/run", f"{command} is run by no test: mark what it needs"
 
 
-@pytest.mark.model
-def test_the_selector_of_contributing_trains(tiny, tmp_path, monkeypatch):
-    """The example as it stands there: one file and one YAML, and `selector=longest` trains on its rows."""
+@pytest.fixture
+def examples(tmp_path, monkeypatch) -> str:
+    """The files of CONTRIBUTING.md as they stand there, beside this package's; the override that finds their YAMLs."""
+    import near.evaluation.graders
+    import near.selection.selectors
+
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    blocks = re.findall(r"^`((?:near|conf)/\S+)`:\n\n```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for path, content in blocks:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    for package in (near.selection.selectors, near.evaluation.graders):
+        folder = tmp_path / package.__name__.replace(".", "/")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    assert len(blocks) == 4
+    return f"hydra.searchpath=[file://{tmp_path}/conf]"
+
+
+def example(script: str, *words: str):
+    """The checked configuration of a command that uses an example."""
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
-    import near.selection.selectors
     from near.app.check.check import check
     from near.common.config import CONF
-    from near.training.train import train
 
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    for path, _, content in re.findall(
-        r"^`((?:near|conf)/\S+)`:\n\n```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL
-    ):
-        (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_text(content)
-    monkeypatch.setattr(
-        near.selection.selectors,
-        "__path__",
-        [*near.selection.selectors.__path__, str(tmp_path / "near" / "selection" / "selectors")],
-    )
-    overrides = [*tiny, "selector=longest", f"hydra.searchpath=[file://{tmp_path}/conf]"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=overrides, return_hydra_config=True)
+        cfg = compose(script, overrides=list(words), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
-    check(cfg, overrides)
-    train(cfg, tmp_path / "run")
-    eligible = np.load(tmp_path / "run" / "rounds" / "001.npy")
-    assert eligible.tolist() == sorted(eligible) and len(eligible) == 8
+    check(cfg, words)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("selector.step=0", "selector.step=0 is too small; use selector.step>=1"),
+        ("selector.step=101", "use selector.step<=100"),
+        ("selector.step=1.5", "is not a whole number"),
+        ("selector.share=1.5", "use selector.share<=1"),
+        ("selector.share=nan", "selector.share=nan is not a finite number"),
+        ("+selector.steps=2", "did you mean step"),
+        ("evaluation.graders.first_words.words=0", "use evaluation.graders.first_words.words>=1"),
+        ("evaluation.graders.first_words.words=null", "is not a whole number"),
+        ("+evaluation.graders.first_words.word=2", "did you mean words"),
+    ],
+)
+def test_the_examples_of_contributing_are_bounded(word, line, examples):
+    from near.common.errors import UserError
+
+    with pytest.raises(UserError, match=re.escape(line)):
+        example("train", "selector=last", "evaluation=first_words", examples, word)
+
+
+@pytest.mark.model
+def test_the_examples_of_contributing_run(tiny, tmp_path, examples):
+    """The selector trains on its rows, and the grader grades the answers."""
+    from near.app.check.check import check
+    from near.evaluation.eval import evaluate
+    from near.training.train import train
+
+    train(example("train", *tiny, "selector=last", "selector.step=2", examples), tmp_path / "run")
+    chosen = np.load(tmp_path / "run" / "rounds" / "001.npy")
+    assert len(chosen) == 8 and set(np.diff(np.sort(chosen))) == {2}
     others = np.load(tmp_path / "run" / "rounds" / "000.npy")
-    assert eligible.min() > np.median(others), "its rows are the last ones"
+    assert chosen.min() > np.median(others), "its rows are the last ones"
+
+    cfg = example("eval", f"run={tmp_path / 'run'}", tiny[-1], *tiny[:3], "evaluation=first_words", examples)
+    evaluate(cfg, tmp_path / "run", check)
+    answers = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
+    assert answers
+    for answer in answers:
+        right = answer["answer"].casefold().split()[:1] == answer["reference"].casefold().split()[:1]
+        assert answer["scores"]["first_words"] == right
 
 
 @pytest.fixture(scope="module")

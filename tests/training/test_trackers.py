@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 
 from near.common.errors import UserError
 from near.selection.round import Subset
-from near.training.trackers.base import LogOptions, Run, Tracker
+from near.training.trackers.base import LogOptions, Tracker, TrackerRun
 from near.training.trackers.log import log_metrics, table
 from near.training.train import train
 from tests.app.test_configs import choices
@@ -308,7 +308,7 @@ def test_a_resumed_job_is_whole_in_tensorboard(tiny, tmp_path):
 
 
 def test_what_an_evaluation_comes_to():
-    class Logged(Run):
+    class Logged(TrackerRun):
         def log(self, metrics, step):
             self.found = metrics, step
 
@@ -321,4 +321,4 @@ def test_what_an_evaluation_comes_to():
 
 
 def test_what_no_tracker_is_told_costs_nothing():
-    assert Run().options == LogOptions(table_rows=0, table_chars=0, log_indices=False, log_adapter=False)
+    assert TrackerRun().options == LogOptions(table_rows=0, table_chars=0, log_indices=False, log_adapter=False)

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
+from near.common.bounds import Text
 from near.common.errors import UserError
 from near.common.extras import install
-from near.embedding.embedders.base import Dtype, Embed, Launcher, StoreDtype
+from near.embedding.embedders.base import BatchTokens, Dtype, Embed, Launcher, StoreDtype, Tokens, Workers
 from near.embedding.embedders.model import ModelEmbedder
 from near.models.server import ServerOptions
 
@@ -21,12 +22,12 @@ def model_embedder(
     revision: str | None = None,
     backend: Literal["auto", "sentence-transformers", "vllm", "vllm_server"] = "auto",
     embed: Embed = "prompt",
-    query_prompt: str | None = "auto",
-    document_prompt: str | None = "auto",
-    max_length: int | None = None,
+    query_prompt: Text | None = "auto",
+    document_prompt: Text | None = "auto",
+    max_length: Tokens | None = None,
     truncate_dim: int | None = None,
     batch_size: int = 32,
-    batch_tokens: int = 4096,
+    batch_tokens: BatchTokens = 4096,
     chunk: int = ModelEmbedder.chunk,
     dtype: Dtype = "auto",
     store_dtype: StoreDtype = "float32",
@@ -35,7 +36,7 @@ def model_embedder(
     engine: dict | None = None,
     server: ServerOptions | None = None,
     launcher: Launcher | None = None,
-    workers: int | None = None,
+    workers: Workers | None = None,
     *,
     cache_dir: str,
 ) -> ModelEmbedder:

@@ -5,9 +5,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from omegaconf import DictConfig
 from transformers import TrainerCallback
+
+from near.common.bounds import between
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,10 @@ class LogOptions:
     log_adapter: bool = False
 
 
-class Run:
+TableRows = Annotated[int, between(0, 10_000)]  # of each round's table
+
+
+class TrackerRun:
     """A tracker's run, which one job logs to. This one logs nothing: all processes but the main one have it."""
 
     def __init__(self, options: LogOptions | None = None, logged_until: float = math.inf):
@@ -53,28 +59,28 @@ class Tracker:
     @contextlib.contextmanager
     def run(
         self, cfg: DictConfig, output_dir: Path, main_process: bool, resumed_at: int | None = None
-    ) -> Iterator[Run]:
+    ) -> Iterator[TrackerRun]:
         """One run for one job, named by its folder and grouped by its sweep; only the main process writes.
 
         resumed_at: the optimizer step of the checkpoint that the job resumes from; None: it starts anew.
         """
         if not main_process:
-            yield Run()
+            yield TrackerRun()
             return
         output_dir.mkdir(parents=True, exist_ok=True)
         with self.opened(cfg, output_dir, resumed_at) as run:
             yield run
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         """The run of the main process."""
-        yield Run()
+        yield TrackerRun()
 
 
 class LogCallback(TrainerCallback):
     """Logs the Trainer's metrics to a run: the loss on evaluation rows under target/, the rest under train/."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: TrackerRun):
         self.run = run
 
     def on_log(self, args, state, control, logs=None, **kwargs):

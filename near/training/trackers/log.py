@@ -12,7 +12,7 @@ from near.common.files import write_npy
 from near.common.run_folder import ROUNDS, RunFolder
 from near.selection.round import Subset
 from near.training.rounds.record import proportions
-from near.training.trackers.base import Run, named
+from near.training.trackers.base import TrackerRun, named
 
 if TYPE_CHECKING:
     from near.data.rows import Rows
@@ -22,7 +22,7 @@ ROUND = ("rows", "mean_score", "overlap", "never_seen", "select_seconds", "token
 TARGET = ("target_loss", "perplexity", "answers_right")  # of metrics.json
 
 
-def log_round(run: Run, line: dict, subset: Subset, pool: "Rows") -> None:
+def log_round(run: TrackerRun, line: dict, subset: Subset, pool: "Rows") -> None:
     """Log a round as it starts: its line of rounds.jsonl, and the first of its rows."""
     metrics = {f"selection/{name}": line[name] for name in ROUND if line.get(name) is not None}
     if line.get("target_loss") is not None:
@@ -56,7 +56,7 @@ def table(subset: Subset, pool: "Rows", most: int, chars: int) -> list[dict]:
     return rows
 
 
-def log_metrics(run: Run, metrics: dict, step: int) -> None:
+def log_metrics(run: TrackerRun, metrics: dict, step: int) -> None:
     """Log the evaluation at a run's end: the target's, and the loss on every further set."""
     values = {f"target/{name}": metrics[name] for name in TARGET if metrics.get(name) is not None}
     values |= {f"target/{name}": score["mean"] for name, score in (metrics.get("scores") or {}).items()}
@@ -64,7 +64,7 @@ def log_metrics(run: Run, metrics: dict, step: int) -> None:
     run.log({name: value for name, value in values.items() if value is not None and math.isfinite(value)}, step)
 
 
-def log_files(run: Run, output_dir: Path, neighbours: "Neighbours | None") -> None:
+def log_files(run: TrackerRun, output_dir: Path, neighbours: "Neighbours | None") -> None:
     """Log the rows of all rounds with their neighbours, and the trained weights, where the options ask for them."""
     if run.options.log_indices:
         with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +78,7 @@ def log_files(run: Run, output_dir: Path, neighbours: "Neighbours | None") -> No
         run.files(kind, [weights])
 
 
-def log_earlier(run: Run, folder: Path, rounds: list[dict], history: list[dict], pool: "Rows") -> None:
+def log_earlier(run: TrackerRun, folder: Path, rounds: list[dict], history: list[dict], pool: "Rows") -> None:
     """Log what a twin trained (near/training/twins.py), or this job before it was killed, but for what the tracker has.
 
     Args:

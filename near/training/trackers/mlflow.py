@@ -14,7 +14,7 @@ from near.common.errors import UserError, one_line
 from near.common.extras import need
 from near.common.files import digest
 from near.common.locks import lock_file, locked
-from near.training.trackers.base import LogOptions, Run, Tracker
+from near.training.trackers.base import LogOptions, TableRows, Tracker, TrackerRun
 from near.training.trackers.runs import described, existing_id, flat, new_id, save_id, sweep_of
 
 LONGEST = 6000  # characters of a parameter
@@ -29,7 +29,7 @@ class MlflowTracker(Tracker):
         self,
         experiment: str = "near",
         tracking_uri: str | None = None,
-        table_rows: int = 100,
+        table_rows: TableRows = 100,
         table_chars: int = 0,
         log_indices: bool = False,
         log_adapter: bool = False,
@@ -42,7 +42,7 @@ class MlflowTracker(Tracker):
         need("tracker=mlflow", "trackers", ["mlflow"])
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         tag = existing_id(cfg, output_dir, "mlflow") or new_id()
         with locked(
@@ -93,7 +93,7 @@ class MlflowTracker(Tracker):
         return run_id
 
 
-class _MlflowRun(Run):
+class _MlflowRun(TrackerRun):
     def __init__(self, client, run_id: str, options: LogOptions):
         logged = client.get_metric_history(run_id, "train/loss")
         super().__init__(options, max((metric.step for metric in logged), default=-1))

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from near.common.errors import UserError, one_line
 from near.common.extras import need
-from near.training.trackers.base import Run, Tracker
+from near.training.trackers.base import Tracker, TrackerRun
 from near.training.trackers.runs import described, existing_id, new_id, save_id, sweep_of
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class SwanlabTracker(Tracker):
             raise UserError("tracker.mode=local: swanboard is not installed; pip install swanboard, or use offline")
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         import swanlab
 
         run_id = existing_id(cfg, output_dir, "swanlab") or new_id()
@@ -63,7 +63,7 @@ class SwanlabTracker(Tracker):
                 log.info(f"swanlab: offline; {shlex.join(['swanlab', 'sync', str(run.dir)])}")
 
 
-class _SwanlabRun(Run):
+class _SwanlabRun(TrackerRun):
     def __init__(self, run):
         super().__init__(logged_until=-1)  # SwanLab keeps one of two equal points
         self._run = run

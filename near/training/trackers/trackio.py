@@ -8,14 +8,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from near.common.extras import need
-from near.training.trackers.base import LogOptions, Run, Tracker
+from near.training.trackers.base import LogOptions, TableRows, Tracker, TrackerRun
 from near.training.trackers.runs import described, existing_id, new_id, save_id, sweep_of
 
 
 class TrackioTracker(Tracker):
     """One Trackio run for one job, in $TRACKIO_DIR or Trackio's own folder; `trackio show --project near` shows all."""
 
-    def __init__(self, project: str = "near", space_id: str | None = None, table_rows: int = 100, table_chars: int = 0):
+    def __init__(
+        self, project: str = "near", space_id: str | None = None, table_rows: TableRows = 100, table_chars: int = 0
+    ):
         """space_id: the Hugging Face Space that metrics are sent to; None: $TRACKIO_SPACE_ID, else none."""
         self.project, self.space_id = project, space_id
         self.options = LogOptions(table_rows, table_chars)
@@ -24,7 +26,7 @@ class TrackioTracker(Tracker):
         need("tracker=trackio", "trackers", ["trackio"])
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         import trackio
 
         run_id = existing_id(cfg, output_dir, "trackio") or new_id()
@@ -63,7 +65,7 @@ def _no_hub() -> Iterator[None]:
         huggingface_hub.whoami = whoami
 
 
-class _TrackioRun(Run):
+class _TrackioRun(TrackerRun):
     def __init__(self, run, options: LogOptions):
         super().__init__(options)
         self._run = run

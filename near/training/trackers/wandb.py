@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from near.common.config import agent_parameters, agent_sweep
 from near.common.errors import UserError, one_line
 from near.common.extras import need
-from near.training.trackers.base import LogOptions, Run, Tracker
+from near.training.trackers.base import LogOptions, TableRows, Tracker, TrackerRun
 from near.training.trackers.runs import described, existing_id, new_id, save_id, sweep_of
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class WandbTracker(Tracker):
         project: str = "near",
         entity: str | None = None,
         mode: Mode | None = None,
-        table_rows: int = 100,
+        table_rows: TableRows = 100,
         table_chars: int = 0,
         log_indices: bool = False,
         log_adapter: bool = False,
@@ -43,7 +43,7 @@ class WandbTracker(Tracker):
         need("tracker=wandb", "wandb", ["wandb"])
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         import wandb
 
         mode = self.mode or os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
@@ -81,7 +81,7 @@ class WandbTracker(Tracker):
                 log.info(f"wandb: {where}")
 
 
-class _WandbRun(Run):
+class _WandbRun(TrackerRun):
     def __init__(self, run, options: LogOptions):
         # A killed process leaves an offline file without its last blocks, so the next file holds everything. Online the
         # summary has the server's last step.
