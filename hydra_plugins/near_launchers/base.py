@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from hydra import version
 from hydra.core.hydra_config import HydraConfig
@@ -20,14 +21,19 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from near.app.jobs import labels
+from near.common.command_line import Command, current, set_command
 from near.common.config import raw_words
 from near.common.errors import UserError, one_line, printable
 from near.common.secrets import scrub
 
 log = logging.getLogger("near")
 
-ROOT = str(Path(__file__).resolve().parents[2])
-Outcome = dict[str, object]  # {"value": what the job returned} or {"error": its line}
+
+class Outcome(TypedDict, total=False):
+    """How a job ended: one of both."""
+
+    value: int | float | str | None  # what it returned
+    error: str  # its line
 
 
 @dataclass
@@ -38,7 +44,8 @@ class SweepJob:
     task: TaskFunction
     callbacks: object
     cwd: str
-    argv: list[str]  # what was typed
+    argv: list[str]  # of the process that started the sweep
+    command: Command  # how that was started
     version: str  # of Hydra's ways
     name: str
     printed: str  # a file
@@ -54,6 +61,7 @@ class SweepJob:
         os.environ.update(self.environment)
         os.chdir(self.cwd)
         sys.argv = list(self.argv)
+        set_command(self.command)
         JobRuntime.instance().set("name", self.config.hydra.job.name)
         context = HydraContext(config_loader=None, callbacks=self.callbacks)
         with _into(self.printed):
@@ -119,7 +127,15 @@ class ProcessLauncher(Launcher):
         HydraConfig.instance().cfg = before
         printed = folder / ".jobs" / f"{name}.log"
         return SweepJob(
-            config, self.task, self.context.callbacks, os.getcwd(), sys.argv, str(version.getbase()), name, str(printed)
+            config=config,
+            task=self.task,
+            callbacks=self.context.callbacks,
+            cwd=os.getcwd(),
+            argv=sys.argv,
+            command=current(),
+            version=str(version.getbase()),
+            name=name,
+            printed=str(printed),
         )
 
 
@@ -132,11 +148,6 @@ def ended(job: SweepJob, outcome: Outcome) -> Outcome:
     """Say how it went, and hand it on."""
     log.info(f"{job.label}: {printable(str(outcome['error']), 200) if 'error' in outcome else 'done'}")
     return outcome
-
-
-def python_path() -> str:
-    """PYTHONPATH for a process that is to find this package from any folder."""
-    return os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
 
 def _returned(job: SweepJob, outcome: Outcome) -> JobReturn:

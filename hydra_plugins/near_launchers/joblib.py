@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 
-from hydra_plugins.near_launchers.base import Outcome, ProcessLauncher, SweepJob, died, ended, python_path
+from hydra_plugins.near_launchers.base import Outcome, ProcessLauncher, SweepJob, died, ended
 from hydra_plugins.near_launchers.gpus import Gpus
+from near.common.processes import python_path
 
 
 class JoblibLauncher(ProcessLauncher):

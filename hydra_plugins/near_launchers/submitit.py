@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hydra_plugins.near_launchers.base import Outcome, ProcessLauncher, SweepJob, died, ended, python_path
+from hydra_plugins.near_launchers.base import Outcome, ProcessLauncher, SweepJob, died, ended
 from hydra_plugins.near_launchers.gpus import Gpus
 from near.common.errors import UserError, one_line
+from near.common.extras import install
+from near.common.processes import python_path
 
 
 class SubmititJob:
@@ -95,7 +97,7 @@ class SlurmLauncher(ProcessLauncher):
 
 def _installed() -> None:
     if importlib.util.find_spec("submitit") is None:
-        raise UserError("submitit is not installed; pip install -r requirements-sweeps.txt")
+        raise UserError(f"submitit is not installed; {install('sweeps')}")
 
 
 def _outcome(job: SweepJob, submitted) -> Outcome:

@@ -9,11 +9,12 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from near.app.check.option_types import BASE, NUMBERS, SCRIPTS, Type, typed
+from near.app.pages import page_to_write
 from near.common.bounds import BILLION
 from near.common.config import CONF
 from near.common.files import aside
 
-PAGE = CONF.parent / "docs" / "options.md"
+PAGE = "options.md"
 
 VALUE = r"""(?P<value>(?: +(?:'[^']*'|"[^"]*"|(?!#)\S.*?))?)"""
 
@@ -208,6 +209,7 @@ def _escaped(text: str) -> str:
 
 def main(words: Sequence[str] = ()) -> None:
     """Write the page. It takes no words."""
-    with aside(PAGE) as temporary:
+    path = page_to_write(PAGE)
+    with aside(path) as temporary:
         temporary.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    print(f"wrote {path}")

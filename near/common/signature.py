@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from near.common.errors import UserError
+from near.common.extras import missing_module
 
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
@@ -130,7 +131,8 @@ def _inspected(target: str, module: str, name: str) -> tuple[dict[str, Parameter
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"_target_={target} cannot be loaded: {error}") from error
+        why = missing_module(error) if isinstance(error, ModuleNotFoundError) else None
+        raise UserError(f"_target_={target} cannot be loaded: {why or error}") from error
     try:
         parameters = inspect.signature(found).parameters.values()
     except (TypeError, ValueError):  # compiled without a signature: it decides itself

@@ -1,6 +1,8 @@
 """The options of `data`: where rows come from, and what is made of them."""
 
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import Annotated, Literal, TypedDict
+
+from typing_extensions import NotRequired
 
 from near.common.bounds import Share, Text, between
 

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from near.common.errors import UserError, one_line, reading
+from near.common.extras import install
 from near.common.files import read_json
 from near.data.templates.named import set_template, set_thinking
 from near.models.hub import model_folder, wanted_dtype
@@ -44,7 +45,7 @@ def check_quantization(cfg: DictConfig, finetuning: DictConfig) -> None:
     if cfg.get("quantization") is None:
         return
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("model.quantization needs bitsandbytes; pip install -r requirements-qlora.txt")
+        raise UserError(f"model.quantization needs bitsandbytes; {install('qlora')}")
     if "_target_" not in finetuning:
         raise UserError("finetuning=full can't train quantised weights; set model.quantization=null")
 

@@ -1,6 +1,8 @@
 """The options of select.py."""
 
-from typing import Literal, NotRequired
+from typing import Literal
+
+from typing_extensions import NotRequired
 
 from near.common.options import Base, Group
 from near.data.options import Data

@@ -1,6 +1,8 @@
 """The options of train.py, and what is bounded or decided elsewhere of transformers' and peft's."""
 
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated, TypedDict
+
+from typing_extensions import NotRequired
 
 from near.common.bounds import Share, between
 from near.common.options import Group

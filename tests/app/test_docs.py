@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from near.app.command import COMMANDS
+from near.app.command import COMMANDS, SCRIPTS
 from tests.conftest import RANKS, ROOT, configured, process
+from tests.only_base import project
 
 NEEDS = re.compile(r"(GPU|hub|cluster|server|account|extra)\b")
 PAGES = [
@@ -22,8 +23,10 @@ PAGES = [
     *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")) if p.name != "options.md"),  # made of conf/
 ]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"`((?:python|torchrun|make) [^`]+)`")
-LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)(#[^)]*)?\)")
+CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"(?<!`)`((?:python|torchrun|make|pip|near) [^`]+)`")
+# But for what GitHub serves beside the files
+LINK = re.compile(r"\]\((?!https?://|\.\./\.\./actions/)([^)#\s]+)(#[^)]*)?\)")
 SMALL = {
     "select.py": ["data.candidates.limit=2100", "data.queries.limit=6", "model=tiny"],
     "train.py": [
@@ -56,17 +59,26 @@ def commands() -> dict[str, str]:
 
 ALL = commands()
 MARKED = [c for c, comment in ALL.items() if NEEDS.match(comment)]
-OURS = re.compile(r"(RAY_ADDRESS=auto )?(python|torchrun --nproc_per_node=\d|accelerate launch .*?) \w+\.py\b")
+NEAR = re.compile(rf"near ({'|'.join(SCRIPTS)})\b")  # in the place of `python NAME.py`
+OURS = re.compile(
+    rf"(RAY_ADDRESS=auto )?(python|torchrun --nproc_per_node=\d|accelerate launch .*?) \w+\.py\b|{NEAR.pattern}"
+)
 PLAIN = [c for c in ALL if c not in MARKED]
 FROM_YAML = "from_yaml="  # tests/app/test_from_yaml.py runs such files; what is typed here names one
 
 
+def split(command: str) -> tuple[list[str], str, list[str]]:
+    """What a command of ours has in front of its script, the script's file, and its options."""
+    words = shlex.split(NEAR.sub(r"python \1.py", command))
+    at = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    return words[:at], words[at], words[at + 1 :]
+
+
 def composes(command: str) -> None:
     """The configuration of a command of ours is accepted; of a sweep, its first job's."""
-    words = shlex.split(command)
-    at = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    script, overrides = words[at].removesuffix(".py"), []
-    for override in OverridesParser.create().parse_overrides([w for w in words[at + 1 :] if w != "-m"]):
+    _, file, options = split(command)
+    script, overrides = file.removesuffix(".py"), []
+    for override in OverridesParser.create().parse_overrides([w for w in options if w != "-m"]):
         if override.is_sweep_override():
             overrides.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
         else:
@@ -87,8 +99,19 @@ def test_inline_commands_compose_or_exist():
                 assert f"\n{command.split()[1]}:" in (ROOT / "Makefile").read_text(), command
             elif command.startswith("python bench/"):
                 assert (ROOT / command.split()[1]).is_file(), command
+            elif command.startswith("pip install "):
+                assert set(re.findall(r"[\w-]+", command.partition("[")[2])) <= {*project(), "NAME"}, command
             elif OURS.match(command) and not re.search(r"\.\.\.|NAME|=FILE|=last|=first_words|from_yaml=| --", command):
                 composes(command)
+
+
+def test_the_first_lines_of_python_run():
+    """Of README.md, as they stand there."""
+    (code,) = CODE.findall((ROOT / "README.md").read_text())
+    told: dict = {}
+    exec(code, told)
+    assert told["found"].ids.shape == told["found"].scores.shape == (20, 100)
+    assert len(set(told["subset"].ids.tolist())) == 500
 
 
 def test_links_lead_somewhere():
@@ -109,8 +132,8 @@ def test_what_is_not_ours_is_there():
     for command in PLAIN:
         if command.startswith("make "):
             assert f"\n{command.split()[1]}:" in (ROOT / "Makefile").read_text(), command
-        elif command.startswith("pip install -r"):
-            assert (ROOT / command.split()[3]).is_file(), command
+        elif command.startswith("pip install "):
+            assert set(re.findall(r"[\w-]+", command.partition("[")[2])) <= set(project()), command
         elif command.startswith("python -m near "):
             assert command.split()[3] in COMMANDS, command
         else:
@@ -223,9 +246,7 @@ def test_runs(command, place):
     steps = iter(sorted((place / "RUN" / "checkpoints").iterdir()))
     command = re.sub(r"RUN/checkpoints/checkpoint-\d+", lambda _: str(next(steps).relative_to(place)), command)
     command = re.sub(r"runs=runs/\w+", "runs=FOLDER", command)
-    words = shlex.split(command)
-    at = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    script, typed = words[at], words[at + 1 :]
+    before, script, typed = split(command)
     small = list(SMALL.get(script, []))
     if script in ("select.py", "train.py") and not re.search(r"embedder=|experiment=|sweeps=embedders", command):
         small.append("embedder=hashing")
@@ -234,7 +255,7 @@ def test_runs(command, place):
     small += ["seed=1"] if "sweeps=" in command else []
     small += ["n=20"] if " n=" in command else []
     small += ["row=3"] if " row=" in command else []
-    start = RANKS if words[0] == "torchrun" else []
+    start = RANKS if before[0] == "torchrun" else []
     done = process(*start, str(ROOT / script), *typed, *small, cwd=place, env=environment(place))
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
@@ -257,6 +278,7 @@ def test_the_chinese_readme_is_in_step():
             "commands": [
                 line.partition(" #")[0].rstrip() for block in BLOCK.findall(body) for line in block.splitlines()
             ],
+            "python": [re.sub(r"  # .*", "", code) for code in CODE.findall(body)],
             "links": sorted(target for target, _ in LINK.findall(body) if not target.startswith("README")),
             "rows": [re.sub(r"[^|]", "", line) for line in lines if line.startswith("|")],
             "figures": sorted(re.findall(r"\d[\d,]*\.\d+%?|\d+%", body)),

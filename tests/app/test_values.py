@@ -13,6 +13,7 @@ from near.app.check.check import check
 from near.app.check.option_types import HYDRA_KEYS, _type_of
 from near.app.faults import fault_line
 from near.app.options import groups
+from near.common.command_line import Command
 from near.common.config import CONF
 from near.common.errors import UserError
 from near.common.signature import _inspected, parameters
@@ -224,6 +225,7 @@ DELETED += [("report", key) for key in ("runs", "map", "row", "queries", *GONE)]
 def test_a_deletion_is_told_with_the_fix(script, key, monkeypatch):
     words = [*NEEDED.get(script, ()), f"~{key}"]
     monkeypatch.setattr("sys.argv", [f"{script}.py", *words])
+    monkeypatch.setattr("near.common.command_line._current", Command(script, ("near", script)))
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose(script, overrides=words)

@@ -115,7 +115,7 @@ def test_errors_are_raised_before_anything_is_trained(tiny, task, tmp_path):
 
 def test_a_missing_library_is_an_error(tiny, packages):
     packages(lm_eval=False)
-    with pytest.raises(UserError, match="lm-eval is not installed; pip install -r requirements-lm-eval.txt"):
+    with pytest.raises(UserError, match=r'lm-eval is not installed; pip install "near\[lm-eval\]"'):
         check_benchmarks(configured("train", *tiny, "evaluation=mmlu").evaluation)
     check_benchmarks(configured("train", *tiny).evaluation)
 

@@ -33,7 +33,7 @@ def test_limits_of_vllm(tiny, packages, words, reason):
 
 def test_missing_vllm_is_an_error(tiny, packages):
     packages(vllm=False)
-    with pytest.raises(UserError, match="pip install -r requirements-vllm.txt"):
+    with pytest.raises(UserError, match=r'pip install "near\[vllm\]"'):
         check_backend(configured("train", *tiny, "evaluation.backend=vllm"))
 
 

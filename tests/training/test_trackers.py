@@ -82,7 +82,7 @@ def test_without_a_tracker_there_are_the_runs_own_files_only(tiny, tmp_path):
 @pytest.mark.parametrize("name", EXTRAS)
 def test_a_package_that_is_missing_is_told_before_anything_is_loaded(name, tiny, packages):
     packages(**{name: False})
-    with pytest.raises(UserError, match=f"tracker={name}: .*; pip install -r requirements-trackers.txt"):
+    with pytest.raises(UserError, match=rf'tracker={name}: .*; pip install "near\[trackers\]"'):
         instantiate(configured("train", *tiny, f"tracker={name}").tracker).check()
 
 

@@ -21,7 +21,7 @@ def test_a_mistyped_word_is_one_line(words, said):
 
 def test_without_the_package_the_command_is_told(packages):
     packages(wandb_workspaces=False)
-    with pytest.raises(UserError, match="pip install -r requirements-workspaces.txt"):
+    with pytest.raises(UserError, match=r'pip install "near\[workspaces\]"'):
         workspace("me")
 
 

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from near.common.bounds import Text
 from near.common.errors import UserError
+from near.common.extras import install
 from near.embedding.embedders.base import BatchTokens, Dtype, Embed, Launcher, StoreDtype, Tokens, Workers
 from near.embedding.embedders.model import ModelEmbedder
 from near.models.server import ServerOptions
@@ -61,9 +62,7 @@ def model_embedder(
 
         return VllmServerEmbedder(**options, server=server)
     if importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            "embedder.backend=vllm: vLLM is not installed; pip install -r requirements-vllm.txt, or use auto"
-        )
+        raise UserError(f"embedder.backend=vllm: vLLM is not installed; {install('vllm')}, or use auto")
     from near.embedding.embedders.vllm import VllmEmbedder
 
     return VllmEmbedder(**options, engine=engine)

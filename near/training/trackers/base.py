@@ -1,7 +1,6 @@
 """The contract of a tracker: a context that gives a run to report to, and is closed even when a job fails."""
 
 import contextlib
-import importlib.util
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from omegaconf import DictConfig
 from transformers import TrainerCallback
 
 from near.common.bounds import between
-from near.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -94,9 +92,3 @@ class LogCallback(TrainerCallback):
 def named(metric: str) -> str:
     """A metric of the Trainer's with its group."""
     return f"{'target' if metric.startswith('eval_') else 'train'}/{metric}"
-
-
-def need(package: str, tracker: str) -> None:
-    """UserError where `package`, an extra, is not installed."""
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"tracker={tracker}: {package} is not installed; pip install -r requirements-trackers.txt")

@@ -11,9 +11,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from near.common.errors import UserError, one_line
+from near.common.extras import need
 from near.common.files import digest
 from near.common.locks import lock_file, locked
-from near.training.trackers.base import LogOptions, TableRows, Tracker, TrackerRun, need
+from near.training.trackers.base import LogOptions, TableRows, Tracker, TrackerRun
 from near.training.trackers.runs import described, existing_id, flat, new_id, save_id, sweep_of
 
 LONGEST = 6000  # characters of a parameter
@@ -38,7 +39,7 @@ class MlflowTracker(Tracker):
         self.options = LogOptions(table_rows, table_chars, log_indices, log_adapter)
 
     def check(self) -> None:
-        need("mlflow", "mlflow")
+        need("tracker=mlflow", "trackers", ["mlflow"])
 
     @contextlib.contextmanager
     def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:

@@ -11,7 +11,8 @@ from typing import Literal
 from omegaconf import DictConfig
 
 from near.common.errors import UserError, one_line
-from near.training.trackers.base import Tracker, TrackerRun, need
+from near.common.extras import need
+from near.training.trackers.base import Tracker, TrackerRun
 from near.training.trackers.runs import described, existing_id, new_id, save_id, sweep_of
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class SwanlabTracker(Tracker):
         self.project, self.workspace, self.mode = project, workspace, mode
 
     def check(self) -> None:
-        need("swanlab", "swanlab")
+        need("tracker=swanlab", "trackers", ["swanlab"])
         if self.mode == "local" and importlib.util.find_spec("swanboard") is None:
             raise UserError("tracker.mode=local: swanboard is not installed; pip install swanboard, or use offline")
 

@@ -7,12 +7,16 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig
 
+from near.common.extras import need
 from near.training.trackers.base import Tracker, TrackerRun
 from near.training.trackers.runs import described
 
 
 class TensorboardTracker(Tracker):
     """Scalars under <output_dir>/tensorboard; `tensorboard --logdir runs` shows all jobs."""
+
+    def check(self) -> None:
+        need("tracker=tensorboard", "tensorboard", ["tensorboard"])
 
     @contextlib.contextmanager
     def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from near.training.trackers.base import LogOptions, TableRows, Tracker, TrackerRun, need
+from near.common.extras import need
+from near.training.trackers.base import LogOptions, TableRows, Tracker, TrackerRun
 from near.training.trackers.runs import described, existing_id, new_id, save_id, sweep_of
 
 
@@ -22,7 +23,7 @@ class TrackioTracker(Tracker):
         self.options = LogOptions(table_rows, table_chars)
 
     def check(self) -> None:
-        need("trackio", "trackio")
+        need("tracker=trackio", "trackers", ["trackio"])
 
     @contextlib.contextmanager
     def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from near.common.config import agent_parameters, agent_sweep
 from near.common.errors import UserError, one_line
+from near.common.extras import need
 from near.training.trackers.base import LogOptions, TableRows, Tracker, TrackerRun
 from near.training.trackers.runs import described, existing_id, new_id, save_id, sweep_of
 
@@ -37,6 +38,9 @@ class WandbTracker(Tracker):
         """mode: None: online with a key, else offline. See near/training/trackers/base.py for the others."""
         self.project, self.entity, self.mode = project, entity, mode
         self.options = LogOptions(table_rows, table_chars, log_indices, log_adapter)
+
+    def check(self) -> None:
+        need("tracker=wandb", "wandb", ["wandb"])
 
     @contextlib.contextmanager
     def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:

@@ -4,6 +4,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from near.common.errors import UserError, did_you_mean, one_line
+from near.common.extras import install
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -22,7 +23,7 @@ def workspace(entity: str, project: str = "near", sweep: str | None = None, roun
     Raises UserError where wandb-workspaces is not installed.
     """
     if importlib.util.find_spec("wandb_workspaces") is None:
-        raise UserError("wandb-workspaces is not installed; pip install -r requirements-workspaces.txt")
+        raise UserError(f"wandb-workspaces is not installed; {install('workspaces')}")
     import wandb_workspaces.workspaces as ws
 
     return ws.Workspace(
