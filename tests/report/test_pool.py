@@ -31,5 +31,5 @@ def test_the_pool_of_a_run_is_without_its_near_duplicates_also_where_its_matrix_
     assert set(np.unique(pool.neighbours.ids)) <= set(pool.rows.eligible())
     monkeypatch.setattr(HashingEmbedder, "embed", lambda *a: pytest.fail("embedded"))
     shutil.rmtree(tmp_path / "cache" / "dedup")
-    with pytest.raises(UserError, match="not in the cache any more"):
+    with pytest.raises(UserError, match="no longer in the cache"):
         pool_of(groups_of(runs), read_run_config)

@@ -60,7 +60,7 @@ def test_the_same_rounds_are_trained_once(tiny, tmp_path):
     )
     assert done.stdout.count("base model: evaluated on") == 1
     assert len(re.findall(r"embedded [1-9]\d* texts", done.stdout)) == 1
-    assert done.stdout.count(" texts, found ") == 1, "one search, of the largest max_K"
+    assert done.stdout.count("distinct texts were embedded before") == 1, "one search, of the largest max_K"
     assert done.stdout.count("neighbours: read from the cache") == 5, "the other jobs of near and near_repeat"
     again, _ = sweep(tiny, tmp_path, "selector=near,near_repeat,random", "max_K=10,15,20")
     assert again.returncode == 0 and again.stdout.count("is done already") == 9
