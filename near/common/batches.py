@@ -16,12 +16,12 @@ def batches(
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
-    found, start = [], 0
+    result, start = [], 0
     while start < len(order):
         longest = max(1, int(lengths[order[start]]))
         fit = size if tokens is None else min(size, max(1, tokens // longest))
         close = int((lengths[order[start : start + fit]] >= alike * longest).sum())
         fit = min(fit, max(close, FEWEST))
-        found.append(order[start : start + fit])
+        result.append(order[start : start + fit])
         start += fit
-    return found
+    return result

@@ -95,9 +95,9 @@ def _serve(work: Callable[[object], object], seconds: float, read: int, write: i
 def _limit_memory() -> None:
     with contextlib.suppress(OSError, ValueError):  # where the system has no such limit
         with open("/proc/self/statm", encoding="ascii") as file:
-            taken = int(file.read().split()[0]) * resource.getpagesize()
+            used = int(file.read().split()[0]) * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        most = taken + MEMORY if hard == resource.RLIM_INFINITY else min(taken + MEMORY, hard)
+        most = used + MEMORY if hard == resource.RLIM_INFINITY else min(used + MEMORY, hard)
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 

@@ -20,15 +20,15 @@ def cluster() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    ours = not ray.is_initialized()
-    if ours:
+    started_here = not ray.is_initialized()
+    if started_here:
         path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
         environment = {"env_vars": {"PYTHONPATH": path}}
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
     try:
         yield
     finally:
-        if ours:
+        if started_here:
             ray.shutdown()
 
 
@@ -48,7 +48,7 @@ def on_cluster(count: int, work: Callable[[int], int], progress: Progress) -> No
     waiting = [task.remote(shared, number) for number in range(count)]
     while waiting:
         done, waiting = ray.wait(waiting)
-        with _own_errors():
+        with _unwrapped_errors():
             progress(ray.get(done[0]))
 
 
@@ -57,7 +57,7 @@ def _call(work: Callable[[int], int], number: int) -> int:
 
 
 @contextlib.contextmanager
-def _own_errors() -> Iterator[None]:
+def _unwrapped_errors() -> Iterator[None]:
     """A UserError that was raised in the cluster, as itself."""
     import ray
 

@@ -96,12 +96,12 @@ def _decisive(words: Iterable[str]) -> frozenset[str]:
 @functools.cache
 def _earlier_names(folder: str) -> dict[frozenset[str], str]:
     """The jobs' folders that were in `folder` when this process first looked, by their overrides as Hydra kept them."""
-    found = {}
+    folders = {}
     for path in sorted(Path(folder).glob("*/.hydra/overrides.yaml")):
         with contextlib.suppress(OSError, UserError):
             words = read_yaml(path)
-            found[_decisive(map(str, words if isinstance(words, list) else []))] = path.parent.parent.name
-    return found
+            folders[_decisive(map(str, words if isinstance(words, list) else []))] = path.parent.parent.name
+    return folders
 
 
 def swept_keys(overrides: Sequence[str], sweeper: dict) -> list[str]:
@@ -110,8 +110,8 @@ def swept_keys(overrides: Sequence[str], sweeper: dict) -> list[str]:
 
     words = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items() if value is not None]
     parsed = OverridesParser.create().parse_overrides([*words, *raw_words(overrides)])
-    found = {o.key_or_group: o.is_sweep_override() for o in parsed}
-    return [key for key, several in found.items() if several] + list(sweeper.get("search_space") or {})
+    swept = {o.key_or_group: o.is_sweep_override() for o in parsed}
+    return [key for key, several in swept.items() if several] + list(sweeper.get("search_space") or {})
 
 
 def agent_sweep() -> str | None:
@@ -141,7 +141,7 @@ def _agent_dir(overrides: Sequence[str]) -> str:
 
 def choices_with(group: str, option: str) -> list[str]:
     """The choices of a group that list `option`: `trainer`, `warmup_step` -> dynamic_mix, dynamic_select, ..."""
-    found = []
+    choices = []
     for path in sorted((CONF / group).glob("*.yaml")):
         node = OmegaConf.load(path)
         bases = [str(base).partition("@")[0] for base in node.get("defaults") or [] if isinstance(base, str)]
@@ -151,8 +151,8 @@ def choices_with(group: str, option: str) -> list[str]:
             *(OmegaConf.load(p) for b in bases if (p := CONF / group / f"{b}.yaml").is_file()),
         ]
         if any(isinstance(part, DictConfig) and option in part for part in parts):
-            found.append(path.stem)
-    return found
+            choices.append(path.stem)
+    return choices
 
 
 def select(cfg: DictConfig, key: str) -> Any:
@@ -235,15 +235,15 @@ NOT_OUTCOME_BELOW = {
 def identity(cfg: DictConfig) -> dict:
     """What of `cfg` decides a run's outcome: all but where it writes, who watches, how fast it is, and in which files
     its classes lie."""
-    kept = {k: v for k, v in public(cfg, decisive=True).items() if k not in NOT_OUTCOME}
+    values = {k: v for k, v in public(cfg, decisive=True).items() if k not in NOT_OUTCOME}
     for path, keys in NOT_OUTCOME_BELOW.items():
         *parents, group = path.split(".")
-        node = kept
+        node = values
         for parent in parents:
             node = node.get(parent) or {}
         if isinstance(node.get(group), dict):
             node[group] = {k: v for k, v in node[group].items() if k not in keys}
-    return class_names(kept)
+    return class_names(values)
 
 
 def differences(old: object, new: object, path: str = "") -> list[str]:

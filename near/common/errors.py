@@ -48,7 +48,7 @@ class VisibleFormatter(logging.Formatter):
 
 
 @contextlib.contextmanager
-def reading(what: object, fix: str = "") -> Iterator[None]:
+def reading(subject: object, fix: str = "") -> Iterator[None]:
     """Turn whatever a reader of other people's files raises into one UserError: "`what` can't be read (why); `fix`".
 
     For the call of a reader alone: a fault of ours within the block would look like one of the file.
@@ -60,8 +60,8 @@ def reading(what: object, fix: str = "") -> Iterator[None]:
     except BaseException as error:  # tokenizers' and safetensors' own are no Exception
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        why = one_line(error)[:160]
-        raise UserError(f"{what} can't be read ({why})" + (f"; {fix}" if fix else "")) from error
+        reason = one_line(error)[:160]
+        raise UserError(f"{subject} can't be read ({reason})" + (f"; {fix}" if fix else "")) from error
 
 
 def printable(text: object, most: int) -> str:

@@ -143,28 +143,30 @@ def special(path: str | os.PathLike) -> str | None:
     return None if system is None or memory else f"a part of the system ({system})"
 
 
-def expanded_user(path: str | os.PathLike, what: str) -> Path:
+def expanded_user(path: str | os.PathLike, option: str) -> Path:
     """`path` with the home folder for its `~`; UserError where the named user has none."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{what}={path}: no user of that name has a home folder here; write the folder out") from error
+        raise UserError(
+            f"{option}={path}: no user of that name has a home folder here; write the folder out"
+        ) from error
 
 
-def refuse_special(path: str | os.PathLike, what: str | None = None) -> None:
+def refuse_special(path: str | os.PathLike, option: str | None = None) -> None:
     """UserError for a path that is neither a file nor a folder. `what`: the option that names it."""
     if kind := special(path):
-        named = f"{what}={path}" if what else str(path)
+        named = f"{option}={path}" if option else str(path)
         raise UserError(f"{named} is {kind}, no file and no folder; save what it gives to a file, and name that")
 
 
-def refuse_special_in(folder: str | os.PathLike, what: str | None = None) -> None:
+def refuse_special_in(folder: str | os.PathLike, option: str | None = None) -> None:
     """UserError for a folder that is none, or holds what is neither a file nor a folder."""
-    refuse_special(folder, what)
+    refuse_special(folder, option)
     for parent, _, names in os.walk(folder):
         for name in names:
             if kind := special(os.path.join(parent, name)):
-                named = f"{what}={folder}" if what else str(folder)
+                named = f"{option}={folder}" if option else str(folder)
                 inner = os.path.relpath(os.path.join(parent, name), folder)
                 raise UserError(f"{named} holds {inner}, {kind}, which can't be read; remove it")
 
@@ -262,10 +264,10 @@ def read_whole(file, out: "np.ndarray") -> None:
     """Fill the contiguous `out` from an unbuffered file; a file that ends before is an OSError."""
     view, done = memoryview(out).cast("B"), 0
     while done < len(view):
-        got = file.readinto(view[done:])
-        if not got:
+        count = file.readinto(view[done:])
+        if not count:
             raise OSError(f"{file.name} ended {len(view) - done} bytes too early")
-        done += got
+        done += count
 
 
 def write_npy(path: str | Path, array: "np.ndarray") -> None:

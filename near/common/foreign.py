@@ -82,8 +82,8 @@ class _Reader:
             return self._refused(value, f"{key}={value} is a reference, and a folder's are not resolved; {fix}")
         return self._walked(value, at, count)
 
-    def _refused(self, value: object, why: str) -> str:
-        return refusal(str(value), printable(f"{self.path}: {why}", 500))
+    def _refused(self, value: object, reason: str) -> str:
+        return refusal(str(value), printable(f"{self.path}: {reason}", 500))
 
 
 def read_config(path: Path, allow: object = None, retyped: bool = False) -> DictConfig:
@@ -107,9 +107,9 @@ def read_overrides(folder: Path) -> list[str]:
     return [str(word) for word in read_yaml_list(folder / ".hydra" / "overrides.yaml")]
 
 
-def allowed_modules(given: object) -> tuple[str, ...]:
+def allowed_modules(value: object) -> tuple[str, ...]:
     """`allow_targets` as names of modules (or classes): one, or a list of them. UserError for anything else."""
-    names = given if isinstance(given, list | tuple | ListConfig) else [] if given is None else [given]
+    names = value if isinstance(value, list | tuple | ListConfig) else [] if value is None else [value]
     if odd := [name for name in names if not isinstance(name, str) or not MODULE.fullmatch(name)]:
         raise UserError(f"allow_targets={odd[0]!r} is not the name of a module; write it like allow_targets=[mylab]")
     return tuple(names)
@@ -129,8 +129,10 @@ def _target_fault(target: object, place: tuple[str, ...], allow: tuple[str, ...]
     if target in _known(place) or _of_room(target, place):
         return None
     if any(f"{target}.".startswith(f"{name}.") for name in allow):
-        found = class_definition(target)
-        if found is not None and any(f"{found[0]}.{found[1].name}.".startswith(f"{name}.") for name in allow):
+        definition = class_definition(target)
+        if definition is not None and any(
+            f"{definition[0]}.{definition[1].name}.".startswith(f"{name}.") for name in allow
+        ):
             return None
         return f"{where}._target_={target} is not a class that {target.rpartition('.')[0]} defines"
     return f"{where}._target_={target} is not a class of this package for {where or 'this place'}"
@@ -179,5 +181,5 @@ def _of_room(target: str, place: tuple[str, ...]) -> bool:
     rooms = {known.rpartition(".")[0].rpartition(".")[0] for known in _known(place)}
     if name.startswith("_") or room not in rooms or not room.startswith("near."):
         return False
-    found = class_definition(target)
-    return found is not None and found[0] == module and any(base == f"{room}.base" for base in bases(target))
+    definition = class_definition(target)
+    return definition is not None and definition[0] == module and any(base == f"{room}.base" for base in bases(target))

@@ -33,17 +33,17 @@ class Sorted:
         """int64 (m,): for each of `keys`, uint64 (m, 2), the place in `order` where its run begins; -1: not there."""
         high, low = keys[:, 0], keys[:, 1]
         place = np.searchsorted(self._high, high)
-        found = np.full(len(keys), -1, dtype=np.int64)
+        positions = np.full(len(keys), -1, dtype=np.int64)
         open_ = np.flatnonzero(place < len(self._high))
         while len(open_):  # more than one turn only where two texts share the first 8 bytes
             at = place[open_]
             alike = self._high[at] == high[open_]
             equal = alike & (self._low[self.order[at]] == low[open_])
-            found[open_[equal]] = at[equal]
+            positions[open_[equal]] = at[equal]
             open_ = open_[alike & ~equal]
             place[open_] += 1
             open_ = open_[place[open_] < len(self._high)]
-        return found
+        return positions
 
 
 BLOCK = 1 << 16

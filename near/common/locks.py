@@ -14,11 +14,11 @@ from near.common.files import READ_ONLY, cache_folder
 class Lock:
     """A lock that is held until `close`, or until the process ends. A forked child does not hold it."""
 
-    _held: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+    _instances: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
     def __init__(self, file: int | None):
         self._file = file
-        Lock._held.add(self)
+        Lock._instances.add(self)
 
     def close(self) -> None:
         if self._file is not None:
@@ -38,7 +38,7 @@ class Lock:
 
     @classmethod
     def _forked(cls) -> None:
-        for lock in list(cls._held):
+        for lock in list(cls._instances):
             lock.close()
 
 
@@ -55,34 +55,34 @@ def acquire(path: str | Path, shared: bool = False, wait: bool = True) -> Lock |
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:  # its folder was removed in this moment
             continue
         except OSError as error:
             if error.errno not in READ_ONLY:
                 raise
             try:  # another user's, or on a file system that is read-only
-                held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 return Lock(None)  # where nothing can be written there is nothing to wait for
         try:
-            fcntl.flock(held, flags)
-            if _same(held, path):
-                return Lock(held)
+            fcntl.flock(descriptor, flags)
+            if _same(descriptor, path):
+                return Lock(descriptor)
         except BlockingIOError:
-            os.close(held)
+            os.close(descriptor)
             return None
         except OSError as error:
-            os.close(held)
+            os.close(descriptor)
             raise UserError(
                 f"{path}: no locks on this file system ({error.strerror}); use a cache_dir that has them"
             ) from error
-        os.close(held)  # whoever held it before removed the file: that lock is nobody's
+        os.close(descriptor)  # whoever held it before removed the file: that lock is nobody's
 
 
-def _same(held: int, path: Path) -> bool:
+def _same(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(held), os.stat(path))
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
 
@@ -95,10 +95,10 @@ def lock_file(cache_dir: str | Path, key: str) -> Path:
 @contextlib.contextmanager
 def locked(path: str | Path, remove: bool = False) -> Iterator[None]:
     """Hold the lock at `path`, waiting for it; its file stays, or goes with it (`remove`)."""
-    held = acquire(path)
+    lock = acquire(path)
     try:
         yield
     finally:
-        if remove and held:  # who waits for it sees that the file is gone, and makes another
+        if remove and lock:  # who waits for it sees that the file is gone, and makes another
             Path(path).unlink(missing_ok=True)
-        held.close()
+        lock.close()

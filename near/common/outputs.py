@@ -58,15 +58,15 @@ def claim(folder: Path, script: str) -> None:
 def check(folder: Path, script: str) -> None:
     """UserError where `script` would replace a file in `folder` that is not ours."""
     tops = {pattern.split("/")[0] for pattern in WRITES[script]}
-    wanted = [name for name in _files(folder, tops) if _fits(name, WRITES[script])]
-    if wanted:
-        _refuse(folder, wanted, _ours(folder))
+    written = [name for name in _files(folder, tops) if _fits(name, WRITES[script])]
+    if written:
+        _refuse(folder, written, _ours(folder))
 
 
 def check_notes(folder: Path) -> None:
     """UserError where Hydra's notes in `folder`, which it replaces, are of another program."""
     notes = folder / ".hydra" / "hydra.yaml"
-    if notes.is_file() and not (_says(notes, "near.app.jobs.Sweeps") or _says(notes, "near.jobs.Sweeps")):
+    if notes.is_file() and not (_contains(notes, "near.app.jobs.Sweeps") or _contains(notes, "near.jobs.Sweeps")):
         raise UserError(f"{folder} holds a run of another program ({notes.name}); set another output_dir")
 
 
@@ -135,7 +135,7 @@ def remove_model(folder: Path) -> None:
 def _exported(folder: Path) -> Collection[str]:
     if "merged" in read_list(folder):
         return _listed(folder)
-    if not (folder / LIST).exists() and _says(folder / "README.md", "\n- near\n"):  # from before there were lists
+    if not (folder / LIST).exists() and _contains(folder / "README.md", "\n- near\n"):  # from before there were lists
         return MODEL
     return ()
 
@@ -167,9 +167,11 @@ def _ours(folder: Path) -> list[str]:
         patterns += WRITES["merge"]
     if "metrics.json" in described:
         patterns += WRITES["eval"]
-    if rounds or "train_metrics.json" in described or _says(folder / "config.yaml", "\nsweep_name:"):
+    if rounds or "train_metrics.json" in described or _contains(folder / "config.yaml", "\nsweep_name:"):
         patterns += WRITES["train"]
-    if _says(folder / "report.html", '<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security'):
+    if _contains(
+        folder / "report.html", '<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security'
+    ):
         patterns += WRITES["report"]
     return patterns
 
@@ -186,7 +188,7 @@ def _keys(path: Path) -> set[str]:
     return set()
 
 
-def _says(path: Path, text: str) -> bool:
+def _contains(path: Path, text: str) -> bool:
     """Whether a file holds `text` near its beginning."""
     if not path.is_file():
         return False
@@ -225,9 +227,9 @@ def _refuse(folder: Path, names: Iterable[str], ours: Collection[str]) -> None:
         part = TEMPORARY.fullmatch(path.name)  # left by a process that was killed while it wrote the file
         whole = name if part is None else f"{name.rpartition('/')[0]}/{part['name']}".lstrip("/")
         if path.is_symlink() or not (whole == LIST or _fits(whole, ours)):
-            what = "a link" if path.is_symlink() else "a file"
+            kind = "a link" if path.is_symlink() else "a file"
             raise UserError(
-                f"{folder} holds {name}, {what} that near did not write: nothing is removed or replaced; "
+                f"{folder} holds {name}, {kind} that near did not write: nothing is removed or replaced; "
                 "move it elsewhere or name another folder"
             )
 

@@ -28,7 +28,7 @@ def share(
     start = int(os.environ.get("RANK", "0")) * len(numbers) // world_size()  # ranks begin apart
     for waiting in (False, True) if wait else (False,):
         for number in numbers[start:] + numbers[:start]:
-            if done(number) or (held := acquire(lock(number), wait=waiting)) is None:
+            if done(number) or (claim := acquire(lock(number), wait=waiting)) is None:
                 continue
             try:
                 if not done(number):
@@ -36,5 +36,5 @@ def share(
                     count += 1
             finally:
                 lock(number).unlink(missing_ok=True)
-                held.close()
+                claim.close()
     return count

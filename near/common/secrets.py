@@ -125,7 +125,7 @@ def check_words(words: Sequence[str]) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    found = []
+    problems = []
     for word in words:
         key = word.lstrip("+~").partition("=")[0]
         if "=" in word and not word.startswith("-"):
@@ -133,13 +133,13 @@ def check_words(words: Sequence[str]) -> None:
                 override = OverridesParser.create().parse_override(word)
                 values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
                 name = override.key_or_group
-                found += dict.fromkeys(fault for value in values for fault in faults(value, name, name))
+                problems += dict.fromkeys(fault for value in values for fault in faults(value, name, name))
                 continue
         if has_secret(word):
             name = key if key != word else "the command"
-            found.append(f"{name} holds a secret; put it into the environment: '${{oc.env:NAME}}'")
-    if found:
-        raise UserError(scrub("; ".join(found)))
+            problems.append(f"{name} holds a secret; put it into the environment: '${{oc.env:NAME}}'")
+    if problems:
+        raise UserError(scrub("; ".join(problems)))
 
 
 def scrub(text: str) -> str:
@@ -167,13 +167,13 @@ def without_values(node: object) -> object:
 
 def reference(raw: str, value: object) -> str:
     """`raw`, and what tells one value of it from another."""
-    told = json.dumps(value, sort_keys=True, default=str).encode()
-    return f"{raw} ({hashlib.sha256(told).hexdigest()[:12]})"
+    content = json.dumps(value, sort_keys=True, default=str).encode()
+    return f"{raw} ({hashlib.sha256(content).hexdigest()[:12]})"
 
 
-def _hidden(found: re.Match) -> str:
-    key, between = (found[1], found[2]) if found[1] else (found[4], found[5])
-    return f"{key}{between}***" if is_secret(key.strip()) else found[0]
+def _hidden(match: re.Match) -> str:
+    key, between = (match[1], match[2]) if match[1] else (match[4], match[5])
+    return f"{key}{between}***" if is_secret(key.strip()) else match[0]
 
 
 def _values() -> list[tuple[str, str]]:

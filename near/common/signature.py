@@ -67,10 +67,10 @@ def attribute(target: str, name: str) -> object:
     except (_Unreadable, UserError):
         return None
     for item in node.body:
-        places = (
+        targets = (
             item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
         )
-        if any(isinstance(place, ast.Name) and place.id == name for place in places):
+        if any(isinstance(target_node, ast.Name) and target_node.id == name for target_node in targets):
             return item.value.value if isinstance(item.value, ast.Constant) else None
         if isinstance(item, ast.FunctionDef) and item.name == name:
             return None
@@ -93,20 +93,20 @@ def class_definition(target: str) -> tuple[str, ast.ClassDef] | None:
 
 def bases(target: str) -> set[str]:
     """The modules of the classes that class `target` inherits from, as far as they can be read."""
-    found, (module, node) = set(), class_definition(target) or (None, None)
+    modules, (module, node) = set(), class_definition(target) or (None, None)
     for base in getattr(node, "bases", []):
         if isinstance(base, ast.Name) and (parent := class_definition(f"{module}.{base.id}")):
-            found |= {parent[0], *bases(f"{parent[0]}.{parent[1].name}")}
-    return found
+            modules |= {parent[0], *bases(f"{parent[0]}.{parent[1].name}")}
+    return modules
 
 
 def _inspected(target: str, module: str, name: str) -> tuple[dict[str, Parameter], bool]:
     try:
-        found = getattr(importlib.import_module(module), name)
+        inspected = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"_target_={target} cannot be loaded: {error}") from error
     try:
-        parameters = inspect.signature(found).parameters.values()
+        parameters = inspect.signature(inspected).parameters.values()
     except (TypeError, ValueError):  # compiled without a signature: it decides itself
         return {}, True
     named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
@@ -139,9 +139,9 @@ def _read(module: str, name: str) -> tuple[dict[str, Parameter], bool]:
         raise _Unreadable(name)
     init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if init is not None:
-        taken, more = _of_function(init, module)
-        taken.pop("self", None)
-        return taken, more
+        named, more = _of_function(init, module)
+        named.pop("self", None)
+        return named, more
     if any(isinstance(n, ast.FunctionDef) and n.name == "__new__" for n in node.body):
         raise _Unreadable(name)
     known: dict[str, Parameter] = {}

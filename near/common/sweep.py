@@ -23,10 +23,10 @@ def swept(key: str) -> list:
         return []
     path = Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir, "multirun.yaml")
     with contextlib.suppress(OSError, ValueError, HydraException, OmegaConfBaseException):
-        asked: Any = OmegaConf.load(path).hydra
-        asked = OmegaConf.to_container(asked, resolve=False)
-        params = [f"{k}={v}" for k, v in (asked["sweeper"].get("params") or {}).items() if v is not None]
-        for override in reversed(OverridesParser.create().parse_overrides([*params, *asked["overrides"]["task"]])):
+        config: Any = OmegaConf.load(path).hydra
+        config = OmegaConf.to_container(config, resolve=False)
+        params = [f"{k}={v}" for k, v in (config["sweeper"].get("params") or {}).items() if v is not None]
+        for override in reversed(OverridesParser.create().parse_overrides([*params, *config["overrides"]["task"]])):
             if override.key_or_group == key:  # what is typed comes after what a sweep's file says
                 return list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
     return []

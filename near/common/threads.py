@@ -26,5 +26,5 @@ def one_blas_thread() -> Iterator[None]:
 
 def threads_to_use() -> int:
     """As many as OMP_NUM_THREADS says, which torchrun sets for its ranks, else one for each core this process has."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    return int(setting) if setting.isdecimal() and int(setting) else len(os.sched_getaffinity(0))

@@ -35,15 +35,15 @@ class Filter:
 
     def __init__(self, conditions: Mapping[str, object], where: str):
         """where: the filter's key, for faults. Raises UserError for a condition that can't be read."""
-        self.tests = {str(column): _test(wanted, f"{where}.{column}") for column, wanted in conditions.items()}
+        self.tests = {str(column): _test(condition, f"{where}.{column}") for column, condition in conditions.items()}
         self.values: dict[str, list] = {column: [] for column in self.tests}
 
     def check(self, columns: list[str], where: str) -> None:
         """UserError for a column that is not there."""
         for column in self.tests:
             if column not in columns:
-                there = f"its columns: {', '.join(map(str, columns)) or 'none'}"
-                raise UserError(f"{where}: no column '{column}'; {there}{did_you_mean(column, map(str, columns))}")
+                known = f"its columns: {', '.join(map(str, columns)) or 'none'}"
+                raise UserError(f"{where}: no column '{column}'; {known}{did_you_mean(column, map(str, columns))}")
 
     def passes(self, raw: Mapping) -> bool:
         passed = True
@@ -55,9 +55,9 @@ class Filter:
         return passed
 
 
-def _test(wanted: object, where: str) -> Test:
-    if isinstance(wanted, list):
-        tests = [(_test(one, where), isinstance(one, str) and bool(_COMPARISON.fullmatch(one))) for one in wanted]
+def _test(condition: object, where: str) -> Test:
+    if isinstance(condition, list):
+        tests = [(_test(one, where), isinstance(one, str) and bool(_COMPARISON.fullmatch(one))) for one in condition]
         anyone = [test for test, compares in tests if not compares]
         every = [test for test, compares in tests if compares]
 
@@ -67,26 +67,26 @@ def _test(wanted: object, where: str) -> Test:
             return any(test(value) for test in anyone) if anyone else bool(every)
 
         return listed
-    if isinstance(wanted, Mapping):
+    if isinstance(condition, Mapping):
         raise UserError(f'{where}: a condition is a value, a text such as ">0.5" or "1..3", or a list of these')
-    if not isinstance(wanted, str):
-        return lambda value: _equal(value, wanted)
-    if _SEVERAL.fullmatch(wanted):
-        parts = [_compared(sign, number, where) for sign, number in _ONE.findall(wanted)]
+    if not isinstance(condition, str):
+        return lambda value: _equal(value, condition)
+    if _SEVERAL.fullmatch(condition):
+        parts = [_compared(sign, number, where) for sign, number in _ONE.findall(condition)]
         return lambda value: all(test(value) for test in parts)
-    if found := _COMPARISON.fullmatch(wanted):
-        return _compared(found[1], found[2].strip(), where)
-    found = _RANGE.fullmatch(wanted)
-    if found and (found[1] or found[2]):
-        low, high = (_number(text) for text in found.groups())
+    if match := _COMPARISON.fullmatch(condition):
+        return _compared(match[1], match[2].strip(), where)
+    match = _RANGE.fullmatch(condition)
+    if match and (match[1] or match[2]):
+        low, high = (_number(text) for text in match.groups())
         if low is not None and high is not None and low > high:
-            raise UserError(f"{where}={wanted}: the range is empty; write {found[2]}..{found[1]}")
+            raise UserError(f"{where}={condition}: the range is empty; write {match[2]}..{match[1]}")
         return lambda value: (
             (number := _number(value)) is not None
             and (low is None or number >= low)
             and (high is None or number <= high)
         )
-    return lambda value: _equal(value, wanted)
+    return lambda value: _equal(value, condition)
 
 
 def _compared(sign: str, operand: str, where: str) -> Test:
@@ -117,18 +117,18 @@ def _compared(sign: str, operand: str, where: str) -> Test:
     return test
 
 
-def _equal(value: object, wanted: object) -> bool:
-    if isinstance(wanted, int | float) and not isinstance(wanted, bool):
-        return not isinstance(value, bool) and _number(value) == wanted
-    if isinstance(wanted, str) and isinstance(value, int | float | decimal.Decimal) and not isinstance(value, bool):
-        return _number(value) == _number(wanted) is not None
-    if isinstance(wanted, bool) and isinstance(value, str):
-        return value.strip().lower() == str(wanted).lower()
-    if isinstance(value, datetime.date | datetime.time) and isinstance(wanted, str):
-        return value.isoformat() == wanted
-    if isinstance(wanted, bool) != isinstance(value, bool):
+def _equal(value: object, expected: object) -> bool:
+    if isinstance(expected, int | float) and not isinstance(expected, bool):
+        return not isinstance(value, bool) and _number(value) == expected
+    if isinstance(expected, str) and isinstance(value, int | float | decimal.Decimal) and not isinstance(value, bool):
+        return _number(value) == _number(expected) is not None
+    if isinstance(expected, bool) and isinstance(value, str):
+        return value.strip().lower() == str(expected).lower()
+    if isinstance(value, datetime.date | datetime.time) and isinstance(expected, str):
+        return value.isoformat() == expected
+    if isinstance(expected, bool) != isinstance(value, bool):
         return False
-    return bool(np.all(value == wanted)) if isinstance(value, np.ndarray) else value == wanted
+    return bool(np.all(value == expected)) if isinstance(value, np.ndarray) else value == expected
 
 
 def _number(value: object) -> int | float | None:

@@ -14,29 +14,29 @@ there are is said.
 import numpy as np
 
 from near.common.keys import Sorted
-from near.data.row_keys import asked_turns, prompt_key, text_key
+from near.data.row_keys import normalised_turns, prompt_key, text_key
 from near.data.rows import Rows
 
 
 def leaks(pool: Rows, held_out: Rows) -> tuple[np.ndarray, int]:
     """(n,) bool: the rows of `pool` that ask what a usable row of `held_out` asks; and how many others share no more
     than the last turn of one."""
-    asked = [asked_turns(chat) for chat in held_out.chats(np.flatnonzero(held_out.usable()))]
-    found = np.zeros(len(pool), dtype=bool)
-    whole = _sorted([prompt_key(turns) for turns in asked] + [text_key(turns[-1]) for turns in asked])
+    queries = [normalised_turns(chat) for chat in held_out.chats(np.flatnonzero(held_out.usable()))]
+    leaked = np.zeros(len(pool), dtype=bool)
+    whole = _sorted([prompt_key(turns) for turns in queries] + [text_key(turns[-1]) for turns in queries])
     for start, keys in pool.keys("prompt_key"):
-        found[start : start + len(keys)] = whole.find(keys) >= 0
+        leaked[start : start + len(keys)] = whole.find(keys) >= 0
     by_last: dict[str, set[tuple[str, ...]]] = {}
-    for turns in asked:
+    for turns in queries:
         by_last.setdefault(turns[-1], set()).add(tuple(turns))
     last, shared = _sorted([text_key(turn) for turn in by_last]), 0
     for rows, keys in pool.turns():
         near = np.unique(rows[last.find(keys) >= 0])
-        near = near[~found[near]]
+        near = near[~leaked[near]]
         for row, chat in zip(near, pool.chats(near), strict=True):
-            found[row] = _follows(asked_turns(chat), by_last)
-        shared += int((~found[near]).sum())
-    return found, shared
+            leaked[row] = _follows(normalised_turns(chat), by_last)
+        shared += int((~leaked[near]).sum())
+    return leaked, shared
 
 
 def _follows(turns: list[str], by_last: dict[str, set[tuple[str, ...]]]) -> bool:

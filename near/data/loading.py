@@ -19,7 +19,7 @@ from near.common.errors import UserError
 from near.common.files import cache_folder, digest, read_json, write_json
 from near.common.processes import is_main
 from near.data.dataset_info import from_dataset_info
-from near.data.reading import Reading, said_of
+from near.data.reading import Reading, log_lines
 from near.data.rows import Rows
 from near.data.sampling import sampled
 from near.data.sources.sources import Opened, open_sources
@@ -27,10 +27,10 @@ from near.data.table import FILTERED, Table
 
 log = logging.getLogger(__name__)
 
-_SAID: set[str] = set()  # what was said of sources: a run loads some of them several times
+_logged: set[str] = set()  # what was said of sources: a run loads some of them several times
 
 
-def given(cfg: DictConfig, part: str) -> bool:
+def is_set(cfg: DictConfig, part: str) -> bool:
     """Whether `data.<part>` names a path."""
     return cfg[part] is not None and cfg[part].path is not None
 
@@ -44,9 +44,9 @@ def _source(cfg: DictConfig, part: str) -> DictConfig:
     """What `data.<part>` says of its source. A further set names a path alone, or what differs from the defaults."""
     if not part.startswith("more_eval."):
         return cfg[part]
-    told = cfg.more_eval[part.removeprefix("more_eval.")]
-    told = told if isinstance(told, DictConfig) else {"path": told}
-    return OmegaConf.merge(OmegaConf.load(CONF / "data" / "source" / "default.yaml"), told)
+    values = cfg.more_eval[part.removeprefix("more_eval.")]
+    values = values if isinstance(values, DictConfig) else {"path": values}
+    return OmegaConf.merge(OmegaConf.load(CONF / "data" / "source" / "default.yaml"), values)
 
 
 def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Rows:
@@ -56,33 +56,33 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
     unless `data.on_error=skip`.
     """
     where = f"data.{part}"
-    if not part.startswith("more_eval.") and not given(cfg, part):
+    if not part.startswith("more_eval.") and not is_set(cfg, part):
         raise UserError(f"{where}.path is missing: set {where}.path=FILE (or a hub id, or data=demo)")
-    found, values, source = [], [], _source(cfg, part)
-    for opened, reading in _openings(source, where, cache_dir, lambda: len(found[-1])):
+    loaded, values, source = [], [], _source(cfg, part)
+    for opened, reading in _openings(source, where, cache_dir, lambda: len(loaded[-1])):
         rows, info = _load_one(cfg, reading, part, opened, cache_dir, answer)
-        _judge(rows, info, f"{where}: {opened.path}", cfg.on_error)
-        for line in said_of(info, where, opened.path, _graded_columns(cfg, part)):
-            if line not in _SAID:
-                _SAID.add(line)
+        _check_rows(rows, info, f"{where}: {opened.path}", cfg.on_error)
+        for line in log_lines(info, where, opened.path, _graded_columns(cfg, part)):
+            if line not in _logged:
+                _logged.add(line)
                 log.info(line)
-        found.append(rows)
+        loaded.append(rows)
         values.append(info["filter_values"])
-    if len(found) == 1:
-        rows = found[0]
+    if len(loaded) == 1:
+        rows = loaded[0]
     else:
-        parts = tuple(pair for rows in found for pair in rows.parts)
-        fingerprint, labels = (digest([getattr(r, name) for r in found]) for name in ("fingerprint", "labels"))
+        parts = tuple(pair for rows in loaded for pair in rows.parts)
+        fingerprint, labels = (digest([getattr(r, name) for r in loaded]) for name in ("fingerprint", "labels"))
         rows = Rows(part, parts, fingerprint, answer, labels=labels)
     if filtered := int(rows.flagged(FILTERED).sum()):
         by = "the filter" if source.filter else "split or num_samples of their entry"
         log.info(f"{where}: {filtered} of {len(rows)} rows left out by {by}")
     if not rows.usable().any():
-        there = "; ".join(
+        present = "; ".join(
             f"{column}: {', '.join(dict.fromkeys(v for one in values for v in one.get(column, ())))}"
             for column in source.filter or {}
         )
-        raise UserError(f"{where}.filter={source.filter} leaves no row; widen it; the rows have {there}")
+        raise UserError(f"{where}.filter={source.filter} leaves no row; widen it; the rows have {present}")
     return rows
 
 
@@ -119,14 +119,14 @@ def raw_rows(cfg: DictConfig, rows: Rows, ids: np.ndarray, cache_dir: str) -> It
 
     Raises UserError where a source no longer holds what was loaded.
     """
-    wanted, offset = np.sort(ids), 0
+    sorted_ids, offset = np.sort(ids), 0
     for opened, table in _loaded(cfg, rows, cache_dir):
-        first, last = np.searchsorted(wanted, [offset, offset + len(table)])
-        left = set((wanted[first:last] - offset).tolist())
-        for place, (_, raw) in enumerate(opened.rows() if left else ()):
-            if place in left and isinstance(raw, Mapping):
-                yield offset + place, raw
-                left.remove(place)
+        first, last = np.searchsorted(sorted_ids, [offset, offset + len(table)])
+        left = set((sorted_ids[first:last] - offset).tolist())
+        for position, (_, raw) in enumerate(opened.rows() if left else ()):
+            if position in left and isinstance(raw, Mapping):
+                yield offset + position, raw
+                left.remove(position)
                 if not left:
                     break
         if left:
@@ -183,16 +183,16 @@ def _load_one(
     return cached(folder, make, read, again=refresh)
 
 
-def _judge(rows: Rows, info: dict, where: str, on_error: str) -> None:
+def _check_rows(rows: Rows, info: dict, where: str, on_error: str) -> None:
     """Stop for faulty rows, or say how many are left out."""
     if not len(rows):
         raise UserError(f"{where} holds no row; give it some")
-    kept = ~rows.flagged(FILTERED)
-    faults = int((kept & ~rows.usable()).sum())
+    unfiltered = ~rows.flagged(FILTERED)
+    faults = int((unfiltered & ~rows.usable()).sum())
     first = info["first_fault"]
     if rows.answer and (first is None or (info["first_unanswered"] or [len(rows)])[0] < first[0]):
         first = info["first_unanswered"]
-    if rows.answer and faults == kept.sum() > 0 and first is info["first_unanswered"]:
+    if rows.answer and faults == unfiltered.sum() > 0 and first is info["first_unanswered"]:
         raise UserError(f"{where}: no row holds an answer ({first[1]}); {info['columns']}; set columns")
     if faults and on_error == "raise":
         raise UserError(f"{where}, {first[1]}; mend the row or set data.on_error=skip")

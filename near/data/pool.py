@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from near.common.errors import UserError
 from near.common.keys import Sorted
 from near.data.leakage import leaks
-from near.data.loading import given, load, more_sets
+from near.data.loading import is_set, load, more_sets
 from near.data.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
     pool = load(cfg.data, "candidates", cfg.cache_dir)
     excluded, leaked, shared = np.zeros(len(pool), dtype=bool), np.zeros(len(pool), dtype=bool), 0
     for rows in held_out(cfg, queries):
-        found, others = leaks(pool, rows)
-        leaked, shared = leaked | found, max(shared, others)
+        leaked_here, shared_here = leaks(pool, rows)
+        leaked, shared = leaked | leaked_here, max(shared, shared_here)
     count = int((leaked & pool.usable()).sum())
     if cfg.data.leakage == "drop":
         excluded |= leaked
@@ -42,7 +42,7 @@ def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
 def held_out(cfg: DictConfig, queries: Rows | None, answer: bool = False) -> list[Rows]:
     """The rows that a pool may not train: the queries, and all sets that are evaluated on; `answer` as in load."""
     rows = [queries] if queries is not None else []
-    parts = (["eval"] if given(cfg.data, "eval") else []) + list(more_sets(cfg.data).values())
+    parts = (["eval"] if is_set(cfg.data, "eval") else []) + list(more_sets(cfg.data).values())
     return rows + [load(cfg.data, part, cfg.cache_dir, answer) for part in parts]
 
 

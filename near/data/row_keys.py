@@ -31,7 +31,7 @@ def normalised(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def asked_turns(messages: list[Message]) -> list[str]:
+def normalised_turns(messages: list[Message]) -> list[str]:
     """What a row asks, turn by turn, normalised: its user turns (see formats.prompt_turns); plain text asks itself."""
     if not messages:
         return []

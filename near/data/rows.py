@@ -78,23 +78,23 @@ class Rows:
 
     def sources(self, ids: np.ndarray | None = None) -> np.ndarray:
         """The label of the source of every row, or of rows `ids`, (n,) of str."""
-        found = np.empty(len(self) if ids is None else len(ids), dtype=object)
-        for at, label, table, own in self._split(np.arange(len(self)) if ids is None else np.asarray(ids)):
-            for start in range(0, len(own), BLOCK):
-                values = table.column("source", own[start : start + BLOCK])
-                found[at[start : start + BLOCK]] = [label if value is None else value for value in values]
-        return found
+        labels = np.empty(len(self) if ids is None else len(ids), dtype=object)
+        for positions, label, table, rows in self._split(np.arange(len(self)) if ids is None else np.asarray(ids)):
+            for start in range(0, len(rows), BLOCK):
+                values = table.column("source", rows[start : start + BLOCK])
+                labels[positions[start : start + BLOCK]] = [label if value is None else value for value in values]
+        return labels
 
     def messages(self, row: int) -> list[Message]:
         return self.chats(np.array([row]))[0]
 
     def chats(self, ids: np.ndarray) -> list[list[Message]]:
         """The messages of rows `ids`."""
-        found = [None] * len(ids)
-        for at, _, table, own in self._split(ids):
-            for place, messages in zip(at, table.column("messages", own), strict=True):
-                found[place] = without_nulls(messages)
-        return found
+        chats = [None] * len(ids)
+        for positions, _, table, rows in self._split(ids):
+            for position, messages in zip(positions, table.column("messages", rows), strict=True):
+                chats[position] = without_nulls(messages)
+        return chats
 
     def texts(self, ids: np.ndarray, embed: str) -> list[str]:
         """What is embedded of rows `ids`: "prompt" (user turns), "answer" (last assistant turn) or "both"."""
@@ -108,7 +108,7 @@ class Rows:
         """For each part that holds some of `ids`: where they stand in `ids`, its label, its table, their rows there."""
         offset = 0
         for label, table in self.parts:
-            at = np.flatnonzero((ids >= offset) & (ids < offset + len(table)))
-            if len(at):
-                yield at, label, table, ids[at] - offset
+            positions = np.flatnonzero((ids >= offset) & (ids < offset + len(table)))
+            if len(positions):
+                yield positions, label, table, ids[positions] - offset
             offset += len(table)

@@ -20,26 +20,26 @@ def sampled(source: DictConfig, files: Sequence[Opened], where: str) -> Iterator
     Raises UserError for a split that a file hasn't.
     """
     counts = [sum(1 for _ in opened.rows(lambda names: names[:1])) for opened in files]
-    taken = positions(sum(counts), source.sample.get("split"), source.sample.get("num_samples"), source.limit, where)
+    chosen = positions(sum(counts), source.sample.get("split"), source.sample.get("num_samples"), source.limit, where)
     start = 0
     for opened, count in zip(files, counts, strict=True):
-        own = taken[(taken >= start) & (taken < start + count)] - start
-        yield opened, Reading.of(source, None, own)
+        in_file = chosen[(chosen >= start) & (chosen < start + count)] - start
+        yield opened, Reading.of(source, None, in_file)
         start += count
 
 
 def positions(rows: int, split: str | None, samples: int | None, limit: int | None, where: str) -> np.ndarray:
     """int64, ascending and distinct: which of `rows` rows are taken."""
-    taken = np.arange(rows)
+    chosen = np.arange(rows)
     if split:
         try:
             parts = datasets.ReadInstruction.from_spec(split).to_absolute({"train": rows})
-            taken = np.concatenate([taken[part.from_ : part.to] for part in parts])
+            chosen = np.concatenate([chosen[part.from_ : part.to] for part in parts])
         except (ValueError, AssertionError, KeyError) as error:
             raise UserError(
                 f"{where}: split={split} of a file ({one_line(error)[:80]}); files have the split train, and parts of "
                 "it such as train[:100]"
             ) from error
     if samples is not None:
-        taken = np.random.RandomState(SEED).permutation(taken)[:samples]
-    return np.unique(taken[:limit])
+        chosen = np.random.RandomState(SEED).permutation(chosen)[:samples]
+    return np.unique(chosen[:limit])

@@ -102,7 +102,7 @@ class Table:
                 raise ValueError(f"{name}.bin is cut short")
         if 2 * os.path.getsize(self.folder / "turn_row.bin") != os.path.getsize(self.folder / "turn_key.bin"):
             raise ValueError("turn_key.bin is cut short")
-        self._held: tuple[int, pa.RecordBatch] | None = None
+        self._cached: tuple[int, pa.RecordBatch] | None = None
 
     def __len__(self) -> int:
         return self.rows
@@ -129,20 +129,20 @@ class Table:
 
     def column(self, name: str, ids: np.ndarray) -> list:
         """A column's values for rows `ids`, in their order."""
-        batches, found = ids // BATCH, [None] * len(ids)
+        batches, result = ids // BATCH, [None] * len(ids)
         for number in np.unique(batches):
-            at = np.flatnonzero(batches == number)
-            values = self._read(int(number)).column(name).take(pa.array(ids[at] % BATCH)).to_pylist()
-            for place, value in zip(at, values, strict=True):
-                found[place] = value
-        return found
+            positions = np.flatnonzero(batches == number)
+            values = self._read(int(number)).column(name).take(pa.array(ids[positions] % BATCH)).to_pylist()
+            for position, value in zip(positions, values, strict=True):
+                result[position] = value
+        return result
 
     def dataset(self) -> datasets.Dataset:
         """All of it as a memory-mapped data set."""
         return datasets.Dataset.from_file(str(self.folder / "rows.arrow"))
 
     def _read(self, number: int) -> pa.RecordBatch:
-        if self._held is None or self._held[0] != number:
+        if self._cached is None or self._cached[0] != number:
             if not self.folder.is_dir():  # in the moment in which a refresh puts the same table in its place
                 time.sleep(0.2)
             try:
@@ -151,9 +151,9 @@ class Table:
                     message = pa.ipc.read_message(file)
                     if message.type == "schema":  # the stream opens with it
                         message = pa.ipc.read_message(file)
-                    self._held = number, pa.ipc.read_record_batch(message, SCHEMA)
+                    self._cached = number, pa.ipc.read_record_batch(message, SCHEMA)
             except (OSError, EOFError, pa.ArrowInvalid) as error:
                 raise UserError(
                     f"the cached rows in {self.folder} are damaged ({one_line(error)}); set data.refresh=true"
                 ) from error
-        return self._held[1]
+        return self._cached[1]

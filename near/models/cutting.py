@@ -31,5 +31,5 @@ def without_middle(text: str, tokens: int | None, count: Callable[[str], int]) -
 def _end(text: str, size: int) -> str:
     """The last `size` characters, or some more, from white space on where there is some."""
     start = len(text) - size
-    spaces = [found.start() for found in re.finditer(r"(?<=\S)\s", text[start - ALIGNED : start])]
+    spaces = [match.start() for match in re.finditer(r"(?<=\S)\s", text[start - ALIGNED : start])]
     return text[start - ALIGNED + spaces[-1] :] if spaces else text[start:]

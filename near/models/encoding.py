@@ -12,7 +12,7 @@ from near.data.formats.formats import Message, is_plain
 from near.data.templates.chat_template import Piece
 from near.data.templates.named import template_of, thinking_of
 from near.models.cutting import without_middle
-from near.models.own_template import THINKING, own_pieces
+from near.models.tokenizer_template import THINKING, tokenizer_pieces
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 ANCHORS = ("1", "\n", "x", "。", ">", "é")  # what may stand before a continuation while it is encoded
@@ -146,7 +146,7 @@ class Encoder:
         """What is encoded apart from each other, `generate`: with the opening of an answer at the end; and whether the
         last answer opens otherwise than generation opens one."""
         if self.template is None:
-            return own_pieces(self.tokenizer, messages, generate)
+            return tokenizer_pieces(self.tokenizer, messages, generate)
         tokenizer = self.tokenizer
         options = {"thinking": self.thinking, "generate": generate, "mask_history": self.mask_history}
         options["default_system"] = self.default_system
@@ -273,5 +273,5 @@ class Encoder:
 
 
 def _without_thinking(message: Message) -> Message:
-    kept = {key: value for key, value in message.items() if key != "reasoning"}
-    return {**kept, "content": THINKING.sub("", message["content"])}
+    rest = {key: value for key, value in message.items() if key != "reasoning"}
+    return {**rest, "content": THINKING.sub("", message["content"])}

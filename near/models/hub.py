@@ -14,21 +14,21 @@ def model_folder(key: str, path: str, revision: str | None, cache_dir: str, inst
 
     Raises UserError when it is neither a folder nor a model the hub gives.
     """
-    found = resolve(path, cache_dir)
-    refuse_special(Path(found).expanduser(), key)
-    if Path(found).expanduser().is_dir():
-        folder = Path(found).expanduser()
+    resolved = resolve(path, cache_dir)
+    refuse_special(Path(resolved).expanduser(), key)
+    if Path(resolved).expanduser().is_dir():
+        folder = Path(resolved).expanduser()
         refuse_special_in(folder, key)
         if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
             raise UserError(f"{key}={path}: the folder holds no model (no config.json)")
         return str(folder)
-    if found.startswith((".", "/", "~")) or found.count("/") > 1:
+    if resolved.startswith((".", "/", "~")) or resolved.count("/") > 1:
         raise UserError(f"{key}={path}: no such folder")
     from huggingface_hub import get_token, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        return snapshot_download(found, revision=revision, ignore_patterns=SKIPPED)
+        return snapshot_download(resolved, revision=revision, ignore_patterns=SKIPPED)
     except (GatedRepoError, RepositoryNotFoundError) as error:
         token = "HF_TOKEN is set, but has no access" if get_token() else "HF_TOKEN is not set"
         raise UserError(
@@ -42,7 +42,7 @@ def model_folder(key: str, path: str, revision: str | None, cache_dir: str, inst
         ) from error
 
 
-def wanted_dtype(dtype: str) -> str:
+def resolve_dtype(dtype: str) -> str:
     """`dtype`, with auto made bfloat16 on a GPU that computes in it and float32 elsewhere."""
     if dtype != "auto":
         return dtype

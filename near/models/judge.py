@@ -29,30 +29,30 @@ class Judge:
         if not self.model:
             raise UserError(f"{where}.server.model is missing: set it to the judge's name at the server")
 
-    def verdicts(self, asked: list[tuple[str, str, str]]) -> list[bool]:
+    def verdicts(self, cases: list[tuple[str, str, str]]) -> list[bool]:
         """Of each question, reference and answer: whether the answer is right. UserError where the judge says neither
         yes nor no."""
         with ThreadPoolExecutor(self.server.concurrency) as workers:
-            return [right for right, _ in workers.map(self.verdict, asked)]
+            return [right for right, _ in workers.map(self.verdict, cases)]
 
     def verdict(self, one: tuple[str, str, str]) -> tuple[bool, str]:
         """Whether one answer is right, and what the judge said."""
         question, reference, answer = one
         parts = {"{question}": question, "{reference}": reference, "{answer}": answer}
-        text = re.sub("|".join(map(re.escape, parts)), lambda found: parts[found.group()], self.prompt)
+        text = re.sub("|".join(map(re.escape, parts)), lambda match: parts[match.group()], self.prompt)
         messages = [{"role": "user", "content": text}]
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 8}
-        told = self.server.json("POST", "/chat/completions", body)
+        response = self.server.json("POST", "/chat/completions", body)
         try:
-            said = str(told["choices"][0]["message"]["content"])
+            reply = str(response["choices"][0]["message"]["content"])
         except (KeyError, IndexError, TypeError) as error:
             raise UserError(f"{self.where}.server.url={self.server.url} answers something else than a chat") from error
-        word = re.search(r"\b(yes|no)\b", said.casefold())
+        word = re.search(r"\b(yes|no)\b", reply.casefold())
         if word is None:
             raise UserError(
-                f"{self.where}: {self.model} says {said[:60]!r}, neither yes nor no; set another {self.where}.prompt"
+                f"{self.where}: {self.model} says {reply[:60]!r}, neither yes nor no; set another {self.where}.prompt"
             )
-        return word.group() == "yes", said
+        return word.group() == "yes", reply
 
 
 def normalise(text: str) -> str:

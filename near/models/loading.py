@@ -11,7 +11,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from near.common.errors import UserError, one_line, reading
 from near.common.files import read_json
 from near.data.templates.named import set_template, set_thinking
-from near.models.hub import model_folder, wanted_dtype
+from near.models.hub import model_folder, resolve_dtype
 from near.models.patterns import check_patterns
 from near.models.pissa import keep_initial
 
@@ -57,7 +57,7 @@ def load_base(cfg: DictConfig, cache_dir: str, device: str | None = None):
     import torch
     from transformers import AutoModelForCausalLM
 
-    folder, dtype = base_folder(cfg, cache_dir), getattr(torch, wanted_dtype(cfg.dtype))
+    folder, dtype = base_folder(cfg, cache_dir), getattr(torch, resolve_dtype(cfg.dtype))
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     quantised = _quantised(cfg, dtype, device)
@@ -83,8 +83,8 @@ def upcast_norms(model) -> None:
         return output.to(inputs[0].dtype)
 
     for name, layer in model.named_modules():
-        own = dict(layer.named_parameters(recurse=False))
-        if "norm" in f"{name.rpartition('.')[2]} {type(layer).__name__}".lower() and own:
+        weights = dict(layer.named_parameters(recurse=False))
+        if "norm" in f"{name.rpartition('.')[2]} {type(layer).__name__}".lower() and weights:
             layer.to(torch.float32)
             layer.register_forward_hook(back)
 

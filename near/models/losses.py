@@ -13,8 +13,10 @@ def answer_losses(model, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, 
     """
     labels = batch["labels"][:, 1:]
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-    rows, places = torch.nonzero(labels != IGNORED, as_tuple=True)
-    losses = torch.nn.functional.cross_entropy(logits[rows, places].float(), labels[rows, places], reduction="none")
+    rows, positions = torch.nonzero(labels != IGNORED, as_tuple=True)
+    losses = torch.nn.functional.cross_entropy(
+        logits[rows, positions].float(), labels[rows, positions], reduction="none"
+    )
     return losses, rows
 
 

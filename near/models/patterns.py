@@ -43,10 +43,10 @@ def _patterns(config: dict) -> Iterable[tuple[str, str, str]]:
         "alpha_pattern": r"(.*\.)?({})$",
     }
     for key, form in forms.items():
-        given = config.get(key)
-        if isinstance(given, list) and key in ("target_modules", "exclude_modules"):
+        value = config.get(key)
+        if isinstance(value, list) and key in ("target_modules", "exclude_modules"):
             continue  # names
-        for pattern in [given] if isinstance(given, str) else given if isinstance(given, list | dict) else []:
+        for pattern in [value] if isinstance(value, str) else value if isinstance(value, list | dict) else []:
             if not PLAIN.fullmatch(str(pattern)):
                 yield key, str(pattern), form.replace("{}", str(pattern))
 

@@ -41,9 +41,9 @@ def render(tokenizer, turns: list[dict], tools: list | None, parts: list[Part]) 
             raise UserError(_refused[template]) from error
 
 
-def text_of(found: Text) -> str:
+def text_of(rendered: Text) -> str:
     """The text of a part. Raises jinja2.TemplateError where the template can't take it."""
-    text, fault = found
+    text, fault = rendered
     if text is None:
         raise TemplateError(fault)
     return text

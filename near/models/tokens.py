@@ -204,11 +204,11 @@ def stop_ids(model, tokenizer) -> list[int]:
     return list(dict.fromkeys([*ends, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]))
 
 
-LOOKED_AT = 10_000  # rows whose length is looked up at a time
+ROWS_PER_BLOCK = 10_000  # rows whose length is looked up at a time
 
 
 def lengths(table: datasets.Dataset) -> np.ndarray:
     """Tokens of every row of a table of `input_ids`, int64 (n,)."""
     column = table.with_format("arrow")
-    parts = [pc.list_value_length(batch["input_ids"]) for batch in column.iter(LOOKED_AT)]
+    parts = [pc.list_value_length(batch["input_ids"]) for batch in column.iter(ROWS_PER_BLOCK)]
     return np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts]).astype(np.int64)

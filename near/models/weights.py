@@ -33,7 +33,7 @@ def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 @contextlib.contextmanager
-def kept(model) -> Iterator[None]:
+def weights_restored(model) -> Iterator[None]:
     """Whatever is done to the trained weights meanwhile, they are the same afterwards."""
     before = {name: weight.detach().clone() for name, weight in trained(model).items()}
     try:

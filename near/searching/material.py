@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from near.data.loading import given, load
+from near.data.loading import is_set, load
 from near.data.pool import load_pool
 from near.data.rows import Rows
 from near.embedding.duplicates import without_near_duplicates
@@ -17,7 +17,7 @@ from near.searching.neighbours import Neighbours, read_neighbours
 def load_queries(cfg: DictConfig, needed: bool, answers: bool = False) -> Rows | None:
     """The queries where data.queries names some or they are `needed`; None otherwise. answers: every query must end
     with an answer; it must too where the embedder reads answers."""
-    if not needed and not given(cfg.data, "queries"):
+    if not needed and not is_set(cfg.data, "queries"):
         return None
     return load(cfg.data, "queries", cfg.cache_dir, answer=answers or cfg.embedder.embed != "prompt")
 

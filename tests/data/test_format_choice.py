@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from near.common.errors import UserError
-from near.data.formats.format_choice import decide, says_something
+from near.data.formats.format_choice import decide, is_informative
 from near.data.loading import load
 from tests.conftest import configured, write_rows
 
@@ -109,8 +109,8 @@ def test_a_choice_between_formats_is_said(tmp_path, cache, caplog):
 
 def test_ids_and_scores_say_nothing():
     silent = ("id", "_id", "question_id", "rowId", "idx", "quality_score", "score", "uuid", "__index_level_0__", "rank")
-    assert not any(map(says_something, silent))
-    assert all(map(says_something, ("difficulty", "tags", "hidden", "idea", "scored_by", "solution", "video")))
+    assert not any(map(is_informative, silent))
+    assert all(map(is_informative, ("difficulty", "tags", "hidden", "idea", "scored_by", "solution", "video")))
 
 
 def test_columns_that_a_grader_reads_are_used(tmp_path, cache, caplog):

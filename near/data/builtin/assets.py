@@ -89,22 +89,22 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--retries", "1", "--dest", str(folder)]
     done = subprocess.run([*command, f"{wheel.name}=={wheel.version}"], capture_output=True, text=True)
-    found = list(folder.glob("*.whl"))
-    if done.returncode or len(found) != 1:
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
         lines = [x for x in done.stderr.splitlines() if x.strip() and "WARNING" not in x] or ["pip wrote no wheel"]
         raise UserError(
             f"could not download {wheel.name}=={wheel.version} from the package index ({lines[-1].strip()[:200]}); "
             "check the network or pip's index settings, then run again"
         )
-    if (got := file_digest(found[0])) != wheel.sha256:
+    if (actual := file_digest(wheels[0])) != wheel.sha256:
         raise UserError(
-            f"{wheel.name}=={wheel.version} has SHA-256 {got}, not {wheel.sha256}: not used; "
+            f"{wheel.name}=={wheel.version} has SHA-256 {actual}, not {wheel.sha256}: not used; "
             "the download was damaged or the index serves another file, fetch it again or use another index"
         )
-    return found[0]
+    return wheels[0]
 
 
-def unpack(wheel: Wheel, into: Path, wanted: Callable[[str], bool] = lambda member: True) -> None:
+def unpack(wheel: Wheel, into: Path, include: Callable[[str], bool] = lambda member: True) -> None:
     """Fetch `wheel` and write its wanted members (named below `wheel.members`) into the folder `into`."""
     with tempfile.TemporaryDirectory(dir=into) as temporary:
         path = fetch(wheel, Path(temporary))
@@ -114,7 +114,7 @@ def unpack(wheel: Wheel, into: Path, wanted: Callable[[str], bool] = lambda memb
                     if info.is_dir() or not info.filename.startswith(wheel.members):
                         continue
                     member = info.filename.removeprefix(wheel.members) or Path(info.filename).name
-                    if wanted(member):
+                    if include(member):
                         target = into / member
                         target.parent.mkdir(parents=True, exist_ok=True)
                         target.write_bytes(archive.read(info))

@@ -25,9 +25,9 @@ from near.data.formats.turns import (
     Message,
     Turns,
     from_json,
+    is_empty_turn,
     message_of,
     results_of,
-    said_nothing,
     tools_message,
 )
 
@@ -146,11 +146,11 @@ def _alpaca(field: Field) -> list[Message]:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(t, str) for t in pair):
             raise Fault(field.name("history"), "holds something else than [question, answer] pairs")
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    asked = [field.text("instruction", required=False), field.text("input", required=False)]
-    asked = [text for text in asked if (text if field.form.entry else text.strip())]
-    if not asked:
+    prompt_parts = [field.text("instruction", required=False), field.text("input", required=False)]
+    prompt_parts = [text for text in prompt_parts if (text if field.form.entry else text.strip())]
+    if not prompt_parts:
         field.text("instruction")  # says what is wrong with it
-    return _row(field, turns + _answered("\n".join(asked), field.text("output", required=False)))
+    return _row(field, turns + _answered("\n".join(prompt_parts), field.text("output", required=False)))
 
 
 def _chat(field: Field, name: str, turns: Turns) -> list[Message]:
@@ -234,8 +234,8 @@ def canonical(raw: object, form: Form) -> Read:
         raise Fault("row", f"is of type {type(raw).__name__}, not an object with columns")
     field = Field(raw, form)
     messages = FORMATS[form.format].read(field)
-    asked, *answered = FORMATS[form.format].required
-    prompt = form.columns.get(asked, asked)
+    prompt_field, *answer_fields = FORMATS[form.format].required
+    prompt = form.columns.get(prompt_field, prompt_field)
     for message in messages:
         check_text(message["content"], prompt)
         for name in OPTIONAL[:2] if len(message) > 2 else ():
@@ -244,14 +244,14 @@ def canonical(raw: object, form: Form) -> Read:
     if not prompted and form.format != "text":
         raise Fault(prompt, "holds no prompt")
     for message in messages[:-1]:
-        if message["role"] == "assistant" and said_nothing(message):
+        if message["role"] == "assistant" and is_empty_turn(message):
             message["train"] = False
             field.notes.append("empty")
     if messages[-1]["role"] == "assistant" and (messages[-1]["content"].strip() or messages[-1].get("calls")):
         return Read(messages, None, field.notes, field.unread)
-    if not answered:
+    if not answer_fields:
         return Read(messages, f"field '{prompt}' holds no answer at its end", field.notes, field.unread)
-    name = form.columns.get(answered[0], answered[0])
+    name = form.columns.get(answer_fields[0], answer_fields[0])
     lack = "is missing" if name not in raw else "is null" if raw[name] is None else "is empty"
     return Read(messages, f"field '{name}' {lack}", field.notes, field.unread)
 

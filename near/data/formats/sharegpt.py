@@ -41,14 +41,16 @@ def check_order(messages: list[Message], column: str, joins: bool) -> None:
     """Fault where LLaMA-Factory leaves a row out: questions and answers have to take turns. `joins`: results of tools
     that follow each other are one turn."""
     turns = messages[1:] if messages[0]["role"] == "system" else messages
-    asked = True
+    expects_question = True
     for i, turn in enumerate(turns):
         if joins and turn["role"] == "tool" and i and turns[i - 1]["role"] == "tool":
             continue
-        if turn["role"] not in (("user", "tool") if asked else ("assistant",)):
+        if turn["role"] not in (("user", "tool") if expects_question else ("assistant",)):
             where = f"{column}[{i + len(messages) - len(turns)}]"
-            raise Fault(where, f"is of the {turn['role']} where {'a question' if asked else 'an answer'} has to come")
-        asked = not asked
+            raise Fault(
+                where, f"is of the {turn['role']} where {'a question' if expects_question else 'an answer'} has to come"
+            )
+        expects_question = not expects_question
 
 
 def openai_system(system: str, tools: bool) -> str:

@@ -76,7 +76,7 @@ def results_of(message: Message) -> list[Message]:
     text = message["content"].strip()
     if message["role"] != "tool" or not _RESULTS.fullmatch(text):
         return [message]
-    return [{**message, "content": found[1]} for found in _RESULT.finditer(text)]
+    return [{**message, "content": match[1]} for match in _RESULT.finditer(text)]
 
 
 def _text(text: object, role: str, where: str) -> str:
@@ -94,17 +94,17 @@ def _text(text: object, role: str, where: str) -> str:
 
 def _thought(turn: Mapping, text: object, where: str) -> tuple[object, str]:
     """The text of an assistant's turn, and what it thinks, by a key of its own or as parts of the text."""
-    found = [key for key in REASONING if turn.get(key) not in (None, "")]
-    for key in found:
+    keys = [key for key in REASONING if turn.get(key) not in (None, "")]
+    for key in keys:
         if not isinstance(turn[key], str):
             raise Fault(f"{where}.{key}", f"is of type {type(turn[key]).__name__}, not text")
-    thought = turn[found[0]] if found else ""
+    thought = turn[keys[0]] if keys else ""
     if isinstance(text, list) and all(isinstance(part, Mapping) for part in text):
         parts = [part for part in text if part.get("type") in ("thinking", "reasoning")]
-        said = [part.get("thinking") or part.get("reasoning") or part.get("text") or "" for part in parts]
-        if parts and all(isinstance(one, str) for one in said):
+        thoughts = [part.get("thinking") or part.get("reasoning") or part.get("text") or "" for part in parts]
+        if parts and all(isinstance(one, str) for one in thoughts):
             text = [part for part in text if part.get("type") not in ("thinking", "reasoning")]
-            thought = thought or "".join(said)
+            thought = thought or "".join(thoughts)
     return text, thought
 
 
@@ -212,6 +212,6 @@ def json_text(value: object, where: str) -> str:
         raise Fault(where, f"holds what JSON can't ({str(error)[:60]})") from error
 
 
-def said_nothing(message: Message) -> bool:
+def is_empty_turn(message: Message) -> bool:
     """Whether an assistant's turn has no text, no call and no thought."""
     return not (message["content"].strip() or message.get("calls") or message.get("reasoning", "").strip())

@@ -47,11 +47,11 @@ class JsonText:
             if not self.more():
                 return ""
 
-    def take(self, wanted: str) -> str:
+    def take(self, expected: str) -> str:
         """The next character, one of `wanted`."""
         char = self.peek()
-        if not char or char not in wanted:
-            raise json.JSONDecodeError(f"Expecting '{wanted[0]}' delimiter", self.text, self.at)
+        if not char or char not in expected:
+            raise json.JSONDecodeError(f"Expecting '{expected[0]}' delimiter", self.text, self.at)
         self.at += 1
         return char
 
@@ -80,13 +80,13 @@ class JsonText:
             return
         depth, size = 0, BLOCK
         while True:
-            for found in _STRUCTURE.finditer(self.text, self.at):
-                token = found[0]
+            for match in _STRUCTURE.finditer(self.text, self.at):
+                token = match[0]
                 if token == '"':  # it ends in a block to come
                     break
                 depth += token in "[{"
                 depth -= token in "]}"
-                self.at = found.end()
+                self.at = match.end()
                 if not depth:
                     return
             else:

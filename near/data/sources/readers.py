@@ -150,8 +150,8 @@ def _json(path: Path, packing: str, key: str | None, option: str) -> Iterator[Ra
 
 def _no_list(path: Path, key: str | None, option: str, missing: Missing) -> UserError:
     if missing.name is not None:
-        there = f"; there are: {', '.join(missing.lists[:20])}" if missing.lists else ""
-        return UserError(f"{path}: {option}={key} leads nowhere, '{missing.name}' is not in this {missing.kind}{there}")
+        known = f"; there are: {', '.join(missing.lists[:20])}" if missing.lists else ""
+        return UserError(f"{path}: {option}={key} leads nowhere, '{missing.name}' is not in this {missing.kind}{known}")
     where = f" at {option}={key}" if key else ""
     lists = [f"{key}.{name}" if key else name for name in missing.lists[:20]]
     hint = f"; say where they are: {' or '.join(f'{option}={name}' for name in lists)}" if lists else ""

@@ -39,8 +39,8 @@ def open_sources(source: DictConfig, where: str, cache_dir: str) -> list[Opened]
     for label, path in pairs:
         if not isinstance(path, str) or not path:
             raise UserError(f"{where}.path: {path!r} is not a path; give a path, a list of paths or {{label: path}}")
-        for found in _matches(path, where):
-            opened.append(_open(found, str(label) if label else None, source, where, cache_dir))
+        for matched in _matches(path, where):
+            opened.append(_open(matched, str(label) if label else None, source, where, cache_dir))
     if not opened:
         raise UserError(f"{where}.path={source.path} names no file")
     return opened
@@ -51,10 +51,10 @@ def _matches(path: str, where: str) -> list[str]:
     if not any(c in path for c in "*?[") or Path(path).expanduser().exists():
         return [path]
     pattern = Path(path).expanduser()
-    found = sorted(str(p) for p in Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
-    if not found:
+    files = sorted(str(p) for p in Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
+    if not files:
         raise UserError(f"{where}.path={path}: no file matches")
-    return found
+    return files
 
 
 def _open(path: str, label: str | None, source: DictConfig, where: str, cache_dir: str) -> Opened:

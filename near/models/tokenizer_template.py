@@ -30,11 +30,11 @@ class _Chat:
     def __init__(self, tokenizer, messages: list[Message], generate: bool, calls: str):
         tools, turns = template_input(messages, calls)
         self.first = 0 if tools is None else 1  # the place of the first turn in `messages`
-        wanted = [(True, len(turns), generate), (False, len(turns), generate)][: 1 + self.first]
+        parts = [(True, len(turns), generate), (False, len(turns), generate)][: 1 + self.first]
         for i in answers_of(messages):
             stop = i - self.first
-            wanted += [(True, stop, True), (True, stop, False), (True, stop + 1, False)]
-        self._texts = dict(zip(wanted, render(tokenizer, turns, tools or None, wanted), strict=True))
+            parts += [(True, stop, True), (True, stop, False), (True, stop + 1, False)]
+        self._texts = dict(zip(parts, render(tokenizer, turns, tools or None, parts), strict=True))
 
     def until(self, stop: int, generate: bool = False, tools: bool = True) -> str:
         """`messages[:stop]` as text, `generate`: with the opening of an answer at the end. Raises jinja2.TemplateError
@@ -76,7 +76,7 @@ def template_input(messages: list[Message], calls: str = "object") -> tuple[list
     return tools, turns
 
 
-def own_pieces(tokenizer, messages: list[Message], generate: bool = False) -> tuple[list[Piece], bool]:
+def tokenizer_pieces(tokenizer, messages: list[Message], generate: bool = False) -> tuple[list[Piece], bool]:
     """The pieces of a chat by the tokenizer's own template: what stands before an answer, and the answer with its end,
     in turn; and whether the last answer opens otherwise than generation opens one.
 
@@ -155,8 +155,8 @@ class _Turn:
             begin = min(begin, at) if at >= 0 else begin
             self.openings.append(through[len(head) : begin])
         turn = through[begin:]
-        said = (content.strip(), THINKING.sub("", content, count=1).strip())
-        self.core = next((text for text in said if text and text in turn), "")
+        texts = (content.strip(), THINKING.sub("", content, count=1).strip())
+        self.core = next((text for text in texts if text and text in turn), "")
         if content.strip() and not self.core and "calls" not in messages[i]:
             if content.strip() in through:
                 raise UserError(f"{REWRITES}; data.on_error=skip leaves such rows out")
@@ -173,8 +173,8 @@ class _Turn:
     def place(self, whole: str, at: int) -> tuple[int, int]:
         """Where the answer and its end stand in `whole` behind `at`."""
         starts = [len(self.before)] if whole.startswith(self.before) else []
-        found = [(there, -len(o)) for o in self.openings if o and (there := whole.find(o, at)) >= 0]
-        starts += [there - length for there, length in sorted(found)]  # the next one, of two there the longer
+        matches = [(position, -len(o)) for o in self.openings if o and (position := whole.find(o, at)) >= 0]
+        starts += [position - length for position, length in sorted(matches)]  # the next one, of two there the longer
         for start in (s for s in starts if s >= at):
             exact = self.lead + self.core + self.space + self.end
             if whole.startswith(exact, start):
@@ -187,21 +187,21 @@ class _Turn:
     def _stop(self, whole: str, start: int) -> int | None:
         """Where an answer that begins at `start` ends, should it be this one in another form."""
         endless, last = None, start + len(self.lead) + len(self.core) + 100
-        there = whole.find(self.core, start, last)
-        while there >= 0:
-            if _unthought(self.lead).endswith(_unthought(whole[start:there])):
-                stop, ended = self._ending(whole, there + len(self.core))
+        position = whole.find(self.core, start, last)
+        while position >= 0:
+            if _unthought(self.lead).endswith(_unthought(whole[start:position])):
+                stop, ended = self._ending(whole, position + len(self.core))
                 if ended:
                     return stop
                 endless = stop if endless is None else endless
-            there = whole.find(self.core, there + 1, last) if self.core else -1
+            position = whole.find(self.core, position + 1, last) if self.core else -1
         return endless
 
     def _ending(self, whole: str, at: int) -> tuple[int, bool]:
         """Where an answer that says its last word at `at` ends, and whether something ends it there."""
         if not self.end:
             return (at + len(self.space) if whole.startswith(self.space, at) else at), True
-        said, at = at, len(whole) - len(whole[at:].lstrip())
+        text_end, at = at, len(whole) - len(whole[at:].lstrip())
         stop, end = at, self.end.lstrip()
         for part in re.split(f"({'|'.join(map(re.escape, self.marks))})", end) if self.marks else [end]:
             if not whole.startswith(part, stop):
@@ -210,4 +210,4 @@ class _Turn:
         if whole[at:stop].strip():
             return at + len(whole[at:stop].rstrip()), True
         mark = next((mark for mark in self.marks if whole.startswith(mark, at)), None)
-        return (said + len(self.space), False) if mark is None else (at + len(mark), True)
+        return (text_end + len(self.space), False) if mark is None else (at + len(mark), True)
