@@ -1,14 +1,14 @@
-"""Which rows of a source are wanted: data.candidates.filter={column: condition}.
+"""Conditions that select rows of a source: data.candidates.filter={column: condition}.
 
 A condition is a value, a comparison, a range or a list:
 
-    2019, en, true, null            equal to it; a number also where the column holds it as text, as CSV does
-    ">0.5", ">=2019", "<3", "!=en"  a comparison: by number where it names one, else by text ("=x": equal to the text x,
-                                    whatever it looks like); several all hold: ">0.2 <0.8"
-    "0.2..0.8", "2019..", "..3"     a range of numbers, both ends in it
-    [a, b, "5..6"]                  any of these; comparisons in a list all hold beside it: ["!=a", "!=b"]
+    2019, en, true, null            equal to it; a number also equals its text, as in CSV files
+    ">0.5", ">=2019", "<3", "!=en"  a comparison: by number if it names one, else by text ("=x": equal to the text x,
+                                    whatever x looks like); several must all be true: ">0.2 <0.8"
+    "0.2..0.8", "2019..", "..3"     a range of numbers, ends included
+    [a, b, "5..6"]                  any of these; comparisons in a list must all be true, too: ["!=a", "!=b"]
 
-Every column's condition has to hold. A value that can't be compared with the condition's number passes none but "!=".
+The conditions of all columns must be true. A value that can't be compared with the condition's number passes only "!=".
 """
 
 import datetime
@@ -27,25 +27,29 @@ _COMPARISON = re.compile(r"\s*(>=|<=|!=|>|<|=)(.*)", re.DOTALL)
 _SEVERAL = re.compile(rf"(?:\s*(?:>=|<=|!=|>|<)\s*{NUMBER}(?=\s|$|[<>!])){{2,}}\s*")
 _ONE = re.compile(rf"(>=|<=|!=|>|<)\s*({NUMBER})")
 _RANGE = re.compile(rf"\s*({NUMBER})?\s*\.\.\s*({NUMBER})?\s*")
-SHOWN = 10  # distinct values of a column that are remembered
+SHOWN = 10  # distinct values of a column that are stored for error messages
 
 
 class Filter:
-    """The conditions of one source; `values`: some of the values that its columns have, by column."""
+    """The conditions of one source. `values`: up to SHOWN distinct values of each filtered column."""
 
     def __init__(self, conditions: Mapping[str, object], where: str):
-        """where: the filter's key, for faults. Raises UserError for a condition that can't be read."""
+        """where: the filter's key, for error messages. Raises UserError for a condition that can't be parsed."""
         self.tests = {str(column): _test(condition, f"{where}.{column}") for column, condition in conditions.items()}
         self.values: dict[str, list] = {column: [] for column in self.tests}
 
     def check(self, columns: list[str], where: str) -> None:
-        """UserError for a column that is not there."""
+        """UserError if a filtered column is not one of `columns`."""
         for column in self.tests:
             if column not in columns:
-                known = f"its columns: {', '.join(map(str, columns)) or 'none'}"
-                raise UserError(f"{where}: no column '{column}'; {known}{did_you_mean(column, map(str, columns))}")
+                names = list(map(str, columns))
+                raise UserError(
+                    f"{where}: no column '{column}'; its columns: {', '.join(names) or 'none'}"
+                    f"{did_you_mean(column, names)}"
+                )
 
     def passes(self, raw: Mapping) -> bool:
+        """Whether all conditions are true for a raw row."""
         passed = True
         for column, test in self.tests.items():
             value, values = raw.get(column), self.values[column]
@@ -132,7 +136,7 @@ def _equal(value: object, expected: object) -> bool:
 
 
 def _number(value: object) -> int | float | None:
-    """A number, or a text that writes one; None for anything else, and for NaN."""
+    """`value` as a number if it is one or is the text of one; None for anything else, and for NaN."""
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, str):

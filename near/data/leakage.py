@@ -1,14 +1,14 @@
-"""Rows of a pool that ask what a query or an eval row asks, compared by what is said and not by bytes.
+"""Leakage: rows of a pool whose prompt is that of a query or an eval row, compared after normalisation.
 
-Only user turns count, as near/data/row_keys.py normalises them; not the system text, not the answers. A row is a leak
-of a query
+Only user turns count, as near/data/row_keys.py normalises them; system text and answers do not. A row is a leak of a
+query
 
-    whose user turns together are the row's user turns together, however they are split,
-    whose user turns all stand in the row, one right after another, or
-    whose last user turn is all that the row asks.
+    whose joined user turns equal the row's joined user turns, however they are split,
+    whose user turns all occur in the row consecutively, or
+    whose last user turn is the row's whole prompt.
 
-A row of several turns that shares no more than the last of a query's several turns ("Go on.") is no leak. How many
-there are is said.
+A row of several turns that shares only the last of a query's several turns ("Go on.") is no leak. The number of such
+rows is logged.
 """
 
 import numpy as np
@@ -19,8 +19,11 @@ from near.data.rows import Rows
 
 
 def leaks(pool: Rows, held_out: Rows) -> tuple[np.ndarray, int]:
-    """(n,) bool: the rows of `pool` that ask what a usable row of `held_out` asks; and how many others share no more
-    than the last turn of one."""
+    """Rows of `pool` that leak a usable row of `held_out`.
+
+    Returns:
+        leaked bool (n_pool,); and how many other rows share only the last turn of a held-out row.
+    """
     queries = [normalised_turns(chat) for chat in held_out.chats(np.flatnonzero(held_out.usable()))]
     leaked = np.zeros(len(pool), dtype=bool)
     whole = _sorted([prompt_key(turns) for turns in queries] + [text_key(turns[-1]) for turns in queries])
@@ -40,7 +43,7 @@ def leaks(pool: Rows, held_out: Rows) -> tuple[np.ndarray, int]:
 
 
 def _follows(turns: list[str], by_last: dict[str, set[tuple[str, ...]]]) -> bool:
-    """Whether all turns of a query stand in `turns`, one right after another."""
+    """Whether all turns of a query occur in `turns` consecutively."""
     for end, turn in enumerate(turns, start=1):
         if any(turns[max(0, end - len(query)) : end] == list(query) for query in by_last.get(turn, ())):
             return True

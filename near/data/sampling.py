@@ -1,4 +1,4 @@
-"""Parts of a source that LLaMA-Factory's `split` and `num_samples` take: which rows, told before any is read."""
+"""LLaMA-Factory's `split` and `num_samples`: which rows of a source are used, decided before they are read."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,14 +10,17 @@ from near.common.errors import UserError, one_line
 from near.data.reading import Reading
 from near.data.sources.sources import Opened
 
-SEED = 42  # of num_samples: one sample for all seeds of a comparison, so that they choose from one pool
+SEED = 42  # of num_samples: the same sample for all seeds of a comparison, so that all select from one pool
 
 
 def sampled(source: DictConfig, files: Sequence[Opened], where: str) -> Iterator[tuple[Opened, Reading]]:
-    """The files of an entry, and how each is read so that together they give `source.sample`: `split`, such as
-    "train[:100]", then `num_samples` of it at random, then `source.limit` of these. Positions stay those in the files.
+    """The files of a dataset_info.json entry, each with the rows of it that belong to the sample.
 
-    Raises UserError for a split that a file hasn't.
+    The sample is `split` (such as "train[:100]") of all rows, then `num_samples` of these at random, then the first
+    `source.limit` of these. Rows keep their positions in the files.
+
+    Raises:
+        UserError: `split` is not a part of "train".
     """
     counts = [sum(1 for _ in opened.rows(lambda names: names[:1])) for opened in files]
     chosen = positions(sum(counts), source.sample.get("split"), source.sample.get("num_samples"), source.limit, where)
@@ -29,7 +32,7 @@ def sampled(source: DictConfig, files: Sequence[Opened], where: str) -> Iterator
 
 
 def positions(rows: int, split: str | None, samples: int | None, limit: int | None, where: str) -> np.ndarray:
-    """int64, ascending and distinct: which of `rows` rows are taken."""
+    """The rows of the sample among `rows` rows: int64, ascending, distinct. The options are those of `sampled`."""
     chosen = np.arange(rows)
     if split:
         try:

@@ -1,4 +1,4 @@
-"""What decides a model's weights and tokens."""
+"""Identity of a base model, for cache keys."""
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -7,6 +7,6 @@ from near.models.hub import resolve_dtype
 
 
 def of_model(model: DictConfig, folder: str) -> dict:
-    """What decides a model's weights and tokens: its files in `folder` in place of its name, and every option of it."""
+    """All that determines a model's weights and tokens: its options, with the digest of `folder` in place of its name."""
     decided = {"name_or_path": folder_digest(folder), "revision": None, "dtype": resolve_dtype(model.dtype)}
     return OmegaConf.to_container(model, resolve=True) | decided

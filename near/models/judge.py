@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible endpoint: whether an answer says what its reference does."""
+"""A judge model behind an OpenAI-compatible endpoint: compares an answer with its reference."""
 
 import re
 import unicodedata
@@ -20,8 +20,13 @@ class JudgeOptions(TypedDict):
 
 
 class Judge:
-    """Asks `/chat/completions` of a server for a verdict, at temperature 0. server: see near.models.server.Server, and
-    `model`, its name there; prompt: with {question}, {reference} and {answer}."""
+    """Requests verdicts from a server's `/chat/completions`, at temperature 0.
+
+    Args:
+        server: options of near.models.server.Server, and `model`, the judge's name there.
+        prompt: a text with {question}, {reference} and {answer}.
+        where: the configuration's key, for error messages.
+    """
 
     def __init__(self, server: dict, prompt: str = PROMPT, where: str = "judge"):
         self.server, self.prompt, self.where = Server(server, f"{where}.server"), prompt, where
@@ -30,13 +35,15 @@ class Judge:
             raise UserError(f"{where}.server.model is missing: set it to the judge's name at the server")
 
     def verdicts(self, cases: list[tuple[str, str, str]]) -> list[bool]:
-        """Of each question, reference and answer: whether the answer is right. UserError where the judge says neither
-        yes nor no."""
+        """Whether each answer is right. `cases`: triples of question, reference and answer.
+
+        Raises UserError for a reply that is neither yes nor no.
+        """
         with ThreadPoolExecutor(self.server.concurrency) as workers:
             return [right for right, _ in workers.map(self.verdict, cases)]
 
     def verdict(self, one: tuple[str, str, str]) -> tuple[bool, str]:
-        """Whether one answer is right, and what the judge said."""
+        """Whether one answer is right, and the judge's reply. `one`: question, reference, answer."""
         question, reference, answer = one
         parts = {"{question}": question, "{reference}": reference, "{answer}": answer}
         text = re.sub("|".join(map(re.escape, parts)), lambda match: parts[match.group()], self.prompt)
@@ -46,11 +53,11 @@ class Judge:
         try:
             reply = str(response["choices"][0]["message"]["content"])
         except (KeyError, IndexError, TypeError) as error:
-            raise UserError(f"{self.where}.server.url={self.server.url} answers something else than a chat") from error
+            raise UserError(f"{self.where}.server.url={self.server.url} did not return a chat completion") from error
         word = re.search(r"\b(yes|no)\b", reply.casefold())
         if word is None:
             raise UserError(
-                f"{self.where}: {self.model} says {reply[:60]!r}, neither yes nor no; set another {self.where}.prompt"
+                f"{self.where}: {self.model} replies {reply[:60]!r}, neither yes nor no; change {self.where}.prompt"
             )
         return word.group() == "yes", reply
 

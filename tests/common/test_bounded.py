@@ -73,7 +73,7 @@ def test_texts_are_those_of_transformers(tokenizer, template):
 def test_a_template_that_takes_too_much_is_refused(tokenizer, template):
     for _ in range(2):  # the second time at once
         with pytest.raises(
-            UserError, match=r"chat template of .* is refused, it (takes over|gives) .*; name another one"
+            UserError, match=r"chat template of .* is refused, it (takes over|gives) .*; choose another"
         ):
             text(tokenizer, template)
     assert text(tokenizer, OWN_TEMPLATES["chatml"]), "others go on"

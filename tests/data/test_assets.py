@@ -53,7 +53,7 @@ def test_only_wanted_members_are_unpacked(index, tmp_path):
 
 
 def test_a_wrong_hash_is_refused(index, tmp_path):
-    with pytest.raises(UserError, match="pkg==1.0 has SHA-256 [0-9a-f]{64}, not 0000: not used"):
+    with pytest.raises(UserError, match="pkg==1.0 has SHA-256 [0-9a-f]{64}, not 0000: the wheel is not used"):
         fetch(Wheel("pkg", "1.0", "0000", ""), tmp_path)
 
 

@@ -129,11 +129,11 @@ FAULTY = [
     ('{"instruction": "a"}', "field 'output' is missing"),
     ('{"instruction": "a", "output": 4}', "field 'output' is of type int, not text"),
     ('{"instruction": "", "output": "b"}', "field 'instruction' is empty"),
-    ('{"instruction": "a\\ud800", "output": "b"}', "holds half of a surrogate pair"),
+    ('{"instruction": "a\\ud800", "output": "b"}', "has half of a surrogate pair"),
     ("[" * 100000, "field 'line' is not JSON"),
     ('{"instruction": ' + "9" * 5000 + "}", "field 'line' is not JSON"),
     ('{"instruction": "a", "input": ["x"], "output": "b"}', "field 'input' is of type list, not text"),
-    ('{"instruction": "a", "history": [["x"]], "output": "b"}', "field 'history' holds something else"),
+    ('{"instruction": "a", "history": [["x"]], "output": "b"}', "field 'history' must contain only"),
     ('{"instruction": "a", "output": "b"', "field 'line' is not JSON"),
     ("[1, 2]", "field 'row' is of type list"),
     ("\xff", "field 'line' is not"),
@@ -160,7 +160,7 @@ def test_a_faulty_row_is_named_or_skipped(tmp_path, cache, line, says):
     ("turns", "says"),
     [
         ([], "field 'messages' is empty"),
-        ([{"role": "user", "content": "a"}], "holds no answer at its end"),
+        ([{"role": "user", "content": "a"}], "has no answer at its end"),
         ([{"role": "assistant", "content": "a"}], "holds no prompt"),
         ([{"role": "robot", "content": "a"}], "field 'messages[0].role' is 'robot', not one of"),
         ([{"role": "user", "content": None}], "field 'messages[0].content' is of type NoneType"),
@@ -178,7 +178,7 @@ def test_missing_file_column_split_and_empty(tmp_path, cache):
     assert "did you mean pool.jsonl" in refused(tmp_path / "poll.jsonl", cache)
     assert "no such file; there is no folder" in refused(tmp_path / "no" / "poll.jsonl", cache)
     told = refused(path, cache, "data.candidates.columns.output=anser")
-    assert "no row holds an answer (row 0 (line 1): field 'anser' is missing); its columns: instruction, input" in told
+    assert "no row has an answer (row 0 (line 1): field 'anser' is missing); its columns: instruction, input" in told
     told = refused(path, cache, "data.candidates.columns.instruction=question")
     assert "no column 'question' (columns.instruction); its columns: instruction, input, output" in told
     assert "data.candidates.path is missing: set data.candidates.path=FILE" in refused_null(cache)
@@ -195,9 +195,9 @@ def test_missing_file_column_split_and_empty(tmp_path, cache):
     assert "no file matches" in refused(tmp_path / "*.nothing", cache)
     (tmp_path / "p.jsonl.zst").write_bytes(b"not zstd")
     assert "is a damaged zstd file" in refused(tmp_path / "p.jsonl.zst", cache)
-    assert "holds no row" in refused(write_rows(tmp_path / "empty.jsonl", []), cache)
+    assert "has no rows" in refused(write_rows(tmp_path / "empty.jsonl", []), cache)
     broken = write_rows(tmp_path / "allbad.jsonl", [{**ALPACA, "output": ""}])
-    assert "no row holds an answer" in refused(broken, cache, "data.on_error=skip")
+    assert "no row has an answer" in refused(broken, cache, "data.on_error=skip")
     bare = write_rows(tmp_path / "bare.jsonl", [{**ALPACA, "instruction": ""}])
     assert "holds no usable row" in refused(bare, cache, "data.on_error=skip")
     (tmp_path / "p.xyz").write_text("x")
@@ -331,7 +331,7 @@ def test_a_filter_leaves_rows_out_and_ids_in_place(tmp_path, cache):
     assert eligible({"lang": ["fr", "en"]}) == [0, 2, 3]
     with pytest.raises(UserError, match="no column 'language'; its columns: instruction, input, output, lang"):
         eligible({"language": "en"})
-    with pytest.raises(UserError, match="leaves no row; widen it"):
+    with pytest.raises(UserError, match="matches no row; widen it"):
         eligible({"lang": "it"})
 
 

@@ -74,16 +74,16 @@ def test_several_entries_are_one_pool(info, cache):
     rows = load(cfg.data, "candidates", str(cache))
     assert rows.sources(rows.eligible()).tolist() == ["plain", "renamed", "chat"]
     cfg.data.candidates.path = ["plain", "plian"]
-    with pytest.raises(UserError, match="plian is no entry of .*did you mean plain"):
+    with pytest.raises(UserError, match="plian is not an entry of .*did you mean plain"):
         load(cfg.data, "candidates", str(cache))
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("plian", "is no entry of .*did you mean plain"),
+        ("plian", "is not an entry of .*did you mean plain"),
         ("pairs", "ranking=true is preference data"),
-        ("nowhere", "ms_hub_url=a/b is on ModelScope, which is not read"),
+        ("nowhere", "ms_hub_url=a/b is on ModelScope, which is not supported"),
     ],
 )
 def test_bad_entries(info, cache, name, says):
@@ -186,11 +186,11 @@ def test_openai_is_read_as_llama_factory_does(read):
 @pytest.mark.parametrize(
     ("turns", "says"),
     [
-        ([("human", "q"), ("human", "q"), ("gpt", "a")], r"conversations\[1\]' is of the user where an answer has to"),
-        ([("gpt", "a"), ("human", "q")], r"conversations\[0\]' is of the assistant where a question has to come"),
-        ([*TALK, ("system", "s"), ("gpt", "a")], r"conversations\[2\]' is of the system where"),
+        ([("human", "q"), ("human", "q"), ("gpt", "a")], r"conversations\[1\]' has role user, expected an answer"),
+        ([("gpt", "a"), ("human", "q")], r"conversations\[0\]' has role assistant, expected a question"),
+        ([*TALK, ("system", "s"), ("gpt", "a")], r"conversations\[2\]' has role system, expected"),
         ([("user", "q"), ("gpt", "a")], "is 'user', not one of human, gpt, function_call, observation, system"),
-        ([*TALK, ("human", "q")], "holds no answer at its end"),
+        ([*TALK, ("human", "q")], "has no answer at its end"),
     ],
 )
 def test_rows_that_llama_factory_leaves_out_are_faults(read, turns, says):
@@ -227,9 +227,9 @@ def test_a_folder_of_files(read, tmp_path, caplog, files):
 
 
 def test_files_of_several_kinds_in_a_folder(read):
-    with pytest.raises(UserError, match="are of several kinds"):
+    with pytest.raises(UserError, match="has files of several kinds"):
         read({"d/a.csv": "instruction,output\na,b\n", "d/b.json": "[]"}, name="d")
-    with pytest.raises(UserError, match="holds no file that is read"):
+    with pytest.raises(UserError, match="has no supported file"):
         read({"other/a.md": "x"}, name="other")
 
 
@@ -239,8 +239,8 @@ def test_files_of_several_kinds_in_a_folder(read):
         ({"columns": "x"}, "columns is of type str, not an object"),
         ({"columns": ["a"]}, "columns is of type list, not an object"),
         ({"columns": {"prompt": 3}}, "columns.prompt is of type int, not text"),
-        ({"columns": {}}, "lists nothing, and with it no prompt; add prompt or query"),
-        ({"columns": {"response": "output"}}, "lists response, and with it no prompt"),
+        ({"columns": {}}, "lists nothing, but no prompt; add prompt or query"),
+        ({"columns": {"response": "output"}}, "lists response, but no prompt"),
         ({"formatting": "sharegpt", "columns": {"system": "s"}}, "no prompt; add messages"),
         ({"columns": {"prompt": "instructoin", "response": "output"}}, "no column 'instructoin'"),
         ({"tags": 3}, "tags is of type int, not an object"),
@@ -256,8 +256,8 @@ def test_files_of_several_kinds_in_a_folder(read):
         ({"ms_hub_url": "a/b"}, "ms_hub_url=a/b is on ModelScope"),
         ({"om_hub_url": "a/b"}, "om_hub_url=a/b is on Openmind"),
         ({"script_url": "x"}, "script_url=x is a program"),
-        ({"cloud_file_name": "s3://x"}, "cloud_file_name=s3://x is in a cloud"),
-        ({"hf_hub_url": "some-org/some-data"}, "is neither a file here nor a data set"),  # goes before file_name
+        ({"cloud_file_name": "s3://x"}, "cloud_file_name=s3://x is in cloud storage"),
+        ({"hf_hub_url": "some-org/some-data"}, "is neither a local file nor a data set"),  # goes before file_name
         ({"file_name": None}, "file_name=None is not a text"),
         ({"file_name": "none.json"}, "no such file"),
     ],

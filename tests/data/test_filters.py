@@ -86,7 +86,7 @@ def test_a_filter_that_leaves_nothing_says_what_there_is(tmp_path, cache):
     rows = [{"question": f"q{i}", "answer": "a", "year": 2018 + i % 3, "lang": "en"} for i in range(9)]
     cfg = configured("select", "data=files", f"data.candidates.path={write_rows(tmp_path / 'p.jsonl', rows)}")
     cfg.data.candidates.filter = {"year": 2035}
-    with pytest.raises(UserError, match="leaves no row; widen it; the rows have year: 2018, 2019, 2020$"):
+    with pytest.raises(UserError, match="matches no row; widen it; the rows have year: 2018, 2019, 2020$"):
         load(cfg.data, "candidates", str(cache))
     cfg.data.candidates.filter = {"lnag": "en"}
     with pytest.raises(UserError, match="no column 'lnag'.*did you mean lang"):

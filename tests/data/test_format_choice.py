@@ -102,9 +102,7 @@ def test_a_choice_between_formats_is_said(tmp_path, cache, caplog):
     row = {"prompt": "p", "completion": "c", "instruction": "i", "input": "", "output": "o"}
     cfg.data.candidates.path = str(write_rows(tmp_path / "p.jsonl", [row] * 3))
     assert load(cfg.data, "candidates", str(cache)).messages(0)[0]["content"] == "i"
-    assert (
-        caplog.text.count("read as alpaca; its columns would also do for data.candidates.format=prompt_completion") == 1
-    )
+    assert caplog.text.count("read as alpaca; its columns also fit data.candidates.format=prompt_completion") == 1
 
 
 def test_ids_and_scores_say_nothing():

@@ -99,13 +99,13 @@ def test_rows_that_share_the_last_turn_alone_are_counted(pool_of, caplog):
     caplog.set_level(logging.INFO)
     pool = pool_of([chat("Tell a tale", "Go on."), chat("And now", "go  on.")], [chat("Hi", "Go on.")])
     assert pool.eligible().tolist() == [0, 1, 2]
-    assert "2 rows share the last of several turns with a query or an eval row, kept" in caplog.text
+    assert "2 rows share the last of several turns with a query or an eval row; they stay" in caplog.text
 
 
 def test_rows_that_are_kept_are_counted(pool_of, caplog):
     pool = pool_of([chat(QUESTION), chat(QUESTION.lower())], [chat(QUESTION)], leakage="keep")
     assert len(pool.eligible()) == 3
-    assert "2 rows ask what a query or an eval row asks, kept by data.leakage=keep" in caplog.text
+    assert "2 rows have the prompt of a query or an eval row; they stay, as data.leakage=keep" in caplog.text
 
 
 def test_turns_of_many_rows_are_found_in_every_source(tmp_path, monkeypatch):

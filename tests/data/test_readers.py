@@ -97,11 +97,11 @@ def test_rows_inside_of_a_json_file(read, key, rows, indent, monkeypatch):
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        (None, "say where they are: data.candidates.key=meta.names or data.candidates.key=data.examples or"),
-        ("data", "holds an object at data.candidates.key=data, not a list of rows; say where they are"),
-        ("data.exmaples", "leads nowhere, 'exmaples' is not in this object; there are: examples, a.b, parts"),
+        (None, "set data.candidates.key=meta.names or data.candidates.key=data.examples or"),
+        ("data", "holds an object at data.candidates.key=data, not a list of rows; set"),
+        ("data.exmaples", "not found: this object has no 'exmaples'; there are: examples, a.b, parts"),
         ("meta.n", "holds number at data.candidates.key=meta.n, not a list"),
-        ("data.parts.7", "leads nowhere, '7' is not in this list"),
+        ("data.parts.7", "not found: this list has no '7'"),
     ],
 )
 def test_keys_that_lead_nowhere(read, key, says):
@@ -110,7 +110,7 @@ def test_keys_that_lead_nowhere(read, key, says):
 
 
 def test_a_key_is_for_json(read):
-    with pytest.raises(UserError, match=r"data\.candidates\.key=rows: only a \.json file has rows under a key"):
+    with pytest.raises(UserError, match=r"data\.candidates\.key=rows: only \.json files have rows under a key"):
         read("p.jsonl", TEXTS[".jsonl"], key="rows")
 
 
@@ -177,7 +177,7 @@ def test_columns_that_nobody_asked_for_do_not_matter(tmp_path, read, name):
     content = table_file(tmp_path / name, table)
     assert len(read(name, content)) == 1
     assert read(name, content, columns={"source": "far"}).sources().tolist() == ["1000000000000000000 (timestamp[us])"]
-    with pytest.raises(UserError, match="leaves no row"):
+    with pytest.raises(UserError, match="matches no row"):
         read(name, content, filter={"far": ">2020"})
 
 
@@ -203,7 +203,7 @@ def test_a_line_has_a_bound_however_it_is_packed(read, monkeypatch, kind, packin
     first = {"csv": b"question,answer", "tsv": b"question\tanswer", "txt": b"text"}
     body = first.get(kind, b'{"question": "q", "answer": "a"}') + b"\n" + b"x" * (2 << 20) + b"\n"
     packed = PACKED[packing](body)
-    with pytest.raises(UserError, match=rf"p\.{kind}{packing}: line 2 is longer than 1 MB, the most that is read"):
+    with pytest.raises(UserError, match=rf"p\.{kind}{packing}: line 2 is longer than 1 MB, the limit for one row"):
         read(f"p.{kind}{packing}", packed)
 
 

@@ -220,7 +220,7 @@ def test_an_end_that_the_vocabulary_lacks_is_named(caplog):
         set_template(bare, "llama3")
     assert bare.eos_token == "<e>"
     assert len(bare) == 2
-    assert "model.template=llama3: <|eot_id|>, which ends an answer, is no token of this tokenizer" in caplog.text
+    assert "model.template=llama3: <|eot_id|>, which ends an answer, is not a token of this tokenizer" in caplog.text
 
 
 def test_a_stop_word_in_the_vocabulary_is_encoded_as_one_token():

@@ -250,7 +250,7 @@ def test_tools_are_handed_to_the_template_or_refused(tokenizer):
     assert said.strip() == "answer<|im_end|>"
     plain = carrying(tokenizer, "chatml")
     plain.chat_template = made_tokenizers.CHATML
-    with pytest.raises(UserError, match="takes no tools"):
+    with pytest.raises(UserError, match="does not accept tools"):
         encode(plain, chat)
     row = encode(plain, chat[1:])  # its calls are lines of JSON
     assert '{"name": "rain", "arguments": {"town": "Oslo"}}' in plain.decode(row.input_ids)

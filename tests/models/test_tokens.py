@@ -123,7 +123,7 @@ def test_rows_that_the_template_refuses_are_counted(tokenizer, small_data, cache
     rows = load(cfg.data, "candidates", str(cache))
     tokens = tokenize(rows, picky, cfg.data, str(cache))
     assert len(tokens.eligible) == 40
-    assert "the chat template refuses 20 rows, the first with: no colours" in caplog.text
+    assert "the chat template rejects 20 rows, the first with: no colours" in caplog.text
 
 
 def test_plain_text_is_trained_whole_and_without_a_template(tokenizer):

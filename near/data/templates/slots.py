@@ -1,6 +1,6 @@
-"""The slots of every named chat template, with the values that LLaMA-Factory's template of that name has.
+"""The slots of every named chat template, with the values of LLaMA-Factory's template of the same name.
 
-Left out of its list: templates for pictures and sound, and those of models that need code of their own.
+Not included: templates for images and audio, and those of models that need custom code.
 """
 
 from dataclasses import replace

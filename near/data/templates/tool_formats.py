@@ -1,4 +1,4 @@
-"""How tools and calls of them are written into a chat, by LLaMA-Factory's names, as text and in Jinja.
+"""Formats of tools and tool calls in a chat, under LLaMA-Factory's names, as text and in Jinja.
 
 In Python `tools` is a list of descriptions ({"type": "function", "function": {...}}, or the inner object alone) and
 `calls` a list of {"name", "arguments"}. In Jinja they are `tools` and `message.tool_calls` of apply_chat_template.
@@ -11,19 +11,19 @@ from datetime import datetime
 
 from near.common.errors import UserError
 
-RESULTS = "\n</tool_response>\n<tool_response>\n"  # between the results of calls that were made in one turn
+RESULTS = "\n</tool_response>\n<tool_response>\n"  # between the results of calls of one turn
 
 
 @dataclass(frozen=True)
 class ToolFormat:
-    describe: Callable[[list[dict]], str]  # the text that stands behind the system text
-    call: Callable[[list[dict]], str]
+    describe: Callable[[list[dict]], str]  # tools to the text that follows the system text
+    call: Callable[[list[dict]], str]  # calls to the text of the answer
     jinja_tools: str  # the same as `describe`, of `tools`
     jinja_calls: str  # the same as `call`, of `calls`
-    verbatim: tuple[str, str] | None = None  # what stands around tools that are written as the row has them
+    verbatim: tuple[str, str] | None = None  # before and after tools that are written unchanged
 
     def described(self, tools: str) -> str:
-        """`describe` of a row's `tools`, their JSON; "" where that lists none."""
+        """The text for a row's `tools` (JSON); "" if there are none."""
         listed = json.loads(tools) if tools else []
         if listed and self.verbatim:
             return self.verbatim[0] + tools + self.verbatim[1]
@@ -295,8 +295,8 @@ def _call_lfm2(calls: list[dict]) -> str:
     def value(one: object) -> str:
         return f'"{one}"' if isinstance(one, str) else _json(one)
 
-    made = (f"{c['name']}({', '.join(f'{k}={value(v)}' for k, v in c['arguments'].items())})" for c in calls)
-    return f"<|tool_call_start|>[{', '.join(made)}]<|tool_call_end|>"
+    texts = (f"{c['name']}({', '.join(f'{k}={value(v)}' for k, v in c['arguments'].items())})" for c in calls)
+    return f"<|tool_call_start|>[{', '.join(texts)}]<|tool_call_end|>"
 
 
 JINJA_LFM2_CALLS = _each(
