@@ -1,15 +1,24 @@
-"""Batches of rows alike in length: little padding, bounded memory."""
+"""Batches of rows of similar length: little padding, limited memory."""
 
 import numpy as np
 
-FEWEST = 4  # rows that are batched together however unlike they are
+FEWEST = 4  # minimum of rows per batch, however different their lengths
 
 
 def batches(
     lengths: list[int] | np.ndarray, size: int, tokens: int | None = None, alike: float = 0.0
 ) -> list[np.ndarray]:
-    """Positions in batches, the longest first: at most `size` rows, at most `tokens` tokens with their padding where a
-    batch has more than one row, and beyond the first FEWEST rows none shorter than `alike` times the longest.
+    """Group rows into batches, longest rows first.
+
+    Args:
+        lengths: tokens of each row, (n,).
+        size: maximum of rows per batch.
+        tokens: maximum of tokens per batch, padding included, unless a single row has more; None: no limit.
+        alike: rows shorter than this fraction of the batch's longest row start a new batch, except that a batch may
+            always have FEWEST rows.
+
+    Returns:
+        Positions in `lengths`, int64, for every batch.
 
     >>> [b.tolist() for b in batches([3, 9, 4, 8], size=3, tokens=18)]
     [[1, 3], [2, 0]]

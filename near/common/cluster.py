@@ -1,4 +1,4 @@
-"""A Ray cluster: connecting to it, running functions there, and errors of ours as themselves."""
+"""A Ray cluster: connecting to it and running functions there; a UserError keeps its type."""
 
 import contextlib
 import importlib.util
@@ -14,7 +14,7 @@ ROOT = str(Path(__file__).resolve().parents[2])
 
 @contextlib.contextmanager
 def cluster() -> Iterator[None]:
-    """Be connected to the cluster that RAY_ADDRESS names, or to one of this machine that ends with the block."""
+    """Connect to the cluster of RAY_ADDRESS, or start a local one that ends with the block."""
     if importlib.util.find_spec("ray") is None:
         raise UserError("launcher=ray: Ray is not installed; pip install -r requirements-ray.txt")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -39,8 +39,13 @@ def cluster_cpus() -> int:
 
 
 def on_cluster(count: int, work: Callable[[int], int], progress: Progress) -> None:
-    """Call `work(0)` to `work(count - 1)`, each in a task with one CPU; `progress` is told what they return. A task
-    whose process dies is started anew by Ray."""
+    """Call `work(0)` to `work(count - 1)`, each in a task with one CPU. Ray restarts a task whose process dies.
+
+    Args:
+        count: number of tasks.
+        work: returns how much it did.
+        progress: called with each return value.
+    """
     import ray
 
     task = ray.remote(num_cpus=1)(_call)
@@ -58,7 +63,7 @@ def _call(work: Callable[[int], int], number: int) -> int:
 
 @contextlib.contextmanager
 def _unwrapped_errors() -> Iterator[None]:
-    """A UserError that was raised in the cluster, as itself."""
+    """Raise the UserError that a Ray error wraps."""
     import ray
 
     try:

@@ -1,4 +1,4 @@
-"""Which of several processes this one is, as torchrun tells through the environment."""
+"""Rank and number of processes, from torchrun's environment variables."""
 
 import os
 
@@ -13,5 +13,5 @@ def is_main() -> bool:
 
 
 def rank_shown() -> str:
-    """`rank 1: ` before a line that is of one of several ranks; nothing where there is one process."""
+    """Prefix of log lines: `rank 1: ` if there are several processes, else ""."""
     return f"rank {os.environ['RANK']}: " if world_size() > 1 else ""

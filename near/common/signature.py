@@ -1,8 +1,8 @@
-"""The keywords a class or function takes, read from its source without importing it.
+"""The parameters of a class or function, read from its source without importing it.
 
-Configurations name classes of torch, transformers and peft; importing those takes seconds, so that a mistyped option
-would be answered late. Reading the source takes milliseconds. What can't be read that way (a compiled module, a name
-made at run time) is imported and inspected instead.
+Configurations name classes of torch, transformers and peft. Importing those takes seconds, which would delay the error
+for a mistyped option; reading the source takes milliseconds. Names without readable source (a compiled module, a name
+made at run time) are imported and inspected instead.
 """
 
 import ast
@@ -21,18 +21,17 @@ class _Unreadable(Exception):
 
 
 class Parameter(NamedTuple):
-    """What the source says of a keyword. `default`: None where it has to be there; `module`: where the names that
-    `annotation` uses are known."""
+    """A parameter, as in the source."""
 
     annotation: ast.expr | None
-    default: ast.expr | None
-    module: str
+    default: ast.expr | None  # None: required
+    module: str  # the module whose names `annotation` uses
 
 
 def keywords(target: str) -> set[str] | None:
-    """Names that `target` ("package.module.Class") takes as keyword arguments; None where it takes any (**kwargs).
+    """Names of the parameters of `target` ("package.module.Class"); None if it accepts any (**kwargs).
 
-    Raises UserError when there is no such module or attribute.
+    Raises UserError if there is no such module or attribute.
     """
     known, more = parameters(target)
     return None if more else set(known)
@@ -40,7 +39,7 @@ def keywords(target: str) -> set[str] | None:
 
 @functools.lru_cache(maxsize=256)
 def parameters(target: str) -> tuple[dict[str, Parameter], bool]:
-    """The keywords that `target` names, and whether it takes others beside them. UserError as for `keywords`."""
+    """The parameters of `target` by name, and whether it has **kwargs. UserError as for `keywords`."""
     module, _, name = target.rpartition(".")
     if not module:
         raise UserError(f"_target_={target} is not a dotted path to a class")
@@ -51,7 +50,7 @@ def parameters(target: str) -> tuple[dict[str, Parameter], bool]:
 
 
 def definition(module: str, name: str) -> tuple[str, ast.AST] | None:
-    """The module and the node that define `name` as `module` knows it; None where its source can't be read."""
+    """The module and the node that define `name`, looked up in `module`; None if the source can't be read."""
     try:
         return _definition(module, name)
     except _Unreadable:
@@ -59,8 +58,8 @@ def definition(module: str, name: str) -> tuple[str, ast.AST] | None:
 
 
 def attribute(target: str, name: str) -> object:
-    """The plain value that class `target`, or the first of its bases that has one, gives its attribute `name`; None
-    where it is computed, or can't be read without importing."""
+    """The constant value of the class attribute `name` of `target` or its bases; None if it is not a constant in the
+    source."""
     module, _, cls = target.rpartition(".")
     try:
         module, node = _definition(module, cls)
@@ -81,8 +80,10 @@ def attribute(target: str, name: str) -> object:
 
 
 def class_definition(target: str) -> tuple[str, ast.ClassDef] | None:
-    """The module that defines class `target`, and its definition; None where it is no class, or can't be read. Nothing
-    is imported, and no attribute of a module is followed but a class that it imports by name."""
+    """The module and the node that define class `target`; None if it is not a class or can't be read.
+
+    Nothing is imported. Only `from module import name` is followed.
+    """
     module, _, name = target.rpartition(".")
     try:
         module, node = _definition(module, name)
@@ -92,7 +93,7 @@ def class_definition(target: str) -> tuple[str, ast.ClassDef] | None:
 
 
 def bases(target: str) -> set[str]:
-    """The modules of the classes that class `target` inherits from, as far as they can be read."""
+    """The modules of all base classes of `target` that can be read."""
     modules, (module, node) = set(), class_definition(target) or (None, None)
     for base in getattr(node, "bases", []):
         if isinstance(base, ast.Name) and (parent := class_definition(f"{module}.{base.id}")):
@@ -107,7 +108,7 @@ def _inspected(target: str, module: str, name: str) -> tuple[dict[str, Parameter
         raise UserError(f"_target_={target} cannot be loaded: {error}") from error
     try:
         parameters = inspect.signature(inspected).parameters.values()
-    except (TypeError, ValueError):  # compiled without a signature: it decides itself
+    except (TypeError, ValueError):  # compiled, without a signature: accept anything
         return {}, True
     named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     known = {p.name: Parameter(_annotation(p.annotation), _constant(p.default), module) for p in named}
@@ -115,17 +116,17 @@ def _inspected(target: str, module: str, name: str) -> tuple[dict[str, Parameter
 
 
 def _annotation(value: object) -> ast.expr | None:
-    """An annotation of a class that is already imported, as if it were read from source."""
+    """An annotation of an imported class, as a node."""
     if value is inspect.Parameter.empty:
         return None
     try:
         return ast.parse(inspect.formatannotation(value), mode="eval").body
-    except SyntaxError:  # such as an object's repr: it decides itself
+    except SyntaxError:  # such as an object's repr: accept anything
         return None
 
 
 def _constant(value: object) -> ast.expr | None:
-    """A default of a class that is already imported, as if it were read from source."""
+    """A default of an imported class, as a node."""
     if value is inspect.Parameter.empty:
         return None
     return ast.Constant(value if isinstance(value, bool | int | float | str) else None)
@@ -168,7 +169,7 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def _has_fields(node: ast.ClassDef, module: str) -> bool:
-    """Whether a class's annotations are its keywords: dataclasses and TypedDicts."""
+    """Whether the annotations of a class are its parameters: dataclasses and TypedDicts."""
     return _is_dataclass(node) or is_typed_dict(module, node)
 
 
@@ -181,7 +182,7 @@ def is_typed_dict(module: str, node: ast.AST) -> bool:
 
 
 def _fields(node: ast.ClassDef, module: str) -> dict[str, Parameter]:
-    """Fields of a dataclass that its __init__ takes, or of a TypedDict."""
+    """The fields of a TypedDict, or those of a dataclass that its __init__ has."""
     known, optional = {}, any(word.arg == "total" for word in node.keywords)  # a TypedDict's total=False
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
@@ -208,7 +209,7 @@ def _of_function(node: ast.FunctionDef, module: str) -> tuple[dict[str, Paramete
 
 
 def _definition(module: str, name: str, depth: int = 0) -> tuple[str, ast.ClassDef | ast.FunctionDef | ast.Assign]:
-    """Follow `from x import name` from `module` to the module that defines `name`: a class, a function or an alias."""
+    """The module and the node that define `name` (class, function or alias), through `from x import name`."""
     if depth > 8:
         raise _Unreadable(name)
     path, tree = _parsed(module)
@@ -235,7 +236,7 @@ def _absolute(module: str, path: Path, node: ast.ImportFrom) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _parsed(module: str) -> tuple[Path, ast.Module]:
-    """A module's file and syntax tree, found without importing its parents."""
+    """A module's file and syntax tree, without importing its parents."""
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)

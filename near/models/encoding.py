@@ -245,9 +245,7 @@ class Encoder:
         if end is None:
             return ids, labels, False, True
         for answer in open_ended:
-            if not self.tokenizer.decode(
-                ids[answer.stop :]
-            ).strip():  # the chat's last answer: trailing white space is removed
+            if not self.tokenizer.decode(ids[answer.stop :]).strip():  # the last answer: remove what follows
                 ids, labels = ids[: answer.stop], labels[: answer.stop]
             if answer.stop < len(ids):
                 labels[answer.stop] = end

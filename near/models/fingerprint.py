@@ -7,6 +7,6 @@ from near.models.hub import resolve_dtype
 
 
 def of_model(model: DictConfig, folder: str) -> dict:
-    """All that determines a model's weights and tokens: its options, with the digest of `folder` in place of its name."""
+    """All that determines a model's weights and tokens: its options, with the digest of `folder` for its name."""
     decided = {"name_or_path": folder_digest(folder), "revision": None, "dtype": resolve_dtype(model.dtype)}
     return OmegaConf.to_container(model, resolve=True) | decided

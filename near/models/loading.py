@@ -153,9 +153,7 @@ def with_adapter(model, path: str | Path, trainable: bool = False):
     path = Path(path)
     weights = path / "adapter_model.safetensors"
     if not (path / "adapter_config.json").is_file() or not weights.is_file():
-        raise UserError(
-            f"adapter_name_or_path={path}: adapter_config.json and adapter_model.safetensors are not both there"
-        )
+        raise UserError(f"adapter_name_or_path={path}: no adapter_config.json or no adapter_model.safetensors")
     check_patterns(path, read_json(path / "adapter_config.json"), (name for name, _ in model.named_modules()))
     misfit = f"adapter_name_or_path={path} does not fit the model {model.name_or_path}"
     with reading(weights), safe_open(weights, framework="numpy") as file:
@@ -163,9 +161,8 @@ def with_adapter(model, path: str | Path, trainable: bool = False):
     with reading(f"{misfit}: it", "name the base it was trained on"):
         adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
     known = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    whole = (
-        set(get_peft_model_state_dict(adapted, save_embedding_layers=True)) | known
-    )  # an adapter may include embeddings
+    # an adapter may include embeddings
+    whole = set(get_peft_model_state_dict(adapted, save_embedding_layers=True)) | known
     if odd := (stored - whole) | (known - stored):
         raise UserError(f"{misfit} ({len(odd)} weights differ, first {min(odd)}); name the base it was trained on")
     return adapted

@@ -41,9 +41,8 @@ def save_as_lora(model, folder: Path) -> None:
             state[name] = torch.cat([weight, -initial[name].to(weight.dtype)], dim=1)  # (out, 2r)
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = read_json(folder / "adapter_config.json")
-    wider = (
-        math.sqrt(2) if config.get("use_rslora") else 2
-    )  # keeps the scaling: alpha / r, or alpha / sqrt(r) with rslora
+    # keeps the scaling, which is alpha / r, or alpha / sqrt(r) with rslora
+    wider = math.sqrt(2) if config.get("use_rslora") else 2
     for key, by in (("r", 2), ("lora_alpha", wider)):
         config[key] = config[key] * by
         pattern = "rank_pattern" if key == "r" else "alpha_pattern"

@@ -100,8 +100,9 @@ def tokenizer_pieces(tokenizer, messages: list[Message], generate: bool = False)
     chat, whole = _rendered(tokenizer, messages, generate)
     if chat.first and whole == chat.until(len(messages), generate, tools=False):
         raise UserError(
-            "the chat template does not accept tools, and the row has some; choose one that does (model.template=qwen), "
-            "drop the tools (data.candidates.columns.tools=false) or skip the rows (data.on_error=skip)"
+            "the chat template does not accept tools, and the row has some; choose one that does "
+            "(model.template=qwen), drop the tools (data.candidates.columns.tools=false) or skip such rows "
+            "(data.on_error=skip)"
         )
     marks = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()), key=len, reverse=True)
     pieces, at, reopened = [], 0, False
@@ -190,9 +191,8 @@ class _Turn:
         """Start and stop of the answer with its end in `whole`, from `at` on."""
         starts = [len(self.before)] if whole.startswith(self.before) else []
         matches = [(position, -len(o)) for o in self.openings if o and (position := whole.find(o, at)) >= 0]
-        starts += [
-            position - length for position, length in sorted(matches)
-        ]  # nearest first; at the same position the longer one
+        # nearest first; at the same position the longer one
+        starts += [position - length for position, length in sorted(matches)]
         for start in (s for s in starts if s >= at):
             exact = self.lead + self.core + self.space + self.end
             if whole.startswith(exact, start):

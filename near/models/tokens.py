@@ -24,13 +24,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 4
 PER_PROCESS = 2000  # rows per process
-OPTIONS = (
-    "cutoff_len",
-    "train_on_prompt",
-    "mask_history",
-    "reasoning",
-    "default_system",
-)  # options of data that Encoder reads
+# options of data that Encoder reads
+OPTIONS = ("cutoff_len", "train_on_prompt", "mask_history", "reasoning", "default_system")
 
 
 def tokenizer_digest(tokenizer) -> str:

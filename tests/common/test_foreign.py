@@ -227,7 +227,7 @@ def test_what_runs_code_counts_only_where_it_is_typed(tmp_path, caplog):
     assert cfg.evaluation.unsafe is False and cfg.embedder.server.api_key_env is None
     assert "type evaluation.lm_eval.include_path=tasks" in refused(lambda: cfg.evaluation.lm_eval.include_path)
     assert cfg.data.candidates.filter == {"engine": "x", "unsafe": "y"}
-    assert "model.trust_remote_code=True counts only where it is typed" in caplog.text
+    assert "model.trust_remote_code=True has no effect unless it is typed" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def test_a_read_only_cache_serves_what_it_holds(read_only, small_data, tmp_path)
         with pytest.raises(OSError) as caught:
             select(cfg, tmp_path / "other")
         line = fault_line(caught.value)
-        assert line.startswith(f"cache_dir={folder} is read-only and does not hold what this run needs ({part}/"), line
+        assert line.startswith(f"cache_dir={folder} is read-only and lacks data that this run needs ({part}/"), line
     with locked(folder / "locks" / "x", remove=True):
         note_use(next(p for p in folder.rglob("*") if p.is_file()))
 

@@ -199,7 +199,7 @@ def test_missing_file_column_split_and_empty(tmp_path, cache):
     broken = write_rows(tmp_path / "allbad.jsonl", [{**ALPACA, "output": ""}])
     assert "no row has an answer" in refused(broken, cache, "data.on_error=skip")
     bare = write_rows(tmp_path / "bare.jsonl", [{**ALPACA, "instruction": ""}])
-    assert "holds no usable row" in refused(bare, cache, "data.on_error=skip")
+    assert "has no usable row" in refused(bare, cache, "data.on_error=skip")
     (tmp_path / "p.xyz").write_text("x")
     assert "files can be .json" in refused(tmp_path / "p.xyz", cache)
     (tmp_path / "p.json").write_text('{"a": 1}')

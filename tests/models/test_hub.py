@@ -27,7 +27,7 @@ def test_a_gated_model_asks_for_a_token_and_does_not_show_it(monkeypatch, tmp_pa
 
 
 def test_a_folder_and_a_path_that_is_none(tmp_path):
-    with pytest.raises(UserError, match="the folder holds no model"):
+    with pytest.raises(UserError, match="the folder has no model"):
         model_folder("embedder.model", str(tmp_path), None, str(tmp_path), "embedder=minilm")
     (tmp_path / "config.json").write_text("{}")
     assert model_folder("embedder.model", str(tmp_path), None, str(tmp_path), "embedder=minilm") == str(tmp_path)
