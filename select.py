@@ -13,13 +13,7 @@ if __name__ == "select":  # imported in place of the standard library's `select`
     sys.modules["select"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules["select"])
 else:
-    from near.app.scripts import output_dir, run, script
-
-    @script("select")
-    def main(cfg):
-        from near.selection.select import select
-
-        select(cfg, output_dir())
+    from near.app.entry import start
 
     if __name__ == "__main__":
-        run(main)
+        start("select")

@@ -2,40 +2,73 @@
 
     python bench/demo.py [runs/demo]
 
-Ends with the table of report.py, the seconds it took and the largest process's peak memory.
+Ends with the table of report.py, the seconds of each step and the largest process's peak memory. Each step is a process
+of its own, forked from this one, which has imported the libraries: typed, each of them would import them again. Rows go
+through the model one by one, eight to a step, as padding them to each other's length is work on a CPU.
 """
 
-import resource
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import importlib
+import multiprocessing
+import os
+import resource
+import runpy
+
+from bench import common
+
+LIBRARIES = ("faiss", "datasets", "peft", "sentence_transformers", "transformers.trainer")
+
+
+def steps(runs: str) -> list[list[str]]:
+    """Script and overrides of each step."""
+    unpadded = ["trainer.args.per_device_train_batch_size=1", "trainer.args.gradient_accumulation_steps=8"]
+    return [
+        ["select.py", f"output_dir={runs}/select"],
+        ["train.py", "-m", "selector=near,random", *unpadded, f"output_dir={runs}/train"],
+        [
+            "merge.py",
+            f"adapter_name_or_path={runs}/train/selector-near/adapter",
+            f"export_dir={runs}/merged",
+            f"output_dir={runs}/merge",
+        ],
+        ["eval.py", f"output_dir={runs}/base"],
+        ["report.py", f"runs={runs}"],
+    ]
 
 
 def step(*words: str) -> None:
     """Show the command and run it from the repository's root; stop where it fails."""
     print(f"\n$ python {' '.join(words)}", flush=True)
-    status = subprocess.run([sys.executable, *words], cwd=ROOT).returncode
-    if status:
-        sys.exit(status)
+    process = multiprocessing.get_context("fork").Process(target=run, args=words)
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(abs(process.exitcode))
 
 
-def main(runs: str) -> None:
-    begun = time.perf_counter()
-    step("select.py", f"output_dir={runs}/select")
-    step("train.py", "-m", "selector=near,random", f"output_dir={runs}/train")
-    if (ROOT / runs / "merged" / "config.json").is_file():
-        print(f"\n{runs}/merged is there already")
-    else:
-        adapter = f"adapter_name_or_path={runs}/train/selector-near/adapter"
-        step("merge.py", adapter, f"export_dir={runs}/merged", f"output_dir={runs}/merge")
-    step("eval.py", f"output_dir={runs}/base")
-    step("report.py", f"runs={runs}")
+def run(*words: str) -> None:
+    """What `python WORDS` does."""
+    os.chdir(common.ROOT)
+    sys.argv = list(words)
+    runpy.run_path(words[0], run_name="__main__")
+
+
+def main(runs: str = "runs/demo") -> None:
+    imports = common.timed(lambda: [importlib.import_module(name) for name in LIBRARIES])[0]
+    seconds = {"imports": imports}
+    for words in steps(runs):
+        if words[0] == "merge.py" and (common.ROOT / runs / "merged" / "config.json").is_file():
+            print(f"\n{runs}/merged is there already")
+            continue
+        seconds[words[0]], _ = common.timed(lambda words=words: step(*words))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # kilobytes on Linux
-    print(f"\nThe demo took {time.perf_counter() - begun:.0f} seconds; the largest process held {peak:.1f} GB.")
+    each = ", ".join(f"{name} {taken:.0f}" for name, taken in seconds.items())
+    print(f"\nThe demo took {sum(seconds.values()):.0f} seconds ({each}); the largest process held {peak:.1f} GB.")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
+    common.script(main)

@@ -1,30 +1,31 @@
 """What becomes of other systems' files: how many run, and why others are refused.
 
 python bench/foreign_files.py LLaMA-Factory/examples DataFlex/examples     the table of docs/from_dataflex.md
-... --lines                                                                and what is said of each file
-python bench/foreign_files.py --keys LLaMA-Factory DataFlex                keys and defaults that differ from ours
+... lines=true                                                             and what is said of each file
+python bench/foreign_files.py LLaMA-Factory DataFlex keys=true             keys and defaults that differ from ours
 
 Nothing is trained and nothing fetched: a file runs where its translation composes and passes the check of the
 configuration. Models and data of a hub are taken as they are named.
 """
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
 
 import ast
 import collections
 import contextlib
 import importlib.util
 import re
-import sys
-from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from bench import common
 from near.app.check.check import check
 from near.app.from_yaml.defaults import groups, same
 from near.app.from_yaml.expanded import translated
-from near.common.config import CONF, register_resolvers, select
+from near.common.config import register_resolvers, select
 from near.common.errors import UserError
 
 ENDS = (".yaml", ".yml", ".json")
@@ -59,10 +60,7 @@ def outcome(path: Path) -> tuple[str, list[str]]:
     try:
         file = translated(script, path, [])
         words = [str(word) for word in file.words]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose(script, overrides=words, return_hydra_config=True)
-        with open_dict(cfg):
-            del cfg["hydra"]
+        cfg = common.composed(script, *words)
         check(cfg, words)
     except UserError as error:
         text = str(error)
@@ -131,9 +129,16 @@ def differences(checkouts: list[Path]) -> list[str]:
     return [*lines, *(f"{key} is not there any more" for key in gone)]
 
 
-if __name__ == "__main__":
-    paths = [Path(word) for word in sys.argv[1:] if not word.startswith("--")]
+def main(*folders: str, lines: bool = False, keys: bool = False) -> None:
+    if not folders:
+        raise UserError("no folder named; --help says what is expected")
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"{folder}: no such folder")
     register_resolvers()
-    if not paths:
-        sys.exit(__doc__)
-    print("\n".join(differences(paths)) if "--keys" in sys.argv else table(paths, "--lines" in sys.argv))
+    paths = [Path(folder) for folder in folders]
+    print("\n".join(differences(paths)) if keys else table(paths, lines))
+
+
+if __name__ == "__main__":
+    common.script(main)

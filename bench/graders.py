@@ -1,18 +1,23 @@
-"""How often graders read a text as a person does, beside lm-eval's filters: python bench/graders.py [GSM8K.jsonl ...]
+"""How often graders read a text as a person does, beside lm-eval's filters.
+
+    python bench/graders.py [GSM8K.jsonl ...]
 
 First on the cases of tests/, each with its reason; then, of files in GSM8K's form, on the solutions without their last
 line ("#### 42"), and with "The answer is 42. It took 7 steps." in its place.
 """
 
-import json
-import re
 import sys
-from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
 
+import json
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+from bench import common
+from near.common.errors import UserError
 from near.evaluation.graders.choice import letters
 from near.evaluation.graders.number import final_number
 from tests import graded_choices, graded_numbers, lm_eval_filters
@@ -46,19 +51,27 @@ def table(title: str, reads: Reads, cases: list[tuple[str, object]]) -> None:
         print(f"  {name}: {sum(read(text) == wanted for text, wanted in cases)}")
 
 
-def main() -> None:
-    numbers = [(text, number) for text, number, _ in graded_numbers.CASES]
-    table("numbers", NUMBERS, numbers)
-    whole = [(t, n) for t, n in numbers if n is not None and Fraction(n).denominator == 1]
-    table("whole numbers", NUMBERS, whole)
-    choices = [(text, chosen) for text, chosen, _ in graded_choices.CASES if chosen is None or len(chosen) == 1]
-    table("one letter or none", LETTERS, choices)
-    solutions = []
-    for path in sys.argv[1:]:
+def solutions_of(path: str) -> list[tuple[str, Fraction]]:
+    """Solutions of a file in GSM8K's form without their last line, and the number that stood there."""
+    found = []
+    try:
         for line in Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n"):
             solution, _, number = json.loads(line)["answer"].rpartition("####")
             text = re.sub(r"<<.*?>>", "", solution).strip()
-            solutions.append((text, Fraction(number.strip().replace(",", "").replace("$", ""))))
+            found.append((text, Fraction(number.strip().replace(",", "").replace("$", ""))))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a file in GSM8K's form ({type(error).__name__}: {error})") from error
+    return found
+
+
+def main(*files: str) -> None:
+    solutions = [solution for file in files for solution in solutions_of(file)]
+    numbers = [(text, number) for text, number, _ in graded_numbers.CASES]
+    table("numbers", NUMBERS, numbers)
+    whole = [(t, n) for t, n in numbers if n is not None and Fraction(str(n)).denominator == 1]
+    table("whole numbers", NUMBERS, whole)
+    choices = [(text, chosen) for text, chosen, _ in graded_choices.CASES if chosen is None or len(chosen) == 1]
+    table("one letter or none", LETTERS, choices)
     if solutions:
         table("solutions", NUMBERS, solutions)
         stated = [(f"{text}\nThe answer is {number}. It took 7 steps.", number) for text, number in solutions]
@@ -66,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.script(main)

@@ -1,41 +1,42 @@
 """Per-example gradients with their projection, beside a plain backward pass and the seed system's loop.
 
-    python bench/gradients.py [rows=160 timed=48 seeds=6]
+    python bench/gradients.py [rows=160 timed=48 seeds=6 turns=3 dims=1024,2048,4096,8192 model=smollm2]
 
-SmolLM2-135M, LoRA on all linear layers, rows of the demo. Three parts:
+SmolLM2-135M unless another `model` is named, LoRA on all linear layers, rows of the demo. What else is typed
+are overrides of train.py. Three parts:
 
 1. Seconds an example, on `timed` rows: a plain batched forward and backward pass under the same token budget; features
    of near/selection/scoring/gradients.py, with Adam's direction, at 4096 and 8192 dimensions; and the seed system's
    way: batches of one, its gradients in a buffer of 16, projected by traker 0.3.2's BasicProjector (Rademacher, 8192
    dimensions, blocks of 128). The latter projects two of its 64 blocks and is multiplied by 32. In turns, the fastest
-   of three; the seed's once.
+   of `turns`; the seed's once, and without its projection where traker can't be fetched.
 2. The error of projected inner products: unit gradients of `rows` rows (LoRA of rank 2) in Adam's direction, root mean
    square over all pairs and `seeds` seeds, of our sparse projection with 1 and 4 hashes and of a dense Rademacher one.
 3. Final scores of LESS for these rows and 16 queries: rank correlation with an exact reference (one by one by autograd,
    no projection), and the share of the top tenth that is the reference's, means over the seeds.
 """
 
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
 import hashlib
 import importlib
 import logging
-import os
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
 import types
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose select.py hides the standard library's
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 
+from bench import common
 from near.common.batches import batches
-from near.common.config import CONF, register_resolvers
+from near.common.errors import UserError
 from near.data.loading import load
 from near.data.pool import load_pool
 from near.models.loading import add_finetuning, load_base, load_tokenizer
@@ -45,31 +46,32 @@ from near.selection.scoring.gradients import PerExample, Projection, moments_of
 
 TOKENS = 1024  # of a batch with its padding
 DIMS = (1024, 2048, 4096, 8192)
+TIMED = (4096, 8192)  # dimensions whose seconds are told
 BLOCK = 128  # dimensions of a dense projection that are drawn at a time, as in the seed system
 BUFFER = 16  # its gradients that are projected together
 TRAKER = "6a3702b7ab749c57c6d8838fad1772f90c12a58bda572f1e8c02628fd7f091ec"
 
 
-def loaded(r: int):
+def loaded(words: list[str], r: int):
     """Model with LoRA of rank `r` and its optimizer after 8 steps on random rows; tokens of pool and queries."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [f"finetuning.r={r}"])
+    cfg = common.composed("train", f"finetuning.r={r}", *words)
     tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
     queries = load(cfg.data, "queries", cfg.cache_dir)
     parts = [tokenize(rows, tokenizer, cfg.data, cfg.cache_dir) for rows in (load_pool(cfg, queries), queries)]
     torch.manual_seed(0)
-    model = add_finetuning(load_base(cfg.model, cfg.cache_dir, "cpu"), cfg.finetuning).train()
-    optimizer = torch.optim.AdamW(list(trained(model).values()), lr=5e-4)
+    adapted = add_finetuning(load_base(cfg.model, cfg.cache_dir, "cpu"), cfg.finetuning).train()
+    optimizer = torch.optim.AdamW(list(trained(adapted).values()), lr=5e-4)
     for step in range(8):
         optimizer.zero_grad()
         for batch in batched(drawn(parts[0], 8, seed=100 + step)):
-            model(**batch, use_cache=False).loss.backward()
+            adapted(**batch, use_cache=False).loss.backward()
         optimizer.step()
     optimizer.zero_grad()
-    return model, optimizer, *parts
+    return adapted, optimizer, *parts
 
 
 def drawn(tokens: Tokens, count: int, seed: int) -> list[dict]:
+    count = min(count, len(tokens.eligible))
     ids = np.random.default_rng(seed).choice(tokens.eligible, count, replace=False)
     return [tokens.table[int(i)] for i in ids]
 
@@ -81,8 +83,8 @@ def batched(rows: list[dict]) -> list[dict[str, torch.Tensor]]:
 # 1. seconds
 
 
-def timings(timed: int) -> None:
-    model, optimizer, pool, _ = loaded(16)
+def timings(words: list[str], timed: int, turns: int) -> None:
+    model, optimizer, pool, _ = loaded(words, 16)
     rows, weights = drawn(pool, timed, seed=0), trained(model)
     some = batched(rows)
     size = sum(weight.numel() for weight in weights.values())
@@ -96,7 +98,7 @@ def timings(timed: int) -> None:
         optimizer.zero_grad()
 
     moments, methods = moments_of(optimizer, weights), {"plain forward and backward": plain}
-    for dim in (4096, 8192):
+    for dim in TIMED:
         projection = Projection(dim)
 
         def features(projection=projection) -> None:
@@ -106,24 +108,27 @@ def timings(timed: int) -> None:
 
         methods[f"features, {dim} dimensions"] = features
     took = {name: [] for name in methods}
-    for turn in range(4):  # the first does not count
+    for turn in range(turns + 1):  # the first does not count
         for name, work in methods.items():
-            begun = time.perf_counter()
-            work()
-            took[name] += [time.perf_counter() - begun] if turn else []
+            seconds, _ = common.timed(work)
+            took[name] += [seconds] if turn else []
     base = min(took["plain forward and backward"]) / timed
     for name, found in took.items():
         spread = "  ".join(f"{seconds / timed:.3f}" for seconds in found)
         print(f"{name:34}{min(found) / timed:8.3f} s{min(found) / timed / base:8.2f}   ({spread})", flush=True)
-    loop, dense = seed_system(model, optimizer, rows[:BUFFER])
-    ours = min(took["features, 8192 dimensions"]) / timed
+    loop, buffer = seed_system(model, optimizer, rows[:BUFFER])
     print(f"{'seed system: batches of one':34}{loop:8.3f} s{loop / base:8.2f}")
+    try:
+        dense = seed_projection(buffer)
+    except UserError as error:
+        return common.not_measured("seed system: its projection", error)
+    ours = min(took["features, 8192 dimensions"]) / timed
     print(f"{'seed system: its projection':34}{dense:8.3f} s{dense / base:8.2f}")
     print(f"seed system, together: {loop + dense:.2f} s an example, {(loop + dense) / ours:.1f} times ours")
 
 
-def seed_system(model, optimizer, rows: list[dict]) -> tuple[float, float]:
-    """Seconds an example of its forward, backward and Adam, and of its projection: its code's steps in its order."""
+def seed_system(model, optimizer, rows: list[dict]) -> tuple[float, torch.Tensor]:
+    """Seconds an example of its forward, backward and Adam, its code's steps in its order; its buffer of gradients."""
     weights = list(trained(model).values())
     size = sum(weight.numel() for weight in weights)
     first, second = (torch.cat([optimizer.state[w][k].flatten() for w in weights]) for k in ("exp_avg", "exp_avg_sq"))
@@ -137,28 +142,33 @@ def seed_system(model, optimizer, rows: list[dict]) -> tuple[float, float]:
         gradient.mul_(0.1).add_(first, alpha=0.9).div_(denominator)
         model.zero_grad()
         buffer[place].copy_(gradient)
-    loop = (time.perf_counter() - begun) / len(rows)
+    return (time.perf_counter() - begun) / len(rows), buffer
+
+
+def seed_projection(buffer: torch.Tensor) -> float:
+    """Seconds an example of its projection; UserError where traker's package can't be had."""
     with tempfile.TemporaryDirectory() as folder:
         module = trak_projectors(Path(folder))
         best = 1e9
         for dtype in (torch.float16, torch.float32):  # its own; and what a CPU is quicker at
             projector = module.BasicProjector(
-                size, 2 * BLOCK, 42, module.ProjectionType.rademacher, torch.device("cpu"), BLOCK, dtype
+                buffer.shape[1], 2 * BLOCK, 42, module.ProjectionType.rademacher, torch.device("cpu"), BLOCK, dtype
             )
-            begun = time.perf_counter()
-            projector.project(buffer.to(dtype), model_id=0)
-            best = min(best, time.perf_counter() - begun)
-    return loop, best * (8192 / BLOCK / 2) / len(rows)
+            gradients = buffer.to(dtype)
+            seconds, _ = common.timed(lambda p=projector, g=gradients: p.project(g, model_id=0))
+            best = min(best, seconds)
+    return best * (8192 / BLOCK / 2) / len(buffer)
 
 
 def trak_projectors(folder: Path):
     """traker's module of projectors, out of its own package, which is fetched into `folder` and checked."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     command += ["--no-build-isolation", "--disable-pip-version-check", "--dest", str(folder), "traker==0.3.2"]
-    subprocess.run(command, check=True, capture_output=True)
+    if subprocess.run(command, capture_output=True).returncode:
+        raise UserError("could not download traker==0.3.2 from the package index")
     (path,) = folder.glob("*.tar.gz")
     if hashlib.sha256(path.read_bytes()).hexdigest() != TRAKER:
-        sys.exit(f"error: {path.name} is another file than was measured; fetch it again")
+        raise UserError(f"{path.name} is another file than was measured; fetch it again")
     with tarfile.open(path) as archive:
         for name in ("projectors.py", "utils.py"):
             (folder / name).write_bytes(archive.extractfile(f"traker-0.3.2/trak/{name}").read())
@@ -171,8 +181,8 @@ def trak_projectors(folder: Path):
 # 2. and 3. projections
 
 
-def quality(rows: int, seeds: int) -> None:
-    model, optimizer, pool, queries = loaded(2)
+def quality(words: list[str], rows: int, seeds: int, dims: Sequence[int]) -> None:
+    model, optimizer, pool, queries = loaded(words, 2)
     names = trained(model)
     directions = directed(one_by_one(model, drawn(pool, rows, seed=1)), optimizer, names)
     target = one_by_one(model, drawn(queries, 16, seed=2))
@@ -185,11 +195,11 @@ def quality(rows: int, seeds: int) -> None:
     both = torch.cat([units, wanted])
     found: dict[tuple[str, int], list] = {}
     for seed in range(seeds):
-        for dim in DIMS:
+        for dim in dims:
             for hashes in (1, 4):
                 low = sparse(both, dim, hashes, seed, {n: w.numel() for n, w in names.items()})
                 found.setdefault((f"sparse, {hashes} a coordinate", dim), []).append(low)
-        for dim, low in dense(both, seed).items():
+        for dim, low in dense(both, seed, dims).items():
             found.setdefault(("dense Rademacher", dim), []).append(low)
     print(f"{'':26}{'dims':>6}{'error':>9}{'rank corr.':>12}{'top tenth':>11}")
     pairs = torch.triu_indices(rows, rows, 1)
@@ -201,7 +211,7 @@ def quality(rows: int, seeds: int) -> None:
             unit = torch.nn.functional.normalize(low, dim=1)
             got = (unit[:rows] @ unit[rows:].T).mean(1)
             ranks.append(rank_correlation(got, scores))
-            top = rows // 10
+            top = max(1, rows // 10)
             shares.append(len(set(got.topk(top).indices.tolist()) & set(scores.topk(top).indices.tolist())) / top)
         error = np.mean(errors) ** 0.5
         print(f"{name:26}{dim:6d}{error:9.4f}{np.mean(ranks):12.4f}{np.mean(shares):11.3f}", flush=True)
@@ -250,16 +260,16 @@ def sparse(vectors: torch.Tensor, dim: int, hashes: int, seed: int, sizes: dict[
     return projection.finished(out)
 
 
-def dense(vectors: torch.Tensor, seed: int) -> dict[int, torch.Tensor]:
-    """A dense Rademacher projection to the largest of DIMS; to fewer by its first dimensions."""
+def dense(vectors: torch.Tensor, seed: int, dims: Sequence[int]) -> dict[int, torch.Tensor]:
+    """A dense Rademacher projection to the largest of `dims`; to fewer by its first dimensions."""
     rng, parts = np.random.default_rng(seed), []
     count = -(-vectors.shape[1] // 8)
-    for _ in range(0, DIMS[-1], BLOCK):
+    for _ in range(0, max(dims), BLOCK):
         bits = np.unpackbits(np.frombuffer(rng.bytes(BLOCK * count), np.uint8).reshape(BLOCK, count), axis=1)
         signs = torch.from_numpy(bits[:, : vectors.shape[1]]).float().mul_(2).sub_(1)
         parts.append(vectors @ signs.T)
     whole = torch.cat(parts, dim=1)
-    return {dim: whole[:, :dim] / dim**0.5 for dim in DIMS}
+    return {dim: whole[:, :dim] / dim**0.5 for dim in dims}
 
 
 def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -267,14 +277,20 @@ def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(np.corrcoef(a.argsort().argsort().numpy(), b.argsort().argsort().numpy())[0, 1])
 
 
-def main(rows: int, timed: int, seeds: int) -> None:
-    os.chdir(ROOT)
+def main(
+    *overrides: str,
+    rows: int = 160,
+    timed: int = 48,
+    seeds: int = 6,
+    turns: int = 3,
+    dims: list[int] = DIMS,
+    model: str = "smollm2",
+) -> None:
     logging.disable(logging.WARNING)
-    register_resolvers()
-    timings(timed)
-    quality(rows, seeds)
+    words = [f"model={model}", *overrides]
+    timings(words, timed, turns)
+    quality(words, rows, seeds, dims)
 
 
 if __name__ == "__main__":
-    asked = {"rows": 160, "timed": 48, "seeds": 6}
-    main(**{**asked, **{k: int(v) for k, v in (word.split("=") for word in sys.argv[1:])}})
+    common.script(main)

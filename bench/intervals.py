@@ -1,21 +1,23 @@
 """How often the 95% intervals of a comparison hold zero where there is no difference.
 
-    python bench/intervals.py [times=2000]
+    python bench/intervals.py [times=2000 examples=8,12,24,48,200,1000 compared=48 runs=2,3,4,5,10]
 
 Over pairs: two models on the same examples, whose losses are skewed (gamma), alike between the models, and weighted by
 their tokens; or answers that are right or not. Over seeds: differences of two selectors that are normal, skewed (a
 centred exponential) or heavy-tailed (Student's t with three degrees of freedom). 2,000 comparisons tell a share
-to 1%, the ten times as many over seeds to 0.3%.
+to 1%, the ten times as many over seeds to 0.3%. `compared` examples are also judged by other intervals.
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
 
+from collections.abc import Callable
+
 import numpy as np
 
+from bench import common
 from near.evaluation.intervals import holds_zero, over_examples, over_pairs, over_seeds
 
 SHAPES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -42,7 +44,8 @@ def pairs(n: int, draw: Callable, times: int, resamples: int = 1000) -> float:
     """The share of comparisons over `n` examples whose interval holds zero."""
     held = 0
     for seed in range(times):
-        held += holds_zero(over_pairs(*draw(np.random.default_rng((1, n, seed)), n), seed, resamples))
+        differences, weights = draw(np.random.default_rng((1, n, seed)), n)
+        held += holds_zero(over_pairs(differences, weights, seed, resamples))
     return held / times
 
 
@@ -79,18 +82,21 @@ def seeds(k: int, shape: str, times: int) -> float:
     return sum(holds_zero(over_seeds(SHAPES[shape](rng, k))) for _ in range(times)) / times
 
 
-def main() -> None:
-    asked = dict(word.split("=") for word in sys.argv[1:])
-    times = int(asked.get("times", 2000))
+def main(
+    times: int = 2000,
+    examples: list[int] = (8, 12, 24, 48, 200, 1000),
+    compared: int = 48,
+    runs: list[int] = (2, 3, 4, 5, 10),
+) -> None:
     print(f"{times} comparisons without a true difference: 95% intervals that hold zero")
-    for n in (8, 12, 24, 48, 200, 1000):
+    for n in examples:
         print(f"over {n:4} examples: losses {pairs(n, losses, times):.1%}, right {pairs(n, answers, times):.1%}")
-    told = ", ".join(f"{name} {share:.1%}" for name, share in peers(48, losses, times).items())
-    print(f"over   48 examples, losses, by other intervals: {told}")
-    for k in (2, 3, 4, 5, 10):
-        told = ", ".join(f"{shape} {seeds(k, shape, 10 * times):.1%}" for shape in SHAPES)
-        print(f"over {k:4} seeds: {told}")
+    others = ", ".join(f"{name} {share:.1%}" for name, share in peers(compared, losses, times).items())
+    print(f"over {compared:4} examples, losses, by other intervals: {others}")
+    for k in runs:
+        shares = ", ".join(f"{shape} {seeds(k, shape, 10 * times):.1%}" for shape in SHAPES)
+        print(f"over {k:4} seeds: {shares}")
 
 
 if __name__ == "__main__":
-    main()
+    common.script(main)

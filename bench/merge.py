@@ -1,39 +1,37 @@
 """What a merge holds in memory, beside peft's merge_and_unload and save_pretrained in float32.
 
-    python bench/merge.py [layers=13 dtype=bfloat16 smollm2=true]
+    python bench/merge.py [layers=13 width=1536 dtype=bfloat16 smollm2=true]
 
 Each is a process of its own; memory is the most that it held (VmHWM), the files it maps included. Ours also compares
 logits and reads the files back; peft's does neither. First SmolLM2-135M with an adapter of random weights, then a
-model of `layers` layers of 1,536 (13: 2.0 GB in float32, 35: 5.3 GB) made on the spot, on the disk in `dtype`.
+model of `layers` layers of `width` (13 of 1,536: 2.0 GB in float32, 35: 5.3 GB) made on the spot, on the disk in
+`dtype`; `tokenizer` names the folder or built-in whose tokenizer it has.
 """
 
-import os
-import re
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose select.py hides the standard library's
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import os
+import tempfile
+
+from bench import common
+from near.common.errors import UserError
+
+SMOLLM2 = "builtin:SmolLM2-135M-Instruct"
 
 
-def peak() -> int:
-    """The most this process has held, in bytes."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text()).group(1)) * 1024
-
-
-def make(folder: Path, layers: int, dtype: str) -> None:
-    """A model of random weights in `folder`/base, with SmolLM2's tokenizer, and an adapter in `folder`/adapter."""
+def make(folder: str, layers: int, width: int, dtype: str, tokenizer: str) -> None:
+    """A model of random weights in `folder`/base, and an adapter in `folder`/adapter."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(smollm2())
+    words = AutoTokenizer.from_pretrained(resolved(tokenizer))
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=1536,
-        intermediate_size=6144,
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=4 * width,
         num_hidden_layers=layers,
         num_attention_heads=16,
         num_key_value_heads=8,
@@ -43,18 +41,25 @@ def make(folder: Path, layers: int, dtype: str) -> None:
     torch.set_default_dtype(getattr(torch, dtype))
     model = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
-    model.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
-    adapter(model, folder / "adapter", str(folder / "base"))
+    model.save_pretrained(f"{folder}/base")
+    words.save_pretrained(f"{folder}/base")
+    adapter(model, f"{folder}/adapter", f"{folder}/base")
 
 
-def smollm2() -> str:
+def resolved(path: str) -> str:
     from near.data.builtin.assets import resolve
 
-    return resolve("builtin:SmolLM2-135M-Instruct", os.environ.get("NEAR_CACHE", ".cache"))
+    return resolve(path, os.environ.get("NEAR_CACHE", ".cache"))
 
 
-def adapter(model, folder: Path, base: str) -> None:
+def adapt(folder: str, base: str) -> None:
+    """An adapter for the model in `base`, in `folder`/adapter."""
+    from transformers import AutoModelForCausalLM
+
+    adapter(AutoModelForCausalLM.from_pretrained(base), f"{folder}/adapter", base)
+
+
+def adapter(model, folder: str, base: str) -> None:
     """An adapter of random weights in `folder`."""
     from peft import LoraConfig, get_peft_model
 
@@ -66,68 +71,56 @@ def adapter(model, folder: Path, base: str) -> None:
     adapted.save_pretrained(folder)
 
 
-def ours(folder: Path, base: str) -> None:
+def by_near(folder: str, base: str) -> int:
+    """The most memory that merge.py holds, in bytes."""
     import runpy
 
-    words = [f"adapter_name_or_path={folder}/adapter", f"model_name_or_path={base}", f"export_dir={folder}/ours"]
-    sys.argv = ["merge.py", *words, f"output_dir={folder}/told"]
-    runpy.run_path(str(ROOT / "merge.py"), run_name="__main__")
+    words = [f"adapter_name_or_path={folder}/adapter", f"model_name_or_path={base}", f"export_dir={folder}/near"]
+    sys.argv = ["merge.py", *words, f"output_dir={folder}/run"]
+    runpy.run_path(str(common.ROOT / "merge.py"), run_name="__main__")
+    return common.peak()
 
 
-def peft(folder: Path, base: str) -> None:
+def by_peft(folder: str, base: str) -> int:
+    """The most memory that peft's own merge holds, in bytes."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    model = PeftModel.from_pretrained(model, str(folder / "adapter")).merge_and_unload()
-    model.save_pretrained(folder / "peft")
-    AutoTokenizer.from_pretrained(base).save_pretrained(folder / "peft")
-
-
-def child(*words: str) -> str:
-    """This script as a process of its own; the last line it printed."""
-    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        sys.exit(done.stderr[-2000:])
-    return (done.stdout.splitlines() or [""])[-1]
+    model = PeftModel.from_pretrained(model, f"{folder}/adapter").merge_and_unload()
+    model.save_pretrained(f"{folder}/peft")
+    AutoTokenizer.from_pretrained(base).save_pretrained(f"{folder}/peft")
+    return common.peak()
 
 
 def compare(name: str, folder: str, base: str) -> None:
+    """Print what both hold, beside the model's size."""
     from near.export.weight_files import count_weights
 
     size = count_weights(base) * 4
-    print(f"{name}: {size / 1e6:,.0f} MB in float32; the goal is at most {(size + 2e9) / 1e6:,.0f} MB", flush=True)
-    for kind in ("peft", "ours"):
-        begun = time.perf_counter()
-        most = int(child(kind, folder, base))
-        seconds = time.perf_counter() - begun
+    print(f"{name}: {size / 1e6:,.1f} MB in float32; the goal is at most {(size + 2e9) / 1e6:,.0f} MB", flush=True)
+    for kind, worker in (("peft", by_peft), ("near", by_near)):
+        seconds, most = common.timed(lambda worker=worker: common.apart(worker, folder, base))
         print(f"  {kind}: {most / 1e6:,.0f} MB, {(most - size) / 1e6:+,.0f} MB; {seconds:.0f} s", flush=True)
 
 
-def main(layers: int, dtype: str, small: bool) -> None:
-    if small:
+def main(
+    layers: int = 13, width: int = 1536, dtype: str = "bfloat16", smollm2: bool = True, tokenizer: str = SMOLLM2
+) -> None:
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"dtype={dtype}: use float32, bfloat16 or float16")
+    if width % 16:
+        raise UserError(f"width={width}: use a multiple of 16, the number of heads")
+    if smollm2:
         with tempfile.TemporaryDirectory() as folder:
-            child("small", folder)
-            compare("SmolLM2-135M in float32 on the disk", folder, smollm2())
+            common.apart(adapt, folder, resolved(SMOLLM2))
+            compare("SmolLM2-135M in float32 on the disk", folder, resolved(SMOLLM2))
     if layers:
         with tempfile.TemporaryDirectory() as folder:
-            child("make", folder, str(layers), dtype)
-            compare(f"{layers} layers in {dtype} on the disk", folder, f"{folder}/base")
+            common.apart(make, folder, layers, width, dtype, tokenizer)
+            compare(f"{layers} layers of {width} in {dtype} on the disk", folder, f"{folder}/base")
 
 
 if __name__ == "__main__":
-    os.chdir(ROOT)
-    words = sys.argv[1:]
-    if words[:1] == ["make"]:
-        make(Path(words[1]), int(words[2]), words[3])
-    elif words[:1] == ["small"]:
-        from transformers import AutoModelForCausalLM
-
-        adapter(AutoModelForCausalLM.from_pretrained(smollm2()), Path(words[1]) / "adapter", smollm2())
-    elif words[:1] in (["ours"], ["peft"]):
-        globals()[words[0]](Path(words[1]), words[2])
-        print(peak())
-    else:
-        asked = dict(word.split("=") for word in words)
-        main(int(asked.get("layers", 13)), asked.get("dtype", "bfloat16"), asked.get("smollm2", "true") == "true")
+    common.script(main, make, adapt, by_near, by_peft)

@@ -1,13 +1,20 @@
-"""The README's pictures of a report: python bench/pictures.py FOLDER (with FOLDER/report.html; needs Chromium)"""
+"""The README's pictures of a report; needs Chromium with its driver, and selenium.
 
-import shutil
+python bench/pictures.py FOLDER [into=docs/pictures]    (a folder with report.html)
+"""
+
 import sys
-import time
 from pathlib import Path
 
-from selenium import webdriver
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
 
-PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+import importlib.util
+import shutil
+import time
+
+from bench import common
+from near.common.errors import UserError
+
 WIDTH, HEIGHT = 1100, 700
 # what to scroll to, whether dark, and what is done there first
 VIEWS = {
@@ -19,7 +26,22 @@ VIEWS = {
 }
 
 
-def main(folder: Path) -> None:
+def missing() -> str | None:
+    """What pictures need and what is not here."""
+    if importlib.util.find_spec("selenium") is None:
+        return "selenium is not installed: pip install -r requirements-dev.txt"
+    programs = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    return f"{' and '.join(programs)} not found: `make test-browser` installs them" if programs else None
+
+
+def main(folder: str, into: str = "docs/pictures") -> None:
+    report, pictures = Path(folder) / "report.html", common.ROOT / into
+    if not report.is_file():
+        raise UserError(f"{report}: no such file; python report.py runs={folder} writes it")
+    if lacking := missing():
+        raise UserError(lacking)
+    from selenium import webdriver
+
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     for flag in (
@@ -33,17 +55,17 @@ def main(folder: Path) -> None:
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     screen = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1.5, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    PICTURES.mkdir(exist_ok=True)
+    pictures.mkdir(parents=True, exist_ok=True)
     for name, (section, dark, script) in VIEWS.items():
-        driver.get(f"file://{(folder / 'report.html').resolve()}")
+        driver.get(f"file://{report.resolve()}")
         if dark:
             driver.execute_script("document.getElementById('theme').click()")
         driver.execute_script(f"document.getElementById('{section}').scrollIntoView(); {script}")
         time.sleep(2)  # charts are drawn as they come into view
-        driver.save_screenshot(str(PICTURES / f"{name}.png"))
-        print(f"wrote {PICTURES / name}.png")
+        driver.save_screenshot(str(pictures / f"{name}.png"))
+        print(f"wrote {pictures / name}.png")
     driver.quit()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    common.script(main)

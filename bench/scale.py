@@ -1,25 +1,26 @@
 """One search in 1, 2 and 4 shards over as many processes: equal results, seconds, and what a larger pool would take.
 
-    python bench/scale.py [rows=400000 dim=384 queries=512 max_K=1000]
+    python bench/scale.py [rows=400000 dim=384 queries=512 max_K=1000 counts=1,2,4]
 
 Every shard is searched by a process of its own that reads its rows from one .npy file; on a machine with as many
 cores as shards they run at once, here each gets an equal part of the cores. Also measured: the disk, read past the
 page cache where the system lets us, and the merge. From these the times for 10 million and a billion rows are reckoned.
 """
 
-import os
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose select.py hides the standard library's
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from bench.memory import disk, write_vectors
+from bench import common
+from bench.material import disk_speed, write_vectors
+from near.common.errors import UserError
 from near.searching.indexes.flat import Flat
 from near.searching.indexes.ties import with_slack
 from near.searching.indexes.topk import merged
@@ -34,8 +35,19 @@ def shards(folder: Path, count: int, k: int) -> Shards:
     return Shards(Flat(), queries, pool, k, place, place / "done", cuts(pool.n, count, pool.n))
 
 
-def main(rows: int, dim: int, queries: int, max_K: int) -> None:
-    cores = len(os.sched_getaffinity(0))
+def search(folder: str, count: int, number: int, k: int) -> None:
+    """Search one of `count` shards."""
+    shards(Path(folder), count, k).search(number)
+
+
+def main(
+    rows: int = 400_000, dim: int = 384, queries: int = 512, max_K: int = 1000, counts: list[int] = (1, 2, 4)
+) -> None:
+    if max(counts) < 2 or min(counts) < 1:
+        raise UserError(f"counts={','.join(map(str, counts))}: use numbers of shards from 1 up, one of them 2 or more")
+    if max_K > rows or queries > rows:
+        raise UserError(f"rows={rows} queries={queries} max_K={max_K}: use rows of at least both")
+    cores = common.cores()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_vectors(folder / "pool.npy", rows, dim)
@@ -45,33 +57,24 @@ def main(rows: int, dim: int, queries: int, max_K: int) -> None:
         print(f"{rows} x {dim} vectors, {queries} queries, max_K={max_K}, {cores} cores")
         print(f"{'shards':>8}{'seconds':>10}{'merge s':>10}   result")
         first, alone = None, 0.0
-        for count in (1, 2, 4):
+        for count in counts:
             job = shards(folder, count, with_slack(max_K, rows))
-            env = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // count))}
-            begun = time.perf_counter()
-            ran = [
-                subprocess.Popen(
-                    [sys.executable, __file__, "shard", name, str(count), str(i), str(with_slack(max_K, rows))], env=env
-                )
-                for i in range(count)
-            ]
-            if any(process.wait() for process in ran):
-                sys.exit("error: a shard's process failed")
-            searched = time.perf_counter()
-            found = put_together(job, max_K)
-            merge = time.perf_counter() - searched
-            took = searched - begun
+            env = {"OMP_NUM_THREADS": str(max(1, cores // count))}
+            words, begun = (name, count), time.perf_counter()
+            with ThreadPoolExecutor(count) as pool:  # each waits for a process
+                ran = [pool.submit(common.apart, search, *words, i, job.k, env=env) for i in range(count)]
+                for process in ran:
+                    process.result()
+            took = time.perf_counter() - begun
+            merge, found = common.timed(lambda job=job: put_together(job, max_K))
             first, alone = first or found, alone or took
             same = all(a.tobytes() == b.tobytes() for a, b in zip(found, first, strict=True))
             print(f"{count:8d}{took:10.2f}{merge:10.2f}   {'equal, to the bit' if same else 'DIFFERENT'}", flush=True)
         keys = [job.found(i) for i in range(len(job))]
-        job, begun = shards(folder, 1, with_slack(max_K, rows)), time.perf_counter()
-        job.index.search(job.queries, job.pool, max_K)
-        within = time.perf_counter() - begun
-        begun = time.perf_counter()
-        merged(keys, max_K)
-        per_merge = (time.perf_counter() - begun) / (len(keys) - 1)
-        speed = disk(folder / "pool.npy")
+        whole = shards(folder, 1, job.k)
+        within, _ = common.timed(lambda: whole.index.search(whole.queries, whole.pool, max_K))
+        per_merge = common.timed(lambda: merged(keys, max_K))[0] / (len(keys) - 1)
+        speed = disk_speed(folder / "pool.npy")
     flops = 2 * rows * dim * queries / within
     print(
         f"\none process without its start: {within:.2f} s, {flops / 1e9:.0f} GFLOP/s; a merge of two shards "
@@ -88,9 +91,4 @@ def main(rows: int, dim: int, queries: int, max_K: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["shard"]:
-        where, total, number, k = sys.argv[2:]
-        shards(Path(where), int(total), int(k)).search(int(number))
-    else:
-        asked = {"rows": 400_000, "dim": 384, "queries": 512, "max_K": 1000}
-        main(**{**asked, **{k: int(v) for k, v in (word.split("=") for word in sys.argv[1:])}})
+    common.script(main, search)

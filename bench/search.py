@@ -1,33 +1,36 @@
 """Searching, beside the bare matrix product and the other ways: seconds, recall, rows that came back short.
 
-    python bench/search.py [rows=100000 dim=384 queries=2000 max_K=1000 hnsw=1]
+    python bench/search.py [rows=100000 dim=384 queries=2000 max_K=1000 hnsw=true turns=3 depths=1000,2000,4000]
 
 First vectors drawn around 200 centres, in a store on disk that is read while it is searched, warm; then the demo's
-real embeddings (minilm), where `make demo` or `make assets` with one select.py has made them. The bare product is
-`q @ b.T` in blocks into one buffer, the fastest of several block sizes of numpy and torch, found in the same run.
-Recall is against float64: the share of rows found whose score is not below the k-th best by more than 1e-6. The seed
-system's index is its own class with its defaults (bench/peer.py). Exact methods are the fastest of three, in turns, so
-that what else the machine does falls on all of them; approximate ones are timed once, after they were built.
+real embeddings (minilm) at each of `depths`, embedded first where `make demo` has not; demo=false leaves them out.
+The bare product is `q @ b.T` in blocks into one buffer, the fastest of several block sizes of numpy and torch, found
+in the same run. Recall is against float64: the share of rows found whose score is not below the k-th best by more than
+1e-6. The seed system's index is its own class with its defaults (bench/peer.py). Exact methods are the fastest of
+`turns`, one after the other, so that what else the machine does falls on all of them; approximate ones are timed once,
+after they were built.
 """
 
-import logging
-import os
 import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import logging
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose select.py hides the standard library's
 
 import faiss
 import numpy as np
 import torch
 from faiss.contrib.exhaustive_search import knn_ground_truth
 
+from bench import common
+from bench.material import clustered
 from bench.peer import peer_ivf
+from near.common.errors import UserError
 from near.embedding.store import Store
 from near.searching.indexes.flat import Flat
 from near.searching.indexes.hnsw import Hnsw
@@ -35,16 +38,7 @@ from near.searching.indexes.ivf import Ivf
 from near.searching.vectors import StoredVectors
 
 CHUNK = 2048  # vectors of a shard of the store, as embedding writes them
-TURNS = 3
 REST = 0.3  # seconds before each: threads of the method before still spin for a while
-
-
-def clustered(n: int, dim: int, seed: int) -> np.ndarray:
-    """Unit vectors float32 (n, dim) around 200 centres, in no order."""
-    centres = np.random.default_rng(0).normal(size=(200, dim)).astype(np.float32)
-    rng = np.random.default_rng(seed)
-    found = centres[rng.integers(0, 200, n)] + rng.normal(size=(n, dim)).astype(np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
 def stored(folder: str, vectors: np.ndarray) -> StoredVectors:
@@ -59,15 +53,13 @@ def stored(folder: str, vectors: np.ndarray) -> StoredVectors:
 
 def seconds(work: Callable[[], object]) -> float:
     time.sleep(REST)
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
+    return common.timed(work)[0]
 
 
-def in_turns(methods: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """The fastest of TURNS, after one that does not count."""
+def in_turns(methods: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
+    """The fastest of `turns`, after one that does not count."""
     took = {name: [] for name in methods}
-    for turn in range(TURNS + 1):
+    for turn in range(turns + 1):
         for name, work in methods.items():
             took[name] += [seconds(work)] if turn else [work() and 0.0 or 9e9]
     return {name: min(found) for name, found in took.items()}
@@ -113,7 +105,8 @@ def recall(q: np.ndarray, b: np.ndarray, ids: np.ndarray, kth: np.ndarray) -> fl
     return good / ids.size
 
 
-def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool) -> None:
+def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool, turns: int) -> None:
+    """Print a table of all methods on the vectors `b` (N, D) and the queries `q` (Q, D)."""
     print(f"\n{len(b)} x {b.shape[1]} vectors, {len(q)} queries, max_K={k}")
     found: dict[str, np.ndarray] = {}
 
@@ -128,7 +121,7 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         pool, kth = stored(folder, b), exact_kth(q, b, k)
-        bare = in_turns(products(q, b))
+        bare = in_turns(products(q, b), turns)
         shape = min(bare, key=bare.get)
         methods = {
             "bare": products(q, b)[shape],
@@ -141,7 +134,7 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool) -> None:
                 lambda: knn_ground_truth(q, blocks(), k, metric_type=faiss.METRIC_INNER_PRODUCT, ngpu=0)[1],
             ),
         }
-        took = in_turns(methods)
+        took = in_turns(methods, turns)
         base = took.pop("bare")
         print(f"{'':30}{'seconds':>9}{'of bare':>9}{'build s':>9}{'recall':>9}{'with -1':>9}")
         print(f"{'bare product, ' + shape:30}{base:9.3f}{1:9.2f}")
@@ -154,29 +147,30 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool) -> None:
             search()
             built[name] = index.told["build_seconds"]
             took[name] = seconds(keep(name, lambda search=search: search()[1]))
-        name = "seed system, IVF nprobe 10"
-        found[name], built[name], took[name] = peer_ivf(b, q, k)
+        peer, why = "seed system, IVF nprobe 10", None
+        try:
+            found[peer], built[peer], took[peer] = peer_ivf(b, q, k)
+        except UserError as error:
+            why = error
         for name, best in took.items():
             short = int((found[name] < 0).any(axis=1).sum())
             told = f"{built[name]:9.1f}" if name in built else f"{'':9}"
             share = recall(q, b, found[name], kth)
             print(f"{name:30}{best:9.3f}{best / base:9.2f}{told}{share:9.4f}{short:9d}", flush=True)
+        if why:
+            common.not_measured(peer, why)
         pool.store.close()
 
 
-def demo() -> tuple[np.ndarray, np.ndarray]:
+def demo_vectors() -> tuple[np.ndarray, np.ndarray]:
     """The demo's pool and queries as minilm embeds them, from the store."""
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from near.common.config import CONF, register_resolvers
     from near.data.loading import load
     from near.data.pool import load_pool
     from near.embedding.embed import embed_rows
 
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("select")
+    cfg = common.composed("select")
     queries = load(cfg.data, "queries", cfg.cache_dir)
     pool, embedder = load_pool(cfg, queries), instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
@@ -185,15 +179,27 @@ def demo() -> tuple[np.ndarray, np.ndarray]:
         return tuple(map(store.read, places))
 
 
-def main(rows: int, dim: int, queries: int, max_K: int, hnsw: int) -> None:
-    os.chdir(ROOT)
+def main(
+    rows: int = 100_000,
+    dim: int = 384,
+    queries: int = 2000,
+    max_K: int = 1000,
+    depths: list[int] = (1000, 2000, 4000),
+    hnsw: bool = True,
+    demo: bool = True,
+    turns: int = 3,
+) -> None:
+    if not 0 < max_K <= rows or queries < 1 or turns < 1:
+        raise UserError(
+            f"rows={rows} queries={queries} max_K={max_K} turns={turns}: use 1 <= max_K <= rows, others >= 1"
+        )
     logging.disable(logging.WARNING)
-    compare(clustered(rows, dim, 1), clustered(queries, dim, 2), max_K, bool(hnsw))
-    pool, asked = demo()
-    for k in (1000, 2000, 4000):
-        compare(pool, asked, k, bool(hnsw))
+    compare(clustered(rows, dim, 1), clustered(queries, dim, 2), max_K, hnsw, turns)
+    if demo:
+        pool, target = demo_vectors()
+        for k in depths:
+            compare(pool, target, k, hnsw, turns)
 
 
 if __name__ == "__main__":
-    asked = {"rows": 100_000, "dim": 384, "queries": 2000, "max_K": 1000, "hnsw": 1}
-    main(**{**asked, **{k: int(v) for k, v in (word.split("=") for word in sys.argv[1:])}})
+    common.script(main)

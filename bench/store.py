@@ -1,29 +1,27 @@
 """The store at 1,000,000 keys: writes, look-ups of all texts, reads and appends, beside SQLite with the same content.
 
-    python bench/store.py [keys=1000000 dim=384]
+    python bench/store.py [keys=1000000 dim=384 appended=20480]
 
 Each step runs in a process of its own, so that its peak memory is its own.
 """
 
-import json
-import resource
-import sqlite3
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+
+import sqlite3
+import tempfile
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from bench import common
+from near.common.errors import UserError
 from near.common.keys import hashed
 from near.embedding.missing import look_up
 from near.embedding.store import Store
 
 CHUNK = 2048
-APPENDED = 10 * CHUNK
 
 
 def texts(start: int, stop: int) -> list[str]:
@@ -82,47 +80,38 @@ def sqlite_look_up(folder: str, n: int, dim: int, read: bool) -> None:
                 np.frombuffer(found, dtype=np.float32)
 
 
-def step(name: str, folder: str, n: int, dim: int) -> None:
-    """One step in this process: prints its seconds and how much its peak memory rose, in bytes."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begun = time.perf_counter()
-    store, _, doing = name.partition(" ")
-    write, find = (near_write, near_look_up) if store == "near" else (sqlite_write, sqlite_look_up)
-    if doing == "write":
-        write(folder, 0, n, dim)
-    elif doing == "append":
-        write(folder, n, n + APPENDED, dim)
+def step(store: str, work: str, folder: str, start: int, stop: int, dim: int) -> list[float]:
+    """One step, on the keys `start` to `stop`: seconds, and by how many bytes it raised this process's peak."""
+    write, look_up_ = (near_write, near_look_up) if store == "near" else (sqlite_write, sqlite_look_up)
+    before = common.peak()
+    if work == "write":
+        seconds, _ = common.timed(lambda: write(folder, start, stop, dim))
     else:
-        find(folder, n, dim, doing == "read")
-    seconds = time.perf_counter() - begun
-    print(json.dumps([seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024]))
+        seconds, _ = common.timed(lambda: look_up_(folder, stop, dim, work == "read"))
+    return [seconds, common.peak() - before]
 
 
-def main(n: int, dim: int) -> None:
-    told = {
-        "write": f"write {n} vectors",
-        "look-up": f"look up {n} known texts",
-        "read": "look up and read all vectors",
-        "append": f"append {APPENDED} vectors",
+def main(keys: int = 1_000_000, dim: int = 384, appended: int = 10 * CHUNK) -> None:
+    if min(keys, dim, appended) < 1:
+        raise UserError(f"keys={keys} dim={dim} appended={appended}: use 1 or more of each")
+    steps = {
+        f"write {keys} vectors": ("write", 0, keys),
+        f"look up {keys} known texts": ("look up", 0, keys),
+        "look up and read all vectors": ("read", 0, keys),
+        f"append {appended} vectors": ("write", keys, keys + appended),
     }
     print(f"{'':34}" + "".join(f"{store:>12} s{'peak MB':>10}" for store in ("near", "sqlite")))
     with tempfile.TemporaryDirectory() as folder:
-        for doing, shown in told.items():
-            line = f"{shown:34}"
+        for name, (work, start, stop) in steps.items():
+            line = f"{name:34}"
             for store in ("near", "sqlite"):
-                words = [sys.executable, __file__, "step", f"{store} {doing}", folder, str(n), str(dim)]
-                done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-                seconds, peak = json.loads(done.stdout.splitlines()[-1])
-                line += f"{seconds:14.1f}{peak / 1e6:10.0f}"
+                seconds, rise = common.apart(step, store, work, folder, start, stop, dim)
+                line += f"{seconds:14.1f}{rise / 1e6:10.0f}"
             print(line, flush=True)
         for store, pattern in (("near", "embeddings/*/*.safetensors"), ("sqlite", "base.sqlite")):
             size = sum(p.stat().st_size for p in Path(folder).glob(pattern))
-            print(f"{store} on disk: {size / 1e6:.0f} MB")
+            print(f"{store} on disk: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["step"]:
-        step(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
-    else:
-        asked = dict(word.split("=") for word in sys.argv[1:])
-        main(int(asked.get("keys", 1_000_000)), int(asked.get("dim", 384)))
+    common.script(main, step)

@@ -1,5 +1,6 @@
-"""python -m near COMMAND."""
+"""python -m near ...: the command `near`."""
 
 from near.app.command import main
 
-main()
+if __name__ == "__main__":
+    main()

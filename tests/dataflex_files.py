@@ -7,7 +7,10 @@ import yaml
 
 from near.app.from_yaml.expanded import translated
 from near.app.from_yaml.file import File
+from near.common.command_line import Command
 from tests.conftest import write_rows
+
+TRAIN_PY = Command("train", ("python", "train.py"))
 
 COMMON = """
 ### model

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from hydra import version
 from hydra.core.hydra_config import HydraConfig
@@ -20,25 +21,31 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from near.app.jobs import labels
+from near.common.command_line import Command, current, set_command
 from near.common.config import raw_words
 from near.common.errors import UserError, one_line, printable
 from near.common.secrets import scrub
 
 log = logging.getLogger("near")
 
-ROOT = str(Path(__file__).resolve().parents[2])
-Outcome = dict[str, object]  # {"value": what the job returned} or {"error": its line}
+
+class Outcome(TypedDict, total=False):
+    """How a job ended: one of both."""
+
+    value: int | float | str | None  # what it returned
+    error: str  # its line
 
 
 @dataclass
-class Job:
+class SweepJob:
     """One job of a sweep: called in a process of its own, it leaves what it prints in `printed`."""
 
     config: DictConfig  # composed, Hydra's own part included
     task: TaskFunction
     callbacks: object
     cwd: str
-    argv: list[str]  # what was typed
+    argv: list[str]  # of the process that started the sweep
+    command: Command  # how that was started
     version: str  # of Hydra's ways
     name: str
     printed: str  # a file
@@ -54,6 +61,7 @@ class Job:
         os.environ.update(self.environment)
         os.chdir(self.cwd)
         sys.argv = list(self.argv)
+        set_command(self.command)
         JobRuntime.instance().set("name", self.config.hydra.job.name)
         context = HydraContext(config_loader=None, callbacks=self.callbacks)
         with _into(self.printed):
@@ -106,10 +114,10 @@ class ProcessLauncher(Launcher):
         return [_returned(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
 
     @abstractmethod
-    def run(self, jobs: list[Job]) -> list[Outcome]:
+    def run(self, jobs: list[SweepJob]) -> list[Outcome]:
         """Call them, each in a process; their outcomes in the same order, `died` for what came to no end."""
 
-    def _job(self, overrides: list[str], number: int) -> Job:
+    def _job(self, overrides: list[str], number: int) -> SweepJob:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
@@ -118,28 +126,31 @@ class ProcessLauncher(Launcher):
         folder, name = Path(config.hydra.sweep.dir).resolve(), str(config.hydra.sweep.subdir)
         HydraConfig.instance().cfg = before
         printed = folder / ".jobs" / f"{name}.log"
-        return Job(
-            config, self.task, self.context.callbacks, os.getcwd(), sys.argv, str(version.getbase()), name, str(printed)
+        return SweepJob(
+            config=config,
+            task=self.task,
+            callbacks=self.context.callbacks,
+            cwd=os.getcwd(),
+            argv=sys.argv,
+            command=current(),
+            version=str(version.getbase()),
+            name=name,
+            printed=str(printed),
         )
 
 
-def died(job: Job, how: str) -> Outcome:
+def died(job: SweepJob, how: str) -> Outcome:
     """The outcome of a job whose process ended before the job did."""
     return {"error": f"{job.label}: its process died ({how}); start the sweep again, it goes on where it was"}
 
 
-def ended(job: Job, outcome: Outcome) -> Outcome:
+def ended(job: SweepJob, outcome: Outcome) -> Outcome:
     """Say how it went, and hand it on."""
     log.info(f"{job.label}: {printable(str(outcome['error']), 200) if 'error' in outcome else 'done'}")
     return outcome
 
 
-def python_path() -> str:
-    """PYTHONPATH for a process that is to find this package from any folder."""
-    return os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
-
-
-def _returned(job: Job, outcome: Outcome) -> JobReturn:
+def _returned(job: SweepJob, outcome: Outcome) -> JobReturn:
     failed = "error" in outcome
     hydra = OmegaConf.create({"hydra": job.config.hydra})
     cfg = OmegaConf.create({k: v for k, v in OmegaConf.to_container(job.config).items() if k != "hydra"})

@@ -5,7 +5,7 @@ import os
 import queue
 from collections.abc import Iterator
 
-from hydra_plugins.near_launchers.base import Job
+from hydra_plugins.near_launchers.base import SweepJob
 
 
 class Gpus:
@@ -24,7 +24,7 @@ class Gpus:
             self._free.put(names[i] if names else None)
 
     @contextlib.contextmanager
-    def lent_to(self, job: Job) -> Iterator[None]:
+    def lent_to(self, job: SweepJob) -> Iterator[None]:
         """Wait for a turn, and for a GPU on a machine that has some."""
         name = self._free.get()
         if name is not None:

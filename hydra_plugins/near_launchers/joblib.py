@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 
-from hydra_plugins.near_launchers.base import Job, Outcome, ProcessLauncher, died, ended, python_path
+from hydra_plugins.near_launchers.base import Outcome, ProcessLauncher, SweepJob, died, ended
 from hydra_plugins.near_launchers.gpus import Gpus
+from near.common.processes import python_path
 
 
 class JoblibLauncher(ProcessLauncher):
@@ -19,20 +20,20 @@ class JoblibLauncher(ProcessLauncher):
     def __init__(self, n_jobs: int | None = None):
         self.n_jobs = n_jobs
 
-    def run(self, jobs: list[Job]) -> list[Outcome]:
+    def run(self, jobs: list[SweepJob]) -> list[Outcome]:
         from joblib import Parallel, delayed
 
         gpus = Gpus(self.n_jobs)
         environment = {**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": gpus.cores_for_each()}
 
-        def call(job: Job) -> Outcome:
+        def call(job: SweepJob) -> Outcome:
             with gpus.lent_to(job):
                 return ended(job, _in_process(job, environment))
 
         return Parallel(n_jobs=gpus.at_once, backend="threading")(delayed(call)(job) for job in jobs)
 
 
-def _in_process(job: Job, environment: dict[str, str]) -> Outcome:
+def _in_process(job: SweepJob, environment: dict[str, str]) -> Outcome:
     """Call `job` in a new interpreter. It lives no longer than this process, whose end closes its standard input."""
     import cloudpickle
 

@@ -1,6 +1,6 @@
 """hydra/launcher=ray: every job a task of a Ray cluster whose machines share this file system."""
 
-from hydra_plugins.near_launchers.base import Job, Outcome, ProcessLauncher, died, ended
+from hydra_plugins.near_launchers.base import Outcome, ProcessLauncher, SweepJob, died, ended
 from near.common.errors import UserError, one_line
 
 
@@ -14,7 +14,7 @@ class RayLauncher(ProcessLauncher):
     def __init__(self, num_gpus: float | None = None, num_cpus: int = 1, max_retries: int = 1):
         self.num_gpus, self.num_cpus, self.max_retries = num_gpus, num_cpus, max_retries
 
-    def run(self, jobs: list[Job]) -> list[Outcome]:
+    def run(self, jobs: list[SweepJob]) -> list[Outcome]:
         from near.common.cluster import cluster
 
         with cluster():
@@ -39,11 +39,11 @@ class RayLauncher(ProcessLauncher):
                 raise UserError(f"{option}={asked:g}: the cluster has {there:g}, and a job would wait for ever")
 
 
-def _call(job: Job) -> Outcome:
+def _call(job: SweepJob) -> Outcome:
     return job()
 
 
-def _outcome(job: Job, done) -> Outcome:
+def _outcome(job: SweepJob, done) -> Outcome:
     import ray
 
     try:

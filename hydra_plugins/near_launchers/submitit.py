@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hydra_plugins.near_launchers.base import Job, Outcome, ProcessLauncher, died, ended, python_path
+from hydra_plugins.near_launchers.base import Outcome, ProcessLauncher, SweepJob, died, ended
 from hydra_plugins.near_launchers.gpus import Gpus
 from near.common.errors import UserError, one_line
+from near.common.extras import install
+from near.common.processes import python_path
 
 
 class SubmititJob:
     """A job that Slurm may stop and start again: it goes on from its newest checkpoint."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: SweepJob):
         self.job = job
 
     def __call__(self) -> Outcome:
@@ -47,7 +49,7 @@ class LocalLauncher(ProcessLauncher):
         self.folder, self.n_jobs = folder, n_jobs
         self.parameters = {"timeout_min": timeout_min, "tasks_per_node": tasks_per_node}
 
-    def run(self, jobs: list[Job]) -> list[Outcome]:
+    def run(self, jobs: list[SweepJob]) -> list[Outcome]:
         _installed()
         from submitit import LocalExecutor
 
@@ -55,7 +57,7 @@ class LocalLauncher(ProcessLauncher):
         executor = LocalExecutor(self.folder)
         executor.update_parameters(**self.parameters)
 
-        def call(job: Job) -> Outcome:
+        def call(job: SweepJob) -> Outcome:
             with gpus.lent_to(job):
                 return _outcome(job, executor.submit(SubmititJob(job)))
 
@@ -76,7 +78,7 @@ class SlurmLauncher(ProcessLauncher):
         self.folder, self.max_num_timeout = folder, max_num_timeout
         self.parameters = {k: v for k, v in parameters.items() if v is not None}
 
-    def run(self, jobs: list[Job]) -> list[Outcome]:
+    def run(self, jobs: list[SweepJob]) -> list[Outcome]:
         _installed()
         from omegaconf import OmegaConf
         from submitit import AutoExecutor
@@ -95,10 +97,10 @@ class SlurmLauncher(ProcessLauncher):
 
 def _installed() -> None:
     if importlib.util.find_spec("submitit") is None:
-        raise UserError("submitit is not installed; pip install -r requirements-sweeps.txt")
+        raise UserError(f"submitit is not installed; {install('sweeps')}")
 
 
-def _outcome(job: Job, submitted) -> Outcome:
+def _outcome(job: SweepJob, submitted) -> Outcome:
     """Wait for a job that submitit runs."""
     from submitit.core.utils import FailedJobError, UncompletedJobError
 

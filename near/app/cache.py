@@ -141,7 +141,7 @@ def _chosen(found: list[Space], signature: str | None, unused_days: float | None
     if signature is not None:
         found = [s for s in found if s.digest.startswith(signature)]
         if not found:
-            raise UserError(f"--signature {signature}: no such space; `python -m near cache` lists them")
+            raise UserError(f"--signature {signature}: no such space; `near cache` lists them")
         if len(found) > 1:
             raise UserError(f"--signature {signature} fits {len(found)} spaces; give more letters")
     if unused_days is not None:
@@ -168,7 +168,7 @@ def _shown(found: list[Space], cache_dir: str | Path) -> None:
 def main(words: list[str] | None = None) -> None:
     """`list` (the default) shows signature, vectors, size and last use; `prune` removes by signature or age, built
     indexes and scores by age."""
-    parser = argparse.ArgumentParser(prog="python -m near cache", description=__doc__)
+    parser = argparse.ArgumentParser(prog="near cache", description=__doc__)
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--cache-dir", default=argparse.SUPPRESS, help="default: $NEAR_CACHE or .cache")
     parser.add_argument("--cache-dir", default=os.environ.get("NEAR_CACHE", ".cache"))

@@ -1,29 +1,60 @@
-"""Commands beside the scripts: python -m near cache|assets|workspace|options|keys."""
+"""The command `near`, also `python -m near`: the scripts, as in `near train selector=near`, and what is beside them."""
 
 import importlib
+import os
 import sys
 
+from near import __version__
 from near.common.errors import UserError, did_you_mean, visible
+
+SCRIPTS = {
+    "select": "finds every query's nearest candidates, and picks rows",
+    "train": "fine-tunes on a subset that is re-picked while training runs",
+    "merge": "merges an adapter into its base model",
+    "eval": "measures target loss and answers of a model or a run",
+    "report": "puts runs side by side, in the terminal and in one HTML file",
+}
 
 COMMANDS = {
     "cache": ("near.app.cache", "lists and prunes what the cache holds: embeddings, indexes, scores"),
     "assets": ("near.data.builtin.assets", "fetches the built-in model, embedder and data into the cache"),
     "workspace": ("near.training.trackers.workspace", "saves a W&B workspace that compares a sweep's runs"),
-    "options": ("near.app.options", "writes docs/options.md"),
-    "keys": ("near.app.from_yaml.page", "writes the tables of docs/from_dataflex.md"),
+    "options": ("near.app.options", "writes docs/options.md, in the repository"),
+    "keys": ("near.app.from_yaml.page", "writes the tables of docs/from_dataflex.md, in the repository"),
 }
 
 
 def main() -> None:
     """Run the command that is typed; with none, list them. One line and status 1 for a fault a user can mend."""
-    words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help"):
-        print("python -m near COMMAND\n" + "".join(f"\n{name:<12}{what}" for name, (_, what) in COMMANDS.items()))
-        return
+    name, words = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    if name in SCRIPTS:
+        from near.app.entry import start
+
+        del sys.argv[1]
+        return start(name, *_typed(), name)
+    if name in ("", "-h", "--help"):
+        return print(_help())
+    if name == "--version":
+        return print(f"near {__version__}")
     try:
-        if words[0] not in COMMANDS:
-            raise UserError(f"{words[0]} is not a command{did_you_mean(words[0], COMMANDS)}; python -m near lists them")
-        importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
+        if name not in COMMANDS:
+            raise UserError(
+                f"{name} is not a command{did_you_mean(name, [*SCRIPTS, *COMMANDS])}; near --help lists them"
+            )
+        importlib.import_module(COMMANDS[name][0]).main(words)
     except UserError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(1)
+
+
+def _typed() -> tuple[str, ...]:
+    """What was typed in front of the command's name."""
+    return ("python", "-m", "near") if os.path.basename(sys.argv[0]) == "__main__.py" else ("near",)
+
+
+def _help() -> str:
+    scripts = [f"{name:<12}{what}" for name, what in SCRIPTS.items()]
+    others = [f"{name:<12}{what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        ["near SCRIPT [GROUP=CHOICE] [OPTION=VALUE] (near SCRIPT --help)", *scripts, "", "near COMMAND", *others]
+    )

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import re
 import sys
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -13,9 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from near.app.check.check import elsewhere
+from near.common.command_line import current
 from near.common.config import CONF, flat_keys
 from near.common.disk import full_line, read_only_line
 from near.common.errors import UserError, did_you_mean, missing_choice, one_line, user_error
+from near.common.extras import install, missing_module
 from near.common.files import FULL, NO_SPACE
 from near.common.secrets import scrub
 from near.common.signature import keywords
@@ -44,7 +45,9 @@ def _fault_line(error: BaseException) -> str | None:
             reason = (link.strerror or "not usable").lower()
             return f"{link.filename}: {reason}; name another file, output_dir or cache_dir"
         if unknown := re.fullmatch(r"Unknown plugin class : '(.+)'", str(link)):
-            return f"{unknown.group(1)} is not installed; pip install -r requirements-sweeps.txt"
+            return f"{unknown.group(1)} is not installed; {install('sweeps')}"
+        if isinstance(link, ModuleNotFoundError) and (line := missing_module(link)):
+            return line
         if isinstance(link, MemoryError):
             return f"out of memory ({one_line(link)}); use smaller batches, blocks or dimensions"
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
@@ -104,8 +107,8 @@ def _defaults() -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with contextlib.suppress(HydraException, OmegaConfBaseException):
-            return compose(Path(sys.argv[0]).stem, overrides=_typed_choices())
-        return compose(Path(sys.argv[0]).stem)
+            return compose(current().script, overrides=_typed_choices())
+        return compose(current().script)
 
 
 _PATHS = {

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import datasets
 import numpy as np
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from near.app.check.check import check
+from near.app.installed import check_installed
 from near.common.config import CONF, register_resolvers
 from near.common.errors import UserError, missing_choice, one_line
 from near.common.files import refuse_special, write_jsonl
@@ -28,7 +30,7 @@ from near.selection.round import Round, Subset, checked
 from near.selection.selectors.base import Selector, selector_of
 from near.selection.similarity import VectorSimilarity
 
-Rows = np.ndarray | str | os.PathLike | datasets.Dataset | Sequence[dict] | Sequence[str]
+Rows: TypeAlias = np.ndarray | str | os.PathLike | datasets.Dataset | Sequence[dict] | Sequence[str]
 
 
 def search(
@@ -58,7 +60,7 @@ def search(
     array([[0, 1]])
     """
     vectors = _both(queries, candidates)
-    cfg = _configured("select", [_word("max_K", max_K), f"index={index}", *overrides], cache_dir)
+    cfg = _configured([_word("max_K", max_K), f"index={index}", *overrides], cache_dir)
     if vectors:
         return _search_vectors(cfg, *vectors, normalise)
     with _loaded(cfg, queries, candidates) as (cfg, material):
@@ -87,8 +89,8 @@ def select(
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise UserError(f"n={n!r} is no number of rows; use a whole number from 1")
     vectors = _both(queries, candidates)
-    words = [_word("max_K", max_K), f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
-    cfg = _configured("train", words, cache_dir)
+    words = [_word("max_K", max_K), f"n={n}", f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
+    cfg = _configured(words, cache_dir)
     picker, known = selector_of(cfg.selector), {}
     if picker.asks_model or picker.only_in_training or instantiate(cfg.similarity).asks_model:
         raise UserError(f"selector={selector} asks a model, or picks in training alone; use select.py or train.py")
@@ -120,7 +122,7 @@ def _picked(picker: Selector, name: str, round: Round) -> Subset:
     return checked(picker.select(round), round, name)
 
 
-def _configured(script: str, overrides: Sequence[str], cache_dir: str | os.PathLike | None) -> DictConfig:
+def _configured(overrides: Sequence[str], cache_dir: str | os.PathLike | None) -> DictConfig:
     register_resolvers()
     if strange := next((word for word in overrides if not isinstance(word, str)), None):
         raise UserError(f"overrides: {strange!r} is no override; give strings such as 'embedder=qwen3'")
@@ -131,7 +133,7 @@ def _configured(script: str, overrides: Sequence[str], cache_dir: str | os.PathL
     surrounding, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # the caller may run under Hydra
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose(script, overrides=["data=files", *overrides])
+            cfg = compose("select", overrides=["data=files", *overrides])
         if cache_dir is not None:
             cfg.cache_dir = os.fspath(cache_dir)
         check(_with_paths(cfg, ".", "."), list(overrides))
@@ -148,7 +150,7 @@ def _with_paths(cfg: DictConfig, candidates: str, queries: str) -> DictConfig:
     return OmegaConf.merge(cfg, {"data": {"candidates": {"path": candidates}, "queries": {"path": queries}}})
 
 
-def _both(queries: Rows, candidates: Rows) -> tuple | None:
+def _both(queries: Rows, candidates: Rows) -> tuple[np.ndarray, np.ndarray] | None:
     """Both as arrays where they are vectors, None where they are rows."""
     found = [_as_array(value) for value in (queries, candidates)]
     if (found[0] is None) != (found[1] is None):
@@ -201,6 +203,7 @@ def _search_vectors(
 @contextlib.contextmanager
 def _loaded(cfg: DictConfig, queries: Rows, candidates: Rows) -> Iterator[tuple]:
     """The configuration with its paths, and the queries and the pool, as select.py loads them."""
+    check_installed("select", cfg)
     with tempfile.TemporaryDirectory(prefix="near-") as folder:
         given = {"candidates": candidates, "queries": queries}
         cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in given.items()))

@@ -1,56 +1,70 @@
 """The page of every option, made from the configurations' own lines and comments: python -m near options"""
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
+from near.app.check.option_types import BASE, NUMBERS, SCRIPTS, Type, typed
+from near.app.pages import page_to_write
+from near.common.bounds import BILLION
 from near.common.config import CONF
 from near.common.files import aside
 
-SCRIPTS = ("select", "train", "merge", "eval", "report")
-PAGE = CONF.parent / "docs" / "options.md"
+PAGE = "options.md"
+
 VALUE = r"""(?P<value>(?: +(?:'[^']*'|"[^"]*"|(?!#)\S.*?))?)"""
+
 ENTRY = re.compile(rf"^(?P<indent> *)(?P<key>[\w.@/]+):{VALUE}(?: +# ?(?P<told>.*))?$")
+
 # Keyword arguments of other libraries, described there
 FOREIGN = re.compile(
     r"trainer\.args\.|finetuning\.|parallel\.(deepspeed|fsdp)|model\.quantization\.|hydra\.(sweeper|launcher)\."
 )
+
+Row = tuple[str, str, str, str]  # name, value, what else it may be, comment
+
 SOURCES = re.compile(r"data\.(candidates|queries|eval)(\.|$)")  # described once, in the group data/source
+
 HEAD = """# Every option
 
 Made from the configurations in `conf/` by `python -m near options`; a test holds it to them. An option is typed as
 `NAME=VALUE` behind a script, a choice of a group as `GROUP=CHOICE`. `--cfg job` prints what a command comes to.
 `trainer.args.*` are transformers' `TrainingArguments`, `finetuning.*` peft's `LoraConfig`, `parallel.deepspeed.*`
 DeepSpeed's own options: listed are those that have a value of their own here; any other is added with `+`, as in
-`+trainer.args.weight_decay=0.01`.
+`+trainer.args.weight_decay=0.01`. `may be` shows an option's choices and bounds, as they stand in the source.
 """
 
 
 @dataclass
 class Option:
-    """A key of one file: its dotted name, value as it is written, and comment."""
+    """A key of one file: its dotted name, value as it is written, comment, and what else it may be."""
 
     name: str
     value: str
     told: str
+    allowed: str
 
 
 @dataclass
-class File:
+class OptionsFile:
     """`opening`: the comment lines at its head."""
 
     opening: list[str]
     options: list[Option] = field(default_factory=list)
 
 
-def read(path: Path, prefix: str = "") -> File:
+def read(path: Path, prefix: str = "") -> OptionsFile:
     """The options of one YAML of conf/, their names behind `prefix` unless it sets options of other groups too. What
     Hydra is told (defaults, hydra) is left out; an option without a comment has its parent's."""
     lines = path.read_text(encoding="utf-8").split("\n")
     head = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     start = () if not prefix or "# @package _global_" in lines[:head] else (prefix,)
-    file = File([line.lstrip("# ").rstrip() for line in lines[:head] if not line.startswith("# @")])
+    file = OptionsFile([line.lstrip("# ").rstrip() for line in lines[:head] if not line.startswith("# @")])
+    types = {} if prefix.startswith("hydra") else _declared() | dict(typed(_written(path), ".".join(start)))
     parents: list[str] = []
     comments: list[str] = []
     for line in lines[head:]:
@@ -63,13 +77,41 @@ def read(path: Path, prefix: str = "") -> File:
         if parents[0] in ("defaults", "hydra") or found["key"].startswith("_"):
             continue
         if value := found["value"].strip():
-            file.options.append(Option(".".join((*start, *parents)), value, told))
+            name = ".".join((*start, *parents))
+            file.options.append(Option(name, value, told, _allowed(types.get(name, Type()))))
     return file
 
 
-def groups() -> dict[str, dict[str, File]]:
+@functools.cache
+def _declared() -> dict[str, Type]:
+    """The types of all options that belong to scripts and not to a group's class."""
+    return {name: found for target in (BASE, *SCRIPTS.values()) for name, found in typed({}, target=target)}
+
+
+def _written(path: Path) -> dict:
+    """The options of one YAML, with those of the choice that it builds on."""
+    node = dict(OmegaConf.to_container(OmegaConf.load(path)))
+    names = [name for name in node.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
+    files = [path.with_name(f"{name}.yaml") for name in names]
+    return OmegaConf.to_container(OmegaConf.merge(*(_written(file) for file in files if file.is_file()), node))
+
+
+def _allowed(wanted: Type) -> str:
+    """The choices and bounds of an option, where there are some."""
+    parts = [f"`{choice}`" for choice in wanted.choices]
+    for name, bounds in wanted.bounds:
+        ends = f">={bounds.least}" if bounds.least is not None and bounds.most == BILLION else str(bounds)
+        parts.append(f"{'whole number' if name == 'int' else 'number'} {ends}")
+    if wanted.bounds[1:] and len({bounds for _, bounds in wanted.bounds}) == 1:
+        parts = [*parts[: -len(wanted.bounds)], parts[-1].removeprefix("whole ")]
+    if wanted.element and wanted.element.names & NUMBERS.keys():
+        parts.append(f"each a {_allowed(wanted.element)}")
+    return ", ".join([*parts, *(["null"] if parts and "None" in wanted.names else [])])
+
+
+def groups() -> dict[str, dict[str, OptionsFile]]:
     """All groups of conf/ but the sweeps and experiments, which set options of the others: choices by name."""
-    found: dict[str, dict[str, File]] = {}
+    found: dict[str, dict[str, OptionsFile]] = {}
     for path in sorted(CONF.rglob("*.yaml")):
         group = str(path.parent.relative_to(CONF))
         if group != "." and group.split("/")[0] not in ("sweeps", "experiment", "hydra"):
@@ -85,12 +127,16 @@ def page() -> str:
 
 def _scripts() -> Iterator[str]:
     yield "## In every script\n"
-    yield from _table([(o.name, _code(o.value), o.told) for o in read(CONF / "base.yaml").options])
+    yield from _table(_rows(read(CONF / "base.yaml")))
     for name in SCRIPTS:
         file = read(CONF / f"{name}.yaml")
         yield f"## {name}.py\n"
         yield "```bash\n" + "\n".join(file.opening) + "\n```\n"
-        yield from _table([(o.name, _code(o.value), o.told) for o in file.options])
+        yield from _table(_rows(file))
+
+
+def _rows(file: OptionsFile) -> list[Row]:
+    return [(o.name, _code(o.value), o.allowed, o.told) for o in file.options]
 
 
 def _groups() -> Iterator[str]:
@@ -109,40 +155,47 @@ def _launchers() -> Iterator[str]:
             file = read(path, f"hydra.{folder.name}")
             yield f"## hydra/{folder.name}={path.stem}\n"
             yield _opening(file) + "\n"
-            yield from _table([(o.name, _code(o.value), o.told) for o in file.options])
+            yield from _table(_rows(file))
 
 
-def _opening(file: File) -> str:
+def _opening(file: OptionsFile) -> str:
     """The command that runs it, and what the file says of it."""
     command, _, more = (file.opening or [""])[0].partition(" (")
     told = ([more.removesuffix(")")] if more else []) + file.opening[1:]
     return f"{_code(command)} {_escaped(' '.join(told))}".rstrip()
 
 
-def merged(choices: dict[str, File]) -> list[tuple[str, str, str]]:
-    """Every option of a group's choices: name, value (with the choices that have it, where they differ), comment."""
+def merged(choices: dict[str, OptionsFile]) -> list[Row]:
+    """Every option of a group's choices: name, value, what else it may be, comment."""
     order: dict[str, dict[str, Option]] = {}
     for choice, file in choices.items():
         for option in file.options:
             order.setdefault(option.name, {})[choice] = option
     rows = []
     for name, of in order.items():
-        values: dict[str, list[str]] = {}
-        for choice, option in of.items():
-            values.setdefault(option.value, []).append(choice)
-        told = max((option.told for option in of.values()), key=len)
-        everywhere = len(values) == 1 and len(of) == len(choices)
-        shown = [_code(v) if everywhere else f"{_code(v)} ({', '.join(c)})" for v, c in values.items()]
-        rows.append((name, ", ".join(shown), told))
+        everywhere = len(of) == len(choices)
+        values = _by_choice({choice: _code(option.value) for choice, option in of.items()}, everywhere)
+        allowed = _by_choice({choice: option.allowed for choice, option in of.items() if option.allowed}, True)
+        rows.append((name, values, allowed, max((option.told for option in of.values()), key=len)))
     return rows
 
 
-def _table(rows: list[tuple[str, str, str]]) -> Iterator[str]:
+def _by_choice(cells: dict[str, str], everywhere: bool) -> str:
+    """One cell of several choices', named where they differ or not all choices have it."""
+    by_cell: dict[str, list[str]] = {}
+    for choice, cell in cells.items():
+        by_cell.setdefault(cell, []).append(choice)
+    if len(by_cell) == 1 and everywhere:
+        return next(iter(by_cell))
+    return ", ".join(f"{cell} ({', '.join(choices)})" for cell, choices in by_cell.items())
+
+
+def _table(rows: list[Row]) -> Iterator[str]:
     if not rows:
         return
-    yield "| option | value | what |\n|---|---|---|"
-    for name, value, told in rows:
-        yield f"| `{name}` | {value} | {_escaped(told)} |"
+    yield "| option | value | may be | what |\n|---|---|---|---|"
+    for name, value, allowed, told in rows:
+        yield f"| `{name}` | {value} | {_escaped(allowed)} | {_escaped(told)} |"
     yield ""
 
 
@@ -156,6 +209,7 @@ def _escaped(text: str) -> str:
 
 def main(words: Sequence[str] = ()) -> None:
     """Write the page. It takes no words."""
-    with aside(PAGE) as temporary:
+    path = page_to_write(PAGE)
+    with aside(path) as temporary:
         temporary.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    print(f"wrote {path}")

@@ -18,6 +18,8 @@ from omegaconf import DictConfig
 from near.app import jobs
 from near.app.check.check import check, check_sources
 from near.app.faults import fault_line
+from near.app.installed import check_installed
+from near.common.command_line import current
 from near.common.config import CONF, raw_words, register_resolvers
 from near.common.disk import watch
 from near.common.errors import UserError, one_line, visible
@@ -36,11 +38,12 @@ def run(main: Callable[[], object]) -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a row's script is no fault
     try:
         check_words(sys.argv[1:])
-        if any("from_yaml" in word for word in sys.argv):
+        if any("from_yaml" in word for word in sys.argv[1:]):
             from near.app.from_yaml.expanded import expanded
 
-            sys.argv = expanded(sys.argv)
+            sys.argv[1:] = expanded(current(), sys.argv[1:])
             check_words(sys.argv[1:])
+        _ours_first()
         _with_table(main)
     except KeyboardInterrupt:
         jobs.ended()
@@ -143,6 +146,7 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
             try:
                 watch(cfg, folder)
                 with jobs.told(fault_line, bool(cfg.get("dry_run"))):
+                    check_installed(name, cfg)
                     check(cfg, raw_words(HydraConfig.get().overrides.task))
                     check_sources(cfg)
                     check_outputs(folder, name)
@@ -168,7 +172,6 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                     raise UserError(fault) from error
                 _stop(error)
 
-        _ours_first()
         return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 
     return decorate

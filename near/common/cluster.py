@@ -4,26 +4,24 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from near.common.errors import UserError
+from near.common.extras import install
+from near.common.processes import python_path
 from near.common.progress import Progress
-
-ROOT = str(Path(__file__).resolve().parents[2])
 
 
 @contextlib.contextmanager
 def cluster() -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS, or start a local one that ends with the block."""
     if importlib.util.find_spec("ray") is None:
-        raise UserError("launcher=ray: Ray is not installed; pip install -r requirements-ray.txt")
+        raise UserError(f"launcher=ray: Ray is not installed; {install('ray')}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     started_here = not ray.is_initialized()
     if started_here:
-        path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
-        environment = {"env_vars": {"PYTHONPATH": path}}
+        environment = {"env_vars": {"PYTHONPATH": python_path()}}
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
     try:
         yield

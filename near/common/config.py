@@ -18,7 +18,10 @@ from near.common.errors import UserError
 from near.common.files import read_yaml
 from near.common.moved import class_names
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+PACKAGE = Path(__file__).resolve().parents[1]  # near/
+
+# In a wheel the configurations lie in the package; in the repository, installed with -e or not, beside it.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 ESCAPABLE = re.compile(r"(\\*)\$\{")  # text that OmegaConf would read as a reference
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from near.common.command_line import current
 from near.common.errors import UserError, one_line, reading
 
 if TYPE_CHECKING:
@@ -304,14 +305,10 @@ def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
     refuse_special(path)
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file) -> str:  # Python 3.10 has no hashlib.file_digest
-    state = hashlib.sha256()
-    while block := file.read(1 << 20):
-        state.update(block)
-    return state.hexdigest()
+        state = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
+        while block := file.read(1 << 20):
+            state.update(block)
+        return state.hexdigest()
 
 
 def folder_digest(folder: str | Path, ignored: Iterable[str] = ()) -> str:
@@ -341,7 +338,8 @@ def provenance() -> dict:
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    command = " ".join(["python", os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    *before, script = current().start
+    command = " ".join([*before, os.path.basename(script), *sys.argv[1:]])
     return {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command, "versions": versions}
 
 

@@ -159,12 +159,12 @@ def _known(place: tuple[str, ...]) -> frozenset[str]:
 @functools.cache
 def _targets() -> dict[str, frozenset[str]]:
     """The classes in conf/, by the place of their node."""
-    found: dict[str, set[str]] = {}
+    targets_at: dict[str, set[str]] = {}
 
     def walk(node: object, place: tuple[str, ...]) -> None:
         if isinstance(node, dict):
             if isinstance(node.get("_target_"), str):
-                found.setdefault("graders" if place[-2:-1] == ("graders",) else ".".join(place), set()).add(
+                targets_at.setdefault("graders" if place[-2:-1] == ("graders",) else ".".join(place), set()).add(
                     node["_target_"]
                 )
             for key, value in node.items():
@@ -176,7 +176,7 @@ def _targets() -> dict[str, frozenset[str]]:
             node = yaml.safe_load(text) or {}
             node.pop("hydra", None)
             walk(node, () if "# @package _global_" in text else parts)
-    return {place: frozenset(targets) for place, targets in found.items()}
+    return {place: frozenset(targets) for place, targets in targets_at.items()}
 
 
 def _of_room(target: str, place: tuple[str, ...]) -> bool:

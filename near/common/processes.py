@@ -1,6 +1,17 @@
 """Rank and number of processes, from torchrun's environment variables."""
 
 import os
+import site
+from pathlib import Path
+
+ROOT = str(Path(__file__).resolve().parents[2])  # the repository, or the folder that near is installed in
+
+
+def python_path() -> str:
+    """PYTHONPATH for a process that is to find this package from any folder. site-packages is found anyway, and on
+    PYTHONPATH it would go before the standard library."""
+    here = [] if ROOT in (*site.getsitepackages(), site.getusersitepackages()) else [ROOT]
+    return os.pathsep.join(filter(None, [*here, os.environ.get("PYTHONPATH")]))
 
 
 def world_size() -> int:

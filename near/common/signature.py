@@ -10,10 +10,17 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import operator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from near.common.errors import UserError
+from near.common.extras import missing_module
+
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+OPERATORS |= {ast.FloorDiv: operator.floordiv, ast.Pow: operator.pow, ast.LShift: operator.lshift}
 
 
 class _Unreadable(Exception):
@@ -57,6 +64,28 @@ def definition(module: str, name: str) -> tuple[str, ast.AST] | None:
         return None
 
 
+def constant(node: ast.AST, module: str) -> object:
+    """The value of an expression of constants, arithmetic, and names of constants looked up in `module`.
+
+    Raises ValueError for any other expression.
+    """
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -constant(node.operand, module)
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        return OPERATORS[type(node.op)](constant(node.left, module), constant(node.right, module))
+    defined = definition(module, ast.unparse(node)) if isinstance(node, ast.Name | ast.Attribute) else None
+    if defined is None or (value := alias_of(defined[1])) is None:
+        raise ValueError(f"{ast.unparse(node)} is not a constant")
+    return constant(value, defined[0])
+
+
+def alias_of(node: ast.AST) -> ast.expr | None:
+    """The value of `Name = ...`, `Name: TypeAlias = ...` or `type Name = ...`; None for a class or function."""
+    return getattr(node, "value", None)
+
+
 def attribute(target: str, name: str) -> object:
     """The constant value of the class attribute `name` of `target` or its bases; None if it is not a constant in the
     source."""
@@ -65,7 +94,7 @@ def attribute(target: str, name: str) -> object:
         module, node = _definition(module, cls)
     except (_Unreadable, UserError):
         return None
-    for item in node.body:
+    for item in getattr(node, "body", []):
         targets = (
             item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
         )
@@ -82,11 +111,11 @@ def attribute(target: str, name: str) -> object:
 def class_definition(target: str) -> tuple[str, ast.ClassDef] | None:
     """The module and the node that define class `target`; None if it is not a class or can't be read.
 
-    Nothing is imported. Only `from module import name` is followed.
+    Nothing is imported. Only `from module import name` is followed, and only outside `if` and `try`.
     """
     module, _, name = target.rpartition(".")
     try:
-        module, node = _definition(module, name)
+        module, node = _definition(module, name, in_blocks=False)
     except (_Unreadable, OSError, ValueError, SyntaxError):
         return None
     return (module, node) if isinstance(node, ast.ClassDef) else None
@@ -105,7 +134,8 @@ def _inspected(target: str, module: str, name: str) -> tuple[dict[str, Parameter
     try:
         inspected = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"_target_={target} cannot be loaded: {error}") from error
+        reason = missing_module(error) if isinstance(error, ModuleNotFoundError) else None
+        raise UserError(f"_target_={target} cannot be loaded: {reason or error}") from error
     try:
         parameters = inspect.signature(inspected).parameters.values()
     except (TypeError, ValueError):  # compiled, without a signature: accept anything
@@ -208,22 +238,52 @@ def _of_function(node: ast.FunctionDef, module: str) -> tuple[dict[str, Paramete
     return {a.arg: Parameter(a.annotation, default, module) for a, default in pairs}, node.args.kwarg is not None
 
 
-def _definition(module: str, name: str, depth: int = 0) -> tuple[str, ast.ClassDef | ast.FunctionDef | ast.Assign]:
-    """The module and the node that define `name` (class, function or alias), through `from x import name`."""
+def _definition(module: str, name: str, depth: int = 0, in_blocks: bool = True) -> tuple[str, ast.AST]:
+    """The module and the node that define `name`: a class, a function or an alias.
+
+    `from x import name` is followed to x, and `x.name` through the import of x. `in_blocks`: search under `if` and
+    `try`, too.
+    """
     if depth > 8:
         raise _Unreadable(name)
     path, tree = _parsed(module)
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            return module, node
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
-            return module, node
+    first, _, rest = name.partition(".")
+    for node in _statements(tree.body) if in_blocks else tree.body:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                if (alias.asname or alias.name) == name:
+                if (alias.asname or alias.name) == first:
                     source = _absolute(module, path, node)
-                    return _definition(source, alias.name, depth + 1)
+                    if rest:
+                        return _definition(f"{source}.{alias.name}", rest, depth + 1, in_blocks)
+                    return _definition(source, alias.name, depth + 1, in_blocks)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                prefix = f"{alias.asname or alias.name}."
+                if name.startswith(prefix):
+                    return _definition(alias.name, name.removeprefix(prefix), depth + 1, in_blocks)
+        elif name in _names(node):
+            return module, node
     raise _Unreadable(name)
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, those under `if TYPE_CHECKING:` and `try:` included."""
+    for node in body:
+        if isinstance(node, ast.If | ast.Try):
+            yield from _statements(node.body)
+            yield from _statements(node.orelse)
+        else:
+            yield node
+
+
+def _names(node: ast.stmt) -> list[str]:
+    """What a statement defines."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return [node.name]
+    if getattr(node, "value", None) is None:  # no value, or none to look at
+        return []
+    target = getattr(node, "target", None) or getattr(node, "name", None)  # of `Name: TypeAlias = ...` and `type Name`
+    return [ast.unparse(place) for place in ([target] if target else getattr(node, "targets", []))]
 
 
 def _absolute(module: str, path: Path, node: ast.ImportFrom) -> str:

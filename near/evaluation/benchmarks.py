@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from near.common.cached import cached
 from near.common.errors import UserError, did_you_mean, one_line
+from near.common.extras import install
 from near.common.files import cache_folder, digest, read_json, write_json
 from near.models.fingerprint import of_model
 
@@ -33,7 +34,7 @@ def _tasks(options: str):
     """The task manager (reading lm-eval's list of tasks takes seconds) and the tasks by name, their data loaded."""
     options = json.loads(options)
     if importlib.util.find_spec("lm_eval") is None:
-        raise UserError("evaluation.lm_eval.tasks: lm-eval is not installed; pip install -r requirements-lm-eval.txt")
+        raise UserError(f"evaluation.lm_eval.tasks: lm-eval is not installed; {install('lm-eval')}")
     from lm_eval.tasks import TaskManager
 
     try:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from near.common.batches import batches
 from near.common.errors import UserError, one_line
+from near.common.extras import install
 from near.common.files import read_json
 from near.models.tokens import stop_ids
 
@@ -25,7 +26,7 @@ def check_backend(cfg: DictConfig, sharded: bool = False) -> None:
         return
     why = None
     if importlib.util.find_spec("vllm") is None:
-        raise UserError("evaluation.backend=vllm: vLLM is not installed; pip install -r requirements-vllm.txt")
+        raise UserError(f"evaluation.backend=vllm: vLLM is not installed; {install('vllm')}")
     if sharded:
         why = "the model is spread over all processes; evaluate later with eval.py, or"
     elif cfg.model.get("quantization") is not None:

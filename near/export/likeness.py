@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from near.export.lineage import Run
+from near.export.lineage import AdapterRun
 from near.models.encoding import Encoder
 
 PROMPTS = 8  # of a run's rows
@@ -23,7 +23,7 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True)
-class Difference:
+class LogitDifference:
     """Of two models' logits. max: the largest absolute one; share: the root of the mean square, as a share of the
     standard deviation of the first model's logits; agree: the share of positions with the same likeliest token."""
 
@@ -37,7 +37,7 @@ class Difference:
         }
 
 
-def prompts_of(run: Run | None, tokenizer) -> tuple[list[list[int]], str]:
+def prompts_of(run: AdapterRun | None, tokenizer) -> tuple[list[list[int]], str]:
     """Token ids of prompts, and what they are: rows that `run` was evaluated on, with its answers, or QUESTIONS."""
     rows = [] if run is None else run.files.answers()
     rows = [rows[i * len(rows) // PROMPTS] for i in range(PROMPTS)] if len(rows) > PROMPTS else rows
@@ -70,16 +70,16 @@ def logits_of(model, prompts: list[list[int]]) -> list[torch.Tensor]:
     return found
 
 
-def difference(wanted: list[torch.Tensor], found: list[torch.Tensor]) -> Difference:
+def difference(wanted: list[torch.Tensor], found: list[torch.Tensor]) -> LogitDifference:
     """How far `found` is from `wanted`; everything NaN where either holds a number that is none."""
     largest, squares, spread, agree, positions = 0.0, 0.0, 0.0, 0, 0
     for a, b in zip(wanted, found, strict=True):
         apart = a - b
         if not bool(apart.isfinite().all()):
-            return Difference(math.nan, math.nan, math.nan)
+            return LogitDifference(math.nan, math.nan, math.nan)
         largest = max(largest, float(apart.abs().max()))
         squares += float(apart.square().sum())
         spread += float((a - a.mean(dim=1, keepdim=True)).square().sum())
         agree += int((a.argmax(dim=1) == b.argmax(dim=1)).sum())
         positions += len(a)
-    return Difference(largest, math.sqrt(squares / max(spread, 1e-30)), agree / positions)
+    return LogitDifference(largest, math.sqrt(squares / max(spread, 1e-30)), agree / positions)

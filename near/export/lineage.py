@@ -20,7 +20,7 @@ QUANTISED = re.compile(
 
 
 @dataclass(frozen=True)
-class Run:
+class AdapterRun:
     """A folder of train.py that an adapter lies in; `final`: the adapter is its result, not a checkpoint's."""
 
     files: RunFolder
@@ -48,7 +48,7 @@ class Adapter:
 
     path: Path
     config: dict
-    run: Run | None
+    run: AdapterRun | None
 
     @property
     def base(self) -> tuple[str | None, str | None]:
@@ -93,7 +93,7 @@ def _adapter(path: Path, allow_targets: object) -> Adapter:
     return Adapter(path, config, _run_of(path, allow_targets))
 
 
-def _run_of(path: Path, allow_targets: object) -> Run | None:
+def _run_of(path: Path, allow_targets: object) -> AdapterRun | None:
     path = path.resolve()
     final = path.name == ADAPTER
     if not final and path.parent.name != CHECKPOINTS:
@@ -104,7 +104,7 @@ def _run_of(path: Path, allow_targets: object) -> Run | None:
     config = files.config(allow_targets)
     if not all(isinstance(config.get(group), DictConfig) for group in ("model", "selector")):
         return None  # somebody else's
-    return Run(files, config, final)
+    return AdapterRun(files, config, final)
 
 
 def base_of(adapters: list[Adapter], given: str | None) -> tuple[str, str | None]:

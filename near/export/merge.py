@@ -16,7 +16,7 @@ from near.common.locks import lock_file, locked
 from near.common.outputs import check as check_outputs
 from near.common.outputs import check_model, claim, is_model, list_files, read_list, remove_model
 from near.data.templates.named import ENDS, template_of
-from near.export.likeness import Difference, difference, logits_of, prompts_of
+from near.export.likeness import LogitDifference, difference, logits_of, prompts_of
 from near.export.lineage import Adapter, adapters_of, base_of, refuse_quantised
 from near.export.model_card import Export, model_card
 from near.export.push import check_push, push
@@ -37,7 +37,7 @@ class Merged:
 
     model: Any
     wanted: list[torch.Tensor]
-    differences: list[Difference]
+    differences: list[LogitDifference]
 
 
 def merge(cfg: DictConfig, output_dir: Path) -> None:
@@ -182,7 +182,7 @@ def _refuse(found: float, bound: float, key: str, what: str) -> None:
         )
 
 
-def _read_back(cfg: DictConfig, new: Path, tokenizer, prompts, wanted, device) -> Difference:
+def _read_back(cfg: DictConfig, new: Path, tokenizer, prompts, wanted, device) -> LogitDifference:
     """The export as its files give it: the difference of its logits, in float32, from the adapter's."""
     told = {"name_or_path": str(new), "trust_remote_code": cfg.trust_remote_code, "template": None}
     again = load_tokenizer(OmegaConf.create(told), cfg.cache_dir, folder=str(new), template_key="template")

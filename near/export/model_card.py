@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near.common.config import public
 from near.common.files import provenance
-from near.export.lineage import Adapter, Run
+from near.export.lineage import Adapter, AdapterRun
 
 # a path from the root, the home or the working folder up to its last part, which may hold spaces; no address (https://)
 PLACE = re.compile(r"(?<![\w:/.~-])(?:~|\.{1,2})?/(?:[^/'\",\[\]{}=\n]+/)*")
@@ -115,15 +115,15 @@ def _title(export: Export) -> str:
     )
 
 
-def _run_name(run: Run) -> str:
+def _run_name(run: AdapterRun) -> str:
     return run.folder.name
 
 
-def _parts(run: Run) -> list[str]:
+def _parts(run: AdapterRun) -> list[str]:
     return [part for part in ("candidates", "queries", "eval") if _paths(run, part)]
 
 
-def _paths(run: Run, part: str) -> dict[str, str]:
+def _paths(run: AdapterRun, part: str) -> dict[str, str]:
     """A part's sources by their label, or by their number where they have none."""
     given = OmegaConf.select(run.config, f"data.{part}.path")
     if given is None:
@@ -133,7 +133,7 @@ def _paths(run: Run, part: str) -> dict[str, str]:
     return {str(i): str(path) for i, path in enumerate(given if isinstance(given, ListConfig) else [given])}
 
 
-def _sources(run: Run, part: str) -> str:
+def _sources(run: AdapterRun, part: str) -> str:
     """A part's sources: hub and built-in names as they are, files by their last part."""
     named = _paths(run, part).items()
     return ", ".join(label(path) if key.isdigit() else f"{key}: {label(path)}" for key, path in named)
@@ -159,7 +159,7 @@ def _training(adapter: Adapter, several: bool) -> str:
     return "\n".join([*lines, "", *told])
 
 
-def _schedule(run: Run, trainer: dict) -> list[str]:
+def _schedule(run: AdapterRun, trainer: dict) -> list[str]:
     """What was trained for how long, as far as the run says."""
     told, done, rounds = [], run.trained, run.files.rounds
     if rounds:
@@ -179,7 +179,7 @@ def _schedule(run: Run, trainer: dict) -> list[str]:
     return told
 
 
-def _selector(run: Run, config: dict) -> str:
+def _selector(run: AdapterRun, config: dict) -> str:
     options = {
         key: value
         for key, value in (config.get("selector") or {}).items()

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from near.common.errors import UserError, one_line, reading
+from near.common.extras import install
 from near.common.files import read_json
 from near.data.templates.named import set_template, set_thinking
 from near.models.hub import model_folder, resolve_dtype
@@ -53,7 +54,7 @@ def check_quantization(cfg: DictConfig, finetuning: DictConfig) -> None:
     if cfg.get("quantization") is None:
         return
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("model.quantization needs bitsandbytes; pip install -r requirements-qlora.txt")
+        raise UserError(f"model.quantization needs bitsandbytes; {install('qlora')}")
     if "_target_" not in finetuning:
         raise UserError("finetuning=full can't train quantised weights; set model.quantization=null")
 
@@ -86,9 +87,8 @@ def load_base(cfg: DictConfig, cache_dir: str, device: str | None = None):
         return model if is_deepspeed_zero3_enabled() else model.to(device)
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = (
-                False  # a forward pass without gradients would pack the weights into a form that has no gradient
-            )
+            # otherwise a forward pass without gradients packs the weights into a form that has no gradient
+            layer.support_avx512bf16_for_cpu = False
     return model
 
 

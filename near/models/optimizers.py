@@ -2,9 +2,11 @@
 
 import importlib.util
 
+from near.common.extras import install
+
 # the module, and how to install it
 PACKAGES = {
-    "bitsandbytes": ("bitsandbytes", "pip install -r requirements-qlora.txt"),
+    "bitsandbytes": ("bitsandbytes", install("qlora")),
     "galore": ("galore_torch", "pip install galore-torch"),
     "apollo": ("apollo_torch", "pip install apollo-torch"),
     "lomo": ("lomo_optim", "pip install lomo-optim"),

@@ -2,11 +2,12 @@
 
 import functools
 import os
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import httpx
 import tenacity
 
+from near.common.bounds import between
 from near.common.errors import UserError, one_line
 
 WAIT = tenacity.wait_random_exponential(multiplier=0.5, max=30)  # seconds between tries
@@ -17,9 +18,9 @@ class ServerOptions(TypedDict):
     url: str | None
     model: str | None
     api_key_env: str | None
-    concurrency: int
-    retries: int
-    timeout: float
+    concurrency: Annotated[int, between(1, 1000)]
+    retries: Annotated[int, between(0, 1000)]
+    timeout: Annotated[float, between(0.001, 86_400)]
 
 
 class Server:

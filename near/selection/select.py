@@ -16,7 +16,7 @@ from near.searching.find import _check_same, width_of
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import _digests
 from near.searching.summary import summarise
-from near.selection.subset import Export
+from near.selection.subset import SubsetExport
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     """What select.py does: write top_indices.npy, top_scores.npy and manifest.json into `output_dir`, and the subset
     that is asked for: that alone where its selector needs no neighbours."""
     target = output_dir / "manifest.json"
-    export = Export(cfg, output_dir)
+    export = SubsetExport(cfg, output_dir)
     before = read_json(target) if target.exists() and not cfg.overwrite else None
     material = Material.load(cfg, load_queries(cfg, export.needs_matrix, export.needs.answers))
     export.check(material.candidates)

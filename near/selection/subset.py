@@ -47,7 +47,7 @@ import logging
 log = logging.getLogger(__name__)
 
 
-class Export:
+class SubsetExport:
     """The subset that `cfg` asks for by `selector`, `n` and `export`; none without a selector. A folder holds one
     selection: its manifest's `key` names the matrix, or the pool where there is none, and `subset` what was picked."""
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import TrainingArguments
 
 from near.common.errors import UserError, one_line
+from near.common.extras import install
 from near.models.hub import computes_bfloat16
 from near.selection.needs import Needs
 
@@ -84,7 +85,7 @@ def _parallel(parallel: DictConfig, use_cpu: bool) -> dict:
     for mark in MARKS:
         os.environ.pop(mark, None)
     if given.get("deepspeed") is not None and importlib.util.find_spec("deepspeed") is None:
-        raise UserError("parallel: DeepSpeed is not installed; pip install -r requirements-deepspeed.txt")
+        raise UserError(f"parallel: DeepSpeed is not installed; {install('deepspeed')}")
     if given.get("fsdp") and (use_cpu or not torch.accelerator.is_available()):
         raise UserError(
             "parallel=fsdp needs an accelerator: on a CPU the Trainer would silently train with DDP; "
@@ -112,7 +113,7 @@ def partitioned(args: TrainingArguments) -> None:
     set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
-def tell_precision(args: TrainingArguments, weights: torch.dtype) -> None:
+def log_precision(args: TrainingArguments, weights: torch.dtype) -> None:
     """Say in what numbers the run computes."""
     if not args.should_log:
         return

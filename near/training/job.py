@@ -17,7 +17,7 @@ from near.selection.round import Round, Subset
 from near.selection.scoring.scoring import Scorer, scorer_of
 from near.selection.selectors.base import Selector
 from near.training.inputs import Inputs, is_dynamic
-from near.training.trackers.base import Run
+from near.training.trackers.base import TrackerRun
 
 
 def _selector_name(cfg: DictConfig, selector: Selector) -> str:
@@ -91,7 +91,7 @@ class Job:
     target_loss: Callable[[Trainer, int], float | None] | None = None  # of a trainer's model at an optimizer step
     eval_table: object = None  # tokens of the evaluation rows, where trainer.args.eval_strategy asks for them
     callbacks: list[TrainerCallback] = field(default_factory=list)
-    tracked: Run = field(default_factory=Run)
+    tracked: TrackerRun = field(default_factory=TrackerRun)
     planned: dict[int, tuple[Subset, float]] = field(default_factory=dict)  # rounds picked ahead, and their seconds
     loraplus: Mapping = field(default_factory=dict)  # lr_ratio and lr_embedding, where they are asked for
     nonfinite_steps: int = 3  # so many steps in a row whose loss or gradient norm is not finite end the training

@@ -29,7 +29,7 @@ from near.searching.equal_rows import warn_of_equal
 from near.selection.needs import Needs, needs_of
 from near.selection.scoring.gradients import watched_layers
 from near.selection.selectors.base import Selector, selector_of
-from near.training.arguments import check_training, is_sharded, partitioned, tell_precision, training_arguments
+from near.training.arguments import check_training, is_sharded, log_precision, partitioned, training_arguments
 from near.training.divergence import FIX
 from near.training.folder import clear, newest_checkpoint, write_config
 from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
@@ -109,13 +109,13 @@ def _reach(cfg: DictConfig, selector: Selector, inputs: "Inputs", args) -> int:
 def _done_before(cfg: DictConfig, output_dir: Path, main_process: bool) -> float:
     """The target loss of a run that is done already. A W&B agent may ask for the same options twice, and waits for
     what the run that it named comes to."""
-    from near.training.trackers.tell import tell_outcome
+    from near.training.trackers.log import log_metrics
 
     files = RunFolder(output_dir)
     metrics = files.metrics
     if agent_sweep() is not None:
         with instantiate(cfg.tracker).run(cfg, output_dir, main_process) as run:
-            tell_outcome(run, metrics, files.training["steps"])
+            log_metrics(run, metrics, files.training["steps"])
     return metrics["target_loss"]
 
 
@@ -131,7 +131,7 @@ def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
 
 
 def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: "Inputs") -> float:
-    from near.training.trackers.tell import tell_before, tell_files, tell_outcome
+    from near.training.trackers.log import log_earlier, log_files, log_metrics
 
     clear(output_dir)
     claim(output_dir, "train")
@@ -141,10 +141,10 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
         metrics = adopt(twin, output_dir, told)
         files = RunFolder(output_dir)
         training = files.training
-        run.kept = -1
-        tell_before(run, output_dir, files.rounds, training["history"], job.pool)
-        tell_outcome(run, metrics, training["steps"])
-        tell_files(run, output_dir, inputs.neighbours)
+        run.logged_until = -1
+        log_earlier(run, output_dir, files.rounds, training["history"], job.pool)
+        log_metrics(run, metrics, training["steps"])
+        log_files(run, output_dir, inputs.neighbours)
     return metrics["target_loss"]
 
 
@@ -154,7 +154,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     from transformers import set_seed
 
     from near.training.trackers.base import LogCallback
-    from near.training.trackers.tell import tell_before, tell_files, tell_outcome
+    from near.training.trackers.log import log_earlier, log_files, log_metrics
 
     needs = inputs.needs
     resume = newest_checkpoint(cfg, output_dir)
@@ -164,7 +164,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     if not is_sharded(args):
         with state.main_process_first():
             base.measure(model)
-    tell_precision(args, model.dtype)
+    log_precision(args, model.dtype)
     set_seed(cfg.seed)  # the adapter's first weights
     model = add_finetuning(model, cfg.finetuning)
     if needs.asks_model == "gradients":
@@ -184,7 +184,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
         if resume is not None:
             trainer.restore(resume)
             if state.is_main_process:
-                tell_before(run, output_dir, trainer.record.rounds, before["log_history"], job.pool)
+                log_earlier(run, output_dir, trainer.record.rounds, before["log_history"], job.pool)
         elif state.is_main_process:  # nothing is removed before all that can be refused was built
             clear(output_dir)
         if state.is_main_process:
@@ -201,8 +201,8 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
             if not is_sharded(args):
                 metrics["lm_eval"] = benchmarks(trained, inputs.tokenizer, cfg.evaluation, lenient=True)
         if state.is_main_process:
-            tell_outcome(run, metrics, trainer.state.global_step)
-            tell_files(run, output_dir, inputs.neighbours)
+            log_metrics(run, metrics, trainer.state.global_step)
+            log_files(run, output_dir, inputs.neighbours)
             write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base)
             if base.metrics is not None:
                 log.info(f"base: {summary(base.metrics)}")

@@ -12,17 +12,20 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from accelerate.utils import broadcast_object_list
 from peft.optimizers import create_loraplus_optimizer
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from near.common.bounds import between
 from near.common.config import differences
 from near.common.errors import UserError
 from near.common.files import digest, naming_full_disk
 from near.common.moved import class_names
 from near.common.outputs import prune_checkpoints
+from near.models.losses import following_answers
 from near.selection.round import Round, Subset
 from near.training.divergence import Watch, diverged, warn_of
 from near.training.job import Job
@@ -31,7 +34,7 @@ from near.training.rounds.record import Record
 from near.training.rounds.sampler import RoundSampler
 from near.training.rounds.schedule import Schedule, Stretch
 from near.training.rounds.state import SELECTED, STATE, read_checkpoint, read_state, write_parts, write_state
-from near.training.trackers.tell import tell_round
+from near.training.trackers.log import log_round
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +95,14 @@ class _Checkpoints(Trainer):
         if self.args.should_save:
             warn_of(self.job.output_dir, bool(kwargs.get("resume_from_checkpoint")))
         return super().train(*args, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The Trainer's; in training the model computes the vocabulary's scores where an answer follows alone."""
+        if model.training and not return_outputs and self.label_smoother is None and not self.args.use_liger_kernel:
+            following, kept = following_answers(model, inputs["labels"])
+            if kept:
+                inputs = {**inputs, **kept, "shift_labels": following}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def training_step(self, *args, **kwargs):
         """The Trainer's, whose loss is watched: its own log fills in for one that is not finite."""
@@ -199,10 +210,10 @@ class DynamicSelectTrainer(_Checkpoints):
         self,
         *,
         args: TrainingArguments,
-        warmup_step: int,
-        update_step: int,
-        update_times: int,
-        cycles: int = 1,
+        warmup_step: Annotated[int, between(0, 100_000_000)],
+        update_step: Annotated[int, between(1, 100_000_000)],
+        update_times: Annotated[int, between(0, 1_000_000)],
+        cycles: Annotated[int, between(1, 1_000_000)] = 1,
         group_by_length: bool = False,
         model=None,
         job: Job = None,
@@ -263,7 +274,7 @@ class DynamicSelectTrainer(_Checkpoints):
         self._running = self.picker.take(subset, stretch)
         told = {"seconds": spent, "tokens": self.picker.tokens(self._running), **self._measured(stretch)}
         line = self.record.add(stretch, subset, seconds, self._running, told)
-        tell_round(self.job.tracked, line, subset, self.job.pool)
+        log_round(self.job.tracked, line, subset, self.job.pool)
 
     def _spent(self) -> float:
         """Seconds of training and selecting so far, without evaluating."""

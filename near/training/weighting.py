@@ -1,8 +1,11 @@
 """The Hugging Face Trainer with a weight for every row of a batch, by its loss. One hook, no loop of our own."""
 
+from typing import Annotated
+
 import torch
 from transformers import TrainingArguments
 
+from near.common.bounds import between
 from near.common.errors import UserError
 from near.models.losses import answer_losses, by_row
 from near.training.job import Job
@@ -25,8 +28,8 @@ class DynamicWeightTrainer(StaticTrainer):
         self,
         *,
         args: TrainingArguments,
-        warmup_step: int,
-        train_step: int,
+        warmup_step: Annotated[int, between(0, 100_000_000)],
+        train_step: Annotated[int, between(1, 100_000_000)],
         weighter: Weighter,
         whole_step: bool = False,
         model=None,

@@ -12,10 +12,11 @@ from near.app.from_yaml.expanded import expanded, translated
 from near.app.from_yaml.file import written
 from near.app.from_yaml.keys import TRAIN
 from near.app.from_yaml.page import MARK, PAGE, tables
+from near.app.pages import page_to_write
 from near.common.errors import UserError
 from near.common.signature import keywords
 from tests.conftest import ROOT, configured
-from tests.dataflex_files import COMPONENTS, TARGETED, told, words, wrote
+from tests.dataflex_files import COMPONENTS, TARGETED, TRAIN_PY, told, words, wrote
 
 # --- values on a command line ---------------------------------------------------------------------------------------
 
@@ -235,8 +236,9 @@ data_seed: 42
 mix_strategy: concat
 """
     path = wrote("random", text)
-    assert expanded(["train.py", f"from_yaml={path}"])[0] == "train.py"
+    expanded(TRAIN_PY, [f"from_yaml={path}"])
     printed = capsys.readouterr().out
+    assert "python train.py model" in printed
     for secret in ("AnLWTM", "ff10a391", "hf_abc", "hf_def"):
         assert secret not in printed
     file = translated("train", path, [])
@@ -360,7 +362,7 @@ def test_files_that_are_none(dataflex, content, says):
     if content is not None:
         Path("my.yaml").write_text(content)
     with pytest.raises(UserError) as caught:
-        expanded(["train.py", "from_yaml=my.yaml"])
+        expanded(TRAIN_PY, ["from_yaml=my.yaml"])
     assert says in str(caught.value) and "\n" not in str(caught.value)
     assert not Path("pwned").exists()
 
@@ -407,6 +409,6 @@ def test_every_target_is_an_option():
 
 
 def test_the_page_is_in_step():
-    text = PAGE.read_text(encoding="utf-8")
+    text = page_to_write(PAGE).read_text(encoding="utf-8")
     assert text.split(MARK)[1] == "\n" + tables(), "python -m near keys"
     assert "docs/from_dataflex.md" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from near.app.from_yaml.expanded import expanded, translated
+from near.common.command_line import Command
 from near.common.errors import UserError
 from tests.conftest import ROOT, configured, process
-from tests.dataflex_files import words, wrote
+from tests.dataflex_files import TRAIN_PY, words, wrote
 
 # --- beside what is typed -------------------------------------------------------------------------------------------
 
@@ -19,7 +20,7 @@ def test_what_is_typed_wins(dataflex):
     path = wrote("less")
 
     def line(*typed: str) -> list[str]:
-        found = expanded(["train.py", f"from_yaml={path}", *typed])[1:]
+        found = expanded(TRAIN_PY, [f"from_yaml={path}", *typed])
         assert found[-len(typed) :] == [word for word in typed if "=" in word] + [w for w in typed if "=" not in w]
         return [word for word in found if word != "-m"]
 
@@ -38,11 +39,11 @@ def test_what_is_typed_wins(dataflex):
         configured("train", *line(*typed))
     cfg = configured("train", *line("selector=random"))
     assert "max_K=30" in line("-m", "selector=near,tsds")  # no more than there are rows
-    near = expanded(["train.py", f"from_yaml={wrote('near')}"])
+    near = expanded(TRAIN_PY, [f"from_yaml={wrote('near')}"])
     assert "max_K=6" in near
 
     def reach(*typed: str) -> list[str]:
-        return [word for word in expanded(["train.py", "from_yaml=near.yaml", *typed]) if word.startswith("max_K=")]
+        return [word for word in expanded(TRAIN_PY, ["from_yaml=near.yaml", *typed]) if word.startswith("max_K=")]
 
     assert reach("trainer.update_step=2") == ["max_K=4"] and reach("trainer.update_step=9") == ["max_K=18"]
     assert reach("trainer.args.per_device_train_batch_size=4") == ["max_K=12"]
@@ -56,17 +57,17 @@ def test_what_is_typed_wins(dataflex):
 
 def test_the_word_itself(dataflex, capsys):
     path = wrote("random")
-    assert expanded(["train.py", "seed=1"]) == ["train.py", "seed=1"]
+    assert expanded(TRAIN_PY, ["seed=1"]) == ["seed=1"]
     assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="is for train.py, merge.py, select.py, not for eval.py"):
-        expanded(["eval.py", f"from_yaml={path}"])
+        expanded(Command("eval", ("near", "eval")), [f"from_yaml={path}"])
     with pytest.raises(UserError, match="takes one file"):
-        expanded(["train.py", f"from_yaml={path}", f"from_yaml={path}"])
-    expanded(["train.py", f"from_yaml={path}", "--cfg", "job"])
+        expanded(TRAIN_PY, [f"from_yaml={path}", f"from_yaml={path}"])
+    expanded(TRAIN_PY, [f"from_yaml={path}", "--cfg", "job"])
     assert capsys.readouterr().out == ""  # what is asked for is the configuration
-    argv = expanded(["dir/train.py", f"from_yaml={path}", "-m", "seed=0,1"])
+    words = expanded(Command("train", ("near", "train")), [f"from_yaml={path}", "-m", "seed=0,1"])
     printed = capsys.readouterr().out.splitlines()
-    assert shlex.split(printed[1]) == ["python", *argv]
+    assert shlex.split(printed[1]) == ["near", "train", *words]
 
 
 # --- merge.py and select.py -----------------------------------------------------------------------------------------

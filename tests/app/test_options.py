@@ -1,12 +1,13 @@
 """docs/options.md holds every option of every configuration, with what it means."""
 
-from near.app.options import FOREIGN, PAGE, groups, page, read
+from near.app.options import FOREIGN, PAGE, groups, merged, page, read
+from near.app.pages import page_to_write
 from near.common.config import CONF
 from tests.conftest import composed
 
 
 def test_the_page_is_in_step():
-    assert PAGE.read_text() == page(), "run python -m near options"
+    assert page_to_write(PAGE).read_text() == page(), "run python -m near options"
 
 
 def test_every_option_says_what_it_means():
@@ -66,3 +67,17 @@ def test_a_files_lines_are_read(tmp_path):
         ("group.parent.second", "'x # y'", "of both"),
         ("group.parent.deep.third", "[]", "of both"),
     ]
+
+
+def test_the_page_says_what_an_option_may_be():
+    rows = {name: allowed for choices in groups().values() for name, _, allowed, _ in merged(choices)}
+    assert rows["selector.subset_size"] == "number >=1e-09, null"
+    assert rows["selector.samples"] == "whole number 1 to 10,000"
+    assert rows["selector.focus"] == "`low`, `medium`, `high`"
+    assert rows["selector.policy"].startswith("`repeat`"), "a choice that builds on another has its options"
+    assert rows["selector.quantiles"] == "each a number 0 to 1"
+    assert "(wandb)" in rows["tracker.mode"] and "(swanlab)" in rows["tracker.mode"], "they differ"
+    assert rows["data.cutoff_len"] == "whole number 2 to 10,000,000"
+    assert rows["trainer.args.per_device_train_batch_size"] == "whole number 1 to 1,000,000"
+    assert rows["selector.judge.server.retries"] == "whole number 0 to 1,000"
+    assert rows["model.name_or_path"] == rows["tracker.log_adapter"] == ""

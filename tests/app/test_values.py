@@ -9,14 +9,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from near.app.check import allowed
 from near.app.check.check import check
 from near.app.check.option_types import HYDRA_KEYS, _type_of
 from near.app.faults import fault_line
 from near.app.options import groups
+from near.common.command_line import Command
 from near.common.config import CONF
 from near.common.errors import UserError
 from near.common.signature import _inspected, parameters
+from near.training.options import ELSEWHERE
 from tests.conftest import composed
 
 NEEDED = {"merge": ("adapter_name_or_path=a", "export_dir=b"), "report": ("runs=r",)}
@@ -65,7 +66,7 @@ def whole(command: tuple[str, ...]) -> DictConfig:
         node = OmegaConf.select(cfg, path)
         if command[1:] == () and node is not None:
             for name in parameters(node._target_)[0]:
-                if name not in node and not (path == "trainer.args" and name in allowed.ELSEWHERE):
+                if name not in node and not (path == "trainer.args" and name in ELSEWHERE):
                     node[name] = None
     return cfg
 
@@ -224,6 +225,7 @@ DELETED += [("report", key) for key in ("runs", "map", "row", "queries", *GONE)]
 def test_a_deletion_is_told_with_the_fix(script, key, monkeypatch):
     words = [*NEEDED.get(script, ()), f"~{key}"]
     monkeypatch.setattr("sys.argv", [f"{script}.py", *words])
+    monkeypatch.setattr("near.common.command_line._current", Command(script, ("near", script)))
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose(script, overrides=words)
@@ -245,6 +247,7 @@ def test_a_class_that_is_imported_is_typed_as_one_that_is_read():
         read, imported = parameters(target)[0], _inspected(target, module, name)[0]
         assert read.keys() == imported.keys()
         for key in read:
-            types = [_type_of(of[key], False) for of in (read, imported)]
+            types = [_type_of(of[key]) for of in (read, imported)]
             assert types[0].names - {"None"} == types[1].names - {"None"}, (target, key)
             assert types[0].choices == types[1].choices, (target, key)
+            assert types[0].bounds == types[1].bounds, (target, key)

@@ -104,7 +104,7 @@ def test_configurations_are_checked_wherever_a_secret_stands():
     ):
         changed = OmegaConf.create(OmegaConf.to_container(cfg))
         OmegaConf.update(changed, key, value, force_add=True)
-        with pytest.raises(UserError, match="is a secret written out"):
+        with pytest.raises(UserError, match="is a literal secret"):
             check(changed)
 
 

@@ -112,7 +112,7 @@ def test_faults_are_told_before_anything_is_trained(tiny, task, tmp_path):
 
 def test_without_the_library_it_is_said(tiny, packages):
     packages(lm_eval=False)
-    with pytest.raises(UserError, match="lm-eval is not installed; pip install -r requirements-lm-eval.txt"):
+    with pytest.raises(UserError, match=r'lm-eval is not installed; pip install "near\[lm-eval\]"'):
         check_benchmarks(configured("train", *tiny, "evaluation=mmlu").evaluation)
     check_benchmarks(configured("train", *tiny).evaluation)
 

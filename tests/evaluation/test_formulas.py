@@ -1,4 +1,4 @@
-"""Formulas beside numbers: math-verify, where it is installed (`pip install -r requirements-maths.txt`)."""
+"""Formulas beside numbers: math-verify, where it is installed (`pip install "near[maths]"`)."""
 
 import pytest
 

@@ -33,7 +33,7 @@ def test_what_vllm_can_not_answer_for(tiny, packages, words, why):
 
 def test_without_vllm_it_is_said(tiny, packages):
     packages(vllm=False)
-    with pytest.raises(UserError, match="pip install -r requirements-vllm.txt"):
+    with pytest.raises(UserError, match=r'pip install "near\[vllm\]"'):
         check_backend(configured("train", *tiny, "evaluation.backend=vllm"))
 
 

@@ -10,7 +10,7 @@ from near.evaluation.graders.choice import Choice, letters
 from near.evaluation.graders.exact import Exact
 from near.evaluation.graders.number import FinalNumber, final_number
 from near.evaluation.graders.rouge import RougeL, tokens
-from near.models.judge import normalise
+from near.models.chat_judge import normalise
 
 
 @pytest.mark.parametrize(

@@ -113,12 +113,12 @@ def test_labels(tmp_path):
 def test_a_hubs_names_are_in_the_front_matter():
     from omegaconf import OmegaConf
 
-    from near.export.lineage import Adapter, Run
+    from near.export.lineage import Adapter, AdapterRun
     from near.export.model_card import Export, _front
 
     data = {"candidates": {"path": {"a": "org/pool", "b": "x.jsonl"}}, "queries": {"path": ["org/more", "org/pool"]}}
     config = OmegaConf.create({"data": data | {"eval": {"path": None}}})
-    run = Run(RunFolder(Path("nowhere")), config, final=True)
+    run = AdapterRun(RunFolder(Path("nowhere")), config, final=True)
     adapter = Adapter(run.folder, {}, run)
     front = _front(Export(OmegaConf.create({}), "org/base", None, [adapter]))
     assert front["base_model"] == "org/base"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from near.common.errors import UserError
-from near.models.judge import Judge
+from near.models.chat_judge import Judge
 from near.models.tokens import IGNORED
 from near.selection.selectors import nice
 from near.selection.selectors.nice import Nice, answer_row

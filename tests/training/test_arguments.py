@@ -28,9 +28,9 @@ def test_what_can_not_be_shared_here_is_refused_before_anything_is_loaded(tiny, 
         assert not (tmp_path / "out").exists()
         return str(caught.value)
 
-    assert "pip install -r requirements-deepspeed.txt" in refused("parallel=deepspeed_z3")
+    assert 'pip install "near[deepspeed]"' in refused("parallel=deepspeed_z3")
     assert "would silently train with DDP" in refused("parallel=fsdp")
-    assert "pip install -r requirements-qlora.txt" in refused("finetuning=qlora")
+    assert 'pip install "near[qlora]"' in refused("finetuning=qlora")
     packages(bitsandbytes=True)
     told = refused("finetuning=full", "+model.quantization._target_=transformers.BitsAndBytesConfig")
     assert "finetuning=full can't train quantised weights" in told

@@ -3,6 +3,7 @@
 import pytest
 
 from near.app import scripts as app
+from near.common.command_line import Command
 from near.training import train as training
 from near.training.train import train
 from tests.conftest import configured
@@ -61,8 +62,8 @@ CASES = [
     (("finetuning.r=0",), "finetuning.r=0 is too small"),
     (("finetuning.lora_dropout=2",), "finetuning.lora_dropout=2 is too large"),
     (("finetuning.rank=4",), "finetuning.rank is not an option of LoraConfig"),
-    (("finetuning=qlora",), "pip install -r requirements-qlora.txt"),
-    (("parallel=deepspeed_z2",), "pip install -r requirements-deepspeed.txt"),
+    (("finetuning=qlora",), 'pip install "near[qlora]"'),
+    (("parallel=deepspeed_z2",), 'pip install "near[deepspeed]"'),
     (("parallel=fsdp",), "parallel=fsdp needs an accelerator"),
     (("model.name_or_path=./nowhere",), "no such folder"),
     (("model.name_or_path=no-such-org/no-such-model",), "without access to a hub use model=smollm2"),
@@ -84,6 +85,7 @@ def test_one_line(tiny, tmp_path, monkeypatch, packages, overrides, says):
     monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
     packages(deepspeed=False, bitsandbytes=False)
     monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setattr("near.common.command_line._current", Command("train", ("python", "train.py")))
     groups = {override.partition("=")[0] for override in overrides}
     settings = [word for word in tiny if word.partition(".")[0] not in groups - {"selector"}]
     with pytest.raises(Exception) as caught:

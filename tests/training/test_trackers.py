@@ -12,8 +12,8 @@ from hydra.utils import instantiate
 
 from near.common.errors import UserError
 from near.selection.round import Subset
-from near.training.trackers.base import Run, Tracker, Wanted
-from near.training.trackers.tell import table, tell_outcome
+from near.training.trackers.base import LogOptions, Tracker, TrackerRun
+from near.training.trackers.log import log_metrics, table
 from near.training.train import train
 from tests.app.test_configs import choices
 from tests.conftest import ROOT, configured, process
@@ -82,7 +82,7 @@ def test_without_a_tracker_there_are_the_runs_own_files_only(tiny, tmp_path):
 @pytest.mark.parametrize("name", EXTRAS)
 def test_a_package_that_is_missing_is_told_before_anything_is_loaded(name, tiny, packages):
     packages(**{name: False})
-    with pytest.raises(UserError, match=f"tracker={name}: .*; pip install -r requirements-trackers.txt"):
+    with pytest.raises(UserError, match=rf'tracker={name}: .*; pip install "near\[trackers\]"'):
         instantiate(configured("train", *tiny, f"tracker={name}").tracker).check()
 
 
@@ -308,17 +308,17 @@ def test_a_resumed_job_is_whole_in_tensorboard(tiny, tmp_path):
 
 
 def test_what_an_evaluation_comes_to():
-    class Kept(Run):
+    class Logged(TrackerRun):
         def log(self, metrics, step):
             self.found = metrics, step
 
     metrics = {"target_loss": 0.5, "perplexity": 1.6, "answers_right": None, "rows": 9}
     metrics["scores"] = {"final_number": {"mean": 0.25}, "judge": {"mean": None}}
     metrics["more"] = {"law": {"target_loss": 2.0}}
-    tell_outcome(run := Kept(), metrics, 7)
+    log_metrics(run := Logged(), metrics, 7)
     told = {"target/target_loss": 0.5, "target/perplexity": 1.6, "target/final_number": 0.25, "more/law_loss": 2.0}
     assert run.found == (told, 7)
 
 
 def test_what_no_tracker_is_told_costs_nothing():
-    assert Run().wanted == Wanted(table_rows=0, table_chars=0, log_indices=False, log_adapter=False)
+    assert TrackerRun().options == LogOptions(table_rows=0, table_chars=0, log_indices=False, log_adapter=False)

@@ -21,7 +21,7 @@ def test_a_mistyped_word_is_one_line(words, said):
 
 def test_without_the_package_the_command_is_told(packages):
     packages(wandb_workspaces=False)
-    with pytest.raises(UserError, match="pip install -r requirements-workspaces.txt"):
+    with pytest.raises(UserError, match=r'pip install "near\[workspaces\]"'):
         workspace("me")
 
 
@@ -51,9 +51,9 @@ def test_the_panels_are_those_of_the_comparison(spec):
 
 @pytest.mark.extras
 def test_every_metric_shown_is_one_that_is_tracked(spec):
-    from near.training.trackers import tell
+    from near.training.trackers import log
 
-    logged = {f"selection/{name}" for name in tell.ROUND} | {f"target/{name}" for name in tell.TARGET}
+    logged = {f"selection/{name}" for name in log.ROUND} | {f"target/{name}" for name in log.TARGET}
     logged |= {f"train/{name}" for name in ("loss", "learning_rate", "grad_norm")}
     for section in spec["panelBankConfig"]["sections"]:
         for panel in section["panels"]:

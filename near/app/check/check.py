@@ -5,9 +5,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from near.app.check.allowed import CARRIED, ELSEWHERE, REFUSED, RUNTIME, SCHEDULED
 from near.app.check.modes import mode_faults
-from near.app.check.option_types import HYDRA_KEYS, ShapeFault, type_faults
+from near.app.check.option_types import CARRIED, HYDRA_KEYS, RUNTIME, below
+from near.app.check.option_values import ShapeFault, type_faults
 from near.common import secrets
 from near.common.config import CONF, choices_with, flat_keys, is_refused, select
 from near.common.errors import UserError, did_you_mean
@@ -17,6 +17,7 @@ from near.common.moved import update_targets
 from near.common.signature import attribute, keywords
 from near.evaluation import sandbox
 from near.models.optimizers import optimizer_faults
+from near.training.options import ELSEWHERE, REFUSED, SCHEDULED
 
 
 def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
@@ -54,7 +55,7 @@ def read_run_config(path: Path, allow_targets: object = None) -> DictConfig:
 def _missing(node: object, path: str = "") -> list[str]:
     """Keys that have no value yet (???); resolves nothing, as OmegaConf's missing_keys does."""
     if isinstance(node, dict):
-        return sorted(key for k, v in node.items() for key in _missing(v, f"{path}.{k}" if path else str(k)))
+        return sorted(key for k, v in node.items() for key in _missing(v, below(path, k)))
     if isinstance(node, list):
         return [key for i, v in enumerate(node) for key in _missing(v, f"{path}[{i}]")]
     return [path] if node == "???" else []
@@ -84,7 +85,9 @@ def _more_eval_faults(cfg: DictConfig) -> list[str]:
         if told.get("path") is None:
             faults.append(f"{where}.path is missing: set it to a file")
         faults += [
-            f"{where}.{key} is not in the configuration{did_you_mean(key, known)}" for key in told if key not in known
+            f"{below(where, key)} is not in the configuration{did_you_mean(key, known)}"
+            for key in told
+            if key not in known
         ]
     return faults
 
@@ -124,7 +127,7 @@ def _path_faults(node: DictConfig | ListConfig, path: str, name: str = "") -> li
     """Values that are paths of devices, FIFOs and the like, or in the home of nobody; none is opened."""
     faults = []
     for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
-        child, full = node._get_node(key), f"{path}.{key}" if path else str(key)
+        child, full = node._get_node(key), below(path, key)
         option = name if name in PATHS else str(key)  # of a list or mapping of paths, what it stands under
         if isinstance(child, DictConfig | ListConfig):
             if not (child._is_none() or child._is_missing() or child._is_interpolation()):
@@ -155,7 +158,7 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
     for key in keys:
         child = node._get_node(key)
         if isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_missing():
-            faults += _target_faults(child, f"{path}.{key}" if path else str(key))
+            faults += _target_faults(child, below(path, key))
     if isinstance(node, DictConfig) and "_target_" in node:
         if not isinstance(node._target_, str):
             return [*faults, f"{path}._target_={node._target_} is not a dotted path to a class"]
@@ -169,7 +172,8 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
             for key in node:
                 if key not in taken | carried and key not in HYDRA_KEYS:
                     cls = node._target_.rpartition(".")[2]
-                    faults.append(f"{path}.{key} is not an option of {cls}{elsewhere(f'{path}.{key}', taken)}")
+                    full = below(path, key)
+                    faults.append(f"{full} is not an option of {cls}{elsewhere(full, taken)}")
     return faults
 
 

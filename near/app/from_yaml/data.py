@@ -18,7 +18,7 @@ MEDIA = ("images", "videos", "audios")
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolSizes:
     """How many rows each of the file's data sets has, None where that can't be counted or other data is typed."""
 
     counts: tuple[int | None, ...] = ()
@@ -28,7 +28,7 @@ class Pool:
         return sum(self.counts) if self.counts and None not in self.counts else None
 
 
-def data(file: File, targeted: bool, plain: bool = False) -> Pool:
+def data(file: File, targeted: bool, plain: bool = False) -> PoolSizes:
     """The data's overrides. `targeted`: the selector looks at a target, which the evaluation set then is. `plain`: of
     each row one column of text is trained whole (stage: pt).
 
@@ -45,7 +45,7 @@ def data(file: File, targeted: bool, plain: bool = False) -> Pool:
     if file.take("overwrite_cache"):
         file.put("data.refresh", True)
     _reading(file, plain)
-    return Pool() if typed else _sets(file, targeted, plain)
+    return PoolSizes() if typed else _sets(file, targeted, plain)
 
 
 def _processes(file: File) -> None:
@@ -96,7 +96,7 @@ def _thinking(file: File) -> None:
             file.put("data.reasoning", "drop")
 
 
-def _sets(file: File, targeted: bool, plain: bool) -> Pool:
+def _sets(file: File, targeted: bool, plain: bool) -> PoolSizes:
     pool, asked = file.names("dataset"), file.names("eval_dataset")
     limit = None if file.take("max_samples") is None else file.whole("max_samples", 1, 1)
     part, share = "queries" if targeted else "eval", file.take("val_size")
@@ -112,7 +112,7 @@ def _sets(file: File, targeted: bool, plain: bool) -> Pool:
     counts = [source.rows(name, limit) for name in pool]
     if "candidates" in typed:
         counts = []
-    found = Pool(tuple(counts))
+    found = PoolSizes(tuple(counts))
     if asked:
         source.put(part, asked, limit, "eval_dataset")
         if set(asked) & set(pool):

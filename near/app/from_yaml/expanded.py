@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from near.app.from_yaml.file import File, Word, read
 from near.app.from_yaml.offline import select
 from near.app.from_yaml.translate import merge, train
+from near.common.command_line import Command
 from near.common.config import CONF
 from near.common.errors import UserError
 from near.common.files import expanded_user
@@ -24,30 +25,30 @@ SCRIPTS: dict[str, Callable[[File], None]] = {
 SHOWS = ("--cfg", "-c", "--info", "-i", "--help", "-h")  # of Hydra, whose output is what is asked for
 
 
-def expanded(argv: list[str]) -> list[str]:
-    """A command line with its `from_yaml=FILE` as overrides, in front of what was typed; printed, with what is not
-    honoured of the file. Without one it is as it was.
+def expanded(command: Command, options: list[str]) -> list[str]:
+    """A command's options with their `from_yaml=FILE` as overrides, in front of what was typed; printed, with what is
+    not honoured of the file. Without one they are as they were.
 
     Raises UserError for a file that can't be read, or asks for what there is not.
     """
-    asked = [word for word in argv[1:] if word.lstrip("+").partition("=")[0] == KEY]
+    asked = [word for word in options if word.lstrip("+").partition("=")[0] == KEY]
     if not asked:
-        return argv
-    script, typed = Path(argv[0]).stem, [word for word in argv[1:] if word not in asked]
+        return options
+    typed = [word for word in options if word not in asked]
     path = asked[0].partition("=")[2].strip("'\"")
-    if script not in SCRIPTS:
-        raise UserError(f"{KEY} is for {', '.join(f'{name}.py' for name in SCRIPTS)}, not for {script}.py")
+    if command.script not in SCRIPTS:
+        raise UserError(f"{KEY} is for {', '.join(f'{name}.py' for name in SCRIPTS)}, not for {command.script}.py")
     if len(asked) > 1 or not path:
         raise UserError(f"{KEY} takes one file: {KEY}=near.yaml")
     overrides = [word for word in typed if word.startswith("~") or "=" in word and not word.startswith("-")]
     flags = [word for word in typed if word not in overrides]  # and their values; Hydra wants overrides in one row
-    file = translated(script, expanded_user(path, KEY), overrides)
+    file = translated(command.script, expanded_user(path, KEY), overrides)
     kept = left(file.words, overrides)
     words = [*map(str, kept), *_naming(kept, typed), *overrides, *flags]
     if is_main():
         out = sys.stderr if any(word.split("=")[0] in SHOWS for word in typed) else sys.stdout
-        print(report(file, shlex.join(["python", argv[0], *words])), file=out, flush=True)
-    return [argv[0], *words]
+        print(report(file, shlex.join([*command.start, *words])), file=out, flush=True)
+    return words
 
 
 def translated(script: str, path: Path, typed: list[str]) -> File:

@@ -3,7 +3,7 @@
 import math
 
 from near.app.from_yaml.components import mixer
-from near.app.from_yaml.data import Pool
+from near.app.from_yaml.data import PoolSizes
 from near.app.from_yaml.file import File
 from near.app.from_yaml.schedule import draws
 from near.common.errors import UserError, did_you_mean
@@ -40,7 +40,7 @@ def is_interleaved(file: File, mode: str) -> bool:
     return False
 
 
-def interleave(file: File, pool: Pool) -> None:
+def interleave(file: File, pool: PoolSizes) -> None:
     """One stretch of rows drawn from the data sets in the proportions of interleave_probs, as long as it is there:
     until the first data set is used up (interleave_under), or the last (interleave_over)."""
     strategy, sets = str(file.take("mix_strategy")), file.names("dataset")
@@ -61,7 +61,7 @@ def interleave(file: File, pool: Pool) -> None:
     _static(file, dict(zip(sets, shares, strict=True)))
 
 
-def mix(file: File, name: str, pool: Pool) -> None:
+def mix(file: File, name: str, pool: PoolSizes) -> None:
     """`trainer=dynamic_mix` with its mixer and length. `name`: the component; empty for a static mix.
 
     Raises UserError for proportions that don't fit the data sets, and for a length that hangs on rows that can't be
@@ -119,7 +119,7 @@ def _without_component(file: File, rule: str) -> None:
         file.said.append(f"{why}: proportions stay, and {', '.join(there)} are not looked at, in DataFlex as here")
 
 
-def _static_length(file: File, pool: Pool) -> None:
+def _static_length(file: File, pool: PoolSizes) -> None:
     """train_step, else num_train_epochs passes of whole steps."""
     steps = file.whole("train_step", 0)
     epochs = file.number("num_train_epochs", 3)
@@ -134,7 +134,7 @@ def _stretch(file: File, steps: int) -> None:
         file.put(f"trainer.{key}", value)
 
 
-def _rounds(file: File, pool: Pool) -> None:
+def _rounds(file: File, pool: PoolSizes) -> None:
     """A warm-up and its rounds, once: DataFlex's mixes have no epochs. update_times below 0: as many rounds as
     train_step or num_train_epochs asks for."""
     warmup, step = file.whole("warmup_step", 0), file.whole("update_step", 0)
@@ -159,7 +159,7 @@ def _rounds(file: File, pool: Pool) -> None:
         file.put(f"trainer.{key}", value)
 
 
-def _steps_a_pass(file: File, pool: Pool, what: str) -> int:
+def _steps_a_pass(file: File, pool: PoolSizes, what: str) -> int:
     """Optimizer steps of a pass over all data sets, as DataFlex counts them: whole ones, at least one."""
     if pool.rows is None:
         raise UserError(

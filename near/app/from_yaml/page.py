@@ -1,12 +1,13 @@
 """The tables of docs/from_dataflex.md, out of those that translate: python -m near keys."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from near.app.from_yaml.components import MIXERS, PARAMS, WEIGHTERS
 from near.app.from_yaml.keys import DATA, DYNAMIC, FAMILIES, FINETUNING, MERGE, MODEL, OFFLINE, TRAINING, Key
+from near.app.pages import page_to_write
+from near.common.files import aside
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "from_dataflex.md"
+PAGE = "from_dataflex.md"
 
 MARK = "<!-- What follows is written by python -m near keys -->\n"
 
@@ -46,4 +47,8 @@ def _becomes(key: Key) -> str:
 
 def main(words: Sequence[str] = ()) -> None:
     """Write the tables into the page. It takes no words."""
-    PAGE.write_text(PAGE.read_text(encoding="utf-8").split(MARK)[0] + MARK + "\n" + tables(), encoding="utf-8")
+    path = page_to_write(PAGE)
+    text = path.read_text(encoding="utf-8").split(MARK)[0] + MARK + "\n" + tables()
+    with aside(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"wrote {path}")

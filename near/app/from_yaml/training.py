@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-from near.app.check.allowed import REFUSED
 from near.app.from_yaml.components import selector, weighter
 from near.app.from_yaml.file import File, is_secret
 from near.app.from_yaml.keys import TRAIN, family
@@ -12,6 +11,7 @@ from near.app.from_yaml.optimizers import optimizer
 from near.app.from_yaml.schedule import BATCH, has_rounds, most, options
 from near.common.errors import UserError, one_line
 from near.common.signature import keywords
+from near.training.options import REFUSED
 
 FIELDS = "transformers.training_args.TrainingArguments"
 # transformers' and LLaMA-Factory's own, where ours are other values

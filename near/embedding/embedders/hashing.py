@@ -3,10 +3,12 @@
 import re
 import zlib
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 
-from near.embedding.embedders.base import Embed, Embedder, Launcher, StoreDtype, normalised
+from near.common.bounds import between
+from near.embedding.embedders.base import Embed, Embedder, Launcher, StoreDtype, Workers, normalised
 
 
 class HashingEmbedder(Embedder):
@@ -15,11 +17,11 @@ class HashingEmbedder(Embedder):
     def __init__(
         self,
         embed: Embed = "prompt",
-        dim: int = 1024,
+        dim: Annotated[int, between(1, 1_000_000)] = 1024,
         chunk: int = Embedder.chunk,
         store_dtype: StoreDtype = "float32",
         launcher: Launcher | None = None,
-        workers: int | None = None,
+        workers: Workers | None = None,
         *,
         cache_dir: str | None = None,
     ):

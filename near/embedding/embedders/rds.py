@@ -9,10 +9,11 @@ from near.common.batches import batches
 from near.common.errors import UserError, one_line, reading
 from near.data.formats.formats import Message, embedded_text
 from near.data.templates.named import set_template
-from near.embedding.embedders.base import Dtype, Embed, Launcher, StoreDtype
+from near.embedding.embedders.base import BatchTokens, Dtype, Embed, Launcher, StoreDtype, Tokens, Workers
 from near.embedding.embedders.model import ModelEmbedder
 from near.embedding.embedders.sentence_transformer import ALIKE
 from near.models.encoding import Encoder
+from near.models.options import Template
 
 
 class RdsEmbedder(ModelEmbedder):
@@ -28,19 +29,19 @@ class RdsEmbedder(ModelEmbedder):
         self,
         model: str,
         revision: str | None = None,
-        template: str | None = None,
+        template: Template | None = None,
         embed: Embed = "chat",
-        max_length: int | None = None,
+        max_length: Tokens | None = None,
         truncate_dim: int | None = None,
         batch_size: int = 32,
-        batch_tokens: int = 4096,
+        batch_tokens: BatchTokens = 4096,
         chunk: int = ModelEmbedder.chunk,
         dtype: Dtype = "auto",
         store_dtype: StoreDtype = "float32",
         device: str | None = None,
         trust_remote_code: bool = False,
         launcher: Launcher | None = None,
-        workers: int | None = None,
+        workers: Workers | None = None,
         *,
         cache_dir: str,
     ):

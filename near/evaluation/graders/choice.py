@@ -8,7 +8,7 @@ from typing import NamedTuple
 from near.evaluation.graders import choice_patterns as patterns
 from near.evaluation.graders.base import Answer, Compares, Grade
 from near.evaluation.graders.reading import before_remark, boxes, corrected, first_answer, spoken
-from near.models.judge import normalise
+from near.models.chat_judge import normalise
 
 Letters = frozenset[str]
 UNDECIDED: Letters = frozenset()

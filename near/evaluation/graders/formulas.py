@@ -1,9 +1,10 @@
-"""Formulas, by math-verify (requirements-maths.txt): the expressions of two texts, compared by their value."""
+"""Formulas, by math-verify (the extra `maths`): the expressions of two texts, compared by their value."""
 
 import importlib.util
 import logging
 
 from near.common.errors import UserError, one_line
+from near.common.extras import install
 
 
 class Formulas:
@@ -14,8 +15,7 @@ class Formulas:
     def check(self) -> None:
         if importlib.util.find_spec("math_verify") is None:
             raise UserError(
-                "evaluation.graders.number.formulas=true: math-verify is not installed; "
-                "pip install -r requirements-maths.txt"
+                f"evaluation.graders.number.formulas=true: math-verify is not installed; {install('maths')}"
             )
 
     def read(self, text: str) -> list:

@@ -7,22 +7,23 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from near.common.bounds import Text
 from near.common.files import cache_folder, digest, write_json
 from near.common.locks import locked
 from near.evaluation.graders.base import Answer, Grade, Grader
-from near.models.judge import PROMPT, Judge
+from near.models.chat_judge import PROMPT, Judge
 from near.models.server import ServerOptions
 
 
 class JudgeGrader(Grader):
-    """1 where the judge behind an OpenAI-compatible endpoint (`server`, see near/models/judge.py) says yes, else 0; its
-    reply is told. A blank answer is wrong without asking.
+    """1 where the judge behind an OpenAI-compatible endpoint (`server`, see near/models/chat_judge.py) says yes, else
+    0; its reply is told. A blank answer is wrong without asking.
 
     UserError where it is away or says neither yes nor no; verdicts that came are kept and not asked for again, by
     model, prompt, question, reference and answer: <cache>/verdicts/<model and prompt>/.
     """
 
-    def __init__(self, server: ServerOptions, prompt: str = PROMPT):
+    def __init__(self, server: ServerOptions, prompt: Text = PROMPT):
         self.judge = Judge(server, prompt, "evaluation.graders.judge")
 
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:

@@ -6,7 +6,9 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
 
+from near.common.bounds import between
 from near.common.errors import UserError
 from near.evaluation.graders.base import Answer, Grade, Grader
 from near.evaluation.sandbox import NO_TESTS, NoSandbox, Ran, Suite, refusal, run
@@ -38,9 +40,9 @@ class PassAt1(Grader):
     def __init__(
         self,
         column_names: dict[str, str | None],
-        seconds: float = 10,
-        memory_mb: int = 1024,
-        workers: int | None = None,
+        seconds: Annotated[float, between(0.1, 3600)] = 10,
+        memory_mb: Annotated[int, between(64, 16_000_000)] = 1024,
+        workers: Annotated[int, between(1, 1000)] | None = None,
     ):
         self.names = dict(column_names)
         if unknown := set(self.names) - {"tests", "setup", "entry_point", "prefix"}:

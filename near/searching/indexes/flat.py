@@ -3,10 +3,11 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from near.common.bounds import between
 from near.common.progress import Progress
 from near.common.threads import one_blas_thread, threads_to_use
 from near.searching.indexes.base import Index, Vectors
@@ -36,7 +37,7 @@ class Flat(Index):
         device: Literal["auto", "cpu", "gpu"] = "auto",
         shard_rows: int = 1 << 20,
         launcher: Literal["ray"] | None = None,
-        workers: int | None = None,
+        workers: Annotated[int, between(1, 100_000)] | None = None,
     ):
         """device: auto, cpu or gpu; the others: see near/searching/shards.py."""
         super().__init__()

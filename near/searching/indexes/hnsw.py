@@ -1,9 +1,11 @@
 """Approximate search in a graph: every vector is linked to some that are near it, and a search follows the links."""
 
 import math
+from typing import Annotated
 
 import faiss
 
+from near.common.bounds import between
 from near.searching.indexes.approximate import Approximate
 
 
@@ -19,9 +21,9 @@ class Hnsw(Approximate):
 
     def __init__(
         self,
-        M: int | None = None,
-        ef_construction: int | None = None,
-        ef_search: int | None = None,
+        M: Annotated[int, between(2, 512)] | None = None,
+        ef_construction: Annotated[int, between(1, 1_000_000)] | None = None,
+        ef_search: Annotated[int, between(1, 2**31 - 1)] | None = None,
         recall_queries: int = 64,
     ):
         super().__init__({"M": M, "ef_construction": ef_construction}, ef_search, recall_queries)

@@ -1,9 +1,11 @@
 """DoReMi: more of the sources on which the model is behind a reference."""
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from near.common.bounds import Share, between
 from near.common.errors import UserError
 from near.selection.mixers.base import Sources
 from near.selection.mixers.measured import MeasuringMixer
@@ -32,8 +34,8 @@ class Doremi(MeasuringMixer):
     def __init__(
         self,
         reference: str | None = None,
-        eta: float = 1.0,
-        c: float = 1e-3,
+        eta: Annotated[float, between(0, 1e6)] = 1.0,
+        c: Share = 1e-3,
         sample: int = 16,
         initial: dict[str, float] | None = None,
     ):

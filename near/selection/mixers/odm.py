@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from near.common.bounds import Share
 from near.selection.mixers.base import Sources
 from near.selection.mixers.measured import MeasuringMixer
 from near.selection.round import Round
@@ -21,7 +22,7 @@ class Odm(MeasuringMixer):
     where the paper has the moving average.
     """
 
-    def __init__(self, alpha: float = 0.9, sample: int = 16, initial: dict[str, float] | None = None):
+    def __init__(self, alpha: Share = 0.9, sample: int = 16, initial: dict[str, float] | None = None):
         super().__init__(sample, initial)
         self.alpha = alpha
         self._begun: int | None = None  # the step at which mixing began

@@ -1,7 +1,10 @@
 """Proportions that stay as they are."""
 
+from typing import Annotated
+
 import numpy as np
 
+from near.common.bounds import between
 from near.selection.mixers.base import Mixer, Shares, Sources
 from near.selection.round import Round
 
@@ -17,7 +20,7 @@ class Static(Mixer):
     def __init__(
         self,
         proportions: dict[str, float] | None = None,
-        temperature: float = 1.0,
+        temperature: Annotated[float, between(1e-2, 1e6)] = 1.0,
         initial: dict[str, float] | None = None,
     ):
         self.shares, self.temperature = Shares.optional(proportions, "mixer.proportions"), temperature

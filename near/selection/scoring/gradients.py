@@ -87,7 +87,7 @@ class Projection:
     def buckets(self, name: str, size: int, device="cpu") -> torch.Tensor:
         """int64 (hashes, size): the bucket of each coordinate of a weight, plus `dim` where its sign is minus."""
         if name not in self._buckets:
-            seed = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7])
+            seed = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7], "big")
             generator = torch.Generator().manual_seed(seed)
             drawn = torch.randint(0, 2 * self.dim, (self.hashes, size), generator=generator)
             self._buckets[name] = drawn.to(device)

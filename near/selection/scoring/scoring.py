@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from near.common.batches import batches
+from near.common.bounds import Seed, between
 from near.common.errors import UserError
 from near.common.files import cache_folder, digest, note_use
 from near.common.processes import is_main
@@ -48,14 +49,14 @@ class Scoring:
     its padding; chunk: rows that a kill can lose.
     """
 
-    dim: int | None = 4096
-    hashes: int = 1
-    seed: int = 0
+    dim: Annotated[int, between(8, 10_000_000)] | None = 4096
+    hashes: Annotated[int, between(1, 64)] = 1
+    seed: Seed = 0
     adam: bool = True
     epsilon: Literal["outside", "inside"] = "outside"
     modules: list[str] | None = None
     checkpoints: list[str] | None = None
-    batch_tokens: int = 1024
+    batch_tokens: Annotated[int, between(1, 2**31 - 1)] = 1024
     chunk: int = 128
 
 

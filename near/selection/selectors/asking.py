@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from near.common.config import CONF
 from near.common.errors import UserError, did_you_mean
 from near.selection.round import Round
-from near.selection.selectors.base import Selector
+from near.selection.selectors.base import Selector, SubsetSize
 
 
 class ShortlistOptions(TypedDict, total=False):
@@ -46,7 +46,7 @@ class Shortlist:
 class AskingSelector(Selector):
     """A selector that scores rows by the model: those of the pool, or of `shortlist` {selector, size}."""
 
-    def __init__(self, subset_size: int | float | None = None, shortlist: ShortlistOptions | None = None):
+    def __init__(self, subset_size: SubsetSize | None = None, shortlist: ShortlistOptions | None = None):
         super().__init__(subset_size)
         self.shortlist = Shortlist.of(shortlist, "selector")
 

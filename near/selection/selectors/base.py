@@ -1,17 +1,22 @@
 """The contract of a selector."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from near.common.bounds import between
 from near.common.errors import UserError
 from near.selection.round import Round, Subset
 
 if TYPE_CHECKING:
     from near.data.rows import Rows
+
+
+# the most distinct rows of a round: a number of them (int), or a share of the eligible rows (float, up to 1.0)
+SubsetSize = Annotated[int | float, between(1e-9, 1e9)]
 
 
 class Selector(ABC):
@@ -22,7 +27,7 @@ class Selector(ABC):
     only_in_training: str | None = None  # why select.py can't pick by it
     trains_on_queries = False  # whether its rows are the queries, whose ids then follow the pool's
 
-    def __init__(self, subset_size: int | float | None = None):
+    def __init__(self, subset_size: SubsetSize | None = None):
         """subset_size: the most distinct rows of a round: a number of them (int), or a share of the eligible rows
         (float, up to 1.0); None: one for each draw."""
         self.subset_size = subset_size

@@ -5,6 +5,7 @@ import numpy as np
 from near.common.errors import UserError
 from near.selection.round import Round, Subset
 from near.selection.selectors.asking import ShortlistOptions
+from near.selection.selectors.base import SubsetSize
 from near.selection.selectors.less import Aggregate, Less, aggregated
 
 
@@ -20,7 +21,7 @@ class ClusterLess(Less):
 
     def __init__(
         self,
-        subset_size: int | float | None = None,
+        subset_size: SubsetSize | None = None,
         shortlist: ShortlistOptions | None = None,
         aggregate: Aggregate = "max",
         clusters: int | None = None,

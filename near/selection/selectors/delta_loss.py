@@ -1,9 +1,13 @@
 """Rows by how much training has lowered their loss, through a window that slides with the rounds."""
 
+from typing import Annotated
+
 import numpy as np
 
+from near.common.bounds import between
 from near.selection.round import Round, Subset
 from near.selection.selectors.asking import AskingSelector, ShortlistOptions
+from near.selection.selectors.base import SubsetSize
 from near.selection.selectors.ranking import drawn
 
 OUTSIDE = 0.025  # weight of rows outside the window, 1 inside
@@ -21,9 +25,9 @@ class DeltaLoss(AskingSelector):
 
     def __init__(
         self,
-        subset_size: int | float | None = None,
+        subset_size: SubsetSize | None = None,
         shortlist: ShortlistOptions | None = None,
-        window_size: float = 0.2,
+        window_size: Annotated[float, between(1e-9, 1)] = 0.2,
     ):
         super().__init__(subset_size, shortlist)
         self.window_size = window_size

@@ -9,6 +9,7 @@ from near.common.errors import UserError
 from near.selection.round import Round, Subset
 from near.selection.scoring.scoring import Asked
 from near.selection.selectors.asking import AskingSelector, ShortlistOptions
+from near.selection.selectors.base import SubsetSize
 from near.selection.selectors.ranking import best
 
 Aggregate = Literal["max", "mean", "vote"]
@@ -32,7 +33,7 @@ class Less(AskingSelector):
 
     def __init__(
         self,
-        subset_size: int | float | None = None,
+        subset_size: SubsetSize | None = None,
         shortlist: ShortlistOptions | None = None,
         aggregate: Aggregate = "max",
     ):

@@ -1,12 +1,14 @@
 """Rows by how well the model knows them already: drawn with more weight where its loss is low, medium or high."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from near.common.bounds import Share, between
 from near.common.errors import UserError
 from near.selection.round import Round, Subset
 from near.selection.selectors.asking import AskingSelector, ShortlistOptions
+from near.selection.selectors.base import SubsetSize
 from near.selection.selectors.ranking import drawn
 
 FOCUSES = ("low", "medium", "high")
@@ -21,12 +23,12 @@ class Loss(AskingSelector):
 
     def __init__(
         self,
-        subset_size: int | float | None = None,
+        subset_size: SubsetSize | None = None,
         shortlist: ShortlistOptions | None = None,
         focus: Literal["low", "medium", "high"] = "high",
-        focus_weight: float = 5.0,
-        quantiles: tuple[float, float] = (0.33, 0.66),
-        temperature: float = 1.0,
+        focus_weight: Annotated[float, between(1e-9, 1e9)] = 5.0,
+        quantiles: tuple[Share, Share] = (0.33, 0.66),
+        temperature: Annotated[float, between(1e-4, 1e6)] = 1.0,
     ):
         super().__init__(subset_size, shortlist)
         if focus not in FOCUSES:

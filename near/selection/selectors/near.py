@@ -1,12 +1,13 @@
 """NEAR: the rows nearest to the target, query by query."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
+from near.common.bounds import between
 from near.common.errors import UserError
 from near.selection.round import Round, Subset
-from near.selection.selectors.base import Selector
+from near.selection.selectors.base import Selector, SubsetSize
 
 if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
@@ -35,10 +36,10 @@ class Near(Selector):
 
     def __init__(
         self,
-        subset_size: int | float | None = None,
+        subset_size: SubsetSize | None = None,
         policy: Literal["repeat", "advance", "sample"] = "repeat",
-        temperature: float = 0.05,
-        mix: float = 0.0,
+        temperature: Annotated[float, between(1e-4, 1e6)] = 0.05,
+        mix: Annotated[float, between(0, 0.999)] = 0.0,
     ):
         super().__init__(subset_size)
         if policy not in POLICIES:

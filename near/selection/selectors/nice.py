@@ -1,24 +1,26 @@
 """NICE: the rows whose gradients raise the reward of the model's own answers to the target's questions."""
 
 import logging
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
 
 from near.common.batches import batches
+from near.common.bounds import between
 from near.common.errors import UserError
 from near.common.processes import is_main
 from near.data.formats.formats import is_plain
 from near.data.rows import Rows
+from near.models.chat_judge import PROMPT, Judge, JudgeOptions, normalise
 from near.models.encoding import IGNORED
-from near.models.judge import PROMPT, Judge, JudgeOptions, normalise
 from near.models.tokens import stop_ids
 from near.selection.round import Round, Subset
 from near.selection.scoring.chunks import Chunks
 from near.selection.scoring.scoring import Asked, Features
 from near.selection.selectors.asking import ShortlistOptions
+from near.selection.selectors.base import SubsetSize
 from near.selection.selectors.less import Aggregate, Less
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ class Nice(Less):
     the reward's expectation by REINFORCE, the mean over its answers of reward times the gradient of the answer's
     negative log likelihood, summed over tokens. The rest is LESS (near/selection/selectors/less.py).
 
-    reward: exact (the normalised answer is the normalised reference) or judge (near/models/judge.py, by
+    reward: exact (the normalised answer is the normalised reference) or judge (near/models/chat_judge.py, by
     `judge.server`). A round in which no answer is rewarded has no direction: its rows are random, and that is said.
     """
 
@@ -41,12 +43,12 @@ class Nice(Less):
 
     def __init__(
         self,
-        subset_size: int | float | None = None,
+        subset_size: SubsetSize | None = None,
         shortlist: ShortlistOptions | None = None,
         aggregate: Aggregate = "max",
-        samples: int = 4,
-        temperature: float = 0.7,
-        max_new_tokens: int = 64,
+        samples: Annotated[int, between(1, 10_000)] = 4,
+        temperature: Annotated[float, between(1e-4, 1e6)] = 0.7,
+        max_new_tokens: Annotated[int, between(1, 1_000_000)] = 64,
         reward: Literal["exact", "judge"] = "exact",
         judge: JudgeOptions | None = None,
     ):

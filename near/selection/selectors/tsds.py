@@ -1,10 +1,15 @@
 """TSDS: rows drawn by the probabilities of a transport from the target to the pool that avoids near duplicates."""
 
+from typing import Annotated
+
 import numpy as np
 
+from near.common.bounds import Share, between
 from near.selection.round import Round, Subset
-from near.selection.selectors.base import Selector
+from near.selection.selectors.base import Selector, SubsetSize
 from near.selection.selectors.ranking import drawn
+
+Scale = Annotated[float, between(1e-9, 1e9)]
 
 
 class Transported(Selector):
@@ -40,9 +45,9 @@ class Tsds(Transported):
 
     def __init__(
         self,
-        subset_size: int | float | None = None,
-        alpha: float = 0.6,
-        C: float = 5.0,
+        subset_size: SubsetSize | None = None,
+        alpha: Share = 0.6,
+        C: Scale = 5.0,
         sigma: float = 0.75,
         kde_K: int = 1000,
     ):
@@ -67,7 +72,7 @@ class KnnUniform(Transported):
     A query with fewer rows than K spreads its mass over those, and adds no more to the sum.
     """
 
-    def __init__(self, subset_size: int | float | None = None, alpha: float = 0.6, C: float = 5.0):
+    def __init__(self, subset_size: SubsetSize | None = None, alpha: Share = 0.6, C: Scale = 5.0):
         super().__init__(subset_size)
         self.alpha, self.C = alpha, C
 

@@ -1,12 +1,14 @@
 """Unbalanced optimal transport from the queries to the rows: rows that receive most are taken."""
 
 import logging
+from typing import Annotated
 
 import numpy as np
 
+from near.common.bounds import between
 from near.common.processes import is_main
 from near.selection.round import Round, Subset
-from near.selection.selectors.base import Selector
+from near.selection.selectors.base import Selector, SubsetSize
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +29,10 @@ class Uot(Selector):
 
     def __init__(
         self,
-        subset_size: int | float | None = None,
-        epsilon: float = 0.01,
-        reg_queries: float | None = None,
-        reg_rows: float = 0.0001,
+        subset_size: SubsetSize | None = None,
+        epsilon: Annotated[float, between(1e-9, 1e9)] = 0.01,
+        reg_queries: Annotated[float, between(1e-12, 1e9)] | None = None,
+        reg_rows: Annotated[float, between(1e-12, 1e9)] = 0.0001,
     ):
         super().__init__(subset_size)
         self.epsilon, self.reg_queries, self.reg_rows = epsilon, reg_queries, reg_rows

@@ -11,14 +11,15 @@ from typing import Any
 from omegaconf import DictConfig
 
 from near.common.errors import UserError, one_line
+from near.common.extras import need
 from near.common.files import digest
 from near.common.locks import lock_file, locked
-from near.training.trackers.base import Run, Tracker, Wanted, need
-from near.training.trackers.runs import described, flat, keep_id, kept_id, new_id, sweep_of
+from near.training.trackers.base import LogOptions, TableRows, Tracker, TrackerRun
+from near.training.trackers.runs import described, existing_id, flat, new_id, save_id, sweep_of
 
 LONGEST = 6000  # characters of a parameter
 BATCH = 100  # parameters at a time
-OURS = "near.run"  # the tag that a resumed job finds its run by
+OURS = "near.run"  # the tag by which a resumed job finds its run
 
 
 class MlflowTracker(Tracker):
@@ -28,29 +29,31 @@ class MlflowTracker(Tracker):
         self,
         experiment: str = "near",
         tracking_uri: str | None = None,
-        table_rows: int = 100,
+        table_rows: TableRows = 100,
         table_chars: int = 0,
         log_indices: bool = False,
         log_adapter: bool = False,
     ):
         """tracking_uri: None: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db here."""
         self.experiment, self.tracking_uri = experiment, tracking_uri
-        self.wanted = Wanted(table_rows, table_chars, log_indices, log_adapter)
+        self.options = LogOptions(table_rows, table_chars, log_indices, log_adapter)
 
     def check(self) -> None:
-        need("mlflow", "mlflow")
+        need("tracker=mlflow", "trackers", ["mlflow"])
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        own = kept_id(cfg, output_dir, "mlflow") or new_id()
-        with locked(lock_file(cfg.cache_dir, f"mlflow-{digest(str(Path.cwd()))}")):  # its tables are made only once
+        tag = existing_id(cfg, output_dir, "mlflow") or new_id()
+        with locked(
+            lock_file(cfg.cache_dir, f"mlflow-{digest(str(Path.cwd()))}")
+        ):  # only one process may create its tables
             client, experiment = self._opened_store()
-        run_id = self._run(client, experiment, cfg, output_dir, own)
-        keep_id(cfg, output_dir, "mlflow", own)
+        run_id = self._run(client, experiment, cfg, output_dir, tag)
+        save_id(cfg, output_dir, "mlflow", tag)
         status = "FAILED"
         try:
-            yield _MlflowRun(client, run_id, self.wanted)
+            yield _MlflowRun(client, run_id, self.options)
             status = "FINISHED"
         finally:
             client.set_terminated(run_id, status)
@@ -67,21 +70,21 @@ class MlflowTracker(Tracker):
             uri, files = f"sqlite:///{folder}/mlflow.db", (folder / "artifacts").as_uri()
         try:
             client = MlflowClient(tracking_uri=uri)
-            found = client.get_experiment_by_name(self.experiment)
-            return client, found.experiment_id if found else client.create_experiment(self.experiment, files)
+            existing = client.get_experiment_by_name(self.experiment)
+            return client, existing.experiment_id if existing else client.create_experiment(self.experiment, files)
         except MlflowException as error:
             raise UserError(f"tracker=mlflow: {uri} can't be used: {one_line(error)}") from error
 
-    def _run(self, client, experiment: str, cfg: DictConfig, output_dir: Path, own: str) -> str:
-        """The id of the run that carries the tag `own`, made where there is none."""
+    def _run(self, client, experiment: str, cfg: DictConfig, output_dir: Path, tag: str) -> str:
+        """The id of the run with this tag, created where there is none."""
         from mlflow.entities import Param
 
-        if found := client.search_runs([experiment], f"tags.`{OURS}` = '{own}'"):
-            client.update_run(found[0].info.run_id, status="RUNNING")
-            return found[0].info.run_id
+        if runs := client.search_runs([experiment], f"tags.`{OURS}` = '{tag}'"):
+            client.update_run(runs[0].info.run_id, status="RUNNING")
+            return runs[0].info.run_id
         group, tags = sweep_of(cfg, output_dir)
-        told = {OURS: own, "sweep": group or "", "tags": ",".join(tags)}
-        run = client.create_run(experiment, run_name=output_dir.name, tags={k: v for k, v in told.items() if v})
+        labels = {OURS: tag, "sweep": group or "", "tags": ",".join(tags)}
+        run = client.create_run(experiment, run_name=output_dir.name, tags={k: v for k, v in labels.items() if v})
         run_id, config = run.info.run_id, described(cfg)
         params = [Param(_name(k), str(v)[:LONGEST]) for k, v in flat(config).items()]
         for start in range(0, len(params), BATCH):
@@ -90,18 +93,18 @@ class MlflowTracker(Tracker):
         return run_id
 
 
-class _MlflowRun(Run):
-    def __init__(self, client, run_id: str, wanted: Wanted):
-        kept = client.get_metric_history(run_id, "train/loss")
-        super().__init__(wanted, max((m.step for m in kept), default=-1))
+class _MlflowRun(TrackerRun):
+    def __init__(self, client, run_id: str, options: LogOptions):
+        logged = client.get_metric_history(run_id, "train/loss")
+        super().__init__(options, max((metric.step for metric in logged), default=-1))
         self._client, self._id = client, run_id
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        found = [Metric(_name(name), float(value), now, step) for name, value in metrics.items()]
-        self._client.log_batch(self._id, metrics=found)
+        logged = [Metric(_name(name), float(value), now, step) for name, value in metrics.items()]
+        self._client.log_batch(self._id, metrics=logged)
 
     def table(self, index: int, step: int, rows: list[dict]) -> None:
         columns = {name: [row[name] for row in rows] for name in rows[0]}

@@ -1,4 +1,4 @@
-"""No tracker: the run's own files are all there is."""
+"""No tracker: the run writes its own files only."""
 
 from near.training.trackers.base import Tracker
 

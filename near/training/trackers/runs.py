@@ -1,4 +1,4 @@
-"""Whose run a job is: its id at a tracker, kept in the job's folder so that a resumed job goes on in it; its sweep."""
+"""The id of a job's run at a tracker, saved in the job's folder so that a resumed job continues it; and its sweep."""
 
 import uuid
 from pathlib import Path
@@ -11,21 +11,21 @@ from near.common.files import digest, read_json, write_json
 from near.common.outputs import claim
 from near.common.sweep import in_sweep
 
-FILE = "tracker.json"  # by tracker: id, and what configuration it is of
+FILE = "tracker.json"  # for each tracker the run's id, and a digest of its configuration
 
 
-def kept_id(cfg: DictConfig, output_dir: Path, tracker: str) -> str | None:
-    """The id of the run that the job in `output_dir` began; None where it is another job's, or to begin anew."""
+def existing_id(cfg: DictConfig, output_dir: Path, tracker: str) -> str | None:
+    """The id of the run that the job in `output_dir` started; None for another configuration, or to start anew."""
     if cfg.overwrite or cfg.resume is None or not (output_dir / FILE).is_file():
         return None
-    told = read_json(output_dir / FILE).get(tracker)
-    return told["id"] if told is not None and told["of"] == _of(cfg) else None
+    saved = read_json(output_dir / FILE).get(tracker)
+    return saved["id"] if saved is not None and saved["of"] == _digest(cfg) else None
 
 
-def keep_id(cfg: DictConfig, output_dir: Path, tracker: str, run_id: str) -> None:
+def save_id(cfg: DictConfig, output_dir: Path, tracker: str, run_id: str) -> None:
     claim(output_dir, "train")
     path = output_dir / FILE
-    write_json(path, {**(read_json(path) if path.is_file() else {}), tracker: {"id": run_id, "of": _of(cfg)}})
+    write_json(path, {**(read_json(path) if path.is_file() else {}), tracker: {"id": run_id, "of": _digest(cfg)}})
 
 
 def new_id() -> str:
@@ -33,13 +33,13 @@ def new_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def _of(cfg: DictConfig) -> str:
-    """What a checkpoint must share with its run, too."""
+def _digest(cfg: DictConfig) -> str:
+    """Of what a checkpoint must share with its run."""
     return digest({k: v for k, v in identity(cfg).items() if k != "evaluation"})
 
 
 def sweep_of(cfg: DictConfig, output_dir: Path) -> tuple[str | None, list[str]]:
-    """The group of a job, and its tags: the sweep's name; under a W&B agent also that sweep's id."""
+    """The group of a job and its tags: the sweep's name, and under a W&B agent the sweep's id."""
     if (sweep := agent_sweep()) is not None:
         name = f"{cfg.sweep_name}-{sweep}" if cfg.sweep_name != "multirun" else sweep
         return name, [tag[:64] for tag in dict.fromkeys((cfg.sweep_name, sweep)) if tag != "multirun"]
@@ -50,15 +50,15 @@ def sweep_of(cfg: DictConfig, output_dir: Path) -> tuple[str | None, list[str]]:
 
 
 def described(cfg: DictConfig) -> dict:
-    """The full resolved configuration, and under `choices` which choice of every group it is made of."""
+    """The resolved configuration, and under `choices` the choice of every group."""
     choices = HydraConfig.get().runtime.choices
     return {**public(cfg), "choices": {k: str(v) for k, v in choices.items() if "hydra" not in k and v is not None}}
 
 
-def flat(told: dict, path: str = "") -> dict[str, object]:
+def flat(settings: dict, path: str = "") -> dict[str, object]:
     """Nested settings by their dotted keys."""
     pairs: dict[str, object] = {}
-    for key, value in told.items():
+    for key, value in settings.items():
         name = f"{path}.{key}" if path else str(key)
         pairs |= flat(value, name) if isinstance(value, dict) and value else {name: value}
     return pairs

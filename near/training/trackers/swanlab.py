@@ -11,8 +11,9 @@ from typing import Literal
 from omegaconf import DictConfig
 
 from near.common.errors import UserError, one_line
-from near.training.trackers.base import Run, Tracker, need
-from near.training.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
+from near.common.extras import need
+from near.training.trackers.base import Tracker, TrackerRun
+from near.training.trackers.runs import described, existing_id, new_id, save_id, sweep_of
 
 log = logging.getLogger(__name__)
 Mode = Literal["offline", "local", "online", "disabled"]
@@ -26,22 +27,22 @@ class SwanlabTracker(Tracker):
         self.project, self.workspace, self.mode = project, workspace, mode
 
     def check(self) -> None:
-        need("swanlab", "swanlab")
+        need("tracker=swanlab", "trackers", ["swanlab"])
         if self.mode == "local" and importlib.util.find_spec("swanboard") is None:
             raise UserError("tracker.mode=local: swanboard is not installed; pip install swanboard, or use offline")
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         import swanlab
 
-        own = kept_id(cfg, output_dir, "swanlab") or new_id()
+        run_id = existing_id(cfg, output_dir, "swanlab") or new_id()
         group, tags = sweep_of(cfg, output_dir)
         try:
             run = swanlab.init(
                 project=self.project,
                 workspace=self.workspace,
                 name=output_dir.name,
-                id=own,
+                id=run_id,
                 resume="allow",
                 mode=self.mode,
                 log_dir=str(output_dir / "swanlog"),
@@ -51,8 +52,8 @@ class SwanlabTracker(Tracker):
             )
         except (RuntimeError, ValueError, OSError) as error:  # no key, no network
             raise UserError(f"tracker=swanlab: {one_line(error)}; tracker.mode=offline needs no server") from error
-        keep_id(cfg, output_dir, "swanlab", own)
-        fault = "the job did not end well"
+        save_id(cfg, output_dir, "swanlab", run_id)
+        fault = "the job failed"
         try:
             yield _SwanlabRun(run)
             fault = None
@@ -62,9 +63,9 @@ class SwanlabTracker(Tracker):
                 log.info(f"swanlab: offline; {shlex.join(['swanlab', 'sync', str(run.dir)])}")
 
 
-class _SwanlabRun(Run):
+class _SwanlabRun(TrackerRun):
     def __init__(self, run):
-        super().__init__(kept=-1)  # of what is told twice SwanLab keeps one
+        super().__init__(logged_until=-1)  # SwanLab keeps one of two equal points
         self._run = run
 
     def log(self, metrics: dict[str, float], step: int) -> None:

@@ -7,15 +7,19 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig
 
-from near.training.trackers.base import Run, Tracker
+from near.common.extras import need
+from near.training.trackers.base import Tracker, TrackerRun
 from near.training.trackers.runs import described
 
 
 class TensorboardTracker(Tracker):
     """Scalars under <output_dir>/tensorboard; `tensorboard --logdir runs` shows all jobs."""
 
+    def check(self) -> None:
+        need("tracker=tensorboard", "tensorboard", ["tensorboard"])
+
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         from torch.utils.tensorboard import SummaryWriter
 
         # what an earlier process logged is not shown: it may have died with events in its buffer
@@ -24,9 +28,9 @@ class TensorboardTracker(Tracker):
             yield _TensorboardRun(writer)
 
 
-class _TensorboardRun(Run):
+class _TensorboardRun(TrackerRun):
     def __init__(self, writer):
-        super().__init__(kept=-1)
+        super().__init__(logged_until=-1)
         self._writer = writer
 
     def log(self, metrics: dict[str, float], step: int) -> None:

@@ -7,31 +7,34 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from near.training.trackers.base import Run, Tracker, Wanted, need
-from near.training.trackers.runs import described, keep_id, kept_id, new_id, sweep_of
+from near.common.extras import need
+from near.training.trackers.base import LogOptions, TableRows, Tracker, TrackerRun
+from near.training.trackers.runs import described, existing_id, new_id, save_id, sweep_of
 
 
 class TrackioTracker(Tracker):
     """One Trackio run for one job, in $TRACKIO_DIR or Trackio's own folder; `trackio show --project near` shows all."""
 
-    def __init__(self, project: str = "near", space_id: str | None = None, table_rows: int = 100, table_chars: int = 0):
+    def __init__(
+        self, project: str = "near", space_id: str | None = None, table_rows: TableRows = 100, table_chars: int = 0
+    ):
         """space_id: the Hugging Face Space that metrics are sent to; None: $TRACKIO_SPACE_ID, else none."""
         self.project, self.space_id = project, space_id
-        self.wanted = Wanted(table_rows, table_chars)
+        self.options = LogOptions(table_rows, table_chars)
 
     def check(self) -> None:
-        need("trackio", "trackio")
+        need("tracker=trackio", "trackers", ["trackio"])
 
     @contextlib.contextmanager
-    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[Run]:
+    def opened(self, cfg: DictConfig, output_dir: Path, resumed_at: int | None) -> Iterator[TrackerRun]:
         import trackio
 
-        own = kept_id(cfg, output_dir, "trackio") or new_id()
+        run_id = existing_id(cfg, output_dir, "trackio") or new_id()
         away = self.space_id or os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL")
         with contextlib.nullcontext() if away else _no_hub():
             run = trackio.init(
                 project=self.project,
-                name=f"{output_dir.name}-{own[:6]}",  # a run is found again by its name
+                name=f"{output_dir.name}-{run_id[:6]}",  # a resumed job finds its run by this name
                 group=sweep_of(cfg, output_dir)[0],
                 space_id=self.space_id,
                 config=described(cfg),
@@ -40,31 +43,31 @@ class TrackioTracker(Tracker):
                 auto_log_cpu=False,
                 auto_log_gpu=False,
             )
-        keep_id(cfg, output_dir, "trackio", own)
+        save_id(cfg, output_dir, "trackio", run_id)
         try:
-            yield _TrackioRun(run, self.wanted)
+            yield _TrackioRun(run, self.options)
         finally:
             trackio.finish()
 
 
 @contextlib.contextmanager
 def _no_hub() -> Iterator[None]:
-    """Trackio asks the hub for the name that a token belongs to, also where nothing is to leave this machine."""
+    """Trackio asks the hub whom a token belongs to, even where nothing may leave this machine."""
     import huggingface_hub
 
-    def refused(*args, **kwargs):
+    def refuse(*args, **kwargs):
         raise OSError("the hub is not asked")
 
-    asked, huggingface_hub.whoami = huggingface_hub.whoami, refused
+    whoami, huggingface_hub.whoami = huggingface_hub.whoami, refuse
     try:
         yield
     finally:
-        huggingface_hub.whoami = asked
+        huggingface_hub.whoami = whoami
 
 
-class _TrackioRun(Run):
-    def __init__(self, run, wanted: Wanted):
-        super().__init__(wanted)
+class _TrackioRun(TrackerRun):
+    def __init__(self, run, options: LogOptions):
+        super().__init__(options)
         self._run = run
 
     def log(self, metrics: dict[str, float], step: int) -> None:
@@ -73,5 +76,5 @@ class _TrackioRun(Run):
     def table(self, index: int, step: int, rows: list[dict]) -> None:
         import trackio
 
-        found = trackio.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-        self._run.log({f"rows/round_{index:03d}": found}, step=step)
+        table = trackio.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+        self._run.log({f"rows/round_{index:03d}": table}, step=step)

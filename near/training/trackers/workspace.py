@@ -4,6 +4,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from near.common.errors import UserError, did_you_mean, one_line
+from near.common.extras import install
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -22,7 +23,7 @@ def workspace(entity: str, project: str = "near", sweep: str | None = None, roun
     Raises UserError where wandb-workspaces is not installed.
     """
     if importlib.util.find_spec("wandb_workspaces") is None:
-        raise UserError("wandb-workspaces is not installed; pip install -r requirements-workspaces.txt")
+        raise UserError(f"wandb-workspaces is not installed; {install('workspaces')}")
     import wandb_workspaces.workspaces as ws
 
     return ws.Workspace(
@@ -78,19 +79,19 @@ def _sections(rounds: int) -> list["Section"]:
 
 def main(words: list[str]) -> None:
     """Save the workspace that `key=value` words ask for, and print where it is."""
-    asked = dict(word.partition("=")[::2] for word in words)
+    options = dict(word.partition("=")[::2] for word in words)
     known = ("entity", "project", "sweep", "rounds")
-    for key in asked:
+    for key in options:
         if key not in known:
             raise UserError(f"{key} is not an option{did_you_mean(key, known)}")
-    if not asked.get("entity"):
+    if not options.get("entity"):
         raise UserError("entity is missing: set entity=..., the W&B user or team")
-    if not asked.get("rounds", "3").isdecimal():
-        raise UserError(f"rounds={asked['rounds']} is not a whole number")
-    made = workspace(**{k: int(v) if k == "rounds" else v for k, v in asked.items()})
+    if not options.get("rounds", "3").isdecimal():
+        raise UserError(f"rounds={options['rounds']} is not a whole number")
+    board = workspace(**{k: int(v) if k == "rounds" else v for k, v in options.items()})
     import wandb
 
     try:
-        print(made.save().url)
+        print(board.save().url)
     except (wandb.errors.Error, OSError, ValueError) as error:  # no key, no such project, no network
         raise UserError(f"W&B did not save the workspace: {one_line(error)}; try wandb login") from error

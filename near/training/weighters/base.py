@@ -1,8 +1,11 @@
 """The contract of a weighter: how much each row of a batch counts, by its loss."""
 
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 import torch
+
+from near.common.bounds import between
 
 
 class Weighter(ABC):
@@ -17,7 +20,9 @@ class Weighter(ABC):
     delta: how far apart losses are set; r: how close weights stay to the plain Trainer's, infinitely close at infinity.
     """
 
-    def __init__(self, delta: float = 1.0, r: float = 1.0):
+    def __init__(
+        self, delta: Annotated[float, between(1e-6, 1e6)] = 1.0, r: Annotated[float, between(1e-3, 1e6)] = 1.0
+    ):
         self.delta, self.r = delta, r
 
     @abstractmethod

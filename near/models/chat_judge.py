@@ -5,6 +5,7 @@ import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 
+from near.common.bounds import Text
 from near.common.errors import UserError
 from near.models.server import Server, ServerOptions
 
@@ -15,7 +16,7 @@ PROMPT = (
 
 
 class JudgeOptions(TypedDict):
-    prompt: str | None
+    prompt: Text | None
     server: ServerOptions
 
 

@@ -1,0 +1,153 @@
+"""Whether the values of a configuration's options are of the right type, in bounds and finite."""
+
+import importlib
+import math
+from collections.abc import Iterator
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from near.app.check.option_types import (
+    BASE,
+    HYDRA_KEYS,
+    NUMBERS,
+    PLAIN,
+    RUNTIME,
+    Type,
+    below,
+    options,
+    plain,
+    script_of,
+)
+from near.common.bounds import LARGEST
+from near.common.config import is_refused, select
+from near.common.errors import did_you_mean
+
+MOST_SHOWN = 12  # choices that a message lists; of more only the near misses
+
+
+class ShapeFault(str):
+    """A fault with which nothing else can be said of a configuration: a group that is gone or none."""
+
+
+def type_faults(cfg: DictConfig) -> list[str]:
+    """Values of the wrong type, out of bounds or not finite, and options that are gone; whole numbers written as 1e3
+    become such, and texts that YAML reads as numbers become texts again."""
+    return list(_node_faults(cfg, "", script_of(cfg)))
+
+
+def _node_faults(node: DictConfig, path: str, target: object) -> Iterator[str]:
+    """Faults of a mapping's options, typed by `target`'s keywords."""
+    known = options(target, path)
+    for key in list(node):
+        raw = node._get_node(key)
+        if key in HYDRA_KEYS or raw._is_missing() or key in RUNTIME.get(path, ()):
+            continue
+        if is_refused(raw._value()):  # of a folder's configuration: it raises where it is read
+            continue
+        if raw._is_interpolation() and node[key] is None:  # a group that near/app/check/modes.py asks for
+            continue
+        yield from _value_faults(node, key, below(path, key), known.get(key, plain("any")))
+    for name, wanted in known.items():
+        if wanted.required and name not in node and target != BASE:
+            full = below(path, name)
+            yield ShapeFault(f"{full} is missing; set {full}=..., or leave ~{full} out of the command")
+
+
+def _value_faults(node: DictConfig | ListConfig, key: str | int, full: str, wanted: Type) -> Iterator[str]:
+    raw = node._get_node(key)
+    if is_refused(raw._value()):
+        return
+    value = (
+        node[key] if raw._is_interpolation() or raw._is_none() else raw if OmegaConf.is_config(raw) else raw._value()
+    )
+    names = wanted.names
+    if isinstance(value, DictConfig) and names & {"dict", "group", "any"}:
+        yield from _mapping_faults(value, full, wanted)
+    elif isinstance(value, ListConfig) and names & {"list", "any"}:
+        for i in range(len(value)):
+            yield from _value_faults(value, i, full, wanted.element or plain("any"))
+    elif isinstance(value, DictConfig | ListConfig):
+        yield _not_so(full, value, wanted)
+    elif any(choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in wanted.choices):
+        if isinstance(value, float) and value.is_integer():
+            node[key] = next(choice for choice in wanted.choices if choice == value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield from _number_faults(node, key, full, wanted)
+    elif not names & {"None" if value is None else type(value).__name__, "any"}:
+        yield _not_so(full, value, wanted)
+    elif isinstance(value, str) and "str" in names:
+        yield from _text_faults(value, full, wanted)
+
+
+def _mapping_faults(value: DictConfig, full: str, wanted: Type) -> Iterator[str]:
+    target = select(value, "_target_") if "_target_" in value else wanted.fields
+    if target is None and "group" in wanted.names and not wanted.names & {"any", "dict", "str"} and len(value):
+        key = f"{full}._target_"
+        yield ShapeFault(f"{key} is missing; set {key}=..., or leave ~{key} out of the command")
+    elif target is not None or wanted.element is None:
+        yield from _node_faults(value, full, target)
+    else:
+        for key in value:
+            yield from _value_faults(value, key, f"{full}.{key}", wanted.element)
+
+
+def _number_faults(node: DictConfig | ListConfig, key: str | int, full: str, wanted: Type) -> Iterator[str]:
+    value, names = node[key], wanted.names
+    if not names & {*NUMBERS, "any"}:
+        if "str" in names and isinstance(value, int):
+            node[key] = str(value)  # a folder may be named 2024
+        else:
+            yield _not_so(full, value, wanted)
+        return
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{full}={value} is not a finite number"
+        return
+    whole = "int" in names and ("float" not in names or value > 1)  # int | float: a number of rows, or a share of them
+    if whole and isinstance(value, float):
+        if not value.is_integer():
+            yield f"{full}={value} is not a whole number"
+            return
+        node[key] = value = int(value)  # 1e3
+    faults = [bounds.fault(value) for name, bounds in wanted.bounds if name == ("int" if whole else "float")]
+    if not faults and abs(value) > LARGEST:
+        faults = [("too large", f"<={LARGEST:g}")]
+    if faults and all(faults):
+        yield f"{full}={value} is {faults[0][0]}; use {full}{faults[0][1]}"
+
+
+def _text_faults(value: str, full: str, wanted: Type) -> Iterator[str]:
+    if not value and not wanted.may_be_empty:
+        yield f"{full}='' is not a path or name"
+    elif wanted.key_of is not None:
+        module, _, name = wanted.key_of.rpartition(".")
+        known = getattr(importlib.import_module(module), name)
+        if value not in known:
+            yield f"{full}={value} is not known{did_you_mean(value, known)}"
+
+
+def _not_so(full: str, value: object, wanted: Type) -> str:
+    """The line for a value of another type."""
+    line = f"{full}={value} {_mismatch(full, value, wanted)}"
+    return ShapeFault(line) if wanted.names & {"group", "dict"} else line
+
+
+def _mismatch(full: str, value: object, wanted: Type) -> str:
+    names, words = wanted.names, [str(choice) for choice in wanted.choices]
+    if words and not names & (PLAIN | {"list", "dict"}):
+        if len(words) <= MOST_SHOWN:
+            return f"is not one of {', '.join(words)}"
+        return f"is not known{did_you_mean(str(value), words)}"
+    if names & NUMBERS.keys():
+        return f"is not a {'' if 'float' in names else 'whole '}number" + (f" or {', '.join(words)}" if words else "")
+    if names >= {"str", "list", "dict"}:
+        return "is not a path, a list of paths or {label: path}"
+    if "str" in names:
+        kind = "text" if wanted.may_be_empty else "path or name"
+        return f"is not a {kind}" + ("" if "list" not in names else f"; a list is {full}=[a,b]")
+    if "bool" in names:
+        return "is not true or false" + (f" or {', '.join(words)}" if words else "")
+    if "list" in names:
+        return f"is not a list; write it like {full}=[{value}]"
+    if "group" in names and not (wanted.fields and "None" in names):
+        return "is not a group of options; set the options below it"
+    return "is not a mapping; write it like {name: value}"

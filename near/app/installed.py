@@ -1,0 +1,29 @@
+"""Whether the packages that a script's configuration needs are installed, asked before anything is loaded."""
+
+from omegaconf import DictConfig
+
+from near.common.config import select
+from near.common.extras import EXTRAS, need
+from near.common.signature import attribute
+
+# The embedders that ask a model; embedder=hashing needs nothing
+MODEL_EMBEDDERS = ("near.embedding.embedders.backend.", "near.embedding.embedders.rds.")
+
+
+def check_installed(script: str, cfg: DictConfig) -> None:
+    """UserError that names the extra which `script` needs under `cfg` and which is not installed."""
+    if script in ("train", "eval", "merge"):
+        need(f"near {script}", "train", (*EXTRAS["embed"], *EXTRAS["train"]))
+    elif script == "report":
+        need("near report", "report")
+    else:
+        target = str(select(cfg, "embedder._target_"))
+        if _asks_model(cfg, "selector") or _asks_model(cfg, "similarity"):
+            need("a selector that asks a model", "train", (*EXTRAS["embed"], *EXTRAS["train"]))
+        if target.startswith(MODEL_EMBEDDERS):
+            need("an embedder that is a model", "embed")
+
+
+def _asks_model(cfg: DictConfig, group: str) -> bool:
+    target = select(cfg, f"{group}._target_")
+    return isinstance(target, str) and bool(attribute(target, "asks_model"))

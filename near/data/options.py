@@ -1,0 +1,59 @@
+"""The options of `data`: where rows come from, and what is made of them."""
+
+from typing import Annotated, Literal, TypedDict
+
+from typing_extensions import NotRequired
+
+from near.common.bounds import Share, Text, between
+
+
+class Columns(TypedDict, total=False):
+    """Of a field the source's column; false: it is not read."""
+
+    source: str | bool | None
+    instruction: str | bool | None
+    input: str | bool | None
+    output: str | bool | None
+    system: str | bool | None
+    tools: str | bool | None
+    history: str | bool | None
+    messages: str | bool | None
+    conversations: str | bool | None
+    prompt: str | bool | None
+    completion: str | bool | None
+    question: str | bool | None
+    answer: str | bool | None
+    text: str | bool | None
+
+
+class Source(TypedDict):
+    path: str | list | dict | None
+    dataset_info: str | None
+    name: str | None
+    split: str | None
+    revision: str | None
+    key: str | None
+    format: Literal["auto", "alpaca", "messages", "sharegpt", "prompt_completion", "question_answer", "text"]
+    columns: Columns | None
+    tags: dict[str, str | None] | None
+    filter: dict | None
+    limit: int | None
+
+
+class Data(TypedDict):
+    target: NotRequired[str]
+    candidates: Source
+    queries: Source
+    eval: Source
+    more_eval: dict | None
+    cutoff_len: Annotated[int, between(2, 10_000_000)]
+    train_on_prompt: bool
+    mask_history: bool
+    reasoning: Literal["keep", "drop"]
+    default_system: Text | None
+    on_error: Literal["raise", "skip"]
+    leakage: Literal["drop", "keep"]
+    dedup: Literal["none", "exact", "near"]
+    dedup_threshold: Share
+    num_proc: Annotated[int, between(1, 4096)] | None
+    refresh: bool

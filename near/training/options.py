@@ -1,0 +1,87 @@
+"""The options of train.py, and what is bounded or decided elsewhere of transformers' and peft's."""
+
+from typing import Annotated, TypedDict
+
+from typing_extensions import NotRequired
+
+from near.common.bounds import Share, between
+from near.common.options import Group
+from near.evaluation.options import Evaluation
+from near.selection.options import Search
+
+Steps = Annotated[float, between(1e-9, 1e9)]  # below 1: a share of all steps
+
+
+class Train(Search):
+    selector: Group
+    weighter: NotRequired[Group | None]
+    finetuning: Group
+    trainer: Group
+    parallel: dict
+    evaluation: Evaluation
+    tracker: Group
+    indices_path: str | None
+    resume: str | None
+
+
+class LoraPlus(TypedDict):
+    lr_ratio: Annotated[float, between(1e-3, 1e9)] | None
+    lr_embedding: float
+
+
+class Carried(TypedDict):
+    """Options of the group trainer that are handed over beside those of its class."""
+
+    loraplus: LoraPlus
+    nonfinite_steps: int
+
+
+class ArgumentBounds(TypedDict):
+    """Bounds for transformers' TrainingArguments."""
+
+    per_device_train_batch_size: Annotated[int, between(1, 1_000_000)]
+    gradient_accumulation_steps: Annotated[int, between(1, 1_000_000)]
+    learning_rate: Annotated[float, between(0, 1e6)]
+    max_steps: Annotated[int, between(-1, 100_000_000)]
+    num_train_epochs: Annotated[float, between(1e-9, 1e6)]
+    warmup_steps: Annotated[float, between(0, 100_000_000)]
+    eval_steps: Steps | None
+    logging_steps: Steps
+    save_steps: Steps
+    adam_beta1: Annotated[float, between(0, 0.999999)]
+    adam_beta2: Annotated[float, between(0, 0.99999999)]
+    adam_epsilon: Share
+    label_smoothing_factor: Share
+    dataloader_num_workers: Annotated[int, between(0, 4096)]
+
+
+class AdapterBounds(TypedDict):
+    """Bounds for peft's LoraConfig."""
+
+    r: Annotated[int, between(1, 1_000_000)]
+    lora_alpha: Annotated[float, between(0, 1e6)]  # peft says int, and takes fractions as well
+    lora_dropout: Share
+
+
+# Training arguments that are decided elsewhere, and where.
+ELSEWHERE = {
+    "output_dir": "output_dir",
+    "seed": "seed",
+    "data_seed": "seed",
+    "report_to": "tracker",
+    "resume_from_checkpoint": "resume",
+    "remove_unused_columns": "data.*.columns",
+    "deepspeed": "parallel=deepspeed_z2 with parallel.deepspeed (options, or the path of a JSON file)",
+    "fsdp": "parallel=fsdp",
+    "fsdp_config": "parallel.fsdp_config",
+}
+
+# Training arguments that the schedule of rounds decides, and by what.
+SCHEDULED = {
+    "max_steps": "trainer.warmup_step, trainer.update_step and trainer.update_times",
+    "num_train_epochs": "trainer.update_times (or trainer.cycles)",
+    "train_sampling_strategy": "trainer.group_by_length",
+}
+
+# Training arguments that would break the slices which rounds are made of.
+REFUSED = ("auto_find_batch_size", "ignore_data_skip", "dataloader_persistent_workers", "dataloader_drop_last")

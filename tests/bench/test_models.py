@@ -1,0 +1,160 @@
+"""Scripts that need a model: here one of random weights."""
+
+import pytest
+
+from tests.bench.conftest import numbers, row
+
+pytestmark = pytest.mark.model
+
+
+def test_trainer(run, small_data):
+    """Both train the same rows in the same order; a resume makes no batch of the steps before it."""
+    lines = run(
+        "trainer", "model=tiny", "embedder=hashing", "pairs=1", "steps=8", "resumed=4", "workers=0", *small_data
+    )
+    lines = [line for line in lines if not line.startswith("{")]  # of the Trainer, which a process of its own keeps
+    assert lines[0] == "tiny, 8 steps of 4 rows, 1 pairs"
+    for kind in ("rounds", "plain"):
+        seconds, least, most, outside, memory = row(lines, f"{kind:8} ")
+        assert 0 < least == seconds == most and 0 <= outside <= seconds and memory > 50
+    median, least, most = row(lines, "rounds / plain, pair by pair: median")
+    assert 0 < median == least == most
+    seconds, before, batches, steps = (
+        row(lines, "resumed at step 4:")[0],
+        *numbers(next(line for line in lines if line.startswith("resumed")).partition("first step,")[2]),
+    )
+    assert seconds > 0 and steps == batches == 6 and before <= 2
+    assert row(lines, "schedule (10, 7), 0 workers, model of random weights:")[0] > 0
+
+
+def test_the_plain_trainer_gets_the_rows_of_the_rounds(run, small_data, tmp_path):
+    import numpy as np
+    import torch
+
+    from bench import trainer
+
+    words = [
+        "model=tiny",
+        "embedder=hashing",
+        "trainer.warmup_step=2",
+        "trainer.update_step=2",
+        "trainer.update_times=2",
+    ]
+    words += [*small_data, "trainer.args.save_strategy=no"]
+    rounds = trainer.trainer_of(tmp_path, *words)
+    rounds.train()
+    plain = trainer.plain(trainer.trainer_of(tmp_path, *words))
+    trained = np.concatenate([np.load(path) for path in sorted((tmp_path / "rounds").glob("*_order.npy"))])
+    assert plain.train_dataset["input_ids"] == rounds.train_dataset.select(trained)["input_ids"]
+    batches = [batch["input_ids"] for batch in plain.get_train_dataloader()]
+    assert len(batches) == plain.args.max_steps == 6
+    first = rounds.data_collator([rounds.train_dataset[int(i)] for i in trained[:4]])["input_ids"]
+    assert torch.equal(batches[0], first)
+    plain.train()  # from the same first weights, on the same rows: the same weights at the end
+    ours, theirs = (dict(t.model.named_parameters()) for t in (rounds, plain))
+    for name, weight in ours.items():
+        assert torch.allclose(weight, theirs[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    "words", [["steps=10"], ["steps=4"], ["pairs=0"], ["resumed=3"], ["resumed=0"], ["traner.x=1"]]
+)
+def test_trainer_refuses(run, words):
+    with pytest.raises(SystemExit, match="^error: .*(use |resumed|traner)"):
+        run("trainer", "model=tiny", *words)
+
+
+def test_merge(run):
+    lines = run("merge", "layers=2", "width=32", "smollm2=false", "tokenizer=builtin:tiny", "dtype=bfloat16")
+    assert lines[0].startswith("2 layers of 32 in bfloat16 on the disk: ")
+    for kind in ("peft", "near"):
+        most, above, seconds = row(lines, f"{kind}:")
+        assert most > 50 and seconds >= 0
+
+
+def test_merge_refuses(run):
+    for word in ("dtype=int8", "width=30"):
+        with pytest.raises(SystemExit, match=f"^error: {word}: use "):
+            run("merge", word)
+
+
+def test_encode(run):
+    lines = run("encode", "rows=5", "turns=1", "megabytes=1", "model=tiny")
+    for template in ("own", "qwen"):
+        microseconds, tokens = row(lines, f"template {template}")
+        assert microseconds > 0 and tokens > 4
+    seconds, rise, tokens = row(lines, "a row of 1 MB:")
+    assert seconds > 0 and rise >= 0 and 4 < tokens <= 2048
+
+
+@pytest.mark.slow
+def test_gradients_without_traker(run, small_data, monkeypatch):
+    """Its package can't be fetched: its row says so, and all else is measured."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    words = "model=tiny rows=10 timed=3 seeds=1 turns=1 dims=256,512".split()
+    lines = run("gradients", *words, *small_data)
+    for name in ("plain forward and backward", "features, 4096 dimensions", "features, 8192 dimensions"):
+        seconds, factor, *_ = row(lines, name)
+        assert seconds > 0 and factor > 0
+    assert row(lines, "seed system: batches of one")[0] > 0
+    assert "not measured: could not download traker" in next(line for line in lines if "its projection" in line)
+    for dim in (256, 512):
+        for kind in ("sparse, 1 a coordinate", "sparse, 4 a coordinate", "dense Rademacher"):
+            (line,) = [line for line in lines if line.startswith(kind) and line[26:].split()[0] == str(dim)]
+            _, error, rank, share = numbers(line[26:])
+            assert 0 < error < 1 and -1 <= rank <= 1 and 0 <= share <= 1
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_embed(run_real):
+    words = "rows=40 sample=20 queries=5 max_K=4 turns=1 tasks=demo".split()
+    lines = run_real("embed", *words)
+    for name in ("near", "encode"):
+        assert row(lines, f"{name} ")[1] > 0
+    assert 0 <= row(lines, "padding")[0] < 50
+    assert row(lines, "cold")[:3:2] == [45, 100] and row(lines, "again, another max_K")[0] == 0
+    assert row(lines, "1% new rows")[1] == 1 or row(lines, "1% new rows")[0] == 1
+
+
+@pytest.mark.real
+def test_embed_field(run_real):
+    target = "imperial_date_to_string"
+    lines = run_real("embed_field", "embedder=hashing", f"targets={target}", "depths=2,5")
+    shares = row(lines, target)
+    assert len(shares) == 6 and all(0 <= share <= 1 for share in shares)
+    assert row(lines, "mean") == shares
+    with pytest.raises(SystemExit, match="^error: targets=imperial is not a task"):
+        run_real("embed_field", "targets=imperial")
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_select(run_real):
+    """Real processes, and the peer's own package."""
+    words = "rows=40 queries=3 embed=prompt swept=4,8 cold=8 larger=10,12 smaller=4,2 tasks=demo turns=1"
+    lines = run_real("select", *words.split(), "peer_sweep=estimate")
+    assert row(lines, "near, embed=prompt")[0] > 0 and row(lines, "dataflex   ")[0] > 0
+    assert "cold, max_K=8" in "\n".join(lines) and "sweep, max_K=4,8" in "\n".join(lines)
+    assert any(line.startswith("cold: dataflex / near") for line in lines)
+
+
+def test_select_refuses(run):
+    for words in (["rows=10"], ["peer_sweep=guess"], ["embed=all"], ["cold=5"], ["larger=2000,1500"], ["queries=0"]):
+        with pytest.raises(SystemExit, match="^error: .*use "):
+            run("select", *words)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_search_on_the_demos_vectors_beside_the_peer(run_real, monkeypatch):
+    import bench.search
+
+    monkeypatch.setattr(bench.search, "REST", 0.0)
+    lines = run_real("search", *"rows=3000 dim=16 queries=20 max_K=10 depths=20 turns=1 hnsw=false".split())
+    peers = [
+        numbers(line.removeprefix("seed system, IVF nprobe 10")) for line in lines if line.startswith("seed system")
+    ]
+    assert len(peers) == 2
+    for *_, recall, short in peers:
+        assert 0 < recall <= 1 and short >= 0
