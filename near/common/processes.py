@@ -8,8 +8,10 @@ ROOT = str(Path(__file__).resolve().parents[2])  # the repository, or the folder
 
 
 def python_path() -> str:
-    """PYTHONPATH for a process that is to find this package from any folder. site-packages is found anyway, and on
-    PYTHONPATH it would go before the standard library."""
+    """PYTHONPATH for a process that must find this package from any folder.
+
+    site-packages is left out: Python finds it anyway, and on PYTHONPATH it would precede the standard library.
+    """
     here = [] if ROOT in (*site.getsitepackages(), site.getusersitepackages()) else [ROOT]
     return os.pathsep.join(filter(None, [*here, os.environ.get("PYTHONPATH")]))
 

@@ -277,13 +277,13 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _names(node: ast.stmt) -> list[str]:
-    """What a statement defines."""
+    """The names that a statement defines."""
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         return [node.name]
-    if getattr(node, "value", None) is None:  # no value, or none to look at
+    if getattr(node, "value", None) is None:  # no value to read
         return []
     target = getattr(node, "target", None) or getattr(node, "name", None)  # of `Name: TypeAlias = ...` and `type Name`
-    return [ast.unparse(place) for place in ([target] if target else getattr(node, "targets", []))]
+    return [ast.unparse(name) for name in ([target] if target else getattr(node, "targets", []))]
 
 
 def _absolute(module: str, path: Path, node: ast.ImportFrom) -> str:

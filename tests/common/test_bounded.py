@@ -45,11 +45,11 @@ def text(tokenizer, template: str, chat: list[dict] = CHAT, tools: list | None =
 def test_texts_are_those_of_transformers(tokenizer, template):
     tokenizer.chat_template = template
     parts = [(tools, stop, generate) for tools in (True, False) for stop in (1, 2, 3) for generate in (True, False)]
-    found = rendering.render(tokenizer, CHAT, TOOLS, parts)
-    for (tools, stop, generate), one in zip(parts, found, strict=True):
+    errors = rendering.render(tokenizer, CHAT, TOOLS, parts)
+    for (tools, stop, generate), one in zip(parts, errors, strict=True):
         options = {"tools": TOOLS} if tools else {}
-        wanted = tokenizer.apply_chat_template(CHAT[:stop], tokenize=False, add_generation_prompt=generate, **options)
-        assert rendering.text_of(one) == wanted
+        expected = tokenizer.apply_chat_template(CHAT[:stop], tokenize=False, add_generation_prompt=generate, **options)
+        assert rendering.text_of(one) == expected
 
 
 @pytest.mark.parametrize(
@@ -111,18 +111,18 @@ def test_a_template_that_fails_says_so(tokenizer, template, tmp_path, monkeypatc
 def test_it_is_bounded_in_threads_and_forks(tokenizer):
     """A signal's handler would work in the main thread alone."""
     assert text(tokenizer, OWN_TEMPLATES["chatml"])
-    found = []
+    errors = []
 
     def work() -> None:
         try:
             text(tokenizer, LOOP + "in a thread")
         except UserError as error:
-            found.append(str(error))
+            errors.append(str(error))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert "takes over" in found[0]
+    assert "takes over" in errors[0]
     assert text(tokenizer, OWN_TEMPLATES["chatml"])
     child = os.fork()
     if not child:

@@ -90,6 +90,6 @@ def _one_of_several(place: Path) -> str:
 
 def test_of_several_processes_one_makes_it(tmp_path):
     with multiprocessing.get_context("fork").Pool(4) as pool:
-        found = pool.map(_one_of_several, [tmp_path / "part" / "key"] * 4)
+        results = pool.map(_one_of_several, [tmp_path / "part" / "key"] * 4)
     [maker] = (tmp_path / "makers").read_text().split()
-    assert found == [maker] * 4
+    assert results == [maker] * 4

@@ -35,7 +35,7 @@ def evil(mark: Path) -> list[dict]:
     """What Hydra would call, and what leaves the file `mark`."""
     touch, code = f"touch {mark}", f"open({str(mark)!r}, 'w')"
     os_system = {"_target_": "os.system", "command": touch}
-    found = [
+    values = [
         {"_target_": name, "_args_": list(arguments)}
         for name, *arguments in [
             ("os.system", touch),
@@ -86,7 +86,7 @@ def evil(mark: Path) -> list[dict]:
             ({"_target_": "os.system"},),
         ]
     ]
-    return [*found, {"_target_": "functools.partial", "func": os_system, "_partial_": True}, os_system]
+    return [*values, {"_target_": "functools.partial", "func": os_system, "_partial_": True}, os_system]
 
 
 def written(folder: Path, config: object) -> Path:

@@ -79,15 +79,15 @@ def test_several_entries_are_one_pool(info, cache):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "match"),
     [
         ("plian", "is not an entry of .*did you mean plain"),
         ("pairs", "ranking=true is preference data"),
         ("nowhere", "ms_hub_url=a/b is on ModelScope, which is not supported"),
     ],
 )
-def test_bad_entries(info, cache, name, says):
-    with pytest.raises(UserError, match=says):
+def test_bad_entries(info, cache, name, match):
+    with pytest.raises(UserError, match=match):
         entry(info, name, cache)
 
 
@@ -120,7 +120,7 @@ def read(tmp_path, cache):
     return of
 
 
-def said(rows, row=0) -> list[tuple[str, str]]:
+def turns_of(rows, row=0) -> list[tuple[str, str]]:
     return [(m["role"], m.get("calls") or m["content"]) for m in rows.messages(row)]
 
 
@@ -146,36 +146,36 @@ def talk(turns, **beside) -> dict:
     ],
 )
 def test_what_columns_list_is_read_and_no_more(read, columns, expected):
-    assert said(read([ALPACA], **({} if columns is None else {"columns": columns}))) == expected
+    assert turns_of(read([ALPACA], **({} if columns is None else {"columns": columns}))) == expected
 
 
 def test_an_empty_instruction_with_an_input(read):
-    assert said(read([{**ALPACA, "instruction": ""}])) == [("user", "N"), ("assistant", "O")]
+    assert turns_of(read([{**ALPACA, "instruction": ""}])) == [("user", "N"), ("assistant", "O")]
 
 
 def test_system_and_tools_of_chats_have_to_be_listed(read):
     row = talk(TALK, system="S", tools='[{"name": "f"}]')
-    assert said(read([row], formatting="sharegpt")) == [("user", "q"), ("assistant", "a")]
+    assert turns_of(read([row], formatting="sharegpt")) == [("user", "q"), ("assistant", "a")]
     listed = {"messages": "conversations", "system": "system", "tools": "tools"}
-    assert said(read([row], formatting="sharegpt", columns=listed)) == [
+    assert turns_of(read([row], formatting="sharegpt", columns=listed)) == [
         ("tools", '[{"name": "f"}]'),
         ("system", "S"),
         ("user", "q"),
         ("assistant", "a"),
     ]
-    own = talk([("system", "T"), *TALK], system="S")
-    assert said(read([own], formatting="sharegpt", columns=listed))[0] == ("system", "T")
+    with_system = talk([("system", "T"), *TALK], system="S")
+    assert turns_of(read([with_system], formatting="sharegpt", columns=listed))[0] == ("system", "T")
 
 
 def test_openai_is_read_as_llama_factory_does(read):
     """Its converter says in the system text whether the model is to think."""
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     entry = {"formatting": "openai", "columns": {"messages": "messages", "system": "system"}, "tags": OPENAI}
-    assert said(read([{"messages": turns, "system": None}], **entry))[0] == ("system", "detailed thinking off")
-    assert said(read([{"messages": turns, "system": "S"}], **entry))[0] == ("system", "S\ndetailed thinking off")
+    assert turns_of(read([{"messages": turns, "system": None}], **entry))[0] == ("system", "detailed thinking off")
+    assert turns_of(read([{"messages": turns, "system": "S"}], **entry))[0] == ("system", "S\ndetailed thinking off")
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]}
-    asked = [turns[0], call, {"role": "tool", "content": "1"}, {"role": "tool", "content": "2"}, turns[1]]
-    assert said(read([{"messages": asked, "system": "S"}], **entry))[2:] == [
+    messages = [turns[0], call, {"role": "tool", "content": "1"}, {"role": "tool", "content": "2"}, turns[1]]
+    assert turns_of(read([{"messages": messages, "system": "S"}], **entry))[2:] == [
         ("assistant", '[{"name": "f", "arguments": {"x": 1}}]'),
         ("tool", "1"),
         ("tool", "2"),
@@ -184,7 +184,7 @@ def test_openai_is_read_as_llama_factory_does(read):
 
 
 @pytest.mark.parametrize(
-    ("turns", "says"),
+    ("turns", "match"),
     [
         ([("human", "q"), ("human", "q"), ("gpt", "a")], r"conversations\[1\]' has role user, expected an answer"),
         ([("gpt", "a"), ("human", "q")], r"conversations\[0\]' has role assistant, expected a question"),
@@ -193,8 +193,8 @@ def test_openai_is_read_as_llama_factory_does(read):
         ([*TALK, ("human", "q")], "has no answer at its end"),
     ],
 )
-def test_rows_that_llama_factory_leaves_out_are_faults(read, turns, says):
-    with pytest.raises(UserError, match=says):
+def test_rows_that_llama_factory_leaves_out_are_faults(read, turns, match):
+    with pytest.raises(UserError, match=match):
         read([talk(turns)], formatting="sharegpt")
 
 
@@ -234,7 +234,7 @@ def test_files_of_several_kinds_in_a_folder(read):
 
 
 @pytest.mark.parametrize(
-    ("entry", "says"),
+    ("entry", "match"),
     [
         ({"columns": "x"}, "columns is of type str, not an object"),
         ({"columns": ["a"]}, "columns is of type list, not an object"),
@@ -262,8 +262,8 @@ def test_files_of_several_kinds_in_a_folder(read):
         ({"file_name": "none.json"}, "no such file"),
     ],
 )
-def test_what_can_not_be_used_is_named(read, entry, says):
-    with pytest.raises(UserError, match=says) as caught:
+def test_what_can_not_be_used_is_named(read, entry, match):
+    with pytest.raises(UserError, match=match) as caught:
         read([ALPACA], **entry)
     assert "\n" not in str(caught.value)
 

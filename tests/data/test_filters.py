@@ -59,11 +59,11 @@ def test_conditions(condition, passing, failing):
 
 
 @pytest.mark.parametrize(
-    ("condition", "says"),
+    ("condition", "match"),
     [(">", "compares with nothing"), ("0.8..0.2", "write 0.2..0.8"), ({"min": 3}, "a condition is a value")],
 )
-def test_conditions_that_are_none(condition, says):
-    with pytest.raises(UserError, match=says):
+def test_conditions_that_are_none(condition, match):
+    with pytest.raises(UserError, match=match):
         Filter({"c": condition}, "data.candidates.filter")
 
 

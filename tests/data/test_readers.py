@@ -68,8 +68,8 @@ def test_damaged_packed_files_are_one_line(read, packing, harm):
         "middle": content[:half] + bytes(b ^ 255 for b in content[half : half + 40]) + content[half + 40 :],
         "other": b"no such thing",
     }[harm]
-    says = "is a damaged (gzip|bzip2|xz|zstd) file"
-    with pytest.raises(UserError, match=f"{says}|'line' is not" if harm == "middle" else says):
+    match = "is a damaged (gzip|bzip2|xz|zstd) file"
+    with pytest.raises(UserError, match=f"{match}|'line' is not" if harm == "middle" else match):
         read(f"p.jsonl{packing}", content)
 
 
@@ -95,7 +95,7 @@ def test_rows_inside_of_a_json_file(read, key, rows, indent, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("key", "says"),
+    ("key", "match"),
     [
         (None, "set data.candidates.key=meta.names or data.candidates.key=data.examples or"),
         ("data", "holds an object at data.candidates.key=data, not a list of rows; set"),
@@ -104,8 +104,8 @@ def test_rows_inside_of_a_json_file(read, key, rows, indent, monkeypatch):
         ("data.parts.7", "not found: this list has no '7'"),
     ],
 )
-def test_keys_that_lead_nowhere(read, key, says):
-    with pytest.raises(UserError, match=says):
+def test_keys_that_lead_nowhere(read, key, match):
+    with pytest.raises(UserError, match=match):
         read("p.json", json.dumps(NESTED), key=key)
 
 
@@ -131,7 +131,7 @@ def test_a_json_file_of_an_object_a_line(read):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "match"),
     [
         ("p.json", '[{"question":"caf\xe9","answer":"b"}]'.encode("latin-1"), "is not UTF-8 near row 0"),
         ("p.json", json.dumps(ROWS).encode("utf-16"), "is not UTF-8 near row 0"),
@@ -143,8 +143,8 @@ def test_a_json_file_of_an_object_a_line(read):
         ("p.jsonl", b'{"question": "q", "answer": NaN}', "field 'answer' is of type float, not text"),
     ],
 )
-def test_odd_files_are_one_line(read, name, content, says):
-    with pytest.raises(UserError, match=says):
+def test_odd_files_are_one_line(read, name, content, match):
+    with pytest.raises(UserError, match=match):
         read(name, content)
 
 

@@ -90,9 +90,9 @@ def test_the_jinja_renders_the_joined_pieces(name):
         jinja = {"enable_thinking": False} if options else {}
         pieces = template.pieces(messages, one.bos_token, one.eos_token, **options)
         assert rendered(one, messages, **jinja) == "".join(piece.text for piece in pieces)
-        asked = messages[:-1]
-        pieces = template.pieces(asked, one.bos_token, one.eos_token, generate=True, **options)
-        assert rendered(one, asked, generate=True, **jinja) == "".join(piece.text for piece in pieces)
+        prompt = messages[:-1]
+        pieces = template.pieces(prompt, one.bos_token, one.eos_token, generate=True, **options)
+        assert rendered(one, prompt, generate=True, **jinja) == "".join(piece.text for piece in pieces)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

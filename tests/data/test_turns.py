@@ -60,7 +60,7 @@ def test_a_weight_of_a_question_is_checked_and_means_nothing(read):
 
 
 @pytest.mark.parametrize(
-    ("turn", "says"),
+    ("turn", "expected"),
     [
         ({"weight": 0.5}, "messages[1].weight' is 0.5, not 0 or 1"),
         ({"weight": "0"}, "messages[1].weight' is '0', not 0 or 1"),
@@ -74,12 +74,12 @@ def test_a_weight_of_a_question_is_checked_and_means_nothing(read):
         ({"reasoning_content": "\ud800"}, "half of a surrogate pair"),
     ],
 )
-def test_faults_of_turns_name_them(tmp_path, cache, turn, says):
+def test_faults_of_turns_name_them(tmp_path, cache, turn, expected):
     cfg = configured("select", "data=files", f"data.candidates.path={tmp_path / 'p.jsonl'}")
     (tmp_path / "p.jsonl").write_text(json.dumps(chat(USER, {**ANSWER, **turn})))
     with pytest.raises(UserError) as caught:
         load(cfg.data, "candidates", str(cache))
-    assert says in str(caught.value) and "row 0 (line 1)" in str(caught.value)
+    assert expected in str(caught.value) and "row 0 (line 1)" in str(caught.value)
 
 
 @pytest.mark.parametrize(

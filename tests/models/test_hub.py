@@ -10,8 +10,10 @@ from near.models.hub import model_folder
 
 
 @pytest.mark.parametrize("error", [GatedRepoError, RepositoryNotFoundError])
-@pytest.mark.parametrize(("token", "says"), [(None, "HF_TOKEN is not set"), ("hf_abc", "HF_TOKEN is set, but has no")])
-def test_a_gated_model_asks_for_a_token_and_does_not_show_it(monkeypatch, tmp_path, error, token, says):
+@pytest.mark.parametrize(
+    ("token", "expected"), [(None, "HF_TOKEN is not set"), ("hf_abc", "HF_TOKEN is set, but has no")]
+)
+def test_a_gated_model_asks_for_a_token_and_does_not_show_it(monkeypatch, tmp_path, error, token, expected):
     def refuse(*args, **options):
         answer = httpx.Response(401, request=httpx.Request("GET", "http://hub/model"))
         raise error("401 Client Error", response=answer)
@@ -21,7 +23,7 @@ def test_a_gated_model_asks_for_a_token_and_does_not_show_it(monkeypatch, tmp_pa
     with pytest.raises(UserError) as caught:
         model_folder("embedder.model", "some/model", None, str(tmp_path), "embedder=minilm")
     line = str(caught.value)
-    assert says in line
+    assert expected in line
     assert "embedder.model=some/model" in line and "environment variable HF_TOKEN" in line
     assert "hf_abc" not in line and "\n" not in line
 

@@ -135,16 +135,16 @@ def test_plain_text_is_trained_whole_and_without_a_template(tokenizer):
 
 
 def test_several_processes_give_the_tokens_of_one_and_are_not_asked_twice(tokenizer, small_data, tmp_path, monkeypatch):
-    cfg, found = configured("train", *small_data), {}
+    cfg, tables = configured("train", *small_data), {}
     for count in (1, 3):
         cfg.data.num_proc = count
         rows = load(cfg.data, "candidates", str(tmp_path / str(count)))
-        found[count] = tokenize(rows, tokenizer, cfg.data, str(tmp_path / str(count))).table.to_list()
-    assert found[1] == found[3]
+        tables[count] = tokenize(rows, tokenizer, cfg.data, str(tmp_path / str(count))).table.to_list()
+    assert tables[1] == tables[3]
     monkeypatch.setattr(tokens_module.Encoder, "encode", lambda *a: pytest.fail("tokenised again"))
     for count in (None, 2):  # with another number of processes than the cache was made by
         cfg.data.num_proc = count
-        assert tokenize(rows, tokenizer, cfg.data, str(tmp_path / "3")).table.to_list() == found[3]
+        assert tokenize(rows, tokenizer, cfg.data, str(tmp_path / "3")).table.to_list() == tables[3]
 
 
 def test_processes_are_started_where_they_pay(monkeypatch):

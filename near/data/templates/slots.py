@@ -104,7 +104,7 @@ LLAMA2 = Template(
     system="<<SYS>>\n{{content}}\n<</SYS>>\n\n",
     fused_system=True,
 )
-# chatml's slots with an end of their own kind; tools' results stand as a user's turn does
+# chatml's slots with another end token; results of tools are written like a user's turn
 PLAIN = replace(CHATML, name="yi", tool=None, stop_words=("<|im_end|>",), replace_eos=False)
 
 TEMPLATES: dict[str, Template] = {

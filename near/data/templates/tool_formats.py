@@ -259,7 +259,7 @@ JINJA_GLM4_MOE_CALLS = _jinja_tagged(
     "",
 )
 
-# glm4: one call, its name on a line of its own
+# glm4: one call, its name on a separate line
 
 GLM4_HEAD = (
     "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱 AI 公司训练的语言模型 GLM-4 模型开发的，"
@@ -275,7 +275,7 @@ def _describe_glm4(tools: list[dict]) -> str:
 
 def _call_glm4(calls: list[dict]) -> str:
     if len(calls) > 1:
-        raise UserError(f"glm4 writes one call of a tool a turn, not {len(calls)}; give each a turn of its own")
+        raise UserError(f"glm4 writes one tool call per turn, got {len(calls)}; give each call a separate turn")
     return f"{calls[0]['name']}\n{_json(calls[0]['arguments'])}"
 
 
