@@ -1,4 +1,4 @@
-"""Every row in one batch, within both bounds, alike in length."""
+"""Every row is in one batch, within both limits, with rows of similar length."""
 
 import numpy as np
 import pytest

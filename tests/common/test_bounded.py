@@ -1,4 +1,4 @@
-"""What strangers wrote and is worked on (chat templates, patterns of adapters) is bounded in time and memory."""
+"""Untrusted chat templates and patterns of adapters are limited in time and memory."""
 
 import os
 import re

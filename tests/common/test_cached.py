@@ -1,4 +1,4 @@
-"""What is made once: whole or not there, by one process at a time; what is damaged is said and made again."""
+"""Cached results: complete or absent, made by one process at a time; damaged ones are logged and made again."""
 
 import multiprocessing
 import os
@@ -38,7 +38,7 @@ def test_made_once(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["odd", "gone", "bytes"])
-def test_what_is_damaged_is_said_and_made_again(tmp_path, caplog, damage):
+def test_a_damaged_result_is_logged_and_made_again(tmp_path, caplog, damage):
     place = tmp_path / "part" / "key"
     cached(place, write("one"), read)
     if damage == "gone":

@@ -17,11 +17,11 @@ def test_nothing_fleeting_stands_in_an_id(request):
 @pytest.mark.slow
 def test_two_processes_collect_the_same_tests_in_the_same_order():
     """With other hashes, another time zone and seconds apart."""
-    found = []
+    ids = []
     for seed, zone in (("1", "UTC"), ("2", "Asia/Tokyo")):
         env = {"PYTHONHASHSEED": seed, "TZ": zone}
         done = process("-m", "pytest", "--collect-only", "-q", "-o", "addopts=", "-p", "no:cacheprovider", env=env)
         assert done.returncode == 0, done.stdout[-2000:]
-        found.append([line for line in done.stdout.splitlines() if "::" in line])
-    assert len(found[0]) > 4000 and len(set(found[0])) == len(found[0])
-    assert found[0] == found[1]
+        ids.append([line for line in done.stdout.splitlines() if "::" in line])
+    assert len(ids[0]) > 4000 and len(set(ids[0])) == len(ids[0])
+    assert ids[0] == ids[1]

@@ -22,7 +22,7 @@ def test_runs_begin_where_a_text_comes_first():
     assert [int(keys.order[p]) if p >= 0 else None for p in positions] == [firsts.get(t) for t in queries]
 
 
-def test_keys_that_share_their_first_half_are_told_apart():
+def test_keys_with_the_same_first_half_are_distinguished():
     keys = np.array([[7, 3], [7, 1], [5, 1], [7, 2], [7, 1], [9, 9]], dtype=np.uint64)
     ordered = Sorted(*columns(keys))
     assert sorted(ordered.order[ordered.begins]) == [0, 1, 2, 3, 5]

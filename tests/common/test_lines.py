@@ -1,4 +1,4 @@
-"""Lines end at line ends alone: what str.splitlines takes for one, in rows and labels, stays where it is."""
+"""Lines end at line ends only: other characters at which str.splitlines splits stay in rows and labels."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Classes that lie elsewhere now: configurations and runs that name where they lay still work."""
+"""Moved classes: configurations and runs with the old paths still work."""
 
 import json
 import re
@@ -30,8 +30,8 @@ def former(target: str) -> str:
 
 
 def test_every_class_of_the_configurations_is_found_where_it_lay():
-    found = [OmegaConf.load(path) for path in sorted(CONF.rglob("*.yaml"))]
-    targets = {str(node.get("_target_")) for node in found if isinstance(node, DictConfig) and "_target_" in node}
+    nodes = [OmegaConf.load(path) for path in sorted(CONF.rglob("*.yaml"))]
+    targets = {str(node.get("_target_")) for node in nodes if isinstance(node, DictConfig) and "_target_" in node}
     ours = [target for target in targets if target.startswith("near.")]
     assert len(ours) > 30
     for target in ours:
@@ -78,9 +78,9 @@ def test_a_class_of_ours_is_known_by_its_name_and_anothers_by_its_path():
 
 
 def test_an_identity_names_no_place():
-    found = identity(configured("train"))
-    assert found["selector"]["_target_"] == "Near" and found["finetuning"]["_target_"] == "peft.LoraConfig"
-    assert "'near." not in str(found)
+    values = identity(configured("train"))
+    assert values["selector"]["_target_"] == "Near" and values["finetuning"]["_target_"] == "peft.LoraConfig"
+    assert "'near." not in str(values)
 
 
 def test_a_folders_configuration_may_name_the_former_place(tmp_path):

@@ -1,4 +1,4 @@
-"""Only files that are listed as ours are removed or replaced; what a killed process left is taken over or removed."""
+"""Only files that are listed as ours are removed or replaced; files of a killed process are taken over or removed."""
 
 import fcntl
 import os
@@ -44,8 +44,8 @@ def put(folder: Path, *names: str) -> None:
 
 
 def files_in(folder: Path) -> set[str]:
-    names_found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
-    return names_found - {LIST}
+    paths = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+    return paths - {LIST}
 
 
 @pytest.mark.parametrize(("script", "name"), [(s, n) for s, names in NAMES.items() for n in names])
@@ -206,12 +206,12 @@ def test_one_module_removes():
     """Whoever removes asks near/common/outputs.py, or has made the file itself in this process."""
     allowed = {*(f"common/{name}.py" for name in ("files", "outputs", "locks", "pieces"))}
     allowed |= {"selection/scoring/chunks.py", "embedding/store.py", "app/scripts.py"}
-    names_found = {
+    paths = {
         path.relative_to(ROOT / "near").as_posix()
         for path in (ROOT / "near").rglob("*.py")
         if re.search(r"\brmtree\(|\.unlink\(|os\.remove\(|os\.rmdir\(|\.rmdir\(", path.read_text(encoding="utf-8"))
     }
-    assert names_found <= allowed | {"training/trainer.py", "training/outcome.py"}  # their pickles of this moment
+    assert paths <= allowed | {"training/trainer.py", "training/outcome.py"}  # their pickles of this moment
 
 
 @pytest.fixture()

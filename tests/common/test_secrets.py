@@ -1,4 +1,4 @@
-"""Secrets are refused where they are written out; neither they nor values of the environment are written or shown."""
+"""Literal secrets are refused; neither secrets nor values of the environment are written or shown."""
 
 import json
 import logging

@@ -220,7 +220,7 @@ def refused_null(cache) -> str:
 
 
 def test_the_same_content_under_another_name_is_the_same_pool(tmp_path):
-    """In one cache and in another; labels and messages name the file that is asked for."""
+    """In one cache and in another; labels and messages name the file of the configuration."""
     rows = [ALPACA, {"instruction": "b", "output": ""}]
     first, second = write_rows(tmp_path / "aa.jsonl", rows), write_rows(tmp_path / "bb.jsonl", rows)
     skip = "data.on_error=skip"

@@ -58,7 +58,7 @@ def test_entries(info, cache):
 
 
 def test_several_entries_are_one_pool(info, cache):
-    """Each by its own columns, a limit for each, and labels by their names."""
+    """Each entry has separate columns, a limit and a label by its name."""
     cfg = configured("select", "data=files")
     cfg.data.candidates.dataset_info, cfg.data.candidates.path = str(info), ["plain", "renamed", "chat"]
     rows = load(cfg.data, "candidates", str(cache))
@@ -199,7 +199,7 @@ def test_rows_that_llama_factory_leaves_out_are_faults(read, turns, match):
 
 
 def test_tags_are_all_the_roles_there_are(read):
-    """LLaMA-Factory forgets its own names where an entry has tags."""
+    """LLaMA-Factory drops its default names if an entry has tags."""
     tags = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}
     assert len(read([talk(TALK)], formatting="sharegpt", tags=tags)) == 1
     with pytest.raises(UserError, match="is 'system', not one of human, gpt"):

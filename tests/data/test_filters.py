@@ -1,4 +1,4 @@
-"""Conditions of data.*.filter, on values as JSON, CSV and Parquet hold them."""
+"""Conditions of data.*.filter, on values of JSON, CSV and Parquet files."""
 
 import datetime
 import decimal

@@ -1,4 +1,4 @@
-"""Which format rows have, by their columns."""
+"""The format of rows is detected from their columns."""
 
 import logging
 
@@ -96,7 +96,7 @@ def test_faults_name_the_option(tmp_path, cache, part):
         load(cfg.data, part, str(cache), answer=False)
 
 
-def test_a_choice_between_formats_is_said(tmp_path, cache, caplog):
+def test_a_choice_between_formats_is_logged(tmp_path, cache, caplog):
     caplog.set_level(logging.INFO)
     cfg = configured("select", "data=files")
     row = {"prompt": "p", "completion": "c", "instruction": "i", "input": "", "output": "o"}
@@ -122,4 +122,4 @@ def test_columns_that_a_grader_reads_are_used(tmp_path, cache, caplog):
         for _ in range(2):
             load(cfg.data, part, str(cache))
     logged = [r.message.split("not used: ")[1] for r in caplog.records if "not used" in r.message]
-    assert logged == [", ".join(["difficulty", *names]), "difficulty"]  # each said once
+    assert logged == [", ".join(["difficulty", *names]), "difficulty"]  # each logged once

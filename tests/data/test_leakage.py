@@ -1,4 +1,4 @@
-"""Rows that ask what a query asks, in other letters, other spaces or amid other turns."""
+"""Rows with a query's prompt are leaks, also with other case, other white space, or among other turns."""
 
 import logging
 
@@ -136,7 +136,7 @@ def test_rows_with_a_querys_vector_are_counted(tmp_path, caplog):
 
 @pytest.mark.parametrize("part", ["eval", "more_eval.maths"])
 def test_rows_with_an_eval_rows_vector_are_counted(tmp_path, caplog, part):
-    """Beyond the matrix, too, which is one row wide; compared once, and said every time."""
+    """Beyond the matrix, too, which is one row wide; compared once, logged every time."""
     rows = [{"question": q, "answer": "a"} for q in ("other words", "north of the sea", "the sea of north", "more")]
     cfg = configured("select", "data=files", "embedder=hashing", f"cache_dir={tmp_path}/cache", "max_K=1")
     cfg.embedder.embed = "prompt"

@@ -1,4 +1,4 @@
-"""Files as people have them: packed, in upper case, nested, with columns that can't be read, with odd line ends."""
+"""Unusual files: compressed, with upper-case names, nested, with unreadable columns, with odd line ends."""
 
 import bz2
 import gzip
@@ -165,7 +165,7 @@ def table_file(path, table: pa.Table) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["p.parquet", "p.arrow", "p.feather"])
-def test_columns_that_nobody_asked_for_do_not_matter(tmp_path, read, name):
+def test_columns_that_are_not_read_do_not_matter(tmp_path, read, name):
     table = pa.table(
         {
             "far": pa.array([10**18], pa.timestamp("us")),

@@ -168,7 +168,7 @@ def test_arguments_as_json_text_are_rendered_as_objects_in_jinja():
 
 def test_what_a_template_cant_say_is_refused():
     two = json.dumps([{"name": "now", "arguments": {}}] * 2)
-    with pytest.raises(UserError, match="glm4 writes one call of a tool a turn, not 2"):
+    with pytest.raises(UserError, match="glm4 writes one tool call per turn, got 2"):
         text_of(TEMPLATES["glm4"], [USER, {"role": "assistant", "content": "", "calls": two}])
     with pytest.raises(UserError, match="template phi has no slot for role 'critic' \\(turn 1\\)"):
         text_of(TEMPLATES["phi"], [USER, {"role": "critic", "content": "no"}])

@@ -1,4 +1,4 @@
-"""What a row says beside its text: tools, calls, thoughts, system texts, and turns that are not trained on."""
+"""Parts of a row beside its text: tools, calls, reasoning, system texts, and turns that are not trained on."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Long texts lose their middle before they are tokenised; the ids that are kept are those of the whole text."""
+"""Long texts lose their middle before they are tokenised; the remaining ids equal those of the whole text."""
 
 import random
 

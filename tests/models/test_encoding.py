@@ -192,7 +192,7 @@ def test_history_is_rewritten_as_its_template_does(tokenizer):
     assert "the second" not in carried.decode(dropped.input_ids)
 
 
-def test_answers_that_say_the_same_are_told_apart(tokenizer):
+def test_equal_answers_are_distinguished(tokenizer):
     """Generation opens a thought, which only the last answer has."""
     opening = "<|im_start|>assistant\n{% if enable_thinking"
     assert opening in THINKING

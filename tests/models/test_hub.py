@@ -1,4 +1,4 @@
-"""A model that the hub does not give: one line that says why and what to do."""
+"""A model that the hub does not provide: one line with the reason and the fix."""
 
 import httpx
 import huggingface_hub

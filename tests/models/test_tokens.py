@@ -134,7 +134,7 @@ def test_plain_text_is_trained_whole_and_without_a_template(tokenizer):
     assert (tokenizer.decode(cut.input_ids), cut.cut_answer) == ("plain", 7)
 
 
-def test_several_processes_give_the_tokens_of_one_and_are_not_asked_twice(tokenizer, small_data, tmp_path, monkeypatch):
+def test_several_processes_give_the_tokens_of_one_and_run_once(tokenizer, small_data, tmp_path, monkeypatch):
     cfg, tables = configured("train", *small_data), {}
     for count in (1, 3):
         cfg.data.num_proc = count
