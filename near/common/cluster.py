@@ -51,7 +51,7 @@ def on_cluster(count: int, work: Callable[[int], int], progress: Progress) -> No
     waiting = [task.remote(shared, number) for number in range(count)]
     while waiting:
         done, waiting = ray.wait(waiting)
-        with _unwrapped_errors():
+        with unwrapped_errors():
             progress(ray.get(done[0]))
 
 
@@ -60,7 +60,7 @@ def _call(work: Callable[[int], int], number: int) -> int:
 
 
 @contextlib.contextmanager
-def _unwrapped_errors() -> Iterator[None]:
+def unwrapped_errors() -> Iterator[None]:
     """Raise the UserError that a Ray error wraps."""
     import ray
 
