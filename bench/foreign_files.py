@@ -42,7 +42,7 @@ REASONS = {
     r"finetuning_type=": "finetuning_type: freeze or oft",
     r"component_name=": "a component that is not here (custom, adapt, dynamic_moe)",
     r"template=.* is not built here": "a template that is not built here",
-    r"is no entry of": "names a data set that its dataset_info.json lacks",
+    r"is (no|not an) entry of": "names a data set that its dataset_info.json lacks",
     r"which is not fetched here": "fetches its dataset_info.json from a hub",
     r"needs .* not installed": "an optimizer whose package is not installed here",
     r"nothing to merge": "merges a model that has no adapter",

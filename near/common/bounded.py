@@ -1,4 +1,4 @@
-"""Work on what strangers wrote (chat templates, patterns), in a forked process of bounded time and memory."""
+"""Runs untrusted input (chat templates, regular expressions) in a forked process with limited time and memory."""
 
 import contextlib
 import gc
@@ -9,22 +9,22 @@ import signal
 import struct
 from collections.abc import Callable
 
-WAIT = 120  # seconds that the process may wait for what never comes
-MEMORY = 1 << 30  # bytes that the process may take beyond what it was forked with
+WAIT = 120  # seconds of wall-clock time for one request: the process may sleep
+MEMORY = 1 << 30  # bytes that the process may allocate after the fork
 
 
 class Overrun(Exception):
-    """The process took more than it may."""
+    """The process exceeded a limit."""
 
 
 class Bounded:
-    """A process that answers requests by `work`, both what JSON can hold. It ends with this object or process.
+    """A process that runs `work` on requests; requests and answers are JSON. It ends with this object or process.
 
-    A signal of the kernel's ends it, so that an endless loop in C ends, too, and in whatever thread it was asked.
+    A kernel signal ends it at the limit, so that an endless loop in C ends, too, whichever thread called `ask`.
     """
 
     def __init__(self, work: Callable[[object], object], seconds: float):
-        """seconds: of processor time, for one request."""
+        """seconds: processor time for one request."""
         self.seconds = seconds
         (read, self._ask), (self._hear, write) = os.pipe(), os.pipe()
         self._process = os.fork()
@@ -34,7 +34,7 @@ class Bounded:
         os.close(write)
 
     def ask(self, request: object) -> object:
-        """The answer to `request`. Overrun where it takes too long or too much; the process is gone then."""
+        """The answer to `request`. Raises Overrun at a limit; the process has ended then."""
         try:
             _send(self._ask, json.dumps(request).encode())
             answer = json.loads(_receive(self._hear))
@@ -50,7 +50,7 @@ class Bounded:
         self._close()
 
     def forget(self) -> None:
-        """In a fork of this process, to which the process does not belong."""
+        """Drop the process without ending it; for a fork of this process, which does not own it."""
         self._process = None
         self._close()
 
@@ -65,7 +65,7 @@ class Bounded:
 
 
 def _serve(work: Callable[[object], object], seconds: float, read: int, write: int) -> None:
-    """Answer until the other end is closed; never returns, so that nothing of the forked process is ended or freed."""
+    """Answer until the other end is closed; then exit at once, without the cleanup of the forked parent's objects."""
     try:
         gc.freeze()
         for number in (signal.SIGPROF, signal.SIGALRM, signal.SIGTERM):
@@ -73,7 +73,7 @@ def _serve(work: Callable[[object], object], seconds: float, read: int, write: i
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         first, last = sorted((read, write))
         for start, stop in ((0, first), (first + 1, last), (last + 1, 1 << 16)):
-            os.closerange(start, stop)  # locks, terminals and pipes of the process that asks
+            os.closerange(start, stop)  # locks, terminals and pipes of the parent
         _limit_memory()
         while True:
             request = json.loads(_receive(read))
@@ -93,11 +93,11 @@ def _serve(work: Callable[[object], object], seconds: float, read: int, write: i
 
 
 def _limit_memory() -> None:
-    with contextlib.suppress(OSError, ValueError):  # where the system has no such limit
+    with contextlib.suppress(OSError, ValueError):  # systems without this limit
         with open("/proc/self/statm", encoding="ascii") as file:
-            taken = int(file.read().split()[0]) * resource.getpagesize()
+            used = int(file.read().split()[0]) * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        most = taken + MEMORY if hard == resource.RLIM_INFINITY else min(taken + MEMORY, hard)
+        most = used + MEMORY if hard == resource.RLIM_INFINITY else min(used + MEMORY, hard)
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 

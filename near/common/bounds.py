@@ -1,11 +1,11 @@
-"""The values that an option may have, written beside it: `clusters: Annotated[int, at_least(1)] = 8`.
+"""Bounds of options, as annotations beside them: `clusters: Annotated[int, at_least(1)] = 8`.
 
 The check of a configuration reads such annotations from a class's source, without importing it
-(near/app/check/option_types.py). Choices are a `Literal`; a union takes what one of its types takes; of a list or
-mapping the elements are bounded: `list[Annotated[float, between(0, 1)]]`. An argument is a number, or a name of one.
+(near/app/check/option_types.py). Choices are a `Literal`; a union accepts what one of its types accepts; of a list or
+mapping the elements are bounded: `list[Annotated[float, between(0, 1)]]`. An argument is a number or a number's name.
 
-Every number is finite. Without bounds a whole number lies between 1 and a billion and any other between 0 and a
-billion; both reach down to a default that is lower. With bounds, a side that has none ends at a billion.
+Numbers must be finite. Without bounds an integer must be between 1 and a billion and a float between 0 and a billion; a
+lower default lowers the bound. With bounds, a side without one ends at a billion.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import Annotated
 
 BILLION = 1_000_000_000
 
-LARGEST = 1e15  # of numbers that nothing bounds: options of other projects' classes, of DeepSpeed, of vLLM
+LARGEST = 1e15  # for unbounded numbers: options of other projects' classes, of DeepSpeed, of vLLM
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Bounds:
             raise TypeError(f"{odd[0]!r} is not a number")
 
     def __and__(self, other: "Bounds") -> "Bounds":
-        """Both at once."""
+        """The bounds that satisfy both."""
 
         def tighter(pick, a: float | None, b: float | None) -> float | None:
             return pick(a, b) if a is not None and b is not None else b if a is None else a
@@ -43,7 +43,7 @@ class Bounds:
         )
 
     def fault(self, value: float) -> tuple[str, str] | None:
-        """What is wrong with `value` and what it has to be, such as ("too small", ">=1"); None where it is in bounds.
+        """Why `value` is refused and the bound, such as ("too small", ">=1"); None if it is in bounds.
 
         >>> between(1, 8).fault(9)
         ('too large', '<=8')
@@ -68,7 +68,7 @@ class Bounds:
 
 
 def _far(*ends: float | None) -> float:
-    """Where a side without a bound ends, beside its other `ends`."""
+    """The limit of a side without a bound, given the other `ends`."""
     return BILLION if all(end is None or abs(end) < BILLION for end in ends) else LARGEST
 
 
@@ -93,7 +93,7 @@ def less_than(below: float) -> Bounds:
 
 
 def between(least: float, most: float) -> Bounds:
-    """Both ends are allowed."""
+    """Bounds that include both ends."""
     if least > most:
         raise ValueError(f"between({least}, {most}) leaves no value")
     return Bounds(least=least, most=most)
@@ -101,7 +101,7 @@ def between(least: float, most: float) -> Bounds:
 
 @dataclass(frozen=True)
 class KeyOf:
-    """A text that is a key of the mapping at the dotted path `mapping`, whose module is cheap to import."""
+    """A text that must be a key of the mapping at the dotted path `mapping`, whose module is cheap to import."""
 
     mapping: str
 
@@ -119,7 +119,7 @@ def may_be_empty() -> MayBeEmpty:
     return MayBeEmpty()
 
 
-# What the check knows in an annotation, by its name there. The classes stand where an annotation is read at run time.
+# The markers that the check knows, by name in annotations; classes are for annotations that are read at run time.
 MARKERS = {
     marker.__name__: marker
     for marker in (at_least, at_most, more_than, less_than, between, key_of, may_be_empty, Bounds, KeyOf, MayBeEmpty)

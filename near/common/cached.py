@@ -1,4 +1,4 @@
-"""Results that are made once and then taken from the cache: whole or not there, by one process at a time."""
+"""Results that are computed once and then read from the cache: complete or absent, made by one process at a time."""
 
 import logging
 import zipfile
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Unusable(Exception):
-    """A cached result that `read` refuses; the message is the reason."""
+    """A cached result that can't be used; the message is the reason."""
 
 
 DAMAGED = (Unusable, UserError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -30,17 +30,21 @@ def cached(
     lock: Path | None = None,
     again: bool = False,
 ) -> T:
-    """What `read` gives of `path`, which is made first where it is missing or damaged.
+    """Read the result at `path`, which is made first if it is missing or damaged.
 
-    Of several processes that want it, one makes it; the others wait and read.
+    Of several processes one makes the result; the others wait and read it.
 
     Args:
-        path: a folder <cache_dir>/PART/KEY, or a file there where it has a suffix.
-        make: writes the result to the path that it is given, an empty folder or no file yet, which takes the place of
-            `path` when it returns. A process that is killed meanwhile leaves nothing at `path`.
-        read: raises one of DAMAGED for a result that can't be used. That is logged, and the result is made again.
+        path: a folder <cache_dir>/PART/KEY, or a file there if it has a suffix.
+        make: writes the result to a temporary path (an empty folder, or no file yet), which replaces `path` when `make`
+            returns. A process that is killed before leaves nothing at `path`.
+        read: returns the result. It raises one of DAMAGED for a result that can't be used, which is logged, and the
+            result is made again.
         lock: the lock's file; None: <cache_dir>/locks/KEY.
-        again: make it though it is there.
+        again: make the result even if it exists.
+
+    Returns:
+        What `read` returns.
     """
     with locked(lock or lock_file(path.parent.parent, path.stem)):
         if path.exists() and not again:
@@ -55,7 +59,7 @@ def cached(
 
 
 def existing(path: Path, read: Callable[[Path], T]) -> T | None:
-    """What `read` gives of `path`; None where it is missing or damaged. For what several processes make together."""
+    """The result at `path`; None if it is missing or damaged. For results that several processes make together."""
     try:
         return read(path) if path.exists() else None
     except DAMAGED:
@@ -63,7 +67,7 @@ def existing(path: Path, read: Callable[[Path], T]) -> T | None:
 
 
 def cached_array(path: Path, make: Callable[[], np.ndarray], shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """The array in the file `path` (.npy), which is made first where it is missing, damaged or of another shape."""
+    """The array in the file `path` (.npy), which is made first if it is missing, damaged or of another shape."""
 
     def read(path: Path) -> np.ndarray:
         array = np.load(path, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""A Ray cluster: connecting to it, running functions there, and errors of ours as themselves."""
+"""A Ray cluster: connecting to it and running functions there; a UserError keeps its type."""
 
 import contextlib
 import importlib.util
@@ -13,20 +13,20 @@ from near.common.progress import Progress
 
 @contextlib.contextmanager
 def cluster() -> Iterator[None]:
-    """Be connected to the cluster that RAY_ADDRESS names, or to one of this machine that ends with the block."""
+    """Connect to the cluster of RAY_ADDRESS, or start a local one that ends with the block."""
     if importlib.util.find_spec("ray") is None:
         raise UserError(f"launcher=ray: Ray is not installed; {install('ray')}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    ours = not ray.is_initialized()
-    if ours:
+    started_here = not ray.is_initialized()
+    if started_here:
         environment = {"env_vars": {"PYTHONPATH": python_path()}}
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
     try:
         yield
     finally:
-        if ours:
+        if started_here:
             ray.shutdown()
 
 
@@ -37,8 +37,13 @@ def cluster_cpus() -> int:
 
 
 def on_cluster(count: int, work: Callable[[int], int], progress: Progress) -> None:
-    """Call `work(0)` to `work(count - 1)`, each in a task with one CPU; `progress` is told what they return. A task
-    whose process dies is started anew by Ray."""
+    """Call `work(0)` to `work(count - 1)`, each in a task with one CPU. Ray restarts a task whose process dies.
+
+    Args:
+        count: number of tasks.
+        work: returns how much it did.
+        progress: called with each return value.
+    """
     import ray
 
     task = ray.remote(num_cpus=1)(_call)
@@ -46,7 +51,7 @@ def on_cluster(count: int, work: Callable[[int], int], progress: Progress) -> No
     waiting = [task.remote(shared, number) for number in range(count)]
     while waiting:
         done, waiting = ray.wait(waiting)
-        with _own_errors():
+        with unwrapped_errors():
             progress(ray.get(done[0]))
 
 
@@ -55,8 +60,8 @@ def _call(work: Callable[[int], int], number: int) -> int:
 
 
 @contextlib.contextmanager
-def _own_errors() -> Iterator[None]:
-    """A UserError that was raised in the cluster, as itself."""
+def unwrapped_errors() -> Iterator[None]:
+    """Raise the UserError that a Ray error wraps."""
     import ray
 
     try:

@@ -1,4 +1,4 @@
-"""How this process was started: its script, and what was typed in front of its options."""
+"""How this process was started: its script, and the command before its options."""
 
 import sys
 from dataclasses import dataclass
@@ -6,18 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
-    """script: select, train, merge, eval or report; None where near is used from Python. start: such as
-    ("python", "train.py") or ("near", "train")."""
+    """A command without its options."""
 
-    script: str | None
-    start: tuple[str, ...]
+    script: str | None  # select, train, merge, eval or report; None if near is used from Python
+    start: tuple[str, ...]  # such as ("python", "train.py") or ("near", "train")
 
 
 _current: Command | None = None
 
 
 def set_command(command: Command) -> None:
-    """Say how this process was started. A job of a sweep that runs in another process says it there again."""
+    """Record how this process was started; again in each process that runs a job of a sweep."""
     global _current
     _current = command
 

@@ -1,4 +1,4 @@
-"""A composed configuration: resolvers, look-ups, what is written of it and what decides a run's outcome."""
+"""A composed configuration: resolvers, look-ups, its public form, and a run's identity."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).resolve().parents[1]  # near/
 # In a wheel the configurations lie in the package; in the repository, installed with -e or not, beside it.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
-ESCAPABLE = re.compile(r"(\\*)\$\{")  # what a text holds that would be read as a reference
+ESCAPABLE = re.compile(r"(\\*)\$\{")  # text that OmegaConf would read as a reference
 
 
 def register_resolvers() -> None:
@@ -35,12 +35,12 @@ def register_resolvers() -> None:
 
 
 def refusal(value: str, line: str) -> str:
-    """A reference in the place of `value` that raises UserError with `line` when it is read."""
+    """A reference that replaces `value`; reading it raises UserError with `line`."""
     return f"${{near.refused:'{value.encode().hex()}','{line.encode().hex()}'}}"
 
 
 def is_refused(raw: object) -> bool:
-    """Whether `raw` is what `refusal` gave."""
+    """Whether `raw` is a reference that `refusal` made."""
     return isinstance(raw, str) and raw.startswith("${near.refused:")
 
 
@@ -49,7 +49,7 @@ def _refused(value: str, line: str) -> None:
 
 
 def raw_words(words: Iterable[str]) -> list[str]:
-    """Overrides as they were typed: a list of OmegaConf's resolves the references in them when it is looked at."""
+    """Overrides as typed. (OmegaConf resolves references when a ListConfig is iterated.)"""
     if isinstance(words, ListConfig):
         return [str(word) for word in OmegaConf.to_container(words, resolve=False)]
     return [str(word) for word in words]
@@ -60,16 +60,17 @@ def _first(*values: object) -> object:
 
 
 def job_name(overrides: str) -> str:
-    """A sweep job's folder: its overrides, without what a path or a Hydra override can't hold."""
+    """A folder name for a sweep job: its overrides, without characters that paths or Hydra overrides can't have."""
     name = re.sub(r"[^\w.+-]+", "-", str(overrides)).strip("-") or "default"
     if len(name) <= 100 and name in (str(overrides), "default"):
-        return name  # otherwise another job's overrides may have come out the same
+        return name  # a changed name gets a digest, since other overrides may map to the same name
     return f"{name[:80]}-{hashlib.sha256(str(overrides).encode()).hexdigest()[:12]}"
 
 
 def folder_name(overrides: Sequence[str], left_out: Sequence[str] = (), folder: str = "") -> str:
-    """A sweep job's folder below `folder`: its overrides but for keys that are `left_out`, in their order, the seed
-    last. Where an earlier version named the folder of the same job otherwise, that name.
+    """A sweep job's folder below `folder`: its overrides in order without the keys `left_out`, the seed last.
+
+    If a folder of the same job exists under a name of an earlier version, that name.
 
     >>> folder_name(["seed=0", "data=files", "selector=near"], ["data"])
     'selector-near_seed-0'
@@ -98,23 +99,23 @@ def _decisive(words: Iterable[str]) -> frozenset[str]:
 
 @functools.cache
 def _earlier_names(folder: str) -> dict[frozenset[str], str]:
-    """The jobs' folders that were in `folder` when this process first looked, by their overrides as Hydra kept them."""
-    found = {}
+    """Overrides (as Hydra saved them) to names of the job folders in `folder`, when this process first read them."""
+    folders = {}
     for path in sorted(Path(folder).glob("*/.hydra/overrides.yaml")):
         with contextlib.suppress(OSError, UserError):
             words = read_yaml(path)
-            found[_decisive(map(str, words if isinstance(words, list) else []))] = path.parent.parent.name
-    return found
+            folders[_decisive(map(str, words if isinstance(words, list) else []))] = path.parent.parent.name
+    return folders
 
 
 def swept_keys(overrides: Sequence[str], sweeper: dict) -> list[str]:
-    """The keys to which a sweep gives several values: of the overrides that were typed and of its sweeper's options."""
+    """The keys with several values in a sweep. `overrides`: as typed; `sweeper`: its options in the configuration."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     words = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items() if value is not None]
     parsed = OverridesParser.create().parse_overrides([*words, *raw_words(overrides)])
-    found = {o.key_or_group: o.is_sweep_override() for o in parsed}
-    return [key for key, several in found.items() if several] + list(sweeper.get("search_space") or {})
+    swept = {o.key_or_group: o.is_sweep_override() for o in parsed}
+    return [key for key, several in swept.items() if several] + list(sweeper.get("search_space") or {})
 
 
 def agent_sweep() -> str | None:
@@ -123,7 +124,7 @@ def agent_sweep() -> str | None:
 
 
 def agent_parameters() -> dict:
-    """What the W&B agent that started this process gave it: values by key; none outside a W&B sweep."""
+    """The parameters from the W&B agent that started this process, by key; {} outside a W&B sweep."""
     path = Path(os.environ.get("WANDB_SWEEP_PARAM_PATH") or "")
     if agent_sweep() is None or not path.is_file():
         return {}
@@ -131,7 +132,7 @@ def agent_parameters() -> dict:
 
 
 def _agent_dir(overrides: Sequence[str]) -> str:
-    """The folder of a W&B agent's job, which every agent of the sweep finds again; empty where there is no agent."""
+    """The folder of a W&B agent's job, the same for every agent of the sweep; "" without an agent."""
     if agent_sweep() is None:
         return ""
     folder, words = f"runs/wandb/{agent_sweep()}", sorted(raw_words(overrides))
@@ -143,8 +144,8 @@ def _agent_dir(overrides: Sequence[str]) -> str:
 
 
 def choices_with(group: str, option: str) -> list[str]:
-    """The choices of a group that list `option`: `trainer`, `warmup_step` -> dynamic_mix, dynamic_select, ..."""
-    found = []
+    """The choices of a group that have `option`: `trainer`, `warmup_step` -> dynamic_mix, dynamic_select, ..."""
+    choices = []
     for path in sorted((CONF / group).glob("*.yaml")):
         node = OmegaConf.load(path)
         bases = [str(base).partition("@")[0] for base in node.get("defaults") or [] if isinstance(base, str)]
@@ -154,12 +155,12 @@ def choices_with(group: str, option: str) -> list[str]:
             *(OmegaConf.load(p) for b in bases if (p := CONF / group / f"{b}.yaml").is_file()),
         ]
         if any(isinstance(part, DictConfig) and option in part for part in parts):
-            found.append(path.stem)
-    return found
+            choices.append(path.stem)
+    return choices
 
 
 def select(cfg: DictConfig, key: str) -> Any:
-    """The value at a dotted key, None where it or a parent is absent, null or missing."""
+    """The value at a dotted key; None if it or a parent is absent, null or missing."""
     return OmegaConf.select(cfg, key, default=None, throw_on_missing=False)
 
 
@@ -178,9 +179,11 @@ def flat_keys(cfg: DictConfig) -> list[str]:
 
 
 def public(cfg: DictConfig, decisive: bool = False) -> dict:
-    """`cfg` resolved to plain values, fit for a file or a tracker. What is read from the environment, however it is
-    referred to, stays the reference (`${oc.env:HF_TOKEN}`); `decisive`: with a digest of its value behind it, unless
-    it is a secret's."""
+    """`cfg` resolved to plain values that may be written to files and trackers.
+
+    Values that are read from the environment, directly or not, stay references (`${oc.env:HF_TOKEN}`). `decisive`: with
+    a digest of the value after the reference, unless it is a secret.
+    """
 
     def plain(node: DictConfig | ListConfig, key: str | int, raw: Any) -> object:
         if is_refused(raw):
@@ -192,7 +195,7 @@ def public(cfg: DictConfig, decisive: bool = False) -> dict:
             except OmegaConfBaseException:
                 if not names:
                     raise
-                value = None  # a variable that is not set
+                value = None  # the variable is not set
         if names:
             secret = any(secrets.is_secret(name) for name in (str(key), *names))
             return secrets.reference(raw, value) if decisive and not secret else raw
@@ -236,21 +239,21 @@ NOT_OUTCOME_BELOW = {
 
 
 def identity(cfg: DictConfig) -> dict:
-    """What of `cfg` decides a run's outcome: all but where it writes, who watches, how fast it is, and in which files
-    its classes lie."""
-    kept = {k: v for k, v in public(cfg, decisive=True).items() if k not in NOT_OUTCOME}
+    """The part of `cfg` that determines a run's outcome: without output folders, trackers, options of speed, and the
+    modules of classes."""
+    values = {k: v for k, v in public(cfg, decisive=True).items() if k not in NOT_OUTCOME}
     for path, keys in NOT_OUTCOME_BELOW.items():
         *parents, group = path.split(".")
-        node = kept
+        node = values
         for parent in parents:
             node = node.get(parent) or {}
         if isinstance(node.get(group), dict):
             node[group] = {k: v for k, v in node[group].items() if k not in keys}
-    return class_names(kept)
+    return class_names(values)
 
 
 def differences(old: object, new: object, path: str = "") -> list[str]:
-    """`a.b was 1, now 2` for every leaf in which two nested values differ."""
+    """`a.b was 1, now 2` for every differing leaf of two nested values."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted(set(old) | set(new))
         return [d for n in names for d in differences(old.get(n), new.get(n), f"{path}.{n}" if path else n)]

@@ -1,4 +1,4 @@
-"""What to say of a disk that is full or read-only: which folder it is, what is free there, and what to set."""
+"""Error lines for a full or read-only disk: the folder, its free space, and the option to set."""
 
 import os
 import shutil
@@ -9,11 +9,11 @@ from omegaconf import DictConfig
 
 from near.common.files import READ_ONLY
 
-_folders: dict[str, Path] = {}  # those that the running job writes to, by the option that names them
+_folders: dict[str, Path] = {}  # option to the folder that the running job writes to
 
 
 def watch(cfg: DictConfig, output_dir: Path) -> None:
-    """Note where the job of `cfg` writes."""
+    """Record the folders that the job of `cfg` writes to."""
     _folders.clear()
     _folders["output_dir"] = Path(os.path.abspath(output_dir))
     for key in ("cache_dir", "export_dir"):
@@ -22,7 +22,7 @@ def watch(cfg: DictConfig, output_dir: Path) -> None:
 
 
 def full_line(error: OSError) -> str:
-    """The line for a disk without room."""
+    """The error line for a full disk."""
     path = Path(error.filename) if error.filename else _fullest()
     if path is None:
         return "no space left on the device of the output or cache folder; free some, run again"
@@ -31,7 +31,7 @@ def full_line(error: OSError) -> str:
 
 
 def read_only_line(error: OSError) -> str | None:
-    """The line for a file that can't be written because the cache is read-only; None for another one."""
+    """The error line for a file in a read-only cache; None for other files."""
     cache = _folders.get("cache_dir")
     if cache is None or error.errno not in READ_ONLY or not error.filename:
         return None
@@ -40,13 +40,13 @@ def read_only_line(error: OSError) -> str | None:
         return None
     part = path.relative_to(cache).parts[:1]
     return (
-        f"cache_dir={cache} is read-only and does not hold what this run needs ({'/'.join((*part, ''))} would be "
+        f"cache_dir={cache} is read-only and lacks data that this run needs ({'/'.join((*part, ''))} would be "
         "written); set cache_dir to a folder that can be written"
     )
 
 
 def _fullest() -> Path | None:
-    """Of the folders that the job writes to the one with the least room; None where they are not known."""
+    """The folder with the least free space that the job writes to; None if no folders are known."""
     folders = [*_folders.values(), Path(tempfile.gettempdir())] if _folders else []
     free = {folder: shutil.disk_usage(_existing(folder)).free for folder in folders}
     return min(free, key=free.get, default=None)
@@ -63,7 +63,7 @@ def _instead(path: Path) -> str:
 
 
 def _existing(path: Path) -> Path:
-    """`path`, or the nearest folder above it that is there."""
+    """`path`, or its nearest existing parent."""
     return next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
 
 

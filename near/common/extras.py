@@ -1,4 +1,4 @@
-"""The extras of the package (pyproject.toml): which one brings a module, and what to say where it is not installed."""
+"""The extras of the package (pyproject.toml): their modules, and the error if one is not installed."""
 
 import importlib.util
 from collections.abc import Iterable
@@ -27,22 +27,24 @@ EXTRAS = {
 
 
 def install(extra: str) -> str:
-    """The command that brings an extra. It holds for a wheel, a clone (`pip install -e .`) and the package index."""
+    """The command that installs an extra, for a wheel, a clone (`pip install -e .`) and the package index."""
     assert extra in EXTRAS, extra
     return f'pip install "near[{extra}]"'
 
 
 def missing_module(error: ModuleNotFoundError) -> str | None:
-    """The line for a module of an extra that was to be imported; None for any other."""
+    """The error line for a missing module of an extra; None for other modules."""
     top = (error.name or "").partition(".")[0]
     extra = next((extra for extra, modules in EXTRAS.items() if top in modules), None)
     return None if extra is None else f"{top} is not installed; {install(extra)}"
 
 
-def need(what: str, extra: str, modules: Iterable[str] = ()) -> None:
-    """UserError where `what` (a script, an option) needs an extra that is not installed. modules: those that have to be
-    there; by default all that the extra brings."""
+def need(subject: str, extra: str, modules: Iterable[str] = ()) -> None:
+    """UserError if `subject` (a script, an option) needs an extra that is not installed.
+
+    `modules`: those that are needed; by default all of the extra.
+    """
     absent = sorted(name for name in modules or EXTRAS[extra] if importlib.util.find_spec(name) is None)
     if absent:
         verb = "are" if len(absent) > 1 else "is"
-        raise UserError(f"{what}: {', '.join(absent)} {verb} not installed; {install(extra)}")
+        raise UserError(f"{subject}: {', '.join(absent)} {verb} not installed; {install(extra)}")

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written aside, then renamed."""
+"""Files that are complete or absent: written to a temporary name, then renamed."""
 
 import contextlib
 import errno
@@ -36,12 +36,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu", "numpy")
 
-TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(part|old)", re.DOTALL)  # the names that `aside` gives
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(part|old)", re.DOTALL)  # names that `aside` makes
 
 
 @contextlib.contextmanager
 def aside(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write a file to; it takes the place of `path` when the block ends well."""
+    """Yield a temporary path to write a file to; it replaces `path` when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path, "part")
@@ -57,8 +57,13 @@ def aside(path: str | Path) -> Iterator[Path]:
 def folder_aside(
     path: str | Path, replace: bool = False, remove: Callable[[Path], None] | None = None
 ) -> Iterator[Path]:
-    """Like `aside` for a folder. One that is there already goes (`replace`, by `remove` where that is given), or stays
-    and ours is dropped: another process was quicker. What killed processes left of the same folder goes first."""
+    """Like `aside` for a folder. Temporary folders of killed processes are removed first.
+
+    Args:
+        path: the folder.
+        replace: replace an existing folder; else it stays and the new one is dropped (another process was faster).
+        remove: removes the replaced folder; None: `discard`.
+    """
     path, remove = Path(path), remove or discard
     path.parent.mkdir(parents=True, exist_ok=True)
     discard_left(path, remove)
@@ -86,25 +91,27 @@ def _beside(path: Path, kind: str) -> Path:
 
 
 def _locked_folder(path: Path) -> tuple[Path, int]:
-    """A new folder beside `path`, and the descriptor that holds its lock: unlocked, it is a killed process's."""
+    """A new temporary folder beside `path`, and the descriptor of its lock (an unlocked one was left behind)."""
     while True:
         temporary = _beside(path, "part")
         temporary.mkdir()
         lock = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # a file system without locks: nobody takes the folder for left
+        with contextlib.suppress(
+            OSError
+        ):  # a file system without locks: no process can remove the folder as left behind
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if temporary.is_dir():
             return temporary, lock
-        os.close(lock)  # taken for left in the moment before it was locked
+        os.close(lock)  # another process removed it before it was locked
 
 
 def discard_left(path: Path, remove: Callable[[Path], None]) -> None:
-    """Remove temporary folders of `path` whose process is gone, what it had put away (`.old`) by `remove`."""
+    """Remove temporary folders of `path` whose process has ended; replaced folders (`.old`) by `remove`."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
         named = TEMPORARY.fullmatch(left.name)
         if named is None or named["name"] != path.name or left.is_symlink() or not left.is_dir():
             continue
-        with contextlib.suppress(OSError, UserError):  # in use, or not to be removed
+        with contextlib.suppress(OSError, UserError):  # in use, or not removable
             lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,7 +121,7 @@ def discard_left(path: Path, remove: Callable[[Path], None]) -> None:
 
 
 def discard(temporary: Path) -> None:
-    """Remove a temporary file or folder of ours, by its name; links in it are not followed."""
+    """Remove a temporary file or folder; links are not followed. Raises ValueError for any other name."""
     if TEMPORARY.fullmatch(temporary.name) is None:
         raise ValueError(f"{temporary} is not temporary")
     if temporary.is_symlink() or temporary.is_file():
@@ -123,16 +130,18 @@ def discard(temporary: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-SYSTEM = ("/proc", "/sys", "/dev")  # file systems whose files are none, but for memory disks in /dev
+SYSTEM = ("/proc", "/sys", "/dev")  # virtual file systems, except for memory disks in /dev
 KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 def special(path: str | os.PathLike) -> str | None:
-    """What `path` is, links followed, where it is neither a file nor a folder; None where it is, or nothing is there.
-    It is not opened: a FIFO would wait for ever, a device has no end."""
+    """The kind of `path` (links followed) if it is neither a file nor a folder; None if it is one, or is missing.
+
+    It is not opened: reading a FIFO may wait forever, a device may be endless.
+    """
     try:
         mode = os.stat(path).st_mode
-    except (OSError, ValueError):  # not there, or no path
+    except (OSError, ValueError):  # missing, or not a path
         if isinstance(path, str | os.PathLike) and os.path.islink(path):
             return f"a link to {os.readlink(path)}, which is not there"
         return None
@@ -144,39 +153,39 @@ def special(path: str | os.PathLike) -> str | None:
     return None if system is None or memory else f"a part of the system ({system})"
 
 
-def expanded_user(path: str | os.PathLike, what: str) -> Path:
-    """`path` with the home folder for its `~`; UserError where the named user has none."""
+def expanded_user(path: str | os.PathLike, option: str) -> Path:
+    """`path` with `~` expanded; UserError if that user has no home folder. `option`: the option of the path."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{what}={path}: no user of that name has a home folder here; write the folder out") from error
+        raise UserError(f"{option}={path}: no user of that name has a home folder here; give the full path") from error
 
 
-def refuse_special(path: str | os.PathLike, what: str | None = None) -> None:
-    """UserError for a path that is neither a file nor a folder. `what`: the option that names it."""
+def refuse_special(path: str | os.PathLike, option: str | None = None) -> None:
+    """UserError for a path that is neither a file nor a folder. `option`: the option of the path."""
     if kind := special(path):
-        named = f"{what}={path}" if what else str(path)
-        raise UserError(f"{named} is {kind}, no file and no folder; save what it gives to a file, and name that")
+        named = f"{option}={path}" if option else str(path)
+        raise UserError(f"{named} is {kind}, not a file or folder; save its content to a file and name that")
 
 
-def refuse_special_in(folder: str | os.PathLike, what: str | None = None) -> None:
-    """UserError for a folder that is none, or holds what is neither a file nor a folder."""
-    refuse_special(folder, what)
+def refuse_special_in(folder: str | os.PathLike, option: str | None = None) -> None:
+    """UserError for a folder that contains something other than files and folders. `option`: the option of the path."""
+    refuse_special(folder, option)
     for parent, _, names in os.walk(folder):
         for name in names:
             if kind := special(os.path.join(parent, name)):
-                named = f"{what}={folder}" if what else str(folder)
+                named = f"{option}={folder}" if option else str(folder)
                 inner = os.path.relpath(os.path.join(parent, name), folder)
                 raise UserError(f"{named} holds {inner}, {kind}, which can't be read; remove it")
 
 
 def cache_folder(cache_dir: str | Path, *parts: str) -> Path:
-    """The folder of `parts` in the cache, absolute; not made."""
+    """The absolute path of `parts` in the cache; it is not created."""
     return Path(cache_dir).expanduser().resolve().joinpath(*parts)
 
 
 def note_use(path: str | Path) -> None:
-    """Set the time of a file's last use, by which the cache is pruned; nothing where the cache is read-only."""
+    """Set the time of a file's last use, by which the cache is pruned; no effect in a read-only cache."""
     try:
         os.utime(path)
     except OSError as error:
@@ -185,7 +194,7 @@ def note_use(path: str | Path) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Numbers that are not finite become null: JSON has none, and other programs refuse Python's NaN."""
+    """Write a JSON file. Non-finite numbers become null: JSON has none, and other programs refuse Python's NaN."""
     with aside(path) as temporary:
         temporary.write_bytes(_encoded(_dumped(value, indent=2) + "\n"))
 
@@ -206,19 +215,19 @@ def _finite(value: object) -> object:
 
 
 def read_json(path: str | Path) -> dict:
-    """The object in a JSON file of ours; UserError where it is damaged."""
+    """The object in a JSON file; UserError if it is damaged."""
     refuse_special(path)
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged (it holds a {type(value).__name__}); delete it and run again")
+        raise UserError(f"{path} is damaged (it is a {type(value).__name__}, not an object); delete it and run again")
     return value
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """The objects in a file of one JSON object a line; UserError where it is damaged."""
+    """The objects in a file with one JSON object per line; UserError if it is damaged."""
     refuse_special(path)
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines would split at U+2028 in a text, too
@@ -226,12 +235,12 @@ def read_jsonl(path: str | Path) -> list[dict]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
     if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} is damaged (not an object a line); delete it and run again")
+        raise UserError(f"{path} is damaged (not one object per line); delete it and run again")
     return rows
 
 
 def read_yaml_list(path: str | Path) -> list:
-    """The list in a YAML file, such as Hydra's overrides; nothing where it is damaged or holds something else."""
+    """The list in a YAML file, such as Hydra's overrides; [] if it is damaged or not a list."""
     with contextlib.suppress(UserError):
         value = read_yaml(path)
         return value if isinstance(value, list) else []
@@ -239,11 +248,11 @@ def read_yaml_list(path: str | Path) -> list:
 
 
 LARGEST_YAML = 1 << 22  # bytes
-MOST_VALUES = 200_000  # of a YAML file whose aliases are written out
+MOST_VALUES = 200_000  # of a YAML file, aliases expanded
 
 
 def read_yaml(path: str | Path) -> object:
-    """The plain value in a YAML file; UserError where it is damaged, too large, or grows without end by aliases."""
+    """The plain value in a YAML file; UserError if it is damaged, too large, or its aliases expand to too much."""
     with reading(path, "it is damaged; move it away"):
         content = Path(path).read_bytes()
         if len(content) > LARGEST_YAML:
@@ -253,20 +262,20 @@ def read_yaml(path: str | Path) -> object:
         while todo:
             count += 1
             if count > MOST_VALUES:
-                raise UserError(f"{path} holds more than {MOST_VALUES} values, its aliases written out; move it away")
+                raise UserError(f"{path} has more than {MOST_VALUES} values with its aliases expanded; move it away")
             inner = todo.pop()
             todo += inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
     return value
 
 
 def read_whole(file, out: "np.ndarray") -> None:
-    """Fill the contiguous `out` from an unbuffered file; a file that ends before is an OSError."""
+    """Fill the contiguous array `out` from an unbuffered file; OSError if the file is too short."""
     view, done = memoryview(out).cast("B"), 0
     while done < len(view):
-        got = file.readinto(view[done:])
-        if not got:
+        count = file.readinto(view[done:])
+        if not count:
             raise OSError(f"{file.name} ended {len(view) - done} bytes too early")
-        done += got
+        done += count
 
 
 def write_npy(path: str | Path, array: "np.ndarray") -> None:
@@ -282,12 +291,12 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
 
 
 def _encoded(text: str) -> bytes:
-    """JSON as UTF-8; half of a surrogate pair, as in a file name that is not UTF-8, as JSON's own escape."""
+    """JSON as UTF-8. Lone surrogates (as in file names that are not UTF-8) become JSON escapes."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def digest(value: object) -> str:
-    """32 hex digits of SHA-256 over `value` as canonical JSON: the key of whatever depends on `value`."""
+    """32 hex digits of SHA-256 over `value` as canonical JSON: a cache key."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(_encoded(text)).hexdigest()[:32]
 
@@ -303,8 +312,10 @@ def file_digest(path: str | Path) -> str:
 
 
 def folder_digest(folder: str | Path, ignored: Iterable[str] = ()) -> str:
-    """32 hex digits over the names and contents of a folder's files: a model's revision. Hidden files and folders and
-    those that fit a pattern of `ignored` are left out."""
+    """32 hex digits of SHA-256 over names and contents of a folder's files, such as a model's.
+
+    Hidden files and folders, and those that match a pattern of `ignored`, are left out.
+    """
     folder = Path(folder)
     refuse_special_in(folder)
     names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
@@ -315,14 +326,14 @@ def folder_digest(folder: str | Path, ignored: Iterable[str] = ()) -> str:
     return _digest_of(folder.resolve(), versions)
 
 
-@functools.lru_cache(maxsize=64)  # a run asks for its base model's several times
+@functools.lru_cache(maxsize=64)  # a run needs the digest of its base model several times
 def _digest_of(folder: Path, versions: tuple[tuple, ...]) -> str:
-    """`versions`: of each file its name, and what changes with its content."""
+    """`versions`: for each file its name, and the metadata that changes with its content."""
     return digest([(name, file_digest(folder / name)) for name, *_ in versions])
 
 
 def provenance() -> dict:
-    """Versions, time and command: what every manifest says about how its artifact came to be."""
+    """Time, command and package versions, for manifests."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -334,8 +345,10 @@ def provenance() -> dict:
 
 @contextlib.contextmanager
 def naming_full_disk(folder: Path) -> Iterator[None]:
-    """An error inside that comes of a full disk becomes an OSError that names `folder`: the writers' own name no file,
-    and many don't say why they could not write."""
+    """Convert errors from a full disk into an OSError that names `folder`.
+
+    Errors of many writers name neither the file nor the reason.
+    """
     try:
         yield
     except Exception as error:
@@ -345,7 +358,7 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
 
 
 def raise_if_full(folder: Path, error: Exception | None = None) -> None:
-    """OSError that names `folder` where it has no room for another megabyte, or `error` says so."""
+    """OSError that names `folder` if it has no space for another megabyte, or if `error` is about a full disk."""
     full = getattr(error, "errno", None) in FULL or bool(error and NO_SPACE.search(str(error)))
     try:
         if not full:

@@ -1,8 +1,8 @@
-"""Configurations that lie in a folder: a run's config.yaml and .hydra/overrides.yaml, which anybody may have written.
+"""Untrusted configurations: a run folder's config.yaml and .hydra/overrides.yaml, which anybody may have written.
 
-They describe a run and decide nothing that executes. A value that would is replaced by a reference that raises
-UserError when it is read, with what to type instead; what nobody reads disturbs nobody. So are references of theirs, to
-the environment above all.
+They describe a run; they must not decide which code is executed. A value that would is replaced by a reference that
+raises UserError when it is read and says what to type instead; values that are never read do no harm. References in
+these files, above all to the environment, are replaced in the same way.
 """
 
 import functools
@@ -26,9 +26,9 @@ from near.common.signature import bases, class_definition
 log = logging.getLogger(__name__)
 
 MOST, DEEPEST = 100_000, 50  # values of a file, and levels of nesting
-REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # that is not escaped
+REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # an unescaped reference
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-# options that have code run or a key sent, and what they are where nobody typed them
+# options that run code or send a key, to the value they have unless typed
 INERT: dict[tuple[str, ...], object] = {
     ("trust_remote_code",): False,
     ("evaluation", "unsafe"): False,
@@ -47,7 +47,7 @@ class _Reader:
     def read(self) -> DictConfig:
         values = read_yaml(self.path)
         if not isinstance(values, dict):
-            raise ValueError(f"it holds a {type(values).__name__}")
+            raise ValueError(f"it is a {type(values).__name__}, not a mapping")
         count = iter(range(MOST))
         return OmegaConf.create(self._walked(values, (), count))
 
@@ -65,7 +65,9 @@ class _Reader:
         for name, inert in INERT.items():
             if at[-len(name) :] == name:
                 if value and inert is not None:
-                    log.info(printable(f"{self.path}: {key}={value} counts only where it is typed for this run", 300))
+                    log.info(
+                        printable(f"{self.path}: {key}={value} has no effect unless it is typed for this run", 300)
+                    )
                 return inert
         if at[-1] == "_target_" and isinstance(value, str):
             value = current(value)
@@ -79,21 +81,26 @@ class _Reader:
             )
         if isinstance(value, str) and REFERENCE.search(value) and (at, value) != (("cache_dir",), _default_cache()):
             fix = f"type {key}='{value}'" if self.retyped else "train with the value itself"
-            return self._refused(value, f"{key}={value} is a reference, and a folder's are not resolved; {fix}")
+            return self._refused(
+                value, f"{key}={value} is a reference, and references in a folder are not resolved; {fix}"
+            )
         return self._walked(value, at, count)
 
-    def _refused(self, value: object, why: str) -> str:
-        return refusal(str(value), printable(f"{self.path}: {why}", 500))
+    def _refused(self, value: object, reason: str) -> str:
+        return refusal(str(value), printable(f"{self.path}: {reason}", 500))
 
 
 def read_config(path: Path, allow: object = None, retyped: bool = False) -> DictConfig:
-    """The configuration of a run's folder at `path`, config.yaml.
+    """The configuration of a run.
 
     Args:
-        allow: `allow_targets`, a module's name or a list of them whose classes may be instantiated, too.
+        path: the run's config.yaml.
+        allow: `allow_targets`, the name of a module (or a list of names) whose classes may be instantiated, too.
         retyped: whether the keys can be typed for the running script.
 
-    Raises UserError where the file is damaged, OSError where it can't be read.
+    Raises:
+        UserError: the file is damaged.
+        OSError: the file can't be read.
     """
     try:
         return _Reader(path, allowed_modules(allow), retyped).read()
@@ -102,14 +109,13 @@ def read_config(path: Path, allow: object = None, retyped: bool = False) -> Dict
 
 
 def read_overrides(folder: Path) -> list[str]:
-    """The words that the run in `folder` was started with, as Hydra wrote them; none where it did not, or they are
-    damaged."""
+    """The overrides of the run in `folder`, as Hydra saved them; [] if they are missing or damaged."""
     return [str(word) for word in read_yaml_list(folder / ".hydra" / "overrides.yaml")]
 
 
-def allowed_modules(given: object) -> tuple[str, ...]:
-    """`allow_targets` as names of modules (or classes): one, or a list of them. UserError for anything else."""
-    names = given if isinstance(given, list | tuple | ListConfig) else [] if given is None else [given]
+def allowed_modules(value: object) -> tuple[str, ...]:
+    """`allow_targets` (the name of a module or class, a list, or None) as a tuple; UserError for anything else."""
+    names = value if isinstance(value, list | tuple | ListConfig) else [] if value is None else [value]
     if odd := [name for name in names if not isinstance(name, str) or not MODULE.fullmatch(name)]:
         raise UserError(f"allow_targets={odd[0]!r} is not the name of a module; write it like allow_targets=[mylab]")
     return tuple(names)
@@ -117,27 +123,29 @@ def allowed_modules(given: object) -> tuple[str, ...]:
 
 @functools.cache
 def _default_cache() -> str:
-    """The one reference of a run's configuration that is this package's own: to where caches are on this machine."""
+    """The one reference that is allowed in a run's configuration: this package's default of cache_dir."""
     return yaml.safe_load((CONF / "base.yaml").read_text(encoding="utf-8"))["cache_dir"]
 
 
 def _target_fault(target: object, place: tuple[str, ...], allow: tuple[str, ...]) -> str | None:
-    """What is wrong with instantiating `target` at `place`, the keys of its node; None where nothing is."""
+    """Why `target` must not be instantiated at `place`, the keys of its node; None if it may."""
     where = ".".join(place)
     if not isinstance(target, str) or not MODULE.fullmatch(target) or "." not in target:
         return f"{where}._target_={target} is not a dotted path to a class"
     if target in _known(place) or _of_room(target, place):
         return None
     if any(f"{target}.".startswith(f"{name}.") for name in allow):
-        found = class_definition(target)
-        if found is not None and any(f"{found[0]}.{found[1].name}.".startswith(f"{name}.") for name in allow):
+        definition = class_definition(target)
+        if definition is not None and any(
+            f"{definition[0]}.{definition[1].name}.".startswith(f"{name}.") for name in allow
+        ):
             return None
         return f"{where}._target_={target} is not a class that {target.rpartition('.')[0]} defines"
     return f"{where}._target_={target} is not a class of this package for {where or 'this place'}"
 
 
 def _group(place: tuple[str, ...]) -> str:
-    """What `place` takes: graders have names of the user's, and selectors may stand in a selector."""
+    """The group of classes for `place`: graders have arbitrary names, and selectors may be nested."""
     if place[-2:-1] == ("graders",):
         return "graders"
     whole = ".".join(place)
@@ -150,13 +158,13 @@ def _known(place: tuple[str, ...]) -> frozenset[str]:
 
 @functools.cache
 def _targets() -> dict[str, frozenset[str]]:
-    """The classes that the configurations in conf/ name, by the place where they stand."""
-    found: dict[str, set[str]] = {}
+    """The classes in conf/, by the place of their node."""
+    targets_at: dict[str, set[str]] = {}
 
     def walk(node: object, place: tuple[str, ...]) -> None:
         if isinstance(node, dict):
             if isinstance(node.get("_target_"), str):
-                found.setdefault("graders" if place[-2:-1] == ("graders",) else ".".join(place), set()).add(
+                targets_at.setdefault("graders" if place[-2:-1] == ("graders",) else ".".join(place), set()).add(
                     node["_target_"]
                 )
             for key, value in node.items():
@@ -168,16 +176,18 @@ def _targets() -> dict[str, frozenset[str]]:
             node = yaml.safe_load(text) or {}
             node.pop("hydra", None)
             walk(node, () if "# @package _global_" in text else parts)
-    return {place: frozenset(targets) for place, targets in found.items()}
+    return {place: frozenset(targets) for place, targets in targets_at.items()}
 
 
 def _of_room(target: str, place: tuple[str, ...]) -> bool:
-    """Whether `target` is a class of the room whose classes stand at `place`, and of their kind, such as
-    near.selection.selectors.x.Y that inherits from a class of near.selection.selectors.base."""
+    """Whether `target` is a class of the package for `place`, and inherits from its base module.
+
+    For example near.selection.selectors.x.Y with a base class in near.selection.selectors.base.
+    """
     module, _, name = target.rpartition(".")
     room = module.rpartition(".")[0]
     rooms = {known.rpartition(".")[0].rpartition(".")[0] for known in _known(place)}
     if name.startswith("_") or room not in rooms or not room.startswith("near."):
         return False
-    found = class_definition(target)
-    return found is not None and found[0] == module and any(base == f"{room}.base" for base in bases(target))
+    definition = class_definition(target)
+    return definition is not None and definition[0] == module and any(base == f"{room}.base" for base in bases(target))

@@ -1,4 +1,4 @@
-"""Texts to 16-byte keys, and look-ups among millions of them in little memory."""
+"""16-byte keys of texts, and memory-efficient look-ups among millions of keys."""
 
 import hashlib
 
@@ -12,10 +12,10 @@ def hashed(texts: list[str]) -> np.ndarray:
 
 
 class Sorted:
-    """Keys in order; equal ones form a run, its first member being the one that came first.
+    """Sorted keys; equal keys form a run, in their original order.
 
-    `order` int64 (n,): positions in the order of their keys; `begins` bool (n,): where a run begins in it. While it is
-    made it holds 36 bytes a key beside the two columns, afterwards 17 and the second column.
+    `order` int64 (n,): positions sorted by key; `begins` bool (n,): True where a run starts in `order`. Memory per key,
+    beside the two columns: 36 bytes during construction, afterwards 17 and the second column.
     """
 
     def __init__(self, high: np.ndarray, low: np.ndarray):
@@ -30,20 +30,20 @@ class Sorted:
             self.begins[start:stop] = changed | (lows[1:] != lows[:-1])
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """int64 (m,): for each of `keys`, uint64 (m, 2), the place in `order` where its run begins; -1: not there."""
+        """Look up `keys`, uint64 (m, 2): for each the index in `order` where its run starts, int64 (m,); -1: absent."""
         high, low = keys[:, 0], keys[:, 1]
         place = np.searchsorted(self._high, high)
-        found = np.full(len(keys), -1, dtype=np.int64)
+        positions = np.full(len(keys), -1, dtype=np.int64)
         open_ = np.flatnonzero(place < len(self._high))
-        while len(open_):  # more than one turn only where two texts share the first 8 bytes
+        while len(open_):  # more than one iteration only if different keys share the first 8 bytes
             at = place[open_]
             alike = self._high[at] == high[open_]
             equal = alike & (self._low[self.order[at]] == low[open_])
-            found[open_[equal]] = at[equal]
+            positions[open_[equal]] = at[equal]
             open_ = open_[alike & ~equal]
             place[open_] += 1
             open_ = open_[place[open_] < len(self._high)]
-        return found
+        return positions
 
 
 BLOCK = 1 << 16

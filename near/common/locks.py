@@ -1,4 +1,4 @@
-"""Locks between processes, on one machine or on several that share a file system: the kernel frees a dead process's."""
+"""Locks between processes, also of several machines with a shared file system. A process that dies frees its locks."""
 
 import contextlib
 import fcntl
@@ -12,13 +12,13 @@ from near.common.files import READ_ONLY, cache_folder
 
 
 class Lock:
-    """A lock that is held until `close`, or until the process ends. A forked child does not hold it."""
+    """A file lock until `close` or the end of the process. A forked child does not have it."""
 
-    _held: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+    _instances: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
     def __init__(self, file: int | None):
         self._file = file
-        Lock._held.add(self)
+        Lock._instances.add(self)
 
     def close(self) -> None:
         if self._file is not None:
@@ -26,7 +26,7 @@ class Lock:
             self._file = None
 
     def __bool__(self) -> bool:
-        """Whether it holds anybody off: nothing does where nothing can be written."""
+        """Whether it excludes other processes; False if the lock's file can't be created (read-only)."""
         return self._file is not None
 
     def write(self, content: bytes) -> None:
@@ -38,7 +38,7 @@ class Lock:
 
     @classmethod
     def _forked(cls) -> None:
-        for lock in list(cls._held):
+        for lock in list(cls._instances):
             lock.close()
 
 
@@ -46,59 +46,68 @@ os.register_at_fork(after_in_child=Lock._forked)
 
 
 def acquire(path: str | Path, shared: bool = False, wait: bool = True) -> Lock | None:
-    """The lock at `path`; None where another process holds it and `wait` is false. `shared` ones are held by several.
+    """Acquire the lock at `path`.
 
-    Raises UserError on a file system without locks.
+    Args:
+        path: the lock's file, created if missing.
+        shared: several processes may have a shared lock at once.
+        wait: wait for another process to free it.
+
+    Returns:
+        The lock; None if another process has it and `wait` is False.
+
+    Raises:
+        UserError: the file system does not support locks.
     """
     path = Path(path)
     flags = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:  # its folder was removed in this moment
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:  # its folder was just removed
             continue
         except OSError as error:
             if error.errno not in READ_ONLY:
                 raise
             try:  # another user's, or on a file system that is read-only
-                held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
-                return Lock(None)  # where nothing can be written there is nothing to wait for
+                return Lock(None)  # nothing can be written there, so there is nothing to wait for
         try:
-            fcntl.flock(held, flags)
-            if _same(held, path):
-                return Lock(held)
+            fcntl.flock(descriptor, flags)
+            if _same(descriptor, path):
+                return Lock(descriptor)
         except BlockingIOError:
-            os.close(held)
+            os.close(descriptor)
             return None
         except OSError as error:
-            os.close(held)
+            os.close(descriptor)
             raise UserError(
-                f"{path}: no locks on this file system ({error.strerror}); use a cache_dir that has them"
+                f"{path}: this file system does not support locks ({error.strerror}); set cache_dir to one that does"
             ) from error
-        os.close(held)  # whoever held it before removed the file: that lock is nobody's
+        os.close(descriptor)  # the previous owner removed the file, so this lock excludes nobody: try again
 
 
-def _same(held: int, path: Path) -> bool:
+def _same(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(held), os.stat(path))
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
 
 
 def lock_file(cache_dir: str | Path, key: str) -> Path:
-    """The lock of what the cache keeps under `key`."""
+    """The lock's file for the cached result `key`."""
     return cache_folder(cache_dir, "locks", key)
 
 
 @contextlib.contextmanager
 def locked(path: str | Path, remove: bool = False) -> Iterator[None]:
-    """Hold the lock at `path`, waiting for it; its file stays, or goes with it (`remove`)."""
-    held = acquire(path)
+    """Wait for the lock at `path` and keep it during the block. `remove`: remove its file at the end."""
+    lock = acquire(path)
     try:
         yield
     finally:
-        if remove and held:  # who waits for it sees that the file is gone, and makes another
+        if remove and lock:  # waiting processes notice that the file is gone and create it again
             Path(path).unlink(missing_ok=True)
-        held.close()
+        lock.close()

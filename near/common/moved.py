@@ -1,11 +1,11 @@
-"""Where this package's classes lie now, for configurations and runs that name them where they lay before.
+"""Old module paths of this package's classes, for earlier configurations and runs.
 
-A run is identified by the names of its classes and their arguments, never by the files they lie in.
+A run is identified by class names and arguments, never by modules.
 """
 
 from omegaconf import DictConfig, ListConfig
 
-# modules, or packages of them, and what they are called now; of several prefixes the longest counts
+# old modules or packages to new ones; the longest matching prefix counts
 MOVED: dict[str, str] = {
     "near.embedders": "near.embedding.embedders",
     "near.gradient_similarity": "near.selection.gradient_similarity",
@@ -26,7 +26,7 @@ MOVED: dict[str, str] = {
 
 
 def current(target: str) -> str:
-    """The dotted path under which the class `target` is found today.
+    """The current dotted path of class `target`.
 
     >>> current("mylab.selectors.Mine")
     'mylab.selectors.Mine'
@@ -38,7 +38,7 @@ def current(target: str) -> str:
 
 
 def update_targets(node: DictConfig | ListConfig) -> None:
-    """Name every class in `node` where it lies today, in place; references are left as they are."""
+    """Replace old class paths in `node`, in place; references are not resolved."""
     for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
         raw = node._get_node(key)
         if isinstance(raw, DictConfig | ListConfig):
@@ -49,8 +49,10 @@ def update_targets(node: DictConfig | ListConfig) -> None:
 
 
 def class_names(values: object) -> object:
-    """A copy of nested plain values in which a class of this package is known by its name alone; others keep their
-    paths, as two of one name may be different classes."""
+    """A copy of nested plain values with classes of this package as bare names.
+
+    Classes of other packages keep their paths, as two of the same name may differ.
+    """
     if isinstance(values, list):
         return [class_names(value) for value in values]
     if not isinstance(values, dict):

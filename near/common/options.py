@@ -4,7 +4,7 @@ from typing import TypedDict
 
 from near.common.bounds import Seed
 
-Group = dict  # a choice of a configuration group: options of a class, or none
+Group = dict  # the options of a configuration group's choice
 
 
 class Base(TypedDict):

@@ -1,7 +1,7 @@
-"""What of a folder is ours: nothing else is ever removed or replaced.
+"""Which files of a folder are ours: nothing else is ever removed or replaced.
 
-Every script lists the files it writes into a folder in `LIST` there, before it writes the first. Folders that were
-written before there were lists are known by what their files say.
+Every script lists the files that it writes into a folder in `LIST` there, before it writes the first. Folders from
+before there were lists are recognised by the content of their files.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from near.common.files import TEMPORARY, read_json, write_json
 log = logging.getLogger(__name__)
 
 LIST = ".near-files.json"
-ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # of an evaluation, beside metrics.json
+ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # files of an evaluation, beside metrics.json
 SUBSET = ("subset.npy", "subset.jsonl", "subset.parquet")
 MODEL = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 MODEL += ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_config.json", "adapter_model.safetensors")
@@ -29,7 +29,7 @@ CHECKPOINT = (*MODEL, "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.p
 CHECKPOINT += ("trainer_state.json", "files.json")
 CHECKPOINT += ("latest", "zero_to_fp32.py", "global_step*/*", "optimizer_*/*", "pytorch_model_fsdp_*/*")
 ROUNDS = ("[0-9]*.npy", "rounds.jsonl", "selected.npz")
-WRITES = {  # by script: patterns of what it writes into its output folder
+WRITES = {  # script to patterns of the files in its output folder
     "eval": ("metrics.json", *ANSWERS),
     "merge": ("merge.json",),
     "report": ("report.html",),
@@ -48,7 +48,7 @@ _PROVENANCE = {"created", "command", "versions"}  # see near.common.files.proven
 
 
 def claim(folder: Path, script: str) -> None:
-    """List what `script` writes into `folder`, before it does. UserError where a file of such a name is not ours."""
+    """List the files that `script` will write into `folder`; UserError if it would replace one that is not ours."""
     check(folder, script)
     listed = _listed(folder)
     if not set(WRITES[script]) <= set(listed):
@@ -56,69 +56,78 @@ def claim(folder: Path, script: str) -> None:
 
 
 def check(folder: Path, script: str) -> None:
-    """UserError where `script` would replace a file in `folder` that is not ours."""
+    """UserError if `script` would replace a file in `folder` that is not ours."""
     tops = {pattern.split("/")[0] for pattern in WRITES[script]}
-    wanted = [name for name in _files(folder, tops) if _fits(name, WRITES[script])]
-    if wanted:
-        _refuse(folder, wanted, _ours(folder))
+    written = [name for name in _files(folder, tops) if _fits(name, WRITES[script])]
+    if written:
+        _refuse(folder, written, _ours(folder))
 
 
 def check_notes(folder: Path) -> None:
-    """UserError where Hydra's notes in `folder`, which it replaces, are of another program."""
+    """UserError if .hydra/ in `folder`, which Hydra replaces, belongs to another program."""
     notes = folder / ".hydra" / "hydra.yaml"
-    if notes.is_file() and not (_says(notes, "near.app.jobs.Sweeps") or _says(notes, "near.jobs.Sweeps")):
-        raise UserError(f"{folder} holds a run of another program ({notes.name}); set another output_dir")
+    if notes.is_file() and not (_contains(notes, "near.app.jobs.Sweeps") or _contains(notes, "near.jobs.Sweeps")):
+        raise UserError(f"{folder} has a run of another program ({notes.name}); set another output_dir")
 
 
 def list_files(folder: Path, names: Iterable[str] | None = None, **more: object) -> None:
-    """Write the list of `folder`: `names` (patterns, relative to it), or all files that are in it now. `more`: what
-    else is to be known of them."""
+    """Write the list of `folder`.
+
+    Args:
+        folder: the folder.
+        names: patterns, relative to it; None: all files in it now.
+        more: further keys of the list.
+    """
     names = _files(folder) if names is None else names
     write_json(folder / LIST, {"schema_version": 1, "files": sorted({*names, LIST}), **more})
 
 
 def read_list(folder: Path) -> dict:
-    """What list_files wrote; empty where there is none."""
+    """The list of `folder`; {} if there is none."""
     path = folder / LIST
     return {} if path.is_symlink() or not path.is_file() else read_json(path)
 
 
 def removable(folder: Path, *names: str) -> list[str]:
-    """The files among and below `names` in `folder`; UserError where one is not ours."""
+    """The files among and below `names` in `folder`; UserError if one is not ours."""
     files = _files(folder, names)
     _refuse(folder, files, _ours(folder))
     return files
 
 
 def remove(folder: Path, *names: str) -> None:
-    """Remove files, and folders with all that is in them, from `folder`; UserError, and nothing removed, where
-    something is not ours. What isn't there is passed over."""
+    """Remove files and folders `names` from `folder`; missing ones are skipped.
+
+    Raises UserError, and removes nothing, if a file is not ours.
+    """
     _remove(folder, removable(folder, *names))
     for name in names:
         _remove_empty(folder / name)
 
 
 def remove_folder(folder: Path, ours: Collection[str] = ()) -> None:
-    """Remove `folder`; UserError, and nothing removed, where it holds a file that neither `ours` (patterns, relative to
-    it) nor its list names."""
+    """Remove `folder`. `ours`: patterns of files that are ours, beside its list.
+
+    Raises UserError, and removes nothing, if another file is in it.
+    """
     _remove(folder, removable_folder(folder, ours))
     _remove_empty(folder)
 
 
 def removable_folder(folder: Path, ours: Collection[str]) -> list[str]:
-    """The files in `folder`; UserError where remove_folder would raise one."""
+    """The files in `folder`; UserError if remove_folder would raise one."""
     files = _files(folder)
     _refuse(folder, files, (*ours, *_listed(folder)))
     return files
 
 
 def check_model(folder: Path) -> None:
-    """UserError where `folder` is not an export of merge.py alone."""
+    """UserError if `folder` has anything but an export of merge.py."""
     _refuse(folder, _files(folder), _exported(folder))
 
 
 def is_model(folder: Path) -> bool:
-    """Whether `folder` is an export of merge.py alone."""
+    """Whether `folder` has nothing but an export of merge.py."""
     try:
         check_model(folder)
     except UserError:
@@ -127,7 +136,7 @@ def is_model(folder: Path) -> bool:
 
 
 def remove_model(folder: Path) -> None:
-    """Remove an export of merge.py; UserError, and nothing removed, where `folder` is not that alone."""
+    """Remove an export of merge.py; UserError, and nothing removed, if `folder` has anything else."""
     check_model(folder)
     remove_folder(folder, _exported(folder))
 
@@ -135,14 +144,19 @@ def remove_model(folder: Path) -> None:
 def _exported(folder: Path) -> Collection[str]:
     if "merged" in read_list(folder):
         return _listed(folder)
-    if not (folder / LIST).exists() and _says(folder / "README.md", "\n- near\n"):  # from before there were lists
+    if not (folder / LIST).exists() and _contains(folder / "README.md", "\n- near\n"):  # from before there were lists
         return MODEL
     return ()
 
 
 def prune_checkpoints(folder: Path, limit: int | None, best: str | None = None) -> None:
-    """Keep the newest `limit` checkpoints in `folder` (None: all), the `best` one, and those that hold a file that is
-    not ours."""
+    """Remove old checkpoints.
+
+    Args:
+        folder: the folder of the checkpoints.
+        limit: the newest ones that stay; None: all.
+        best: a further one that stays. So do checkpoints with a file that is not ours.
+    """
     steps = {p: int(m[1]) for p in folder.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))}
     written = sorted(steps, key=lambda path: (path.stat().st_mtime_ns, steps[path]))
     for old in written[: -limit if limit else 0]:
@@ -151,7 +165,7 @@ def prune_checkpoints(folder: Path, limit: int | None, best: str | None = None) 
         try:
             remove_folder(old, CHECKPOINT)
         except UserError as error:
-            log.warning(f"kept {old}: {error}")
+            log.warning(f"not removed: {old}: {error}")
 
 
 def _ours(folder: Path) -> list[str]:
@@ -167,9 +181,11 @@ def _ours(folder: Path) -> list[str]:
         patterns += WRITES["merge"]
     if "metrics.json" in described:
         patterns += WRITES["eval"]
-    if rounds or "train_metrics.json" in described or _says(folder / "config.yaml", "\nsweep_name:"):
+    if rounds or "train_metrics.json" in described or _contains(folder / "config.yaml", "\nsweep_name:"):
         patterns += WRITES["train"]
-    if _says(folder / "report.html", '<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security'):
+    if _contains(
+        folder / "report.html", '<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security'
+    ):
         patterns += WRITES["report"]
     return patterns
 
@@ -186,8 +202,8 @@ def _keys(path: Path) -> set[str]:
     return set()
 
 
-def _says(path: Path, text: str) -> bool:
-    """Whether a file holds `text` near its beginning."""
+def _contains(path: Path, text: str) -> bool:
+    """Whether the first 64 KiB of a file contain `text`."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -195,7 +211,7 @@ def _says(path: Path, text: str) -> bool:
 
 
 def _fits(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a relative path fits one of `patterns`, part by part."""
+    """Whether a relative path matches one of `patterns`, part by part."""
     patterns, parts = list(patterns), name.split("/")
     if name in patterns:
         return True
@@ -204,8 +220,8 @@ def _fits(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _files(folder: Path, tops: Iterable[str] | None = None) -> list[str]:
-    """Relative paths of all that is no folder in `folder` (below `tops`, files and folders there), sorted. Links are
-    not followed."""
+    """Relative paths of everything but folders in `folder`, sorted; `tops`: only these and below. Links are not
+    followed."""
     roots = [folder] if tops is None else [folder / name for name in tops]
     return sorted(path.relative_to(folder).as_posix() for root in roots for path in _walk(root))
 
@@ -222,24 +238,24 @@ def _walk(path: Path) -> Iterator[Path]:
 def _refuse(folder: Path, names: Iterable[str], ours: Collection[str]) -> None:
     for name in names:
         path = folder / name
-        part = TEMPORARY.fullmatch(path.name)  # left by a process that was killed while it wrote the file
+        part = TEMPORARY.fullmatch(path.name)  # from a process that was killed while it wrote the file
         whole = name if part is None else f"{name.rpartition('/')[0]}/{part['name']}".lstrip("/")
         if path.is_symlink() or not (whole == LIST or _fits(whole, ours)):
-            what = "a link" if path.is_symlink() else "a file"
+            kind = "a link" if path.is_symlink() else "a file"
             raise UserError(
-                f"{folder} holds {name}, {what} that near did not write: nothing is removed or replaced; "
+                f"{folder} holds {name}, {kind} that near did not write: nothing is removed or replaced; "
                 "move it elsewhere or name another folder"
             )
 
 
 def _remove(folder: Path, names: Iterable[str]) -> None:
-    """One by one: what another process adds meanwhile stays."""
+    """Remove files one by one: files that another process adds meanwhile stay."""
     for name in names:
         (folder / name).unlink(missing_ok=True)
 
 
 def _remove_empty(folder: Path) -> None:
-    """Remove a folder in which there are only folders."""
+    """Remove a folder that contains only folders."""
     if folder.is_symlink() or not folder.is_dir():
         return
     for entry in folder.iterdir():

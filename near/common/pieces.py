@@ -1,4 +1,4 @@
-"""Numbered pieces of one work, done by however many processes there are: ranks, tasks of a cluster, other runs."""
+"""Numbered pieces of work that several processes share: ranks, tasks of a cluster, other runs."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -15,20 +15,26 @@ def share(
     work: Callable[[int], object],
     wait: bool = True,
 ) -> int:
-    """Do the pieces that nobody else does; how many this process did.
+    """Do the pieces that no other process does.
 
-    First those that are free; then (`wait`) those that another process had: the kernel frees the lock of a process that
-    dies, and the next one does its piece.
+    Free pieces come first. Then, with `wait`, those that other processes had locked: if one of them dies, its lock is
+    freed and another process does its piece.
 
     Args:
-        lock: the file that is locked while a piece is done; it is removed afterwards.
-        done: whether a piece is there and whole; asked again under its lock.
+        numbers: the pieces.
+        lock: the file that is locked while a piece is done, and removed afterwards.
+        done: whether a piece is complete; checked again under its lock.
+        work: does a piece.
+        wait: wait for pieces of other processes.
+
+    Returns:
+        How many pieces this process did.
     """
     numbers, count = list(numbers), 0
-    start = int(os.environ.get("RANK", "0")) * len(numbers) // world_size()  # ranks begin apart
+    start = int(os.environ.get("RANK", "0")) * len(numbers) // world_size()  # ranks start at different pieces
     for waiting in (False, True) if wait else (False,):
         for number in numbers[start:] + numbers[:start]:
-            if done(number) or (held := acquire(lock(number), wait=waiting)) is None:
+            if done(number) or (claim := acquire(lock(number), wait=waiting)) is None:
                 continue
             try:
                 if not done(number):
@@ -36,5 +42,5 @@ def share(
                     count += 1
             finally:
                 lock(number).unlink(missing_ok=True)
-                held.close()
+                claim.close()
     return count

@@ -1,4 +1,4 @@
-"""Which of several processes this one is, as torchrun tells through the environment."""
+"""Rank and number of processes, from torchrun's environment variables."""
 
 import os
 import site
@@ -8,8 +8,10 @@ ROOT = str(Path(__file__).resolve().parents[2])  # the repository, or the folder
 
 
 def python_path() -> str:
-    """PYTHONPATH for a process that is to find this package from any folder. site-packages is found anyway, and on
-    PYTHONPATH it would go before the standard library."""
+    """PYTHONPATH for a process that must find this package from any folder.
+
+    site-packages is left out: Python finds it anyway, and on PYTHONPATH it would precede the standard library.
+    """
     here = [] if ROOT in (*site.getsitepackages(), site.getusersitepackages()) else [ROOT]
     return os.pathsep.join(filter(None, [*here, os.environ.get("PYTHONPATH")]))
 
@@ -24,5 +26,5 @@ def is_main() -> bool:
 
 
 def rank_shown() -> str:
-    """`rank 1: ` before a line that is of one of several ranks; nothing where there is one process."""
+    """Prefix of log lines: `rank 1: ` if there are several processes, else ""."""
     return f"rank {os.environ['RANK']}: " if world_size() > 1 else ""

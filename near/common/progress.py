@@ -1,4 +1,4 @@
-"""A progress bar that one of several processes shows."""
+"""A progress bar; of several processes only the main one shows it."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,9 @@ from tqdm import tqdm
 
 from near.common.processes import is_main
 
-Progress = Callable[[int], object]
+Progress = Callable[[int], object]  # called with the rows that were searched since the last call
 
 
 def bar(total: int, doing: str, unit: str = "text") -> tqdm:
-    """A progress bar with the time left; quick work shows none, and of several processes one does."""
+    """A progress bar with the remaining time; work of less than a second shows none. `doing`: the label."""
     return tqdm(total=total, desc=doing, unit=unit, mininterval=1, delay=1, disable=not is_main())
-
-
-Progress = Callable[[int], object]  # told how many rows of the pool were searched since the last call

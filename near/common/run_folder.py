@@ -1,7 +1,7 @@
-"""The folder of a run: the names of its files, and the reading of them.
+"""The folder of a run: the names of its files, and functions that read them.
 
 config.yaml           the configuration as the run resolved it
-train_metrics.json    what training took; written when training ends
+train_metrics.json    time and memory of training; written when training ends
 metrics.json          the evaluation; written last, so that a run that has it is finished
 answers.jsonl         one evaluated row a line; base_answers.jsonl: the untrained model's
 rounds/rounds.jsonl   one round a line; rounds/NNN*.npy: its rows (near/training/rounds/record.py)
@@ -34,8 +34,11 @@ JOBS = ".jobs"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run of train.py or eval.py at `path`. A file that is missing reads as empty or None; one that is damaged is a
-    UserError that names it. Nothing is cached: a run that is still going changes its files."""
+    """A run of train.py or eval.py at `path`.
+
+    A missing file reads as empty or None; a damaged one raises UserError. Nothing is cached, because the files of an
+    active run change.
+    """
 
     path: Path
 
@@ -43,7 +46,7 @@ class RunFolder:
         return self.path / name
 
     def config(self, allow_targets: object = None, retyped: bool = False) -> DictConfig:
-        """config.yaml, with nothing in it that executes (near/common/foreign.py). OSError where there is none."""
+        """config.yaml, without values that execute code (near/common/foreign.py). OSError if it is missing."""
         return read_config(self / CONFIG, allow_targets, retyped)
 
     @property
@@ -62,7 +65,7 @@ class RunFolder:
 
     @property
     def failure(self) -> str | None:
-        """Why training ended early, as failed.json has it."""
+        """Why training ended early, from failed.json."""
         line = self._json(FAILED).get("error")
         return None if line is None else str(line)
 
@@ -84,7 +87,7 @@ class RunFolder:
         return round_file(self / ROUNDS, index, part)
 
     def round_ids(self, index: int, part: str = "") -> np.ndarray | None:
-        """That array: int64 (rows,), float32 (rows,) or int64 (draws,); None where the file is missing."""
+        """The array of round_file: int64 (rows,), float32 (rows,) or int64 (draws,); None if the file is missing."""
         path = self.round_file(index, part)
         if not path.is_file():
             return None
@@ -96,13 +99,13 @@ class RunFolder:
             ) from error
 
     def answers(self, base: bool = False) -> list[dict]:
-        """The evaluated rows of the target set, by row id. base: the untrained model's."""
+        """The lines of answers.jsonl for the target set, sorted by row id. base: the untrained model's."""
         lines = self._lines(BASE_ANSWERS if base else ANSWERS)
         return sorted((line for line in lines if line.get("set") == "target"), key=lambda line: line["row"])
 
     @property
     def overrides(self) -> list[str]:
-        """The overrides that the run was started with, as Hydra wrote them."""
+        """The overrides of the run, as Hydra saved them."""
         return read_overrides(self.path)
 
     @property
@@ -111,13 +114,13 @@ class RunFolder:
 
     @property
     def job(self) -> dict:
-        """The last state of a sweep's job; empty outside a sweep, and where its file is damaged."""
+        """The last state of a sweep's job; {} outside a sweep, or if its file is damaged."""
         with contextlib.suppress(UserError, OSError):
             return read_json(self.job_file)
         return {}
 
     def checkpoints(self) -> list[Path]:
-        """Checkpoint folders, newest first, whole or not."""
+        """Checkpoint folders, newest first, complete or not."""
         named = [(re.fullmatch(r"checkpoint-(\d+)", p.name), p) for p in (self / CHECKPOINTS).glob("checkpoint-*")]
         return [path for match, path in sorted(named, key=lambda x: -int(x[0][1]) if x[0] else 0) if match]
 
@@ -126,7 +129,7 @@ class RunFolder:
         return next(((kind, self / kind) for kind in (ADAPTER, MODEL) if (self / kind).is_dir()), None)
 
     def lock(self, cache_dir: str | Path) -> Path:
-        """The lock that a living process holds while it trains here."""
+        """The file that a process locks while it trains here."""
         return lock_file(cache_dir, f"run-{digest(str(self.path.resolve()))}")
 
     def _json(self, name: str) -> dict:

@@ -1,7 +1,7 @@
-"""Secrets, and what configurations read of the environment: neither is written into files, or shown.
+"""Keeps secrets and values of environment variables out of files and logs.
 
-A secret belongs into an environment variable; a configuration refers to it (`${oc.env:HF_TOKEN}`), and what is written
-of the configuration holds the reference.
+Put secrets into environment variables and refer to them in the configuration (`${oc.env:HF_TOKEN}`); what is written of
+the configuration contains the reference.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ SECRET = re.compile(
     r"|(api|access|secret|private|auth|account|signing|encryption|license|ssh|wandb|openai|swanlab|hf)_?keys?))$"
 )
 TOKEN = re.compile(r"(^|_|api|hub|hf|auth|access|bearer|refresh|session|bot)token$")
-# what `token` is part of a text by
+# names of tokens of text, which are no secrets
 OF_TEXT = re.compile(
     r"(^|_)(eos|bos|pad|unk|mask|sep|cls|image|video|audio|special|stop|end|start|begin|eot|eom|boi|eoi|next|first"
     r"|last|tool|think|system|user|assistant|added|new|skip|prompt|placeholder|per)_token$"
 )
-# keys that name columns, labels or sets of the user's, and the names that lead into a .json file
+# keys whose last part is the user's: columns, labels, sets, and paths into a .json file
 NAMES = re.compile(
     r"data\.((candidates|queries|eval|more_eval\.[^.]+)\.(key|(columns|filter|tags|path)\.[^.]+)|more_eval\.[^.]+)"
 )
@@ -51,16 +51,16 @@ QUERY = re.compile(
 # a key and its value in a text: `a.token=b`, `"token": "b"`, `{token: b}`
 VALUE = r"""((?!\$\{|\.\.\.|NAME|value\b|\*\*\*)[^\s'",;&{}\[\])]+)"""
 WRITTEN = re.compile(rf"""((?<![\w.-])[\w.-]*\w)(=['"]?|['"]\s*:\s*['"]?){VALUE}|(?<=[{{,])(\s*\w+)(\s*:\s*){VALUE}""")
-LEAST = 8  # characters of a value that is taken out of texts
+LEAST = 8  # characters; shorter values are not removed from texts
 
-PLAIN_REFERENCE = re.compile(r"""\$\{\s*oc\.env:\s*\w+\s*(,\s*(null|''|"")?\s*)?\}""")  # without a value of its own
+PLAIN_REFERENCE = re.compile(r"""\$\{\s*oc\.env:\s*\w+\s*(,\s*(null|''|"")?\s*)?\}""")  # without a default value
 
 _names: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("names", default=None)
-_read: dict[str, str] = {}  # variables that were referred to in this process
+_read: dict[str, str] = {}  # environment variables that this process resolved
 
 
 def environment(*args: object) -> object:
-    """OmegaConf's `oc.env`, which notes what is read."""
+    """OmegaConf's resolver `oc.env`; records the variables that are read."""
     name = str(args[0])
     if (names := _names.get()) is not None:
         names.add(name)
@@ -71,7 +71,7 @@ def environment(*args: object) -> object:
 
 @contextlib.contextmanager
 def watched() -> Iterator[set[str]]:
-    """Yield the names of the environment's variables that are referred to while the block runs."""
+    """Yield a set that collects the names of environment variables resolved in the block."""
     before, names = _names.get(), set()
     token = _names.set(names)
     try:
@@ -83,7 +83,7 @@ def watched() -> Iterator[set[str]]:
 
 
 def is_secret(key: str) -> bool:
-    """Whether the value of `key`, a dotted key or a variable's name, is a secret by that name."""
+    """Whether the name `key` (a dotted key or a variable) means that its value is a secret."""
     if NAMES.fullmatch(key):
         return False
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key.rpartition(".")[2])
@@ -92,14 +92,17 @@ def is_secret(key: str) -> bool:
 
 
 def has_secret(text: str) -> bool:
-    """Whether `text` holds a secret by its form."""
+    """Whether `text` contains something that has the form of a secret."""
     return any(form.search(text) for form in (FORMS, PASSWORD, QUERY))
 
 
 def faults(node: object, path: str = "", key: str = "") -> list[str]:
-    """Secrets that are written out in a configuration: they would end up in files and folder names.
+    """Error lines for literal secrets in a configuration, which would end up in files and folder names.
 
-    `node`: a configuration or plain values; `path`: its dotted key, `key`: the same without the places in lists.
+    Args:
+        node: a configuration or plain values.
+        path: its dotted key.
+        key: the same without list indices.
     """
     if OmegaConf.is_config(node):
         node = OmegaConf.to_container(node, resolve=False)
@@ -112,39 +115,42 @@ def faults(node: object, path: str = "", key: str = "") -> list[str]:
         return []
     text = PLAIN_REFERENCE.sub("", str(node))
     if PASSWORD.search(text) or QUERY.search(text):
-        return [f"{path} holds a password; put it into the environment, or leave it out of the address"]
+        return [f"{path} holds a password; put it into an environment variable, or remove it from the URL"]
     name = key.rpartition(".")[2]
     by_name = is_secret(key) and bool(text) and not re.match(r"\$\{(?!\s*oc\.env)|<|\[", text)
     if by_name or FORMS.search(text) or HEX.fullmatch(text) and not COMMIT.search(name):
-        return [f"{path} is a secret written out; put it into the environment: {path}='${{oc.env:NAME}}'"]
+        return [f"{path} is a literal secret; put it into an environment variable: {path}='${{oc.env:NAME}}'"]
     return []
 
 
 def check_words(words: Sequence[str]) -> None:
-    """UserError for the words of a command that write out a secret: before Hydra writes them into files."""
+    """UserError for a command with a literal secret, before Hydra writes the command to files."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    found = []
+    problems = []
     for word in words:
         key = word.lstrip("+~").partition("=")[0]
         if "=" in word and not word.startswith("-"):
-            with contextlib.suppress(HydraException):  # which Hydra tells better
+            with contextlib.suppress(HydraException):  # Hydra reports it better
                 override = OverridesParser.create().parse_override(word)
                 values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
                 name = override.key_or_group
-                found += dict.fromkeys(fault for value in values for fault in faults(value, name, name))
+                problems += dict.fromkeys(fault for value in values for fault in faults(value, name, name))
                 continue
         if has_secret(word):
             name = key if key != word else "the command"
-            found.append(f"{name} holds a secret; put it into the environment: '${{oc.env:NAME}}'")
-    if found:
-        raise UserError(scrub("; ".join(found)))
+            problems.append(f"{name} holds a secret; put it into an environment variable: '${{oc.env:NAME}}'")
+    if problems:
+        raise UserError(scrub("; ".join(problems)))
 
 
 def scrub(text: str) -> str:
-    """`text` for a terminal or a log, without secrets: by their form, by the key before them, and the values of
-    variables that hold one or that a configuration refers to."""
+    """`text` for a terminal or log with secrets masked.
+
+    Secrets are recognised by form, by the key before them, and as values of environment variables that are secret or
+    that the configuration refers to.
+    """
     for name, value in _values():
         text = text.replace(value, f"${{oc.env:{name}}}")
     text = QUERY.sub(r"\1***", PASSWORD.sub(r"\1***", FORMS.sub("***", text)))
@@ -152,8 +158,7 @@ def scrub(text: str) -> str:
 
 
 def without_values(node: object) -> object:
-    """Plain values for a file: texts in them that were read from the environment as references, with 12 digits of the
-    value's SHA-256."""
+    """Plain values for a file: values of environment variables become references with 12 hex digits of SHA-256."""
     if isinstance(node, dict):
         return {key: without_values(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
@@ -166,26 +171,28 @@ def without_values(node: object) -> object:
 
 
 def reference(raw: str, value: object) -> str:
-    """`raw`, and what tells one value of it from another."""
-    told = json.dumps(value, sort_keys=True, default=str).encode()
-    return f"{raw} ({hashlib.sha256(told).hexdigest()[:12]})"
+    """`raw` with 12 hex digits of the SHA-256 of its value."""
+    content = json.dumps(value, sort_keys=True, default=str).encode()
+    return f"{raw} ({hashlib.sha256(content).hexdigest()[:12]})"
 
 
-def _hidden(found: re.Match) -> str:
-    key, between = (found[1], found[2]) if found[1] else (found[4], found[5])
-    return f"{key}{between}***" if is_secret(key.strip()) else found[0]
+def _hidden(match: re.Match) -> str:
+    key, between = (match[1], match[2]) if match[1] else (match[4], match[5])
+    return f"{key}{between}***" if is_secret(key.strip()) else match[0]
 
 
 def _values() -> list[tuple[str, str]]:
-    """What is not shown of the environment, the longest first: variables named like secrets, and those that were
-    referred to but for the project's own."""
+    """Names and values of environment variables to mask, longest values first.
+
+    That is variables named like secrets, and those that were resolved, except for NEAR_*.
+    """
     known = {name: value for name, value in os.environ.items() if is_secret(name)}
     known |= {name: value for name, value in _read.items() if not name.startswith("NEAR_")}
     return sorted(((n, v) for n, v in known.items() if len(v) >= LEAST), key=lambda pair: -len(pair[1]))
 
 
 class Formatter(VisibleFormatter):
-    """Log lines without secrets, and without what steers a terminal."""
+    """Log formatter that masks secrets and escapes control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         return scrub(super().format(record))

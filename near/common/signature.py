@@ -1,8 +1,8 @@
-"""The keywords a class or function takes, read from its source without importing it.
+"""The parameters of a class or function, read from its source without importing it.
 
-Configurations name classes of torch, transformers and peft; importing those takes seconds, so that a mistyped option
-would be answered late. Reading the source takes milliseconds. What can't be read that way (a compiled module, a name
-made at run time) is imported and inspected instead.
+Configurations name classes of torch, transformers and peft. Importing those takes seconds, which would delay the error
+for a mistyped option; reading the source takes milliseconds. Names without readable source (a compiled module, a name
+made at run time) are imported and inspected instead.
 """
 
 import ast
@@ -28,18 +28,17 @@ class _Unreadable(Exception):
 
 
 class Parameter(NamedTuple):
-    """What the source says of a keyword. `default`: None where it has to be there; `module`: where the names that
-    `annotation` uses are known."""
+    """A parameter, as in the source."""
 
     annotation: ast.expr | None
-    default: ast.expr | None
-    module: str
+    default: ast.expr | None  # None: required
+    module: str  # the module whose names `annotation` uses
 
 
 def keywords(target: str) -> set[str] | None:
-    """Names that `target` ("package.module.Class") takes as keyword arguments; None where it takes any (**kwargs).
+    """Names of the parameters of `target` ("package.module.Class"); None if it accepts any (**kwargs).
 
-    Raises UserError when there is no such module or attribute.
+    Raises UserError if there is no such module or attribute.
     """
     known, more = parameters(target)
     return None if more else set(known)
@@ -47,7 +46,7 @@ def keywords(target: str) -> set[str] | None:
 
 @functools.lru_cache(maxsize=256)
 def parameters(target: str) -> tuple[dict[str, Parameter], bool]:
-    """The keywords that `target` names, and whether it takes others beside them. UserError as for `keywords`."""
+    """The parameters of `target` by name, and whether it has **kwargs. UserError as for `keywords`."""
     module, _, name = target.rpartition(".")
     if not module:
         raise UserError(f"_target_={target} is not a dotted path to a class")
@@ -58,7 +57,7 @@ def parameters(target: str) -> tuple[dict[str, Parameter], bool]:
 
 
 def definition(module: str, name: str) -> tuple[str, ast.AST] | None:
-    """The module and the node that define `name` as `module` knows it; None where its source can't be read."""
+    """The module and the node that define `name`, looked up in `module`; None if the source can't be read."""
     try:
         return _definition(module, name)
     except _Unreadable:
@@ -66,38 +65,40 @@ def definition(module: str, name: str) -> tuple[str, ast.AST] | None:
 
 
 def constant(node: ast.AST, module: str) -> object:
-    """The plain value of an expression of constants, arithmetic, and names of such as `module` knows them; ValueError
-    for any other."""
+    """The value of an expression of constants, arithmetic, and names of constants looked up in `module`.
+
+    Raises ValueError for any other expression.
+    """
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -constant(node.operand, module)
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         return OPERATORS[type(node.op)](constant(node.left, module), constant(node.right, module))
-    found = definition(module, ast.unparse(node)) if isinstance(node, ast.Name | ast.Attribute) else None
-    if found is None or (value := alias_of(found[1])) is None:
+    defined = definition(module, ast.unparse(node)) if isinstance(node, ast.Name | ast.Attribute) else None
+    if defined is None or (value := alias_of(defined[1])) is None:
         raise ValueError(f"{ast.unparse(node)} is not a constant")
-    return constant(value, found[0])
+    return constant(value, defined[0])
 
 
 def alias_of(node: ast.AST) -> ast.expr | None:
-    """What `Name = ...`, `Name: TypeAlias = ...` or `type Name = ...` gives a name to; None of a class or function."""
+    """The value of `Name = ...`, `Name: TypeAlias = ...` or `type Name = ...`; None for a class or function."""
     return getattr(node, "value", None)
 
 
 def attribute(target: str, name: str) -> object:
-    """The plain value that class `target`, or the first of its bases that has one, gives its attribute `name`; None
-    where it is computed, or can't be read without importing."""
+    """The constant value of the class attribute `name` of `target` or its bases; None if it is not a constant in the
+    source."""
     module, _, cls = target.rpartition(".")
     try:
         module, node = _definition(module, cls)
     except (_Unreadable, UserError):
         return None
     for item in getattr(node, "body", []):
-        places = (
+        targets = (
             item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
         )
-        if any(isinstance(place, ast.Name) and place.id == name for place in places):
+        if any(isinstance(target_node, ast.Name) and target_node.id == name for target_node in targets):
             return item.value.value if isinstance(item.value, ast.Constant) else None
         if isinstance(item, ast.FunctionDef) and item.name == name:
             return None
@@ -108,8 +109,10 @@ def attribute(target: str, name: str) -> object:
 
 
 def class_definition(target: str) -> tuple[str, ast.ClassDef] | None:
-    """The module that defines class `target`, and its definition; None where it is no class, or can't be read. Nothing
-    is imported, and no attribute of a module is followed but a class that it imports by name, under no condition."""
+    """The module and the node that define class `target`; None if it is not a class or can't be read.
+
+    Nothing is imported. Only `from module import name` is followed, and only outside `if` and `try`.
+    """
     module, _, name = target.rpartition(".")
     try:
         module, node = _definition(module, name, in_blocks=False)
@@ -119,23 +122,23 @@ def class_definition(target: str) -> tuple[str, ast.ClassDef] | None:
 
 
 def bases(target: str) -> set[str]:
-    """The modules of the classes that class `target` inherits from, as far as they can be read."""
-    found, (module, node) = set(), class_definition(target) or (None, None)
+    """The modules of all base classes of `target` that can be read."""
+    modules, (module, node) = set(), class_definition(target) or (None, None)
     for base in getattr(node, "bases", []):
         if isinstance(base, ast.Name) and (parent := class_definition(f"{module}.{base.id}")):
-            found |= {parent[0], *bases(f"{parent[0]}.{parent[1].name}")}
-    return found
+            modules |= {parent[0], *bases(f"{parent[0]}.{parent[1].name}")}
+    return modules
 
 
 def _inspected(target: str, module: str, name: str) -> tuple[dict[str, Parameter], bool]:
     try:
-        found = getattr(importlib.import_module(module), name)
+        inspected = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        why = missing_module(error) if isinstance(error, ModuleNotFoundError) else None
-        raise UserError(f"_target_={target} cannot be loaded: {why or error}") from error
+        reason = missing_module(error) if isinstance(error, ModuleNotFoundError) else None
+        raise UserError(f"_target_={target} cannot be loaded: {reason or error}") from error
     try:
-        parameters = inspect.signature(found).parameters.values()
-    except (TypeError, ValueError):  # compiled without a signature: it decides itself
+        parameters = inspect.signature(inspected).parameters.values()
+    except (TypeError, ValueError):  # compiled, without a signature: accept anything
         return {}, True
     named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     known = {p.name: Parameter(_annotation(p.annotation), _constant(p.default), module) for p in named}
@@ -143,17 +146,17 @@ def _inspected(target: str, module: str, name: str) -> tuple[dict[str, Parameter
 
 
 def _annotation(value: object) -> ast.expr | None:
-    """An annotation of a class that is already imported, as if it were read from source."""
+    """An annotation of an imported class, as a node."""
     if value is inspect.Parameter.empty:
         return None
     try:
         return ast.parse(inspect.formatannotation(value), mode="eval").body
-    except SyntaxError:  # such as an object's repr: it decides itself
+    except SyntaxError:  # such as an object's repr: accept anything
         return None
 
 
 def _constant(value: object) -> ast.expr | None:
-    """A default of a class that is already imported, as if it were read from source."""
+    """A default of an imported class, as a node."""
     if value is inspect.Parameter.empty:
         return None
     return ast.Constant(value if isinstance(value, bool | int | float | str) else None)
@@ -167,9 +170,9 @@ def _read(module: str, name: str) -> tuple[dict[str, Parameter], bool]:
         raise _Unreadable(name)
     init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if init is not None:
-        taken, more = _of_function(init, module)
-        taken.pop("self", None)
-        return taken, more
+        named, more = _of_function(init, module)
+        named.pop("self", None)
+        return named, more
     if any(isinstance(n, ast.FunctionDef) and n.name == "__new__" for n in node.body):
         raise _Unreadable(name)
     known: dict[str, Parameter] = {}
@@ -196,7 +199,7 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def _has_fields(node: ast.ClassDef, module: str) -> bool:
-    """Whether a class's annotations are its keywords: dataclasses and TypedDicts."""
+    """Whether the annotations of a class are its parameters: dataclasses and TypedDicts."""
     return _is_dataclass(node) or is_typed_dict(module, node)
 
 
@@ -209,7 +212,7 @@ def is_typed_dict(module: str, node: ast.AST) -> bool:
 
 
 def _fields(node: ast.ClassDef, module: str) -> dict[str, Parameter]:
-    """Fields of a dataclass that its __init__ takes, or of a TypedDict."""
+    """The fields of a TypedDict, or those of a dataclass that its __init__ has."""
     known, optional = {}, any(word.arg == "total" for word in node.keywords)  # a TypedDict's total=False
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
@@ -236,8 +239,11 @@ def _of_function(node: ast.FunctionDef, module: str) -> tuple[dict[str, Paramete
 
 
 def _definition(module: str, name: str, depth: int = 0, in_blocks: bool = True) -> tuple[str, ast.AST]:
-    """Follow `from x import name` from `module` to the module that defines `name`: a class, a function or an alias.
-    `x.name` is followed through the import of x. `in_blocks`: also what stands under an `if` or `try`."""
+    """The module and the node that define `name`: a class, a function or an alias.
+
+    `from x import name` is followed to x, and `x.name` through the import of x. `in_blocks`: search under `if` and
+    `try`, too.
+    """
     if depth > 8:
         raise _Unreadable(name)
     path, tree = _parsed(module)
@@ -271,13 +277,13 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _names(node: ast.stmt) -> list[str]:
-    """What a statement defines."""
+    """The names that a statement defines."""
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         return [node.name]
-    if getattr(node, "value", None) is None:  # no value, or none to look at
+    if getattr(node, "value", None) is None:  # no value to read
         return []
     target = getattr(node, "target", None) or getattr(node, "name", None)  # of `Name: TypeAlias = ...` and `type Name`
-    return [ast.unparse(place) for place in ([target] if target else getattr(node, "targets", []))]
+    return [ast.unparse(name) for name in ([target] if target else getattr(node, "targets", []))]
 
 
 def _absolute(module: str, path: Path, node: ast.ImportFrom) -> str:
@@ -290,7 +296,7 @@ def _absolute(module: str, path: Path, node: ast.ImportFrom) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _parsed(module: str) -> tuple[Path, ast.Module]:
-    """A module's file and syntax tree, found without importing its parents."""
+    """A module's file and syntax tree, without importing its parents."""
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)

@@ -1,4 +1,4 @@
-"""What a job of a multirun knows of the others: Hydra keeps the sweep as it was asked for in multirun.yaml."""
+"""The multirun of the running job, which Hydra saves in multirun.yaml."""
 
 import contextlib
 from pathlib import Path
@@ -18,15 +18,15 @@ def in_sweep() -> bool:
 
 
 def swept(key: str) -> list:
-    """All values that the running sweep gives `key`; none outside a sweep, or where it is not known."""
+    """All values of `key` in the running sweep; [] outside a sweep, or if they are unknown."""
     if not in_sweep():
         return []
     path = Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir, "multirun.yaml")
     with contextlib.suppress(OSError, ValueError, HydraException, OmegaConfBaseException):
-        asked: Any = OmegaConf.load(path).hydra
-        asked = OmegaConf.to_container(asked, resolve=False)
-        params = [f"{k}={v}" for k, v in (asked["sweeper"].get("params") or {}).items() if v is not None]
-        for override in reversed(OverridesParser.create().parse_overrides([*params, *asked["overrides"]["task"]])):
-            if override.key_or_group == key:  # what is typed comes after what a sweep's file says
+        config: Any = OmegaConf.load(path).hydra
+        config = OmegaConf.to_container(config, resolve=False)
+        params = [f"{k}={v}" for k, v in (config["sweeper"].get("params") or {}).items() if v is not None]
+        for override in reversed(OverridesParser.create().parse_overrides([*params, *config["overrides"]["task"]])):
+            if override.key_or_group == key:  # the last one counts: typed overrides follow those of a sweep's file
                 return list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
     return []

@@ -1,4 +1,4 @@
-"""How many threads or processes share work here, and that no matrix product starts further threads."""
+"""The number of threads or processes to use, and a limit for BLAS's threads."""
 
 import contextlib
 import os
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from threadpoolctl import threadpool_limits
 
-_limit_lock, _limits = threading.Lock(), []  # how many searches this process runs, and what they found set
+_limit_lock, _limits = threading.Lock(), []  # one entry per running search: the limiter of the first one
 
 
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Products on the calling thread alone, for all searches of this process; the last one puts back what was set."""
+    """Limit BLAS to the calling thread while any search of this process runs; the last one restores the setting."""
     with _limit_lock:
         _limits.append(threadpool_limits(1, user_api="blas") if not _limits else _limits[0])
     try:
@@ -25,6 +25,6 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def threads_to_use() -> int:
-    """As many as OMP_NUM_THREADS says, which torchrun sets for its ranks, else one for each core this process has."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
+    """OMP_NUM_THREADS (torchrun sets it for its ranks), else the number of cores available to this process."""
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    return int(setting) if setting.isdecimal() and int(setting) else len(os.sched_getaffinity(0))

@@ -1,8 +1,8 @@
 """Entries of a LLaMA-Factory dataset_info.json: `data.candidates.dataset_info=FILE data.candidates.path=NAME`.
 
-What an entry means is what LLaMA-Factory's data/parser.py, loader.py and converter.py make of it: with `columns`
-nothing is read that is not listed, without them only instruction, input and output, or conversations; with `tags` no
-role is known that is not listed; a place on a hub goes before file_name. What is there and can't be used is named.
+An entry is read as LLaMA-Factory's data/parser.py, loader.py and converter.py read it. With `columns` only the listed
+columns are read; without them only instruction, input and output, or conversations. With `tags` only the listed roles
+are known. A hub's data set takes precedence over file_name. Keys that are present but unused are logged.
 """
 
 import json
@@ -19,7 +19,7 @@ from near.data.sources.readers import Kind, kinds_shown
 
 log = logging.getLogger(__name__)
 
-# its column names, ours
+# per formatting: LLaMA-Factory's column names to ours
 BESIDE = {"system": "system", "tools": "tools"}
 COLUMNS = {
     "alpaca": {"prompt": "instruction", "query": "input", "response": "output", "history": "history", **BESIDE},
@@ -38,10 +38,17 @@ KEYS += ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_nam
 
 
 def from_dataset_info(source: DictConfig, where: str) -> list[DictConfig]:
-    """`source` with what its entry says, one for each entry where it names several (a limit is each one's own);
-    `source` itself where it names no dataset_info.
+    """One source per dataset_info entry that `source.path` names, with the entry's values filled in.
 
-    Raises UserError for a file or entry that is not there, and for an entry of a kind that is not supported.
+    Args:
+        source: a configuration such as `data.candidates`. Without `dataset_info` it is returned as it is.
+        where: its dotted key, for error messages.
+
+    Returns:
+        The sources in the order of `source.path`; each has the limit of `source`.
+
+    Raises:
+        UserError: the file or the entry does not exist, or the entry's kind is not supported.
     """
     if source.dataset_info is None:
         return [source]
@@ -54,26 +61,26 @@ def from_dataset_info(source: DictConfig, where: str) -> list[DictConfig]:
 
 
 def read_entries(file: Path, where: str) -> dict:
-    """The entries of a dataset_info.json by name; UserError where it can't be read."""
+    """The entries of a dataset_info.json by name; UserError if it can't be read."""
     refuse_special(file, where)
     try:
         entries = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{where}={file} can't be read ({one_line(error)})") from error
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise UserError(f"{where}={file} holds no entries by name")
+        raise UserError(f"{where}={file} is not an object with one entry per name")
     return entries
 
 
 def _entry(source: DictConfig, where: str, file: Path, entries: dict, name: str, labelled: bool) -> DictConfig:
     if name not in entries:
-        raise UserError(f"{where}.path={name} is no entry of {file}{did_you_mean(name, entries)}")
-    entry, what = entries[name], f"{where}: entry {name} of {file}"
-    form, named, tags = _form(entry, what)
+        raise UserError(f"{where}.path={name} is not an entry of {file}{did_you_mean(name, entries)}")
+    entry, prefix = entries[name], f"{where}: entry {name} of {file}"
+    form, named, tags = _form(entry, prefix)
     unused = [key for key in entry if key not in KEYS]
     unused += [f"columns.{key}" for key in named if key not in COLUMNS[form]]
     unused += [f"tags.{key}" for key in tags if key not in LISTED]
-    path, local = _path(entry, file, what)
+    path, local = _path(entry, file, prefix)
     if not local and source.get("key") is None:
         sample = {"num_samples": entry.get("num_samples")} if entry.get("num_samples") else None
         split, folder = entry.get("split") or "train", entry.get("folder")
@@ -83,9 +90,9 @@ def _entry(source: DictConfig, where: str, file: Path, entries: dict, name: str,
         sample = {"split": entry.get("split") if entry.get("split") != "train" else None}
         sample = {key: value for key, value in {**sample, "num_samples": entry.get("num_samples")}.items() if value}
     if unused:
-        log.info(f"{what}: not used: {', '.join(unused)}")
+        log.info(f"{prefix}: not used: {', '.join(unused)}")
     columns = {ours: named[theirs] for theirs, ours in COLUMNS[form].items() if named.get(theirs)}
-    said = {
+    values = {
         "path": path,
         "label": name if labelled or isinstance(path, list) else None,
         "name": None if local else entry.get("subset"),
@@ -98,72 +105,78 @@ def _entry(source: DictConfig, where: str, file: Path, entries: dict, name: str,
         "sample": sample or None,
     }
     typed = {key: value for key, value in (source.columns or {}).items() if value is not None}
-    return OmegaConf.merge({**source, "path": None, "columns": None}, said, {"columns": typed})
+    return OmegaConf.merge({**source, "path": None, "columns": None}, values, {"columns": typed})
 
 
-def _form(entry: Mapping, what: str) -> tuple[str, dict, dict]:
-    """An entry's formatting, columns and tags; UserError where it is of a kind that is not trained here."""
+def _form(entry: Mapping, prefix: str) -> tuple[str, dict, dict]:
+    """An entry's formatting, columns and tags; UserError if training does not support its kind."""
     form = entry.get("formatting") or "alpaca"
     if form not in COLUMNS:
-        raise UserError(f"{what}: formatting={form} is none of {', '.join(COLUMNS)}")
+        raise UserError(f"{prefix}: formatting={form} is none of {', '.join(COLUMNS)}")
     for key, kind, shown in (
         ("columns", dict, "an object"),
         ("tags", dict, "an object"),
         ("num_samples", int, "a number"),
     ):
         if entry.get(key) is not None and (not isinstance(entry[key], kind) or isinstance(entry[key], bool)):
-            raise UserError(f"{what}: {key} is of type {type(entry[key]).__name__}, not {shown}")
+            raise UserError(f"{prefix}: {key} is of type {type(entry[key]).__name__}, not {shown}")
     for key in ("split", "subset", "folder"):
         if entry.get(key) is not None and not isinstance(entry[key], str):
-            raise UserError(f"{what}: {key} is of type {type(entry[key]).__name__}, not text")
+            raise UserError(f"{prefix}: {key} is of type {type(entry[key]).__name__}, not text")
     if entry.get("num_samples") is not None and entry["num_samples"] < 1:
-        raise UserError(f"{what}: num_samples={entry['num_samples']} is less than one row")
+        raise UserError(f"{prefix}: num_samples={entry['num_samples']} is less than one row")
     named, tags = entry.get("columns") or {}, entry.get("tags") or {}
     for part, values in (("columns", named), ("tags", tags)):
         for key, value in values.items():
             if value is not None and not isinstance(value, str):
-                raise UserError(f"{what}: {part}.{key} is of type {type(value).__name__}, not text")
+                raise UserError(f"{prefix}: {part}.{key} is of type {type(value).__name__}, not text")
     if entry.get("ranking"):
-        raise UserError(f"{what}: ranking=true is preference data (chosen and rejected answers), not trained here")
+        raise UserError(f"{prefix}: ranking=true is preference data (chosen and rejected answers), not trained here")
     if named.get("kto_tag"):
-        raise UserError(f"{what}: columns.kto_tag is preference data, not trained here")
+        raise UserError(f"{prefix}: columns.kto_tag is preference data, not trained here")
     if media := [key for key in MEDIA if named.get(key)]:
-        raise UserError(f"{what}: columns.{media[0]} is multimodal data; only text is trained here")
+        raise UserError(f"{prefix}: columns.{media[0]} is multimodal data; only text is trained here")
     prompts = ("prompt", "query") if form == "alpaca" else ("messages",)
     if "columns" in entry and not any(named.get(key) for key in prompts):
         listed = f"lists {', '.join(named)}" if named else "lists nothing"
-        raise UserError(f"{what}: columns {listed}, and with it no prompt; add {' or '.join(prompts)}")
+        raise UserError(f"{prefix}: columns {listed}, but no prompt; add {' or '.join(prompts)}")
     return form, named, tags
 
 
-def _path(entry: Mapping, file: Path, what: str) -> tuple[str | list[str], bool]:
-    """What an entry names, in LLaMA-Factory's order, and whether it is here: a hub's data set, a file, the files of a
-    folder."""
+def _path(entry: Mapping, file: Path, prefix: str) -> tuple[str | list[str], bool]:
+    """The data that an entry names, in LLaMA-Factory's order of precedence, and whether it is local.
+
+    That is the id of a hub's data set, a file, or the files of a folder.
+    """
     for key in ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name"):
         if key in entry and not (isinstance(entry[key], str) and entry[key]):
-            raise UserError(f"{what}: {key}={entry[key]!r} is not a text")
+            raise UserError(f"{prefix}: {key}={entry[key]!r} is not a text")
     if "hf_hub_url" in entry:
         return entry["hf_hub_url"], False
     for key, place in (("ms_hub_url", "ModelScope"), ("om_hub_url", "Openmind")):
         if key in entry:
-            raise UserError(f"{what}: {key}={entry[key]} is on {place}, which is not read; load it and set file_name")
+            raise UserError(
+                f"{prefix}: {key}={entry[key]} is on {place}, which is not supported; download it and set file_name"
+            )
     if "script_url" in entry:
-        raise UserError(f"{what}: script_url={entry['script_url']} is a program that loads data; set file_name instead")
+        raise UserError(
+            f"{prefix}: script_url={entry['script_url']} is a program that loads data; set file_name instead"
+        )
     if "cloud_file_name" in entry:
         raise UserError(
-            f"{what}: cloud_file_name={entry['cloud_file_name']} is in a cloud's store; load it, set file_name"
+            f"{prefix}: cloud_file_name={entry['cloud_file_name']} is in cloud storage; download it and set file_name"
         )
     if "file_name" not in entry:
-        raise UserError(f"{what} names no data: no file_name and no hf_hub_url")
+        raise UserError(f"{prefix} names no data: no file_name and no hf_hub_url")
     path = file.parent / entry["file_name"]
     if not path.is_dir() or any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return str(path), True
     files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
     read = [str(p) for p in files if Kind.of(p.name)]
     if not read:
-        raise UserError(f"{what}: the folder {path} holds no file that is read; files can be {kinds_shown()}")
+        raise UserError(f"{prefix}: the folder {path} has no supported file; files can be {kinds_shown()}")
     if len({Kind.of(p).ending.replace("jsonl", "json") for p in read}) > 1:
-        raise UserError(f"{what}: the files in the folder {path} are of several kinds; keep those of one in it")
+        raise UserError(f"{prefix}: {path} has files of several kinds; keep files of one kind")
     if len(read) < len(files):
-        log.info(f"{what}: not read: {', '.join(p.name for p in files if str(p) not in read)}")
+        log.info(f"{prefix}: not read: {', '.join(p.name for p in files if str(p) not in read)}")
     return read, True

@@ -1,14 +1,14 @@
-"""Which rows of a source are wanted: data.candidates.filter={column: condition}.
+"""Conditions that select rows of a source: data.candidates.filter={column: condition}.
 
 A condition is a value, a comparison, a range or a list:
 
-    2019, en, true, null            equal to it; a number also where the column holds it as text, as CSV does
-    ">0.5", ">=2019", "<3", "!=en"  a comparison: by number where it names one, else by text ("=x": equal to the text x,
-                                    whatever it looks like); several all hold: ">0.2 <0.8"
-    "0.2..0.8", "2019..", "..3"     a range of numbers, both ends in it
-    [a, b, "5..6"]                  any of these; comparisons in a list all hold beside it: ["!=a", "!=b"]
+    2019, en, true, null            equal to it; a number also equals its text, as in CSV files
+    ">0.5", ">=2019", "<3", "!=en"  a comparison: by number if it names one, else by text ("=x": equal to the text x,
+                                    whatever x looks like); several must all be true: ">0.2 <0.8"
+    "0.2..0.8", "2019..", "..3"     a range of numbers, ends included
+    [a, b, "5..6"]                  any of these; comparisons in a list must all be true, too: ["!=a", "!=b"]
 
-Every column's condition has to hold. A value that can't be compared with the condition's number passes none but "!=".
+The conditions of all columns must be true. A value that can't be compared with the condition's number passes only "!=".
 """
 
 import datetime
@@ -27,25 +27,29 @@ _COMPARISON = re.compile(r"\s*(>=|<=|!=|>|<|=)(.*)", re.DOTALL)
 _SEVERAL = re.compile(rf"(?:\s*(?:>=|<=|!=|>|<)\s*{NUMBER}(?=\s|$|[<>!])){{2,}}\s*")
 _ONE = re.compile(rf"(>=|<=|!=|>|<)\s*({NUMBER})")
 _RANGE = re.compile(rf"\s*({NUMBER})?\s*\.\.\s*({NUMBER})?\s*")
-SHOWN = 10  # distinct values of a column that are remembered
+SHOWN = 10  # distinct values of a column that are stored for error messages
 
 
 class Filter:
-    """The conditions of one source; `values`: some of the values that its columns have, by column."""
+    """The conditions of one source. `values`: up to SHOWN distinct values of each filtered column."""
 
     def __init__(self, conditions: Mapping[str, object], where: str):
-        """where: the filter's key, for faults. Raises UserError for a condition that can't be read."""
-        self.tests = {str(column): _test(wanted, f"{where}.{column}") for column, wanted in conditions.items()}
+        """where: the filter's key, for error messages. Raises UserError for a condition that can't be parsed."""
+        self.tests = {str(column): _test(condition, f"{where}.{column}") for column, condition in conditions.items()}
         self.values: dict[str, list] = {column: [] for column in self.tests}
 
     def check(self, columns: list[str], where: str) -> None:
-        """UserError for a column that is not there."""
+        """UserError if a filtered column is not one of `columns`."""
         for column in self.tests:
             if column not in columns:
-                there = f"its columns: {', '.join(map(str, columns)) or 'none'}"
-                raise UserError(f"{where}: no column '{column}'; {there}{did_you_mean(column, map(str, columns))}")
+                names = list(map(str, columns))
+                raise UserError(
+                    f"{where}: no column '{column}'; its columns: {', '.join(names) or 'none'}"
+                    f"{did_you_mean(column, names)}"
+                )
 
     def passes(self, raw: Mapping) -> bool:
+        """Whether all conditions are true for a raw row."""
         passed = True
         for column, test in self.tests.items():
             value, values = raw.get(column), self.values[column]
@@ -55,9 +59,9 @@ class Filter:
         return passed
 
 
-def _test(wanted: object, where: str) -> Test:
-    if isinstance(wanted, list):
-        tests = [(_test(one, where), isinstance(one, str) and bool(_COMPARISON.fullmatch(one))) for one in wanted]
+def _test(condition: object, where: str) -> Test:
+    if isinstance(condition, list):
+        tests = [(_test(one, where), isinstance(one, str) and bool(_COMPARISON.fullmatch(one))) for one in condition]
         anyone = [test for test, compares in tests if not compares]
         every = [test for test, compares in tests if compares]
 
@@ -67,26 +71,26 @@ def _test(wanted: object, where: str) -> Test:
             return any(test(value) for test in anyone) if anyone else bool(every)
 
         return listed
-    if isinstance(wanted, Mapping):
+    if isinstance(condition, Mapping):
         raise UserError(f'{where}: a condition is a value, a text such as ">0.5" or "1..3", or a list of these')
-    if not isinstance(wanted, str):
-        return lambda value: _equal(value, wanted)
-    if _SEVERAL.fullmatch(wanted):
-        parts = [_compared(sign, number, where) for sign, number in _ONE.findall(wanted)]
+    if not isinstance(condition, str):
+        return lambda value: _equal(value, condition)
+    if _SEVERAL.fullmatch(condition):
+        parts = [_compared(sign, number, where) for sign, number in _ONE.findall(condition)]
         return lambda value: all(test(value) for test in parts)
-    if found := _COMPARISON.fullmatch(wanted):
-        return _compared(found[1], found[2].strip(), where)
-    found = _RANGE.fullmatch(wanted)
-    if found and (found[1] or found[2]):
-        low, high = (_number(text) for text in found.groups())
+    if match := _COMPARISON.fullmatch(condition):
+        return _compared(match[1], match[2].strip(), where)
+    match = _RANGE.fullmatch(condition)
+    if match and (match[1] or match[2]):
+        low, high = (_number(text) for text in match.groups())
         if low is not None and high is not None and low > high:
-            raise UserError(f"{where}={wanted}: the range is empty; write {found[2]}..{found[1]}")
+            raise UserError(f"{where}={condition}: the range is empty; write {match[2]}..{match[1]}")
         return lambda value: (
             (number := _number(value)) is not None
             and (low is None or number >= low)
             and (high is None or number <= high)
         )
-    return lambda value: _equal(value, wanted)
+    return lambda value: _equal(value, condition)
 
 
 def _compared(sign: str, operand: str, where: str) -> Test:
@@ -117,22 +121,22 @@ def _compared(sign: str, operand: str, where: str) -> Test:
     return test
 
 
-def _equal(value: object, wanted: object) -> bool:
-    if isinstance(wanted, int | float) and not isinstance(wanted, bool):
-        return not isinstance(value, bool) and _number(value) == wanted
-    if isinstance(wanted, str) and isinstance(value, int | float | decimal.Decimal) and not isinstance(value, bool):
-        return _number(value) == _number(wanted) is not None
-    if isinstance(wanted, bool) and isinstance(value, str):
-        return value.strip().lower() == str(wanted).lower()
-    if isinstance(value, datetime.date | datetime.time) and isinstance(wanted, str):
-        return value.isoformat() == wanted
-    if isinstance(wanted, bool) != isinstance(value, bool):
+def _equal(value: object, expected: object) -> bool:
+    if isinstance(expected, int | float) and not isinstance(expected, bool):
+        return not isinstance(value, bool) and _number(value) == expected
+    if isinstance(expected, str) and isinstance(value, int | float | decimal.Decimal) and not isinstance(value, bool):
+        return _number(value) == _number(expected) is not None
+    if isinstance(expected, bool) and isinstance(value, str):
+        return value.strip().lower() == str(expected).lower()
+    if isinstance(value, datetime.date | datetime.time) and isinstance(expected, str):
+        return value.isoformat() == expected
+    if isinstance(expected, bool) != isinstance(value, bool):
         return False
-    return bool(np.all(value == wanted)) if isinstance(value, np.ndarray) else value == wanted
+    return bool(np.all(value == expected)) if isinstance(value, np.ndarray) else value == expected
 
 
 def _number(value: object) -> int | float | None:
-    """A number, or a text that writes one; None for anything else, and for NaN."""
+    """`value` as a number if it is one or is the text of one; None for anything else, and for NaN."""
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, str):

@@ -1,46 +1,49 @@
-"""Rows of a pool that ask what a query or an eval row asks, compared by what is said and not by bytes.
+"""Leakage: rows of a pool whose prompt is that of a query or an eval row, compared after normalisation.
 
-Only user turns count, as near/data/row_keys.py normalises them; not the system text, not the answers. A row is a leak
-of a query
+Only user turns count, as near/data/row_keys.py normalises them; system text and answers do not. A row is a leak of a
+query
 
-    whose user turns together are the row's user turns together, however they are split,
-    whose user turns all stand in the row, one right after another, or
-    whose last user turn is all that the row asks.
+    whose joined user turns equal the row's joined user turns, however they are split,
+    whose user turns all occur in the row consecutively, or
+    whose last user turn is the row's whole prompt.
 
-A row of several turns that shares no more than the last of a query's several turns ("Go on.") is no leak. How many
-there are is said.
+A row of several turns that shares only the last of a query's several turns ("Go on.") is no leak. The number of such
+rows is logged.
 """
 
 import numpy as np
 
 from near.common.keys import Sorted
-from near.data.row_keys import asked_turns, prompt_key, text_key
+from near.data.row_keys import normalised_turns, prompt_key, text_key
 from near.data.rows import Rows
 
 
 def leaks(pool: Rows, held_out: Rows) -> tuple[np.ndarray, int]:
-    """(n,) bool: the rows of `pool` that ask what a usable row of `held_out` asks; and how many others share no more
-    than the last turn of one."""
-    asked = [asked_turns(chat) for chat in held_out.chats(np.flatnonzero(held_out.usable()))]
-    found = np.zeros(len(pool), dtype=bool)
-    whole = _sorted([prompt_key(turns) for turns in asked] + [text_key(turns[-1]) for turns in asked])
+    """Rows of `pool` that leak a usable row of `held_out`.
+
+    Returns:
+        leaked bool (n_pool,); and how many other rows share only the last turn of a held-out row.
+    """
+    queries = [normalised_turns(chat) for chat in held_out.chats(np.flatnonzero(held_out.usable()))]
+    leaked = np.zeros(len(pool), dtype=bool)
+    whole = _sorted([prompt_key(turns) for turns in queries] + [text_key(turns[-1]) for turns in queries])
     for start, keys in pool.keys("prompt_key"):
-        found[start : start + len(keys)] = whole.find(keys) >= 0
+        leaked[start : start + len(keys)] = whole.find(keys) >= 0
     by_last: dict[str, set[tuple[str, ...]]] = {}
-    for turns in asked:
+    for turns in queries:
         by_last.setdefault(turns[-1], set()).add(tuple(turns))
     last, shared = _sorted([text_key(turn) for turn in by_last]), 0
     for rows, keys in pool.turns():
         near = np.unique(rows[last.find(keys) >= 0])
-        near = near[~found[near]]
+        near = near[~leaked[near]]
         for row, chat in zip(near, pool.chats(near), strict=True):
-            found[row] = _follows(asked_turns(chat), by_last)
-        shared += int((~found[near]).sum())
-    return found, shared
+            leaked[row] = _follows(normalised_turns(chat), by_last)
+        shared += int((~leaked[near]).sum())
+    return leaked, shared
 
 
 def _follows(turns: list[str], by_last: dict[str, set[tuple[str, ...]]]) -> bool:
-    """Whether all turns of a query stand in `turns`, one right after another."""
+    """Whether all turns of a query occur in `turns` consecutively."""
     for end, turn in enumerate(turns, start=1):
         if any(turns[max(0, end - len(query)) : end] == list(query) for query in by_last.get(turn, ())):
             return True

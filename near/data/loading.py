@@ -1,7 +1,7 @@
-"""Sources of examples: read once into a memory-mapped table of canonical rows, each keeping its id.
+"""Loading of data sources: each is read once into a table of canonical rows with stable ids.
 
-A row's id is its position in the source as loaded. A faulty row stays in its place with its `fault` told, so that ids
-never shift; it is simply not eligible. The table lives in the cache under a key of the source's content.
+A row's id is its position in the source. A faulty row stays in its position with the reason in `fault`, so that ids
+never shift; it is not eligible. The table is cached under a key of the source's content.
 """
 
 import logging
@@ -19,7 +19,7 @@ from near.common.errors import UserError
 from near.common.files import cache_folder, digest, read_json, write_json
 from near.common.processes import is_main
 from near.data.dataset_info import from_dataset_info
-from near.data.reading import Reading, said_of
+from near.data.reading import Reading, log_lines
 from near.data.rows import Rows
 from near.data.sampling import sampled
 from near.data.sources.sources import Opened, open_sources
@@ -27,67 +27,74 @@ from near.data.table import FILTERED, Table
 
 log = logging.getLogger(__name__)
 
-_SAID: set[str] = set()  # what was said of sources: a run loads some of them several times
+_logged: set[str] = set()  # lines about sources, each logged once: a run loads some sources several times
 
 
-def given(cfg: DictConfig, part: str) -> bool:
-    """Whether `data.<part>` names a path."""
+def is_set(cfg: DictConfig, part: str) -> bool:
+    """Whether `data.<part>.path` is set."""
     return cfg[part] is not None and cfg[part].path is not None
 
 
 def more_sets(cfg: DictConfig) -> dict[str, str]:
-    """The sets of `data.more_eval` by name, each as the part that `load` takes."""
+    """The sets of `data.more_eval`: names to parts that `load` accepts."""
     return {name: f"more_eval.{name}" for name in cfg.get("more_eval") or {}}
 
 
 def _source(cfg: DictConfig, part: str) -> DictConfig:
-    """What `data.<part>` says of its source. A further set names a path alone, or what differs from the defaults."""
+    """The configuration of `data.<part>`. A set of more_eval is a path, or values that differ from the defaults."""
     if not part.startswith("more_eval."):
         return cfg[part]
-    told = cfg.more_eval[part.removeprefix("more_eval.")]
-    told = told if isinstance(told, DictConfig) else {"path": told}
-    return OmegaConf.merge(OmegaConf.load(CONF / "data" / "source" / "default.yaml"), told)
+    values = cfg.more_eval[part.removeprefix("more_eval.")]
+    values = values if isinstance(values, DictConfig) else {"path": values}
+    return OmegaConf.merge(OmegaConf.load(CONF / "data" / "source" / "default.yaml"), values)
 
 
 def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Rows:
-    """Load `data.<part>` (candidates, queries, eval or a set of more_eval). `answer`: rows must end with an answer.
+    """Load `data.<part>`.
 
-    Raises UserError for a path, file, split or column that is not there, an empty source, and for the first faulty row
-    unless `data.on_error=skip`.
+    Args:
+        cfg: the node `data` of the configuration.
+        part: candidates, queries, eval or more_eval.NAME.
+        cache_dir: where the tables are cached.
+        answer: whether rows must end with an answer to be eligible.
+
+    Raises:
+        UserError: a missing path, file, split or column; an empty source; a filter without matches; the first faulty
+            row unless `data.on_error=skip`.
     """
     where = f"data.{part}"
-    if not part.startswith("more_eval.") and not given(cfg, part):
+    if not part.startswith("more_eval.") and not is_set(cfg, part):
         raise UserError(f"{where}.path is missing: set {where}.path=FILE (or a hub id, or data=demo)")
-    found, values, source = [], [], _source(cfg, part)
-    for opened, reading in _openings(source, where, cache_dir, lambda: len(found[-1])):
+    loaded, values, source = [], [], _source(cfg, part)
+    for opened, reading in _openings(source, where, cache_dir, lambda: len(loaded[-1])):
         rows, info = _load_one(cfg, reading, part, opened, cache_dir, answer)
-        _judge(rows, info, f"{where}: {opened.path}", cfg.on_error)
-        for line in said_of(info, where, opened.path, _graded_columns(cfg, part)):
-            if line not in _SAID:
-                _SAID.add(line)
+        _check_rows(rows, info, f"{where}: {opened.path}", cfg.on_error)
+        for line in log_lines(info, where, opened.path, _graded_columns(cfg, part)):
+            if line not in _logged:
+                _logged.add(line)
                 log.info(line)
-        found.append(rows)
+        loaded.append(rows)
         values.append(info["filter_values"])
-    if len(found) == 1:
-        rows = found[0]
+    if len(loaded) == 1:
+        rows = loaded[0]
     else:
-        parts = tuple(pair for rows in found for pair in rows.parts)
-        fingerprint, labels = (digest([getattr(r, name) for r in found]) for name in ("fingerprint", "labels"))
+        parts = tuple(pair for rows in loaded for pair in rows.parts)
+        fingerprint, labels = (digest([getattr(r, name) for r in loaded]) for name in ("fingerprint", "labels"))
         rows = Rows(part, parts, fingerprint, answer, labels=labels)
     if filtered := int(rows.flagged(FILTERED).sum()):
         by = "the filter" if source.filter else "split or num_samples of their entry"
         log.info(f"{where}: {filtered} of {len(rows)} rows left out by {by}")
     if not rows.usable().any():
-        there = "; ".join(
+        present = "; ".join(
             f"{column}: {', '.join(dict.fromkeys(v for one in values for v in one.get(column, ())))}"
             for column in source.filter or {}
         )
-        raise UserError(f"{where}.filter={source.filter} leaves no row; widen it; the rows have {there}")
+        raise UserError(f"{where}.filter={source.filter} matches no row; widen it; the rows have {present}")
     return rows
 
 
 def _graded_columns(cfg: DictConfig, part: str) -> set[str]:
-    """The columns of rows that are evaluated on which a grader reads, where the whole configuration is at hand."""
+    """The columns of evaluation rows that graders read; empty if `cfg` is not part of a whole configuration."""
     root: Any = cfg._get_root()
     evaluation = None if part == "candidates" else root.get("evaluation")
     graders = (evaluation.get("graders") if isinstance(evaluation, DictConfig) else None) or {}
@@ -98,8 +105,10 @@ def _graded_columns(cfg: DictConfig, part: str) -> set[str]:
 def _openings(
     source: DictConfig, where: str, cache_dir: str, rows_of_last: Callable[[], int]
 ) -> Iterator[tuple[Opened, Reading]]:
-    """The files and data sets that `source` names, and how each is read. `rows_of_last`: how many rows the one before
-    had, asked where a limit is shared."""
+    """The files and data sets that `source` names, and how each is read.
+
+    `rows_of_last`: returns the number of rows of the previous one; called only if a limit is shared.
+    """
     for one in from_dataset_info(source, where):
         files = open_sources(one, where, cache_dir)
         if one.get("sample"):
@@ -107,26 +116,35 @@ def _openings(
             continue
         left = one.limit
         for opened in files:
-            if left == 0:  # a source beyond the limit has no table
+            if left == 0:  # no table for a source beyond the limit
                 break
             yield opened, Reading.of(one, left)
             left = None if left is None else left - rows_of_last()
 
 
 def raw_rows(cfg: DictConfig, rows: Rows, ids: np.ndarray, cache_dir: str) -> Iterator[tuple[int, Mapping]]:
-    """Rows `ids` (distinct) of what `load` made of `cfg`, as they stand in their sources: (id, row) by ascending id,
-    with the sources read once more as streams.
+    """The raw rows behind loaded rows; the sources are read again as streams.
 
-    Raises UserError where a source no longer holds what was loaded.
+    Args:
+        cfg: the node `data` of the configuration that `rows` was loaded with.
+        rows: what `load` returned.
+        ids: distinct ids, int64 (m,).
+        cache_dir: as for `load`.
+
+    Yields:
+        (id, raw row) by ascending id.
+
+    Raises:
+        UserError: a source has changed since it was loaded.
     """
-    wanted, offset = np.sort(ids), 0
+    sorted_ids, offset = np.sort(ids), 0
     for opened, table in _loaded(cfg, rows, cache_dir):
-        first, last = np.searchsorted(wanted, [offset, offset + len(table)])
-        left = set((wanted[first:last] - offset).tolist())
-        for place, (_, raw) in enumerate(opened.rows() if left else ()):
-            if place in left and isinstance(raw, Mapping):
-                yield offset + place, raw
-                left.remove(place)
+        first, last = np.searchsorted(sorted_ids, [offset, offset + len(table)])
+        left = set((sorted_ids[first:last] - offset).tolist())
+        for position, (_, raw) in enumerate(opened.rows() if left else ()):
+            if position in left and isinstance(raw, Mapping):
+                yield offset + position, raw
+                left.remove(position)
                 if not left:
                     break
         if left:
@@ -135,7 +153,7 @@ def raw_rows(cfg: DictConfig, rows: Rows, ids: np.ndarray, cache_dir: str) -> It
 
 
 def raw_types(cfg: DictConfig, rows: Rows, cache_dir: str) -> dict[str, pa.DataType]:
-    """The types of the columns of what `load` made of `cfg`, where all sources that have a column say the same one."""
+    """Column types of the sources of `rows`; columns whose type differs between sources are left out."""
     types: dict[str, pa.DataType | None] = {}
     for opened, _ in _loaded(cfg, rows, cache_dir):
         here = opened.types()
@@ -147,7 +165,7 @@ def raw_types(cfg: DictConfig, rows: Rows, cache_dir: str) -> dict[str, pa.DataT
 
 
 def _loaded(cfg: DictConfig, rows: Rows, cache_dir: str) -> Iterator[tuple[Opened, Table]]:
-    """The sources of `rows` opened again, each with its table. UserError where one is not what was loaded."""
+    """The sources of `rows` opened again, each with its table. UserError if one has changed."""
     where, source = f"data.{rows.name}", _source(cfg, rows.name)
     tables, seen = [table for _, table in rows.parts], []
     for opened, reading in _openings(source, where, cache_dir, lambda: len(seen[-1])):
@@ -167,10 +185,10 @@ def _changed(rows: Rows, opened: Opened) -> UserError:
 def _load_one(
     cfg: DictConfig, reading: Reading, part: str, opened: Opened, cache_dir: str, answer: bool
 ) -> tuple[Rows, dict]:
-    """One source's rows, read into the cache when they are not there yet, and what its info.json says."""
+    """One source's rows, read into the cache if they are not cached yet, and its info.json."""
     key = reading.key(opened)
     folder = cache_folder(cache_dir, "data", key)
-    refresh = cfg.refresh and is_main()  # one process does; what it replaces is the same content
+    refresh = cfg.refresh and is_main()  # by one process; the content it replaces is the same
 
     def make(new: Path) -> None:
         write_json(new / "info.json", reading.write(new, opened, f"data.{part}", cfg.on_error))
@@ -183,20 +201,20 @@ def _load_one(
     return cached(folder, make, read, again=refresh)
 
 
-def _judge(rows: Rows, info: dict, where: str, on_error: str) -> None:
-    """Stop for faulty rows, or say how many are left out."""
+def _check_rows(rows: Rows, info: dict, where: str, on_error: str) -> None:
+    """UserError for an empty or faulty source, by `on_error`; else log how many faulty rows are left out."""
     if not len(rows):
-        raise UserError(f"{where} holds no row; give it some")
-    kept = ~rows.flagged(FILTERED)
-    faults = int((kept & ~rows.usable()).sum())
+        raise UserError(f"{where} has no rows; add some")
+    unfiltered = ~rows.flagged(FILTERED)
+    faults = int((unfiltered & ~rows.usable()).sum())
     first = info["first_fault"]
     if rows.answer and (first is None or (info["first_unanswered"] or [len(rows)])[0] < first[0]):
         first = info["first_unanswered"]
-    if rows.answer and faults == kept.sum() > 0 and first is info["first_unanswered"]:
-        raise UserError(f"{where}: no row holds an answer ({first[1]}); {info['columns']}; set columns")
+    if rows.answer and faults == unfiltered.sum() > 0 and first is info["first_unanswered"]:
+        raise UserError(f"{where}: no row has an answer ({first[1]}); {info['columns']}; set columns")
     if faults and on_error == "raise":
-        raise UserError(f"{where}, {first[1]}; mend the row or set data.on_error=skip")
+        raise UserError(f"{where}, {first[1]}; fix the row or set data.on_error=skip")
     if faults == len(rows):
-        raise UserError(f"{where} holds no usable row ({first[1]})")
+        raise UserError(f"{where} has no usable row ({first[1]})")
     if faults:
         log.info(f"{where}: {faults} of {len(rows)} rows left out as faulty, first: {first[1]}")

@@ -1,4 +1,4 @@
-"""The options of `data`: where rows come from, and what is made of them."""
+"""The options of `data`."""
 
 from typing import Annotated, Literal, TypedDict
 
@@ -8,7 +8,7 @@ from near.common.bounds import Share, Text, between
 
 
 class Columns(TypedDict, total=False):
-    """Of a field the source's column; false: it is not read."""
+    """Fields to the source's columns; false: the field is not read."""
 
     source: str | bool | None
     instruction: str | bool | None

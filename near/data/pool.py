@@ -1,4 +1,4 @@
-"""The pool that may be selected from: candidates without leaks and, by choice, without duplicates."""
+"""The pool for selection: candidates without leaks and, by default, without duplicates."""
 
 import logging
 
@@ -8,30 +8,37 @@ from omegaconf import DictConfig
 from near.common.errors import UserError
 from near.common.keys import Sorted
 from near.data.leakage import leaks
-from near.data.loading import given, load, more_sets
+from near.data.loading import is_set, load, more_sets
 from near.data.rows import Rows
 
 log = logging.getLogger(__name__)
 
 
 def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
-    """data.candidates. No longer eligible are rows that ask what a query or an eval row asks (`data.leakage=drop`, see
-    near/data/leakage.py) and rows that repeat an earlier one (`data.dedup=exact`; for `near` see
-    near/embedding/duplicates.py). Ids stay; how many and why is said."""
+    """Load data.candidates and exclude leaks and repeated rows; ids stay, and the counts are logged.
+
+    Excluded are rows whose prompt is that of a query or an eval row (`data.leakage=drop`, see near/data/leakage.py) and
+    rows that repeat an earlier one (`data.dedup=exact`; for `near` see near/embedding/duplicates.py).
+
+    Raises:
+        UserError: no row is left.
+    """
     pool = load(cfg.data, "candidates", cfg.cache_dir)
     excluded, leaked, shared = np.zeros(len(pool), dtype=bool), np.zeros(len(pool), dtype=bool), 0
     for rows in held_out(cfg, queries):
-        found, others = leaks(pool, rows)
-        leaked, shared = leaked | found, max(shared, others)
+        leaked_here, shared_here = leaks(pool, rows)
+        leaked, shared = leaked | leaked_here, max(shared, shared_here)
     count = int((leaked & pool.usable()).sum())
     if cfg.data.leakage == "drop":
         excluded |= leaked
         if count:
             log.info(f"candidates: {count} rows left out, their prompts are those of queries or eval rows (leakage)")
     elif count:
-        log.warning(f"candidates: {count} rows ask what a query or an eval row asks, kept by data.leakage=keep")
+        log.warning(
+            f"candidates: {count} rows have the prompt of a query or an eval row; they stay, as data.leakage=keep"
+        )
     if shared:
-        log.info(f"candidates: {shared} rows share the last of several turns with a query or an eval row, kept")
+        log.info(f"candidates: {shared} rows share the last of several turns with a query or an eval row; they stay")
     if cfg.data.dedup != "none" and (repeated := _exclude_repeats(pool, excluded)):
         log.info(f"candidates: {repeated} rows left out, they repeat an earlier row")
     if excluded.any() and not (pool.usable() & ~excluded).any():
@@ -40,18 +47,18 @@ def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
 
 
 def held_out(cfg: DictConfig, queries: Rows | None, answer: bool = False) -> list[Rows]:
-    """The rows that a pool may not train: the queries, and all sets that are evaluated on; `answer` as in load."""
+    """The rows that must not be in the pool: the queries and all evaluation sets. `answer`: see `load`."""
     rows = [queries] if queries is not None else []
-    parts = (["eval"] if given(cfg.data, "eval") else []) + list(more_sets(cfg.data).values())
+    parts = (["eval"] if is_set(cfg.data, "eval") else []) + list(more_sets(cfg.data).values())
     return rows + [load(cfg.data, part, cfg.cache_dir, answer) for part in parts]
 
 
 def without_prompts_of(rows: Rows, held_out: Rows, leakage: str) -> Rows:
-    """`rows` without those whose prompt is one of `held_out`'s, unless `leakage` is keep; how many is said."""
+    """`rows` without those that leak `held_out`, unless `leakage` is "keep"; the count is logged."""
     excluded = leaks(rows, held_out)[0] if leakage == "drop" else np.zeros(len(rows), dtype=bool)
     if count := int((excluded & rows.usable()).sum()):
         log.info(
-            f"{rows.name}: {count} rows are not trained on, their prompts are those of {held_out.name} rows (leakage)"
+            f"{rows.name}: {count} rows are not trained on, as {held_out.name} rows have the same prompts (leakage)"
         )
     if not (rows.usable() & ~excluded).any():
         raise UserError(f"data.{rows.name}: every row is one of data.{held_out.name}; set data.leakage=keep if meant")
@@ -59,7 +66,7 @@ def without_prompts_of(rows: Rows, held_out: Rows, leakage: str) -> Rows:
 
 
 def _exclude_repeats(pool: Rows, excluded: np.ndarray) -> int:
-    """Mark in `excluded` the usable rows whose messages are those of an earlier one; return how many they are."""
+    """Mark in `excluded` the usable rows that repeat the messages of an earlier one; return their number."""
     rows = np.flatnonzero(pool.usable() & ~excluded)
     high, low = np.empty(len(rows), dtype=np.uint64), np.empty(len(rows), dtype=np.uint64)
     for start, keys in pool.keys("key"):

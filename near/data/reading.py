@@ -1,4 +1,4 @@
-"""One source's raw rows into a table of canonical rows (near/data/table.py), and what is to be said of them."""
+"""Writes a source's raw rows into a table of canonical rows (near/data/table.py), with notes for the log."""
 
 import hashlib
 from collections import Counter
@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from near.common.errors import UserError, printable
 from near.common.files import digest
 from near.data.filters import Filter
-from near.data.formats.format_choice import decide, read_columns, says_something, shown_columns, turn_says_something
+from near.data.formats.format_choice import decide, is_informative, is_informative_in_turn, read_columns, shown_columns
 from near.data.formats.formats import FORMATS, Form, canonical, check_text, fields_of
 from near.data.formats.turns import Fault
-from near.data.row_keys import asked_turns, prompt_key, row_key, text_key
+from near.data.row_keys import normalised_turns, prompt_key, row_key, text_key
 from near.data.sources.sources import Opened
 from near.data.table import FAULT, FILTERED, KEY, UNANSWERED, TableWriter
 
@@ -26,16 +26,15 @@ EMPTY = {"messages": [], "source": None, "fault": None}
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source's rows are read: see conf/data/source/default.yaml. `entry`: see formats.Form; `chosen`: positions
-    of the rows that are used at all, ascending (None: all)."""
+    """How a source's rows are read: see conf/data/source/default.yaml."""
 
     format: str
     columns: dict
     tags: dict
     filter: dict
     limit: int | None
-    entry: str | None = None
-    chosen: np.ndarray | None = None
+    entry: str | None = None  # see formats.Form
+    chosen: np.ndarray | None = None  # int64, ascending: positions of the rows that are used; None: all
 
     @classmethod
     def of(cls, source: DictConfig, limit: int | None, chosen: np.ndarray | None = None) -> "Reading":
@@ -45,15 +44,15 @@ class Reading:
         return cls(source.format, columns, tags, filter, limit, source.get("entry"), chosen)
 
     def key(self, opened: Opened) -> str:
-        """The name of the table that `opened` becomes."""
+        """The cache key of the table of `opened`."""
         chosen = None if self.chosen is None else hashlib.sha256(self.chosen.tobytes()).hexdigest()
-        made_of = [self.format, self.columns, self.tags, self.limit, self.filter, self.entry, chosen]
-        return digest([VERSION, opened.content, *made_of])
+        key_parts = [self.format, self.columns, self.tags, self.limit, self.filter, self.entry, chosen]
+        return digest([VERSION, opened.content, *key_parts])
 
     def write(self, folder: Path, opened: Opened, where: str, on_error: str) -> dict:
-        """Write the table into `folder`; return what info.json holds.
+        """Write the table into `folder`; return the content of info.json.
 
-        Nothing of the source's name goes in: the same content has the same table and fingerprint under any name.
+        The source's name is not part of it: the same content has the same table and fingerprint under any name.
         """
         return _Writing(self, opened, where, on_error).table(folder)
 
@@ -67,11 +66,11 @@ class _Writing:
     where: str
     on_error: str
     form: Form | None = None
-    others: list[str] = field(default_factory=list)  # formats that fit as well
-    names: dict[str, None] = field(default_factory=dict)  # columns of the source, as far as they were met, in order
-    spoken: set[str] = field(default_factory=set)  # those that say something in some row
+    others: list[str] = field(default_factory=list)  # other formats that fit
+    names: dict[str, None] = field(default_factory=dict)  # columns of the rows so far, in order
+    nonempty: set[str] = field(default_factory=set)  # columns that have a value in at least one row
     notes: Counter = field(default_factory=Counter)
-    unread: dict[str, None] = field(default_factory=dict)  # keys of turns that are not read, as messages[].key
+    unread: dict[str, None] = field(default_factory=dict)  # unread keys of turns, as messages[].key
 
     def table(self, folder: Path) -> dict:
         self.filter = Filter(self.reading.filter, f"{self.where}.filter")
@@ -93,11 +92,11 @@ class _Writing:
                         flags |= FAULT
                         if self.on_error == "raise":
                             fault = f"{self.opened.path}, {at}: {error}"
-                            raise UserError(f"{self.where}: {fault}; mend the row or set data.on_error=skip") from error
+                            raise UserError(f"{self.where}: {fault}; fix the row or set data.on_error=skip") from error
                         first_fault = first_fault or (table.rows, f"{at}: {error}")
                 if unanswered:
                     first_unanswered = first_unanswered or (table.rows, f"{at}: {unanswered}")
-                key, turns = row_key(row["messages"]), asked_turns(row["messages"])
+                key, turns = row_key(row["messages"]), normalised_turns(row["messages"])
                 state.update(bytes([bool(flags & FAULT), bool(flags & FILTERED)]) + key)
                 labels.update(text_key(row["source"]) if row["source"] is not None else bytes(KEY))
                 turn_keys = [text_key(turn) for turn in turns] if len(turns) > 1 else []
@@ -118,11 +117,11 @@ class _Writing:
         }
 
     def _read(self, raw: Any, row: dict) -> tuple[int, str | None]:
-        """Fill `row` from a raw one; return its flags and why it holds no answer. Raises Fault."""
+        """Fill `row` from a raw one; return its flags and why it has no answer (None: it has one). Raises Fault."""
         if isinstance(raw, Fault):
             raise raw
         if isinstance(raw, Mapping):
-            self._meet(raw)
+            self._note_columns(raw)
             if not self.filter.passes(raw):
                 return FILTERED, None
         read = canonical(raw, self.form or Form("messages", {}, {}))
@@ -135,55 +134,55 @@ class _Writing:
         self.unread |= dict.fromkeys(read.unread)
         return UNANSWERED * bool(read.unanswered), read.unanswered
 
-    def _meet(self, raw: Mapping) -> None:
-        """Take note of a row's columns; of the first row decide the format."""
+    def _note_columns(self, raw: Mapping) -> None:
+        """Record a row's columns; the first row decides the format."""
         for name, value in raw.items():
-            if name not in self.spoken and value is not None and value != "" and value != [] and value != {}:
-                self.spoken.add(name)
+            if name not in self.nonempty and value is not None and value != "" and value != [] and value != {}:
+                self.nonempty.add(name)
         if not raw.keys() <= self.names.keys():
             self.names |= dict.fromkeys(raw)
         if self.form is None:
             reading = self.reading
-            there = {**self.names, **raw}
+            columns = {**self.names, **raw}
             if reading.entry:
                 format = reading.format
                 self._check_entry()
             else:
-                format, self.others = decide(reading.format, reading.columns, there, self.where, self.opened.path)
+                format, self.others = decide(reading.format, reading.columns, columns, self.where, self.opened.path)
             self.form = Form(format, reading.columns, reading.tags, reading.entry)
             self.filter.check(list(self.names), f"{self.where}.filter")
 
     def _check_entry(self) -> None:
-        """UserError where no column that an entry of a dataset_info.json asks with is there."""
-        asking = [self.reading.columns.get(name) for name in ("instruction", "input", "conversations")]
-        if not any(column in self.names for column in asking if column):
-            named = next(column for column in asking if column)
+        """UserError if none of the prompt columns of a dataset_info.json entry exists."""
+        prompt_columns = [self.reading.columns.get(name) for name in ("instruction", "input", "conversations")]
+        if not any(column in self.names for column in prompt_columns if column):
+            named = next(column for column in prompt_columns if column)
             raise UserError(
                 f"{self.where}.path={self.opened.path}: no column '{named}', which its entry reads; "
                 f"{shown_columns(self.names)}"
             )
 
     def _choose(self, names: list[str]) -> list[str]:
-        """Of a table's columns those that can be needed: of any format that the rows may turn out to have."""
+        """The columns of a table to read: those of any format that the rows may have."""
         self.names = dict.fromkeys(names)
         reading, auto = self.reading, self.reading.format == "auto"
         formats = FORMATS if auto else [f for f in (reading.format,) if f in FORMATS]
         forms = [Form(format, reading.columns, reading.tags, reading.entry) for format in formats]
-        wanted = {name for form in forms for name in read_columns(form, names)} | set(reading.filter)
-        needed = [name for name in names if name in wanted or name == reading.columns.get("source")]
-        self.spoken = set(names) - set(needed)  # nothing else is known of them
+        readable = {name for form in forms for name in read_columns(form, names)} | set(reading.filter)
+        needed = [name for name in names if name in readable or name == reading.columns.get("source")]
+        self.nonempty = set(names) - set(needed)  # columns that are not read count as informative
         return needed
 
     def _unused(self) -> list[str]:
-        """Columns, and keys of turns, that say something and are read by nothing."""
+        """Columns, and keys of turns, that have information and are not read."""
         if self.form is None:
             return []
         used = {*read_columns(self.form, self.names), *self.reading.filter, self.reading.columns.get("source")}
-        unused = [str(n) for n in self.names if n not in used and n in self.spoken and says_something(n)]
-        return unused + [name for name in self.unread if turn_says_something(name.rpartition("[].")[2])]
+        unused = [str(n) for n in self.names if n not in used and n in self.nonempty and is_informative(n)]
+        return unused + [name for name in self.unread if is_informative_in_turn(name.rpartition("[].")[2])]
 
     def _check_named(self) -> None:
-        """UserError for a column that was named and is in no row, unless rows may lack it."""
+        """UserError for a configured column that is in no row, unless it is optional."""
         if self.form is None:
             return
         for name, column in self.form.columns.items():
@@ -195,16 +194,18 @@ class _Writing:
                 )
 
 
-def said_of(info: dict, where: str, path: str, graded: Collection[str] = ()) -> list[str]:
-    """What the log says of a source that was read, from its info.json. `graded`: columns that graders read."""
-    lines, notes, what = [], info["notes"], f"{where}: {path}"
+def log_lines(info: dict, where: str, path: str, graded: Collection[str] = ()) -> list[str]:
+    """Log lines about a source, from its info.json. `graded`: columns that graders read."""
+    lines, notes, prefix = [], info["notes"], f"{where}: {path}"
     if info["other_formats"]:
         others = " or ".join(info["other_formats"])
-        lines.append(f"{what}: read as {info['format']}; its columns would also do for {where}.format={others}")
+        lines.append(f"{prefix}: read as {info['format']}; its columns also fit {where}.format={others}")
     if notes.get("empty"):
-        lines.append(f"{what}: {notes['empty']} rows have an empty answer in the middle, which is not trained on")
+        lines.append(f"{prefix}: {notes['empty']} rows have an empty answer in the middle, which is not trained on")
     if notes.get("system"):
-        lines.append(f"{what}: {notes['system']} rows have several system texts; a turn is used before a column")
+        lines.append(
+            f"{prefix}: {notes['system']} rows have several system texts; a system turn takes precedence over a column"
+        )
     if unused := [name for name in info["unused"] if name not in graded]:
-        lines.append(f"{what}: not used: {printable(', '.join(unused), 300)}")
+        lines.append(f"{prefix}: not used: {printable(', '.join(unused), 300)}")
     return lines

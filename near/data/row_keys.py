@@ -1,4 +1,4 @@
-"""Hashes of rows: of all that a row says, and of what it asks as near/data/leakage.py compares it."""
+"""Hashes of rows: of all messages, and of the normalised prompt that near/data/leakage.py compares."""
 
 import hashlib
 import unicodedata
@@ -9,7 +9,7 @@ from near.data.table import KEY
 
 
 def row_key(messages: list[Message]) -> bytes:
-    """Of all fields of all messages."""
+    """BLAKE2b-128 over all fields of all messages, 16 bytes."""
     state = hashlib.blake2b(digest_size=KEY)
     for message in messages:
         fields = [(message["role"], message["content"])]  # no role has the name of another field
@@ -22,8 +22,8 @@ def row_key(messages: list[Message]) -> bytes:
 
 
 def normalised(text: str) -> str:
-    """`text` as it is compared: in Unicode's compatibility form, case folded, its white space squeezed to single spaces
-    and nothing at its ends, without characters that are not seen (soft hyphens, zero-width spaces, marks of order)."""
+    """`text` for comparison: Unicode NFKC, case folded, white space collapsed and stripped, without invisible
+    characters (category Cf: soft hyphens, zero-width spaces, direction marks)."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
         text = "".join(c for c in text if unicodedata.category(c) != "Cf")
@@ -31,8 +31,8 @@ def normalised(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def asked_turns(messages: list[Message]) -> list[str]:
-    """What a row asks, turn by turn, normalised: its user turns (see formats.prompt_turns); plain text asks itself."""
+def normalised_turns(messages: list[Message]) -> list[str]:
+    """A row's prompt turns (formats.prompt_turns), normalised; of plain text the text itself."""
     if not messages:
         return []
     turns = [messages[0]["content"]] if is_plain(messages) else prompt_turns(messages)
@@ -40,9 +40,10 @@ def asked_turns(messages: list[Message]) -> list[str]:
 
 
 def text_key(text: str) -> bytes:
+    """BLAKE2b-128 of a text, 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=KEY).digest()
 
 
 def prompt_key(turns: list[str]) -> bytes:
-    """Of all turns of `asked_turns` together: how they are split makes no difference."""
+    """Hash of all turns of `normalised_turns` joined, KEY bytes: how they are split makes no difference."""
     return text_key(" ".join(filter(None, turns)))

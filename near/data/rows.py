@@ -1,4 +1,4 @@
-"""`Rows`: a loaded source, its rows known by their position in it."""
+"""`Rows`: loaded sources; a row's id is its position."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,19 +16,14 @@ BLOCK = 1 << 16  # rows whose hashes are read at a time
 
 @dataclass(frozen=True)
 class Rows:
-    """Loaded sources, as pairs of label and table; a row's id is its position in all of them together.
+    """Loaded sources; a row's id is its position in their concatenation."""
 
-    `answer`: rows that hold no answer are not eligible. `excluded`: (n,) bool, rows left out for what other rows hold
-    (near/data/pool.py). `fingerprint`: of the messages and of which rows are used; `labels`: of the sources' labels,
-    row by row.
-    """
-
-    name: str
-    parts: tuple[tuple[str, Table], ...]
-    fingerprint: str
-    answer: bool
-    excluded: np.ndarray | None = None
-    labels: str = ""
+    name: str  # the part of `data` that was loaded
+    parts: tuple[tuple[str, Table], ...]  # label and table of each source
+    fingerprint: str  # digest of the messages and of which rows are used
+    answer: bool  # whether rows without an answer are not eligible
+    excluded: np.ndarray | None = None  # bool (n,): leaks and repeated rows (near/data/pool.py)
+    labels: str = ""  # digest of the sources' labels, row by row
 
     def __len__(self) -> int:
         return sum(len(table) for _, table in self.parts)
@@ -41,16 +36,18 @@ class Rows:
         return np.flatnonzero(usable)
 
     def usable(self) -> np.ndarray:
-        """(n,) bool: rows without fault that the filter lets through."""
+        """bool (n,): rows without a fault that pass the filter."""
         return self.flagged(FAULT | FILTERED | (UNANSWERED if self.answer else 0), none=True)
 
     def flagged(self, flags: int, none: bool = False) -> np.ndarray:
-        """(n,) bool: rows with any of `flags`, or with none of them."""
+        """bool (n,): rows with any of `flags`; none=True: rows without any of them."""
         return np.concatenate([(t.flags() & flags == 0) if none else (t.flags() & flags != 0) for _, t in self.parts])
 
     def keys(self, column: str) -> Iterator[tuple[int, np.ndarray]]:
-        """Blocks of hashes with the id that each begins at, uint64 (m, 2): "key" of all messages, "prompt_key" of what
-        is asked (near/data/row_keys.py)."""
+        """Blocks of hashes: the first row's id, and uint64 (m, 2).
+
+        `column`: "key" of all messages, "prompt_key" of the prompt (near/data/row_keys.py).
+        """
         offset = 0
         for _, table in self.parts:
             for start in range(0, len(table), BLOCK):
@@ -58,7 +55,7 @@ class Rows:
             offset += len(table)
 
     def turns(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Blocks of the turns of rows that ask in several: the rows' ids, int64 (m,), and hashes, uint64 (m, 2)."""
+        """Blocks of the prompt turns of multi-turn rows: row ids int64 (m,), and hashes uint64 (m, 2)."""
         offset = 0
         for _, table in self.parts:
             for rows, keys in table.turns():
@@ -66,38 +63,38 @@ class Rows:
             offset += len(table)
 
     def without(self, excluded: np.ndarray) -> "Rows":
-        """These rows with the (n,) bool mask `excluded` no longer eligible; ids stay."""
+        """These rows with `excluded`, bool (n,), in place of the earlier mask; ids stay."""
         return dataclasses.replace(self, excluded=excluded)
 
     def followed_by(self, others: "Rows") -> "Rows":
-        """These rows and, with the ids after theirs, `others`."""
+        """These rows followed by `others`, whose ids continue after these."""
         excluded = [np.zeros(len(r), dtype=bool) if r.excluded is None else r.excluded for r in (self, others)]
         fingerprint, labels = digest([self.fingerprint, others.fingerprint]), digest([self.labels, others.labels])
         parts = self.parts + others.parts
         return Rows(self.name, parts, fingerprint, self.answer, np.concatenate(excluded), labels)
 
     def sources(self, ids: np.ndarray | None = None) -> np.ndarray:
-        """The label of the source of every row, or of rows `ids`, (n,) of str."""
-        found = np.empty(len(self) if ids is None else len(ids), dtype=object)
-        for at, label, table, own in self._split(np.arange(len(self)) if ids is None else np.asarray(ids)):
-            for start in range(0, len(own), BLOCK):
-                values = table.column("source", own[start : start + BLOCK])
-                found[at[start : start + BLOCK]] = [label if value is None else value for value in values]
-        return found
+        """The source's label of every row, or of rows `ids`: object (n,) of str."""
+        labels = np.empty(len(self) if ids is None else len(ids), dtype=object)
+        for positions, label, table, rows in self._split(np.arange(len(self)) if ids is None else np.asarray(ids)):
+            for start in range(0, len(rows), BLOCK):
+                values = table.column("source", rows[start : start + BLOCK])
+                labels[positions[start : start + BLOCK]] = [label if value is None else value for value in values]
+        return labels
 
     def messages(self, row: int) -> list[Message]:
         return self.chats(np.array([row]))[0]
 
     def chats(self, ids: np.ndarray) -> list[list[Message]]:
         """The messages of rows `ids`."""
-        found = [None] * len(ids)
-        for at, _, table, own in self._split(ids):
-            for place, messages in zip(at, table.column("messages", own), strict=True):
-                found[place] = without_nulls(messages)
-        return found
+        chats = [None] * len(ids)
+        for positions, _, table, rows in self._split(ids):
+            for position, messages in zip(positions, table.column("messages", rows), strict=True):
+                chats[position] = without_nulls(messages)
+        return chats
 
     def texts(self, ids: np.ndarray, embed: str) -> list[str]:
-        """What is embedded of rows `ids`: "prompt" (user turns), "answer" (last assistant turn) or "both"."""
+        """The texts to embed of rows `ids`. `embed`: see formats.embedded_text."""
         return [embedded_text(messages, embed) for messages in self.chats(ids)]
 
     def dataset(self) -> datasets.Dataset:
@@ -105,10 +102,10 @@ class Rows:
         return datasets.concatenate_datasets([table.dataset() for _, table in self.parts])
 
     def _split(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, str, Table, np.ndarray]]:
-        """For each part that holds some of `ids`: where they stand in `ids`, its label, its table, their rows there."""
+        """For each source with rows among `ids`: positions in `ids`, label, table, and row numbers in that table."""
         offset = 0
         for label, table in self.parts:
-            at = np.flatnonzero((ids >= offset) & (ids < offset + len(table)))
-            if len(at):
-                yield at, label, table, ids[at] - offset
+            positions = np.flatnonzero((ids >= offset) & (ids < offset + len(table)))
+            if len(positions):
+                yield positions, label, table, ids[positions] - offset
             offset += len(table)

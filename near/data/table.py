@@ -1,8 +1,8 @@
-"""The table of canonical rows on disk: written batch by batch, read by row without ever being held or mapped whole.
+"""The table of canonical rows on disk: written in batches, read by row without loading or mapping the whole.
 
-A folder of rows.arrow (an Arrow stream), offsets.npy (where each of its batches begins, and the last one ends) and, a
-fixed number of bytes a row, flags.bin, key.bin and prompt_key.bin; of rows that ask in several turns, a fixed number of
-bytes a turn, turn_key.bin and turn_row.bin.
+A folder of rows.arrow (an Arrow stream), offsets.npy (byte offsets of its batches, and the end of the last one) and,
+with a fixed number of bytes per row, flags.bin, key.bin and prompt_key.bin; for the prompts of multi-turn rows, with a
+fixed number of bytes per turn, turn_key.bin and turn_row.bin.
 """
 
 import os
@@ -17,14 +17,11 @@ import pyarrow as pa
 from near.common.errors import UserError, one_line
 from near.common.files import write_npy
 
-BATCH = 1000  # rows of a batch: what is read for one row
+BATCH = 1000  # rows per batch; reading one row reads its batch
 KEY = 16  # bytes of a hash
 TURNS = 1 << 20  # turns read at a time
-FAULT, UNANSWERED, FILTERED = (
-    1,
-    2,
-    4,
-)  # flags: can't be used at all; holds no answer; left out by the source's filter or sample
+# flags: the row can't be used; it has no answer; the source's filter or sample leaves it out
+FAULT, UNANSWERED, FILTERED = 1, 2, 4
 SCHEMA = pa.schema(
     {
         "messages": pa.list_(
@@ -32,7 +29,7 @@ SCHEMA = pa.schema(
                 {
                     "role": pa.string(),
                     "content": pa.string(),
-                    "reasoning": pa.string(),  # these three null where a message has none: see formats/formats.py
+                    "reasoning": pa.string(),  # this and the next two: null if absent, see formats/formats.py
                     "calls": pa.string(),
                     "train": pa.bool_(),
                 }
@@ -45,7 +42,7 @@ SCHEMA = pa.schema(
 
 
 class TableWriter:
-    """Writes a table into `folder`; `close` finishes it."""
+    """Writes a table into `folder`; leaving the `with` block finishes it."""
 
     def __init__(self, folder: Path):
         self.folder, self.rows = folder, 0
@@ -69,7 +66,15 @@ class TableWriter:
             write_npy(self.folder / "offsets.npy", np.array(self._offsets, dtype=np.int64))
 
     def add(self, row: dict, flags: int, key: bytes, prompt_key: bytes, turn_keys: list[bytes]) -> None:
-        """row: the columns of SCHEMA; turn_keys: of each turn that asks, where there are several."""
+        """Append a row.
+
+        Args:
+            row: the columns of SCHEMA.
+            flags: FAULT, UNANSWERED and FILTERED, or-ed.
+            key: hash of all messages, KEY bytes.
+            prompt_key: hash of the prompt, KEY bytes.
+            turn_keys: hash of each prompt turn if there are several, else empty.
+        """
         self._batch.append(row)
         for turn_key in turn_keys:
             self._turns[0].write(turn_key)
@@ -87,7 +92,10 @@ class TableWriter:
 
 
 class Table:
-    """A written table; opening one reads 8 bytes for every BATCH rows. Cheap to pickle: only its folder travels."""
+    """A finished table. Opening one reads 8 bytes per BATCH rows. Pickling stores the folder only.
+
+    Raises ValueError or OSError if a file is missing or truncated.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -102,7 +110,7 @@ class Table:
                 raise ValueError(f"{name}.bin is cut short")
         if 2 * os.path.getsize(self.folder / "turn_row.bin") != os.path.getsize(self.folder / "turn_key.bin"):
             raise ValueError("turn_key.bin is cut short")
-        self._held: tuple[int, pa.RecordBatch] | None = None
+        self._cached: tuple[int, pa.RecordBatch] | None = None
 
     def __len__(self) -> int:
         return self.rows
@@ -115,12 +123,12 @@ class Table:
         return np.fromfile(self.folder / "flags.bin", dtype=np.uint8)
 
     def keys(self, name: str, start: int, stop: int) -> np.ndarray:
-        """uint64 (stop - start, 2): "key" or "prompt_key" of rows `start` to `stop`."""
+        """Hashes of rows `start` to `stop`, uint64 (stop - start, 2). `name`: "key" or "prompt_key"."""
         path, count = self.folder / f"{name}.bin", 2 * (stop - start)
         return np.fromfile(path, dtype=np.uint64, count=count, offset=start * KEY).reshape(-1, 2)
 
     def turns(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Blocks of the turns of rows that ask in several: their rows, int64 (m,), and hashes, uint64 (m, 2)."""
+        """Blocks of the prompt turns of multi-turn rows: row numbers int64 (m,), and hashes uint64 (m, 2)."""
         count = os.path.getsize(self.folder / "turn_row.bin") // 8
         for start in range(0, count, TURNS):
             rows = np.fromfile(self.folder / "turn_row.bin", np.int64, TURNS, offset=8 * start)
@@ -128,22 +136,22 @@ class Table:
             yield rows, keys.reshape(-1, 2)
 
     def column(self, name: str, ids: np.ndarray) -> list:
-        """A column's values for rows `ids`, in their order."""
-        batches, found = ids // BATCH, [None] * len(ids)
+        """Values of a column for rows `ids`, int64 (m,), in the same order."""
+        batches, result = ids // BATCH, [None] * len(ids)
         for number in np.unique(batches):
-            at = np.flatnonzero(batches == number)
-            values = self._read(int(number)).column(name).take(pa.array(ids[at] % BATCH)).to_pylist()
-            for place, value in zip(at, values, strict=True):
-                found[place] = value
-        return found
+            positions = np.flatnonzero(batches == number)
+            values = self._read(int(number)).column(name).take(pa.array(ids[positions] % BATCH)).to_pylist()
+            for position, value in zip(positions, values, strict=True):
+                result[position] = value
+        return result
 
     def dataset(self) -> datasets.Dataset:
-        """All of it as a memory-mapped data set."""
+        """The whole table as a memory-mapped data set."""
         return datasets.Dataset.from_file(str(self.folder / "rows.arrow"))
 
     def _read(self, number: int) -> pa.RecordBatch:
-        if self._held is None or self._held[0] != number:
-            if not self.folder.is_dir():  # in the moment in which a refresh puts the same table in its place
+        if self._cached is None or self._cached[0] != number:
+            if not self.folder.is_dir():  # a refresh is replacing it by the same table
                 time.sleep(0.2)
             try:
                 with pa.OSFile(str(self.folder / "rows.arrow")) as file:
@@ -151,9 +159,9 @@ class Table:
                     message = pa.ipc.read_message(file)
                     if message.type == "schema":  # the stream opens with it
                         message = pa.ipc.read_message(file)
-                    self._held = number, pa.ipc.read_record_batch(message, SCHEMA)
+                    self._cached = number, pa.ipc.read_record_batch(message, SCHEMA)
             except (OSError, EOFError, pa.ArrowInvalid) as error:
                 raise UserError(
                     f"the cached rows in {self.folder} are damaged ({one_line(error)}); set data.refresh=true"
                 ) from error
-        return self._held[1]
+        return self._cached[1]

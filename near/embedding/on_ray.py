@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from near.common.cluster import _own_errors, cluster
+from near.common.cluster import cluster, unwrapped_errors
 from near.common.progress import Progress
 from near.embedding.embedders.base import Embedder
 from near.embedding.missing import Lookup, RowTexts, embed_chunk, embed_missing, look_up
@@ -41,7 +41,7 @@ def _run(store: Store, missing: np.ndarray, read: RowTexts, embedder: Embedder, 
         num_gpus=1 if gpus else 0,
     )
     embedded = 0
-    with _own_errors():
+    with unwrapped_errors():
         for row in done.iter_rows():
             embedded += row["embedded"]
             for name in COUNTS:

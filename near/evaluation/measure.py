@@ -16,7 +16,7 @@ from near.common.batches import batches
 from near.common.errors import UserError, one_line
 from near.common.processes import is_main
 from near.data.formats.formats import is_plain
-from near.data.loading import given, load, more_sets, raw_rows
+from near.data.loading import is_set, load, more_sets, raw_rows
 from near.data.rows import Rows
 from near.evaluation.benchmarks import check_benchmarks
 from near.evaluation.generation import Answerer, check_backend, with_transformers
@@ -48,7 +48,7 @@ class Sets:
 def evaluation_sets(cfg: DictConfig) -> Sets:
     """data.eval (or the queries if it is not set) and data.more_eval."""
     more = {name: load(cfg.data, part, cfg.cache_dir) for name, part in more_sets(cfg.data).items()}
-    if given(cfg.data, "eval"):
+    if is_set(cfg.data, "eval"):
         return Sets(load(cfg.data, "eval", cfg.cache_dir), False, more)
     log.info("data.eval is not set: evaluating on the queries, which selectors see")
     return Sets(load(cfg.data, "queries", cfg.cache_dir), True, more)

@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible endpoint: whether an answer says what its reference does."""
+"""A judge model behind an OpenAI-compatible endpoint: compares an answer with its reference."""
 
 import re
 import unicodedata
@@ -21,8 +21,13 @@ class JudgeOptions(TypedDict):
 
 
 class Judge:
-    """Asks `/chat/completions` of a server for a verdict, at temperature 0. server: see near.models.server.Server, and
-    `model`, its name there; prompt: with {question}, {reference} and {answer}."""
+    """Requests verdicts from a server's `/chat/completions`, at temperature 0.
+
+    Args:
+        server: options of near.models.server.Server, and `model`, the judge's name there.
+        prompt: a text with {question}, {reference} and {answer}.
+        where: the configuration's key, for error messages.
+    """
 
     def __init__(self, server: dict, prompt: str = PROMPT, where: str = "judge"):
         self.server, self.prompt, self.where = Server(server, f"{where}.server"), prompt, where
@@ -30,30 +35,32 @@ class Judge:
         if not self.model:
             raise UserError(f"{where}.server.model is missing: set it to the judge's name at the server")
 
-    def verdicts(self, asked: list[tuple[str, str, str]]) -> list[bool]:
-        """Of each question, reference and answer: whether the answer is right. UserError where the judge says neither
-        yes nor no."""
+    def verdicts(self, cases: list[tuple[str, str, str]]) -> list[bool]:
+        """Whether each answer is right. `cases`: triples of question, reference and answer.
+
+        Raises UserError for a reply that is neither yes nor no.
+        """
         with ThreadPoolExecutor(self.server.concurrency) as workers:
-            return [right for right, _ in workers.map(self.verdict, asked)]
+            return [right for right, _ in workers.map(self.verdict, cases)]
 
     def verdict(self, one: tuple[str, str, str]) -> tuple[bool, str]:
-        """Whether one answer is right, and what the judge said."""
+        """Whether one answer is right, and the judge's reply. `one`: question, reference, answer."""
         question, reference, answer = one
         parts = {"{question}": question, "{reference}": reference, "{answer}": answer}
-        text = re.sub("|".join(map(re.escape, parts)), lambda found: parts[found.group()], self.prompt)
+        text = re.sub("|".join(map(re.escape, parts)), lambda match: parts[match.group()], self.prompt)
         messages = [{"role": "user", "content": text}]
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 8}
-        told = self.server.json("POST", "/chat/completions", body)
+        response = self.server.json("POST", "/chat/completions", body)
         try:
-            said = str(told["choices"][0]["message"]["content"])
+            reply = str(response["choices"][0]["message"]["content"])
         except (KeyError, IndexError, TypeError) as error:
-            raise UserError(f"{self.where}.server.url={self.server.url} answers something else than a chat") from error
-        word = re.search(r"\b(yes|no)\b", said.casefold())
+            raise UserError(f"{self.where}.server.url={self.server.url} did not return a chat completion") from error
+        word = re.search(r"\b(yes|no)\b", reply.casefold())
         if word is None:
             raise UserError(
-                f"{self.where}: {self.model} says {said[:60]!r}, neither yes nor no; set another {self.where}.prompt"
+                f"{self.where}: {self.model} replies {reply[:60]!r}, neither yes nor no; change {self.where}.prompt"
             )
-        return word.group() == "yes", said
+        return word.group() == "yes", reply
 
 
 def normalise(text: str) -> str:

@@ -1,20 +1,25 @@
-"""Long texts without their middle, before they are tokenised: a tokenizer takes some hundred bytes a character."""
+"""Removes the middle of long texts before tokenisation: a tokenizer needs hundreds of bytes per character."""
 
 import re
 from collections.abc import Callable
 
-LEAST = 1 << 14  # characters at either end that are never taken out
-PER_TOKEN = 16  # characters to begin with, for each token that is wanted of an end
-MARGIN = 64  # tokens beside the cut that may be others than in the whole text
-MOST = 1 << 20  # characters at either end, however few tokens they are
-ALIGNED = 4096  # characters in which white space is looked for, where tokenizers begin anew
+LEAST = 1 << 14  # characters at either end that are never removed
+PER_TOKEN = 16  # characters tried first, per token needed at an end
+MARGIN = 64  # tokens beside the cut that may differ from those of the whole text
+MOST = 1 << 20  # maximum of characters at either end, however few tokens they are
+ALIGNED = 4096  # characters searched for white space, where a cut does not change tokens
 
 
 def without_middle(text: str, tokens: int | None, count: Callable[[str], int]) -> str:
-    """`text`, or of a long one its beginning and its end, whose first and last `tokens` ids are the whole text's.
+    """`text`, or the beginning and the end of a long one, with the same first and last `tokens` ids.
 
-    tokens: that are kept of the text at most (None: all); count: the ids of a text. What is left has more ids than
-    that, but for text of which a million characters are fewer.
+    Args:
+        text: any text.
+        tokens: the cutoff that is applied after tokenisation; None: no cutoff, `text` is returned.
+        count: returns the number of ids of a text.
+
+    Returns:
+        A text of more than `tokens` ids, unless MOST characters have fewer.
     """
     if tokens is None:
         return text
@@ -29,7 +34,7 @@ def without_middle(text: str, tokens: int | None, count: Callable[[str], int]) -
 
 
 def _end(text: str, size: int) -> str:
-    """The last `size` characters, or some more, from white space on where there is some."""
+    """The last `size` characters, extended by at most ALIGNED to start at white space if there is any."""
     start = len(text) - size
-    spaces = [found.start() for found in re.finditer(r"(?<=\S)\s", text[start - ALIGNED : start])]
+    spaces = [match.start() for match in re.finditer(r"(?<=\S)\s", text[start - ALIGNED : start])]
     return text[start - ALIGNED + spaces[-1] :] if spaces else text[start:]

@@ -1,5 +1,8 @@
-"""A chat to token ids and labels. Every answer is encoded apart from its prompt, so that training sees what generation
-continues from: the ids up to an answer are those of its generation prompt."""
+"""Encodes a chat as token ids and labels.
+
+Every answer is encoded separately from its prompt, so that training and generation see the same ids: those before an
+answer are the ids of its generation prompt.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -12,58 +15,54 @@ from near.data.formats.formats import Message, is_plain
 from near.data.templates.chat_template import Piece
 from near.data.templates.named import template_of, thinking_of
 from near.models.cutting import without_middle
-from near.models.own_template import THINKING, own_pieces
+from near.models.tokenizer_template import THINKING, tokenizer_pieces
 
-IGNORED = -100  # the label that torch's cross entropy leaves out
-ANCHORS = ("1", "\n", "x", "。", ">", "é")  # what may stand before a continuation while it is encoded
-JOINT = "\x1d"  # between pieces in one string: `Encoder.joined`
+IGNORED = -100  # the label that torch's cross entropy ignores
+ANCHORS = ("1", "\n", "x", "。", ">", "é")  # texts to put before a continuation while it is encoded
+JOINT = "\x1d"  # separates pieces in one string, see Encoder.joined
 
 
 @dataclass
 class Encoded:
-    """One row for training. `input_ids`, `labels`: int64 (T,), T <= cutoff_len; labels are IGNORED where nothing is
-    trained. `cut_prompt`, `cut_answer`: tokens lost before and in the last answer. `lost_question`: whether an answer
-    is left whose question was cut away; `lost_answers`: earlier answers that were cut away, whole or in part.
-    `endless`: nothing ends the answer, and the tokenizer has no end token; `end_added`: the tokenizer's was added.
-    `unrendered`: answers of whose thinking or, beside calls, text the template leaves something out; `dropped`:
-    data.reasoning=drop took thinking out. `reopened`: the template opens the last answer otherwise than generation
-    opens one."""
+    """One row for training."""
 
-    input_ids: np.ndarray
-    labels: np.ndarray
-    cut_prompt: int = 0
-    cut_answer: int = 0
-    lost_question: bool = False
-    lost_answers: int = 0
-    endless: bool = False
-    end_added: bool = False
-    unrendered: int = 0
-    dropped: bool = False
-    reopened: bool = False
+    input_ids: np.ndarray  # int64 (T,), T <= cutoff_len
+    labels: np.ndarray  # int64 (T,); IGNORED at tokens that are not trained on
+    cut_prompt: int = 0  # tokens cut off before the last answer
+    cut_answer: int = 0  # tokens cut off at the end of the last answer
+    lost_question: bool = False  # the question of a remaining answer was cut off
+    lost_answers: int = 0  # earlier answers that were cut off, in whole or in part
+    endless: bool = False  # an answer has no end, and the tokenizer has no end token
+    end_added: bool = False  # the tokenizer's end token was added to an answer
+    unrendered: int = 0  # answers whose thinking, or text beside calls, the template omits in part
+    dropped: bool = False  # data.reasoning=drop removed thinking
+    reopened: bool = False  # the template opens the last answer differently from generation
 
 
 @dataclass
 class _Answer:
-    """Where an answer and its prompt stand among a row's ids: prompt [start, begin), answer [begin, stop)."""
+    """Positions of an answer and its prompt among a row's ids: prompt [start, begin), answer [begin, stop)."""
 
     turn: int
     start: int
     begin: int
     stop: int
     prompt: str = ""
-    whole: str = ""  # the text of those of its pieces that were shortened
+    whole: str = ""  # full text of its shortened pieces
 
 
 @dataclass
 class _Ids:
     ids: list[int] = field(default_factory=list)
     answers: list[_Answer] = field(default_factory=list)
-    firsts: dict[int, int] = field(default_factory=dict)  # of positions behind an answer: the label that ends it
+    firsts: dict[int, int] = field(default_factory=dict)  # position after an answer to the label that ends the answer
 
 
 class Encoder:
-    """Encodes the rows of one configuration: `data` names cutoff_len, train_on_prompt, mask_history, reasoning and
-    default_system (conf/data/files.yaml says what they do)."""
+    """Encodes the rows of one configuration.
+
+    `data` has cutoff_len, train_on_prompt, mask_history, reasoning and default_system (see conf/data/files.yaml).
+    """
 
     def __init__(self, tokenizer, data: DictConfig | Mapping):
         self.tokenizer, self.template = tokenizer, template_of(tokenizer)
@@ -75,11 +74,13 @@ class Encoder:
         self.default_system = data.get("default_system")
 
     def encode(self, messages: list[Message]) -> Encoded:
-        """A row's ids and labels. A row that is too long loses the start of what stands before its last answer, then
-        the end of that answer.
+        """Encode a row. A row that is too long loses the start of the part before its last answer, then the end of
+        that answer.
 
-        Raises UserError where the chat template takes no tools and the row has some, or rewrites earlier turns so that
-        answers can't be found in it; jinja2.TemplateError where the template refuses the row.
+        Raises:
+            UserError: the row has tools and the chat template does not accept them, or the template rewrites earlier
+                turns so that answers can't be located.
+            jinja2.TemplateError: the template rejects the row.
         """
         if is_plain(messages):
             return self._plain(messages[0]["content"])
@@ -116,7 +117,7 @@ class Encoder:
         )
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
-        """The ids that generation continues from: `messages`, and the opening of an answer."""
+        """The ids of the generation prompt: `messages` and the opening of an answer."""
         messages, _ = self._prepared(messages)
         return self._row(self.pieces(messages, generate=True)[0]).ids
 
@@ -127,10 +128,11 @@ class Encoder:
         return JOINT.join(piece.text for piece in self.pieces(self._prepared(messages)[0])[0])
 
     def joined_ids(self, text: str) -> list[int]:
+        """The ids of a text that `joined` returned."""
         return self._row([Piece(part, None) for part in text.split(JOINT) if part]).ids
 
     def _prepared(self, messages: list[Message]) -> tuple[list[Message], bool]:
-        """`messages` with the default system turn, and without thinking where it is to be dropped (whether any was)."""
+        """`messages` with the default system turn and, if configured, without thinking; and whether any was dropped."""
         dropped = False
         if self.drop_reasoning:
             without = [_without_thinking(m) if m["role"] == "assistant" else m for m in messages]
@@ -143,10 +145,12 @@ class Encoder:
         return messages, dropped
 
     def pieces(self, messages: list[Message], generate: bool = False) -> tuple[list[Piece], bool]:
-        """What is encoded apart from each other, `generate`: with the opening of an answer at the end; and whether the
-        last answer opens otherwise than generation opens one."""
+        """The pieces of a chat that are encoded separately, and `Encoded.reopened`.
+
+        `generate`: add the opening of an answer at the end.
+        """
         if self.template is None:
-            return own_pieces(self.tokenizer, messages, generate)
+            return tokenizer_pieces(self.tokenizer, messages, generate)
         tokenizer = self.tokenizer
         options = {"thinking": self.thinking, "generate": generate, "mask_history": self.mask_history}
         options["default_system"] = self.default_system
@@ -157,7 +161,7 @@ class Encoder:
         return messages[turn].get("train", True) and not (self.mask_history and turn != last)
 
     def _plain(self, text: str) -> Encoded:
-        """Plain text and its end, every token trained on; what is over `cutoff_len` is lost at the end."""
+        """Plain text and its end token, trained on in full; cut at the end to `cutoff_len`."""
         ids = self.tokenizer(self._shortened(text), verbose=False)["input_ids"]
         end = self.tokenizer.eos_token_id
         if end is not None and ids[-1:] != [end]:
@@ -197,7 +201,7 @@ class Encoder:
             return [special]
         if first or self.template is not None or not self._pads_words:
             return self._bare(text)
-        for anchor in ANCHORS:  # as it is cut in the middle of a text, without the space put before a text's first word
+        for anchor in ANCHORS:  # tokenise as inside a text, without the space that goes before a text's first word
             alone, both = self._bare(anchor), self._bare(anchor + text)
             if both[: len(alone)] == alone:
                 return both[len(alone) :]
@@ -213,7 +217,7 @@ class Encoder:
 
     @functools.cached_property
     def _ends(self) -> set[int]:
-        """Ids that can end a turn: special ones."""
+        """Ids of special tokens: any of them can end a turn."""
         added = self.tokenizer.added_tokens_decoder
         return set(self.tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
 
@@ -225,10 +229,13 @@ class Encoder:
     def _ended(
         self, ids: np.ndarray, labels: np.ndarray, trained: list[_Answer]
     ) -> tuple[np.ndarray, np.ndarray, bool, bool]:
-        """ids and labels with the end token after an answer that nothing ends, and whether it was added, or lacks.
+        """Add the tokenizer's end token to trained answers that do not end in a special token.
 
-        After the last answer it is a token of its own. After an earlier one it is the label of what follows, as the
-        template goes on without it.
+        After the last answer the token is appended. After an earlier answer it becomes the label of the next token,
+        because the template continues without an end.
+
+        Returns:
+            ids int64 (T,), labels int64 (T,), `Encoded.end_added`, `Encoded.endless`.
         """
         tails = [ids[max(a.begin, a.stop - 4) : a.stop].tolist() for a in trained]
         open_ended = [a for a, tail in zip(trained, tails, strict=True) if not self._ends.intersection(tail)]
@@ -238,7 +245,7 @@ class Encoder:
         if end is None:
             return ids, labels, False, True
         for answer in open_ended:
-            if not self.tokenizer.decode(ids[answer.stop :]).strip():  # the chat's last: white space behind it goes
+            if not self.tokenizer.decode(ids[answer.stop :]).strip():  # the last answer: remove what follows
                 ids, labels = ids[: answer.stop], labels[: answer.stop]
             if answer.stop < len(ids):
                 labels[answer.stop] = end
@@ -249,8 +256,10 @@ class Encoder:
     def _lost(
         self, messages: list[Message], row: _Ids, trained: list[_Answer], labels: np.ndarray, cut: int
     ) -> tuple[bool, int]:
-        """Whether an answer lost its question to a cut of `cut` tokens, and how many answers are lost; what is left of
-        those is not trained on."""
+        """`Encoded.lost_question` and `Encoded.lost_answers` for a cut of the first `cut` tokens.
+
+        Labels of partly cut answers become IGNORED, in place.
+        """
         gone = [a for a in trained if a.begin < cut and a is not row.answers[-1]]
         for answer in gone:
             labels[answer.begin : answer.stop + 1] = IGNORED
@@ -263,7 +272,7 @@ class Encoder:
         return left.begin - cut <= opening, len(gone)
 
     def _unrendered(self, messages: list[Message], ids: np.ndarray, answer: _Answer) -> bool:
-        """Whether something of an answer is not among its ids: thinking, or what it says beside calls of tools."""
+        """Whether thinking of an answer, or its text beside tool calls, is missing from its ids."""
         message = messages[answer.turn]
         parts = [message.get("reasoning", ""), message["content"] if "calls" in message else ""]
         if not any(part.strip() for part in parts):
@@ -273,5 +282,5 @@ class Encoder:
 
 
 def _without_thinking(message: Message) -> Message:
-    kept = {key: value for key, value in message.items() if key != "reasoning"}
-    return {**kept, "content": THINKING.sub("", message["content"])}
+    rest = {key: value for key, value in message.items() if key != "reasoning"}
+    return {**rest, "content": THINKING.sub("", message["content"])}

@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, a built-in, or a hub model fetched by its commit."""
+"""Locates a model's files: a folder, a built-in asset, or a hub model downloaded at its commit."""
 
 from pathlib import Path
 
@@ -10,25 +10,33 @@ SKIPPED = ["onnx/*", "openvino/*", "original/*", "*.pth", "*.gguf", "*.msgpack",
 
 
 def model_folder(key: str, path: str, revision: str | None, cache_dir: str, instead: str) -> str:
-    """The local folder of model `path`. `key`: the option it came from; `instead`: the built-in choice to name.
+    """The local folder of a model; a hub model is downloaded.
 
-    Raises UserError when it is neither a folder nor a model the hub gives.
+    Args:
+        key: the option that `path` comes from, for error messages.
+        path: a folder, `builtin:NAME`, or a hub id.
+        revision: a hub model's commit, branch or tag; None: the default branch.
+        cache_dir: where built-in assets are cached.
+        instead: the built-in choice to suggest.
+
+    Raises:
+        UserError: `path` is neither a folder with a model nor a model that the hub provides.
     """
-    found = resolve(path, cache_dir)
-    refuse_special(Path(found).expanduser(), key)
-    if Path(found).expanduser().is_dir():
-        folder = Path(found).expanduser()
+    resolved = resolve(path, cache_dir)
+    refuse_special(Path(resolved).expanduser(), key)
+    if Path(resolved).expanduser().is_dir():
+        folder = Path(resolved).expanduser()
         refuse_special_in(folder, key)
         if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
-            raise UserError(f"{key}={path}: the folder holds no model (no config.json)")
+            raise UserError(f"{key}={path}: the folder has no model (no config.json)")
         return str(folder)
-    if found.startswith((".", "/", "~")) or found.count("/") > 1:
+    if resolved.startswith((".", "/", "~")) or resolved.count("/") > 1:
         raise UserError(f"{key}={path}: no such folder")
     from huggingface_hub import get_token, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        return snapshot_download(found, revision=revision, ignore_patterns=SKIPPED)
+        return snapshot_download(resolved, revision=revision, ignore_patterns=SKIPPED)
     except (GatedRepoError, RepositoryNotFoundError) as error:
         token = "HF_TOKEN is set, but has no access" if get_token() else "HF_TOKEN is not set"
         raise UserError(
@@ -37,20 +45,20 @@ def model_folder(key: str, path: str, revision: str | None, cache_dir: str, inst
         ) from error
     except (OSError, ValueError, HFValidationError, RuntimeError) as error:
         raise UserError(
-            f"{key}={path}: no such folder, and the hub did not give it ({one_line(error)[:160]}); "
-            f"where no hub is in reach use {instead}, which is built in"
+            f"{key}={path}: no such folder, and the hub did not provide it ({one_line(error)[:160]}); "
+            f"without access to a hub use {instead}, which is built in"
         ) from error
 
 
-def wanted_dtype(dtype: str) -> str:
-    """`dtype`, with auto made bfloat16 on a GPU that computes in it and float32 elsewhere."""
+def resolve_dtype(dtype: str) -> str:
+    """`dtype`; "auto" becomes bfloat16 on a GPU that computes in it, else float32."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if computes_bfloat16() else "float32"
 
 
 def computes_bfloat16() -> bool:
-    """Whether there is a GPU that computes in bfloat16 itself (older ones only emulate it)."""
+    """Whether a GPU computes in bfloat16 natively (older ones emulate it)."""
     import torch
 
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,4 +1,4 @@
-"""The base model, its tokenizer, and adapters on it."""
+"""Loads the base model, its tokenizer, and adapters."""
 
 import importlib.util
 from pathlib import Path
@@ -12,19 +12,28 @@ from near.common.errors import UserError, one_line, reading
 from near.common.extras import install
 from near.common.files import read_json
 from near.data.templates.named import set_template, set_thinking
-from near.models.hub import model_folder, wanted_dtype
+from near.models.hub import model_folder, resolve_dtype
 from near.models.patterns import check_patterns
 from near.models.pissa import keep_initial
 
 
 def base_folder(cfg: DictConfig, cache_dir: str) -> str:
-    """Where the base model's files are."""
+    """The folder of the base model; a hub model is downloaded."""
     return model_folder("model.name_or_path", cfg.name_or_path, cfg.revision, cache_dir, "model=smollm2")
 
 
 def load_tokenizer(cfg: DictConfig, cache_dir: str, folder: str | None = None, template_key: str = "model.template"):
-    """The base model's tokenizer (or that in `folder`), with its chat template and a padding token (without its own,
-    the end-of-text one); UserError where it can't be loaded or has no template, which option `template_key` sets."""
+    """The base model's tokenizer with a chat template and a padding token (default: its end token).
+
+    Args:
+        cfg: the node `model` of the configuration.
+        cache_dir: where built-in assets are cached.
+        folder: load the tokenizer from here; None: from the base model's folder.
+        template_key: the option that sets the chat template, for error messages.
+
+    Raises:
+        UserError: the tokenizer can't be loaded, is not a fast one, or has no chat template.
+    """
     from transformers import AutoTokenizer
 
     folder = base_folder(cfg, cache_dir) if folder is None else folder
@@ -32,7 +41,7 @@ def load_tokenizer(cfg: DictConfig, cache_dir: str, folder: str | None = None, t
     with reading(f"the tokenizer in {folder}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code, **options)
     if not tokenizer.is_fast:
-        raise UserError(f"the tokenizer of {folder} is not a fast one, which is needed to find answers in a chat")
+        raise UserError(f"the tokenizer in {folder} is not a fast one, which is needed to locate answers in a chat")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     set_template(tokenizer, cfg.template, template_key)
@@ -41,7 +50,7 @@ def load_tokenizer(cfg: DictConfig, cache_dir: str, folder: str | None = None, t
 
 
 def check_quantization(cfg: DictConfig, finetuning: DictConfig) -> None:
-    """UserError where `cfg.quantization` can't be had, or not with this kind of fine-tuning."""
+    """UserError if `cfg.quantization` is set but not installed, or does not work with this kind of fine-tuning."""
     if cfg.get("quantization") is None:
         return
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -51,14 +60,20 @@ def check_quantization(cfg: DictConfig, finetuning: DictConfig) -> None:
 
 
 def load_base(cfg: DictConfig, cache_dir: str, device: str | None = None):
-    """The base causal language model in `cfg.dtype`, on `device` (None: the accelerator, where there is one).
+    """The base causal language model.
 
-    Its linear layers are quantised where `cfg.quantization` (a BitsAndBytesConfig) says so.
+    Args:
+        cfg: the node `model` of the configuration; `quantization` is a BitsAndBytesConfig or None.
+        cache_dir: where built-in assets are cached.
+        device: None: the accelerator, else the CPU.
+
+    Raises:
+        UserError: the model is missing or can't be read.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    folder, dtype = base_folder(cfg, cache_dir), getattr(torch, wanted_dtype(cfg.dtype))
+    folder, dtype = base_folder(cfg, cache_dir), getattr(torch, resolve_dtype(cfg.dtype))
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     quantised = _quantised(cfg, dtype, device)
@@ -72,43 +87,46 @@ def load_base(cfg: DictConfig, cache_dir: str, device: str | None = None):
         return model if is_deepspeed_zero3_enabled() else model.to(device)
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False  # evaluated once, it would be packed into a form without gradients
+            # otherwise a forward pass without gradients packs the weights into a form that has no gradient
+            layer.support_avx512bf16_for_cpu = False
     return model
 
 
 def upcast_norms(model) -> None:
-    """Make the weights of normalisation layers float32; what they give keeps the type of what they take."""
+    """Convert normalisation layers to float32; their output keeps the dtype of their input."""
     import torch
 
     def back(layer, inputs, output):
         return output.to(inputs[0].dtype)
 
     for name, layer in model.named_modules():
-        own = dict(layer.named_parameters(recurse=False))
-        if "norm" in f"{name.rpartition('.')[2]} {type(layer).__name__}".lower() and own:
+        weights = dict(layer.named_parameters(recurse=False))
+        if "norm" in f"{name.rpartition('.')[2]} {type(layer).__name__}".lower() and weights:
             layer.to(torch.float32)
             layer.register_forward_hook(back)
 
 
 def _quantised(cfg: DictConfig, dtype, device) -> dict:
-    """What from_pretrained needs to quantise a model; nothing where it is not to be."""
+    """Arguments of from_pretrained for quantisation; {} without it."""
     if cfg.get("quantization") is None:
         return {}
-    # weights are stored in the dtype of all others, so that ZeRO-3 and FSDP can spread them
+    # quantised weights are stored in the dtype of all others, so that ZeRO-3 and FSDP can shard them
     numbers = {"bnb_4bit_compute_dtype": dtype, "bnb_4bit_quant_storage": dtype}
     made = {"quantization_config": instantiate(cfg.quantization, **numbers)}
     return made if is_deepspeed_zero3_enabled() else made | {"device_map": {"": device}}
 
 
 def add_finetuning(model, finetuning: DictConfig):
-    """`model` with the adapter of `finetuning` (a peft config), or as it is when every weight is trained."""
+    """`model` with a new adapter by `finetuning` (a peft config), or unchanged if all weights are trained.
+
+    Raises UserError if peft refuses the configuration.
+    """
     if "_target_" not in finetuning:
         return model
     from peft import get_peft_model, prepare_model_for_kbit_training
 
-    if getattr(
-        model, "is_quantized", False
-    ):  # norms and embeddings in float32; gradient checkpointing is trainer.args' to ask for
+    if getattr(model, "is_quantized", False):
+        # norms and embeddings become float32; trainer.args decides on gradient checkpointing
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
         adapted = get_peft_model(model, instantiate(finetuning, _convert_="all"))
@@ -119,15 +137,23 @@ def add_finetuning(model, finetuning: DictConfig):
 
 
 def with_adapter(model, path: str | Path, trainable: bool = False):
-    """`model` with the adapter in folder `path`, whose weights want a gradient by choice; UserError where it was made
-    for another model."""
+    """`model` with the adapter in folder `path`.
+
+    Args:
+        model: the base model.
+        path: a folder with adapter_config.json and adapter_model.safetensors.
+        trainable: whether the adapter's weights require gradients.
+
+    Raises:
+        UserError: files are missing or damaged, or the adapter was made for another model.
+    """
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
 
     path = Path(path)
     weights = path / "adapter_model.safetensors"
     if not (path / "adapter_config.json").is_file() or not weights.is_file():
-        raise UserError(f"adapter_name_or_path={path}: no adapter_config.json and adapter_model.safetensors there")
+        raise UserError(f"adapter_name_or_path={path}: no adapter_config.json or no adapter_model.safetensors")
     check_patterns(path, read_json(path / "adapter_config.json"), (name for name, _ in model.named_modules()))
     misfit = f"adapter_name_or_path={path} does not fit the model {model.name_or_path}"
     with reading(weights), safe_open(weights, framework="numpy") as file:
@@ -135,7 +161,8 @@ def with_adapter(model, path: str | Path, trainable: bool = False):
     with reading(f"{misfit}: it", "name the base it was trained on"):
         adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
     known = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    whole = set(get_peft_model_state_dict(adapted, save_embedding_layers=True)) | known  # embeddings may be stored, too
+    # an adapter may include embeddings
+    whole = set(get_peft_model_state_dict(adapted, save_embedding_layers=True)) | known
     if odd := (stored - whole) | (known - stored):
         raise UserError(f"{misfit} ({len(odd)} weights differ, first {min(odd)}); name the base it was trained on")
     return adapted

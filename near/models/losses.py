@@ -1,7 +1,7 @@
-"""The loss of a causal language model on answers: negative log likelihood of the labelled tokens, natural log.
+"""Losses of a causal language model on answers: negative log-likelihood of labelled tokens, in nats.
 
-Most tokens of a row are its prompt. The vocabulary's scores there decide nothing, and are a fifth of a small model's
-work and most of a large batch's memory: where the model can be asked for some positions alone, they are not computed.
+Most tokens of a row are its prompt. Logits there are not needed, and take a fifth of a small model's work and most of a
+large batch's memory. If the model can compute the logits of some positions alone, those of prompts are not computed.
 """
 
 import inspect
@@ -12,41 +12,48 @@ from near.models.tokens import IGNORED
 
 
 def answer_losses(model, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each answer token's loss, float32 (m,), and the row of the batch it is of, int64 (m,).
+    """The loss of every answer token.
 
-    batch: input_ids, attention_mask, labels, int64 (B, T), as models/tokens.py's Collator makes them. The vocabulary's
-    scores are turned to float32 at answer tokens alone.
+    Args:
+        model: a causal language model.
+        batch: input_ids, attention_mask and labels, int64 (B, T), from models/tokens.py's Collator.
+
+    Returns:
+        losses float32 (m,), of the m answer tokens; rows int64 (m,), the row of the batch of each.
     """
-    following, kept = following_answers(model, batch["labels"])
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, **kept).logits
-    rows, places = torch.nonzero(following != IGNORED, as_tuple=True)
-    losses = torch.nn.functional.cross_entropy(logits[rows, places].float(), following[rows, places], reduction="none")
+    following, keyword = following_answers(model, batch["labels"])  # (B, U)
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    logits = model(**inputs, use_cache=False, **keyword).logits  # (B, U, vocabulary)
+    rows, positions = torch.nonzero(following != IGNORED, as_tuple=True)
+    scores = logits[rows, positions].float()  # (m, vocabulary): float32 for answer tokens alone saves memory
+    losses = torch.nn.functional.cross_entropy(scores, following[rows, positions], reduction="none")
     return losses, rows
 
 
 def following_answers(model, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The label behind each position whose scores are needed, int64 (B, U), and the keyword with which `model` computes
-    the scores of these positions alone.
-
-    They are the positions before an answer token of any row of the batch. U is T, and there is no keyword, for a model
-    that computes all positions' scores always.
+    """The labels of the positions whose logits are needed: those before an answer token of any row of the batch.
 
     Args:
-        labels: int64 (B, T), IGNORED where there is no answer.
+        model: a causal language model.
+        labels: int64 (B, T), IGNORED at tokens that are no answer.
+
+    Returns:
+        The next token's label at each of U positions, int64 (B, U); and the keyword argument with which `model`
+        computes the logits of these positions alone. U is T, and the keywords are empty, for other models.
     """
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)  # (B, T)
-    places = (following != IGNORED).any(dim=0).nonzero()[:, 0]  # (U,)
-    if not len(places) or not can_keep(model):
+    positions = (following != IGNORED).any(dim=0).nonzero()[:, 0]  # (U,)
+    if not len(positions) or not can_keep(model):
         return following, {}
-    return following[:, places], {"logits_to_keep": places}
+    return following[:, positions], {"logits_to_keep": positions}
 
 
 def can_keep(model) -> bool:
-    """Whether `model`, wrapped as it may be, takes the positions whose scores it shall compute (`logits_to_keep`), and
-    computes the plain loss of these when it is handed their labels as `shift_labels`.
+    """Whether `model`, possibly wrapped, can compute the logits of some positions alone (`logits_to_keep`), and the
+    plain loss of these from their labels (`shift_labels`).
 
-    Of transformers 5.19 all decoders do but halves of encoder-decoders, models that also see or hear, and those that
-    compute their loss themselves: CPM-Ant, XLNet and XLM. DataParallel would cut the positions as if they were rows.
+    In transformers 5.19 all decoders do, except for halves of encoder-decoders, multimodal models, and models with
+    their own loss: CPM-Ant, XLNet and XLM. DataParallel would split the positions as if they were rows.
     """
     from accelerate.utils import extract_model_from_parallel
 
@@ -64,6 +71,15 @@ def can_keep(model) -> bool:
 
 
 def by_row(losses: torch.Tensor, rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum of every row's token losses, float64 (count,), and how many they are, int64 (count,)."""
+    """Sums of token losses by row.
+
+    Args:
+        losses: (m,).
+        rows: int64 (m,), below `count`.
+        count: rows of the batch.
+
+    Returns:
+        sums float64 (count,); numbers of tokens int64 (count,).
+    """
     sums = torch.zeros(count, dtype=torch.float64, device=losses.device).index_add(0, rows, losses.double())
     return sums, torch.bincount(rows, minlength=count)

@@ -1,10 +1,10 @@
-"""The optimizers that TrainingArguments names (`optim`) and that another package brings."""
+"""Optimizers of TrainingArguments (`optim`) that need another package."""
 
 import importlib.util
 
 from near.common.extras import install
 
-# By how the name begins or ends: the module, and how it is installed.
+# the module, and how to install it
 PACKAGES = {
     "bitsandbytes": ("bitsandbytes", install("qlora")),
     "galore": ("galore_torch", "pip install galore-torch"),
@@ -20,7 +20,7 @@ BITSANDBYTES = ("adamw_8bit", "adamw_bnb_8bit", "ademamix", "ademamix_8bit", "li
 
 
 def package_of(optim: str) -> str | None:
-    """The key of PACKAGES that `optim` needs; None for what torch and transformers bring themselves."""
+    """The key of PACKAGES that `optim` needs; None if torch and transformers have it."""
     if optim in BITSANDBYTES or optim.startswith(("paged_", "rmsprop_bnb")):
         return "bitsandbytes"
     if optim in ("adamw_torch_4bit", "adamw_torch_8bit"):
@@ -38,7 +38,7 @@ def is_installed(package: str) -> bool:
 
 
 def optimizer_faults(optim: object, key: str = "trainer.args.optim") -> list[str]:
-    """What is wrong with an optimizer's name: its package is not installed. `key`: the option it came from."""
+    """Faults of an optimizer's name: its package is not installed. `key`: the option it comes from."""
     package = package_of(str(optim))
     if package is None or is_installed(package):
         return []

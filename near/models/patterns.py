@@ -1,6 +1,6 @@
-"""The patterns of an adapter_config.json, regular expressions that peft matches against the names of a model's parts.
+"""Checks the patterns of an adapter_config.json: regular expressions that peft matches with a model's module names.
 
-One may never end, so they are tried first in a process of bounded time.
+Matching may never end, so the patterns are tried first in a process with limited time.
 """
 
 import re
@@ -14,12 +14,15 @@ PLAIN = re.compile(r"[\w.-]*")
 
 
 def check_patterns(path: object, config: dict, names: Iterable[str]) -> None:
-    """UserError where a pattern in `config`, the adapter_config.json in `path`, is none, or takes too long to match
-    `names`; and where it names a module to import."""
+    """UserError for a pattern that is invalid or takes too long to match, and for a module to import.
+
+    Args:
+        path: the adapter's folder, for error messages.
+        config: its adapter_config.json.
+        names: the model's module names.
+    """
     if config.get("megatron_config"):
-        raise UserError(
-            f"{path}/adapter_config.json sets megatron_config, which imports a module; it can't be used here"
-        )
+        raise UserError(f"{path}/adapter_config.json sets megatron_config, which imports a module; remove it")
     patterns = list(_patterns(config))
     if not patterns:
         return
@@ -33,7 +36,7 @@ def check_patterns(path: object, config: dict, names: Iterable[str]) -> None:
 
 
 def _patterns(config: dict) -> Iterable[tuple[str, str, str]]:
-    """Key, pattern, and the whole expression as peft makes it, of those that are more than a name."""
+    """Key, pattern and peft's whole expression, for every pattern that is not a plain name."""
     forms = {
         "target_modules": "{}",
         "exclude_modules": "{}",
@@ -43,10 +46,10 @@ def _patterns(config: dict) -> Iterable[tuple[str, str, str]]:
         "alpha_pattern": r"(.*\.)?({})$",
     }
     for key, form in forms.items():
-        given = config.get(key)
-        if isinstance(given, list) and key in ("target_modules", "exclude_modules"):
+        value = config.get(key)
+        if isinstance(value, list) and key in ("target_modules", "exclude_modules"):
             continue  # names
-        for pattern in [given] if isinstance(given, str) else given if isinstance(given, list | dict) else []:
+        for pattern in [value] if isinstance(value, str) else value if isinstance(value, list | dict) else []:
             if not PLAIN.fullmatch(str(pattern)):
                 yield key, str(pattern), form.replace("{}", str(pattern))
 
@@ -57,7 +60,7 @@ def _match(request: list) -> str | None:
         try:
             expression = re.compile(whole)
         except (re.error, OverflowError, RecursionError) as error:
-            return f"{key}={pattern[:80]!r} is no pattern ({error})"
+            return f"{key}={pattern[:80]!r} is not a valid pattern ({error})"
         for name in names:
             expression.match(name)
             expression.fullmatch(name)

@@ -1,8 +1,8 @@
 """PiSSA adapters, saved as LoRA ones.
 
-A PiSSA adapter (Meng et al. 2024) begins with the largest singular values of the weights and leaves the rest as the
-base. Alone it answers only on a base that was changed in the same way, by an approximation that draws random numbers.
-What is saved is therefore the difference that training made, for the base as it was and at twice the rank:
+A PiSSA adapter (Meng et al. 2024, arXiv:2404.02948) starts with the largest singular values of the weights; the base is
+the rest. It works only on a base that was changed in the same way, by an approximation with random numbers. Therefore
+the difference that training made is saved, for the unchanged base and at twice the rank:
 
     W + dW = W_res + B A,  W = W_res + B0 A0,  so  dW = B A - B0 A0 = [B | -B0] [A ; A0]
 """
@@ -14,7 +14,7 @@ from near.common.files import read_json, write_json
 
 
 def keep_initial(model) -> None:
-    """Remember the weights that the PiSSA adapter of `model` begins with; nothing for other adapters."""
+    """Store the initial weights of a PiSSA adapter as `model.initial_adapter`; no effect for other adapters."""
     from peft.utils import get_peft_model_state_dict
 
     if str(getattr(model.active_peft_config, "init_lora_weights", "")).startswith("pissa"):
@@ -23,8 +23,10 @@ def keep_initial(model) -> None:
 
 
 def save_as_lora(model, folder: Path) -> None:
-    """Make the PiSSA adapter of `model` that was saved in `folder` the LoRA adapter that answers alike on the base as
-    it was; nothing for other models."""
+    """Rewrite the PiSSA adapter saved in `folder` as an equivalent LoRA adapter for the unchanged base.
+
+    No effect if `model` has no PiSSA adapter.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -34,12 +36,13 @@ def save_as_lora(model, folder: Path) -> None:
     state = load_file(folder / "adapter_model.safetensors")
     for name, weight in state.items():
         if "lora_A" in name:  # (r, in)
-            state[name] = torch.cat([weight, initial[name].to(weight.dtype)], dim=0)
+            state[name] = torch.cat([weight, initial[name].to(weight.dtype)], dim=0)  # (2r, in)
         elif "lora_B" in name:  # (out, r)
-            state[name] = torch.cat([weight, -initial[name].to(weight.dtype)], dim=1)
+            state[name] = torch.cat([weight, -initial[name].to(weight.dtype)], dim=1)  # (out, 2r)
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = read_json(folder / "adapter_config.json")
-    wider = math.sqrt(2) if config.get("use_rslora") else 2  # so that alpha's scaling stays
+    # keeps the scaling, which is alpha / r, or alpha / sqrt(r) with rslora
+    wider = math.sqrt(2) if config.get("use_rslora") else 2
     for key, by in (("r", 2), ("lora_alpha", wider)):
         config[key] = config[key] * by
         pattern = "rank_pattern" if key == "r" else "alpha_pattern"

@@ -1,4 +1,4 @@
-"""Chat templates that models bring: programs in transformers' sandbox, in a process of bounded time and memory."""
+"""Renders models' chat templates in transformers' sandbox, in a process with limited time and memory."""
 
 import os
 import threading
@@ -9,20 +9,30 @@ from near.common.bounded import Bounded, Overrun
 from near.common.errors import UserError, one_line
 
 SECONDS = 10  # of processor time, for one chat
-LONGEST = 1 << 24  # characters of a chat beyond 16 times those of its messages
+LONGEST = 1 << 24  # characters of a rendered chat, beyond 16 times those of its messages
 
 _process: Bounded | None = None
 _lock = threading.Lock()
-_refused: dict[str, str] = {}  # templates that took too much, and what to say of them
+_refused: dict[str, str] = {}  # templates that exceeded a limit, to the error message
 
-Part = tuple[bool, int, bool]  # of a chat: whether with tools, how many turns, whether an answer is opened behind them
-Text = tuple[str | None, str | None]  # what it comes to, or what the template says against it
+Part = tuple[bool, int, bool]  # with tools?, number of turns, open an answer at the end?
+Text = tuple[str | None, str | None]  # the rendered text, or the template's error
 
 
 def render(tokenizer, turns: list[dict], tools: list | None, parts: list[Part]) -> list[Text]:
-    """`parts` of a chat by the tokenizer's own template, as its apply_chat_template gives them.
+    """Render `parts` of a chat with the tokenizer's template, as its apply_chat_template does.
 
-    Raises UserError where they take too much time or memory, and then at once for every other chat of that template.
+    Args:
+        tokenizer: has a chat template.
+        turns: the chat in OpenAI's form.
+        tools: descriptions of tools; None: no tools.
+        parts: the beginnings of the chat to render.
+
+    Returns:
+        One Text per part.
+
+    Raises:
+        UserError: the template exceeds the limits; from then on immediately for every chat with that template.
     """
     global _process
     template = tokenizer.get_chat_template(None, tools)
@@ -35,22 +45,22 @@ def render(tokenizer, turns: list[dict], tools: list | None, parts: list[Part]) 
         except Overrun as error:
             _process = None
             _refused[template] = (
-                f"the chat template of {tokenizer.name_or_path} is refused, {error} for one chat; name another one, "
-                "as in model.template=chatml"
+                f"the chat template of {tokenizer.name_or_path} is refused, {error} for one chat; choose another, "
+                "for example model.template=chatml"
             )
             raise UserError(_refused[template]) from error
 
 
-def text_of(found: Text) -> str:
-    """The text of a part. Raises jinja2.TemplateError where the template can't take it."""
-    text, fault = found
+def text_of(rendered: Text) -> str:
+    """The text of a part. Raises jinja2.TemplateError if the template rejected it."""
+    text, fault = rendered
     if text is None:
         raise TemplateError(fault)
     return text
 
 
 def _rendered(request: list) -> list[Text]:
-    """Called in the process apart."""
+    """Runs in the separate process."""
     template, turns, tools, parts, special = request
     return [
         _part(template, turns[:stop], tools if whole else None, generate, special) for whole, stop, generate in parts
@@ -68,7 +78,7 @@ def _part(template: str, chat: list[dict], tools: list | None, generate: bool, s
         )
     except MemoryError:
         raise
-    except Exception as error:  # whatever the template does
+    except Exception as error:  # a template may raise anything
         return None, one_line(error)
     if len(text) > LONGEST + 16 * sum(len(str(message)) for message in chat):
         raise Overrun(f"it gives {len(text):,} characters")

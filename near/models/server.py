@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's HTTP API: asked again while it is busy, its faults told in one line."""
+"""Client of a server with OpenAI's HTTP API: retries while the server is busy, reports errors in one line."""
 
 import functools
 import os
@@ -11,7 +11,7 @@ from near.common.bounds import between
 from near.common.errors import UserError, one_line
 
 WAIT = tenacity.wait_random_exponential(multiplier=0.5, max=30)  # seconds between tries
-BUSY = {408, 409, 425, 429, 500, 502, 503, 504}  # answers worth another try
+BUSY = {408, 409, 425, 429, 500, 502, 503, 504}  # status codes that are retried
 
 
 class ServerOptions(TypedDict):
@@ -24,8 +24,13 @@ class ServerOptions(TypedDict):
 
 
 class Server:
-    """`options`: url (up to /v1), api_key_env (the variable that holds the key), concurrency (requests under way at
-    once), retries, timeout (seconds). `where`: the key of the configuration that they stand under."""
+    """A connection to a server.
+
+    Args:
+        options: url (up to /v1), api_key_env (the environment variable with the key), concurrency (simultaneous
+            requests), retries, timeout (seconds).
+        where: the configuration's key of these options, for error messages.
+    """
 
     def __init__(self, options: dict, where: str):
         self.options, self.where = options, where
@@ -44,13 +49,17 @@ class Server:
         name = self.options.get("api_key_env") or ""
         key = os.environ.get(name, "").strip()
         if not (key.isascii() and key.isprintable()):
-            raise UserError(f"the environment variable {name} holds something that is no key; set it anew")
+            raise UserError(f"the environment variable {name} is not a valid key (not printable ASCII); set it again")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=self.concurrency)
         return httpx.Client(headers=headers, timeout=self.options["timeout"], limits=limits)
 
     def json(self, method: str, path: str, body: dict | None = None) -> dict:
-        """The JSON that the server answers; tried again, each time after a longer pause, while it is busy or away."""
+        """Send a request and return the JSON of the response; retried with growing pauses while the server is busy.
+
+        Raises:
+            UserError: the server refuses, returns an error or no JSON, or does not answer.
+        """
 
         def once() -> dict:
             answer = self._client.request(method, self.url + path, json=body)
@@ -67,7 +76,7 @@ class Server:
             try:
                 return answer.json()
             except ValueError as error:
-                raise UserError(f"{self.where}.url={self.url}{path} answers something that is not JSON") from error
+                raise UserError(f"{self.where}.url={self.url}{path} did not return JSON") from error
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((_Busy, httpx.TransportError)),
@@ -80,7 +89,7 @@ class Server:
         except (_Busy, httpx.TransportError) as error:
             raise UserError(
                 f"{self.where}.url={self.url} did not answer in {self.options['retries'] + 1} tries "
-                f"({one_line(error) or type(error).__name__}); start it and run again: what is stored stays"
+                f"({one_line(error) or type(error).__name__}); start it and run again; stored results are reused"
             ) from error
         except httpx.InvalidURL as error:
             raise UserError(f"{self.where}.url={self.url} is not a URL ({one_line(error)})") from error

@@ -1,4 +1,4 @@
-"""The table of tokens that rows are trained on, and batches of it."""
+"""The table of tokens for training, and batches of it."""
 
 import hashlib
 import logging
@@ -23,12 +23,13 @@ from near.models.encoding import IGNORED, Encoder
 log = logging.getLogger(__name__)
 
 VERSION = 4
-PER_PROCESS = 2000  # rows
-OPTIONS = ("cutoff_len", "train_on_prompt", "mask_history", "reasoning", "default_system")  # of data, see Encoder
+PER_PROCESS = 2000  # rows per process
+# options of data that Encoder reads
+OPTIONS = ("cutoff_len", "train_on_prompt", "mask_history", "reasoning", "default_system")
 
 
 def tokenizer_digest(tokenizer) -> str:
-    """What of a tokenizer decides its output: vocabulary, rules and chat template."""
+    """Digest of all that determines a tokenizer's output: vocabulary, rules, special tokens, chat template."""
     core = tokenizer.backend_tokenizer.to_str()
     special = [tokenizer.bos_token, tokenizer.eos_token, getattr(tokenizer, "split_special_tokens", False)]
     return digest(
@@ -38,20 +39,27 @@ def tokenizer_digest(tokenizer) -> str:
 
 @dataclass(frozen=True)
 class Tokens:
-    """`table`: input_ids and labels of all rows, by id; `eligible`: ids of rows with an answer token, ascending;
-    `fingerprint`: of the rows and what made tokens of them."""
+    """Token ids and labels of all rows."""
 
-    table: datasets.Dataset
-    eligible: np.ndarray
-    fingerprint: str = ""
+    table: datasets.Dataset  # input_ids and labels, indexed by row id
+    eligible: np.ndarray  # int64, ascending: ids of eligible rows with an answer token
+    fingerprint: str = ""  # digest of the rows, the tokenizer and the options
 
 
 def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
-    """Tokens of all rows, from the cache where the same rows met the same tokenizer before.
+    """Tokenise all rows, or read them from the cache.
 
-    `data`: what Encoder reads of it, num_proc, refresh, on_error. A row that the chat template refuses is not eligible;
-    how many is logged. One that can't be encoded (its answers can't be located, or its tools have no place) is a
-    UserError, or with data.on_error=skip left out likewise.
+    A row that the chat template rejects is not eligible; the number of such rows is logged.
+
+    Args:
+        rows: the rows.
+        tokenizer: a fast tokenizer with a chat template.
+        data: options of Encoder, num_proc, refresh and on_error.
+        cache_dir: where the tokens are cached.
+
+    Raises:
+        UserError: a row can't be encoded (its answers can't be located, or the template does not accept tools); with
+            data.on_error=skip such rows are not eligible instead. Also if no row is eligible.
     """
     options = [data.get(name) for name in OPTIONS]
     key = digest([VERSION, rows.fingerprint, tokenizer_digest(tokenizer), options])
@@ -98,18 +106,18 @@ def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
     _check(rows, table, usable, data.on_error)
     _report(rows, table, usable, len(eligible), data.cutoff_len, tokenizer)
     if not len(eligible):
-        raise UserError(f"data.{rows.name}: no row has an answer token; raise data.cutoff_len={data.cutoff_len}")
+        raise UserError(f"data.{rows.name}: no row has an answer token; increase data.cutoff_len={data.cutoff_len}")
     return Tokens(table.select_columns(["input_ids", "labels"]), eligible, key)
 
 
 def processes(rows: int) -> int | None:
-    """How many tokenise that many rows: starting one costs about what a thousand rows do."""
+    """Number of processes for `rows` rows; None: this one. Starting one costs as much as about a thousand rows."""
     count = min(threads_to_use(), rows // PER_PROCESS)
     return count if count > 1 else None
 
 
 def _check(rows: Rows, table: datasets.Dataset, usable: np.ndarray, on_error: str) -> None:
-    """UserError for the first usable row that could not be encoded, unless such rows are to be skipped."""
+    """UserError for the first usable row that could not be encoded; on_error="skip": log their number."""
     misfits = table.data.column("misfit")
     if misfits.null_count == len(table):
         return
@@ -119,7 +127,7 @@ def _check(rows: Rows, table: datasets.Dataset, usable: np.ndarray, on_error: st
     first = misfits[int(ids[0])].as_py()
     if on_error != "skip":
         raise UserError(f"data.{rows.name}, row {ids[0]}: {first}")
-    log.info(f"{rows.name}: {len(ids)} of {len(rows)} rows left out, they can't be encoded; row {ids[0]}: {first}")
+    log.info(f"{rows.name}: {len(ids)} of {len(rows)} rows can't be encoded and are left out; row {ids[0]}: {first}")
 
 
 def _report(rows: Rows, table: datasets.Dataset, usable: np.ndarray, eligible: int, cutoff_len: int, tokenizer) -> None:
@@ -131,32 +139,32 @@ def _report(rows: Rows, table: datasets.Dataset, usable: np.ndarray, eligible: i
         log.info(f"{rows.name}: {cut} of {len(rows)} rows cut to data.cutoff_len={cutoff_len} tokens")
     if rows_with["lost_question"] or rows_with["lost_answers"]:
         log.info(
-            f"{rows.name}: by the cut {rows_with['lost_question']} rows keep an answer without its question, "
-            f"{rows_with['lost_answers']} lose {int(counts['lost_answers'].sum())} earlier answers"
+            f"{rows.name}: the cut leaves {rows_with['lost_question']} rows with an answer without its question, and "
+            f"removes {int(counts['lost_answers'].sum())} earlier answers from {rows_with['lost_answers']} rows"
         )
     if rows_with["endless"]:
         log.info(
-            f"{rows.name}: answers of {rows_with['endless']} rows do not end: the chat template ends no turn and the "
-            "tokenizer has no end token"
+            f"{rows.name}: answers of {rows_with['endless']} rows do not end: neither the chat template nor the "
+            "tokenizer has an end token"
         )
     if rows_with["end_added"]:
         log.info(
-            f"{rows.name}: the chat template ends no answer in {rows_with['end_added']} rows; the end token "
-            f"{tokenizer.eos_token} is trained there"
+            f"{rows.name}: the chat template does not end the answers of {rows_with['end_added']} rows; the end token "
+            f"{tokenizer.eos_token} is added to them"
         )
     if rows_with["unrendered"]:
         count = int(counts["unrendered"].sum())
-        log.info(f"{rows.name}: the chat template leaves out thinking, or text beside calls, of {count} answers")
+        log.info(f"{rows.name}: the chat template omits thinking, or text beside calls, of {count} answers")
     if rows_with["dropped"]:
-        log.info(f"{rows.name}: thinking taken out of {rows_with['dropped']} rows (data.reasoning=drop)")
+        log.info(f"{rows.name}: thinking removed from {rows_with['dropped']} rows (data.reasoning=drop)")
     if rows_with["reopened"]:
         log.info(
-            f"{rows.name}: the chat template opens {rows_with['reopened']} answers otherwise than generation does; "
+            f"{rows.name}: the chat template opens {rows_with['reopened']} answers differently from generation; "
             "see model.enable_thinking and data.reasoning"
         )
     refused = table.data.column("refused").drop_null()
     if len(refused):
-        log.info(f"{rows.name}: the chat template refuses {len(refused)} rows, the first with: {refused[0]}")
+        log.info(f"{rows.name}: the chat template rejects {len(refused)} rows, the first with: {refused[0]}")
     if lost := len(usable) - eligible:
         log.info(f"{rows.name}: {lost} rows have no answer token and are not eligible")
 
@@ -177,7 +185,7 @@ _FEATURES = datasets.Features(
 
 
 class Collator:
-    """Rows to a batch: input_ids, attention_mask and labels, int64 (B, longest), padded on the right."""
+    """Collates rows into a batch: input_ids, attention_mask, labels, int64 (B, longest), padded on the right."""
 
     def __init__(self, pad_id: int):
         self.pad_id = pad_id
@@ -198,17 +206,17 @@ class Collator:
 
 
 def stop_ids(model, tokenizer) -> list[int]:
-    """Ids that end an answer: the model's own, and the tokenizer's end token, which training ends answers with."""
+    """Ids that stop generation: the model's, and the tokenizer's end token, with which training ends answers."""
     ends = model.generation_config.eos_token_id
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     return list(dict.fromkeys([*ends, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]))
 
 
-LOOKED_AT = 10_000  # rows whose length is looked up at a time
+ROWS_PER_BLOCK = 10_000  # rows whose lengths are read at a time
 
 
 def lengths(table: datasets.Dataset) -> np.ndarray:
-    """Tokens of every row of a table of `input_ids`, int64 (n,)."""
+    """Number of tokens of every row of a table with `input_ids`, int64 (n,)."""
     column = table.with_format("arrow")
-    parts = [pc.list_value_length(batch["input_ids"]) for batch in column.iter(LOOKED_AT)]
+    parts = [pc.list_value_length(batch["input_ids"]) for batch in column.iter(ROWS_PER_BLOCK)]
     return np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts]).astype(np.int64)

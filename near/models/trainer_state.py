@@ -1,4 +1,4 @@
-"""trainer_state.json of a checkpoint, checked."""
+"""Reads and checks trainer_state.json of a checkpoint."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from near.common.files import read_json
 
 
 def trainer_state(folder: Path) -> dict:
-    """trainer_state.json of a checkpoint; UserError where its numbers are none of a training that came so far."""
+    """trainer_state.json of a checkpoint; UserError if its numbers do not fit together."""
     path = folder / "trainer_state.json"
     state = read_json(path)
     step, most, history = state.get("global_step"), state.get("max_steps"), state.get("log_history")

@@ -1,4 +1,4 @@
-"""The weights of a model that are trained: what identifies them, and others put in their place for a while."""
+"""A model's trainable weights: their digest, and restoring them after temporary changes."""
 
 import contextlib
 import hashlib
@@ -8,12 +8,12 @@ import torch
 
 
 def trained(model) -> dict[str, torch.nn.Parameter]:
-    """Parameters that want a gradient, by name."""
+    """Parameters that require a gradient, by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def weights_digest(model) -> str:
-    """32 hex digits over the names and bits of the weights that are trained, and over what adapters are scaled by."""
+    """32 hex digits of SHA-256 over names and bits of trainable weights, and over adapters' scalings."""
     scales = {
         f"{name} scaling {adapter}": torch.tensor(float(value))
         for name, module in model.named_modules()
@@ -24,7 +24,7 @@ def weights_digest(model) -> str:
 
 
 def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
-    """32 hex digits over names, types, shapes and bits."""
+    """32 hex digits of SHA-256 over names, dtypes, shapes and bits."""
     state = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -33,8 +33,8 @@ def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 @contextlib.contextmanager
-def kept(model) -> Iterator[None]:
-    """Whatever is done to the trained weights meanwhile, they are the same afterwards."""
+def weights_restored(model) -> Iterator[None]:
+    """Restore the trainable weights when the block ends."""
     before = {name: weight.detach().clone() for name, weight in trained(model).items()}
     try:
         yield

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from near.data.loading import given, load
+from near.data.loading import is_set, load
 from near.data.pool import load_pool
 from near.data.rows import Rows
 from near.embedding.duplicates import without_near_duplicates
@@ -21,7 +21,7 @@ def load_queries(cfg: DictConfig, needed: bool, answers: bool = False) -> Rows |
         needed: load them even if data.queries is not set, which is then an error.
         answers: every query must end with an answer; so it must where the embedder reads answers.
     """
-    if not needed and not given(cfg.data, "queries"):
+    if not needed and not is_set(cfg.data, "queries"):
         return None
     return load(cfg.data, "queries", cfg.cache_dir, answer=answers or cfg.embedder.embed != "prompt")
 

@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from near.common.errors import UserError
-from near.data.loading import given
+from near.data.loading import is_set
 from near.selection.selectors.base import Selector
 
 
@@ -33,7 +33,7 @@ def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
             )
         asks, neighbours = similarity.asks_model, similarity.needs_neighbours
     gradients = asks == "gradients"
-    if asks and given(cfg.data, "queries") is False and gradients:
+    if asks and is_set(cfg.data, "queries") is False and gradients:
         raise UserError("data.queries.path is missing: the target whose gradients are followed; set it to a file")
     if asks and cfg.scoring.checkpoints:
         if not gradients:

@@ -85,7 +85,10 @@ def fault(*overrides: str) -> str:
         ("+data.candidates.colums=x", "data.candidates.colums is not in the configuration; did you mean"),
         ("+foo=1", "foo is not in the configuration"),
         ("+trainer.job=1", "trainer.job is handed over by the program"),
-        ("+trainer.args.hub_token=abc", "trainer.args.hub_token is a secret written out; put it into the environment"),
+        (
+            "+trainer.args.hub_token=abc",
+            "trainer.args.hub_token is a literal secret; put it into an environment variable",
+        ),
         ("embedder._target_=3", "embedder._target_=3 is not a dotted path"),
         ("selector._target_=near.selection.selectors.nowhere.X", "cannot be loaded"),
         ("selector._target_=near.selection.selectors.near.Nearest", "cannot be loaded"),

@@ -1,4 +1,4 @@
-"""Every row in one batch, within both bounds, alike in length."""
+"""Every row is in one batch, within both limits, with rows of similar length."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,12 @@ def test_the_documented_example():
 @pytest.mark.parametrize(("size", "tokens"), [(1, None), (7, None), (7, 100), (64, 1000), (5, 3)])
 def test_bounds(size, tokens):
     lengths = np.random.default_rng(0).integers(0, 60, 200)
-    found = batches(lengths, size, tokens)
-    assert sorted(np.concatenate(found).tolist()) == list(range(200))
-    for batch in found:
+    result = batches(lengths, size, tokens)
+    assert sorted(np.concatenate(result).tolist()) == list(range(200))
+    for batch in result:
         assert 1 <= len(batch) <= size
         assert tokens is None or len(batch) == 1 or lengths[batch].max() * len(batch) <= tokens
-    longest = [lengths[b].max() for b in found]
+    longest = [lengths[b].max() for b in result]
     assert longest == sorted(longest, reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""What strangers wrote and is worked on (chat templates, patterns of adapters) is bounded in time and memory."""
+"""Untrusted chat templates and patterns of adapters are limited in time and memory."""
 
 import os
 import re
@@ -45,11 +45,11 @@ def text(tokenizer, template: str, chat: list[dict] = CHAT, tools: list | None =
 def test_texts_are_those_of_transformers(tokenizer, template):
     tokenizer.chat_template = template
     parts = [(tools, stop, generate) for tools in (True, False) for stop in (1, 2, 3) for generate in (True, False)]
-    found = rendering.render(tokenizer, CHAT, TOOLS, parts)
-    for (tools, stop, generate), one in zip(parts, found, strict=True):
+    errors = rendering.render(tokenizer, CHAT, TOOLS, parts)
+    for (tools, stop, generate), one in zip(parts, errors, strict=True):
         options = {"tools": TOOLS} if tools else {}
-        wanted = tokenizer.apply_chat_template(CHAT[:stop], tokenize=False, add_generation_prompt=generate, **options)
-        assert rendering.text_of(one) == wanted
+        expected = tokenizer.apply_chat_template(CHAT[:stop], tokenize=False, add_generation_prompt=generate, **options)
+        assert rendering.text_of(one) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_texts_are_those_of_transformers(tokenizer, template):
 def test_a_template_that_takes_too_much_is_refused(tokenizer, template):
     for _ in range(2):  # the second time at once
         with pytest.raises(
-            UserError, match=r"chat template of .* is refused, it (takes over|gives) .*; name another one"
+            UserError, match=r"chat template of .* is refused, it (takes over|gives) .*; choose another"
         ):
             text(tokenizer, template)
     assert text(tokenizer, OWN_TEMPLATES["chatml"]), "others go on"
@@ -111,18 +111,18 @@ def test_a_template_that_fails_says_so(tokenizer, template, tmp_path, monkeypatc
 def test_it_is_bounded_in_threads_and_forks(tokenizer):
     """A signal's handler would work in the main thread alone."""
     assert text(tokenizer, OWN_TEMPLATES["chatml"])
-    found = []
+    errors = []
 
     def work() -> None:
         try:
             text(tokenizer, LOOP + "in a thread")
         except UserError as error:
-            found.append(str(error))
+            errors.append(str(error))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert "takes over" in found[0]
+    assert "takes over" in errors[0]
     assert text(tokenizer, OWN_TEMPLATES["chatml"])
     child = os.fork()
     if not child:

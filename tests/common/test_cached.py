@@ -1,4 +1,4 @@
-"""What is made once: whole or not there, by one process at a time; what is damaged is said and made again."""
+"""Cached results: complete or absent, made by one process at a time; damaged ones are logged and made again."""
 
 import multiprocessing
 import os
@@ -38,7 +38,7 @@ def test_made_once(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["odd", "gone", "bytes"])
-def test_what_is_damaged_is_said_and_made_again(tmp_path, caplog, damage):
+def test_a_damaged_result_is_logged_and_made_again(tmp_path, caplog, damage):
     place = tmp_path / "part" / "key"
     cached(place, write("one"), read)
     if damage == "gone":
@@ -90,6 +90,6 @@ def _one_of_several(place: Path) -> str:
 
 def test_of_several_processes_one_makes_it(tmp_path):
     with multiprocessing.get_context("fork").Pool(4) as pool:
-        found = pool.map(_one_of_several, [tmp_path / "part" / "key"] * 4)
+        results = pool.map(_one_of_several, [tmp_path / "part" / "key"] * 4)
     [maker] = (tmp_path / "makers").read_text().split()
-    assert found == [maker] * 4
+    assert results == [maker] * 4

@@ -53,8 +53,8 @@ def line(call, *args) -> str | None:
 def test_files_of_ours(tmp_path, read, damage):
     path = tmp_path / "one.file"
     path.write_bytes(DAMAGES[damage](b'{"a": 1, "b": [1, 2, 3]}\n'))
-    said = line(read, path)
-    assert said is None or str(path) in said
+    message = line(read, path)
+    assert message is None or str(path) in message
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: None])
@@ -155,8 +155,8 @@ def test_a_damaged_saved_data_set(tmp_path, name, damage):
         for opened in open_sources(source, "data.candidates", str(tmp_path / "cache")):
             list(opened.rows(None))
 
-    said = line(read)
-    assert said is None or str(tmp_path / "set") in said
+    message = line(read)
+    assert message is None or str(tmp_path / "set") in message
 
 
 @pytest.mark.parametrize(
@@ -206,10 +206,10 @@ def test_a_models_configuration_of_other_values(tmp_path, model, change):
 def check_model(folder: Path, name: str, load_base, load_tokenizer, load_float32) -> None:
     cfg = {"name_or_path": str(folder), "revision": None, "dtype": "float32", "trust_remote_code": False}
     cfg = OmegaConf.create({**cfg, "template": None, "quantization": None})
-    said = [line(load_base, cfg, "", "cpu"), line(load_tokenizer, cfg, ""), line(load_float32, folder, False)]
-    assert all(s is None or str(folder) in s for s in said), said
+    message = [line(load_base, cfg, "", "cpu"), line(load_tokenizer, cfg, ""), line(load_float32, folder, False)]
+    assert all(s is None or str(folder) in s for s in message), message
     if name == "model.safetensors":
-        assert said[0] and said[2]
+        assert message[0] and message[2]
 
 
 def test_control_characters_are_written_out():

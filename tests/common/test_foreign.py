@@ -1,4 +1,4 @@
-"""A stranger's run folder runs nothing: its configuration is read by one function, here fed with all that would."""
+"""An untrusted run folder executes nothing: one function reads its configuration, tried here with many attacks."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from near.report.runs import Run
 from near.selection.selectors.asking import named
 from tests.conftest import configured
 
-PLACES = [
+NODES = [
     *("selector", "selector.shortlist.selector", "selector.mixer", "embedder", "index", "similarity", "scoring"),
     *("tracker", "trainer", "trainer.args", "finetuning", "model.quantization", "mixer", "weighter"),
     *("evaluation.graders.exact", "evaluation.graders.selector", "data.candidates", "hydra.launcher"),
@@ -35,7 +35,7 @@ def evil(mark: Path) -> list[dict]:
     """What Hydra would call, and what leaves the file `mark`."""
     touch, code = f"touch {mark}", f"open({str(mark)!r}, 'w')"
     os_system = {"_target_": "os.system", "command": touch}
-    found = [
+    values = [
         {"_target_": name, "_args_": list(arguments)}
         for name, *arguments in [
             ("os.system", touch),
@@ -86,7 +86,7 @@ def evil(mark: Path) -> list[dict]:
             ({"_target_": "os.system"},),
         ]
     ]
-    return [*found, {"_target_": "functools.partial", "func": os_system, "_partial_": True}, os_system]
+    return [*values, {"_target_": "functools.partial", "func": os_system, "_partial_": True}, os_system]
 
 
 def written(folder: Path, config: object) -> Path:
@@ -108,7 +108,7 @@ def refused(work) -> str:
     return str(user_error(caught.value))
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", NODES)
 def test_nothing_that_hydra_would_call_is_called(tmp_path, place):
     mark = tmp_path / "mark"
     for number, node in enumerate(evil(mark)):
@@ -121,7 +121,7 @@ def test_nothing_that_hydra_would_call_is_called(tmp_path, place):
 
 
 def test_every_choice_of_conf_is_taken(tmp_path):
-    """What the project's own configurations name is allowed in its place."""
+    """Classes in the project's configurations are allowed in their places."""
     seen = 0
     for path in CONF.rglob("*.yaml"):
         node, group = yaml.safe_load(path.read_text()), path.parent.relative_to(CONF)
@@ -227,7 +227,7 @@ def test_what_runs_code_counts_only_where_it_is_typed(tmp_path, caplog):
     assert cfg.evaluation.unsafe is False and cfg.embedder.server.api_key_env is None
     assert "type evaluation.lm_eval.include_path=tasks" in refused(lambda: cfg.evaluation.lm_eval.include_path)
     assert cfg.data.candidates.filter == {"engine": "x", "unsafe": "y"}
-    assert "model.trust_remote_code=True counts only where it is typed" in caplog.text
+    assert "model.trust_remote_code=True has no effect unless it is typed" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -249,9 +249,9 @@ def test_what_runs_code_counts_only_where_it_is_typed(tmp_path, caplog):
         "? [a, b]\n: 1\n? {c: d}\n: 2",
     ],
 )
-def test_damaged_configurations_are_told(tmp_path, text):
+def test_damaged_configurations_are_named(tmp_path, text):
     line = refused(lambda: read_config(written(tmp_path, text)))
-    assert re.search(r"config\.yaml (is damaged|can't be read .*it is damaged|holds more than 200000 values)", line)
+    assert re.search(r"config\.yaml (is damaged|can't be read .*it is damaged|has more than 200000 values)", line)
 
 
 def test_words_of_a_folder_are_words(tmp_path, monkeypatch):

@@ -17,17 +17,17 @@ def test_runs_begin_where_a_text_comes_first():
     for i, text in enumerate(texts):
         firsts.setdefault(text, i)
     assert sorted(keys.order[keys.begins]) == sorted(firsts.values())
-    asked = [f"text {i}" for i in range(400)]
-    places = keys.find(hashed(asked))
-    assert [int(keys.order[p]) if p >= 0 else None for p in places] == [firsts.get(t) for t in asked]
+    queries = [f"text {i}" for i in range(400)]
+    positions = keys.find(hashed(queries))
+    assert [int(keys.order[p]) if p >= 0 else None for p in positions] == [firsts.get(t) for t in queries]
 
 
-def test_keys_that_share_their_first_half_are_told_apart():
+def test_keys_with_the_same_first_half_are_distinguished():
     keys = np.array([[7, 3], [7, 1], [5, 1], [7, 2], [7, 1], [9, 9]], dtype=np.uint64)
-    found = Sorted(*columns(keys))
-    assert sorted(found.order[found.begins]) == [0, 1, 2, 3, 5]
-    asked = np.array([[7, 1], [7, 2], [7, 3], [7, 4], [9, 9], [9, 1], [1, 1], [10, 0]], dtype=np.uint64)
-    assert [int(found.order[p]) if p >= 0 else -1 for p in found.find(asked)] == [1, 3, 0, -1, 5, -1, -1, -1]
+    ordered = Sorted(*columns(keys))
+    assert sorted(ordered.order[ordered.begins]) == [0, 1, 2, 3, 5]
+    queries = np.array([[7, 1], [7, 2], [7, 3], [7, 4], [9, 9], [9, 1], [1, 1], [10, 0]], dtype=np.uint64)
+    assert [int(ordered.order[p]) if p >= 0 else -1 for p in ordered.find(queries)] == [1, 3, 0, -1, 5, -1, -1, -1]
 
 
 def test_none_at_all():

@@ -1,4 +1,4 @@
-"""Lines end at line ends alone: what str.splitlines takes for one, in rows and labels, stays where it is."""
+"""Lines end at line ends only: other characters at which str.splitlines splits stay in rows and labels."""
 
 import json
 
@@ -78,8 +78,8 @@ def test_answers(tmp_path, text):
 
 
 def test_verdicts(tmp_path, text):
-    kept = Verdicts(tmp_path / "verdicts.jsonl")
+    verdicts = Verdicts(tmp_path / "verdicts.jsonl")
     for key in ("a", "b"):
-        kept.add(key, True, text)
+        verdicts.add(key, True, text)
     assert Verdicts(tmp_path / "verdicts.jsonl").known == {"a": (True, text), "b": (True, text)}
     assert all(json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_bytes().split(b"\n")[:-1])

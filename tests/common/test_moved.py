@@ -1,4 +1,4 @@
-"""Classes that lie elsewhere now: configurations and runs that name where they lay still work."""
+"""Moved classes: configurations and runs with the old paths still work."""
 
 import json
 import re
@@ -30,8 +30,8 @@ def former(target: str) -> str:
 
 
 def test_every_class_of_the_configurations_is_found_where_it_lay():
-    found = [OmegaConf.load(path) for path in sorted(CONF.rglob("*.yaml"))]
-    targets = {str(node.get("_target_")) for node in found if isinstance(node, DictConfig) and "_target_" in node}
+    nodes = [OmegaConf.load(path) for path in sorted(CONF.rglob("*.yaml"))]
+    targets = {str(node.get("_target_")) for node in nodes if isinstance(node, DictConfig) and "_target_" in node}
     ours = [target for target in targets if target.startswith("near.")]
     assert len(ours) > 30
     for target in ours:
@@ -72,15 +72,15 @@ def test_targets_are_updated_wherever_they_stand():
 
 
 def test_a_class_of_ours_is_known_by_its_name_and_anothers_by_its_path():
-    told = {"a": [{"_target_": "near.any.where.Near", "x": 1}], "b": {"_target_": "mylab.near.Near"}, "c": 2}
-    assert class_names(told) == {"a": [{"_target_": "Near", "x": 1}], "b": {"_target_": "mylab.near.Near"}, "c": 2}
-    assert told["a"][0]["_target_"] == "near.any.where.Near"
+    metadata = {"a": [{"_target_": "near.any.where.Near", "x": 1}], "b": {"_target_": "mylab.near.Near"}, "c": 2}
+    assert class_names(metadata) == {"a": [{"_target_": "Near", "x": 1}], "b": {"_target_": "mylab.near.Near"}, "c": 2}
+    assert metadata["a"][0]["_target_"] == "near.any.where.Near"
 
 
 def test_an_identity_names_no_place():
-    found = identity(configured("train"))
-    assert found["selector"]["_target_"] == "Near" and found["finetuning"]["_target_"] == "peft.LoraConfig"
-    assert "'near." not in str(found)
+    values = identity(configured("train"))
+    assert values["selector"]["_target_"] == "Near" and values["finetuning"]["_target_"] == "peft.LoraConfig"
+    assert "'near." not in str(values)
 
 
 def test_a_folders_configuration_may_name_the_former_place(tmp_path):
@@ -117,10 +117,10 @@ def test_a_run_from_before_the_move_goes_on_and_is_known(tiny, tmp_path, monkeyp
     config.write_text(yaml.safe_dump(as_before(yaml.safe_load(config.read_text()))))
     assert "near.selectors.near.Near" in config.read_text()
     [checkpoint] = (tmp_path / "before" / "checkpoints").glob("checkpoint-*")
-    arrays, told = read_state(checkpoint / STATE)
-    told["identity"] = as_before(told["identity"])
-    assert told["identity"]["config"]["selector"]["_target_"] == "near.selectors.near.Near"
-    write_state(checkpoint / STATE, arrays, told)
+    arrays, metadata = read_state(checkpoint / STATE)
+    metadata["identity"] = as_before(metadata["identity"])
+    assert metadata["identity"]["config"]["selector"]["_target_"] == "near.selectors.near.Near"
+    write_state(checkpoint / STATE, arrays, metadata)
     (checkpoint / "files.json").unlink()
     write_parts(checkpoint)
 
@@ -128,9 +128,9 @@ def test_a_run_from_before_the_move_goes_on_and_is_known(tiny, tmp_path, monkeyp
     assert history(tmp_path / "before") == history(tmp_path / "whole")
 
     metrics = tmp_path / "before" / "train_metrics.json"
-    told = json.loads(metrics.read_text())
-    told["identity"] = as_before(told["identity"])
-    metrics.write_text(json.dumps(told))
+    metadata = json.loads(metrics.read_text())
+    metadata["identity"] = as_before(metadata["identity"])
+    metrics.write_text(json.dumps(metadata))
     train(configured("train", *settings), tmp_path / "before")  # done already
     runs, _ = collect(tmp_path)
     assert len(runs) == 3 and len(groups_of(runs)) == 1  # with the base

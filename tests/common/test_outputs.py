@@ -1,4 +1,4 @@
-"""Only files that are listed as ours are removed or replaced; what a killed process left is taken over or removed."""
+"""Only files that are listed as ours are removed or replaced; files of a killed process are taken over or removed."""
 
 import fcntl
 import os
@@ -43,9 +43,9 @@ def put(folder: Path, *names: str) -> None:
         (folder / name).write_text(f"years of work in {name}")
 
 
-def there(folder: Path) -> set[str]:
-    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
-    return found - {LIST}
+def files_in(folder: Path) -> set[str]:
+    paths = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+    return paths - {LIST}
 
 
 @pytest.mark.parametrize(("script", "name"), [(s, n) for s, names in NAMES.items() for n in names])
@@ -53,7 +53,7 @@ def test_a_file_of_somebody_else_is_not_replaced(tmp_path, script, name):
     put(tmp_path, name)
     with pytest.raises(UserError, match=rf"{tmp_path} holds {name}, a file that near did not write: nothing is rem"):
         claim(tmp_path, script)
-    assert there(tmp_path) == {name} and not (tmp_path / LIST).exists()
+    assert files_in(tmp_path) == {name} and not (tmp_path / LIST).exists()
 
 
 @pytest.mark.parametrize("script", WRITES)
@@ -63,17 +63,17 @@ def test_what_was_claimed_may_be_replaced_and_other_files_do_no_harm(tmp_path, s
     put(tmp_path, *NAMES[script])
     check(tmp_path, script)
     remove(tmp_path, *{name.split("/")[0] for name in NAMES[script]})
-    assert there(tmp_path) == {"thesis.tex", "src/a.py"}
+    assert files_in(tmp_path) == {"thesis.tex", "src/a.py"}
 
 
 @pytest.mark.parametrize("part", ["checkpoints", "checkpoints/checkpoint-2", "rounds", "adapter", "model"])
 def test_a_folder_with_another_file_is_not_removed(tmp_path, part):
     claim(tmp_path, "train")
     put(tmp_path, *NAMES["train"], "metrics.json", f"{part}/thesis.tex")
-    before = there(tmp_path)
+    before = files_in(tmp_path)
     with pytest.raises(UserError, match=rf"holds {part}/thesis.tex, a file"):
         clear(tmp_path)
-    assert there(tmp_path) == before
+    assert files_in(tmp_path) == before
 
 
 @pytest.mark.parametrize("leads_to", ["a file", "a folder", "nothing"])
@@ -86,11 +86,11 @@ def test_links_are_not_followed(tmp_path, leads_to):
     (run / "rounds").symlink_to(target)
     with pytest.raises(UserError, match="holds rounds, a link that near did not write"):
         clear(run)
-    assert there(other) == {"rounds/000.npy"} and (run / "rounds").is_symlink() and (run / "metrics.json").exists()
+    assert files_in(other) == {"rounds/000.npy"} and (run / "rounds").is_symlink() and (run / "metrics.json").exists()
     (tmp_path / "link").symlink_to(run)  # a folder that is named by a link is what the link leads to
     (run / "rounds").unlink()
     clear(tmp_path / "link")
-    assert there(run) == set() and (tmp_path / "link").is_symlink()
+    assert files_in(run) == set() and (tmp_path / "link").is_symlink()
 
 
 @pytest.mark.parametrize("marker", ["train_metrics.json", "rounds/rounds.jsonl", "config.yaml"])
@@ -103,7 +103,7 @@ def test_a_run_from_before_there_were_lists_can_be_replaced(tmp_path, marker):
     else:
         put(tmp_path, marker)
     clear(tmp_path)
-    assert there(tmp_path) == {"config.yaml", "notes.md"}
+    assert files_in(tmp_path) == {"config.yaml", "notes.md"}
 
 
 def test_a_selection_from_before_and_a_manifest_of_somebody_else(tmp_path):
@@ -136,7 +136,7 @@ def test_checkpoints_are_pruned_to_the_newest(tmp_path):
     prune_checkpoints(tmp_path, None)
     prune_checkpoints(tmp_path, 2)
     assert {p.name for p in tmp_path.iterdir()} == {f"checkpoint-{x}" for x in (9, 11, 12, "best")}
-    assert there(tmp_path / "checkpoint-9") == {"notes.md", "optimizer.pt", "trainer_state.json"}
+    assert files_in(tmp_path / "checkpoint-9") == {"notes.md", "optimizer.pt", "trainer_state.json"}
 
 
 def test_prune_leaves_what_is_not_the_caches(tmp_path):
@@ -149,7 +149,7 @@ def test_prune_leaves_what_is_not_the_caches(tmp_path):
         cache.main(["--cache-dir", str(tmp_path), "prune", "--unused-days", "1"])
     (tmp_path / "scores" / ("a" * 32) / "thesis.tex").rename(tmp_path / "thesis.tex")
     cache.main(["--cache-dir", str(tmp_path), "prune", "--unused-days", "1"])
-    assert there(tmp_path) == {*names, "thesis.tex"}
+    assert files_in(tmp_path) == {*names, "thesis.tex"}
 
 
 def test_what_a_killed_reading_left_goes_with_the_next_of_the_same_data(tmp_path):
@@ -189,25 +189,29 @@ def test_a_foreign_folder_is_refused_before_hydra_writes_into_it(tmp_path, capsy
     put(tmp_path / "a", "config.yaml")
     put(tmp_path / "b", ".hydra/hydra.yaml", ".hydra/config.yaml", "train.log")
     os.mkfifo(tmp_path / "c")
-    for name, says in (("a", "holds config.yaml, a file that"), ("b", "a run of another program"), ("c", "is a FIFO")):
-        before = there(tmp_path / name) if name != "c" else None
+    for name, expected in (
+        ("a", "holds config.yaml, a file that"),
+        ("b", "a run of another program"),
+        ("c", "is a FIFO"),
+    ):
+        before = files_in(tmp_path / name) if name != "c" else None
         config = OmegaConf.create({"hydra": {"job": {"name": "train"}, "run": {"dir": str(tmp_path / name)}}})
         with pytest.raises(SystemExit) as caught:
             Sweeps().on_run_start(config)
-        assert caught.value.code == 1 and says in capsys.readouterr().err
-        assert before is None or there(tmp_path / name) == before
+        assert caught.value.code == 1 and expected in capsys.readouterr().err
+        assert before is None or files_in(tmp_path / name) == before
 
 
 def test_one_module_removes():
     """Whoever removes asks near/common/outputs.py, or has made the file itself in this process."""
-    allowed = {*(f"common/{name}.py" for name in ("files", "outputs", "locks"))}
+    allowed = {*(f"common/{name}.py" for name in ("files", "outputs", "locks", "pieces"))}
     allowed |= {"selection/scoring/chunks.py", "embedding/store.py", "app/scripts.py"}
-    found = {
+    paths = {
         path.relative_to(ROOT / "near").as_posix()
         for path in (ROOT / "near").rglob("*.py")
         if re.search(r"\brmtree\(|\.unlink\(|os\.remove\(|os\.rmdir\(|\.rmdir\(", path.read_text(encoding="utf-8"))
     }
-    assert found <= allowed | {"training/trainer.py", "training/outcome.py"}  # their pickles of this moment
+    assert paths <= allowed | {"training/trainer.py", "training/outcome.py"}  # their pickles of this moment
 
 
 @pytest.fixture()
@@ -248,7 +252,7 @@ def test_a_read_only_cache_serves_what_it_holds(read_only, small_data, tmp_path)
         with pytest.raises(OSError) as caught:
             select(cfg, tmp_path / "other")
         line = fault_line(caught.value)
-        assert line.startswith(f"cache_dir={folder} is read-only and does not hold what this run needs ({part}/"), line
+        assert line.startswith(f"cache_dir={folder} is read-only and lacks data that this run needs ({part}/"), line
     with locked(folder / "locks" / "x", remove=True):
         note_use(next(p for p in folder.rglob("*") if p.is_file()))
 

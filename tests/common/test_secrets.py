@@ -1,4 +1,4 @@
-"""Secrets are refused where they are written out; neither they nor values of the environment are written or shown."""
+"""Literal secrets are refused; neither secrets nor values of the environment are written or shown."""
 
 import json
 import logging
@@ -104,7 +104,7 @@ def test_configurations_are_checked_wherever_a_secret_stands():
     ):
         changed = OmegaConf.create(OmegaConf.to_container(cfg))
         OmegaConf.update(changed, key, value, force_add=True)
-        with pytest.raises(UserError, match="is a secret written out"):
+        with pytest.raises(UserError, match="is a literal secret"):
             check(changed)
 
 
@@ -152,13 +152,13 @@ def test_references_stay_references_whatever_the_name(monkeypatch):
 
 def test_a_value_of_the_environment_decides_a_result_all_the_same(monkeypatch):
     cfg = OmegaConf.create({"rate": "${oc.env:RATE}", "hub": {"token": "${oc.env:RATE}"}, "x": "${oc.env:MY_TOKEN}"})
-    found = []
+    results = []
     for rate in ("1e-3-first", "1e-4-second", "1e-3-first"):
         monkeypatch.setenv("RATE", rate)
         monkeypatch.setenv("MY_TOKEN", rate)
-        found.append(identity(cfg))
-    assert found[0] == found[2] and found[0]["rate"] != found[1]["rate"] and "first" not in str(found)
-    assert found[0]["hub"] == found[1]["hub"] and found[0]["x"] == found[1]["x"], "a new token is no other run"
+        results.append(identity(cfg))
+    assert results[0] == results[2] and results[0]["rate"] != results[1]["rate"] and "first" not in str(results)
+    assert results[0]["hub"] == results[1]["hub"] and results[0]["x"] == results[1]["x"], "a new token is no other run"
 
 
 def test_folders_are_not_named_by_values_of_the_environment(monkeypatch):
@@ -261,17 +261,17 @@ def test_nothing_of_a_secret_is_left(tiny, tmp_path):
     (tmp_path / "commands").write_text(lines)
     hidden = {"ORDINARY": "swordfish-a", "SYSTEM_TEXT": "swordfish-b says", "HF_TOKEN": "hf_swordfish-c"}
     done = process("-c", SCRIPT, str(ROOT), str(tmp_path / "commands"), cwd=tmp_path, env=hidden)
-    said = "\n".join(line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("$ ["))
+    output = "\n".join(line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("$ ["))
     (mine / "secret.yaml").unlink()
     (tmp_path / "commands").unlink()
-    assert (run / "metrics.json").is_file() and (tmp_path / "report.html").is_file(), said
+    assert (run / "metrics.json").is_file() and (tmp_path / "report.html").is_file(), output
     assert (tmp_path / "export" / "model.safetensors").is_file() and (tmp_path / "selection/manifest.json").is_file(), (
-        said
+        output
     )
-    assert said.count("status 1") == 9, said
-    assert "swordfish" not in said
-    found = left(tmp_path)
-    assert b"${oc.env:ORDINARY}" in found
-    at = found.find(b"swordfish")
+    assert output.count("status 1") == 9, output
+    assert "swordfish" not in output
+    results = left(tmp_path)
+    assert b"${oc.env:ORDINARY}" in results
+    at = results.find(b"swordfish")
     assert at < 0, [p for p in tmp_path.rglob("*") if p.is_file() and b"swordfish" in p.read_bytes()]
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["default_system"] == "${oc.env:SYSTEM_TEXT}"

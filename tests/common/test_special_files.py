@@ -21,18 +21,18 @@ from tests.conftest import configured
 @pytest.fixture(params=["fifo", "zero", "link to zero", "socket", "proc", "sys", "fd"])
 def odd(request, tmp_path):
     """The path of something that is neither a file nor a folder; nothing ever writes to it."""
-    path, held = tmp_path / "odd.jsonl", []
+    path, opened = tmp_path / "odd.jsonl", []
     if request.param == "fifo":
         os.mkfifo(path)
     elif request.param == "link to zero":
         path.symlink_to("/dev/zero")
     elif request.param == "socket":
-        held.append(socket.socket(socket.AF_UNIX))
+        opened.append(socket.socket(socket.AF_UNIX))
         os.chdir(tmp_path)  # an address of a socket is short
-        held[0].bind("odd.jsonl")
+        opened[0].bind("odd.jsonl")
     elif request.param == "fd":
-        held += map(os.fdopen, os.pipe(), ("r", "w"))
-        path = f"/dev/fd/{held[0].fileno()}"
+        opened += map(os.fdopen, os.pipe(), ("r", "w"))
+        path = f"/dev/fd/{opened[0].fileno()}"
     else:
         path = {"zero": "/dev/zero", "proc": "/proc/self/environ", "sys": "/sys/kernel/notes"}[request.param]
     if not os.path.lexists(path):
@@ -40,7 +40,7 @@ def odd(request, tmp_path):
     here = os.getcwd()
     yield path
     os.chdir(here)
-    for one in held:
+    for one in opened:
         one.close()
 
 

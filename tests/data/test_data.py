@@ -65,28 +65,28 @@ def test_formats_and_files_agree(tmp_path, cache, format, row, suffix):
             file.write("".join(json.dumps(r) + "\n" for r in rows).encode())
     else:
         path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows).encode()))
-    for asked in (format, "auto"):
-        found = loaded(path, cache, f"data.candidates.format={asked}")
-        assert len(found) == 2
-        assert found.messages(1) == CHAT
-        assert found.sources().tolist() == ["pool", "pool"]
+    for chosen in (format, "auto"):
+        rows = loaded(path, cache, f"data.candidates.format={chosen}")
+        assert len(rows) == 2
+        assert rows.messages(1) == CHAT
+        assert rows.sources().tolist() == ["pool", "pool"]
 
 
 def test_csv(tmp_path, cache):
     path = tmp_path / "pool.csv"
     path.write_text('question,answer,kind\n"what, exactly, is ""2+2""?",4,sum\n"two\nlines",b,text\n', encoding="utf-8")
     columns = {"instruction": "question", "output": "answer", "source": "kind"}
-    found = loaded(path, cache, *(f"data.candidates.columns.{k}={v}" for k, v in columns.items()))
-    assert found.messages(0)[0]["content"] == 'what, exactly, is "2+2"?'
-    assert found.messages(1)[0]["content"] == "two\nlines"
-    assert found.sources().tolist() == ["sum", "text"]
+    rows = loaded(path, cache, *(f"data.candidates.columns.{k}={v}" for k, v in columns.items()))
+    assert rows.messages(0)[0]["content"] == 'what, exactly, is "2+2"?'
+    assert rows.messages(1)[0]["content"] == "two\nlines"
+    assert rows.sources().tolist() == ["sum", "text"]
 
 
 def test_alpaca_input_system_and_history(tmp_path, cache):
     row = {**ALPACA, "input": "in words", "system": "be brief", "history": [["hi", "hello"]]}
-    found = loaded(write_rows(tmp_path / "p.jsonl", [row]), cache)
-    assert [m["role"] for m in found.messages(0)] == ["system", "user", "assistant", "user", "assistant"]
-    assert found.messages(0)[3]["content"] == "what is 2+2\nin words"
+    rows = loaded(write_rows(tmp_path / "p.jsonl", [row]), cache)
+    assert [m["role"] for m in rows.messages(0)] == ["system", "user", "assistant", "user", "assistant"]
+    assert rows.messages(0)[3]["content"] == "what is 2+2\nin words"
 
 
 def test_sharegpt_tool_turns(tmp_path, cache):
@@ -97,8 +97,8 @@ def test_sharegpt_tool_turns(tmp_path, cache):
         ("gpt", "It rains."),
     ]
     row = {"conversations": [{"from": f, "value": v} for f, v in turns]}
-    found = loaded(write_rows(tmp_path / "p.jsonl", [row]), cache)
-    assert [m["role"] for m in found.messages(0)] == ["user", "assistant", "tool", "assistant"]
+    rows = loaded(write_rows(tmp_path / "p.jsonl", [row]), cache)
+    assert [m["role"] for m in rows.messages(0)] == ["user", "assistant", "tool", "assistant"]
 
 
 def test_what_is_embedded():
@@ -129,38 +129,38 @@ FAULTY = [
     ('{"instruction": "a"}', "field 'output' is missing"),
     ('{"instruction": "a", "output": 4}', "field 'output' is of type int, not text"),
     ('{"instruction": "", "output": "b"}', "field 'instruction' is empty"),
-    ('{"instruction": "a\\ud800", "output": "b"}', "holds half of a surrogate pair"),
+    ('{"instruction": "a\\ud800", "output": "b"}', "has half of a surrogate pair"),
     ("[" * 100000, "field 'line' is not JSON"),
     ('{"instruction": ' + "9" * 5000 + "}", "field 'line' is not JSON"),
     ('{"instruction": "a", "input": ["x"], "output": "b"}', "field 'input' is of type list, not text"),
-    ('{"instruction": "a", "history": [["x"]], "output": "b"}', "field 'history' holds something else"),
+    ('{"instruction": "a", "history": [["x"]], "output": "b"}', "field 'history' must contain only"),
     ('{"instruction": "a", "output": "b"', "field 'line' is not JSON"),
     ("[1, 2]", "field 'row' is of type list"),
     ("\xff", "field 'line' is not"),
 ]
 
 
-@pytest.mark.parametrize(("line", "says"), FAULTY)
-def test_a_faulty_row_is_named_or_skipped(tmp_path, cache, line, says):
+@pytest.mark.parametrize(("line", "expected"), FAULTY)
+def test_a_faulty_row_is_named_or_skipped(tmp_path, cache, line, expected):
     good = json.dumps(ALPACA).encode()
     path = tmp_path / "pool.jsonl"
     path.write_bytes(b"\n".join([good, b"", line.encode("latin-1"), good]) + b"\n")
-    told = refused(path, cache)
-    assert says in told
-    assert f"{path}, row 1 (line 3)" in told
-    assert "data.on_error=skip" in told
-    found = loaded(path, cache, "data.on_error=skip")
-    assert len(found) == 3
-    assert found.eligible().tolist() == [0, 2]  # ids stay
-    assert found.messages(2) == CHAT
-    assert says in refused(path, cache)  # the cached table does not hide the fault from on_error=raise
+    message = refused(path, cache)
+    assert expected in message
+    assert f"{path}, row 1 (line 3)" in message
+    assert "data.on_error=skip" in message
+    rows = loaded(path, cache, "data.on_error=skip")
+    assert len(rows) == 3
+    assert rows.eligible().tolist() == [0, 2]  # ids stay
+    assert rows.messages(2) == CHAT
+    assert expected in refused(path, cache)  # the cached table does not hide the fault from on_error=raise
 
 
 @pytest.mark.parametrize(
-    ("turns", "says"),
+    ("turns", "expected"),
     [
         ([], "field 'messages' is empty"),
-        ([{"role": "user", "content": "a"}], "holds no answer at its end"),
+        ([{"role": "user", "content": "a"}], "has no answer at its end"),
         ([{"role": "assistant", "content": "a"}], "holds no prompt"),
         ([{"role": "robot", "content": "a"}], "field 'messages[0].role' is 'robot', not one of"),
         ([{"role": "user", "content": None}], "field 'messages[0].content' is of type NoneType"),
@@ -169,18 +169,18 @@ def test_a_faulty_row_is_named_or_skipped(tmp_path, cache, line, says):
         ("hello", "is of type str, not a list"),
     ],
 )
-def test_faulty_chats(tmp_path, cache, turns, says):
-    assert says in refused(write_rows(tmp_path / "p.jsonl", [{"messages": turns}]), cache)
+def test_faulty_chats(tmp_path, cache, turns, expected):
+    assert expected in refused(write_rows(tmp_path / "p.jsonl", [{"messages": turns}]), cache)
 
 
 def test_missing_file_column_split_and_empty(tmp_path, cache):
     path = write_rows(tmp_path / "pool.jsonl", [ALPACA])
     assert "did you mean pool.jsonl" in refused(tmp_path / "poll.jsonl", cache)
     assert "no such file; there is no folder" in refused(tmp_path / "no" / "poll.jsonl", cache)
-    told = refused(path, cache, "data.candidates.columns.output=anser")
-    assert "no row holds an answer (row 0 (line 1): field 'anser' is missing); its columns: instruction, input" in told
-    told = refused(path, cache, "data.candidates.columns.instruction=question")
-    assert "no column 'question' (columns.instruction); its columns: instruction, input, output" in told
+    message = refused(path, cache, "data.candidates.columns.output=anser")
+    assert "no row has an answer (row 0 (line 1): field 'anser' is missing); its columns: instruction, input" in message
+    message = refused(path, cache, "data.candidates.columns.instruction=question")
+    assert "no column 'question' (columns.instruction); its columns: instruction, input, output" in message
     assert "data.candidates.path is missing: set data.candidates.path=FILE" in refused_null(cache)
     (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(path.read_bytes() * 500)[:-20])
     assert "is a damaged gzip file" in refused(tmp_path / "p.jsonl.gz", cache)
@@ -195,11 +195,11 @@ def test_missing_file_column_split_and_empty(tmp_path, cache):
     assert "no file matches" in refused(tmp_path / "*.nothing", cache)
     (tmp_path / "p.jsonl.zst").write_bytes(b"not zstd")
     assert "is a damaged zstd file" in refused(tmp_path / "p.jsonl.zst", cache)
-    assert "holds no row" in refused(write_rows(tmp_path / "empty.jsonl", []), cache)
+    assert "has no rows" in refused(write_rows(tmp_path / "empty.jsonl", []), cache)
     broken = write_rows(tmp_path / "allbad.jsonl", [{**ALPACA, "output": ""}])
-    assert "no row holds an answer" in refused(broken, cache, "data.on_error=skip")
+    assert "no row has an answer" in refused(broken, cache, "data.on_error=skip")
     bare = write_rows(tmp_path / "bare.jsonl", [{**ALPACA, "instruction": ""}])
-    assert "holds no usable row" in refused(bare, cache, "data.on_error=skip")
+    assert "has no usable row" in refused(bare, cache, "data.on_error=skip")
     (tmp_path / "p.xyz").write_text("x")
     assert "files can be .json" in refused(tmp_path / "p.xyz", cache)
     (tmp_path / "p.json").write_text('{"a": 1}')
@@ -220,17 +220,17 @@ def refused_null(cache) -> str:
 
 
 def test_the_same_content_under_another_name_is_the_same_pool(tmp_path):
-    """In one cache and in another; labels and messages name the file that is asked for."""
+    """In one cache and in another; labels and messages name the file of the configuration."""
     rows = [ALPACA, {"instruction": "b", "output": ""}]
     first, second = write_rows(tmp_path / "aa.jsonl", rows), write_rows(tmp_path / "bb.jsonl", rows)
     skip = "data.on_error=skip"
-    found = [loaded(path, tmp_path / c, skip) for path, c in ((first, "c"), (second, "c"), (second, "d"))]
-    assert len({f.fingerprint for f in found}) == 1
-    assert found[1].sources().tolist() == ["bb", "bb"]
+    rows = [loaded(path, tmp_path / c, skip) for path, c in ((first, "c"), (second, "c"), (second, "d"))]
+    assert len({f.fingerprint for f in rows}) == 1
+    assert rows[1].sources().tolist() == ["bb", "bb"]
     assert str(second) in refused(second, tmp_path / "c")
     unanswered = loaded(second, tmp_path / "c", answer=False)  # as select.py may read it
-    assert unanswered.fingerprint == found[0].fingerprint
-    assert (len(unanswered.eligible()), len(found[0].eligible())) == (2, 1)
+    assert unanswered.fingerprint == rows[0].fingerprint
+    assert (len(unanswered.eligible()), len(rows[0].eligible())) == (2, 1)
 
 
 def test_a_first_row_without_an_answer_is_one_faulty_row(tmp_path, cache):
@@ -253,8 +253,8 @@ def test_damaged_rows_in_the_cache_are_read_again(tmp_path, caplog):
 
 
 def test_a_hub_out_of_reach_is_one_line(cache):
-    told = refused("someone/some-data", cache)
-    assert "data=demo" in told
+    message = refused("someone/some-data", cache)
+    assert "data=demo" in message
 
 
 def test_a_hub_data_set(tmp_path, monkeypatch):
@@ -267,12 +267,12 @@ def test_a_hub_data_set(tmp_path, monkeypatch):
         return rows if split else datasets.DatasetDict(train=rows, test=rows)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    found = loaded("someone/some-data", tmp_path, "data.candidates.split=train")
-    assert (found.messages(1)[-1]["content"], found.sources()[0]) == ("four", "some-data")
+    rows = loaded("someone/some-data", tmp_path, "data.candidates.split=train")
+    assert (rows.messages(1)[-1]["content"], rows.sources()[0]) == ("four", "some-data")
     assert "split is missing: set it to one of train, test" in refused("someone/some-data", tmp_path)
-    told = refused("someone/some-data", tmp_path, "data.candidates.split=trian")
-    assert "data.candidates.split=trian: Unknown split" in told
-    assert "'train', 'test'" in told
+    message = refused("someone/some-data", tmp_path, "data.candidates.split=trian")
+    assert "data.candidates.split=trian: Unknown split" in message
+    assert "'train', 'test'" in message
 
 
 def test_nothing_half_written_stays(tmp_path):
@@ -284,8 +284,8 @@ def test_nothing_half_written_stays(tmp_path):
 
 def test_queries_may_come_without_answers(tmp_path, cache):
     path = write_rows(tmp_path / "q.jsonl", [{"instruction": "a"}, {"instruction": "b", "output": ""}])
-    found = loaded("x", cache, f"data.queries.path={path}", part="queries", answer=False)
-    assert found.texts(np.array([1, 0]), "prompt") == ["b", "a"]
+    rows = loaded("x", cache, f"data.queries.path={path}", part="queries", answer=False)
+    assert rows.texts(np.array([1, 0]), "prompt") == ["b", "a"]
 
 
 def test_several_sources_make_one_pool(tmp_path, cache):
@@ -296,24 +296,24 @@ def test_several_sources_make_one_pool(tmp_path, cache):
     csv = tmp_path / "other.csv"
     csv.write_text("question,answer\nq,a\n")
 
-    def found(path, limit=None):
+    def loaded_from(path, limit=None):
         cfg = configured("select", "data=files")
         cfg.data.candidates.path, cfg.data.candidates.limit = path, limit
         return load(cfg.data, "candidates", str(cache))
 
-    listed = found([str(parts[0]), str(csv), str(parts[1])])
+    listed = loaded_from([str(parts[0]), str(csv), str(parts[1])])
     assert [listed.messages(i)[-1]["content"] for i in range(7)] == ["00", "01", "02", "a", "10", "11", "12"]
     assert listed.sources().tolist() == ["part0"] * 3 + ["other"] + ["part1"] * 3
-    globbed = found(str(tmp_path / "part*.jsonl"))
+    globbed = loaded_from(str(tmp_path / "part*.jsonl"))
     assert globbed.sources().tolist() == ["part0"] * 3 + ["part1"] * 3
     assert globbed.fingerprint != listed.fingerprint
-    labelled = found({"sums": str(tmp_path / "part*.jsonl"), "talk": str(csv)})
+    labelled = loaded_from({"sums": str(tmp_path / "part*.jsonl"), "talk": str(csv)})
     assert labelled.sources().tolist() == ["sums"] * 6 + ["talk"]
-    assert len(found([str(parts[0]), str(parts[1])], limit=4)) == 4
+    assert len(loaded_from([str(parts[0]), str(parts[1])], limit=4)) == 4
     with pytest.raises(UserError, match="3 is not a path"):
-        found([3])
+        loaded_from([3])
     with pytest.raises(UserError, match="names no file"):
-        found([])
+        loaded_from([])
 
 
 def test_a_filter_leaves_rows_out_and_ids_in_place(tmp_path, cache):
@@ -331,7 +331,7 @@ def test_a_filter_leaves_rows_out_and_ids_in_place(tmp_path, cache):
     assert eligible({"lang": ["fr", "en"]}) == [0, 2, 3]
     with pytest.raises(UserError, match="no column 'language'; its columns: instruction, input, output, lang"):
         eligible({"language": "en"})
-    with pytest.raises(UserError, match="leaves no row; widen it"):
+    with pytest.raises(UserError, match="matches no row; widen it"):
         eligible({"lang": "it"})
 
 
@@ -347,10 +347,10 @@ def test_plain_text_by_line_and_by_column(tmp_path, cache):
     by_column = loaded(
         write_rows(tmp_path / "p.jsonl", [{"text": "the first line"}, {"text": "  the second one"}]), cache
     )
-    for found in (by_line, by_column):
-        assert found.messages(0) == [{"role": "assistant", "content": "the first line"}]
+    for rows in (by_line, by_column):
+        assert rows.messages(0) == [{"role": "assistant", "content": "the first line"}]
         for field in ("prompt", "answer", "both"):
-            assert found.texts(found.eligible(), field) == ["the first line", "  the second one"]
+            assert rows.texts(rows.eligible(), field) == ["the first line", "  the second one"]
     assert by_line.fingerprint == by_column.fingerprint
 
 
@@ -370,8 +370,8 @@ def test_a_json_list_is_read_as_a_stream(tmp_path, cache):
     ]
     path = tmp_path / "p.json"
     path.write_bytes(b"\xef\xbb\xbf\n " + json.dumps(rows, ensure_ascii=False).encode())
-    found = loaded(path, cache)
-    assert [found.messages(i)[0]["content"] for i in range(5)] == [f"é {i}" for i in range(5)]
+    rows = loaded(path, cache)
+    assert [rows.messages(i)[0]["content"] for i in range(5)] == [f"é {i}" for i in range(5)]
 
 
 @pytest.mark.parametrize("block", [1, 2, 7, 1000])
@@ -397,9 +397,9 @@ def test_tool_calls_parts_and_developer_turns(tmp_path, cache):
         {"role": "tool", "content": "rain"},
         {"role": "assistant", "tool_calls": [call], "content": "I look again."},
     ]
-    found = loaded(write_rows(tmp_path / "p.jsonl", [{"messages": turns}]), cache).messages(0)
+    rows = loaded(write_rows(tmp_path / "p.jsonl", [{"messages": turns}]), cache).messages(0)
     calls = json.dumps([{"name": "weather", "arguments": {"city": "Ulm"}}])
-    assert found == [
+    assert rows == [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "weather in Ulm?"},
         {"role": "assistant", "content": "", "calls": calls},
@@ -445,13 +445,13 @@ def test_only_the_main_rank_reads_again(tmp_path, cache, monkeypatch):
 
 def test_lines_of_plain_text_end_in_any_way(tmp_path, cache):
     (tmp_path / "p.txt").write_bytes(b"one\rtwo\r\nthree\nfour")
-    found = loaded(tmp_path / "p.txt", cache)
-    assert found.texts(found.eligible(), "prompt") == ["one", "two", "three", "four"]
+    rows = loaded(tmp_path / "p.txt", cache)
+    assert rows.texts(rows.eligible(), "prompt") == ["one", "two", "three", "four"]
 
 
 def test_names_that_are_no_unicode_are_written_as_escapes(tmp_path, cache):
     (tmp_path / "p.jsonl").write_text(json.dumps({**ALPACA, "\ud800": "z"}))
-    found = loaded(tmp_path / "p.jsonl", cache)
-    assert found.messages(0) == CHAT
+    rows = loaded(tmp_path / "p.jsonl", cache)
+    assert rows.messages(0) == CHAT
     write_json(tmp_path / "x.json", {"path": "bad\udcff.jsonl"})
     assert read_json(tmp_path / "x.json") == {"path": "bad\udcff.jsonl"}

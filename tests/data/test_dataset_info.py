@@ -58,7 +58,7 @@ def test_entries(info, cache):
 
 
 def test_several_entries_are_one_pool(info, cache):
-    """Each by its own columns, a limit for each, and labels by their names."""
+    """Each entry has separate columns, a limit and a label by its name."""
     cfg = configured("select", "data=files")
     cfg.data.candidates.dataset_info, cfg.data.candidates.path = str(info), ["plain", "renamed", "chat"]
     rows = load(cfg.data, "candidates", str(cache))
@@ -74,20 +74,20 @@ def test_several_entries_are_one_pool(info, cache):
     rows = load(cfg.data, "candidates", str(cache))
     assert rows.sources(rows.eligible()).tolist() == ["plain", "renamed", "chat"]
     cfg.data.candidates.path = ["plain", "plian"]
-    with pytest.raises(UserError, match="plian is no entry of .*did you mean plain"):
+    with pytest.raises(UserError, match="plian is not an entry of .*did you mean plain"):
         load(cfg.data, "candidates", str(cache))
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "match"),
     [
-        ("plian", "is no entry of .*did you mean plain"),
+        ("plian", "is not an entry of .*did you mean plain"),
         ("pairs", "ranking=true is preference data"),
-        ("nowhere", "ms_hub_url=a/b is on ModelScope, which is not read"),
+        ("nowhere", "ms_hub_url=a/b is on ModelScope, which is not supported"),
     ],
 )
-def test_bad_entries(info, cache, name, says):
-    with pytest.raises(UserError, match=says):
+def test_bad_entries(info, cache, name, match):
+    with pytest.raises(UserError, match=match):
         entry(info, name, cache)
 
 
@@ -120,7 +120,7 @@ def read(tmp_path, cache):
     return of
 
 
-def said(rows, row=0) -> list[tuple[str, str]]:
+def turns_of(rows, row=0) -> list[tuple[str, str]]:
     return [(m["role"], m.get("calls") or m["content"]) for m in rows.messages(row)]
 
 
@@ -146,36 +146,36 @@ def talk(turns, **beside) -> dict:
     ],
 )
 def test_what_columns_list_is_read_and_no_more(read, columns, expected):
-    assert said(read([ALPACA], **({} if columns is None else {"columns": columns}))) == expected
+    assert turns_of(read([ALPACA], **({} if columns is None else {"columns": columns}))) == expected
 
 
 def test_an_empty_instruction_with_an_input(read):
-    assert said(read([{**ALPACA, "instruction": ""}])) == [("user", "N"), ("assistant", "O")]
+    assert turns_of(read([{**ALPACA, "instruction": ""}])) == [("user", "N"), ("assistant", "O")]
 
 
 def test_system_and_tools_of_chats_have_to_be_listed(read):
     row = talk(TALK, system="S", tools='[{"name": "f"}]')
-    assert said(read([row], formatting="sharegpt")) == [("user", "q"), ("assistant", "a")]
+    assert turns_of(read([row], formatting="sharegpt")) == [("user", "q"), ("assistant", "a")]
     listed = {"messages": "conversations", "system": "system", "tools": "tools"}
-    assert said(read([row], formatting="sharegpt", columns=listed)) == [
+    assert turns_of(read([row], formatting="sharegpt", columns=listed)) == [
         ("tools", '[{"name": "f"}]'),
         ("system", "S"),
         ("user", "q"),
         ("assistant", "a"),
     ]
-    own = talk([("system", "T"), *TALK], system="S")
-    assert said(read([own], formatting="sharegpt", columns=listed))[0] == ("system", "T")
+    with_system = talk([("system", "T"), *TALK], system="S")
+    assert turns_of(read([with_system], formatting="sharegpt", columns=listed))[0] == ("system", "T")
 
 
 def test_openai_is_read_as_llama_factory_does(read):
     """Its converter says in the system text whether the model is to think."""
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     entry = {"formatting": "openai", "columns": {"messages": "messages", "system": "system"}, "tags": OPENAI}
-    assert said(read([{"messages": turns, "system": None}], **entry))[0] == ("system", "detailed thinking off")
-    assert said(read([{"messages": turns, "system": "S"}], **entry))[0] == ("system", "S\ndetailed thinking off")
+    assert turns_of(read([{"messages": turns, "system": None}], **entry))[0] == ("system", "detailed thinking off")
+    assert turns_of(read([{"messages": turns, "system": "S"}], **entry))[0] == ("system", "S\ndetailed thinking off")
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]}
-    asked = [turns[0], call, {"role": "tool", "content": "1"}, {"role": "tool", "content": "2"}, turns[1]]
-    assert said(read([{"messages": asked, "system": "S"}], **entry))[2:] == [
+    messages = [turns[0], call, {"role": "tool", "content": "1"}, {"role": "tool", "content": "2"}, turns[1]]
+    assert turns_of(read([{"messages": messages, "system": "S"}], **entry))[2:] == [
         ("assistant", '[{"name": "f", "arguments": {"x": 1}}]'),
         ("tool", "1"),
         ("tool", "2"),
@@ -184,22 +184,22 @@ def test_openai_is_read_as_llama_factory_does(read):
 
 
 @pytest.mark.parametrize(
-    ("turns", "says"),
+    ("turns", "match"),
     [
-        ([("human", "q"), ("human", "q"), ("gpt", "a")], r"conversations\[1\]' is of the user where an answer has to"),
-        ([("gpt", "a"), ("human", "q")], r"conversations\[0\]' is of the assistant where a question has to come"),
-        ([*TALK, ("system", "s"), ("gpt", "a")], r"conversations\[2\]' is of the system where"),
+        ([("human", "q"), ("human", "q"), ("gpt", "a")], r"conversations\[1\]' has role user, expected an answer"),
+        ([("gpt", "a"), ("human", "q")], r"conversations\[0\]' has role assistant, expected a question"),
+        ([*TALK, ("system", "s"), ("gpt", "a")], r"conversations\[2\]' has role system, expected"),
         ([("user", "q"), ("gpt", "a")], "is 'user', not one of human, gpt, function_call, observation, system"),
-        ([*TALK, ("human", "q")], "holds no answer at its end"),
+        ([*TALK, ("human", "q")], "has no answer at its end"),
     ],
 )
-def test_rows_that_llama_factory_leaves_out_are_faults(read, turns, says):
-    with pytest.raises(UserError, match=says):
+def test_rows_that_llama_factory_leaves_out_are_faults(read, turns, match):
+    with pytest.raises(UserError, match=match):
         read([talk(turns)], formatting="sharegpt")
 
 
 def test_tags_are_all_the_roles_there_are(read):
-    """LLaMA-Factory forgets its own names where an entry has tags."""
+    """LLaMA-Factory drops its default names if an entry has tags."""
     tags = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}
     assert len(read([talk(TALK)], formatting="sharegpt", tags=tags)) == 1
     with pytest.raises(UserError, match="is 'system', not one of human, gpt"):
@@ -227,20 +227,20 @@ def test_a_folder_of_files(read, tmp_path, caplog, files):
 
 
 def test_files_of_several_kinds_in_a_folder(read):
-    with pytest.raises(UserError, match="are of several kinds"):
+    with pytest.raises(UserError, match="has files of several kinds"):
         read({"d/a.csv": "instruction,output\na,b\n", "d/b.json": "[]"}, name="d")
-    with pytest.raises(UserError, match="holds no file that is read"):
+    with pytest.raises(UserError, match="has no supported file"):
         read({"other/a.md": "x"}, name="other")
 
 
 @pytest.mark.parametrize(
-    ("entry", "says"),
+    ("entry", "match"),
     [
         ({"columns": "x"}, "columns is of type str, not an object"),
         ({"columns": ["a"]}, "columns is of type list, not an object"),
         ({"columns": {"prompt": 3}}, "columns.prompt is of type int, not text"),
-        ({"columns": {}}, "lists nothing, and with it no prompt; add prompt or query"),
-        ({"columns": {"response": "output"}}, "lists response, and with it no prompt"),
+        ({"columns": {}}, "lists nothing, but no prompt; add prompt or query"),
+        ({"columns": {"response": "output"}}, "lists response, but no prompt"),
         ({"formatting": "sharegpt", "columns": {"system": "s"}}, "no prompt; add messages"),
         ({"columns": {"prompt": "instructoin", "response": "output"}}, "no column 'instructoin'"),
         ({"tags": 3}, "tags is of type int, not an object"),
@@ -256,14 +256,14 @@ def test_files_of_several_kinds_in_a_folder(read):
         ({"ms_hub_url": "a/b"}, "ms_hub_url=a/b is on ModelScope"),
         ({"om_hub_url": "a/b"}, "om_hub_url=a/b is on Openmind"),
         ({"script_url": "x"}, "script_url=x is a program"),
-        ({"cloud_file_name": "s3://x"}, "cloud_file_name=s3://x is in a cloud"),
-        ({"hf_hub_url": "some-org/some-data"}, "is neither a file here nor a data set"),  # goes before file_name
+        ({"cloud_file_name": "s3://x"}, "cloud_file_name=s3://x is in cloud storage"),
+        ({"hf_hub_url": "some-org/some-data"}, "is neither a local file nor a data set"),  # goes before file_name
         ({"file_name": None}, "file_name=None is not a text"),
         ({"file_name": "none.json"}, "no such file"),
     ],
 )
-def test_what_can_not_be_used_is_named(read, entry, says):
-    with pytest.raises(UserError, match=says) as caught:
+def test_what_can_not_be_used_is_named(read, entry, match):
+    with pytest.raises(UserError, match=match) as caught:
         read([ALPACA], **entry)
     assert "\n" not in str(caught.value)
 

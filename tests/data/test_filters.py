@@ -1,4 +1,4 @@
-"""Conditions of data.*.filter, on values as JSON, CSV and Parquet hold them."""
+"""Conditions of data.*.filter, on values of JSON, CSV and Parquet files."""
 
 import datetime
 import decimal
@@ -59,11 +59,11 @@ def test_conditions(condition, passing, failing):
 
 
 @pytest.mark.parametrize(
-    ("condition", "says"),
+    ("condition", "match"),
     [(">", "compares with nothing"), ("0.8..0.2", "write 0.2..0.8"), ({"min": 3}, "a condition is a value")],
 )
-def test_conditions_that_are_none(condition, says):
-    with pytest.raises(UserError, match=says):
+def test_conditions_that_are_none(condition, match):
+    with pytest.raises(UserError, match=match):
         Filter({"c": condition}, "data.candidates.filter")
 
 
@@ -86,7 +86,7 @@ def test_a_filter_that_leaves_nothing_says_what_there_is(tmp_path, cache):
     rows = [{"question": f"q{i}", "answer": "a", "year": 2018 + i % 3, "lang": "en"} for i in range(9)]
     cfg = configured("select", "data=files", f"data.candidates.path={write_rows(tmp_path / 'p.jsonl', rows)}")
     cfg.data.candidates.filter = {"year": 2035}
-    with pytest.raises(UserError, match="leaves no row; widen it; the rows have year: 2018, 2019, 2020$"):
+    with pytest.raises(UserError, match="matches no row; widen it; the rows have year: 2018, 2019, 2020$"):
         load(cfg.data, "candidates", str(cache))
     cfg.data.candidates.filter = {"lnag": "en"}
     with pytest.raises(UserError, match="no column 'lnag'.*did you mean lang"):

@@ -1,11 +1,11 @@
-"""Which format rows have, by their columns."""
+"""The format of rows is detected from their columns."""
 
 import logging
 
 import pytest
 
 from near.common.errors import UserError
-from near.data.formats.format_choice import decide, says_something
+from near.data.formats.format_choice import decide, is_informative
 from near.data.loading import load
 from tests.conftest import configured, write_rows
 
@@ -39,7 +39,7 @@ WHOLE = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 
 
 @pytest.mark.parametrize(
-    ("row", "named", "asked"),
+    ("row", "named", "prompt"),
     [
         ({"prompt": "q", "chosen": "a"}, "completion", "q"),
         ({"prompt": "q", "chosen": WHOLE[1:]}, "completion", "q"),
@@ -51,16 +51,16 @@ WHOLE = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
         ({"chosen": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "conversations", "q"),
     ],
 )
-def test_preferences_name_the_column_to_train_on(tmp_path, cache, row, named, asked):
+def test_preferences_name_the_column_to_train_on(tmp_path, cache, row, named, prompt):
     row = {**row, "rejected": row["chosen"]}
     cfg = configured("select", "data=files")
     cfg.data.candidates.path = str(write_rows(tmp_path / "p.jsonl", [row, row]))
-    says = f"p.jsonl: chosen and rejected are preference data, .* set data.candidates.columns.{named}=chosen$"
-    with pytest.raises(UserError, match=says):
+    match = f"p.jsonl: chosen and rejected are preference data, .* set data.candidates.columns.{named}=chosen$"
+    with pytest.raises(UserError, match=match):
         load(cfg.data, "candidates", str(cache))
     cfg = configured("select", "data=files", f"data.candidates.columns.{named}=chosen")
     cfg.data.candidates.path = str(tmp_path / "p.jsonl")
-    assert [m["content"] for m in load(cfg.data, "candidates", str(cache)).messages(0)] == [asked, "a"]
+    assert [m["content"] for m in load(cfg.data, "candidates", str(cache)).messages(0)] == [prompt, "a"]
 
 
 def test_preferences_of_which_one_column_can_be_no_answer():
@@ -96,21 +96,19 @@ def test_faults_name_the_option(tmp_path, cache, part):
         load(cfg.data, part, str(cache), answer=False)
 
 
-def test_a_choice_between_formats_is_said(tmp_path, cache, caplog):
+def test_a_choice_between_formats_is_logged(tmp_path, cache, caplog):
     caplog.set_level(logging.INFO)
     cfg = configured("select", "data=files")
     row = {"prompt": "p", "completion": "c", "instruction": "i", "input": "", "output": "o"}
     cfg.data.candidates.path = str(write_rows(tmp_path / "p.jsonl", [row] * 3))
     assert load(cfg.data, "candidates", str(cache)).messages(0)[0]["content"] == "i"
-    assert (
-        caplog.text.count("read as alpaca; its columns would also do for data.candidates.format=prompt_completion") == 1
-    )
+    assert caplog.text.count("read as alpaca; its columns also fit data.candidates.format=prompt_completion") == 1
 
 
 def test_ids_and_scores_say_nothing():
     silent = ("id", "_id", "question_id", "rowId", "idx", "quality_score", "score", "uuid", "__index_level_0__", "rank")
-    assert not any(map(says_something, silent))
-    assert all(map(says_something, ("difficulty", "tags", "hidden", "idea", "scored_by", "solution", "video")))
+    assert not any(map(is_informative, silent))
+    assert all(map(is_informative, ("difficulty", "tags", "hidden", "idea", "scored_by", "solution", "video")))
 
 
 def test_columns_that_a_grader_reads_are_used(tmp_path, cache, caplog):
@@ -123,5 +121,5 @@ def test_columns_that_a_grader_reads_are_used(tmp_path, cache, caplog):
         cfg.data[part].format = "question_answer"
         for _ in range(2):
             load(cfg.data, part, str(cache))
-    said = [r.message.split("not used: ")[1] for r in caplog.records if "not used" in r.message]
-    assert said == [", ".join(["difficulty", *names]), "difficulty"]  # each said once
+    logged = [r.message.split("not used: ")[1] for r in caplog.records if "not used" in r.message]
+    assert logged == [", ".join(["difficulty", *names]), "difficulty"]  # each logged once

@@ -1,4 +1,4 @@
-"""Rows that ask what a query asks, in other letters, other spaces or amid other turns."""
+"""Rows with a query's prompt are leaks, also with other case, other white space, or among other turns."""
 
 import logging
 
@@ -99,13 +99,13 @@ def test_rows_that_share_the_last_turn_alone_are_counted(pool_of, caplog):
     caplog.set_level(logging.INFO)
     pool = pool_of([chat("Tell a tale", "Go on."), chat("And now", "go  on.")], [chat("Hi", "Go on.")])
     assert pool.eligible().tolist() == [0, 1, 2]
-    assert "2 rows share the last of several turns with a query or an eval row, kept" in caplog.text
+    assert "2 rows share the last of several turns with a query or an eval row; they stay" in caplog.text
 
 
 def test_rows_that_are_kept_are_counted(pool_of, caplog):
     pool = pool_of([chat(QUESTION), chat(QUESTION.lower())], [chat(QUESTION)], leakage="keep")
     assert len(pool.eligible()) == 3
-    assert "2 rows ask what a query or an eval row asks, kept by data.leakage=keep" in caplog.text
+    assert "2 rows have the prompt of a query or an eval row; they stay, as data.leakage=keep" in caplog.text
 
 
 def test_turns_of_many_rows_are_found_in_every_source(tmp_path, monkeypatch):
@@ -136,7 +136,7 @@ def test_rows_with_a_querys_vector_are_counted(tmp_path, caplog):
 
 @pytest.mark.parametrize("part", ["eval", "more_eval.maths"])
 def test_rows_with_an_eval_rows_vector_are_counted(tmp_path, caplog, part):
-    """Beyond the matrix, too, which is one row wide; compared once, and said every time."""
+    """Beyond the matrix, too, which is one row wide; compared once, logged every time."""
     rows = [{"question": q, "answer": "a"} for q in ("other words", "north of the sea", "the sea of north", "more")]
     cfg = configured("select", "data=files", "embedder=hashing", f"cache_dir={tmp_path}/cache", "max_K=1")
     cfg.embedder.embed = "prompt"

@@ -1,4 +1,4 @@
-"""Files as people have them: packed, in upper case, nested, with columns that can't be read, with odd line ends."""
+"""Unusual files: compressed, with upper-case names, nested, with unreadable columns, with odd line ends."""
 
 import bz2
 import gzip
@@ -68,8 +68,8 @@ def test_damaged_packed_files_are_one_line(read, packing, harm):
         "middle": content[:half] + bytes(b ^ 255 for b in content[half : half + 40]) + content[half + 40 :],
         "other": b"no such thing",
     }[harm]
-    says = "is a damaged (gzip|bzip2|xz|zstd) file"
-    with pytest.raises(UserError, match=f"{says}|'line' is not" if harm == "middle" else says):
+    match = "is a damaged (gzip|bzip2|xz|zstd) file"
+    with pytest.raises(UserError, match=f"{match}|'line' is not" if harm == "middle" else match):
         read(f"p.jsonl{packing}", content)
 
 
@@ -95,22 +95,22 @@ def test_rows_inside_of_a_json_file(read, key, rows, indent, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("key", "says"),
+    ("key", "match"),
     [
-        (None, "say where they are: data.candidates.key=meta.names or data.candidates.key=data.examples or"),
-        ("data", "holds an object at data.candidates.key=data, not a list of rows; say where they are"),
-        ("data.exmaples", "leads nowhere, 'exmaples' is not in this object; there are: examples, a.b, parts"),
+        (None, "set data.candidates.key=meta.names or data.candidates.key=data.examples or"),
+        ("data", "holds an object at data.candidates.key=data, not a list of rows; set"),
+        ("data.exmaples", "not found: this object has no 'exmaples'; there are: examples, a.b, parts"),
         ("meta.n", "holds number at data.candidates.key=meta.n, not a list"),
-        ("data.parts.7", "leads nowhere, '7' is not in this list"),
+        ("data.parts.7", "not found: this list has no '7'"),
     ],
 )
-def test_keys_that_lead_nowhere(read, key, says):
-    with pytest.raises(UserError, match=says):
+def test_keys_that_lead_nowhere(read, key, match):
+    with pytest.raises(UserError, match=match):
         read("p.json", json.dumps(NESTED), key=key)
 
 
 def test_a_key_is_for_json(read):
-    with pytest.raises(UserError, match=r"data\.candidates\.key=rows: only a \.json file has rows under a key"):
+    with pytest.raises(UserError, match=r"data\.candidates\.key=rows: only \.json files have rows under a key"):
         read("p.jsonl", TEXTS[".jsonl"], key="rows")
 
 
@@ -131,7 +131,7 @@ def test_a_json_file_of_an_object_a_line(read):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "match"),
     [
         ("p.json", '[{"question":"caf\xe9","answer":"b"}]'.encode("latin-1"), "is not UTF-8 near row 0"),
         ("p.json", json.dumps(ROWS).encode("utf-16"), "is not UTF-8 near row 0"),
@@ -143,8 +143,8 @@ def test_a_json_file_of_an_object_a_line(read):
         ("p.jsonl", b'{"question": "q", "answer": NaN}', "field 'answer' is of type float, not text"),
     ],
 )
-def test_odd_files_are_one_line(read, name, content, says):
-    with pytest.raises(UserError, match=says):
+def test_odd_files_are_one_line(read, name, content, match):
+    with pytest.raises(UserError, match=match):
         read(name, content)
 
 
@@ -165,7 +165,7 @@ def table_file(path, table: pa.Table) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["p.parquet", "p.arrow", "p.feather"])
-def test_columns_that_nobody_asked_for_do_not_matter(tmp_path, read, name):
+def test_columns_that_are_not_read_do_not_matter(tmp_path, read, name):
     table = pa.table(
         {
             "far": pa.array([10**18], pa.timestamp("us")),
@@ -177,7 +177,7 @@ def test_columns_that_nobody_asked_for_do_not_matter(tmp_path, read, name):
     content = table_file(tmp_path / name, table)
     assert len(read(name, content)) == 1
     assert read(name, content, columns={"source": "far"}).sources().tolist() == ["1000000000000000000 (timestamp[us])"]
-    with pytest.raises(UserError, match="leaves no row"):
+    with pytest.raises(UserError, match="matches no row"):
         read(name, content, filter={"far": ">2020"})
 
 
@@ -203,7 +203,7 @@ def test_a_line_has_a_bound_however_it_is_packed(read, monkeypatch, kind, packin
     first = {"csv": b"question,answer", "tsv": b"question\tanswer", "txt": b"text"}
     body = first.get(kind, b'{"question": "q", "answer": "a"}') + b"\n" + b"x" * (2 << 20) + b"\n"
     packed = PACKED[packing](body)
-    with pytest.raises(UserError, match=rf"p\.{kind}{packing}: line 2 is longer than 1 MB, the most that is read"):
+    with pytest.raises(UserError, match=rf"p\.{kind}{packing}: line 2 is longer than 1 MB, the limit for one row"):
         read(f"p.{kind}{packing}", packed)
 
 

@@ -90,9 +90,9 @@ def test_the_jinja_renders_the_joined_pieces(name):
         jinja = {"enable_thinking": False} if options else {}
         pieces = template.pieces(messages, one.bos_token, one.eos_token, **options)
         assert rendered(one, messages, **jinja) == "".join(piece.text for piece in pieces)
-        asked = messages[:-1]
-        pieces = template.pieces(asked, one.bos_token, one.eos_token, generate=True, **options)
-        assert rendered(one, asked, generate=True, **jinja) == "".join(piece.text for piece in pieces)
+        prompt = messages[:-1]
+        pieces = template.pieces(prompt, one.bos_token, one.eos_token, generate=True, **options)
+        assert rendered(one, prompt, generate=True, **jinja) == "".join(piece.text for piece in pieces)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -168,7 +168,7 @@ def test_arguments_as_json_text_are_rendered_as_objects_in_jinja():
 
 def test_what_a_template_cant_say_is_refused():
     two = json.dumps([{"name": "now", "arguments": {}}] * 2)
-    with pytest.raises(UserError, match="glm4 writes one call of a tool a turn, not 2"):
+    with pytest.raises(UserError, match="glm4 writes one tool call per turn, got 2"):
         text_of(TEMPLATES["glm4"], [USER, {"role": "assistant", "content": "", "calls": two}])
     with pytest.raises(UserError, match="template phi has no slot for role 'critic' \\(turn 1\\)"):
         text_of(TEMPLATES["phi"], [USER, {"role": "critic", "content": "no"}])
@@ -220,7 +220,7 @@ def test_an_end_that_the_vocabulary_lacks_is_named(caplog):
         set_template(bare, "llama3")
     assert bare.eos_token == "<e>"
     assert len(bare) == 2
-    assert "model.template=llama3: <|eot_id|>, which ends an answer, is no token of this tokenizer" in caplog.text
+    assert "model.template=llama3: <|eot_id|>, which ends an answer, is not a token of this tokenizer" in caplog.text
 
 
 def test_a_stop_word_in_the_vocabulary_is_encoded_as_one_token():

@@ -1,4 +1,4 @@
-"""What a row says beside its text: tools, calls, thoughts, system texts, and turns that are not trained on."""
+"""Parts of a row beside its text: tools, calls, reasoning, system texts, and turns that are not trained on."""
 
 import json
 import logging
@@ -60,7 +60,7 @@ def test_a_weight_of_a_question_is_checked_and_means_nothing(read):
 
 
 @pytest.mark.parametrize(
-    ("turn", "says"),
+    ("turn", "expected"),
     [
         ({"weight": 0.5}, "messages[1].weight' is 0.5, not 0 or 1"),
         ({"weight": "0"}, "messages[1].weight' is '0', not 0 or 1"),
@@ -69,17 +69,17 @@ def test_a_weight_of_a_question_is_checked_and_means_nothing(read):
         ({"tool_calls": [{"function": {"arguments": "{}"}}]}, "is not a call with 'name' and 'arguments'"),
         ({"tool_calls": [{"name": "f", "arguments": "{"}]}, "tool_calls[0].arguments' is not JSON"),
         ({"tool_calls": [{"name": "f", "arguments": [1]}]}, "tool_calls[0].arguments' is of type list, not an object"),
-        ({"tool_calls": [{"name": "f", "arguments": {"x": float("nan")}}]}, "holds what JSON can't"),
+        ({"tool_calls": [{"name": "f", "arguments": {"x": float("nan")}}]}, "has a value that JSON can't represent"),
         ({"reasoning": {"steps": 3}}, "messages[1].reasoning' is of type dict, not text"),
         ({"reasoning_content": "\ud800"}, "half of a surrogate pair"),
     ],
 )
-def test_faults_of_turns_name_them(tmp_path, cache, turn, says):
+def test_faults_of_turns_name_them(tmp_path, cache, turn, expected):
     cfg = configured("select", "data=files", f"data.candidates.path={tmp_path / 'p.jsonl'}")
     (tmp_path / "p.jsonl").write_text(json.dumps(chat(USER, {**ANSWER, **turn})))
     with pytest.raises(UserError) as caught:
         load(cfg.data, "candidates", str(cache))
-    assert says in str(caught.value) and "row 0 (line 1)" in str(caught.value)
+    assert expected in str(caught.value) and "row 0 (line 1)" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_an_empty_answer_in_the_middle_is_not_trained_on(read, caplog, empty):
     rows = read(chat(USER, {**ANSWER, "content": empty}, USER, ANSWER), chat(USER, ANSWER))
     assert rows.messages(0)[1]["train"] is False
     assert "1 rows have an empty answer in the middle, which is not trained on" in caplog.text
-    with pytest.raises(UserError, match="holds no answer at its end"):
+    with pytest.raises(UserError, match="has no answer at its end"):
         read(chat(USER, ANSWER, USER, {**ANSWER, "content": empty}))
 
 

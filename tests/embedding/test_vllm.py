@@ -134,6 +134,6 @@ def test_the_server(real_cache, texts, expected, server, monkeypatch, tmp_path):
         return original(part, progress)
 
     dying.embed = embed
-    with pytest.raises(UserError, match="did not answer in 2 tries .* what is stored stays"):
+    with pytest.raises(UserError, match="did not answer in 2 tries .* stored results are reused"):
         fill(tmp_path, texts, dying, dying.space)
     assert len(shards(tmp_path, dying.space)) == 2

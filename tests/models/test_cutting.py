@@ -1,4 +1,4 @@
-"""Long texts lose their middle before they are tokenised; the ids that are kept are those of the whole text."""
+"""Long texts lose their middle before they are tokenised; the remaining ids equal those of the whole text."""
 
 import random
 
@@ -80,14 +80,14 @@ def test_a_row_is_encoded_and_counted_as_without_the_bound(tokenizer, monkeypatc
     if where == "plain":
         chat = [{"role": "assistant", "content": long}]
     encoder = Encoder(tokenizer, {"cutoff_len": 64})
-    found, prompt = encoder.encode(chat), encoder.prompt_ids(chat[:-1] or chat)
+    cut, prompt = encoder.encode(chat), encoder.prompt_ids(chat[:-1] or chat)
     monkeypatch.setattr("near.models.encoding.without_middle", lambda text, *_: text)
     whole = encoder.encode(chat)
-    np.testing.assert_array_equal(found.input_ids, whole.input_ids)
-    np.testing.assert_array_equal(found.labels, whole.labels)
-    assert found.cut_prompt <= whole.cut_prompt and found.cut_answer <= whole.cut_answer
+    np.testing.assert_array_equal(cut.input_ids, whole.input_ids)
+    np.testing.assert_array_equal(cut.labels, whole.labels)
+    assert cut.cut_prompt <= whole.cut_prompt and cut.cut_answer <= whole.cut_answer
     flags = ("cut_prompt", "cut_answer", "lost_question", "lost_answers", "endless", "end_added", "unrendered")
     for name in flags:
-        assert bool(getattr(found, name)) == bool(getattr(whole, name)), name
+        assert bool(getattr(cut, name)) == bool(getattr(whole, name)), name
     if where != "plain":
         assert prompt[-64:] == encoder.prompt_ids(chat[:-1])[-64:]

@@ -108,8 +108,8 @@ def test_training_sees_what_generation_continues_from(tokenizer, template):
             assert first == len(prompt)  # and the answer's labels begin there
         if carried.unk_token_id is not None and carried.unk_token_id in ids:
             continue  # this tokenizer has no token for some of the text
-        said = [carried.decode(run).strip() for run in spans(row)]
-        assert all(chat[turn]["content"].strip() in "\n".join(said) for turn in answers)
+        answers_text = [carried.decode(run).strip() for run in spans(row)]
+        assert all(chat[turn]["content"].strip() in "\n".join(answers_text) for turn in answers)
 
 
 def test_an_answer_and_its_end_are_labelled_whole(tokenizer):
@@ -192,15 +192,15 @@ def test_history_is_rewritten_as_its_template_does(tokenizer):
     assert "the second" not in carried.decode(dropped.input_ids)
 
 
-def test_answers_that_say_the_same_are_told_apart(tokenizer):
+def test_equal_answers_are_distinguished(tokenizer):
     """Generation opens a thought, which only the last answer has."""
     opening = "<|im_start|>assistant\n{% if enable_thinking"
     assert opening in THINKING
     carried = carrying(tokenizer, THINKING.replace(opening, opening.replace("{%", "<think>\n{%", 1)))
     turns = ("word", "12", "word")
     chat = [m for t in turns for m in ({"role": "user", "content": "hello"}, {"role": "assistant", "content": t})]
-    said = [carried.decode(run).strip() for run in spans(encode(carried, chat))]
-    assert said == ["word<|im_end|>", "12<|im_end|>", "</think>\n\nword<|im_end|>"]
+    answers_text = [carried.decode(run).strip() for run in spans(encode(carried, chat))]
+    assert answers_text == ["word<|im_end|>", "12<|im_end|>", "</think>\n\nword<|im_end|>"]
 
 
 def test_thinking_can_be_turned_off(tokenizer):
@@ -245,12 +245,12 @@ def test_tools_are_handed_to_the_template_or_refused(tokenizer):
     )
     row = encode(takes, chat)
     assert "TOOLS" in takes.decode(row.input_ids)
-    called, said = (takes.decode(run) for run in spans(row))
+    called, answers_text = (takes.decode(run) for run in spans(row))
     assert called.strip() == 'CALL rain {"town": "Oslo"}<|im_end|>'
-    assert said.strip() == "answer<|im_end|>"
+    assert answers_text.strip() == "answer<|im_end|>"
     plain = carrying(tokenizer, "chatml")
     plain.chat_template = made_tokenizers.CHATML
-    with pytest.raises(UserError, match="takes no tools"):
+    with pytest.raises(UserError, match="does not accept tools"):
         encode(plain, chat)
     row = encode(plain, chat[1:])  # its calls are lines of JSON
     assert '{"name": "rain", "arguments": {"town": "Oslo"}}' in plain.decode(row.input_ids)
@@ -283,8 +283,10 @@ def test_turns_that_are_not_to_be_trained_have_no_label(tokenizer, template):
 def test_a_named_templates_system_text_can_be_another_or_none(tokenizer):
     carried = carrying(tokenizer, "alpaca")
     chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "answer"}]
-    own, other, none = (carried.decode(encode(carried, chat, default_system=s).input_ids) for s in (None, "word", ""))
-    assert "instruction that describes" in own
+    default, other, none = (
+        carried.decode(encode(carried, chat, default_system=s).input_ids) for s in (None, "word", "")
+    )
+    assert "instruction that describes" in default
     assert "word" in other and "instruction that describes" not in other
     assert none.startswith("### Instruction:")
 
@@ -295,8 +297,8 @@ def test_a_default_system_turn_stands_where_a_row_has_none(tokenizer):
     chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "answer"}]
     with_one = encode(carried, [{"role": "system", "content": "word"}, *chat])
     assert encode(carried, chat, default_system="word").input_ids.tolist() == with_one.input_ids.tolist()
-    own = encode(carried, [{"role": "system", "content": "word"}, *chat], default_system="there")
-    assert own.input_ids.tolist() == with_one.input_ids.tolist()
+    default = encode(carried, [{"role": "system", "content": "word"}, *chat], default_system="there")
+    assert default.input_ids.tolist() == with_one.input_ids.tolist()
 
 
 def test_what_a_cut_loses_is_counted_and_not_trained(tokenizer):

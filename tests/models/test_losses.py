@@ -1,4 +1,4 @@
-"""Losses where the model computes scores at some positions alone, beside those where it computes all."""
+"""Losses are the same whether the model computes the logits of some positions or of all."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.model
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
 # with what makes their loss or their scores more than a product: soft caps, scaled scores, a router's own loss
-KEPT = {
+MODELS = {
     "llama": {"intermediate_size": 16},
     "qwen2": {"intermediate_size": 16, "num_key_value_heads": 1},
     "gemma2": {"intermediate_size": 16, "num_key_value_heads": 1, "head_dim": 8, "final_logit_softcapping": 2.0},
@@ -49,33 +49,33 @@ def batch() -> dict[str, torch.Tensor]:
 
 
 def test_positions_by_hand():
-    model = made("llama", **KEPT["llama"])
+    model = made("llama", **MODELS["llama"])
     labels = torch.tensor([[-100, -100, 7, -100, -100], [9, -100, -100, 8, -100]])
-    following, kept = following_answers(model, labels)
-    assert kept["logits_to_keep"].tolist() == [1, 2] and following.tolist() == [[7, -100], [-100, 8]]
+    following, keyword = following_answers(model, labels)
+    assert keyword["logits_to_keep"].tolist() == [1, 2] and following.tolist() == [[7, -100], [-100, 8]]
     nothing = torch.tensor([[5, -100, -100]])  # the first token of a row follows nothing
     assert following_answers(model, nothing)[1] == {} and following_answers(model, nothing)[0].tolist() == [[-100] * 3]
 
 
-@pytest.mark.parametrize("kind", KEPT)
+@pytest.mark.parametrize("kind", MODELS)
 def test_they_are_those_of_all_positions(kind, monkeypatch):
     """Losses, and the model's own loss with its gradients as training has it."""
-    model, rows = made(kind, **KEPT[kind]), batch()
+    model, rows = made(kind, **MODELS[kind]), batch()
     seen = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(output.shape[1]))
-    found, owner = answer_losses(model, rows)
-    following, kept = following_answers(model, rows["labels"])
-    few = model(**rows, **kept, shift_labels=following, num_items_in_batch=5).loss
+    actual, owner = answer_losses(model, rows)
+    following, keyword = following_answers(model, rows["labels"])
+    few = model(**rows, **keyword, shift_labels=following, num_items_in_batch=5).loss
     few.backward()
     gradients = {name: weight.grad for name, weight in model.named_parameters()}
     model.zero_grad()
     monkeypatch.setattr(losses, "can_keep", lambda model: False)
-    wanted, of = answer_losses(model, rows)
+    expected, of = answer_losses(model, rows)
     whole = model(**rows, num_items_in_batch=5).loss
     whole.backward()
     assert seen == [9, 9, 12, 12]  # an answer follows positions 0 to 3, 5 to 7, 9 and 10
-    assert torch.equal(owner, of) and len(found) == 3 + 4 + 4
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert torch.equal(owner, of) and len(actual) == 3 + 4 + 4
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(few, whole, rtol=1e-5, atol=1e-6)
     for name, weight in model.named_parameters():
         torch.testing.assert_close(gradients[name], weight.grad, rtol=1e-4, atol=1e-6)
@@ -91,12 +91,12 @@ def test_wrapped_models():
     from peft import LoraConfig, get_peft_model
 
     adapted = get_peft_model(
-        made("llama", **KEPT["llama"]), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+        made("llama", **MODELS["llama"]), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
     )
     assert losses.can_keep(adapted)
     assert not losses.can_keep(torch.nn.DataParallel(adapted))
 
-    class Mine(type(made("llama", **KEPT["llama"]))):
+    class Mine(type(made("llama", **MODELS["llama"]))):
         """Someone's own class: what it makes of the keywords is not known."""
 
     assert not losses.can_keep(Mine(adapted.config))

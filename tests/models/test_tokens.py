@@ -123,7 +123,7 @@ def test_rows_that_the_template_refuses_are_counted(tokenizer, small_data, cache
     rows = load(cfg.data, "candidates", str(cache))
     tokens = tokenize(rows, picky, cfg.data, str(cache))
     assert len(tokens.eligible) == 40
-    assert "the chat template refuses 20 rows, the first with: no colours" in caplog.text
+    assert "the chat template rejects 20 rows, the first with: no colours" in caplog.text
 
 
 def test_plain_text_is_trained_whole_and_without_a_template(tokenizer):
@@ -134,17 +134,17 @@ def test_plain_text_is_trained_whole_and_without_a_template(tokenizer):
     assert (tokenizer.decode(cut.input_ids), cut.cut_answer) == ("plain", 7)
 
 
-def test_several_processes_give_the_tokens_of_one_and_are_not_asked_twice(tokenizer, small_data, tmp_path, monkeypatch):
-    cfg, found = configured("train", *small_data), {}
+def test_several_processes_give_the_tokens_of_one_and_run_once(tokenizer, small_data, tmp_path, monkeypatch):
+    cfg, tables = configured("train", *small_data), {}
     for count in (1, 3):
         cfg.data.num_proc = count
         rows = load(cfg.data, "candidates", str(tmp_path / str(count)))
-        found[count] = tokenize(rows, tokenizer, cfg.data, str(tmp_path / str(count))).table.to_list()
-    assert found[1] == found[3]
+        tables[count] = tokenize(rows, tokenizer, cfg.data, str(tmp_path / str(count))).table.to_list()
+    assert tables[1] == tables[3]
     monkeypatch.setattr(tokens_module.Encoder, "encode", lambda *a: pytest.fail("tokenised again"))
     for count in (None, 2):  # with another number of processes than the cache was made by
         cfg.data.num_proc = count
-        assert tokenize(rows, tokenizer, cfg.data, str(tmp_path / "3")).table.to_list() == found[3]
+        assert tokenize(rows, tokenizer, cfg.data, str(tmp_path / "3")).table.to_list() == tables[3]
 
 
 def test_processes_are_started_where_they_pay(monkeypatch):

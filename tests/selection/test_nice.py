@@ -157,9 +157,9 @@ def test_a_busy_judge_is_asked_again(judge):
 @pytest.mark.parametrize(
     ("said", "line"),
     [
-        ((200, chat("perhaps")), "says 'perhaps', neither yes nor no"),
-        ((200, {"choices": []}), "something else than a chat"),
-        ((200, []), "something else than a chat"),
+        ((200, chat("perhaps")), "replies 'perhaps', neither yes nor no"),
+        ((200, {"choices": []}), "did not return a chat completion"),
+        ((200, []), "did not return a chat completion"),
         ((401, {}), "put it into the environment variable JUDGE_API_KEY"),
         ((500, {}), "did not answer in 3 tries"),
     ],

@@ -66,7 +66,7 @@ CASES = [
     (("parallel=deepspeed_z2",), 'pip install "near[deepspeed]"'),
     (("parallel=fsdp",), "parallel=fsdp needs an accelerator"),
     (("model.name_or_path=./nowhere",), "no such folder"),
-    (("model.name_or_path=no-such-org/no-such-model",), "where no hub is in reach use model=smollm2"),
+    (("model.name_or_path=no-such-org/no-such-model",), "without access to a hub use model=smollm2"),
     (("model.template=mistrall",), "model.template=mistrall is not known; did you mean mistral"),
     (("model.dtype=int8",), "model.dtype=int8 is not one of auto, float32"),
     (("data.cutoff_len=1",), "data.cutoff_len=1 is too small"),

@@ -361,7 +361,7 @@ def test_bad_input_is_refused_before_heavy_work(tiny, tmp_path, monkeypatch):
     assert "data.queries.path is missing" in refused(out, *tiny, "data.queries.path=null")
     assert "data.candidates.path is missing" in refused(out, *tiny, "data.candidates.path=null")
     assert "no such folder" in refused(out, *tiny, "model.name_or_path=./nowhere")
-    assert "where no hub is in reach use model=smollm2" in refused(out, *tiny, "model.name_or_path=some/model")
+    assert "without access to a hub use model=smollm2" in refused(out, *tiny, "model.name_or_path=some/model")
     assert "did you mean tiny" in refused(out, *tiny, "model.name_or_path=builtin:tinny")
     assert "no top_indices.npy" in refused(out, *tiny, f"indices_path={tmp_path}/top_indices.npy")
 

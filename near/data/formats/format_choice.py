@@ -1,4 +1,4 @@
-"""Which format a source's rows have, told by their columns, and which columns say something that is not read."""
+"""The format of a source's rows, detected from their columns, and informative columns that are not read."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,29 +8,41 @@ from near.data.formats.formats import FORMATS, OTHER_NAMES, Form, fields_of
 
 CHATS = ("messages", "sharegpt")
 PROMPTED = "prompt_completion"  # whose answer may be turns
-# Names of columns that say nothing to a model: numbers, names and scores of rows, hashes.
-SAYS_NOTHING = re.compile(
+# Columns without information for a model: ids, ranks, scores, hashes.
+UNINFORMATIVE = re.compile(
     r"(.*[_\-. ])?(id|ids|idx|index|uuid|guid|hash|sha256|md5|score|scores|rank|nearest_query)"
     r"|.*(Id|ID)|__.*__|unnamed: ?\d+",
 )
 
-TURN_SAYS_NOTHING = re.compile(r"name|role|from|type|(.*_)?(time|timestamp|date|created|created_at|updated_at)")
+UNINFORMATIVE_IN_TURN = re.compile(r"name|role|from|type|(.*_)?(time|timestamp|date|created|created_at|updated_at)")
 PREFERENCES = {"chosen", "rejected"}
 
 
 def decide(format: str, columns: Mapping[str, str], first: Mapping, where: str, file: str) -> tuple[str, list[str]]:
-    """The format's name, checked against the first row's columns, and other formats that would do as well.
+    """The format of a source, checked against the first row's columns.
 
-    "auto" is the format whose columns are all there; of several a chat, then the one that has most columns there, then
-    the first of FORMATS. Where none is complete, as among rows without answers, those that have the prompt's column.
-    Raises UserError for an unknown `columns` key and for a prompt column that is not there, naming those that are.
+    "auto" takes a format whose required columns all exist: of several a chat, then the one with most columns, then the
+    first of FORMATS. If none is complete, as for rows without answers, a format whose prompt column exists.
+
+    Args:
+        format: "auto" or a key of FORMATS.
+        columns: fields to column names, as configured.
+        first: the first row.
+        where: the source's dotted key.
+        file: its path; both for error messages.
+
+    Returns:
+        The format's name, and the names of other formats that fit as well.
+
+    Raises:
+        UserError: an unknown key in `columns`, a missing prompt column, or preference data; the columns are listed.
     """
     others: list[str] = []
     if format == "auto":
         format, others = _chosen(columns, first, where, file)
     prompt = FORMATS[format].required[0]
     known = [*fields_of(format), "source"]
-    there = shown_columns(first)
+    available = shown_columns(first)
     for key, column in columns.items():
         if key not in known:
             raise UserError(
@@ -38,20 +50,20 @@ def decide(format: str, columns: Mapping[str, str], first: Mapping, where: str, 
                 f"{did_you_mean(key, known)}"
             )
         if column and column not in first and key in (prompt, "source"):
-            raise UserError(f"{where}.path={file}: no column '{column}' (columns.{key}); {there}")
+            raise UserError(f"{where}.path={file}: no column '{column}' (columns.{key}); {available}")
     if columns.get(prompt, prompt) not in first:
         raise UserError(
-            f"{where}.path={file}: no column '{prompt}' ({where}.format={format}); {there}; set {where}.format or "
+            f"{where}.path={file}: no column '{prompt}' ({where}.format={format}); {available}; set {where}.format or "
             f"{where}.columns.{prompt}"
         )
     return format, others
 
 
 def _chosen(columns: Mapping[str, str], first: Mapping, where: str, file: str) -> tuple[str, list[str]]:
-    """The format that fits best, and others that fit as well."""
+    """The best fitting format, and others that fit as well."""
     fields = {key for key in columns if columns[key] in first} | (set(first) - set(columns.values()))
-    asked = set(columns) - {"source"}
-    possible = [n for n in FORMATS if FORMATS[n].required[0] in fields and asked <= set(fields_of(n))]
+    named = set(columns) - {"source"}
+    possible = [n for n in FORMATS if FORMATS[n].required[0] in fields and named <= set(fields_of(n))]
     fits = [n for n in possible if fields >= set(FORMATS[n].required)] or possible
     if PREFERENCES <= first.keys() - set(columns.values()) and not _answers(fits, fields, first, columns):
         raise UserError(
@@ -73,10 +85,10 @@ def _chosen(columns: Mapping[str, str], first: Mapping, where: str, file: str) -
 
 
 def _answers(fits: list[str], fields: set, first: Mapping, columns: Mapping[str, str]) -> bool:
-    """Whether a format is complete, be it a chat that ends with an answer."""
+    """Whether one of the formats is complete: all columns exist, or it is a chat that ends with an answer."""
     for name in fits:
-        asked = FORMATS[name].required[0]
-        turns = first.get(columns.get(asked, asked))
+        prompt = FORMATS[name].required[0]
+        turns = first.get(columns.get(prompt, prompt))
         if name in CHATS and isinstance(turns, list) and turns and isinstance(turns[-1], Mapping):
             if not {"user", "human"} & {str(turns[-1].get("role")), str(turns[-1].get("from"))}:
                 return True
@@ -86,7 +98,7 @@ def _answers(fits: list[str], fields: set, first: Mapping, columns: Mapping[str,
 
 
 def _chosen_alone(possible: list[str], first: Mapping, where: str) -> str:
-    """How the chosen answers alone are trained on."""
+    """The fix for preference data: how to train on the chosen answers alone."""
     chosen, turn = first["chosen"], None
     if isinstance(chosen, list) and chosen and isinstance(chosen[0], Mapping):
         turn = str(chosen[0].get("role", chosen[0].get("from")))
@@ -107,22 +119,22 @@ def shown_columns(row: Iterable) -> str:
 
 
 def read_columns(form: Form, names: Iterable[str]) -> list[str]:
-    """Those of the columns `names` that hold a field of the format."""
+    """The columns among `names` that contain a field of the format."""
     if form.entry:
-        wanted = set(form.columns.values())
+        columns = set(form.columns.values())
     else:
-        wanted = set(form.columns.values()) | {f for f in fields_of(form.format) if f not in form.columns}
+        columns = set(form.columns.values()) | {f for f in fields_of(form.format) if f not in form.columns}
         for field, others in OTHER_NAMES.items():
             if field in fields_of(form.format) and field not in form.columns:
-                wanted |= set(others)
-    return [name for name in names if name in wanted]
+                columns |= set(others)
+    return [name for name in names if name in columns]
 
 
-def says_something(column: str) -> bool:
-    """Whether a column's name lets it be more than a number, a name or a score of its row."""
-    return not SAYS_NOTHING.fullmatch(str(column))
+def is_informative(column: str) -> bool:
+    """Whether a column may contain more than an id, a rank or a score, judged by its name."""
+    return not UNINFORMATIVE.fullmatch(str(column))
 
 
-def turn_says_something(key: str) -> bool:
-    """The same of a key of a turn; speakers and times say nothing either."""
-    return says_something(key) and not TURN_SAYS_NOTHING.fullmatch(key)
+def is_informative_in_turn(key: str) -> bool:
+    """The same for a key of a turn, where speakers and times are uninformative, too."""
+    return is_informative(key) and not UNINFORMATIVE_IN_TURN.fullmatch(key)

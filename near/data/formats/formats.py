@@ -1,16 +1,15 @@
-"""Raw rows of every supported format to one canonical form: a list of chat messages that ends with the answer.
+"""Conversion of raw rows of every format to one canonical form: a list of chat messages that ends with the answer.
 
-A message is {"role": tools|system|user|assistant|tool, "content": text} and, of an assistant turn, where there is one:
+A message is {"role": tools|system|user|assistant|tool, "content": text}. An assistant turn may have further keys:
 
-    "reasoning"   text: what the turn thinks before it answers (a <think> block in the content stays there)
-    "calls"       JSON text: the tools it calls, [{"name": ..., "arguments": {...}}, ...]; the content is what it says
-                  beside them, often nothing
+    "reasoning"   text: the reasoning before the answer (a <think> block in the content stays there)
+    "calls"       JSON text: the tools it calls, [{"name": ..., "arguments": {...}}, ...]; the content is the text
+                  beside them, often empty
     "train"       False: the turn is not trained on
 
-A key that has no value is not there. Where the row describes tools the first message has the role "tools" and as its
-content the JSON list of their descriptions, as the source has them; "tool" is what a tool gave back. Single-turn rows
-become a user turn and an assistant turn; chats stay chats. What can't be made into that raises Fault, which names the
-field.
+A key without a value is absent. If the row describes tools, the first message has the role "tools" and its content is
+the JSON list of their descriptions, unchanged; "tool" is a tool's result. Single-turn rows become a user turn and an
+assistant turn; chats stay chats. A row that can't be converted raises Fault, which names the field.
 """
 
 import re
@@ -25,45 +24,44 @@ from near.data.formats.turns import (
     Message,
     Turns,
     from_json,
+    is_empty_turn,
     message_of,
     results_of,
-    said_nothing,
     tools_message,
 )
 
 MESSAGE_ROLES = {**{role: role for role in ("assistant", "system", "tool", "user")}, "developer": "system"}
 MESSAGE_TURNS = Turns("role", "content", {**MESSAGE_ROLES, "function": "tool"})
-OTHER_NAMES = {"system": ("system_prompt",)}  # columns that hold a field where none has its name
+OTHER_NAMES = {"system": ("system_prompt",)}  # alternative columns of a field, if no column has its name
 
 
 class Form(NamedTuple):
-    """How rows are read: the format's name, `columns` (fields to the source's names; "": it is not read), `tags`,
-    and `entry`, the `formatting` of a dataset_info.json's entry: no field is then read that `columns` does not name."""
+    """How the rows of a source are read."""
 
-    format: str
-    columns: Mapping[str, str]
-    tags: Mapping[str, str]
-    entry: str | None = None
+    format: str  # a key of FORMATS
+    columns: Mapping[str, str]  # field to the source's column; "": the field is not read
+    tags: Mapping[str, str]  # see `_sharegpt`
+    entry: str | None = None  # `formatting` of a dataset_info.json entry; only fields in `columns` are read then
 
 
 class Read(NamedTuple):
-    """One row: its messages, why they hold no answer at their end (None: they do), and what else is to be said."""
+    """One row after conversion."""
 
     messages: list[Message]
-    unanswered: str | None
-    notes: list[str]
-    unread: list[str]  # keys of its turns that say something and are not used, as messages[].key
+    unanswered: str | None  # why there is no answer at the end; None: there is one
+    notes: list[str]  # "empty", "system": counted and logged (near/data/reading.py)
+    unread: list[str]  # keys of its turns that have a value and are not used, as messages[].key
 
 
 class Field:
-    """Access to a raw row through the `columns` map, with faults that name the user's column."""
+    """Access to a raw row through the `columns` map; faults name the user's column."""
 
     def __init__(self, raw: Mapping, form: Form):
         self.raw, self.form, self.notes, self.unread = raw, form, [], []
-        self.tools: tuple[str, object] | None = None  # the place and the value of those in a system turn
+        self.tools: tuple[str, object] | None = None  # location and value of tools described in a system turn
 
     def name(self, field: str) -> str:
-        """The column of a field. Where `columns` names none: its own name or, where that says nothing, another."""
+        """The column of a field: from `columns`, else the field's name or, if that is empty, an alternative."""
         named = self.form.columns.get(field)
         if named or field not in OTHER_NAMES or named == "" or self.form.entry:
             return named or field
@@ -71,18 +69,19 @@ class Field:
         return next((name for name in names if self.raw.get(name) not in (None, "")), field)
 
     def others(self, field: str) -> bool:
-        """Whether a column that could hold the field as well says something else."""
+        """Whether an alternative column of the field has a different value."""
         if self.form.entry or field in self.form.columns or not any(name in self.raw for name in OTHER_NAMES[field]):
             return False
         values = [self.raw.get(name) for name in (field, *OTHER_NAMES.get(field, ()))]
         return len({str(value) for value in values if value not in (None, "")}) > 1
 
     def get(self, field: str) -> object:
+        """The field's raw value; None if it is absent or not to be read."""
         named = self.form.columns.get(field, "" if self.form.entry else None)
         return None if named == "" else self.raw.get(named or self.name(field))
 
     def text(self, field: str, required: bool = True) -> str:
-        """The field's text, stripped at neither end; "" for an optional one that is absent or null."""
+        """The field's text, not stripped; "" for an optional one that is absent or null."""
         value = self.get(field)
         if value is None and not required:
             return ""
@@ -96,7 +95,7 @@ class Field:
         return value
 
     def turns(self, field: str) -> list:
-        """A list of turns, or one as JSON text."""
+        """The field's list of turns, which may be JSON text."""
         name, value = self.name(field), self.get(field)
         if isinstance(value, str) and value.lstrip().startswith("["):
             value = from_json(value, name)
@@ -108,7 +107,7 @@ class Field:
 
 
 def _row(field: Field, turns: list[Message]) -> list[Message]:
-    """`turns` with the row's tools and its system text before them. A system turn of the chat itself goes first."""
+    """`turns` preceded by the row's tools and system text. A system turn of the chat takes precedence over a column."""
     system = field.text("system", required=False)
     if field.others("system"):
         field.notes.append("system")
@@ -123,7 +122,7 @@ def _row(field: Field, turns: list[Message]) -> list[Message]:
 
 
 def _tools(field: Field) -> list[Message]:
-    """The row's tools: of its column or, where that says nothing, of a system turn."""
+    """The row's tools: from its column or, if that is empty, from a system turn."""
     place, described = field.name("tools"), field.get("tools")
     tools = tools_message(described, place) if described else []
     if field.tools and (tools or field.form.columns.get("tools") == ""):
@@ -144,13 +143,13 @@ def _alpaca(field: Field) -> list[Message]:
         raise Fault(field.name("history"), f"is of type {type(history).__name__}, not a list of pairs")
     for pair in history:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(t, str) for t in pair):
-            raise Fault(field.name("history"), "holds something else than [question, answer] pairs")
+            raise Fault(field.name("history"), "must contain only [question, answer] pairs")
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    asked = [field.text("instruction", required=False), field.text("input", required=False)]
-    asked = [text for text in asked if (text if field.form.entry else text.strip())]
-    if not asked:
-        field.text("instruction")  # says what is wrong with it
-    return _row(field, turns + _answered("\n".join(asked), field.text("output", required=False)))
+    prompt_parts = [field.text("instruction", required=False), field.text("input", required=False)]
+    prompt_parts = [text for text in prompt_parts if (text if field.form.entry else text.strip())]
+    if not prompt_parts:
+        field.text("instruction")  # raises the fault
+    return _row(field, turns + _answered("\n".join(prompt_parts), field.text("output", required=False)))
 
 
 def _chat(field: Field, name: str, turns: Turns) -> list[Message]:
@@ -194,14 +193,14 @@ def _question_answer(field: Field) -> list[Message]:
 
 
 def _text(field: Field) -> list[Message]:
-    """Plain text answers nothing: one assistant turn, trained whole and without a chat template."""
+    """Plain text without a prompt: one assistant turn, all of it trained on, without a chat template."""
     return [{"role": "assistant", "content": field.text("text")}]
 
 
 class Format(NamedTuple):
-    """The fields of a format: those that a row must have (the prompt's first), others, and how they are read."""
+    """The fields of a format and the function that reads them."""
 
-    required: tuple[str, ...]
+    required: tuple[str, ...]  # the prompt's first
     optional: tuple[str, ...]
     read: Callable[[Field], list[Message]]
 
@@ -225,17 +224,17 @@ def check_text(text: str, field: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Fault(field, "holds half of a surrogate pair, which is no text") from error
+        raise Fault(field, "has half of a surrogate pair, which is not valid text") from error
 
 
 def canonical(raw: object, form: Form) -> Read:
-    """The messages of one raw row, and why they hold no answer at their end (None: they do)."""
+    """Convert one raw row. Raises Fault if it can't be converted; a row without an answer is no fault."""
     if not isinstance(raw, Mapping):
         raise Fault("row", f"is of type {type(raw).__name__}, not an object with columns")
     field = Field(raw, form)
     messages = FORMATS[form.format].read(field)
-    asked, *answered = FORMATS[form.format].required
-    prompt = form.columns.get(asked, asked)
+    prompt_field, *answer_fields = FORMATS[form.format].required
+    prompt = form.columns.get(prompt_field, prompt_field)
     for message in messages:
         check_text(message["content"], prompt)
         for name in OPTIONAL[:2] if len(message) > 2 else ():
@@ -244,38 +243,38 @@ def canonical(raw: object, form: Form) -> Read:
     if not prompted and form.format != "text":
         raise Fault(prompt, "holds no prompt")
     for message in messages[:-1]:
-        if message["role"] == "assistant" and said_nothing(message):
+        if message["role"] == "assistant" and is_empty_turn(message):
             message["train"] = False
             field.notes.append("empty")
     if messages[-1]["role"] == "assistant" and (messages[-1]["content"].strip() or messages[-1].get("calls")):
         return Read(messages, None, field.notes, field.unread)
-    if not answered:
-        return Read(messages, f"field '{prompt}' holds no answer at its end", field.notes, field.unread)
-    name = form.columns.get(answered[0], answered[0])
+    if not answer_fields:
+        return Read(messages, f"field '{prompt}' has no answer at its end", field.notes, field.unread)
+    name = form.columns.get(answer_fields[0], answer_fields[0])
     lack = "is missing" if name not in raw else "is null" if raw[name] is None else "is empty"
     return Read(messages, f"field '{name}' {lack}", field.notes, field.unread)
 
 
 def is_plain(messages: list[Message]) -> bool:
-    """Whether a row is plain text: nothing but one assistant turn."""
+    """Whether a row is plain text: a single assistant turn."""
     return len(messages) == 1 and messages[0]["role"] == "assistant"
 
 
 def without_nulls(messages: list[dict]) -> list[Message]:
-    """Messages as a table holds them, every key in every one, in the form that the head of this file describes."""
+    """Messages as a table stores them, with every key in each, in the canonical form (see the module)."""
     return [{key: value for key, value in m.items() if value is not None or key not in OPTIONAL} for m in messages]
 
 
 def answer_of(message: Message) -> str:
-    """What an assistant turn says and calls, as one text."""
+    """Text and calls of an assistant turn as one text."""
     return "\n".join(filter(None, [message["content"], message.get("calls")]))
 
 
 def embedded_text(messages: list[Message], embed: str) -> str:
-    """The text that stands for a chat: "prompt" (user turns), "answer" (last assistant turn) or "both".
+    """The text that is embedded for a chat: "prompt" (user turns), "answer" (last assistant turn) or "both".
 
-    Tools are left out, and system messages unless there is no user turn: repeated prompts make rows look alike. Plain
-    text stands for itself.
+    Tools are left out, and system messages unless there is no user turn: prompts that all rows repeat make the rows
+    look alike. Plain text is embedded as it is.
     """
     if embed == "chat":
         raise UserError("embedder.embed=chat is for embedder=rds, whose model has a chat template; use prompt or both")
@@ -287,6 +286,6 @@ def embedded_text(messages: list[Message], embed: str) -> str:
 
 
 def prompt_turns(messages: list[Message]) -> list[str]:
-    """The texts of the user turns; where there is none, of what else stands beside the assistant's, tools apart."""
+    """The texts of the user turns; if there are none, of all turns but the assistant's and the tools."""
     turns = [m["content"] for m in messages if m["role"] == "user"]
     return turns or [m["content"] for m in messages if m["role"] not in ("assistant", "tools")]

@@ -1,4 +1,4 @@
-"""ShareGPT's chats: names of keys and roles, and what LLaMA-Factory makes of them in entries of a dataset_info.json."""
+"""ShareGPT chats: names of keys and roles, and LLaMA-Factory's rules for entries of a dataset_info.json."""
 
 from collections.abc import Mapping
 
@@ -27,8 +27,12 @@ NOT_THINKING = "detailed thinking off"  # what LLaMA-Factory's `formatting: open
 
 
 def sharegpt_turns(tags: Mapping[str, str], entry: str | None) -> Turns:
-    """How the turns are written. `entry` is as in formats.Form: under an entry of a dataset_info.json the roles are
-    those of its `tags` and no others, or LLaMA-Factory's where it has none."""
+    """The names of keys and roles in turns.
+
+    Args:
+        tags: LLaMA-Factory's names (role_tag, user_tag, ...) to those of the source.
+        entry: see formats.Form. With an entry only the roles in `tags` are known, or LLaMA-Factory's if there are none.
+    """
     tags = tags or (LISTED if entry else {})
     named = {tags[tag]: role for tag, role in TAG_ROLES.items() if tag in tags}
     left = {} if entry else {n: r for n, r in SHAREGPT_ROLES.items() if not named or r not in named.values()}
@@ -38,17 +42,19 @@ def sharegpt_turns(tags: Mapping[str, str], entry: str | None) -> Turns:
 
 
 def check_order(messages: list[Message], column: str, joins: bool) -> None:
-    """Fault where LLaMA-Factory leaves a row out: questions and answers have to take turns. `joins`: results of tools
-    that follow each other are one turn."""
+    """Fault if questions and answers do not alternate; LLaMA-Factory leaves such rows out.
+
+    `joins`: consecutive tool results count as one turn.
+    """
     turns = messages[1:] if messages[0]["role"] == "system" else messages
-    asked = True
+    expects_question = True
     for i, turn in enumerate(turns):
         if joins and turn["role"] == "tool" and i and turns[i - 1]["role"] == "tool":
             continue
-        if turn["role"] not in (("user", "tool") if asked else ("assistant",)):
+        if turn["role"] not in (("user", "tool") if expects_question else ("assistant",)):
             where = f"{column}[{i + len(messages) - len(turns)}]"
-            raise Fault(where, f"is of the {turn['role']} where {'a question' if asked else 'an answer'} has to come")
-        asked = not asked
+            raise Fault(where, f"has role {turn['role']}, expected {'a question' if expects_question else 'an answer'}")
+        expects_question = not expects_question
 
 
 def openai_system(system: str, tools: bool) -> str:

@@ -1,8 +1,8 @@
-"""Turns of a chat to messages: who speaks, what is said, thought and called, and whether it is trained on.
+"""Conversion of a chat's turns to messages: role, text, reasoning, calls of tools, and whether to train on them.
 
-Read in OpenAI's form (`tool_calls`, the older `function_call`, content as parts), ShareGPT's (a turn whose text is the
-call as JSON) and Hermes' (calls between tags stay text). A null means the same as a key that is not there: Arrow fills
-the keys of all rows into each of them.
+Supported forms are OpenAI's (`tool_calls`, the older `function_call`, content as parts), ShareGPT's (a turn whose text
+is the call as JSON) and Hermes' (calls between tags stay text). A null means the same as an absent key, because Arrow
+gives each row the keys of all rows.
 """
 
 import json
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 Message = dict[str, str | bool]
 OPTIONAL = ("reasoning", "calls", "train")  # keys that a message may lack
-REASONING = ("reasoning_content", "thinking", "reasoning")  # keys of a turn, the first that says something counts
+REASONING = ("reasoning_content", "thinking", "reasoning")  # keys of a turn; the first one with a value counts
 _RESULT = re.compile(r"<tool_response>\n?((?:(?!</?tool_response>).)*?)\n?</tool_response>", re.DOTALL)
 _RESULTS = re.compile(rf"{_RESULT.pattern}(?:\s*{_RESULT.pattern})*", re.DOTALL)
 _THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 
 
 class Fault(Exception):
-    """A row that can't be used: the field and what is wrong with it."""
+    """A row that can't be used; the message names the field and the reason."""
 
     def __init__(self, field: str, reason: str):
         super().__init__(f"field '{field}' {reason}")
@@ -27,17 +27,16 @@ class Fault(Exception):
 
 @dataclass(frozen=True)
 class Turns:
-    """How the turns of a chat are written: the keys of a turn, role names to ours, the roles whose text is a call.
-    `strict`: nothing is read that LLaMA-Factory does not read."""
+    """The names of keys and roles in the turns of a chat."""
 
     role_key: str
     text_key: str
-    roles: Mapping[str, str]
-    calling: frozenset[str] = field(default_factory=frozenset)
-    strict: bool = False
+    roles: Mapping[str, str]  # the source's role names to ours
+    calling: frozenset[str] = field(default_factory=frozenset)  # the source's roles whose text is a call
+    strict: bool = False  # read only what LLaMA-Factory reads
 
     def unread(self, turn: Mapping) -> list[str]:
-        """Keys of a turn that say something and are not read."""
+        """Keys of a turn that have a value and are not read."""
         read = {self.role_key, self.text_key, "weight", "train"}
         if self.roles[turn[self.role_key]] == "assistant":
             read |= {*REASONING, "tool_calls", "function_call"}
@@ -45,7 +44,7 @@ class Turns:
 
 
 def message_of(turn: object, where: str, turns: Turns) -> Message:
-    """One turn as a message; Fault where it isn't one."""
+    """One turn as a message; Fault if it isn't a turn."""
     if not isinstance(turn, Mapping) or turns.role_key not in turn:
         raise Fault(where, f"is not a turn with '{turns.role_key}' and '{turns.text_key}'")
     name = turn[turns.role_key]
@@ -71,16 +70,15 @@ def message_of(turn: object, where: str, turns: Turns) -> Message:
 
 
 def results_of(message: Message) -> list[Message]:
-    """The turn of a tool without the tags that Hermes writes around what it gave back: templates write their own. One
-    turn for each of several results."""
+    """A tool's turn without Hermes' tags around the results, since templates write their own; one turn per result."""
     text = message["content"].strip()
     if message["role"] != "tool" or not _RESULTS.fullmatch(text):
         return [message]
-    return [{**message, "content": found[1]} for found in _RESULT.finditer(text)]
+    return [{**message, "content": match[1]} for match in _RESULT.finditer(text)]
 
 
 def _text(text: object, role: str, where: str) -> str:
-    """What a turn says, of parts of text joined; a tool may give back any JSON."""
+    """The text of a turn, parts joined; a tool's result may be any JSON."""
     if isinstance(text, list) and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in text):
         return "".join(part["text"] for part in text)
     if text is None and role == "assistant":
@@ -93,23 +91,23 @@ def _text(text: object, role: str, where: str) -> str:
 
 
 def _thought(turn: Mapping, text: object, where: str) -> tuple[object, str]:
-    """The text of an assistant's turn, and what it thinks, by a key of its own or as parts of the text."""
-    found = [key for key in REASONING if turn.get(key) not in (None, "")]
-    for key in found:
+    """Text and reasoning of an assistant's turn. The reasoning has a separate key, or is among the text's parts."""
+    keys = [key for key in REASONING if turn.get(key) not in (None, "")]
+    for key in keys:
         if not isinstance(turn[key], str):
             raise Fault(f"{where}.{key}", f"is of type {type(turn[key]).__name__}, not text")
-    thought = turn[found[0]] if found else ""
+    thought = turn[keys[0]] if keys else ""
     if isinstance(text, list) and all(isinstance(part, Mapping) for part in text):
         parts = [part for part in text if part.get("type") in ("thinking", "reasoning")]
-        said = [part.get("thinking") or part.get("reasoning") or part.get("text") or "" for part in parts]
-        if parts and all(isinstance(one, str) for one in said):
+        thoughts = [part.get("thinking") or part.get("reasoning") or part.get("text") or "" for part in parts]
+        if parts and all(isinstance(one, str) for one in thoughts):
             text = [part for part in text if part.get("type") not in ("thinking", "reasoning")]
-            thought = thought or "".join(said)
+            thought = thought or "".join(thoughts)
     return text, thought
 
 
 def _trained(turn: Mapping, where: str) -> bool:
-    """Whether `weight` (0 or 1) and `train` (true or false) both let the turn be trained on."""
+    """Whether `weight` (0 or 1) and `train` (true or false) both allow training on the turn."""
     weight, train = turn.get("weight"), turn.get("train")
     if weight is not None and not (isinstance(weight, int | float) and weight in (0, 1)):
         raise Fault(f"{where}.weight", f"is {weight!r}, not 0 or 1")
@@ -135,7 +133,7 @@ def _calls(turn: Mapping, where: str) -> list[dict]:
 
 
 def _written_calls(text: object, where: str) -> tuple[object, list[dict]]:
-    """A turn that is a call written as JSON, after a thought in its tags; one in Hermes' tags stays text."""
+    """Text before the calls, and the calls, of a turn that is JSON after a <think> block; Hermes' calls stay text."""
     before = ""
     if isinstance(text, str):
         if thought := _THOUGHT.match(text):
@@ -148,7 +146,7 @@ def _written_calls(text: object, where: str) -> tuple[object, list[dict]]:
 
 
 def _call(call: object, where: str) -> dict:
-    """{"name": ..., "arguments": {...}}. Arguments that are text are JSON text, and keep their nulls."""
+    """{"name": ..., "arguments": {...}}. Arguments given as text are parsed as JSON and keep their nulls."""
     if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
         call, where = call["function"], f"{where}.function"
     if not isinstance(call, Mapping) or not isinstance(call.get("name"), str) or not call["name"].strip():
@@ -164,8 +162,10 @@ def _call(call: object, where: str) -> dict:
 
 
 def tools_message(tools: object, where: str) -> list[Message]:
-    """The message that describes a row's tools; none where there are none. `tools`: a list, one description, or JSON
-    text of these. The text of a list is left as it is."""
+    """The message that describes a row's tools; [] if there are none.
+
+    `tools`: a list, one description, or JSON text of these. The JSON text of a list is not reformatted.
+    """
     written = None
     if isinstance(tools, str):
         written, tools = tools, from_json(tools, where) if tools.strip() else None
@@ -189,7 +189,7 @@ def tools_message(tools: object, where: str) -> list[Message]:
 
 
 def without_nulls_inside(value: object) -> object:
-    """`value` without the keys of its objects that are null, on every level."""
+    """`value` without null-valued keys, at every level."""
     if isinstance(value, Mapping):
         return {key: without_nulls_inside(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
@@ -205,13 +205,13 @@ def from_json(text: str, where: str) -> object:
 
 
 def json_text(value: object, where: str) -> str:
-    """`value` as JSON; Fault where it holds what JSON can't."""
+    """`value` as JSON; Fault if JSON can't represent it."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise Fault(where, f"holds what JSON can't ({str(error)[:60]})") from error
+        raise Fault(where, f"has a value that JSON can't represent ({str(error)[:60]})") from error
 
 
-def said_nothing(message: Message) -> bool:
-    """Whether an assistant's turn has no text, no call and no thought."""
+def is_empty_turn(message: Message) -> bool:
+    """Whether an assistant's turn has no text, no call and no reasoning."""
     return not (message["content"].strip() or message.get("calls") or message.get("reasoning", "").strip())

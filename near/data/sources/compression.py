@@ -1,4 +1,4 @@
-"""Packed files, by their second ending: a.jsonl.gz is opened as the a.jsonl that was packed."""
+"""Compressed files, recognised by their second suffix: a.jsonl.gz is read as a.jsonl."""
 
 import bz2
 import contextlib
@@ -31,8 +31,10 @@ NAMES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 
 @contextlib.contextmanager
 def unpacked(path: Path, packing: str) -> Iterator[IO[bytes]]:
-    """The bytes of a file as a stream. `packing`: a key of OPENERS. UserError where it is damaged or cut short, while
-    it is read, too."""
+    """The decompressed bytes of a file as a stream. `packing`: a key of OPENERS.
+
+    Raises UserError if the file is damaged or truncated, also while the stream is read.
+    """
     try:
         with OPENERS[packing](path) as file:
             yield file

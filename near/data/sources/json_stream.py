@@ -1,4 +1,4 @@
-"""Rows of a JSON file read as a stream: no more than a block and a row (or a value beside the rows) are held."""
+"""Rows of a JSON file, read as a stream: memory for one block and one row (or one value beside the rows)."""
 
 import json
 import re
@@ -7,14 +7,15 @@ from typing import IO
 
 BLOCK = 1 << 20  # characters read at a time
 LONGEST = 1 << 28  # characters of a row
-DEEPEST = 4  # levels of objects that are looked through for lists to name
+DEEPEST = 4  # levels of objects that are searched for lists to suggest
 _SPACE = re.compile(r"[ \t\n\r]*")
-_NUMBER_GOES_ON = re.compile(r"\.?|[eE][+-]?")  # what may be the rest of a number in a block to come
-_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]|"', re.DOTALL)  # a quote alone: a string that goes on
+_NUMBER_GOES_ON = re.compile(r"\.?|[eE][+-]?")  # the number may continue in the next block
+# a lone quote: the string continues in the next block
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]|"', re.DOTALL)
 
 
 class Missing(Exception):
-    """What there is in the place of the rows: its kind, and names that lead to lists where it is an object."""
+    """Another value in place of the rows: its kind, the missing name, and dotted names of lists if it is an object."""
 
     def __init__(self, kind: str, name: str | None, lists: list[str]):
         super().__init__(kind)
@@ -22,7 +23,7 @@ class Missing(Exception):
 
 
 class TooLong(ValueError):
-    """A value that is longer than any row may be."""
+    """A value longer than LONGEST."""
 
 
 class JsonText:
@@ -32,6 +33,7 @@ class JsonText:
         self.file, self.text, self.at = file, "", 0
 
     def more(self, size: int | None = None) -> bool:
+        """Read on; False at the end of the file. Raises TooLong."""
         if len(self.text) - self.at > LONGEST:
             raise TooLong(f"a value of more than {LONGEST >> 20} million characters")
         block = self.file.read(size or BLOCK)
@@ -39,7 +41,7 @@ class JsonText:
         return bool(block)
 
     def peek(self) -> str:
-        """The next character that is no space; "" at the end."""
+        """The next character that is not white space; "" at the end."""
         while True:
             self.at = _SPACE.match(self.text, self.at).end()
             if self.at < len(self.text):
@@ -47,15 +49,16 @@ class JsonText:
             if not self.more():
                 return ""
 
-    def take(self, wanted: str) -> str:
-        """The next character, one of `wanted`."""
+    def take(self, expected: str) -> str:
+        """Consume the next character, which must be one of `expected`."""
         char = self.peek()
-        if not char or char not in wanted:
-            raise json.JSONDecodeError(f"Expecting '{wanted[0]}' delimiter", self.text, self.at)
+        if not char or char not in expected:
+            raise json.JSONDecodeError(f"Expecting '{expected[0]}' delimiter", self.text, self.at)
         self.at += 1
         return char
 
     def value(self) -> object:
+        """Consume and return the next value."""
         self.peek()
         size = BLOCK
         while True:
@@ -71,22 +74,22 @@ class JsonText:
             except json.JSONDecodeError:
                 if not self.more(size):
                     raise
-            size *= 2  # should the value be longer than that
+            size *= 2  # in case the value is longer still
 
     def skip(self) -> None:
-        """Pass over a value; a list or an object is never held."""
+        """Skip the next value; a list or an object is not kept in memory."""
         if self.peek() not in "[{":
             self.value()
             return
         depth, size = 0, BLOCK
         while True:
-            for found in _STRUCTURE.finditer(self.text, self.at):
-                token = found[0]
-                if token == '"':  # it ends in a block to come
+            for match in _STRUCTURE.finditer(self.text, self.at):
+                token = match[0]
+                if token == '"':  # the string ends in a later block
                     break
                 depth += token in "[{"
                 depth -= token in "]}"
-                self.at = found.end()
+                self.at = match.end()
                 if not depth:
                     return
             else:
@@ -96,7 +99,7 @@ class JsonText:
             size *= 2
 
     def names(self) -> Iterator[str]:
-        """The names of the object that comes next; each one's value is then to be read or skipped."""
+        """The names of the next object; the caller reads or skips each value."""
         self.take("{")
         if self.peek() == "}":
             self.take("}")
@@ -113,7 +116,7 @@ _DECODER = json.JSONDecoder()
 
 
 def has_lines(file: IO[str]) -> bool:
-    """Whether a file that begins with an object goes on with another one: an object a line."""
+    """Whether a second object follows the first: one object per line."""
     text = JsonText(file)
     if text.peek() != "{":
         return False
@@ -122,9 +125,9 @@ def has_lines(file: IO[str]) -> bool:
 
 
 def rows_at(file: IO[str], key: str | None) -> Iterator[object]:
-    """The items of the list at `key` (names that lead to it, dots between them; None: the whole file is the list).
+    """The items of the list at `key` (dotted path of names; None: the whole file is the list).
 
-    Raises Missing where there is none.
+    Raises Missing if there is no list.
     """
     text = JsonText(file)
     if not text.peek():
@@ -147,7 +150,7 @@ def rows_at(file: IO[str], key: str | None) -> Iterator[object]:
 
 
 def _entered(text: JsonText, names: list[str]) -> list[str]:
-    """Go to the value of the first of `names` (or of all, where a name has dots in it); return those that are left."""
+    """Go to the value of the first of `names` (or of all, if a name has dots); return the remaining names."""
     kind, lists = text.peek(), []
     if kind == "[" and names[0].isdigit():
         text.take("[")
@@ -169,14 +172,14 @@ def _entered(text: JsonText, names: list[str]) -> list[str]:
 
 
 def _missing(text: JsonText, name: str | None) -> Missing:
-    """What stands where `name` or the rows were looked for."""
+    """The exception for whatever value is in place of `name` or of the rows."""
     kinds = {"{": "object", "[": "list", '"': "string", "t": "boolean", "f": "boolean", "n": "null", "": "nothing"}
     kind = kinds.get(text.peek(), "number")
     return Missing(kind, name, list(_lists(text, DEEPEST)) if kind == "object" else [])
 
 
 def _lists(text: JsonText, depth: int) -> Iterator[str]:
-    """The dotted names of the lists in the object that comes next, on at most `depth` levels."""
+    """Dotted names of the lists in the next object, down to `depth` levels."""
     for name in text.names():
         if text.peek() == "{" and depth > 1:
             yield from (f"{name}.{inner}" for inner in _lists(text, depth - 1))

@@ -1,4 +1,4 @@
-"""Raw rows out of files, one at a time, each with the place it stands at. Files are read as streams."""
+"""Raw rows of files, each with its position. Files are read as streams."""
 
 import csv
 import io
@@ -18,21 +18,21 @@ from near.data.sources.json_stream import Missing, TooLong, has_lines, rows_at
 
 BATCH = 1000  # rows read from a parquet file at a time
 LONGEST_LINE = LONGEST_FIELD = 1 << 28  # bytes of a line; characters of a CSV field (the standard library: 128 KiB)
-Raw = tuple[str, object]  # where a row stands ("line 3"), and the row or the Fault of reading it
-Choose = Callable[[list[str]], list[str]]  # of a table's columns those that are to be read
+Raw = tuple[str, object]  # the row's position ("line 3"), and the row or its Fault
+Choose = Callable[[list[str]], list[str]]  # a table's columns to those that are read
 ARROW_ERRORS = (OSError, UnicodeDecodeError, OverflowError, ValueError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a file's name says of it: the ending of its format, and that of its packing or ""."""
+    """The kind of a file by its name."""
 
-    ending: str
-    packing: str
+    ending: str  # of the format
+    packing: str  # of the compression; "" for none
 
     @classmethod
     def of(cls, name: str) -> "Kind | None":
-        """The kind by the last one or two endings, in upper or lower case; None for one that is not read."""
+        """The kind by the last one or two suffixes, in upper or lower case; None if it is not supported."""
         name = name.lower()
         packing = next((p for p in OPENERS if p and name.endswith(p)), "")
         name = name.removesuffix(packing)
@@ -48,9 +48,18 @@ def kinds_shown() -> str:
 def read_rows(
     path: Path, kind: Kind, key: str | None = None, choose: Choose | None = None, option: str = "key"
 ) -> Iterator[Raw]:
-    """The rows of a file. `key`: where they are in a JSON file (near/data/sources/json_stream.py), `option` being what
-    it is set by; `choose`: which columns of a Parquet or Arrow file are read. Raises UserError for a file that is
-    damaged."""
+    """The rows of a file.
+
+    Args:
+        path: the file.
+        kind: its kind.
+        key: where the rows are in a JSON file (near/data/sources/json_stream.py).
+        choose: selects the columns to read of a Parquet or Arrow file; None: all.
+        option: the option that sets `key`, for error messages.
+
+    Raises:
+        UserError: the file is damaged, or has no list of rows.
+    """
     if kind.ending in TABLES:
         yield from TABLES[kind.ending](path, choose)
         return
@@ -62,7 +71,7 @@ def read_rows(
 
 
 def types_of(path: Path, kind: Kind) -> dict[str, pa.DataType]:
-    """The columns' types as the file says them; {} where it doesn't."""
+    """The column types that the file declares; {} if its kind declares none."""
     if kind.ending not in TABLES:
         return {}
     try:
@@ -77,7 +86,7 @@ def types_of(path: Path, kind: Kind) -> dict[str, pa.DataType]:
 
 
 def _parsed(number: int, line: bytes) -> object:
-    """A line of JSON, or the Fault of it."""
+    """The value of a line of JSON, or a Fault."""
     try:
         return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
@@ -87,21 +96,23 @@ def _parsed(number: int, line: bytes) -> object:
 
 
 def bounded(file: IO, path: Path) -> Iterator[str | bytes]:
-    """The lines of a file, with their ends; UserError for one without end: a packed file of a megabyte may hold one of
-    a gigabyte."""
+    """The lines of a file, with line ends; UserError for a line longer than LONGEST_LINE.
+
+    A compressed file of a megabyte may contain a line of a gigabyte.
+    """
     number = 0
     while line := file.readline(LONGEST_LINE + 1):
         number += 1
         if len(line) > LONGEST_LINE:
             raise UserError(
-                f"{path}: line {number} is longer than {LONGEST_LINE >> 20} MB, the most that is read as one row; "
-                "split it, or mend the file"
+                f"{path}: line {number} is longer than {LONGEST_LINE >> 20} MB, the limit for one row; "
+                "split it or fix the file"
             )
         yield line
 
 
 def _lines(file: IO[bytes], path: Path, separator: bytes = b"\n") -> Iterator[tuple[int, bytes]]:
-    """The lines that are not empty, with their numbers from 1; `separator`: what else ends one."""
+    """Non-empty lines with their numbers from 1. `separator`: ends a line, too."""
     number = 0
     for ended in bounded(file, path):
         for line in ended.rstrip(b"\r\n").split(separator):
@@ -116,7 +127,7 @@ def _jsonl(file: IO[bytes], path: Path) -> Iterator[Raw]:
 
 
 def _txt(file: IO[bytes], path: Path) -> Iterator[Raw]:
-    """Plain text, a row a line, whichever way it ends."""
+    """Plain text, one row per line; lines may end with \\n, \\r\\n or \\r."""
     for number, line in _lines(file, path, b"\r"):
         try:
             yield f"line {number}", {"text": line.decode("utf-8-sig" if number == 1 else "utf-8")}
@@ -125,7 +136,7 @@ def _txt(file: IO[bytes], path: Path) -> Iterator[Raw]:
 
 
 def _json(path: Path, packing: str, key: str | None, option: str) -> Iterator[Raw]:
-    """The rows of a JSON list, at `key` where there is one; of a file of an object a line those."""
+    """The rows of a JSON list, at `key` if there is one; or of a file with one object per line."""
     row = 0
     try:
         with unpacked(path, packing) as file:
@@ -140,7 +151,7 @@ def _json(path: Path, packing: str, key: str | None, option: str) -> Iterator[Ra
     except Missing as missing:
         raise _no_list(path, key, option, missing) from missing
     except TooLong as error:
-        raise UserError(f"{path}, near row {row}: {error}, the most that is read as one row; split it") from error
+        raise UserError(f"{path}, near row {row}: {error}, the limit for one row; split it") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 near row {row} ({error.reason})") from error
     except (ValueError, RecursionError) as error:
@@ -150,11 +161,11 @@ def _json(path: Path, packing: str, key: str | None, option: str) -> Iterator[Ra
 
 def _no_list(path: Path, key: str | None, option: str, missing: Missing) -> UserError:
     if missing.name is not None:
-        there = f"; there are: {', '.join(missing.lists[:20])}" if missing.lists else ""
-        return UserError(f"{path}: {option}={key} leads nowhere, '{missing.name}' is not in this {missing.kind}{there}")
+        known = f"; there are: {', '.join(missing.lists[:20])}" if missing.lists else ""
+        return UserError(f"{path}: {option}={key} not found: this {missing.kind} has no '{missing.name}'{known}")
     where = f" at {option}={key}" if key else ""
     lists = [f"{key}.{name}" if key else name for name in missing.lists[:20]]
-    hint = f"; say where they are: {' or '.join(f'{option}={name}' for name in lists)}" if lists else ""
+    hint = f"; set {' or '.join(f'{option}={name}' for name in lists)}" if lists else ""
     shown = "an object" if missing.kind == "object" else missing.kind
     return UserError(f"{path} holds {shown}{where}, not a list of rows{hint}")
 
@@ -170,8 +181,10 @@ def _separated(delimiter: str) -> Callable[[IO[bytes], Path], Iterator[Raw]]:
             if repeated := sorted({name for name in named if named.count(name) > 1}):
                 raise UserError(f"{path} has several columns named {', '.join(repeated)}; rename them")
             for row in reader:
-                if None in row or None in row.values():
-                    yield f"line {reader.line_num}", Fault("line", f"has not {len(reader.fieldnames)} columns")
+                missing, extra = list(row.values()).count(None), len(row.get(None, ()))
+                if missing or extra:
+                    columns = f"has {len(named) - missing + extra} columns, expected {len(named)}"
+                    yield f"line {reader.line_num}", Fault("line", columns)
                 else:
                     yield f"line {reader.line_num}", row
         except (csv.Error, UnicodeDecodeError) as error:
@@ -183,7 +196,7 @@ def _separated(delimiter: str) -> Callable[[IO[bytes], Path], Iterator[Raw]]:
 
 
 def chosen_columns(names: list[str], choose: Choose | None, path: object) -> list[str]:
-    """The columns of a table that are read; UserError where two have one name."""
+    """The columns of a table to read; UserError if two have the same name."""
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path} has several columns named {', '.join(repeated)}; rename them")
     return names if choose is None else choose(names)
@@ -199,7 +212,7 @@ def _parquet(path: Path, choose: Choose | None) -> Iterator[Raw]:
 
 
 def _arrow(path: Path, choose: Choose | None) -> Iterator[Raw]:
-    """An Arrow stream, as `datasets` writes it, or an Arrow file (Feather)."""
+    """An Arrow stream (as `datasets` writes it) or an Arrow file (Feather)."""
     try:
         with pa.OSFile(str(path)) as file:
             opened = _opened_arrow(file)
@@ -219,7 +232,7 @@ def _opened_arrow(file: pa.OSFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.Reco
 
 @dataclass(frozen=True)
 class Unconverted:
-    """A value that Python has no form for, such as a date beyond the year 9999 or in an unknown time zone."""
+    """A value without a Python equivalent, such as a date after the year 9999 or in an unknown time zone."""
 
     scalar: pa.Scalar
 
@@ -238,7 +251,7 @@ def _batches(batches: Iterator[pa.RecordBatch]) -> Iterator[Raw]:
 
 
 def _values(column: pa.Array) -> list:
-    """A column's values, each that has none in Python as Unconverted."""
+    """A column's values; those without a Python equivalent as Unconverted."""
     try:
         return column.to_pylist(maps_as_pydicts="lossy")
     except (ValueError, OverflowError, KeyError, pa.ArrowException):
@@ -255,7 +268,7 @@ def _value(scalar: pa.Scalar) -> object:
 TEXTS: dict[str, Callable[[IO[bytes], Path], Iterator[Raw]] | None] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
-    ".json": None,  # read twice where it is an object a line: see read_rows
+    ".json": None,  # read by _json, which opens the file twice
     ".csv": _separated(","),
     ".tsv": _separated("\t"),
     ".txt": _txt,

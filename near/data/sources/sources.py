@@ -1,4 +1,4 @@
-"""What a source's path names: files here, saved data sets and data sets of a hub, each opened for its rows."""
+"""Opens what a source's path names: local files, saved data sets and data sets of a hub."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,20 +16,19 @@ from near.data.sources.readers import ARROW_ERRORS, Choose, Kind, Raw, chosen_co
 
 @dataclass(frozen=True)
 class Opened:
-    """One file or data set: what it is called, a key of its content, its rows (of a table the columns that a function
-    of all their names chooses; None: all) and its columns' types, {} where only their values have types."""
+    """One file or data set, opened."""
 
     path: str
     label: str
-    content: object
-    rows: Callable[..., Iterator[Raw]]  # of the columns that a Choose names; by default all
-    types: Callable[[], dict[str, pa.DataType]]
+    content: object  # a key of its content
+    rows: Callable[..., Iterator[Raw]]  # rows(choose: Choose | None = None)
+    types: Callable[[], dict[str, pa.DataType]]  # column types; {} if the format declares none
 
 
 def open_sources(source: DictConfig, where: str, cache_dir: str) -> list[Opened]:
-    """What `source.path` names, in order: a path, a list of paths, or a mapping of labels to paths; globs too.
+    """Open what `source.path` names, in order: a path, a list of paths, or a mapping of labels to paths; globs, too.
 
-    Raises UserError for a path that is not there and a file of an unknown kind.
+    Raises UserError for a missing path and for a file of an unknown kind.
     """
     named = source.path
     if isinstance(named, str):
@@ -39,22 +38,22 @@ def open_sources(source: DictConfig, where: str, cache_dir: str) -> list[Opened]
     for label, path in pairs:
         if not isinstance(path, str) or not path:
             raise UserError(f"{where}.path: {path!r} is not a path; give a path, a list of paths or {{label: path}}")
-        for found in _matches(path, where):
-            opened.append(_open(found, str(label) if label else None, source, where, cache_dir))
+        for matched in _matches(path, where):
+            opened.append(_open(matched, str(label) if label else None, source, where, cache_dir))
     if not opened:
         raise UserError(f"{where}.path={source.path} names no file")
     return opened
 
 
 def _matches(path: str, where: str) -> list[str]:
-    """The files of a glob, sorted; `path` itself where it is none, or is a file's own name."""
+    """The files of a glob, sorted; `path` itself if it is no glob, or if a file has that very name."""
     if not any(c in path for c in "*?[") or Path(path).expanduser().exists():
         return [path]
     pattern = Path(path).expanduser()
-    found = sorted(str(p) for p in Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
-    if not found:
+    files = sorted(str(p) for p in Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
+    if not files:
         raise UserError(f"{where}.path={path}: no file matches")
-    return found
+    return files
 
 
 def _open(path: str, label: str | None, source: DictConfig, where: str, cache_dir: str) -> Opened:
@@ -91,7 +90,7 @@ def _open(path: str, label: str | None, source: DictConfig, where: str, cache_di
 
 
 def _keyless(where: str, key: str, path: str) -> UserError:
-    return UserError(f"{where}.key={key}: only a .json file has rows under a key, {path} is none; leave it null")
+    return UserError(f"{where}.key={key}: only .json files have rows under a key, {path} is not one; leave it null")
 
 
 def _data_set(data: datasets.Dataset, path: str, label: str, content: object) -> Opened:
@@ -102,7 +101,7 @@ def _data_set(data: datasets.Dataset, path: str, label: str, content: object) ->
 
 
 def _folder(local: Path, path: str, label: str, split: str | None, where: str) -> Opened:
-    """A data set that `datasets` saved to disk, or the split of one that has several."""
+    """A data set that `datasets` saved to disk, or one split of it."""
     refuse_special_in(local, f"{where}.path")
     if (local / "dataset_dict.json").is_file():
         splits = read_json(local / "dataset_dict.json").get("splits", [])
@@ -130,8 +129,8 @@ def _hub(path: str, source: DictConfig, where: str) -> datasets.Dataset:
         if source.split is not None and "split" in line.lower():
             raise UserError(f"{where}.split={source.split}: {line}") from error
         raise UserError(
-            f"{where}.path={path} is neither a file here nor a data set the hub gave ({line}); "
-            "where no hub is in reach use data=demo, or data=files with files of yours"
+            f"{where}.path={path} is neither a local file nor a data set on the hub ({line}); "
+            "without access to a hub use data=demo, or data=files with your files"
         ) from error
     if isinstance(data, dict):
         if len(data) != 1:

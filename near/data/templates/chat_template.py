@@ -1,7 +1,7 @@
 """One named chat template: its slots as data, and the pieces that a chat is encoded in.
 
 A slot is text with `{{content}}`, `{{bos}}` and `{{eos}}` in it. LLaMA-Factory's trainer encodes a slot's special
-tokens and texts one by one and joins the ids; so does what encodes `Template.pieces`.
+tokens and texts separately and joins the ids. near/models/encoding.py does the same with `Template.pieces`.
 """
 
 import functools
@@ -20,11 +20,11 @@ CONTENT, BOS, EOS = "{{content}}", "{{bos}}", "{{eos}}"
 
 
 class Piece(NamedTuple):
-    """Text that is encoded apart from its neighbours, special tokens in it recognised; never ""."""
+    """Text that is encoded separately, with special tokens recognised; never ""."""
 
     text: str
-    answer: int | None = None  # the index in `messages` of the assistant turn that it is part of; None: prompt
-    first_label: str = ""  # the token that its first token has as label although it is prompt (efficient_eos); ""
+    answer: int | None = None  # index in `messages` of the assistant turn it belongs to; None: prompt
+    first_label: str = ""  # label of its first token although it is prompt (efficient_eos); "": none
 
 
 @functools.cache
@@ -35,11 +35,11 @@ def elements(slot: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Template:
-    """The slots of a chat. `None` for a slot: as the one that its comment names."""
+    """The slots of a chat. A slot of None is the same as the slot that its comment names."""
 
     name: str
-    user: str = CONTENT  # up to where the answer's opening begins
-    opening: str = ""  # opens an answer; the prompt's last turn and it are encoded together
+    user: str = CONTENT  # without the opening of the answer
+    opening: str = ""  # opens an answer; encoded together with the last prompt turn
     assistant: str = CONTENT + EOS
     system: str = CONTENT
     tool: str | None = None  # a tool's result; as user
@@ -101,7 +101,7 @@ class Template:
         return writer.out
 
     def body(self, message: Message, drop_thought: bool = False) -> str:
-        """Reasoning and content of an assistant turn, or what is left of them without thoughts."""
+        """Reasoning and content of an assistant turn. `drop_thought`: without thoughts."""
         text = message["content"]
         if "reasoning" in message:
             text = self.thought[0] + message["reasoning"] + self.thought[1] + text
@@ -111,7 +111,7 @@ class Template:
         return text
 
     def reply(self, message: Message, drop_thought: bool = False) -> str:
-        """What goes into the slot of an assistant turn: its body and its calls of tools."""
+        """The content of an assistant turn's slot: its body and its tool calls."""
         text = self.body(message, drop_thought)
         if "calls" not in message:
             return text
@@ -119,7 +119,7 @@ class Template:
         return text + between + TOOL_FORMATS[self.tools].call(json.loads(message["calls"]))
 
     def thoughtless(self, message: Message, drop_thought: bool) -> bool:
-        """Whether an assistant turn gets an empty thought: nothing in it looks like one."""
+        """Whether an assistant turn gets an empty thought because it has none."""
         whole = self.body(message, drop_thought) + message.get("calls", "")
         return self.reasoning and all(word.strip() not in whole for word in self.thought)
 
@@ -129,7 +129,7 @@ class Template:
 
     @property
     def jinja(self) -> str:
-        """The template in Jinja, as a tokenizer carries it and other programs render it."""
+        """The template in Jinja, for a tokenizer's chat_template."""
         return jinja_of(self)
 
 
@@ -139,7 +139,7 @@ class _Writer:
     def __init__(self, template: Template, bos: str, eos: str, thinking: bool | None):
         self.template, self.thinking, self.special = template, thinking, {BOS: bos, EOS: eos}
         self.out: list[Piece] = []
-        self.opening = (template.opening, False)  # of the next answer; whether it continues the last piece
+        self.opening = (template.opening, False)  # opening of the next answer; whether it continues the last piece
         self.fused = ""  # system text that the next user turn begins with
         self.ended = False  # an answer ended here (efficient_eos)
 
@@ -175,7 +175,7 @@ class _Writer:
         self.opening, self.ended = (template.opening, False), template.efficient_eos
 
     def flush(self) -> None:
-        """A user turn of nothing but the system text, where no user turn comes to take it."""
+        """Write a user turn with the system text alone, if no user turn follows that could include it."""
         if self.fused:
             self.user("")
 

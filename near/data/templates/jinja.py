@@ -1,4 +1,4 @@
-"""A named template as a Hugging Face chat template: what an export carries and other programs render."""
+"""A named template as a Hugging Face chat template in Jinja, for exports and other programs."""
 
 import json
 import re
@@ -9,12 +9,12 @@ SPECIAL = {"{{bos}}": "{{ bos_token }}", "{{eos}}": "{{ eos_token }}"}
 
 
 def literal(text: str) -> str:
-    """`text` as a string in Jinja: JSON's escapes are Jinja's."""
+    """`text` as a string literal in Jinja, which has JSON's escapes."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def slot(text: str, content: str = "") -> str:
-    """A slot, or a part of it, as Jinja; `content`: the Jinja that stands for its content."""
+    """A slot, or a part of it, as Jinja. `content`: the Jinja expression for its content."""
     out = ""
     for part in re.split(r"(\{\{(?:bos|eos|content)\}\})", text):
         out += SPECIAL.get(part, content if part == "{{content}}" else f"{{{{ {literal(part)} }}}}" if part else "")
@@ -22,12 +22,12 @@ def slot(text: str, content: str = "") -> str:
 
 
 def head_of(name: str, default_system: str) -> str:
-    """How the Jinja of the template `name` begins."""
+    """The beginning of the Jinja of template `name`."""
     return f"{{# {name} #}}{{% set default_system = {literal(default_system)} %}}"
 
 
 def jinja_of(template) -> str:
-    """`template` in Jinja, on one line; its name in a comment at the start tells templates of the same slots apart."""
+    """`template` in Jinja, on one line; a leading comment with the name distinguishes templates of equal slots."""
     form, opening = TOOL_FORMATS[template.tools], slot(template.opening)
     system, user, flush = slot(template.system, "{{ content }}"), slot(template.user, "{{ content }}"), ""
     if template.fused_system:  # the system text waits in ns.fused for the next user turn
@@ -72,7 +72,7 @@ def jinja_of(template) -> str:
 
 
 def _answer(template) -> str:
-    """An assistant turn `m`: its thought, its content and the calls of tools, in its slot."""
+    """An assistant turn `m` in its slot: thought, content and tool calls."""
     begin, end = map(literal, template.thought)
     out = (
         "{% set body = content %}"

@@ -1,4 +1,4 @@
-"""Chat templates by name: which one a tokenizer carries, and giving it one."""
+"""Chat templates by name: setting a tokenizer's template, and recognising the one it has."""
 
 import functools
 import json
@@ -17,36 +17,36 @@ log = logging.getLogger(__name__)
 
 
 def _end(template: Template) -> str | None:
-    """The stop word that the answer's slot ends with, else the first one."""
+    """The stop word in the answer's slot, else the first one."""
     ending = [word for word in template.stop_words if word in template.assistant]
     return next(iter([*ending, *template.stop_words]), None)
 
 
-# the token that ends a turn, where there is one
+# the token that ends a turn; templates without one are absent
 ENDS = {name: end for name, template in TEMPLATES.items() if (end := _end(template))}
 
 SET_THINKING = re.compile(r"\{%- set enable_thinking = (true|false) %\}")
 
 
 def set_thinking(tokenizer, enabled: bool | None) -> None:
-    """Write into the tokenizer's chat template whether answers think (its `enable_thinking`); None leaves it open."""
+    """Fix `enable_thinking` in the tokenizer's chat template; None leaves it open."""
     if enabled is not None and isinstance(tokenizer.chat_template, str):
         tokenizer.chat_template = f"{{%- set enable_thinking = {str(enabled).lower()} %}}{tokenizer.chat_template}"
 
 
 def thinking_of(tokenizer) -> bool | None:
-    """What `set_thinking` wrote."""
+    """The value that `set_thinking` wrote; None if it wrote none."""
     match = SET_THINKING.match(tokenizer.chat_template) if isinstance(tokenizer.chat_template, str) else None
     return None if match is None else match[1] == "true"
 
 
 def template_of(tokenizer) -> Template | None:
-    """The named template that the tokenizer carries, with the system text that it carries; None: another one."""
+    """The named template that the tokenizer has, with its default system text; None if it has another template."""
     carried = tokenizer.chat_template
     return _named(SET_THINKING.sub("", carried, count=1)) if isinstance(carried, str) else None
 
 
-@functools.lru_cache(maxsize=64)  # asked once for every row
+@functools.lru_cache(maxsize=64)  # called for every row
 def _named(carried: str) -> Template | None:
     match = re.match(r"\{# (\S+) #\}", carried)
     if match is None:
@@ -60,10 +60,16 @@ def _named(carried: str) -> Template | None:
 
 
 def set_template(tokenizer, name: str | None, key: str = "model.template", default_system: str | None = None) -> None:
-    """Give `tokenizer` the chat template `name`, and its end token; None leaves its own.
+    """Set the tokenizer's chat template and end token, in place.
 
-    `default_system`: the system text of rows without one; None: the template's. UserError where the name is unknown,
-    and where the tokenizer has no template and none is named (`key`: the option that names one).
+    Args:
+        tokenizer: a fast tokenizer.
+        name: a key of TEMPLATES; None leaves the tokenizer's template.
+        key: the option that `name` comes from, for error messages.
+        default_system: the system text of rows without one; None: the template's.
+
+    Raises:
+        UserError: the name is unknown, or it is None and the tokenizer has no template.
     """
     if name is not None:
         if name not in TEMPLATES:
@@ -81,7 +87,7 @@ def set_template(tokenizer, name: str | None, key: str = "model.template", defau
 
 
 def _set_ends(tokenizer, template: Template, key: str) -> None:
-    """The template's stop words as special tokens of the tokenizer, as far as its vocabulary has them."""
+    """Make the template's stop words special tokens of the tokenizer, those that its vocabulary has."""
     vocabulary = tokenizer.get_vocab()
     known = [word for word in template.stop_words if word in vocabulary]
     if template.replace_eos and tokenizer.eos_token != template.stop_words[0]:
@@ -89,8 +95,8 @@ def _set_ends(tokenizer, template: Template, key: str) -> None:
             tokenizer.add_special_tokens({"eos_token": template.stop_words[0]})
         else:
             log.warning(
-                f"{key}={template.name}: {template.stop_words[0]}, which ends an answer, is no token of this "
-                "tokenizer and is trained as text; take a template that fits the model"
+                f"{key}={template.name}: {template.stop_words[0]}, which ends an answer, is not a token of this "
+                "tokenizer and is trained as text; choose a template that fits the model"
             )
     if tokenizer.eos_token is None and "<|endoftext|>" in vocabulary:
         tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"})

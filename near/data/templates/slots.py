@@ -1,6 +1,6 @@
-"""The slots of every named chat template, with the values that LLaMA-Factory's template of that name has.
+"""The slots of every named chat template, with the values of LLaMA-Factory's template of the same name.
 
-Left out of its list: templates for pictures and sound, and those of models that need code of their own.
+Not included: templates for images and audio, and those of models that need custom code.
 """
 
 from dataclasses import replace
@@ -104,7 +104,7 @@ LLAMA2 = Template(
     system="<<SYS>>\n{{content}}\n<</SYS>>\n\n",
     fused_system=True,
 )
-# chatml's slots with an end of their own kind; tools' results stand as a user's turn does
+# chatml's slots with another end token; results of tools are written like a user's turn
 PLAIN = replace(CHATML, name="yi", tool=None, stop_words=("<|im_end|>",), replace_eos=False)
 
 TEMPLATES: dict[str, Template] = {

@@ -1,4 +1,4 @@
-"""How tools and calls of them are written into a chat, by LLaMA-Factory's names, as text and in Jinja.
+"""Formats of tools and tool calls in a chat, under LLaMA-Factory's names, as text and in Jinja.
 
 In Python `tools` is a list of descriptions ({"type": "function", "function": {...}}, or the inner object alone) and
 `calls` a list of {"name", "arguments"}. In Jinja they are `tools` and `message.tool_calls` of apply_chat_template.
@@ -11,19 +11,19 @@ from datetime import datetime
 
 from near.common.errors import UserError
 
-RESULTS = "\n</tool_response>\n<tool_response>\n"  # between the results of calls that were made in one turn
+RESULTS = "\n</tool_response>\n<tool_response>\n"  # between the results of calls of one turn
 
 
 @dataclass(frozen=True)
 class ToolFormat:
-    describe: Callable[[list[dict]], str]  # the text that stands behind the system text
-    call: Callable[[list[dict]], str]
+    describe: Callable[[list[dict]], str]  # tools to the text that follows the system text
+    call: Callable[[list[dict]], str]  # calls to the text of the answer
     jinja_tools: str  # the same as `describe`, of `tools`
     jinja_calls: str  # the same as `call`, of `calls`
-    verbatim: tuple[str, str] | None = None  # what stands around tools that are written as the row has them
+    verbatim: tuple[str, str] | None = None  # before and after tools that are written unchanged
 
     def described(self, tools: str) -> str:
-        """`describe` of a row's `tools`, their JSON; "" where that lists none."""
+        """The text for a row's `tools` (JSON); "" if there are none."""
         listed = json.loads(tools) if tools else []
         if listed and self.verbatim:
             return self.verbatim[0] + tools + self.verbatim[1]
@@ -259,7 +259,7 @@ JINJA_GLM4_MOE_CALLS = _jinja_tagged(
     "",
 )
 
-# glm4: one call, its name on a line of its own
+# glm4: one call, its name on a separate line
 
 GLM4_HEAD = (
     "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱 AI 公司训练的语言模型 GLM-4 模型开发的，"
@@ -275,7 +275,7 @@ def _describe_glm4(tools: list[dict]) -> str:
 
 def _call_glm4(calls: list[dict]) -> str:
     if len(calls) > 1:
-        raise UserError(f"glm4 writes one call of a tool a turn, not {len(calls)}; give each a turn of its own")
+        raise UserError(f"glm4 writes one tool call per turn, got {len(calls)}; give each call a separate turn")
     return f"{calls[0]['name']}\n{_json(calls[0]['arguments'])}"
 
 
@@ -295,8 +295,8 @@ def _call_lfm2(calls: list[dict]) -> str:
     def value(one: object) -> str:
         return f'"{one}"' if isinstance(one, str) else _json(one)
 
-    made = (f"{c['name']}({', '.join(f'{k}={value(v)}' for k, v in c['arguments'].items())})" for c in calls)
-    return f"<|tool_call_start|>[{', '.join(made)}]<|tool_call_end|>"
+    texts = (f"{c['name']}({', '.join(f'{k}={value(v)}' for k, v in c['arguments'].items())})" for c in calls)
+    return f"<|tool_call_start|>[{', '.join(texts)}]<|tool_call_end|>"
 
 
 JINJA_LFM2_CALLS = _each(

@@ -13,7 +13,7 @@ from near.common.errors import UserError, reading
 from near.common.files import folder_digest, read_json
 from near.embedding.embedders.base import Dtype, Embed, Embedder, Launcher, StoreDtype, normalised
 from near.models.cutting import without_middle
-from near.models.hub import SKIPPED, model_folder, wanted_dtype
+from near.models.hub import SKIPPED, model_folder, resolve_dtype
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class ModelEmbedder(Embedder):
 
     @functools.cached_property
     def dtype(self) -> str:
-        return wanted_dtype(self._dtype)
+        return resolve_dtype(self._dtype)
 
     @functools.cached_property
     def space(self) -> dict:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from near.common.errors import UserError, one_line
 from near.common.files import read_json
 from near.models.trainer_state import trainer_state
-from near.models.weights import kept, trained
+from near.models.weights import trained, weights_restored
 from near.selection.scoring.gradients import Moments, moments
 
 
@@ -53,7 +53,7 @@ class Checkpoint:
     @contextlib.contextmanager
     def in_place(self, model) -> Iterator[None]:
         """The model with this checkpoint's weights in place of its own, which come back afterwards."""
-        with kept(model):
+        with weights_restored(model):
             self._load(model)
             yield
 

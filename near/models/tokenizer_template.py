@@ -1,7 +1,7 @@
-"""A chat by the tokenizer's own template, in pieces: what stands before an answer, and the answer with its end.
+"""Splits a chat, rendered with the tokenizer's template, into pieces: prompts, and answers with their ends.
 
-A template says nothing of where an answer stands in its text, and may write a turn that others follow otherwise than a
-last one (without its thinking, with another end). So each answer is rendered at a chat's end and found again.
+A template does not tell where an answer is in its text, and may write an earlier turn differently from a last one
+(without its thinking, with another end). So each answer is also rendered at the end of a chat and then located.
 """
 
 import json
@@ -15,44 +15,46 @@ from near.data.templates.chat_template import Piece
 from near.models.rendering import render, text_of
 
 THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-UNCLOSED = re.compile(r"<think>\s*$")  # at the end of what opens an answer
+UNCLOSED = re.compile(r"<think>\s*$")  # at the end of an answer's opening
 OPEN_THOUGHT = re.compile(r"<think>\s*(</think>\s*)?$")
 CLOSING = "\n</think>\n\n"
 REWRITES = "the chat template rewrites earlier turns, so that answers can't be located in it"
 
 
 class _Chat:
-    """What a row's template makes of the chat and of all its beginnings that are asked for, rendered together.
+    """A chat and its beginnings up to each answer, rendered together.
 
     `calls`: see `template_input`. Raises UserError as near.models.rendering.render does.
     """
 
     def __init__(self, tokenizer, messages: list[Message], generate: bool, calls: str):
         tools, turns = template_input(messages, calls)
-        self.first = 0 if tools is None else 1  # the place of the first turn in `messages`
-        wanted = [(True, len(turns), generate), (False, len(turns), generate)][: 1 + self.first]
+        self.first = 0 if tools is None else 1  # index of the first turn in `messages`
+        parts = [(True, len(turns), generate), (False, len(turns), generate)][: 1 + self.first]
         for i in answers_of(messages):
             stop = i - self.first
-            wanted += [(True, stop, True), (True, stop, False), (True, stop + 1, False)]
-        self._texts = dict(zip(wanted, render(tokenizer, turns, tools or None, wanted), strict=True))
+            parts += [(True, stop, True), (True, stop, False), (True, stop + 1, False)]
+        self._texts = dict(zip(parts, render(tokenizer, turns, tools or None, parts), strict=True))
 
     def until(self, stop: int, generate: bool = False, tools: bool = True) -> str:
-        """`messages[:stop]` as text, `generate`: with the opening of an answer at the end. Raises jinja2.TemplateError
-        where the template can't take them."""
+        """`messages[:stop]` as text. `generate`: with the opening of an answer at the end.
+
+        Raises jinja2.TemplateError if the template rejects them.
+        """
         return text_of(self._texts[tools, stop - self.first, generate])
 
 
 def answers_of(messages: list[Message]) -> list[int]:
-    """The places of answers but for those that open the chat and answer nothing."""
+    """Indices of answers, without those at the start of the chat, which answer nothing."""
     answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
     return [i for i in answers if any(m["role"] not in ("tools", "assistant") for m in messages[:i])]
 
 
 def template_input(messages: list[Message], calls: str = "object") -> tuple[list | None, list[dict]]:
-    """A row as chat templates take it: its tools and its turns, in OpenAI's form.
+    """The input of a chat template for a row: its tools (None: none) and its turns, in OpenAI's form.
 
-    `calls`: the arguments of a call as an "object", or as a "string" of JSON; or the whole call as a line of "text"
-    behind the content, for templates that know no calls.
+    `calls`: the arguments of a call as an "object" or as a "string" of JSON; "text": the whole call as a line after the
+    content, for templates without calls.
     """
     tools = json.loads(messages[0]["content"]) if messages and messages[0]["role"] == "tools" else None
     turns, waiting, count = [], [], 0
@@ -76,19 +78,31 @@ def template_input(messages: list[Message], calls: str = "object") -> tuple[list
     return tools, turns
 
 
-def own_pieces(tokenizer, messages: list[Message], generate: bool = False) -> tuple[list[Piece], bool]:
-    """The pieces of a chat by the tokenizer's own template: what stands before an answer, and the answer with its end,
-    in turn; and whether the last answer opens otherwise than generation opens one.
+def tokenizer_pieces(tokenizer, messages: list[Message], generate: bool = False) -> tuple[list[Piece], bool]:
+    """Split a chat, rendered with the tokenizer's template, into prompts and answers.
 
-    An answer that opens the chat answers nothing and belongs to what stands before the next. Where generation opens a
-    thought that the template then leaves out of finished answers (DeepSeek-R1's), the last answer continues what
-    generation opens: its thinking, which may be empty, and what it says.
+    An answer at the start of the chat belongs to the next prompt. Some templates (DeepSeek-R1's) open a thought for
+    generation and omit it in finished answers. Then the last answer continues the opening of generation: its thinking,
+    which may be empty, and its text.
+
+    Args:
+        tokenizer: has a chat template.
+        messages: a row's messages.
+        generate: add the opening of an answer at the end.
+
+    Returns:
+        The pieces; and whether the template opens the last answer differently from generation.
+
+    Raises:
+        UserError: the template does not accept tools, omits an answer, or rewrites earlier turns.
+        jinja2.TemplateError: the template rejects the chat.
     """
     chat, whole = _rendered(tokenizer, messages, generate)
     if chat.first and whole == chat.until(len(messages), generate, tools=False):
         raise UserError(
-            "the chat template takes no tools, and the row has some; name one that does (model.template=qwen), leave "
-            "them out (data.candidates.columns.tools=false) or the rows (data.on_error=skip)"
+            "the chat template does not accept tools, and the row has some; choose one that does "
+            "(model.template=qwen), drop the tools (data.candidates.columns.tools=false) or skip such rows "
+            "(data.on_error=skip)"
         )
     marks = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()), key=len, reverse=True)
     pieces, at, reopened = [], 0, False
@@ -111,7 +125,7 @@ def own_pieces(tokenizer, messages: list[Message], generate: bool = False) -> tu
 
 
 def _rendered(tokenizer, messages: list[Message], generate: bool) -> tuple[_Chat, str]:
-    """The chat with its calls in the first form that the template can take and shows, and its text."""
+    """The chat with its calls in the first form that the template accepts and shows, and its text."""
     names = {call.get("name") for m in messages if "calls" in m for call in json.loads(m["calls"])}
     for calls in ("object", "string", "text"):
         chat = _Chat(tokenizer, messages, generate, calls)
@@ -131,7 +145,7 @@ def _unthought(text: str) -> str:
 
 
 def _common(one: str, other: str) -> int:
-    """How many characters at their beginnings two texts share; os.path.commonprefix takes a second for five million."""
+    """Length of the common prefix of two texts; os.path.commonprefix takes a second for five million characters."""
     least, most = 0, min(len(one), len(other))
     while least < most:
         middle = (least + most + 1) // 2
@@ -140,8 +154,11 @@ def _common(one: str, other: str) -> int:
 
 
 class _Turn:
-    """An answer as its template renders it at a chat's end, to be found in the text of a longer chat: there it may lack
-    its thinking, end otherwise, or have other white space around it. White space behind its end is not its own."""
+    """An answer as its template renders it at the end of a chat, to be located in the text of a longer chat.
+
+    There it may lack its thinking, have another end, or other white space around it. White space after its end does
+    not belong to it.
+    """
 
     def __init__(self, chat: _Chat, messages: list[Message], i: int, marks: list[str]):
         self.before, head = chat.until(i, generate=True), chat.until(i)
@@ -150,31 +167,32 @@ class _Turn:
         opening = self.before[len(head) :] if self.before.startswith(head) else ""
         self.openings = [opening, OPEN_THOUGHT.sub("", opening)]
         self.opens_thought = UNCLOSED.search(opening) is not None
-        if begin < len(self.before) and through.startswith(head):  # a finished answer opens otherwise than a new one
+        if begin < len(self.before) and through.startswith(head):  # a finished answer opens differently
             at = through.find(content.strip(), len(head)) if content.strip() else -1
             begin = min(begin, at) if at >= 0 else begin
             self.openings.append(through[len(head) : begin])
         turn = through[begin:]
-        said = (content.strip(), THINKING.sub("", content, count=1).strip())
-        self.core = next((text for text in said if text and text in turn), "")
+        texts = (content.strip(), THINKING.sub("", content, count=1).strip())
+        self.core = next((text for text in texts if text and text in turn), "")
         if content.strip() and not self.core and "calls" not in messages[i]:
             if content.strip() in through:
                 raise UserError(f"{REWRITES}; data.on_error=skip leaves such rows out")
-            raise UserError("the chat template leaves out what an answer says; name another one (model.template)")
-        if not self.core:  # calls alone, or nothing: with what ends them
+            raise UserError("the chat template omits the text of an answer; choose another one (model.template)")
+        if not self.core:  # only calls, or nothing: then with their end
             opened = "<think>" if self.opens_thought else ""
             content = self.core = THINKING.sub("", opened + turn, count=1).strip()
         at = turn.rfind(self.core) if self.core else len(turn)
         self.lead, rest = turn[:at], turn[at + len(self.core) :]
-        space = content[len(content.rstrip()) :]  # the answer's own, behind what it says
+        space = content[len(content.rstrip()) :]  # trailing white space of the answer itself
         self.space = space if rest.startswith(space) else ""
         self.end = rest[len(self.space) :].rstrip()
 
     def place(self, whole: str, at: int) -> tuple[int, int]:
-        """Where the answer and its end stand in `whole` behind `at`."""
+        """Start and stop of the answer with its end in `whole`, from `at` on."""
         starts = [len(self.before)] if whole.startswith(self.before) else []
-        found = [(there, -len(o)) for o in self.openings if o and (there := whole.find(o, at)) >= 0]
-        starts += [there - length for there, length in sorted(found)]  # the next one, of two there the longer
+        matches = [(position, -len(o)) for o in self.openings if o and (position := whole.find(o, at)) >= 0]
+        # nearest first; at the same position the longer one
+        starts += [position - length for position, length in sorted(matches)]
         for start in (s for s in starts if s >= at):
             exact = self.lead + self.core + self.space + self.end
             if whole.startswith(exact, start):
@@ -185,23 +203,23 @@ class _Turn:
         raise UserError(f"{REWRITES}; data.on_error=skip leaves such rows out")
 
     def _stop(self, whole: str, start: int) -> int | None:
-        """Where an answer that begins at `start` ends, should it be this one in another form."""
+        """The end of an answer that begins at `start`, if it is this one in another form; else None."""
         endless, last = None, start + len(self.lead) + len(self.core) + 100
-        there = whole.find(self.core, start, last)
-        while there >= 0:
-            if _unthought(self.lead).endswith(_unthought(whole[start:there])):
-                stop, ended = self._ending(whole, there + len(self.core))
+        position = whole.find(self.core, start, last)
+        while position >= 0:
+            if _unthought(self.lead).endswith(_unthought(whole[start:position])):
+                stop, ended = self._ending(whole, position + len(self.core))
                 if ended:
                     return stop
                 endless = stop if endless is None else endless
-            there = whole.find(self.core, there + 1, last) if self.core else -1
+            position = whole.find(self.core, position + 1, last) if self.core else -1
         return endless
 
     def _ending(self, whole: str, at: int) -> tuple[int, bool]:
-        """Where an answer that says its last word at `at` ends, and whether something ends it there."""
+        """The end of an answer whose text ends at `at`, and whether an end token or the template's end is there."""
         if not self.end:
             return (at + len(self.space) if whole.startswith(self.space, at) else at), True
-        said, at = at, len(whole) - len(whole[at:].lstrip())
+        text_end, at = at, len(whole) - len(whole[at:].lstrip())
         stop, end = at, self.end.lstrip()
         for part in re.split(f"({'|'.join(map(re.escape, self.marks))})", end) if self.marks else [end]:
             if not whole.startswith(part, stop):
@@ -210,4 +228,4 @@ class _Turn:
         if whole[at:stop].strip():
             return at + len(whole[at:stop].rstrip()), True
         mark = next((mark for mark in self.marks if whole.startswith(mark, at)), None)
-        return (said + len(self.space), False) if mark is None else (at + len(mark), True)
+        return (text_end + len(self.space), False) if mark is None else (at + len(mark), True)
