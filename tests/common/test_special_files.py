@@ -16,6 +16,7 @@ from near.common.errors import UserError
 from near.common.files import file_digest, folder_digest, read_json, read_jsonl, refuse_special_in, special
 from near.data.loading import load
 from tests.conftest import configured
+from tests.dataflex_files import TRAIN_PY
 
 
 @pytest.fixture(params=["fifo", "zero", "link to zero", "socket", "proc", "sys", "fd"])
@@ -85,7 +86,7 @@ def test_options_of_the_other_scripts(odd, script, key):
 def test_readers_and_python(odd, tmp_path):
     for read in (read_json, read_jsonl, file_digest):
         assert f"{odd} is " in in_time(read, odd)
-    assert f"from_yaml={odd} is " in in_time(expanded, ["train.py", f"from_yaml={odd}"])
+    assert f"from_yaml={odd} is " in in_time(expanded, TRAIN_PY, [f"from_yaml={odd}"])
     assert f"from_yaml={odd} is " in in_time(read_yaml, odd)
     assert f"{odd} is " in in_time(near.search, str(odd), np.eye(3), 1)
     assert f"{odd} is " in in_time(near.search, np.eye(3), odd, 1)
@@ -121,7 +122,7 @@ def test_links_that_lead_nowhere_and_homes_of_nobody(tmp_path):
     line = in_time(configured, "select", "data=files", f"data.candidates.path={tmp_path}/pool.jsonl")
     assert "is a link to" in line and "which is not there" in line
     assert "no user of that name" in in_time(configured, "train", "resume='~nobody-of-this-name/x'")
-    assert "no user of that name" in in_time(expanded, ["train.py", "from_yaml=~nobody-of-this-name/x"])
+    assert "no user of that name" in in_time(expanded, TRAIN_PY, ["from_yaml=~nobody-of-this-name/x"])
 
 
 def test_files_and_folders_are_nothing_special(tmp_path):
