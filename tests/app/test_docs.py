@@ -110,7 +110,7 @@ def test_the_first_lines_of_python_run():
     (code,) = CODE.findall((ROOT / "README.md").read_text())
     told: dict = {}
     exec(code, told)
-    assert told["found"].ids.shape == told["found"].scores.shape == (20, 100)
+    assert told["nearest"].ids.shape == told["nearest"].scores.shape == (20, 100)
     assert len(set(told["subset"].ids.tolist())) == 500
 
 
