@@ -2,9 +2,7 @@
 
     python bench/demo.py [runs/demo]
 
-Ends with the table of report.py, the seconds of each step and the largest process's peak memory. Each step is a process
-of its own, forked from this one, which has imported the libraries: typed, each of them would import them again. Rows go
-through the model one by one, eight to a step, as padding them to each other's length is work on a CPU.
+Ends with the table of report.py, the seconds of each step and the largest process's peak memory.
 """
 
 import sys
@@ -12,23 +10,17 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
 
-import importlib
-import multiprocessing
-import os
 import resource
-import runpy
+import subprocess
 
 from bench import common
-
-LIBRARIES = ("faiss", "datasets", "peft", "sentence_transformers", "transformers.trainer")
 
 
 def steps(runs: str) -> list[list[str]]:
     """Script and overrides of each step."""
-    unpadded = ["trainer.args.per_device_train_batch_size=1", "trainer.args.gradient_accumulation_steps=8"]
     return [
         ["select.py", f"output_dir={runs}/select"],
-        ["train.py", "-m", "selector=near,random", *unpadded, f"output_dir={runs}/train"],
+        ["train.py", "-m", "selector=near,random", f"output_dir={runs}/train"],
         [
             "merge.py",
             f"adapter_name_or_path={runs}/train/selector-near/adapter",
@@ -43,23 +35,12 @@ def steps(runs: str) -> list[list[str]]:
 def step(*words: str) -> None:
     """Show the command and run it from the repository's root; stop where it fails."""
     print(f"\n$ python {' '.join(words)}", flush=True)
-    process = multiprocessing.get_context("fork").Process(target=run, args=words)
-    process.start()
-    process.join()
-    if process.exitcode:
-        sys.exit(abs(process.exitcode))
-
-
-def run(*words: str) -> None:
-    """What `python WORDS` does."""
-    os.chdir(common.ROOT)
-    sys.argv = list(words)
-    runpy.run_path(words[0], run_name="__main__")
+    if status := subprocess.run([sys.executable, *words], cwd=common.ROOT).returncode:
+        sys.exit(abs(status))
 
 
 def main(runs: str = "runs/demo") -> None:
-    imports = common.timed(lambda: [importlib.import_module(name) for name in LIBRARIES])[0]
-    seconds = {"imports": imports}
+    seconds = {}
     for words in steps(runs):
         if words[0] == "merge.py" and (common.ROOT / runs / "merged" / "config.json").is_file():
             print(f"\n{runs}/merged is there already")

@@ -141,7 +141,6 @@ def test_demo(run, monkeypatch, tmp_path):
     """Its steps are commands of ours, in order; what was merged already is not merged again."""
     typed = []
     monkeypatch.setattr(demo, "step", lambda *words: typed.append(words))
-    monkeypatch.setattr(demo, "LIBRARIES", ("json",))
     lines = run("demo", str(tmp_path / "runs"))
     assert [words[0] for words in typed] == ["select.py", "train.py", "merge.py", "eval.py", "report.py"]
     for script, *overrides in typed:
