@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from near.app import jobs
 from near.app.check.check import check, check_sources
@@ -132,6 +133,14 @@ def _let_go(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
+def _named_folder(cfg: DictConfig) -> Path:
+    """`cfg.output_dir`; the working directory where it refers to a missing option, which the check names."""
+    try:
+        return Path(cfg.output_dir)
+    except OmegaConfBaseException:
+        return Path.cwd()
+
+
 def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], object]]:
     """Decorator for an entry script's function: composed from conf/<name>.yaml and checked before it is called.
 
@@ -142,7 +151,7 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
         @functools.wraps(work)
         def job(cfg: DictConfig) -> object:
             new = is_new(output_dir())
-            folder = output_dir() if name in ("select", "train") else Path(cfg.output_dir)
+            folder = output_dir() if name in ("select", "train") else _named_folder(cfg)
             try:
                 watch(cfg, folder)
                 with jobs.told(fault_line, bool(cfg.get("dry_run"))):

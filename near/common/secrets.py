@@ -51,6 +51,7 @@ QUERY = re.compile(
 # a key and its value in a text: `a.token=b`, `"token": "b"`, `{token: b}`
 VALUE = r"""((?!\$\{|\.\.\.|NAME|value\b|\*\*\*)[^\s'",;&{}\[\])]+)"""
 WRITTEN = re.compile(rf"""((?<![\w.-])[\w.-]*\w)(=['"]?|['"]\s*:\s*['"]?){VALUE}|(?<=[{{,])(\s*\w+)(\s*:\s*){VALUE}""")
+SHELLS = {"PWD"}  # variables of every shell that only look like a secret's: here the working directory
 LEAST = 8  # characters; shorter values are not removed from texts
 
 PLAIN_REFERENCE = re.compile(r"""\$\{\s*oc\.env:\s*\w+\s*(,\s*(null|''|"")?\s*)?\}""")  # without a default value
@@ -186,7 +187,7 @@ def _values() -> list[tuple[str, str]]:
 
     That is variables named like secrets, and those that were resolved, except for NEAR_*.
     """
-    known = {name: value for name, value in os.environ.items() if is_secret(name)}
+    known = {name: value for name, value in os.environ.items() if is_secret(name) and name not in SHELLS}
     known |= {name: value for name, value in _read.items() if not name.startswith("NEAR_")}
     return sorted(((n, v) for n, v in known.items() if len(v) >= LEAST), key=lambda pair: -len(pair[1]))
 
