@@ -275,3 +275,12 @@ def test_nothing_of_a_secret_is_left(tiny, tmp_path):
     at = results.find(b"swordfish")
     assert at < 0, [p for p in tmp_path.rglob("*") if p.is_file() and b"swordfish" in p.read_bytes()]
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["default_system"] == "${oc.env:SYSTEM_TEXT}"
+
+
+def test_the_working_directory_is_no_secret(monkeypatch, tmp_path):
+    """PWD ends like a password's name; logs and manifests hold the paths below it as they are."""
+    monkeypatch.setenv("PWD", str(tmp_path))
+    monkeypatch.setenv("DB_PWD", "a-password-of-mine")
+    assert secrets.scrub(f"wrote {tmp_path}/out") == f"wrote {tmp_path}/out"
+    assert secrets.without_values({"path": f"{tmp_path}/pool.jsonl"}) == {"path": f"{tmp_path}/pool.jsonl"}
+    assert "a-password-of-mine" not in secrets.scrub("a-password-of-mine")

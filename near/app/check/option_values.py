@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError
 
 from near.app.check.option_types import (
     BASE,
@@ -44,11 +45,15 @@ def _node_faults(node: DictConfig, path: str, target: object) -> Iterator[str]:
             continue
         if is_refused(raw._value()):  # of a folder's configuration: it raises where it is read
             continue
-        if raw._is_interpolation() and node[key] is None:  # a group that near/app/check/modes.py asks for
-            continue
+        if raw._is_interpolation():
+            try:
+                if node[key] is None:  # a group that near/app/check/modes.py asks for
+                    continue
+            except InterpolationToMissingValueError:  # the check names the option that is missing
+                continue
         yield from _value_faults(node, key, below(path, key), known.get(key, plain("any")))
     for name, wanted in known.items():
-        if wanted.required and name not in node and target != BASE:
+        if wanted.required and node._get_node(name) is None and target != BASE:
             full = below(path, name)
             yield ShapeFault(f"{full} is missing; set {full}=..., or leave ~{full} out of the command")
 
