@@ -40,7 +40,7 @@ def trainer_of(folder: Path, *overrides: str):
     from near.training import train as training
     from near.training.arguments import training_arguments
     from near.training.inputs import load_inputs, load_rows
-    from near.training.job import _job
+    from near.training.job import job_of
 
     shape = [f"trainer.args.per_device_train_batch_size={ROWS}", "trainer.args.gradient_accumulation_steps=1"]
     shape += ["data.cutoff_len=64", "+trainer.args.disable_tqdm=true", "trainer.args.logging_steps=1000"]
@@ -55,7 +55,7 @@ def trainer_of(folder: Path, *overrides: str):
     model = load_base(cfg.model, cfg.cache_dir)
     set_seed(cfg.seed)
     model = add_finetuning(model, cfg.finetuning)
-    return training._trainer(cfg, _job(cfg, folder, selector, inputs, args), model, args)
+    return training._trainer(cfg, job_of(cfg, folder, selector, inputs, args), model, args)
 
 
 def clock():

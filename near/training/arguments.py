@@ -1,5 +1,7 @@
-"""TrainingArguments of a run: what its configuration says, what this project decides itself, and how its processes
-share the model (`parallel`, whose keys are keywords of TrainingArguments: deepspeed, fsdp, fsdp_config)."""
+"""TrainingArguments of a run: its configuration, what this project decides, and how processes share the model.
+
+The keys of `parallel` are keywords of TrainingArguments: deepspeed, fsdp, fsdp_config.
+"""
 
 import functools
 import importlib.util
@@ -17,40 +19,44 @@ from near.common.extras import install
 from near.models.hub import computes_bfloat16
 from near.selection.needs import Needs
 
-# optimizers that keep Adam's moments as they are; others quantise or factor them, or have none
+# optimizers with Adam's moments in full; others quantise or factor them, or have none
 ADAM = ("adamw_torch", "adamw_torch_fused", "adamw_torch_npu_fused")
 
 
 def check_training(needs: Needs, args: "TrainingArguments", scoring: DictConfig) -> None:
-    """UserError where the model can't be asked while it trains: its weights or Adam's moments are spread over
-    processes, or the optimizer is not Adam."""
+    """Check that a selector can use the model while it trains.
+
+    Raises:
+        UserError: weights or Adam's moments are sharded over processes, or the optimizer is not Adam.
+    """
     if needs.asks_model == "gradients" and scoring.adam and not scoring.checkpoints and args.optim not in ADAM:
         raise UserError(
-            f"trainer.args.optim={args.optim} has no moments of Adam's to turn gradients by; use adamw_torch, or "
-            "scoring.adam=false for plain gradients"
+            f"trainer.args.optim={args.optim} has none of Adam's moments, which scale the gradients; use adamw_torch, "
+            "or scoring.adam=false for plain gradients"
         )
     if needs.asks_model and (args.deepspeed or args.fsdp):
-        spread = "FSDP spreads weights and optimizer" if args.fsdp else "DeepSpeed holds weights and Adam's moments"
+        library = "FSDP" if args.fsdp else "DeepSpeed"
         raise UserError(
-            f"the selector asks the model for {needs.asks_model} of single rows, which no process can compute by "
-            f"itself where {spread} in a form of its own; use parallel=none (torchrun trains it with DDP)"
+            f"the selector needs {needs.asks_model} of single rows, which no process can compute alone because "
+            f"{library} shards or rearranges weights and optimizer; use parallel=none (torchrun trains it with DDP)"
         )
 
 
 log = logging.getLogger(__name__)
 
-# What `accelerate launch` asks for through the environment; Accelerator leaves the same marks for a later job to find.
+# `accelerate launch` sets these variables. Accelerator sets them too, and a later job of the process would see them.
 MARKS = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
 LAUNCHED_WITH = [name for mark, name in MARKS.items() if os.environ.get(mark) == "true"]
 
-# One process's place among one, for DeepSpeed; port 0: any that is free.
+# The process group of a single process, for DeepSpeed; port 0: any free one.
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
 def training_arguments(cfg: DictConfig, output_dir: Path) -> TrainingArguments:
-    """The arguments of the run in `output_dir`; UserError where transformers or accelerate refuse them.
+    """The arguments of the run in `output_dir`. The process joins its process group if it is in none.
 
-    It also joins the process to its process group, if it did not belong to one.
+    Raises:
+        UserError: transformers or accelerate refuse them.
     """
     args: functools.partial = instantiate(cfg.trainer.args)
     defaults = {"dataloader_pin_memory": torch.cuda.is_available(), "use_cpu": not torch.accelerator.is_available()}
@@ -58,7 +64,7 @@ def training_arguments(cfg: DictConfig, output_dir: Path) -> TrainingArguments:
         defaults["bf16"] = True
     fixed = {"output_dir": str(output_dir / "checkpoints"), "seed": cfg.seed}
     try:
-        made = args(
+        arguments = args(
             **{k: v for k, v in defaults.items() if k not in args.keywords},
             **fixed,
             **_parallel(cfg.parallel, use_cpu=args.keywords.get("use_cpu", defaults["use_cpu"])),
@@ -67,40 +73,40 @@ def training_arguments(cfg: DictConfig, output_dir: Path) -> TrainingArguments:
         )
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"trainer.args are refused: {one_line(error)[:200]}") from error
-    if made.deepspeed:  # from here on transformers would give every model's weights to ZeRO-3,
+    if arguments.deepspeed:  # transformers would partition every model loaded from here on, the embedder's too;
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-        unset_hf_deepspeed_config()  # the embedder's, too: `partitioned` has it for the model that is trained
-    return made
+        unset_hf_deepspeed_config()  # `partitioned` sets it again for the model that is trained
+    return arguments
 
 
 def _parallel(parallel: DictConfig, use_cpu: bool) -> dict:
-    """The keywords of `parallel`; UserError where its library or its hardware is missing."""
-    given = OmegaConf.to_container(parallel, resolve=True)
+    """The keywords of `parallel`. Raises UserError if its library or its hardware is missing."""
+    keywords = OmegaConf.to_container(parallel, resolve=True)
     if LAUNCHED_WITH:
         raise UserError(
-            f"accelerate's configuration asks for {LAUNCHED_WITH[0]}, which is chosen by parallel here "
-            "(parallel=deepspeed_z2, fsdp, ...); launch with plain processes (accelerate launch --multi_gpu, torchrun)"
+            f"accelerate's configuration sets {LAUNCHED_WITH[0]}, but here parallel chooses it (parallel=deepspeed_z2, "
+            "fsdp, ...); launch with plain processes (accelerate launch --multi_gpu, torchrun)"
         )
     for mark in MARKS:
         os.environ.pop(mark, None)
-    if given.get("deepspeed") is not None and importlib.util.find_spec("deepspeed") is None:
+    if keywords.get("deepspeed") is not None and importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"parallel: DeepSpeed is not installed; {install('deepspeed')}")
-    if given.get("fsdp") and (use_cpu or not torch.accelerator.is_available()):
+    if keywords.get("fsdp") and (use_cpu or not torch.accelerator.is_available()):
         raise UserError(
             "parallel=fsdp needs an accelerator: on a CPU the Trainer would silently train with DDP; "
             "use parallel=none, or deepspeed_z3"
         )
-    return given
+    return keywords
 
 
 def is_sharded(args: TrainingArguments) -> bool:
-    """Whether no process holds all weights while training: ZeRO-3 and FSDP."""
+    """Whether no process has all weights while training: ZeRO-3 and FSDP."""
     return bool(args.fsdp or args.deepspeed and args.hf_deepspeed_config.is_zero3())
 
 
 def partitioned(args: TrainingArguments) -> None:
-    """Have transformers spread the weights of the model that is loaded next over the processes, under ZeRO-3."""
+    """Make transformers partition the next loaded model over the processes, under ZeRO-3."""
     if not args.deepspeed:
         return
     import deepspeed
@@ -114,7 +120,7 @@ def partitioned(args: TrainingArguments) -> None:
 
 
 def log_precision(args: TrainingArguments, weights: torch.dtype) -> None:
-    """Say in what numbers the run computes."""
+    """Log the data type of the computation and of the base weights."""
     if not args.should_log:
         return
     computed = "bfloat16" if args.bf16 else "float16" if args.fp16 else str(weights).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Ends a training whose loss or gradient norm is not a finite number for several optimizer steps in a row."""
+"""Ends training when loss or gradient norm is not finite for several optimizer steps in a row."""
 
 import logging
 import math
@@ -17,51 +17,65 @@ FIX = "lower trainer.args.learning_rate, or set trainer.args.max_grad_norm=1.0, 
 
 
 class Watch:
-    """Of every optimizer step whether its numbers were finite. `most`: so many bad steps in a row end the training.
+    """Counts the optimizer steps whose loss or gradient norm is not finite.
 
-    A single one is legal: it is logged and counted (`count`). All processes see the same, so that they stop together.
+    A single bad step is legal: it is logged and counted (`count`). All processes see the same loss, so that they stop
+    together.
+
+    Args:
+        limit: so many bad steps in a row (`streak`) end the training.
     """
 
-    def __init__(self, most: int):
-        self.most, self.streak, self.count, self.step = most, 0, 0, 0
+    def __init__(self, limit: int):
+        self.limit, self.streak, self.count, self.step = limit, 0, 0, 0
         self._bad: torch.Tensor | None = None
 
     def add(self, loss: torch.Tensor) -> None:
-        """The loss of one batch of the running step."""
+        """Add the loss of one batch of the current step."""
         bad = (~torch.isfinite(loss.detach())).any().long()
         self._bad = bad if self._bad is None else self._bad + bad
 
     def ended(self, step: int, norm: torch.Tensor | float | None, accelerator) -> bool:
-        """Take note that optimizer step `step`, from 1, has ended; whether the training has diverged.
+        """Close an optimizer step.
 
-        `norm`: of the gradient; None where it is not known. Under float16 the loss scaler probes for gradients that are
-        not finite, and leaves those steps out: there only the loss counts.
+        Args:
+            step: from 1.
+            norm: of the gradient; None if unknown. Under float16 only the loss counts, because the loss scaler provokes
+                gradients that are not finite and skips those steps.
+
+        Returns:
+            whether the training has diverged.
         """
-        if step == self.step:  # the Trainer asks again as an epoch ends
+        if step == self.step:  # the Trainer calls again at the end of an epoch
             return False
         loss = torch.zeros((), dtype=torch.long) if self._bad is None else self._bad
         self.step, self._bad = step, None
         if accelerator.num_processes > 1:
             loss = accelerator.reduce(loss.to(accelerator.device), "sum")
-        what = "loss" if int(loss) else None
-        if what is None and norm is not None and accelerator.scaler is None and not math.isfinite(float(norm)):
-            what = "gradient norm"
-        self.streak = self.streak + 1 if what else 0
-        if what:
+        bad = "loss" if int(loss) else None
+        if bad is None and norm is not None and accelerator.scaler is None and not math.isfinite(float(norm)):
+            bad = "gradient norm"
+        self.streak = self.streak + 1 if bad else 0
+        if bad:
             self.count += 1
             if accelerator.is_main_process:
-                log.warning(f"step {step}: the {what} is not a finite number ({self.streak} of {self.most} in a row)")
-        return self.streak >= self.most
+                log.warning(f"step {step}: the {bad} is not a finite number ({self.streak} of {self.limit} in a row)")
+        return self.streak >= self.limit
 
 
 def diverged(watch: Watch, output_dir: Path, total: int, write: bool) -> UserError:
-    """The error of a training that ends for it; `write`: whether this process leaves word of it in `output_dir`."""
-    whole = (p for p in RunFolder(output_dir).checkpoints() if (p / "trainer_state.json").is_file())
-    newest = next(whole, None)
-    kept = f"kept: {newest}" if newest else "no checkpoint was written before"
+    """The error that ends a diverged training.
+
+    Args:
+        total: the steps of the schedule.
+        write: write failed.json in `output_dir` (one process does).
+    """
+    complete = (p for p in RunFolder(output_dir).checkpoints() if (p / "trainer_state.json").is_file())
+    newest = next(complete, None)
+    last = f"the last checkpoint is {newest}" if newest else "no checkpoint was written before"
     line = (
         f"the training diverged: loss or gradient norm was not finite for {watch.streak} steps, up to step "
-        f"{watch.step} of {total}; {kept}; {FIX}"
+        f"{watch.step} of {total}; {last}; {FIX}"
     )
     if write:
         write_json(output_dir / FAILED, {"error": line, "step": watch.step})
@@ -69,9 +83,9 @@ def diverged(watch: Watch, output_dir: Path, total: int, write: bool) -> UserErr
 
 
 def warn_of(output_dir: Path, resumed: bool) -> None:
-    """Say that an earlier attempt in `output_dir` diverged, and take its note away."""
+    """Log that an earlier attempt in `output_dir` diverged, and remove its failed.json."""
     path = output_dir / FAILED
     if path.is_file() and resumed:
         step = read_json(path).get("step")
-        log.warning(f"the run before diverged at step {step}; with the same settings it will again: {FIX}")
+        log.warning(f"the run diverged before at step {step}, and will again with the same settings: {FIX}")
     remove(output_dir, FAILED)

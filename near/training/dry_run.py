@@ -1,5 +1,6 @@
-"""`dry_run=true` of train.py: what would be trained, evaluated and embedded, before anything long starts."""
+"""`dry_run=true` of train.py: what a run would train, evaluate and embed."""
 
+import logging
 import math
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,13 @@ if TYPE_CHECKING:
 
     from near.training.inputs import LoadedRows
 
-import logging
-
 log = logging.getLogger(__name__)
 
 
 def report_training(
     cfg: DictConfig, rows: "LoadedRows", selector: Selector, name: str, args: "TrainingArguments"
 ) -> None:
-    """Log what a run of train.py would train and evaluate, and what it would have to embed."""
+    """Log the plan of a run. `name`: the selector's, as the run would log it."""
     count = len(rows.candidates.eligible())
     if rows.needs.trains_on_queries:
         count = len(rows.queries.eligible())
@@ -39,13 +38,9 @@ def report_training(
         log.info(
             f"dry run: all {count} rows, {steps} steps of {draws} rows: {steps * draws / count:.2f} passes over them"
         )
-    sets = ", ".join(f"{len(found.eligible())} {found.name} rows" for found in rows.sets.all())
-    rounds = (
-        ", as every round begins and at the end"
-        if "update_step" in cfg.trainer and cfg.evaluation.at_rounds
-        else " at the end"
-    )
-    log.info(f"evaluated{rounds}: {sets}")
+    sets = ", ".join(f"{len(part.eligible())} {part.name} rows" for part in rows.sets.all())
+    at_rounds = "update_step" in cfg.trainer and cfg.evaluation.at_rounds
+    log.info(f"evaluated {'at the start of every round and ' if at_rounds else ''}at the end: {sets}")
     embeds = rows.needs.neighbours and cfg.indices_path is None
     if embeds:
         report(cfg, rows.candidates, rows.queries, training=True)
@@ -59,17 +54,19 @@ def report_training(
 def _rounds(
     cfg: DictConfig, needs: Needs, selector: Selector, name: str, args: "TrainingArguments", count: int
 ) -> None:
-    """Say how many steps and rows the rounds have, and what the model is asked for before each."""
+    """Log the steps and rows of the rounds, and what is computed with the model before each."""
     schedule, draws = Schedule.of(cfg.trainer), Batching.of(args).draws_per_step
     rounds = schedule.rounds()
-    own = [r for r in rounds if not r.warmup]
-    warm = f"a warm-up of {cfg.trainer.warmup_step} steps on random rows" if len(rounds) > len(own) else "no warm-up"
-    again = f", all {cfg.trainer.cycles} times over" if cfg.trainer.cycles > 1 else ""
-    most = min(cfg.trainer.update_step * draws, selector.most(count) or count, count)
-    log.info(
-        f"dry run: {warm}, then {cfg.trainer.update_times} rounds of {cfg.trainer.update_step} steps on at most {most} "
-        f"of {count} rows by selector {name}{again}"
+    selected = [r for r in rounds if not r.warmup]
+    warm = (
+        f"a warm-up of {cfg.trainer.warmup_step} steps on random rows" if len(rounds) > len(selected) else "no warm-up"
     )
-    log.info(f"{schedule.total} steps of {draws} rows: {schedule.total * draws} rows trained, repeated ones counted")
-    if needs.asks_model and own:
-        log.info(f"before each of the {len(own)} rounds the model is asked for {needs.asks_model} of the pool's rows")
+    cycles = f", all of it {cfg.trainer.cycles} times" if cfg.trainer.cycles > 1 else ""
+    largest = min(cfg.trainer.update_step * draws, selector.most(count) or count, count)
+    log.info(
+        f"dry run: {warm}, then {cfg.trainer.update_times} rounds of {cfg.trainer.update_step} steps on at most "
+        f"{largest} of {count} rows by selector {name}{cycles}"
+    )
+    log.info(f"{schedule.total} steps of {draws} rows: {schedule.total * draws} rows trained, counting repeats")
+    if needs.asks_model and selected:
+        log.info(f"before each of the {len(selected)} rounds the model computes {needs.asks_model} of the pool's rows")

@@ -1,8 +1,8 @@
-"""What a result depends on beside its configuration: the content of rows, for each use of them, and of local files.
+"""Fingerprints of what a result depends on beside its configuration: the content of rows and of local files.
 
-A fingerprint of rows covers what is read of them, no more: "candidates" their messages, "candidates.sources" their
-labels, "eval.columns" the columns that graders read. A result names those of all that it reads, so that a changed field
-makes it again, and a field that nothing reads does not.
+Rows have a fingerprint for each use: "candidates" covers their messages, "candidates.sources" their labels,
+"eval.columns" the columns that graders read. A result lists those of everything it reads. So it is computed again when
+a field changes that it reads, and not when another field changes.
 """
 
 from pathlib import Path
@@ -26,16 +26,16 @@ MATRIX = ("top_indices.npy", "top_scores.npy")
 def of_run(cfg: DictConfig, needs: Needs, sets: "Sets", queries: Rows | None, candidates: Rows) -> dict[str, str]:
     """The fingerprints that a run of train.py depends on, by name."""
     rows = [*sets.all(), candidates] + ([] if queries is None else [queries])
-    prints = {one.name: one.fingerprint for one in rows}
-    prints["candidates.sources"] = candidates.labels  # the record of every round counts them
+    prints = {part.name: part.fingerprint for part in rows}
+    prints["candidates.sources"] = candidates.labels  # every round's record counts them
     if queries is not None and (needs.asks_model == "gradients" or _is_foreign(cfg.selector)):  # a source is a task
         prints["queries.sources"] = queries.labels
-    prints |= {f"{one.name}.columns": columns for one in sets.all() if (columns := graded_columns(cfg, one))}
+    prints |= {f"{part.name}.columns": columns for part in sets.all() if (columns := graded_columns(cfg, part))}
     return prints | _files(cfg, needs)
 
 
 def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
-    """Of the local files and folders that `cfg` names and the run reads. What a hub holds is known by its revision."""
+    """Fingerprints of the local files and folders that the run reads. Hub files are identified by their revision."""
     keys = ["model.name_or_path", "parallel.deepspeed"]
     if select(cfg, "evaluation.lm_eval.tasks"):
         keys.append("evaluation.lm_eval.include_path")
@@ -54,17 +54,17 @@ def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
 
 
 def _paths(value: object) -> list[Path]:
-    """The local files and folders among the names that an option gives."""
+    """The local files and folders among the names in an option's value."""
     names = [value] if isinstance(value, str) else list(value) if isinstance(value, ListConfig) else []
     paths = [Path(name).expanduser() for name in names if isinstance(name, str) and name]
     return [path for path in paths if path.is_dir() or path.is_file()]
 
 
 def content(path: Path) -> str:
-    """Of a file's bytes, or of a folder's files."""
+    """The digest of a file's bytes, or of a folder's files."""
     return folder_digest(path) if path.is_dir() else file_digest(path)
 
 
 def _is_foreign(options: DictConfig) -> bool:
-    """Whether a class from outside is named, which may read anything."""
+    """Whether a class outside this package is named, which may read anything."""
     return not str(options.get("_target_", "near.")).startswith("near.")

@@ -1,4 +1,4 @@
-"""What an earlier run left in an output folder: a result, checkpoints to go on from, or files that must go."""
+"""What an earlier run left in an output folder: a result, checkpoints to resume from, or files to remove."""
 
 import logging
 from pathlib import Path
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
-    """Whether the same run is done already; UserError where another one is in its place."""
+    """Whether the same run has finished in `output_dir`. Raises UserError if another run has."""
     files = RunFolder(output_dir)
     if overwrite or not files.is_evaluated or not files.is_trained:
         return False
@@ -39,10 +39,12 @@ def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
 
 
 def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
-    """The checkpoint to go on from: the one named, or for `auto` the newest whole one of `output_dir`."""
+    """The checkpoint to resume from: that of `resume`, or for `auto` the newest complete one of `output_dir`."""
     if cfg.resume not in (None, "auto"):
         if not (Path(cfg.resume) / "trainer_state.json").is_file():
-            raise UserError(f"resume={cfg.resume} is not a whole checkpoint (no trainer_state.json); try resume=auto")
+            raise UserError(
+                f"resume={cfg.resume} is not a complete checkpoint (no trainer_state.json); try resume=auto"
+            )
         return Path(cfg.resume)
     if cfg.resume is None or cfg.overwrite:
         return None
@@ -50,7 +52,7 @@ def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
         try:
             read_checkpoint(folder)
         except UserError as error:
-            log.info(f"passed over a checkpoint: {error}")
+            log.info(f"skipped a checkpoint: {error}")
             continue
         log.info(f"resuming from {folder}")
         return folder
@@ -58,11 +60,12 @@ def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
 
 
 def clear(output_dir: Path) -> None:
-    """Remove what an earlier run left in its output folder, so that the files there are of one run."""
+    """Remove the files of an earlier run from its output folder."""
     remove(output_dir, *REMOVED)
 
 
 def write_config(cfg: DictConfig, output_dir: Path, write: bool) -> None:
+    """Write config.yaml, if `write` (one process does)."""
     if write:
         with aside(output_dir / CONFIG) as temporary:
             temporary.write_text(yaml.safe_dump(public(cfg), sort_keys=False, allow_unicode=True), encoding="utf-8")

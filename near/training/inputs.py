@@ -1,4 +1,4 @@
-"""What a run is made of beside its model: rows, tokens, the neighbours that are given, and what decides its outcome."""
+"""A run's inputs beside its model: rows, tokens, precomputed neighbours, and the identity of its outcome."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from near.training.folder import finished
 
 @dataclass
 class Inputs:
-    """What a run has beside its model."""
+    """A run's inputs beside its model. `neighbours`: None until they are searched; `identity`: see load_rows."""
 
     needs: Needs
     candidates: Rows
@@ -38,18 +38,18 @@ class Inputs:
     identity: dict
 
     def width(self, cfg: DictConfig) -> int | None:
-        """max_K as it came to be: the columns of the matrix, where there is one."""
+        """The effective max_K: the columns of the matrix, if there is one."""
         return cfg.max_K if self.neighbours is None else self.neighbours.ids.shape[1]
 
 
 def is_dynamic(cfg: DictConfig) -> bool:
-    """Whether training goes in rounds."""
+    """Whether training has rounds."""
     return "update_step" in cfg.trainer
 
 
 @dataclass
 class LoadedRows:
-    """The rows of a run, what its selector needs beside the pool, and what decides its outcome."""
+    """The rows of a run, what its selector needs beside the pool, and the run's identity."""
 
     candidates: Rows
     queries: Rows | None
@@ -63,7 +63,15 @@ class LoadedRows:
 
 
 def load_rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Path) -> LoadedRows | None:
-    """Load them; None where the run is done already."""
+    """Load them.
+
+    Returns:
+        the rows, with the run's identity: {"config": what decides the outcome, "fingerprints": of all that it reads};
+        None if the run has finished already.
+
+    Raises:
+        UserError: for a data source, or if another run has finished in `output_dir`.
+    """
     sets = evaluation_sets(cfg)
     queries = load_queries(cfg, needs.queries, sets.seen or needs.answers)
     if needs.asks_model == "gradients":
@@ -71,18 +79,20 @@ def load_rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Pat
     candidates = Material.load(cfg, queries).candidates
     if needs.trains_on_queries:
         if sets.seen:
-            raise UserError("selector=queries would train on what is evaluated; give data.eval.path, rows of their own")
+            raise UserError(
+                "selector=queries would train on the rows that are evaluated; set data.eval.path to other rows"
+            )
         candidates = candidates.followed_by(without_prompts_of(queries, sets.target, cfg.data.leakage))
     identity = {"config": outcome(cfg), "fingerprints": of_run(cfg, needs, sets, queries, candidates)}
     if finished(output_dir, identity, cfg.overwrite):
         return None
-    if not cfg.get("dry_run"):  # which fetches nothing
+    if not cfg.get("dry_run"):  # which downloads nothing
         base_folder(cfg.model, cfg.cache_dir)
     return LoadedRows(candidates, queries, sets, needs, identity)
 
 
 def load_inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
-    """Tokens of `rows`, and the neighbours that are given as a file."""
+    """Tokenize `rows`, and read the neighbours if indices_path names their file."""
     tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
     tokens = tokenize(rows.candidates, tokenizer, cfg.data, cfg.cache_dir)
     if rows.needs.trains_on_queries:  # whose ids follow the pool's
@@ -101,7 +111,7 @@ def load_inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
     eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
     neighbours = None
-    if rows.needs.neighbours and cfg.indices_path is not None:  # read before a model is loaded
+    if rows.needs.neighbours and cfg.indices_path is not None:  # read before the model is loaded
         neighbours = rows.material.neighbours(cfg)
     parts = (rows.candidates, rows.queries, rows.sets)
     return Inputs(rows.needs, *parts, tokenizer, tokens, query_tokens, eval_table, neighbours, rows.identity)

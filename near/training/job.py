@@ -1,4 +1,4 @@
-"""`Job`, what a Trainer is handed beside its configuration, and how it is put together."""
+"""`Job`: what a Trainer gets beside its configuration, and how it is assembled."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -20,19 +20,18 @@ from near.training.inputs import Inputs, is_dynamic
 from near.training.trackers.base import TrackerRun
 
 
-def _selector_name(cfg: DictConfig, selector: Selector) -> str:
-    """What a run's selection is called: the choice that was made; of a run without rounds its trainer's."""
+def selector_name(cfg: DictConfig, selector: Selector) -> str:
+    """The name of a run's selection: the choice of the group selector; without rounds, the trainer's name."""
     if not is_dynamic(cfg):
         return "dynamic_weight" if "weighter" in cfg.trainer else "static"
     return HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
 
 
-def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, args) -> "Job":
-    from near.training.job import Job
-
+def job_of(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, args) -> "Job":
+    """The job of a run. args: its TrainingArguments."""
     job = Job(
         selector=selector,
-        selector_name=_selector_name(cfg, selector),
+        selector_name=selector_name(cfg, selector),
         tokens=inputs.tokens,
         pool=inputs.candidates,
         queries=inputs.queries,
@@ -52,30 +51,30 @@ def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, 
 
 
 def representation(cfg: DictConfig, inputs: Inputs) -> Callable[[Round], Round]:
-    """How a round gets what its selector is to know of similarities: neighbours, and what lies beyond them."""
+    """A function that adds neighbours, and similarities beyond them, to a round."""
     similarity = instantiate(cfg.similarity, _convert_="all")
-    known = None
+    by_embeddings = None
     if inputs.neighbours is not None:
-        known = EmbeddingSimilarity(cfg, inputs.candidates, inputs.queries, inputs.neighbours)
+        by_embeddings = EmbeddingSimilarity(cfg, inputs.candidates, inputs.queries, inputs.neighbours)
 
     def represent(round: Round) -> Round:
-        round = dataclasses.replace(round, neighbours=inputs.neighbours, similarity=known)
+        round = dataclasses.replace(round, neighbours=inputs.neighbours, similarity=by_embeddings)
         if not similarity.asks_model:
             return round
-        found = similarity.of(round, cfg.max_K)
-        return dataclasses.replace(round, neighbours=found.neighbours, similarity=found)
+        by_gradients = similarity.of(round, cfg.max_K)
+        return dataclasses.replace(round, neighbours=by_gradients.neighbours, similarity=by_gradients)
 
     return represent
 
 
 def _resumable(identity: dict) -> dict:
-    """What must not change between a checkpoint and its resume: all but how the result is evaluated."""
+    """The identity without evaluation settings: what must not change between a checkpoint and its resume."""
     return {**identity, "config": {k: v for k, v in identity["config"].items() if k != "evaluation"}}
 
 
 @dataclass
 class Job:
-    """What a Trainer is handed beside its configuration. `identity` binds checkpoints to their run."""
+    """What a Trainer gets beside its configuration. `identity` binds checkpoints to their run."""
 
     selector: Selector
     selector_name: str
@@ -86,13 +85,13 @@ class Job:
     output_dir: Path
     identity: dict
     queries: Rows | None = None
-    represent: Callable[[Round], Round] = lambda round: round  # gives a round its neighbours
+    represent: Callable[[Round], Round] = lambda round: round  # adds neighbours to a round
     scorer: Scorer | None = None
-    target_loss: Callable[[Trainer, int], float | None] | None = None  # of a trainer's model at an optimizer step
-    eval_table: object = None  # tokens of the evaluation rows, where trainer.args.eval_strategy asks for them
+    target_loss: Callable[[Trainer, int], float | None] | None = None  # by trainer and optimizer step
+    eval_table: object = None  # tokens of the evaluation rows, if trainer.args.eval_strategy is set
     callbacks: list[TrainerCallback] = field(default_factory=list)
     tracked: TrackerRun = field(default_factory=TrackerRun)
-    planned: dict[int, tuple[Subset, float]] = field(default_factory=dict)  # rounds picked ahead, and their seconds
-    loraplus: Mapping = field(default_factory=dict)  # lr_ratio and lr_embedding, where they are asked for
-    nonfinite_steps: int = 3  # so many steps in a row whose loss or gradient norm is not finite end the training
-    training_key: str | None = None  # of a job in a sweep: what it shares with its twins (near/training/twins.py)
+    planned: dict[int, tuple[Subset, float]] = field(default_factory=dict)  # rounds selected ahead, and their seconds
+    loraplus: Mapping = field(default_factory=dict)  # lr_ratio and lr_embedding, if they are set
+    nonfinite_steps: int = 3  # so many steps in a row without finite loss and gradient norm end training
+    training_key: str | None = None  # in a sweep: equal for twins (near/training/twins.py)

@@ -1,4 +1,4 @@
-"""The options of train.py, and what is bounded or decided elsewhere of transformers' and peft's."""
+"""The options of train.py, bounds for those of transformers and peft, and those that other options decide."""
 
 from typing import Annotated, TypedDict
 
@@ -30,7 +30,7 @@ class LoraPlus(TypedDict):
 
 
 class Carried(TypedDict):
-    """Options of the group trainer that are handed over beside those of its class."""
+    """Options of the group trainer beside those of its class; the job carries them."""
 
     loraplus: LoraPlus
     nonfinite_steps: int
@@ -63,7 +63,7 @@ class AdapterBounds(TypedDict):
     lora_dropout: Share
 
 
-# Training arguments that are decided elsewhere, and where.
+# Training arguments that another option decides, and which.
 ELSEWHERE = {
     "output_dir": "output_dir",
     "seed": "seed",
@@ -76,12 +76,12 @@ ELSEWHERE = {
     "fsdp_config": "parallel.fsdp_config",
 }
 
-# Training arguments that the schedule of rounds decides, and by what.
+# Training arguments that the schedule of rounds decides, and the options to use instead.
 SCHEDULED = {
     "max_steps": "trainer.warmup_step, trainer.update_step and trainer.update_times",
     "num_train_epochs": "trainer.update_times (or trainer.cycles)",
     "train_sampling_strategy": "trainer.group_by_length",
 }
 
-# Training arguments that would break the slices which rounds are made of.
+# Training arguments that break the slices of rounds.
 REFUSED = ("auto_find_batch_size", "ignore_data_skip", "dataloader_persistent_workers", "dataloader_drop_last")

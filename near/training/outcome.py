@@ -1,4 +1,4 @@
-"""What a finished run leaves: its adapter or model, what training took, its loss curve and its evaluation."""
+"""The files of a finished run: its adapter or model, train_metrics.json, its loss curve and its evaluation."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from near.common.outputs import MODEL, list_files, remove_folder
 from near.common.run_folder import TRAINING
 from near.evaluation.eval import write_metrics
 from near.models.pissa import save_as_lora
-from near.training.twins import note
+from near.training.twins import register
 
 if TYPE_CHECKING:
     from near.evaluation.base_model import BaseMetrics
@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 
 
 def save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
-    """The adapter or model, whole or not at all."""
+    """Save the adapter or model to the folder `target`, all of it or nothing. `model`: the configuration's."""
     part = target.with_name(f".{target.name}.part")
     if trainer.args.should_save:
         remove_folder(part, MODEL)
@@ -35,7 +35,7 @@ def save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
     (part / "training_args.bin").unlink(missing_ok=True)  # a pickle
     if target.name == "model":
         tokenizer.save_pretrained(part)
-    else:  # while training its base was a folder of this machine
+    else:  # during training its base was a folder of this machine
         path = part / "adapter_config.json"
         base = {"base_model_name_or_path": model.name_or_path, "revision": model.revision}
         write_json(path, {**read_json(path), **base})
@@ -53,16 +53,21 @@ def write_outcome(
     answers: list[dict],
     base: "BaseMetrics",
 ) -> None:
-    """train_metrics.json, loss.png, and what the evaluation gave."""
+    """Write train_metrics.json, loss.png, and the evaluation's files (metrics.json last).
+
+    Args:
+        metrics, answers: of the trained model (near/evaluation/measure.py).
+        base: of the untrained model.
+    """
     history = [line for line in trainer.state.log_history if "loss" in line]
     rounds = trainer.record.rounds
     select_seconds = sum(line["select_seconds"] for line in rounds)
     train_seconds = trainer.seconds - select_seconds - sum(line.get("evaluate_seconds", 0.0) for line in rounds)
-    # what finding the neighbours took when they were found, be it in this run or in an earlier one
-    found = inputs.neighbours.manifest.get("figures", {}) if inputs.neighbours else {}
+    # of the search for the neighbours, in this run or in an earlier one
+    figures = inputs.neighbours.manifest.get("figures", {}) if inputs.neighbours else {}
     _plot(history, output_dir / "loss.png")
     trained = trainer.state.global_step * trainer.draws_per_step
-    if trainer.schedule is None:  # the last batch of the plain Trainer's epoch may be a short one
+    if trainer.schedule is None:  # the last batch of an epoch of the plain Trainer may be short
         trained = round(trainer.state.epoch * len(trainer.train_dataset))
     described = {"selector": trainer.job.selector_name, "seed": cfg.seed, "max_K": inputs.width(cfg)}
     write_json(
@@ -72,13 +77,13 @@ def write_outcome(
             **described,
             "steps": trainer.state.global_step,
             "distinct_rows": len(np.unique(np.concatenate(trainer.subsets))) if trainer.subsets else None,
-            "rows_trained": trained,  # draws: a row that is passed over twice counts twice
+            "rows_trained": trained,  # draws: a row that is trained twice counts twice
             "tokens_trained": sum(line["tokens"] for line in rounds) if trainer.schedule is not None else None,
             "rows_per_second": round(trained / max(1e-9, train_seconds), 3),
             "train_seconds": round(train_seconds, 3),
             "select_seconds": round(select_seconds, 3),
-            "embed_seconds": found.get("embed_seconds"),
-            "search_seconds": found.get("search_seconds"),
+            "embed_seconds": figures.get("embed_seconds"),
+            "search_seconds": figures.get("search_seconds"),
             "history": history,
             "identity": inputs.identity,
             "training_key": trainer.job.training_key,
@@ -86,14 +91,14 @@ def write_outcome(
         },
     )
     if trainer.job.training_key is not None:
-        note(output_dir, trainer.job.training_key)
+        register(output_dir, trainer.job.training_key)
     described |= {"model": public(cfg.model, decisive=True)["name_or_path"], "base": base.metrics}
     described["selection_saw_them"] = inputs.sets.seen
     write_metrics(output_dir, {**described, **metrics}, answers, base.answers, cfg)
 
 
 def _plot(history: list[dict], path: Path) -> None:
-    """The loss curve as a picture beside the run."""
+    """Draw the loss curve into the PNG file `path`. history: lines of the Trainer's log."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -1,5 +1,7 @@
-"""Which rows each round trains and in which order, apart from the Trainer: for selectors that do not look at the model
-a pure function, which can be told ahead of training (near/training/twins.py)."""
+"""Which rows each round trains, and in which order.
+
+For selectors that do not use the model this is a pure function, computed ahead of training by near/training/twins.py.
+"""
 
 import hashlib
 import time
@@ -20,8 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batching:
-    """draws_per_step: rows that an optimizer step trains; batch: rows that all processes go through at once;
-    group_by_length: see near/training/rounds/sampler.py."""
+    """How rows are batched.
+
+    Args:
+        draws_per_step: rows of an optimizer step, over all processes.
+        batch: rows of one forward pass, over all processes.
+        group_by_length: see near/training/rounds/sampler.py.
+    """
 
     draws_per_step: int
     batch: int
@@ -29,32 +36,36 @@ class Batching:
 
     @classmethod
     def of(cls, args, group_by_length: bool = False) -> "Batching":
-        """Of TrainingArguments."""
+        """From TrainingArguments."""
         batch = args.train_batch_size * args.world_size
         return cls(batch * args.gradient_accumulation_steps, batch, group_by_length)
 
 
 class Picker:
-    """The rounds of one run, one after the other. `subsets`: of every round so far; `trained`: how often each row of
-    the pool was drawn, those of the running round included, (n,)."""
+    """Selects the rounds of one run, one after the other.
+
+    subsets: row ids of every round so far, int64 (rows,) each.
+    orders: draws int64 (draws,) by round, of rounds whose selector returned an order.
+    trained: int64 (n_pool,), how often each row was drawn, the current round included.
+    """
 
     def __init__(self, job: "Job", schedule: Schedule, batching: Batching):
         self.job, self.schedule, self.batching = job, schedule, batching
         self.subsets: list[np.ndarray] = []
-        self.orders: dict[int, np.ndarray] = {}  # of rounds whose selector said it
+        self.orders: dict[int, np.ndarray] = {}
         self.trained = np.zeros(len(job.pool), dtype=np.int64)
         self._lengths = lengths(job.tokens.table) if batching.group_by_length else None
 
     def round(self, stretch: Stretch, **model: object) -> Round:
-        """What the selector is told; `model`: what it may look at while training runs."""
+        """The selector's input. model: model, optimizer, accelerator and collator, during training."""
         size = stretch.steps * self.batching.draws_per_step
         rounds, eligible = self.schedule.rounds(), self.job.tokens.eligible
-        most = None if stretch.warmup else self.job.selector.most(len(eligible))
+        limit = None if stretch.warmup else self.job.selector.most(len(eligible))
         return Round(
             index=stretch.index,
             count=len(rounds),
             step=stretch.start,
-            size=min(size, most or size),
+            size=min(size, limit or size),
             seed=self.job.seed,
             eligible=eligible,
             draws=size,
@@ -69,28 +80,29 @@ class Picker:
         )
 
     def pick(self, stretch: Stretch, round: Round) -> Subset:
-        """The selector's choice, before it is checked."""
-        with torch.random.fork_rng():  # what a selector draws must not move the training's dropout
+        """The selector's subset, not checked yet."""
+        with torch.random.fork_rng():  # a selector's random numbers must not change the training's dropout
             if stretch.warmup:
                 return self.job.selector.warm_up(round)
             return self.job.selector.select(self.job.represent(round))
 
     def planned(self) -> list[str]:
-        """Digests of all rounds' draws, picked ahead of training; the job keeps what was picked, and the seconds."""
-        found = []
+        """Select all rounds ahead of training, into `job.planned`; returns the digest of each round's draws."""
+        digests = []
         for stretch in self.schedule.rounds():
-            begun = time.perf_counter()
+            started = time.perf_counter()
             round = self.round(stretch)
             subset = self.checked(self.pick(stretch, round), stretch, round)
-            self.job.planned[stretch.index] = subset, time.perf_counter() - begun
-            found.append(hashlib.sha256(self.take(subset, stretch).tobytes()).hexdigest())
-        return found
+            self.job.planned[stretch.index] = subset, time.perf_counter() - started
+            digests.append(hashlib.sha256(self.take(subset, stretch).tobytes()).hexdigest())
+        return digests
 
     def checked(self, subset: Subset, stretch: Stretch, round: Round) -> Subset:
+        """`subset`; raises UserError if it breaks the selector's contract."""
         return checked(subset, round, self.job.selector_name)
 
     def take(self, subset: Subset, stretch: Stretch) -> np.ndarray:
-        """Make `subset` the round's; its order, int64 (draws,)."""
+        """Make `subset` the round's; returns its draws, int64 (draws,)."""
         self.subsets.append(subset.ids)
         if subset.order is not None:
             self.orders[stretch.index] = subset.order
@@ -98,16 +110,16 @@ class Picker:
         np.add.at(self.trained, order, 1)
         return order
 
-    def restore(self, subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> list[np.ndarray]:
-        """Take back the rounds of a checkpoint, and the orders that selectors said; the orders of all."""
-        self.subsets, self.orders = subsets, given
-        orders = [self.order(stretch) for stretch in self.schedule.rounds()[: len(subsets)]]
-        for order in orders:
+    def restore(self, subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> list[np.ndarray]:
+        """Restore the subsets of a checkpoint, and the orders that selectors returned; returns all rounds' draws."""
+        self.subsets, self.orders = subsets, orders
+        drawn = [self.order(stretch) for stretch in self.schedule.rounds()[: len(subsets)]]
+        for order in drawn:
             np.add.at(self.trained, order, 1)
-        return orders
+        return drawn
 
     def order(self, stretch: Stretch) -> np.ndarray:
-        """The draws of a round whose subset is known."""
+        """The draws of a round that has been selected, int64 (draws,)."""
         order = self.orders.get(stretch.index)
         rows = len(self.subsets[stretch.index]) if order is None else len(order)
         if order is None:
@@ -118,6 +130,6 @@ class Picker:
         return grouped_by_length(order, rows, self._lengths, self.batching.batch, self.job.seed, stretch.index)
 
     def tokens(self, order: np.ndarray) -> int:
-        """Tokens of the draws `order`, padding not counted."""
+        """The number of tokens of the draws `order`, without padding."""
         ids, counts = np.unique(order, return_counts=True)
-        return int(lengths(self.job.tokens.table.select(ids)) @ counts)
+        return int(lengths(self.job.tokens.table.select(ids)) @ counts)  # (rows,) @ (rows,)

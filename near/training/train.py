@@ -1,8 +1,9 @@
-"""What train.py does: data, selection, model, training, and the evaluation at its end."""
+"""train.py: data, selection, model, training, and the evaluation at its end."""
 
 import contextlib
 import copy
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 from datetime import timedelta
@@ -33,7 +34,7 @@ from near.training.arguments import check_training, is_sharded, log_precision, p
 from near.training.divergence import FIX
 from near.training.folder import clear, newest_checkpoint, write_config
 from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
-from near.training.job import _job, _selector_name
+from near.training.job import job_of, selector_name
 from near.training.outcome import save, write_outcome
 from near.training.picking import Batching, Picker
 from near.training.rounds.schedule import Schedule
@@ -41,7 +42,6 @@ from near.training.twins import adopt, alone, training_key, twin_of
 
 if TYPE_CHECKING:
     from near.training.job import Job
-import logging
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,11 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig, output_dir: Path) -> float:
     """Train one run into `output_dir`: adapter/ or model/, rounds/, train_metrics.json, metrics.json, answers.jsonl.
 
-    Returns the target loss, also of a run that is done already, or whose twin in the sweep is.
+    Returns:
+        the target loss, also of a run that is done already, or whose twin in the sweep is; NaN for a dry run.
+
+    Raises:
+        UserError: for options, rows, or a training that diverged.
     """
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
@@ -69,46 +73,49 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         from near.training.weighting import check_weighting
 
         check_weighting(args, cfg.trainer.whole_step)
-    with contextlib.ExitStack() as held:
-        if state.is_main_process:  # a sweep that was killed may have left this job running
-            held.enter_context(locked(RunFolder(output_dir).lock(cfg.cache_dir), remove=True))
+    with contextlib.ExitStack() as locks:
+        if state.is_main_process:  # a killed sweep may have left this job running
+            locks.enter_context(locked(RunFolder(output_dir).lock(cfg.cache_dir), remove=True))
         with state.main_process_first():
             rows = load_rows(cfg, selector, needs, output_dir)
         if rows is None:
-            return _done_before(cfg, output_dir, state.is_main_process)
+            return _earlier_loss(cfg, output_dir, state.is_main_process)
         if cfg.dry_run:
             if state.is_main_process:
                 from near.training.dry_run import report_training
 
-                report_training(cfg, rows, selector, _selector_name(cfg, selector), args)
+                report_training(cfg, rows, selector, selector_name(cfg, selector), args)
             return math.nan
-        if not needs.trains_on_queries:  # what embeds is done by all processes together
+        if not needs.trains_on_queries:  # all processes embed together
             rows.candidates = rows.material.distinct(cfg).candidates
         with state.main_process_first():
             inputs = load_inputs(cfg, selector, rows)
         if rows.needs.neighbours and cfg.indices_path is None:
             inputs.neighbours = rows.material.neighbours(cfg, _reach(cfg, selector, inputs, args))
-            warn_of_equal(cfg, rows.candidates, rows.sets.all()[rows.sets.seen :])  # queries are spoken of already
-        job = _job(cfg, output_dir, selector, inputs, args)
+            # the search has warned of the queries already
+            warn_of_equal(cfg, rows.candidates, rows.sets.all()[rows.sets.seen :])
+        job = job_of(cfg, output_dir, selector, inputs, args)
         if in_sweep() and state.num_processes == 1:
             job.training_key = _key(cfg, job, inputs, args)
-            held.enter_context(alone(cfg.cache_dir, job.training_key))
+            locks.enter_context(alone(cfg.cache_dir, job.training_key))
             if twin := twin_of(output_dir, job.training_key):
                 return _adopted(cfg, output_dir, twin, job, inputs)
         return _fit(cfg, output_dir, inputs, job, args, state)
 
 
 def _reach(cfg: DictConfig, selector: Selector, inputs: "Inputs", args) -> int:
-    """Distinct rows of the matrix that the rounds may take, of which some may have no tokens to train on."""
+    """How many distinct rows of the matrix the rounds may use, rows without trainable tokens included."""
     draws, trainable = Batching.of(args).draws_per_step, len(inputs.tokens.eligible)
     rounds = [stretch.steps * draws for stretch in Schedule.of(cfg.trainer).rounds() if not stretch.warmup]
     reach = selector.reach([min(size, selector.most(trainable) or size) for size in rounds])
     return min(reach, trainable) + len(inputs.candidates.eligible()) - trainable
 
 
-def _done_before(cfg: DictConfig, output_dir: Path, main_process: bool) -> float:
-    """The target loss of a run that is done already. A W&B agent may ask for the same options twice, and waits for
-    what the run that it named comes to."""
+def _earlier_loss(cfg: DictConfig, output_dir: Path, main_process: bool) -> float:
+    """The target loss of a run that is done already.
+
+    A W&B agent may start the same options twice, and waits for the metrics of each run that it named.
+    """
     from near.training.trackers.log import log_metrics
 
     files = RunFolder(output_dir)
@@ -120,25 +127,26 @@ def _done_before(cfg: DictConfig, output_dir: Path, main_process: bool) -> float
 
 
 def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
-    """What tells this run's twins."""
+    """The training key, equal for this run's twins."""
     picker = None
     if is_dynamic(cfg):
         schedule = Schedule.of(cfg.trainer)
-        # a selector of its own, as one may carry state from round to round; what it picks goes into job.planned
+        # a new selector, because selectors may have state from round to round; its rounds go into job.planned
         fresh = dataclasses.replace(job, selector=selector_of(cfg.selector))
         picker = Picker(fresh, schedule, Batching.of(args, cfg.trainer.group_by_length))
     return training_key(cfg, inputs.identity, inputs.needs, picker, inputs.neighbours, args.world_size)
 
 
 def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: "Inputs") -> float:
+    """Take over the result of `twin`; returns the target loss."""
     from near.training.trackers.log import log_earlier, log_files, log_metrics
 
     clear(output_dir)
     claim(output_dir, "train")
     write_config(cfg, output_dir, True)
-    told = {"selector": job.selector_name, "max_K": inputs.width(cfg), "identity": inputs.identity}
+    differing = {"selector": job.selector_name, "max_K": inputs.width(cfg), "identity": inputs.identity}
     with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
-        metrics = adopt(twin, output_dir, told)
+        metrics = adopt(twin, output_dir, differing)
         files = RunFolder(output_dir)
         training = files.training
         run.logged_until = -1
@@ -149,7 +157,7 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
 
 
 def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, state) -> float:
-    """Load the model, train it, save and evaluate it; the target loss."""
+    """Load the model, train it, save and evaluate it; returns the target loss."""
     from accelerate.utils import broadcast_object_list
     from transformers import set_seed
 
@@ -168,7 +176,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     set_seed(cfg.seed)  # the adapter's first weights
     model = add_finetuning(model, cfg.finetuning)
     if needs.asks_model == "gradients":
-        watched_layers(model, cfg.scoring.modules)  # what can't be taken is refused before anything is trained
+        watched_layers(model, cfg.scoring.modules)  # raises before training if gradients can't be computed
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(cfg, inputs, base)
     before = {} if resume is None else read_json(resume / "trainer_state.json")
@@ -179,24 +187,24 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
         trainer = _trainer(cfg, job, model, args)
         if needs.asks_model == "gradients":
             job.scorer.probe(model)
-        if is_sharded(args):  # its weights can be computed with from the beginning of training on
+        if is_sharded(args):  # whose weights are usable only once training starts
             trainer.add_callback(base)
         if resume is not None:
             trainer.restore(resume)
             if state.is_main_process:
                 log_earlier(run, output_dir, trainer.record.rounds, before["log_history"], job.pool)
-        elif state.is_main_process:  # nothing is removed before all that can be refused was built
+        elif state.is_main_process:  # after everything that may raise was built
             clear(output_dir)
         if state.is_main_process:
             claim(output_dir, "train")
-            removable(output_dir, "adapter", "model")  # what is trained takes their place
+            removable(output_dir, "adapter", "model")  # the new weights replace them
         write_config(cfg, output_dir, state.is_main_process)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         kind = "adapter" if "_target_" in cfg.finetuning else "model"
         save(trainer, inputs.tokenizer, output_dir / kind, cfg.model)
         metrics = {"target_loss": math.nan}
-        if is_sharded(args) or state.is_main_process:  # sharded: it takes all processes to compute one answer
+        if is_sharded(args) or state.is_main_process:  # sharded: one answer takes all processes
             metrics, answers = _measured(cfg, output_dir, trained, inputs)
             if not is_sharded(args):
                 metrics["lm_eval"] = benchmarks(trained, inputs.tokenizer, cfg.evaluation, lenient=True)
@@ -210,12 +218,14 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     state.wait_for_everyone()
     loss = broadcast_object_list([metrics["target_loss"]])[0]
     if not math.isfinite(loss):
-        raise UserError(f"the target loss after training is {loss}, not a finite number; {output_dir} is kept; {FIX}")
+        raise UserError(
+            f"the target loss after training is {loss}, not a finite number; its files stay in {output_dir}; {FIX}"
+        )
     return loss
 
 
 def _measured(cfg: DictConfig, output_dir: Path, model, inputs: "Inputs") -> tuple[dict, list[dict]]:
-    """Metrics and answers of the model that was trained, and saved in `output_dir`."""
+    """Metrics and answers of the trained model, which is saved in `output_dir`."""
     folder, adapter = base_folder(cfg.model, cfg.cache_dir), str(output_dir / "adapter")
     if "_target_" not in cfg.finetuning:
         folder, adapter = str(output_dir / "model"), None
@@ -226,21 +236,21 @@ def _measured(cfg: DictConfig, output_dir: Path, model, inputs: "Inputs") -> tup
 
 
 def on_cpu(cfg: DictConfig) -> bool:
-    """Whether training runs without an accelerator; accelerate joins processes through gloo only if it is told so."""
+    """Whether training runs without an accelerator; accelerate uses gloo only if it is set."""
     import torch
 
     return bool(cfg.trainer.args.get("use_cpu")) or not torch.accelerator.is_available()
 
 
 def _with_dtype(cfg: DictConfig) -> DictConfig:
-    """`cfg` with `model.dtype=auto` decided for full fine-tuning: weights that are trained stay in float32."""
+    """`cfg` with `model.dtype=auto` resolved for full fine-tuning: trained weights stay in float32."""
     if "_target_" in cfg.finetuning or cfg.model.dtype != "auto":
         return cfg
     return OmegaConf.merge(cfg, {"model": {"dtype": "float32"}})
 
 
 def _with_backend(cfg: DictConfig, embeds: bool) -> DictConfig:
-    """`cfg` with `embedder.backend=auto` decided: what it means differs between machines. Said where the run embeds."""
+    """`cfg` with `embedder.backend=auto` resolved for this machine. embeds: log the choice, because the run embeds."""
     if cfg.embedder.get("backend") != "auto":
         return cfg
     from near.embedding.embedders.backend import automatic_backend, log_automatic_backend
@@ -251,6 +261,7 @@ def _with_backend(cfg: DictConfig, embeds: bool) -> DictConfig:
 
 
 def _trainer(cfg: DictConfig, job: "Job", model, args):
+    """The trainer that `cfg.trainer` names. Raises UserError if transformers refuses its arguments."""
     try:
         cfg = copy.deepcopy(cfg)
         with open_dict(cfg):
@@ -262,7 +273,7 @@ def _trainer(cfg: DictConfig, job: "Job", model, args):
 
 
 def _target_loss(cfg: DictConfig, inputs: Inputs, base: BaseMetrics) -> Callable:
-    """The target loss of a trainer's model at an optimizer step; None where another process computes it."""
+    """A function of trainer and optimizer step: the target loss, or None if another process computes it."""
 
     def loss(trainer, step: int) -> float | None:
         if step == 0 and base.metrics is not None:

@@ -1,8 +1,7 @@
-"""The Hugging Face Trainer with a training subset that is picked anew at every round. No loop of our own.
+"""The Hugging Face Trainer with a new training subset at every round, by hooks, without another training loop.
 
-The sampler's epoch is a slice of a round (Schedule.slice_steps), so that every round begins with an epoch of the
-Trainer. There all prefetching has ended: the selector sees the weights after exactly the steps before, and the rows it
-picks are the next ones read.
+An epoch of the sampler is a slice of a round (Schedule.slice_steps), so every round starts at the start of an epoch. No
+batch is prefetched there: the selector sees the weights after exactly the steps before, and its rows are read next.
 """
 
 import contextlib
@@ -42,8 +41,10 @@ PARTS = ("ids", "scores", "order")  # the arrays of a Subset
 
 
 class _Checkpoints(Trainer):
-    """What both trainers add to a checkpoint: whose it is, the rounds so far and the seconds spent; and LoRA+, where
-    the job's `loraplus` has an lr_ratio."""
+    """Extends checkpoints by the run's identity, the rounds so far and the seconds spent, for both trainers.
+
+    It also ends diverged training, and applies LoRA+ if the job's `loraplus` has an lr_ratio.
+    """
 
     job: Job
     schedule: Schedule | None = None
@@ -52,31 +53,31 @@ class _Checkpoints(Trainer):
         self.job = job
         per_step = None if self.schedule is None else self.draws_per_step
         self.record = Record(job.output_dir / "rounds", job.selector_name, job.pool, per_step, self.args.should_save)
-        self.seconds_before, self.begun = 0.0, None
+        self.seconds_before, self.started = 0.0, None
         self.watch = Watch(job.nonfinite_steps)
 
     @property
     def draws_per_step(self) -> int:
-        """Rows that an optimizer step trains, over all processes."""
+        """Rows of an optimizer step, over all processes."""
         return Batching.of(self.args).draws_per_step
 
     @property
     def subsets(self) -> list[np.ndarray]:
-        """Of every round so far."""
+        """Row ids of every round so far, int64 (rows,) each."""
         return []
 
     @property
     def orders(self) -> dict[int, np.ndarray]:
-        """Of the rounds whose selector said it."""
+        """Draws, int64 (draws,), of the rounds whose selector returned an order."""
         return {}
 
     @property
     def seconds(self) -> float:
-        """Of training and selecting, those before a restart included."""
-        return self.seconds_before + (time.perf_counter() - self.begun if self.begun else 0.0)
+        """Seconds of training and selecting, those before a restart included."""
+        return self.seconds_before + (time.perf_counter() - self.started if self.started else 0.0)
 
     def create_optimizer(self, model=None):
-        """The Trainer's, with another learning rate for the B of every adapter where LoRA+ is asked for."""
+        """The Trainer's; with LoRA+, another learning rate for the matrices B of the adapters (Hayou et al. 2024)."""
         if getattr(self, "optimizer", None) is None and self.job.loraplus.get("lr_ratio") is not None:
             model = self.model if model is None else model
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, model)
@@ -91,27 +92,27 @@ class _Checkpoints(Trainer):
         return super().create_optimizer(model)
 
     def train(self, *args, **kwargs):
-        self.begun = time.perf_counter()
+        self.started = time.perf_counter()
         if self.args.should_save:
             warn_of(self.job.output_dir, bool(kwargs.get("resume_from_checkpoint")))
         return super().train(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The Trainer's; in training the model computes the vocabulary's scores where an answer follows alone."""
+        """The Trainer's; in training, the model computes logits only at positions that are followed by an answer."""
         if model.training and not return_outputs and self.label_smoother is None and not self.args.use_liger_kernel:
-            following, kept = following_answers(model, inputs["labels"])
-            if kept:
-                inputs = {**inputs, **kept, "shift_labels": following}
+            labels, positions = following_answers(model, inputs["labels"])
+            if positions:
+                inputs = {**inputs, **positions, "shift_labels": labels}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def training_step(self, *args, **kwargs):
-        """The Trainer's, whose loss is watched: its own log fills in for one that is not finite."""
+        """The Trainer's. The loss is watched here, because the Trainer's log replaces one that is not finite."""
         loss = super().training_step(*args, **kwargs)
         self.watch.add(loss)
         return loss
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs) -> None:
-        """Called as every step ends; UserError, on all processes, where the training has diverged."""
+        """Called at the end of every step. Raises UserError on all processes if training has diverged."""
         if self.watch.ended(self.state.global_step, grad_norm, self.accelerator):
             raise diverged(self.watch, self.job.output_dir, self.state.max_steps, self.args.should_save)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
@@ -121,7 +122,7 @@ class _Checkpoints(Trainer):
         if self.schedule is None:
             return super().log(logs, *args, **kwargs)
         logs = {**logs, "round": self.schedule.at(max(0, self.state.global_step - 1)).index}
-        epoch, self.state.epoch = self.state.epoch, None  # which counts slices of rounds, not passes over the pool
+        epoch, self.state.epoch = self.state.epoch, None  # it counts slices of rounds, not passes over the pool
         try:
             super().log(logs, *args, **kwargs)
         finally:
@@ -131,18 +132,19 @@ class _Checkpoints(Trainer):
         return {**self.job.identity, "processes": self.args.world_size}
 
     def _save_checkpoint(self, model, trial) -> None:
-        """The rounds go into the checkpoint before the Trainer's own state; the list of its files marks it as whole."""
-        if self.watch.streak:  # its weights may not be finite any more
+        """Write the rounds before the Trainer's state, and last the list of files, which marks it as complete."""
+        if self.watch.streak:  # the weights may not be finite any more
             return
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             arrays = {f"round_{i:06d}": ids for i, ids in enumerate(self.subsets)}
             arrays |= {f"order_{i:06d}": order for i, order in self.orders.items()}
             arrays |= self._selector_state()
-            told = {"identity": self._identity(), "rounds": self.record.rounds, "seconds": self.seconds}
-            told |= {"lists_parts": True, "model_only": self.args.save_only_model}
-            write_state(folder / STATE, arrays, told)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go when this one is whole
+            metadata = {"identity": self._identity(), "rounds": self.record.rounds, "seconds": self.seconds}
+            metadata |= {"lists_parts": True, "model_only": self.args.save_only_model}
+            write_state(folder / STATE, arrays, metadata)
+        # older checkpoints are removed once this one is complete
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             with naming_full_disk(folder.parent):
                 super()._save_checkpoint(model, trial)
@@ -155,20 +157,20 @@ class _Checkpoints(Trainer):
             prune_checkpoints(folder.parent, limit, self.state.best_model_checkpoint)
 
     def restore(self, checkpoint: Path) -> None:
-        """Take back the rounds of a checkpoint; UserError where it belongs to another run."""
-        arrays, told = read_checkpoint(checkpoint)
-        differing = differences(class_names(told["identity"]), json.loads(json.dumps(self._identity())))
+        """Restore the rounds of a checkpoint. Raises UserError if it belongs to another run."""
+        arrays, metadata = read_checkpoint(checkpoint)
+        differing = differences(class_names(metadata["identity"]), json.loads(json.dumps(self._identity())))
         if differing:
             raise UserError(
-                f"{checkpoint} belongs to another run: {'; '.join(differing[:6])}; set overwrite=true to begin anew"
+                f"{checkpoint} belongs to another run: {'; '.join(differing[:6])}; set overwrite=true to start anew"
             )
         self._load_selector_state(arrays)
-        self.seconds_before = told["seconds"]
+        self.seconds_before = metadata["seconds"]
         subsets = [arrays[name] for name in sorted(arrays) if name.startswith("round_")]
-        given = {int(name.removeprefix("order_")): arrays[name] for name in arrays if name.startswith("order_")}
-        self._restore(told["rounds"], subsets, given)
+        orders = {int(name.removeprefix("order_")): arrays[name] for name in arrays if name.startswith("order_")}
+        self._restore(metadata["rounds"], subsets, orders)
 
-    def _restore(self, lines: list[dict], subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> None:
+    def _restore(self, lines: list[dict], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:
         raise NotImplementedError
 
     def _selector_state(self) -> dict[str, np.ndarray]:
@@ -180,7 +182,7 @@ class _Checkpoints(Trainer):
 
 
 class StaticTrainer(_Checkpoints):
-    """The plain Trainer on every eligible row; its length is trainer.args.max_steps or num_train_epochs."""
+    """The plain Trainer on every eligible row, for trainer.args.max_steps steps or num_train_epochs epochs."""
 
     def __init__(self, *, args: TrainingArguments, model=None, job: Job = None):
         super().__init__(
@@ -198,13 +200,13 @@ class StaticTrainer(_Checkpoints):
             self.record.add(Stretch(0, 0, None, False), Subset(self.job.tokens.eligible), 0.0, None)
         return super().train(*args, **kwargs)
 
-    def _restore(self, lines: list[dict], subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> None:
+    def _restore(self, lines: list[dict], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:
         self.record.restore(lines, [self.job.tokens.eligible], [None])
 
 
 class DynamicSelectTrainer(_Checkpoints):
-    """`warmup_step` steps on random rows, then `update_times` rounds of `update_step` steps on the selector's subset,
-    `cycles` times over. (`warmup_step` is not `args.warmup_steps`, the learning rate's warm-up.)"""
+    """`warmup_step` steps on random rows, then `update_times` rounds of `update_step` steps on the selector's subset;
+    all of it `cycles` times. (`warmup_step` is not `args.warmup_steps`, the learning rate's warm-up.)"""
 
     def __init__(
         self,
@@ -220,18 +222,18 @@ class DynamicSelectTrainer(_Checkpoints):
     ):
         self.schedule = Schedule(warmup_step, update_step, update_times, cycles)
         args.max_steps = self.schedule.total
-        self.args = args  # the Trainer sets it too, after it has asked for the sampler
+        self.args = args  # the Trainer sets it too, but only after it gets the sampler
         self.sampler = RoundSampler(self.schedule.slice_steps * self.draws_per_step)
         self.picker = Picker(job, self.schedule, Batching.of(args, group_by_length))
-        self._running = np.empty(0, dtype=np.int64)  # the draws of the running round
-        self._selected: tuple[dict, dict] | None = None  # a selection that was made before a restart
+        self._draws = np.empty(0, dtype=np.int64)  # the draws of the current round
+        self._selected: tuple[dict, dict] | None = None  # arrays and metadata of a selection before a restart
         super().__init__(
             model=model,
             args=args,
             train_dataset=job.tokens.table,
             eval_dataset=job.eval_table,
             data_collator=job.collator,
-            callbacks=[*job.callbacks, _Reselect(self)],
+            callbacks=[*job.callbacks, _SelectCallback(self)],
         )
         self._setup(job)
 
@@ -247,84 +249,88 @@ class DynamicSelectTrainer(_Checkpoints):
         return self.sampler
 
     def begin_epoch(self, step: int) -> None:
-        """Give the sampler the slice that optimizer step `step` lies in; select where a round begins."""
+        """Give the sampler the slice of optimizer step `step`, from 0; select first where a round starts."""
         stretch = self.schedule.at(step)
         if len(self.subsets) == stretch.index:
             self._begin_round(stretch)
-        if not len(self._running):  # resumed within a round: its subset was restored
-            self._running = self.picker.order(stretch)
+        if not len(self._draws):  # resumed within a round, whose subset was restored
+            self._draws = self.picker.order(stretch)
         size = self.sampler.slice_size
         start = (step - stretch.start) // self.schedule.slice_steps * size
-        self.sampler.rows = self._running[start : start + size]
+        self.sampler.rows = self._draws[start : start + size]
 
-    def _restore(self, lines: list[dict], subsets: list[np.ndarray], given: dict[int, np.ndarray]) -> None:
-        orders = self.picker.restore(subsets, given)
-        with contextlib.suppress(UserError):  # there is none, or it is damaged: the round is selected anew
+    def _restore(self, lines: list[dict], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:
+        drawn = self.picker.restore(subsets, orders)
+        with contextlib.suppress(UserError):  # missing or damaged: the round is selected again
             self._selected = read_state(self.record.folder / SELECTED)
-        self.record.restore(lines, subsets, orders)
+        self.record.restore(lines, subsets, drawn)
 
     def _begin_round(self, stretch: Stretch) -> None:
-        begun = time.perf_counter()
+        """Select the round, record and log it."""
+        started = time.perf_counter()
         spent = self._spent()
         model = {"model": self.model, "optimizer": self.optimizer, "accelerator": self.accelerator}
         round = self.picker.round(stretch, collator=self.job.collator, **model)
-        subset, seconds = (
-            self._made_before(stretch) or self.job.planned.get(stretch.index) or self._select(stretch, round, begun)
-        )
-        self._running = self.picker.take(subset, stretch)
-        told = {"seconds": spent, "tokens": self.picker.tokens(self._running), **self._measured(stretch)}
-        line = self.record.add(stretch, subset, seconds, self._running, told)
+        earlier = self._selected_before(stretch) or self.job.planned.get(stretch.index)
+        subset, seconds = earlier or self._select(stretch, round, started)
+        self._draws = self.picker.take(subset, stretch)
+        measured = {"seconds": spent, "tokens": self.picker.tokens(self._draws), **self._measured(stretch)}
+        line = self.record.add(stretch, subset, seconds, self._draws, measured)
         log_round(self.job.tracked, line, subset, self.job.pool)
 
     def _spent(self) -> float:
-        """Seconds of training and selecting so far, without evaluating."""
+        """Seconds of training and selecting so far, without evaluation."""
         return round(self.seconds - sum(line.get("evaluate_seconds") or 0.0 for line in self.record.rounds), 3)
 
     def _measured(self, stretch: Stretch) -> dict:
-        """The target loss as the round begins, and the seconds that took; None where nothing is evaluated."""
-        begun = time.perf_counter()
+        """The target loss at the start of the round (None if it is not evaluated), and the evaluation's seconds."""
+        started = time.perf_counter()
         loss = None if self.job.target_loss is None else self.job.target_loss(self, stretch.start)
-        return {"target_loss": loss, "evaluate_seconds": round(time.perf_counter() - begun, 4)}
+        return {"target_loss": loss, "evaluate_seconds": round(time.perf_counter() - started, 4)}
 
-    def _select(self, stretch: Stretch, round: Round, begun: float) -> tuple[Subset, float]:
-        """The subset and the seconds it took; kept at once, as it may have taken longer than many steps do."""
+    def _select(self, stretch: Stretch, round: Round, started: float) -> tuple[Subset, float]:
+        """Select; returns the subset and its seconds. Saved at once, as selecting may take longer than many steps."""
         subset = self.picker.checked(self._agreed(self.picker.pick(stretch, round)), stretch, round)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         if self.args.should_save:
             arrays = {name: getattr(subset, name) for name in PARTS if getattr(subset, name) is not None}
-            told = {"of": self._place(stretch), "seconds": seconds, "mix": subset.mix}
-            write_state(self.record.folder / SELECTED, arrays | self._selector_state(), told)
+            metadata = {"of": self._selection_key(stretch), "seconds": seconds, "mix": subset.mix}
+            write_state(self.record.folder / SELECTED, arrays | self._selector_state(), metadata)
         return subset, seconds
 
     def _agreed(self, subset: Subset) -> Subset:
-        """The main process's: sums on a GPU, or caches that are not shared, may differ by a rounding between ranks."""
+        """The main process's subset: GPU sums, or caches that are not shared, may differ by rounding between ranks."""
         if self.accelerator.num_processes == 1:
             return subset
         return broadcast_object_list([subset])[0]
 
-    def _made_before(self, stretch: Stretch) -> tuple[Subset, float] | None:
-        """The selection that was made for this round before a restart, if there is one."""
+    def _selected_before(self, stretch: Stretch) -> tuple[Subset, float] | None:
+        """The selection for this round from before a restart, with its seconds; None if there is none."""
         if self._selected is None:
             return None
-        arrays, told = self._selected
-        if told["of"] != self._place(stretch):
+        arrays, metadata = self._selected
+        if metadata["of"] != self._selection_key(stretch):
             return None
         log.info(f"round {stretch.index} was selected before the restart and is not selected again")
         self._load_selector_state(arrays)
-        return Subset(**{name: arrays.get(name) for name in PARTS}, mix=told["mix"]), told["seconds"]
+        return Subset(**{name: arrays.get(name) for name in PARTS}, mix=metadata["mix"]), metadata["seconds"]
 
-    def _place(self, stretch: Stretch) -> list:
-        """What a selection is for: the run, the round and all rounds before, as text."""
+    def _selection_key(self, stretch: Stretch) -> list:
+        """What a selection belongs to: the round, and a digest of the run and all rounds before."""
         before = [hashlib.sha256(ids.tobytes()).hexdigest() for ids in self.subsets]
         return [stretch.index, digest([json.dumps(self._identity(), sort_keys=True), *before])]
 
 
 class DynamicMixTrainer(DynamicSelectTrainer):
-    """The same rounds on what `selector=mix` picks: rows of every source in the proportions of a mixer. Its name lets
-    the check of a configuration tell that it was asked for (near/app/check/check.py)."""
+    """The same rounds for `selector=mix`: rows of every source in the proportions of a mixer.
+
+    A class by itself because the check of a configuration looks for its name (near/app/check/check.py).
+    """
 
 
-class _Reselect(TrainerCallback):
+class _SelectCallback(TrainerCallback):
+    """Starts rounds: calls begin_epoch of its trainer."""
+
     def __init__(self, trainer: DynamicSelectTrainer):
         self.trainer = trainer
 

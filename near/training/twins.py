@@ -1,8 +1,11 @@
-"""Jobs of one sweep whose rounds come out identical are trained once: a max_K beyond what the rounds use, one selector
-under two names."""
+"""Jobs of one sweep with identical rounds are trained once.
+
+For example, two values of max_K beyond what the rounds use, or one selector under two names.
+"""
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,14 +27,13 @@ from near.training.picking import Picker
 
 if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
-import logging
 
 log = logging.getLogger(__name__)
 
-# What of a configuration decides nothing but the rounds.
-OF_ROUNDS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer")
+# Options that decide nothing but the rounds.
+ROUND_OPTIONS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer")
 
-KEPT = (ROUNDS, ADAPTER, MODEL, "loss.png", *ANSWERS)
+ADOPTED = (ROUNDS, ADAPTER, MODEL, "loss.png", *ANSWERS)
 
 
 def training_key(
@@ -42,12 +44,17 @@ def training_key(
     neighbours: "Neighbours | None",
     processes: int,
 ) -> str:
-    """Equal for two runs that train to the same bits: the same rows in the same order, and all else the same.
+    """A key that is equal for two runs with bit-identical training: the same rows in the same order, and equal options.
 
-    picker: a fresh one, whose rounds are told ahead; None where training has none. Selectors that ask the model, or
-    are not ours, can't be told ahead: their rounds are known by what they are made of.
+    Selectors that use the model, or are not of this package, can't select ahead of training: their rounds are
+    identified by what they are computed from.
+
+    Args:
+        picker: a new one, which selects its rounds ahead; None if training has no rounds.
+        neighbours: None if the selector uses none.
+        processes: of the job.
     """
-    config = {k: v for k, v in identity["config"].items() if k not in OF_ROUNDS}
+    config = {k: v for k, v in identity["config"].items() if k not in ROUND_OPTIONS}
     if picker is None:
         rounds = "every row"
     elif needs.asks_model is None and type(picker.job.selector).__module__.startswith("near."):
@@ -57,9 +64,8 @@ def training_key(
         if needs.neighbours:
             content = np.ascontiguousarray(neighbours.ids).tobytes() + np.ascontiguousarray(neighbours.scores).tobytes()
             rounds["neighbours"] = hashlib.sha256(content).hexdigest()
-            rounds["embedder"] = class_names(
-                public(cfg.embedder, decisive=True)
-            )  # similarities beyond the matrix are made of it
+            # similarities beyond the matrix are computed from its vectors
+            rounds["embedder"] = class_names(public(cfg.embedder, decisive=True))
         if picker.job.selector.asks_model is None:  # neighbours by gradients
             rounds["max_K"] = cfg.max_K
     return digest([config, identity["fingerprints"], rounds, processes])
@@ -67,24 +73,24 @@ def training_key(
 
 @contextlib.contextmanager
 def alone(cache_dir: str, key: str) -> Iterator[None]:
-    """Hold off twins, in this or in another process, while one of them trains."""
+    """Make twins wait, in this or another process, while one of them trains."""
     with locked(lock_file(cache_dir, f"training-{key}"), remove=True):
         yield
 
 
-def _place(output_dir: Path, key: str) -> Path:
-    """Where the sweep's folder names the job that trained by `key`."""
+def _registered(output_dir: Path, key: str) -> Path:
+    """The file in the sweep's folder that names the job with training key `key`."""
     return output_dir.parent / JOBS / "trained" / f"{key}.json"
 
 
-def note(output_dir: Path, key: str) -> None:
-    """Let twins know of `output_dir`; before it is done, which they look at."""
-    write_json(_place(output_dir, key), {"job": output_dir.name})
+def register(output_dir: Path, key: str) -> None:
+    """Name `output_dir` to twins. Called before the run has finished: twin_of checks that it has."""
+    write_json(_registered(output_dir, key), {"job": output_dir.name})
 
 
 def twin_of(output_dir: Path, key: str) -> Path | None:
-    """The finished job beside `output_dir` that trained by `key`."""
-    if not (path := _place(output_dir, key)).is_file():
+    """The finished job beside `output_dir` with training key `key`."""
+    if not (path := _registered(output_dir, key)).is_file():
         return None
     with contextlib.suppress(UserError, KeyError, OSError):  # damaged, removed since, or of another configuration now
         twin = RunFolder(output_dir.parent / read_json(path)["job"])
@@ -93,10 +99,16 @@ def twin_of(output_dir: Path, key: str) -> Path | None:
     return None
 
 
-def adopt(twin: Path, output_dir: Path, told: dict) -> dict:
-    """Make `output_dir` a finished run with what its twin trained; its metrics. `told`: selector, max_K and identity of
-    its own. Large files are linked."""
-    for name in KEPT:
+def adopt(twin: Path, output_dir: Path, differing: dict) -> dict:
+    """Make `output_dir` a finished run with its twin's result. Large files are linked.
+
+    Args:
+        differing: selector, max_K and identity of the run, which may differ from the twin's.
+
+    Returns:
+        the metrics.
+    """
+    for name in ADOPTED:
         if (twin / name).is_dir():
             shutil.copytree(twin / name, output_dir / name, copy_function=_link)
         elif (twin / name).is_file():
@@ -105,10 +117,10 @@ def adopt(twin: Path, output_dir: Path, told: dict) -> dict:
     training, metrics, lines = files.training, files.metrics, files.rounds
     for line in lines:
         if line["selector"] == training["selector"]:
-            line["selector"] = told["selector"]
+            line["selector"] = differing["selector"]
     write_jsonl(output_dir / ROUNDS / LINES, lines)
-    write_json(output_dir / TRAINING, {**training, **told, "same_rows_as": twin.name})
-    metrics |= {"selector": told["selector"], "max_K": told["max_K"], "same_rows_as": twin.name}
+    write_json(output_dir / TRAINING, {**training, **differing, "same_rows_as": twin.name})
+    metrics |= {"selector": differing["selector"], "max_K": differing["max_K"], "same_rows_as": twin.name}
     write_json(output_dir / METRICS, metrics)
     log.info(f"same rows as {twin.name}: not trained again")
     return metrics

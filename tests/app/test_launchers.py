@@ -19,7 +19,7 @@ from near.common.processes import is_main
 from tests.conftest import ROOT, configured, process
 from tests.launched import Ends
 from tests.slurm import stand_in
-from tests.training.test_twins import told, with_checkpoint
+from tests.training.test_twins import outcomes, with_checkpoint
 
 pytestmark = pytest.mark.model
 
@@ -45,7 +45,7 @@ def plain(tiny, shared) -> dict[str, tuple]:
     if not (folder / "multirun.yaml").is_file():
         done = process(*script(tiny, folder, *JOBS), cwd=shared, env=ONE_THREAD)
         assert done.returncode == 0, done.stderr[-2000:]
-    return told(folder)
+    return outcomes(folder)
 
 
 def killed_midway(script: list[str], folder, env, by=signal.SIGKILL) -> tuple[subprocess.CompletedProcess, str]:
@@ -82,7 +82,7 @@ def loses_only_the_killed(tiny, plain, tmp_path, launcher: list[str], env: dict)
     assert again.returncode == 0, again.stderr[-2000:]
     assert again.stdout.count(" done before ") == 3
     assert "resuming from" in (folder / ".jobs" / f"{name}.log").read_text()
-    assert told(folder) == plain
+    assert outcomes(folder) == plain
     return done.stdout
 
 
@@ -162,7 +162,7 @@ def test_submitit_sends_a_job_that_must_stop_back(tiny, plain, tmp_path):
     done, name = killed_midway(words, folder, {}, by=signal.SIGUSR2)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "resuming from" in (folder / ".jobs" / f"{name}.log").read_text()
-    assert told(folder) == plain
+    assert outcomes(folder) == plain
 
 
 @pytest.mark.extras
@@ -190,7 +190,7 @@ def test_ray_starts_a_lost_job_again(tiny, plain, tmp_path):
     done, name = killed_midway(script(tiny, folder, *JOBS, "hydra/launcher=ray"), folder, {})
     assert done.returncode == 0, done.stdout[-3000:]
     assert "resuming from" in (folder / ".jobs" / f"{name}.log").read_text()
-    assert told(folder) == plain
+    assert outcomes(folder) == plain
 
 
 @pytest.mark.ray
@@ -204,7 +204,7 @@ def test_ray_does_not_wait_for_what_the_cluster_has_not(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(("launcher", "needs"), [("submitit_local", "sweeps"), ("ray", "ray")])
-def test_a_launcher_that_is_not_installed_is_told_of(tiny, tmp_path, launcher, needs):
+def test_a_launcher_that_is_not_installed_is_reported(tiny, tmp_path, launcher, needs):
     hide = tmp_path / "hide"
     hide.mkdir()
     code = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: n not in ('submitit', 'ray') "

@@ -58,7 +58,7 @@ def test_too_small_a_disk_is_logged(messages, monkeypatch):
         (["selector=near"], ["10 steps of 2 rows: 20 rows trained", "64 distinct texts, 0 stored already"]),
         (["selector=near", "selector.subset_size=3", "trainer.warmup_step=0"], ["no warm-up, then", "at most 3 of 60"]),
         (["selector=random", "trainer.cycles=2"], ["all 2 times over", "20 steps of 2 rows", "to embed: nothing"]),
-        (["selector=loss"], ["before each of the 2 rounds the model is asked for losses", "to embed: nothing"]),
+        (["selector=loss"], ["before each of the 2 rounds the model computes losses", "to embed: nothing"]),
     ],
 )
 def test_a_training_logs_what_it_would_do_and_does_nothing(words, parts, tiny, tmp_path, caplog):
@@ -67,9 +67,9 @@ def test_a_training_logs_what_it_would_do_and_does_nothing(words, parts, tiny, t
     caplog.set_level(logging.INFO, "near")
     train(configured("train", *tiny, f"cache_dir={tmp_path}/c", "dry_run=true", *words), tmp_path / "out")
     logged = "\n".join(caplog.messages)
-    assert all(part in logged for part in [*parts, "evaluated, as every round begins and at the end: 5 eval rows"]), (
-        logged
-    )
+    assert all(
+        part in logged for part in [*parts, "evaluated at the start of every round and at the end: 5 eval rows"]
+    ), logged
     assert caplog.messages[-1] == "nothing was trained or stored; leave out dry_run=true to start"
     assert not (tmp_path / "out").exists()
     assert not list((tmp_path / "c").rglob("*.safetensors"))

@@ -16,7 +16,7 @@ from tests.training.test_training import history
 pytestmark = pytest.mark.model
 
 
-def test_what_can_not_be_shared_here_is_refused_before_anything_is_loaded(tiny, tmp_path, monkeypatch, packages):
+def test_sharing_that_is_impossible_here_is_refused_before_loading(tiny, tmp_path, monkeypatch, packages):
     monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
     monkeypatch.setattr(material, "find_neighbours", lambda *a: pytest.fail("embedded"))
     packages(deepspeed=False, bitsandbytes=False)
@@ -32,20 +32,20 @@ def test_what_can_not_be_shared_here_is_refused_before_anything_is_loaded(tiny, 
     assert "would silently train with DDP" in refused("parallel=fsdp")
     assert 'pip install "near[qlora]"' in refused("finetuning=qlora")
     packages(bitsandbytes=True)
-    told = refused("finetuning=full", "+model.quantization._target_=transformers.BitsAndBytesConfig")
-    assert "finetuning=full can't train quantised weights" in told
+    message = refused("finetuning=full", "+model.quantization._target_=transformers.BitsAndBytesConfig")
+    assert "finetuning=full can't train quantised weights" in message
     assert "trainer.args are refused: sometimes" in refused("trainer.args.save_strategy=sometimes")
     monkeypatch.setattr(arguments, "LAUNCHED_WITH", ["FSDP"])
-    assert "accelerate's configuration asks for FSDP, which is chosen by parallel here" in refused()
+    assert "accelerate's configuration sets FSDP, but here parallel chooses it" in refused()
 
 
-def test_the_precision_is_said_once(tiny, tmp_path, caplog):
+def test_the_precision_is_logged_once(tiny, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     train(configured("train", *tiny), tmp_path)
     assert caplog.text.count("computing in float32, base weights in float32, on CPU") == 1
 
 
-def test_nothing_is_sharded_unless_asked(tiny, tmp_path):
+def test_nothing_is_sharded_by_default(tiny, tmp_path):
     args = training_arguments(configured("train", *tiny), tmp_path)
     assert not is_sharded(args) and not args.bf16 and args.report_to == []
 
@@ -110,7 +110,7 @@ def test_a_model_under_fully_shard_trains_and_is_evaluated_by_all_ranks_together
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_ends_the_job_with_its_own_error(tiny, tmp_path):
+def test_a_failing_rank_ends_the_job_with_its_error(tiny, tmp_path):
     words = ["train.py", *tiny, "selector._target_=tests.spy.FailsOnRank1", f"output_dir={tmp_path}/run"]
     done = process(*RANKS, *words, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode != 0

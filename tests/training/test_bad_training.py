@@ -73,7 +73,7 @@ CASES = [
     (("data.num_proc=0",), "data.num_proc=0 is too small"),
     (("data.queries.path=null",), "data.queries.path is missing"),
     (("data.eval.path=nowhere.jsonl",), "nowhere.jsonl: no such file"),
-    (("resume=nowhere",), "resume=nowhere is not a whole checkpoint"),
+    (("resume=nowhere",), "resume=nowhere is not a complete checkpoint"),
     (("evaluation.batch_size=0",), "evaluation.batch_size=0 is too small"),
     (("seed=-1",), "seed=-1 is too small"),
     (("tracker=null",), "a group takes one of its choices"),

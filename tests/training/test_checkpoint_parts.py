@@ -1,4 +1,4 @@
-"""A checkpoint is used only where all that its run wrote is there, and its numbers fit each other."""
+"""A checkpoint is used only if all its files are complete and its numbers agree."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ WRITTEN = {
 
 
 class Opens:
-    """What a pickle may do to who reads it."""
+    """What reading a pickle may do."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -57,8 +57,8 @@ def edited(name: str, **values: object) -> Callable[[Path], None]:
 
 
 def without_a_round(folder: Path) -> None:
-    arrays, told = read_state(folder / STATE)
-    write_state(folder / STATE, arrays, told | {"rounds": told["rounds"][:-1]})
+    arrays, metadata = read_state(folder / STATE)
+    write_state(folder / STATE, arrays, metadata | {"rounds": metadata["rounds"][:-1]})
     (folder / PARTS).unlink()
     write_parts(folder)
 
@@ -94,10 +94,10 @@ DAMAGE = {
     "a history that is none": (edited("trainer_state.json", log_history="x"), "log_history"),
     "a shorter training": (edited("trainer_state.json", max_steps=9), "beyond max_steps=9"),
     "a round is missing": (without_a_round, "its 2 rounds are not the 3 of 10 steps"),
-    "a torch pickle": (pickled("optimizer.pt", True), "optimizer.pt holds no state of torch"),
-    "a torch pickle of random states": (pickled("rng_state.pth", True), "rng_state.pth holds no state of torch"),
-    "a torch pickle of a schedule": (pickled("scheduler.pt", True), "scheduler.pt holds no state of torch"),
-    "a pickle": (pickled("optimizer.pt", False), "optimizer.pt is cut short, or not of torch"),
+    "a torch pickle": (pickled("optimizer.pt", True), "optimizer.pt is no state of torch"),
+    "a torch pickle of random states": (pickled("rng_state.pth", True), "rng_state.pth is no state of torch"),
+    "a torch pickle of a schedule": (pickled("scheduler.pt", True), "scheduler.pt is no state of torch"),
+    "a pickle": (pickled("optimizer.pt", False), "optimizer.pt is cut short, or not a file of torch"),
     "a pickle of weights": (pickled("adapter_model.safetensors", False), "adapter_model.safetensors|[Hh]eader"),
     "a file grew": (grown, "adapter_config.json has [0-9]+ bytes, not"),
     "no list": (lambda folder: (folder / PARTS).unlink(), f"{PARTS} is missing"),
@@ -115,7 +115,7 @@ def test_each_damage_is_seen_and_runs_nothing(run, tmp_path):
         folder = tmp_path / str(number) / "checkpoint-10"
         shutil.copytree(checkpoint, folder)
         damage(folder)
-        with pytest.raises(UserError, match=f"checkpoint-10 is not whole .*({says}).*; use another one") as caught:
+        with pytest.raises(UserError, match=f"checkpoint-10 is incomplete .*({says}).*; use another one") as caught:
             read_checkpoint(folder)
         assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("opened"))
@@ -133,18 +133,15 @@ def test_an_older_whole_checkpoint_is_used_instead(run, caplog, name):
         edited("trainer_state.json", global_step=10**9)(newest)
     else:
         (newest / name).unlink()
-    with pytest.raises(UserError, match="checkpoint-10 is not whole"):
+    with pytest.raises(UserError, match="checkpoint-10 is incomplete"):
         train(configured("train", *settings, f"resume={newest}"), folder)
     train(configured("train", *settings), folder)
-    assert (
-        "passed over a checkpoint: " in caplog.text
-        and f"resuming from {folder}/checkpoints/checkpoint-8" in caplog.text
-    )
+    assert "skipped a checkpoint: " in caplog.text and f"resuming from {folder}/checkpoints/checkpoint-8" in caplog.text
     assert history(folder) == whole
 
 
 def test_only_a_whole_checkpoint_makes_an_older_one_go(tiny, tmp_path, monkeypatch):
-    """Killed before its files are listed, the newest does not count, and the one before is still there."""
+    """A newest checkpoint whose files are not listed yet does not count; the one before still exists."""
     from near.training import trainer
 
     settings = [*tiny, "trainer.args.save_steps=4", "trainer.args.save_total_limit=1", "evaluation.answers=false"]
@@ -166,14 +163,14 @@ def test_only_a_whole_checkpoint_makes_an_older_one_go(tiny, tmp_path, monkeypat
     assert history(tmp_path / "broken") == history(tmp_path / "whole")
 
 
-def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(tiny, tmp_path):
+def test_a_checkpoint_of_the_model_alone_is_not_resumed(tiny, tmp_path):
     settings = [*tiny, "trainer.args.save_steps=8", "+trainer.args.save_only_model=true", "evaluation.answers=false"]
     train(configured("train", *settings), tmp_path)
-    with pytest.raises(UserError, match="not whole .trainer.args.save_only_model left out the optimizer"):
+    with pytest.raises(UserError, match="incomplete .trainer.args.save_only_model left out the optimizer"):
         read_checkpoint(tmp_path / "checkpoints" / "checkpoint-8")
 
 
-def test_the_checkpoints_of_less_are_looked_at_alike(run):
+def test_the_checkpoints_of_less_are_checked_alike(run):
     checkpoint = run[1] / "checkpoints" / "checkpoint-8"
     assert Checkpoint.all([str(checkpoint)])[0].step == 8
     edited("trainer_state.json", global_step=-8)(checkpoint)

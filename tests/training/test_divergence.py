@@ -1,4 +1,4 @@
-"""Training whose numbers are not finite any more: it ends with one line, and takes no report down."""
+"""Training whose numbers are not finite ends with one line, and the report still works."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def test_so_many_steps_in_a_row(losses, norms, ends):
         watch.add(loss)
         if watch.ended(step, norm, Accelerator()) and ended is None:
             ended = step
-        assert not watch.ended(step, math.nan, Accelerator()), "the Trainer asks twice at the end of an epoch"
+        assert not watch.ended(step, math.nan, Accelerator()), "the Trainer calls twice at the end of an epoch"
     assert ended == ends
     assert watch.count == sum(
         bool(loss.isnan()) or norm is not None and not math.isfinite(norm)
@@ -58,7 +58,7 @@ def test_under_a_loss_scaler_only_the_loss_counts():
 
 @pytest.mark.model
 @pytest.mark.parametrize("trainer", ["dynamic_select", "static"])
-def test_train_stops_at_once_and_says_what_is_kept(tiny, tmp_path, monkeypatch, trainer):
+def test_training_stops_at_once_and_names_the_checkpoint(tiny, tmp_path, monkeypatch, trainer):
     from near.training.train import train
     from near.training.trainer import _Checkpoints
 
@@ -79,7 +79,7 @@ def test_train_stops_at_once_and_says_what_is_kept(tiny, tmp_path, monkeypatch, 
     assert not (tmp_path / "bad" / "metrics.json").exists()
     assert sorted(p.name for p in (tmp_path / "bad" / "checkpoints").iterdir()) == ["checkpoint-3"]
     monkeypatch.setattr(_Checkpoints.__mro__[1], "training_step", step)
-    assert math.isfinite(train(cfg, tmp_path / "bad")), "it goes on from the whole checkpoint"
+    assert math.isfinite(train(cfg, tmp_path / "bad")), "it resumes from the complete checkpoint"
     assert not (tmp_path / "bad" / FAILED).exists()
 
 
@@ -102,9 +102,9 @@ def test_a_report_shows_a_diverged_run_beside_the_good_ones(tmp_path, capsys, lo
     write_jsonl(tmp_path / "good" / "answers.jsonl", rows)
     runs, unfinished = collect(tmp_path)
     assert [r.folder.name for r in runs if r.folder] == ["good"]
-    found = {s.name: (s.state, s.told) for s in standings(tmp_path, unfinished)}
-    assert found["bad"][0] == found["stopped"][0] == "failed"
-    assert "not a finite number" in found["bad"][1] and "diverged at step 6" in found["stopped"][1]
+    states = {s.name: (s.state, s.told) for s in standings(tmp_path, unfinished)}
+    assert states["bad"][0] == states["stopped"][0] == "failed"
+    assert "not a finite number" in states["bad"][1] and "diverged at step 6" in states["stopped"][1]
     cfg = configured("report", f"runs={tmp_path}", "map=null")
     report(cfg, tmp_path)
     assert "failed" in (tmp_path / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""A result names all that it depends on: a changed field makes again what reads it, and nothing else."""
+"""A result lists all that it depends on: a changed field changes exactly the keys of the results that read it."""
 
 import json
 import shutil
@@ -68,24 +68,26 @@ def words(tmp_path, cache):
 
 
 def write(folder, rows: dict[str, list[dict]], part: str | None = None, field: str = "") -> None:
-    for name, some in rows.items():
-        changed = [row | {field: row[field] + "!"} if name == part and i == 2 else row for i, row in enumerate(some)]
+    for name, part_rows in rows.items():
+        changed = [
+            row | {field: row[field] + "!"} if name == part and i == 2 else row for i, row in enumerate(part_rows)
+        ]
         write_rows(folder / f"{name}.jsonl", changed)
 
 
 def depends(words: list[str]) -> dict[str, str]:
-    """What a run, its matrix, its tokens and the base's evaluations are known by."""
+    """The keys of a run, its matrix, its tokens and the base's evaluations."""
     cfg = configured("train", *words)
     needs, sets = needs_of(cfg, selector_of(cfg.selector)), evaluation_sets(cfg)
     queries = load(cfg.data, "queries", cfg.cache_dir)
     pool = without_near_duplicates(cfg, load_pool(cfg, queries))
-    found = {f"run {name}": value for name, value in of_run(cfg, needs, sets, queries, pool).items()}
+    keys = {f"run {name}": value for name, value in of_run(cfg, needs, sets, queries, pool).items()}
     embedder, index = (instantiate(cfg[name]) for name in ("embedder", "index"))
-    found["matrix"] = json.dumps(_key_parts(embedder, index, pool, queries), sort_keys=True)
-    found["tokens"] = tokenize(pool, load_tokenizer(cfg.model, cfg.cache_dir), cfg.data, cfg.cache_dir).fingerprint
+    keys["matrix"] = json.dumps(_key_parts(embedder, index, pool, queries), sort_keys=True)
+    keys["tokens"] = tokenize(pool, load_tokenizer(cfg.model, cfg.cache_dir), cfg.data, cfg.cache_dir).fingerprint
     for one in sets.all():
-        found[f"base on {one.name}"] = base_model._folder(cfg, cfg.model, one).name
-    return found
+        keys[f"base on {one.name}"] = base_model._folder(cfg, cfg.model, one).name
+    return keys
 
 
 def expected(part: str, field: str, graded: bool, gradients: bool) -> set[str]:
@@ -114,7 +116,7 @@ def expected(part: str, field: str, graded: bool, gradients: bool) -> set[str]:
         (["selector=random"], False, False),
     ],
 )
-def test_a_changed_field_changes_what_reads_it_and_nothing_else(rows, words, tmp_path, more, graded, gradients):
+def test_a_changed_field_changes_exactly_the_keys_that_read_it(rows, words, tmp_path, more, graded, gradients):
     write(tmp_path, rows)
     before = depends([*words, *more])
     assert depends([*words, *more]) == before
@@ -140,13 +142,13 @@ def test_another_order_of_tests_is_another_set(rows, words, tmp_path):
     same = [{"instruction": "q", "output": "a", "domain": "d", "test": test} for test in ("right", "wrong")]
     cfg = configured("train", *words, *GRADED)
     prints = set()
-    for some in (same, same[::-1], [*same, same[0]]):
-        write(tmp_path, rows | {"eval": some})
+    for part_rows in (same, same[::-1], [*same, same[0]]):
+        write(tmp_path, rows | {"eval": part_rows})
         prints.add(graded_columns(cfg, load(cfg.data, "eval", cfg.cache_dir)))
     assert len(prints) == 3
 
 
-def test_scores_of_before_are_not_those_of_other_tests(tiny, tmp_path):
+def test_earlier_scores_are_not_used_for_other_tests(tiny, tmp_path):
     """eval.py takes the base's score from the cache, and train.py says that it is done, for the same tests alone."""
     path = tmp_path / "eval.jsonl"
     words = [*tiny, *GRADED, f"data.eval.path={path}"]
@@ -202,7 +204,7 @@ def test_a_local_model_whose_files_change_is_another_model(tiny, tmp_path, cache
         "model.dtype=bfloat16",
     ],
 )
-def test_what_a_model_is_made_of_has_every_option(tiny, cache, change):
+def test_a_models_fingerprint_covers_every_option(tiny, cache, change):
     before, after = configured("train", *tiny), configured("train", *tiny, change)
     folder = base_folder(before.model, str(cache))
     assert of_model(before.model, folder) != of_model(after.model, folder)
@@ -220,8 +222,8 @@ def test_the_bases_evaluation_depends_on_how_rows_are_encoded(tiny, cache, chang
 def test_an_option_by_reference_counts_by_its_value(tiny, cache, monkeypatch):
     cfg = configured("train", *tiny, "model.revision=null")
     cfg.model.template = "${oc.env:TEMPLATE_OF_A_TEST}"
-    folder, found = base_folder(cfg.model, str(cache)), []
+    folder, fingerprints = base_folder(cfg.model, str(cache)), []
     for name in ("alpaca", "qwen", "alpaca"):
         monkeypatch.setenv("TEMPLATE_OF_A_TEST", name)
-        found.append(of_model(cfg.model, folder))
-    assert found[0] == found[2] != found[1]
+        fingerprints.append(of_model(cfg.model, folder))
+    assert fingerprints[0] == fingerprints[2] != fingerprints[1]

@@ -38,24 +38,24 @@ class Run:
 
     def finish(self) -> None:
         running = self.start()
-        told = running.communicate()[1].decode()
-        assert running.returncode == 0, told[-2000:]
+        stderr = running.communicate()[1].decode()
+        assert running.returncode == 0, stderr[-2000:]
 
     def saved(self) -> int:
-        """The step of the newest whole checkpoint."""
-        found = (self.folder / "checkpoints").glob("checkpoint-*/trainer_state.json")
-        return max((int(path.parent.name.rpartition("-")[2]) for path in found), default=0)
+        """The step of the newest complete checkpoint."""
+        files = (self.folder / "checkpoints").glob("checkpoint-*/trainer_state.json")
+        return max((int(path.parent.name.rpartition("-")[2]) for path in files), default=0)
 
     def half_written(self) -> bool:
         folders = (self.folder / "checkpoints").glob("checkpoint-*")
         return any(not (folder / "trainer_state.json").exists() for folder in folders)
 
-    def begun(self) -> list[int]:
-        """The rounds whose selection was begun, by all runs so far."""
+    def selections(self) -> list[int]:
+        """The rounds whose selection was started, by all runs so far."""
         return [int(line) for line in self.log.read_text().split()] if self.log.exists() else []
 
-    def kept(self) -> int:
-        """The newest round whose selection was kept."""
+    def saved_selection(self) -> int:
+        """The newest round whose selection was saved."""
         try:
             return int(read_state(self.folder / "rounds" / SELECTED)[1]["of"][0])
         except UserError:
@@ -64,7 +64,7 @@ class Run:
     def kill(self, moment: str, wait: float, at_most: int) -> None:
         """Start it and kill it and what it started `wait` seconds after its first checkpoint, or while it writes one or
         selects; after `at_most` checkpoints in any case."""
-        running, before, selected = self.start(), self.saved(), len(self.begun())
+        running, before, selected = self.start(), self.saved(), len(self.selections())
         until = None
         while (saved := self.saved()) < before + at_most * EVERY:
             assert running.poll() is None, running.stderr.read().decode()[-2000:]
@@ -74,12 +74,12 @@ class Run:
                     break
                 if moment == "writing" and self.half_written():
                     break
-            if moment == "selecting" and len(self.begun()) > selected:
+            if moment == "selecting" and len(self.selections()) > selected:
                 time.sleep(wait)
                 break
             time.sleep(0.002)
         started = psutil.Process(running.pid)
-        for process in [started, *started.children(recursive=True)]:  # torchrun's ranks are in sessions of their own
+        for process in [started, *started.children(recursive=True)]:  # torchrun's ranks are in other sessions
             process.kill()
         running.communicate()
 
@@ -87,8 +87,8 @@ class Run:
 def words(tiny: list[str], *more: str) -> list[str]:
     schedule = ["trainer.warmup_step=4", "trainer.update_step=4", f"trainer.args.save_steps={EVERY}"]
     selector = ["selector=near_sample", "selector._target_=tests.spy.SlowNear", "evaluation.answers=false"]
-    kept = [word for word in tiny if not word.startswith(("trainer.warmup", "trainer.update", "evaluation."))]
-    return ["train.py", *more, *(w for w in kept if "finetuning=full" not in more or "finetuning" not in w)] + (
+    shared = [word for word in tiny if not word.startswith(("trainer.warmup", "trainer.update", "evaluation."))]
+    return ["train.py", *more, *(w for w in shared if "finetuning=full" not in more or "finetuning" not in w)] + (
         schedule + selector
     )
 
@@ -112,9 +112,9 @@ def test_killed_at_20_moments_it_is_the_undisturbed_run(tiny, tmp_path):
     whole, broken, rng = Run(tmp_path / "whole", command), Run(tmp_path / "broken", command), random.Random(5)
     whole.finish()
     for number in range(20):
-        kept, begun = broken.kept(), len(broken.begun())
+        newest, before = broken.saved_selection(), len(broken.selections())
         broken.kill(("any", "writing", "selecting", "any")[number % 4], rng.uniform(0, 0.1), at_most=3)
-        assert all(index > kept for index in broken.begun()[begun:]), "selected again"
+        assert all(index > newest for index in broken.selections()[before:]), "selected again"
         assert not (broken.folder / "metrics.json").exists()
     broken.finish()
     assert_same(broken.folder, whole.folder)
@@ -149,12 +149,12 @@ def assert_killed_once_is_the_same(tmp_path, command, at_most: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["dynamic_mix", "dynamic_weight"])
 def test_other_trainers_killed_once(tiny, tmp_path, trainer):
-    """A mixer's state and the order of its draws, and batches that are weighed, survive as all else does."""
-    kept = [word for word in tiny if not word.startswith(("trainer.", "evaluation."))]
-    own = {
+    """A mixer's state, the order of its draws, and weighted batches survive too."""
+    base = [word for word in tiny if not word.startswith(("trainer.", "evaluation."))]
+    special = {
         "dynamic_mix": ["mixer=doremi", "mixer.sample=2", "mixer.eta=50", "trainer.update_times=3"],
         "dynamic_weight": ["trainer.train_step=16"],
     }[trainer]
     shared = ["evaluation.answers=false", f"trainer.args.save_steps={EVERY}", "finetuning.lora_dropout=0.1"]
-    command = ["train.py", *kept, f"trainer={trainer}", *own, *shared]
+    command = ["train.py", *base, f"trainer={trainer}", *special, *shared]
     assert_killed_once_is_the_same(tmp_path, command, at_most=3)

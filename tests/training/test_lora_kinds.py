@@ -128,6 +128,6 @@ def test_every_optimizer_of_transformers_is_thought_of():
     from transformers.training_args import OptimizerNames
 
     names = {one.value for one in OptimizerNames}
-    own = {name for name in names if package_of(name) is None}
+    built_in = {name for name in names if package_of(name) is None}
     expected = {"adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor", "sgd"}
-    assert own == expected | {"adagrad", "rmsprop"}
+    assert built_in == expected | {"adagrad", "rmsprop"}

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.model
 
 
 def mix(tiny: list[str], mixer: str, *more: str) -> list[str]:
-    own = ["mixer.sample=3"] if mixer in ("odm", "doremi") else []
-    return [*tiny, "trainer=dynamic_mix", f"mixer={mixer}", "evaluation.answers=false", *own, *more]
+    options = ["mixer.sample=3"] if mixer in ("odm", "doremi") else []
+    return [*tiny, "trainer=dynamic_mix", f"mixer={mixer}", "evaluation.answers=false", *options, *more]
 
 
 def lines(folder: Path) -> list[dict]:
@@ -46,14 +46,14 @@ def test_the_rows_trained_are_in_the_proportions_of_the_record(tiny, tmp_path, m
 @pytest.mark.parametrize("mixer", choices("mixer"))
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monkeypatch, mixer):
     """Stopped within the first round that is mixed; the second goes on from the first one's state."""
-    own = ["trainer.args.save_steps=4", "finetuning.lora_dropout=0.1", "trainer.update_times=3"]
-    settings = mix(tiny, mixer, *own)
+    options = ["trainer.args.save_steps=4", "finetuning.lora_dropout=0.1", "trainer.update_times=3"]
+    settings = mix(tiny, mixer, *options)
     train(configured("train", *settings), tmp_path / "whole")
     stopped(monkeypatch, settings, tmp_path / "broken")
     train(configured("train", *settings), tmp_path / "broken")
     assert history(tmp_path / "broken") == history(tmp_path / "whole")
-    told = [[line["mix"] for line in lines(tmp_path / name)] for name in ("broken", "whole")]
-    assert told[0] == told[1] and len(told[0]) == 4
+    mixes = [[line["mix"] for line in lines(tmp_path / name)] for name in ("broken", "whole")]
+    assert mixes[0] == mixes[1] and len(mixes[0]) == 4
     files = [f"rounds/{i:03d}{end}.npy" for i in range(4) for end in ("", "_order")]
     for name in [*files, "adapter/adapter_model.safetensors"]:
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -93,11 +93,11 @@ def test_proportions_hold_for_a_source_that_is_smaller_than_its_share(tiny, tmp_
     assert lines(tmp_path)[0]["rows"] == 30 and lines(tmp_path)[0]["never_seen"] == 1
 
 
-def test_a_mixed_base_is_its_own_reference(tiny, tmp_path):
+def test_the_untrained_base_is_the_default_reference(tiny, tmp_path):
     """Before the first step there is no excess over the base model, be it under an adapter or trained itself."""
     for kind, finetuning in (("lora", ["finetuning.r=4"]), ("full", ["finetuning=full"])):
-        kept = [word for word in tiny if not word.startswith("finetuning")]
-        settings = mix([*kept, *finetuning], "doremi", "trainer.warmup_step=0", "trainer.args.learning_rate=0.05")
+        others = [word for word in tiny if not word.startswith("finetuning")]
+        settings = mix([*others, *finetuning], "doremi", "trainer.warmup_step=0", "trainer.args.learning_rate=0.05")
         train(configured("train", *settings), tmp_path / kind)
         first, second = lines(tmp_path / kind)
         assert set(first["mix"]["excess"].values()) == {0.0}
@@ -116,7 +116,7 @@ def test_a_run_is_a_reference_by_its_folder(tiny, tmp_path, monkeypatch):
         train(configured("train", *mix(tiny, "doremi", f"mixer.reference={tmp_path}")), tmp_path / "fourth")
 
 
-def test_what_can_not_be_mixed_is_refused_before_a_model_is_loaded(tiny, tmp_path, monkeypatch):
+def test_sources_that_cannot_be_mixed_are_refused_before_loading(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
 
     def refused(*settings: str) -> str:
@@ -125,20 +125,20 @@ def test_what_can_not_be_mixed_is_refused_before_a_model_is_loaded(tiny, tmp_pat
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
         return str(caught.value)
 
-    told = refused(*mix(tiny, "static", "mixer.proportions={sums: 1}"))
-    assert "mixer.proportions.sums: the pool has no source of that name; did you mean sum?" in told
+    message = refused(*mix(tiny, "static", "mixer.proportions={sums: 1}"))
+    assert "mixer.proportions.sums: the pool has no source of that name; did you mean sum?" in message
     unlabelled = [word for word in mix(tiny, "odm") if "columns.source" not in word]
     assert "all 60 eligible rows are of one source (pool), so that there is nothing to mix; label" in refused(
         *unlabelled
     )
 
 
-def test_trackers_and_the_log_are_told_of_the_mix(tiny, tmp_path, caplog):
+def test_the_mix_is_logged_and_tracked(tiny, tmp_path, caplog):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     caplog.set_level(logging.INFO)
-    asked = mix(tiny, "static", "mixer.proportions={sum: 3, animal: 1}", "tracker=tensorboard")
-    train(configured("train", *asked), tmp_path)
+    words = mix(tiny, "static", "mixer.proportions={sum: 3, animal: 1}", "tracker=tensorboard")
+    train(configured("train", *words), tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     for source, share in (("animal", 0.25), ("colour", 0.0), ("sum", 0.75)):
@@ -149,13 +149,13 @@ def test_trackers_and_the_log_are_told_of_the_mix(tiny, tmp_path, caplog):
 @pytest.mark.slow
 @pytest.mark.process
 def test_jobs_with_the_same_rounds_are_trained_once(tiny, tmp_path):
-    """A mixer without a model tells its rounds ahead: the same proportions in other units are the same rows."""
+    """A mixer without a model selects its rounds ahead: equal proportions in other units are the same rows."""
     words = [*mix(tiny, "static"), "hydra.sweep.dir=" + str(tmp_path / "sweep")]
     units = "mixer.proportions={sum:3,animal:1},{sum:6,animal:2},{sum:1,animal:1}"
     ran = process("train.py", "-m", *words, units, env={"OMP_NUM_THREADS": "1"})
     assert ran.returncode == 0, ran.stderr[-3000:]
-    found = [json.loads(path.read_text()).get("same_rows_as") for path in (tmp_path / "sweep").glob("*/metrics.json")]
-    assert len(found) == 3 and sum(name is not None for name in found) == 1
+    twins = [json.loads(path.read_text()).get("same_rows_as") for path in (tmp_path / "sweep").glob("*/metrics.json")]
+    assert len(twins) == 3 and sum(name is not None for name in twins) == 1
     for folder in (tmp_path / "sweep").glob("*/rounds"):
         assert lines(folder.parent)[1]["mix"]["proportions"]["sum"] in (0.75, 0.5)
 

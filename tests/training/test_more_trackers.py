@@ -30,13 +30,13 @@ def no_network(monkeypatch):
         raise AssertionError(f"a connection to {address}")
 
     monkeypatch.setattr(socket.socket, "connect", refused)
-    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")  # with which Trackio would ask the hub who it is of
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")  # whose owner Trackio would request from the hub
 
 
 def words(name: str, folder: Path) -> list[str]:
     """A Trackio project or MLflow store of one test."""
-    asked = {"trackio": [f"tracker.project=p{abs(hash(str(folder)))}"], "mlflow": [], "swanlab": []}
-    return [f"tracker={name}", *asked[name]]
+    options = {"trackio": [f"tracker.project=p{abs(hash(str(folder)))}"], "mlflow": [], "swanlab": []}
+    return [f"tracker={name}", *options[name]]
 
 
 def read(name: str, cfg, folder: Path) -> tuple[dict, dict[str, list[tuple[int, float]]]]:
@@ -48,7 +48,7 @@ def _swanlab(cfg, folder):
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
     from swanlab.sdk.internal.core_python.store import DataStoreReader
 
-    found, ids = {}, set()
+    metrics, ids = {}, set()
     for path in sorted((folder / "swanlog").glob("run-*/*.swanlab")):
         reader = DataStoreReader()
         reader.open(path)
@@ -56,13 +56,13 @@ def _swanlab(cfg, folder):
             record = Record()
             record.ParseFromString(data)
             if record.HasField("scalar"):
-                found.setdefault(record.scalar.key, []).append((record.scalar.step, record.scalar.value.number))
+                metrics.setdefault(record.scalar.key, []).append((record.scalar.step, record.scalar.value.number))
             if record.HasField("start"):
                 ids.add(record.start.id)
         reader.close()
         config = yaml.safe_load((path.parent / "files" / "config.yaml").read_text())
     assert len(ids) == 1
-    return {k: v["value"] or None for k, v in config.items()}, found
+    return {k: v["value"] or None for k, v in config.items()}, metrics
 
 
 def _mlflow_client():
@@ -86,13 +86,13 @@ def _trackio(cfg, folder):
 
     project = cfg.tracker.project
     (name,) = [n for n in SQLiteStorage.get_runs(project) if n.startswith(folder.name)]
-    found = {}
+    metrics = {}
     for line in SQLiteStorage.get_logs(project, name):
         for key, value in line.items():
             if isinstance(value, int | float) and key != "step":
-                found.setdefault(key, []).append((line["step"], value))
+                metrics.setdefault(key, []).append((line["step"], value))
     config = SQLiteStorage.get_run_config(project, name)
-    return {k: v for k, v in config.items() if not k.startswith("_")}, found
+    return {k: v for k, v in config.items() if not k.startswith("_")}, metrics
 
 
 @pytest.mark.parametrize("name", EXTRAS)
@@ -101,21 +101,21 @@ def test_contract(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_a_whole_run_records_what_tensorboard_does(name, tiny, tmp_path):
+def test_a_whole_run_logs_the_same_as_to_tensorboard(name, tiny, tmp_path):
     cfg = configured("train", *tiny, *words(name, tmp_path), "seed=42")
     train(cfg, tmp_path / "run")
     train(configured("train", *tiny, "tracker=tensorboard"), tmp_path / "other")
-    config, found = read(name, cfg, tmp_path / "run")
+    config, metrics = read(name, cfg, tmp_path / "run")
     other = scalars(tmp_path / "other")
-    assert set(found) == set(other)
+    assert set(metrics) == set(other)
     timed = ("second", "runtime", "flos")
     for metric, values in other.items():
-        assert sorted(dict(found[metric])) == sorted(dict(values)), metric  # of two at one step SwanLab keeps one
+        assert sorted(dict(metrics[metric])) == sorted(dict(values)), metric  # of two at one step SwanLab keeps one
         if not any(word in metric for word in timed):
-            assert dict(found[metric]) == pytest.approx(dict(values), rel=1e-6), metric
-    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+            assert dict(metrics[metric]) == pytest.approx(dict(values), rel=1e-6), metric
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert {k: v for k, v in config.items() if v} == {
-        k: v for k, v in {**kept, "choices": config["choices"]}.items() if v
+        k: v for k, v in {**saved, "choices": config["choices"]}.items() if v
     }
     assert config["choices"]["selector"] == "near"
 
@@ -141,43 +141,45 @@ def test_a_resumed_job_goes_on_in_its_run(name, tmp_path):
 
 @pytest.mark.parametrize("name", EXTRAS)
 def test_a_resumed_job_is_whole(name, tiny, tmp_path):
-    asked = [*tiny, *words(name, tmp_path), "trainer.args.save_steps=4"]
+    settings = [*tiny, *words(name, tmp_path), "trainer.args.save_steps=4"]
     for _ in range(2):
-        cfg = configured("train", *asked)
+        cfg = configured("train", *settings)
         train(cfg, tmp_path / "run")
-        found = read(name, cfg, tmp_path / "run")[1]
-        assert sorted(dict(found["train/loss"])) == list(range(1, 11))
-        assert sorted(dict(found["selection/rows"])) == [0, 2, 6]
+        metrics = read(name, cfg, tmp_path / "run")[1]
+        assert sorted(dict(metrics["train/loss"])) == list(range(1, 11))
+        assert sorted(dict(metrics["selection/rows"])) == [0, 2, 6]
         if (tmp_path / "run" / "checkpoints" / "checkpoint-10").is_dir():
             as_if_killed(tmp_path / "run")
 
 
 def test_mlflow_keeps_tables_files_and_how_it_ended(tiny, tmp_path):
-    asked = ["tracker=mlflow", "tracker.log_indices=true", "tracker.log_adapter=true", "tracker.table_rows=2"]
-    train(configured("train", *tiny, *asked), tmp_path / "run")
+    options = ["tracker=mlflow", "tracker.log_indices=true", "tracker.log_adapter=true", "tracker.table_rows=2"]
+    train(configured("train", *tiny, *options), tmp_path / "run")
     cfg = configured("train", "tracker=mlflow")
     with pytest.raises(RuntimeError), instantiate(cfg.tracker).run(cfg, tmp_path / "failed", True):
         raise RuntimeError("the job failed")
     client = _mlflow_client()
-    found = client.search_runs([client.get_experiment_by_name("near").experiment_id])
-    runs = {run.info.run_name: run.info for run in found}
+    entities = client.search_runs([client.get_experiment_by_name("near").experiment_id])
+    runs = {run.info.run_name: run.info for run in entities}
     assert {name: run.status for name, run in runs.items()} == {"run": "FINISHED", "failed": "FAILED"}
-    kept = Path(client.download_artifacts(runs["run"].run_id, ""))
-    assert (kept / "adapter" / "adapter" / "adapter_model.safetensors").is_file()
-    assert (kept / "indices" / "top_indices.npy").is_file() and (kept / "indices" / "rounds" / "001.npy").is_file()
-    told = json.loads((kept / "rows" / "round_001.json").read_text())
-    assert told["columns"] == ["place", "row", "similarity", "source"] and len(told["data"]) == 2
+    artifacts = Path(client.download_artifacts(runs["run"].run_id, ""))
+    assert (artifacts / "adapter" / "adapter" / "adapter_model.safetensors").is_file()
+    assert (artifacts / "indices" / "top_indices.npy").is_file() and (
+        artifacts / "indices" / "rounds" / "001.npy"
+    ).is_file()
+    table = json.loads((artifacts / "rows" / "round_001.json").read_text())
+    assert table["columns"] == ["place", "row", "similarity", "source"] and len(table["data"]) == 2
     assert (tmp_path / "mlruns" / "mlflow.db").is_file()
 
 
 @pytest.mark.parametrize(
-    "name, asked, said",
+    "name, option, message",
     [
         ("swanlab", "tracker.mode=online", "tracker=swanlab: .*; tracker.mode=offline needs no server"),
         ("mlflow", "tracker.tracking_uri=nowhere://x", "tracker=mlflow: nowhere://x can't be used: "),
     ],
 )
-def test_what_can_not_be_reached_is_one_line(name, asked, said, tmp_path):
-    cfg = configured("train", f"tracker={name}", asked)
-    with pytest.raises(UserError, match=said), instantiate(cfg.tracker).run(cfg, tmp_path, True):
+def test_an_unreachable_server_is_one_line(name, option, message, tmp_path):
+    cfg = configured("train", f"tracker={name}", option)
+    with pytest.raises(UserError, match=message), instantiate(cfg.tracker).run(cfg, tmp_path, True):
         pass

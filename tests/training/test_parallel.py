@@ -1,5 +1,5 @@
-"""A model that is spread over processes, and one whose weights are quantised: DeepSpeed and bitsandbytes themselves, on
-CPU ranks. Run by `make test-extras`."""
+"""A model that is sharded over processes, and one whose weights are quantised: DeepSpeed and bitsandbytes, on CPU
+ranks. Run by `make test-extras`."""
 
 import json
 import shutil
@@ -26,9 +26,9 @@ WRAPPED = {0: "", 2: "DeepSpeedZeroOptimizer", 3: "DeepSpeedZeroOptimizer_Stage3
 
 
 def words(tiny: list[str], finetuning: str) -> list[str]:
-    kept = [w for w in tiny if not w.startswith("finetuning.")]
+    others = [w for w in tiny if not w.startswith("finetuning.")]
     more = [] if finetuning == "full" else ["finetuning.r=4", "finetuning.lora_dropout=0.1"]
-    return [*kept, f"finetuning={finetuning}", *more, "trainer.args.save_steps=5"]
+    return [*others, f"finetuning={finetuning}", *more, "trainer.args.save_steps=5"]
 
 
 def ranks(folder: Path, *command: str) -> str:
@@ -65,15 +65,15 @@ def test_two_ranks_under_deepspeed(tiny, tmp_path, plain, stage, finetuning):
     """It is what DDP computes, each row trained by one rank; and stopped at step 5 it goes on to the bit."""
     command = [*words(tiny, finetuning), "evaluation.max_new_tokens=3"]
     run, ddp = tmp_path / "run", tmp_path / "ddp"
-    if finetuning not in plain:  # also its base model's evaluation is then made by ZeRO-3 itself, and not found
+    if finetuning not in plain:  # then ZeRO-3 also evaluates the base model, which is not in the cache
         base = [w for w in command if not w.startswith("cache_dir=")]
         ranks(ddp, *base, f"cache_dir={tmp_path}/cache")
         plain[finetuning] = (losses(ddp), json.loads((ddp / "metrics.json").read_text()))
     sharing = [f"parallel=deepspeed_z{stage}", "trainer._target_=tests.spy.Wrapped"]
     if stage == 3:  # by itself it leaves weights as small as these whole
         sharing.append("+parallel.deepspeed.zero_optimization.stage3_param_persistence_threshold=0")
-    told = ranks(run, *command, *sharing)
-    assert "computing in float32" in told
+    output = ranks(run, *command, *sharing)
+    assert "computing in float32" in output
     np.testing.assert_allclose(losses(run), plain[finetuning][0], rtol=2e-5)
     metrics, expected = json.loads((run / "metrics.json").read_text()), plain[finetuning][1]
     assert metrics["target_loss"] == pytest.approx(expected["target_loss"], rel=1e-5)
@@ -90,8 +90,8 @@ def test_two_ranks_under_deepspeed(tiny, tmp_path, plain, stage, finetuning):
 
     whole = (history(run) if stage else losses(run), weights(run))
     back_to_step_5(run)
-    told = ranks(run, *command, *sharing)
-    assert "resuming from" in told and "checkpoint-5" in told
+    output = ranks(run, *command, *sharing)
+    assert "resuming from" in output and "checkpoint-5" in output
     assert whole == (history(run) if stage else losses(run), weights(run))
 
 
@@ -103,8 +103,8 @@ def test_a_checkpoint_with_a_damaged_shard_is_passed_over(tiny, tmp_path):
         (tmp_path / "run" / name).unlink()
     (shard, *_) = sorted((tmp_path / "run" / "checkpoints" / "checkpoint-10").glob("global_step10/*rank_1*optim*"))
     shard.write_bytes(shard.read_bytes()[:200])
-    told = ranks(tmp_path / "run", *command)
-    assert "passed over" in told and "checkpoint-8" in told
+    output = ranks(tmp_path / "run", *command)
+    assert "skipped a checkpoint" in output and "checkpoint-8" in output
     assert history(tmp_path / "run") == whole
 
 
@@ -135,11 +135,11 @@ def test_qlora_trains_on_four_bits_resumes_and_is_evaluated_on_them(tiny, tmp_pa
     assert history(tmp_path / "broken") == history(tmp_path / "whole")
     assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
     train(configured("train", *words(tiny, "lora")), tmp_path / "lora")
-    told = {n: json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("whole", "lora")}
-    assert 0 < abs(told["whole"]["base"]["target_loss"] - told["lora"]["base"]["target_loss"]) < 0.1
+    metrics = {n: json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("whole", "lora")}
+    assert 0 < abs(metrics["whole"]["base"]["target_loss"] - metrics["lora"]["base"]["target_loss"]) < 0.1
     evaluate(configured("eval", f"run={tmp_path}/whole", *tiny[-1:], *[w for w in tiny if "cache_dir" in w]), tmp_path)
     again = json.loads((tmp_path / "metrics.json").read_text())
-    assert again["target_loss"] == pytest.approx(told["whole"]["target_loss"], rel=1e-6)
+    assert again["target_loss"] == pytest.approx(metrics["whole"]["target_loss"], rel=1e-6)
 
 
 def test_gradients_on_four_bits_are_right(tiny, tmp_path):
@@ -154,9 +154,9 @@ def test_gradients_on_four_bits_are_right(tiny, tmp_path):
             weight.add_(torch.randn_like(weight) * 0.1)
     rows = list(scored.tokens(4, seed=3).table)
     with PerExample(model, Projection(None)) as per_example:
-        found = per_example(Collator(0)(rows))
-    wanted = torch.stack([scored.gradient(model, row) for row in rows])
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+        gradients = per_example(Collator(0)(rows))
+    expected = torch.stack([scored.gradient(model, row) for row in rows])
+    torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["less", "loss"])

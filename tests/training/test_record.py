@@ -1,4 +1,4 @@
-"""What is kept of every round, by hand."""
+"""The record of every round, by hand."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ class Pool:
         return np.array(["law" if i < 5 else "sum" for i in ids], dtype=object)
 
 
-def kept(folder, write=True) -> Record:
+def recorded(folder, write=True) -> Record:
     record = Record(folder / "rounds", "near", Pool(), 2, write)
     record.add(Stretch(0, 0, 2, True), Subset(np.array([1, 2, 6, 7])), 0.0, np.array([7, 1, 2, 6]))
     scores = np.array([0.9, 0.5, np.nan], dtype=np.float32)
@@ -37,9 +37,9 @@ def test_overlap_is_the_jaccard_index():
     assert overlap(np.array([2, 1]), np.array([1, 2])) == 1
 
 
-def test_a_round_is_kept_whole(tmp_path, caplog):
+def test_a_round_is_recorded(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    kept(tmp_path)
+    recorded(tmp_path)
     first, second = [json.loads(line) for line in (tmp_path / "rounds" / "rounds.jsonl").read_text().splitlines()]
     assert (first["selector"], first["overlap"], first["never_seen"], first["mean_score"]) == ("warm-up", None, 1, None)
     assert second == {
@@ -63,12 +63,12 @@ def test_a_round_is_kept_whole(tmp_path, caplog):
 
 
 def test_only_one_process_writes(tmp_path):
-    kept(tmp_path, write=False)
+    recorded(tmp_path, write=False)
     assert not list(tmp_path.iterdir())
 
 
-def test_after_a_restart_it_goes_on_as_if_nothing_had_happened(tmp_path):
-    whole, part = kept(tmp_path / "whole"), kept(tmp_path / "part")
+def test_a_restored_record_continues_alike(tmp_path):
+    whole, part = recorded(tmp_path / "whole"), recorded(tmp_path / "part")
     again = Record(tmp_path / "again" / "rounds", "near", Pool(), 2, True)
     again.restore(part.rounds, [np.array([1, 2, 6, 7]), np.array([6, 2, 9])], [np.array([7, 1, 2, 6]), np.arange(6)])
     third = (Stretch(2, 5, 1, False), Subset(np.array([9, 0])), 0.0, np.array([0, 9]))
@@ -76,19 +76,19 @@ def test_after_a_restart_it_goes_on_as_if_nothing_had_happened(tmp_path):
     assert again.rounds[-1]["never_seen"] == 0.5
 
 
-def test_a_row_is_found_with_its_steps(tmp_path):
-    kept(tmp_path)
+def test_a_row_is_looked_up_with_its_steps(tmp_path):
+    recorded(tmp_path)
     assert [(s.line["round"], s.place, s.steps) for s in seen(tmp_path, 6)] == [(0, 3, [2]), (1, 1, [3, 5])]
     assert seen(tmp_path, 0) == []
 
 
-def test_a_row_is_told_without_its_data_too(tmp_path, capsys):
-    kept(tmp_path / "run")
+def test_a_row_is_looked_up_without_its_data(tmp_path, capsys):
+    recorded(tmp_path / "run")
     lookup(tmp_path, 9)
-    told = capsys.readouterr().out
-    assert "row 9: its text can't be shown" in told
-    assert "in 1 of its 2 rounds" in told
-    assert "round 1 (near), place 3 of 3: trained in step 4, 4" in told
+    output = capsys.readouterr().out
+    assert "row 9: its text can't be shown" in output
+    assert "in 1 of its 2 rounds" in output
+    assert "round 1 (near), place 3 of 3: trained in step 4, 4" in output
     lookup(tmp_path, 3)
     assert "in none of its 2 rounds" in capsys.readouterr().out
 
@@ -98,7 +98,7 @@ def test_faults_of_a_lookup(tmp_path):
         lookup(tmp_path / "nowhere", 1)
     with pytest.raises(UserError, match="no rounds/rounds.jsonl below it"):
         lookup(tmp_path, 1)
-    kept(tmp_path)
+    recorded(tmp_path)
     (tmp_path / "rounds" / "001_order.npy").write_bytes(b"half")
     with pytest.raises(UserError, match="001_order.npy can't be read"):
         lookup(tmp_path, 6)

@@ -30,12 +30,12 @@ def test_seed_and_round_decide():
     assert (first[:5] != first[5:10]).any()  # each pass newly shuffled
 
 
-def test_what_is_left_goes_to_the_selectors_first_rows():
+def test_a_shorter_pass_draws_the_selectors_first_rows():
     counts = np.bincount(draws(IDS, 13, 0, 0), minlength=32)
     assert counts[IDS].tolist() == [3, 3, 3, 2, 2]
 
 
-def test_the_sampler_yields_what_it_was_given():
+def test_the_sampler_yields_its_rows():
     sampler = RoundSampler(3)
     sampler.rows = np.array([5, 1, 5])
     assert list(sampler) == [5, 1, 5]

@@ -1,4 +1,4 @@
-"""Every tracker keeps the contract; what W&B and TensorBoard recorded is read back."""
+"""Every tracker keeps the contract; the records of W&B and TensorBoard are read back."""
 
 import json
 import re
@@ -70,17 +70,17 @@ def keeps_the_contract(name: str, folder: Path) -> None:
     assert not (folder / "other").exists()  # only the main process writes
 
 
-def test_without_a_tracker_there_are_the_runs_own_files_only(tiny, tmp_path):
+def test_without_a_tracker_only_the_runs_files_are_written(tiny, tmp_path):
     train(configured("train", *tiny), tmp_path / "none")
     train(configured("train", *tiny, "tracker=tensorboard"), tmp_path / "some")
-    found = {name: {p.name for p in (tmp_path / name).iterdir()} for name in ("none", "some")}
-    assert found["some"] - found["none"] == {"tensorboard"}
-    assert found["none"] - found["some"] == set()
+    files = {name: {p.name for p in (tmp_path / name).iterdir()} for name in ("none", "some")}
+    assert files["some"] - files["none"] == {"tensorboard"}
+    assert files["none"] - files["some"] == set()
     assert {p.name for p in tmp_path.iterdir()} == {"none", "some"}
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_a_package_that_is_missing_is_told_before_anything_is_loaded(name, tiny, packages):
+def test_a_missing_package_is_reported_before_loading(name, tiny, packages):
     packages(**{name: False})
     with pytest.raises(UserError, match=rf'tracker={name}: .*; pip install "near\[trackers\]"'):
         instantiate(configured("train", *tiny, f"tracker={name}").tracker).check()
@@ -115,14 +115,14 @@ def test_wandb_is_offline_without_a_key_and_one_run_a_job(tmp_path, caplog):
         assert f"wandb: offline; wandb sync {folder}" in caplog.messages
 
 
-def test_wandb_takes_what_comes_late(tmp_path):
+def test_wandb_accepts_late_steps(tmp_path):
     cfg = configured("train", "tracker=wandb")
     with instantiate(cfg.tracker).run(cfg, tmp_path, True) as run:
         run.log({"train/loss": 1.0}, 10)
         run.log({"selection/rows": 5}, 8)
-    told = records(folders(tmp_path)[0])
-    assert history(told, "selection/rows") == [(8, 5)]
-    metrics = {m.get("name") or m.get("glob_name"): m for m in of_type(told, "metric")}
+    logged = records(folders(tmp_path)[0])
+    assert history(logged, "selection/rows") == [(8, 5)]
+    metrics = {m.get("name") or m.get("glob_name"): m for m in of_type(logged, "metric")}
     assert metrics["*"]["step_metric"] == "step"
     assert metrics["step"]["options"]["hidden"]
 
@@ -131,35 +131,35 @@ def test_a_whole_run_in_wandb(tiny, tmp_path):
     words = ["tracker=wandb", "tracker.log_indices=true", "tracker.log_adapter=true", "tracker.table_rows=3"]
     train(configured("train", *tiny, *words), tmp_path / "run")
     (folder,) = folders(tmp_path / "run")
-    told = records(folder)
-    (run,) = of_type(told, "run")
+    logged = records(folder)
+    (run,) = of_type(logged, "run")
     config = run["config"]["update"]
-    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert {k: v for k, v in config.items() if k not in ("_wandb", "choices")} == kept
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert {k: v for k, v in config.items() if k not in ("_wandb", "choices")} == saved
     assert (config["choices"]["selector"], config["choices"]["tracker"]) == ("near", "wandb")
-    assert history(told, "selection/rows") == [(0, 4), (2, 8), (6, 8)]
-    assert history(told, "selection/overlap")[1] == (6, 1)
-    assert [step for step, _ in history(told, "train/loss")]
-    assert [step for step, _ in history(told, "target/target_loss")] == [0, 2, 6, 10]
+    assert history(logged, "selection/rows") == [(0, 4), (2, 8), (6, 8)]
+    assert history(logged, "selection/overlap")[1] == (6, 1)
+    assert [step for step, _ in history(logged, "train/loss")]
+    assert [step for step, _ in history(logged, "target/target_loss")] == [0, 2, 6, 10]
     loss = json.loads((tmp_path / "run" / "metrics.json").read_text())["target_loss"]
-    assert history(told, "target/target_loss")[-1][1] == pytest.approx(loss)
-    found = tables(folder)
-    assert sorted(found) == ["rows/round_000", "rows/round_001", "rows/round_002"]
-    assert found["rows/round_001"]["columns"] == ["place", "row", "similarity", "source"]
+    assert history(logged, "target/target_loss")[-1][1] == pytest.approx(loss)
+    shown = tables(folder)
+    assert sorted(shown) == ["rows/round_000", "rows/round_001", "rows/round_002"]
+    assert shown["rows/round_001"]["columns"] == ["place", "row", "similarity", "source"]
     picked = np.load(tmp_path / "run" / "rounds" / "001.npy")
-    data = found["rows/round_001"]["data"]
+    data = shown["rows/round_001"]["data"]
     assert [row[1] for row in data] == picked[:3].tolist()
     assert all(row[3] == "sum" and 0 < row[2] <= 1.001 for row in data)
-    assert all(row[2] is None for row in found["rows/round_000"]["data"]), "random rows have no similarity"
-    artifacts = {a["type"]: {c["path"] for c in a["manifest"]["contents"]} for a in of_type(told, "artifact")}
+    assert all(row[2] is None for row in shown["rows/round_000"]["data"]), "random rows have no similarity"
+    artifacts = {a["type"]: {c["path"] for c in a["manifest"]["contents"]} for a in of_type(logged, "artifact")}
     assert {"top_indices.npy", "top_scores.npy", "rounds/000.npy", "rounds/rounds.jsonl"} <= artifacts["indices"]
     assert "adapter/adapter_model.safetensors" in artifacts["adapter"]
 
 
-def test_wandb_logs_no_artifact_unless_asked(tiny, tmp_path):
+def test_wandb_logs_no_artifact_by_default(tiny, tmp_path):
     train(configured("train", *tiny, "tracker=wandb", "tracker.table_rows=0"), tmp_path)
-    told = records(folders(tmp_path)[0])
-    assert of_type(told, "artifact") == []
+    logged = records(folders(tmp_path)[0])
+    assert of_type(logged, "artifact") == []
 
 
 def test_a_resumed_job_goes_on_in_its_run(tiny, tmp_path):
@@ -172,14 +172,14 @@ def test_a_resumed_job_goes_on_in_its_run(tiny, tmp_path):
     assert of_type(first, "run")[0]["run_id"] == of_type(second, "run")[0]["run_id"]
     assert of_type(second, "run")[0]["resume"]
     for metric in ("train/loss", "train/learning_rate", "selection/rows", "selection/overlap", "target/target_loss"):
-        assert history(second, metric) == history(first, metric), f"{metric}: what comes last holds all"
+        assert history(second, metric) == history(first, metric), f"{metric}: the last file has all"
     assert tables(after)["rows/round_001"] == tables(before)["rows/round_001"]
     train(configured("train", *words, "overwrite=true"), tmp_path / "run")
     ids = {of_type(records(folder), "run")[0]["run_id"] for folder in folders(tmp_path / "run")}
     assert len(ids) == 2, "another run than before"
 
 
-def test_wandb_sync_takes_the_line_that_is_told(tmp_path, caplog):
+def test_the_logged_sync_command_works(tmp_path, caplog):
     import subprocess
 
     from tests.tracked import WANDB
@@ -211,21 +211,21 @@ def test_a_mode_that_is_none_of_wandbs():
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_jobs_of_a_sweep_have_runs_of_their_own_twins_too(tiny, tmp_path):
+def test_every_job_of_a_sweep_has_a_run_twins_too(tiny, tmp_path):
     words = ["-m", *tiny, "selector=near,near_repeat,random", "max_K=15,61", "tracker=wandb", "sweep_name=mine"]
     done = process(str(ROOT / "train.py"), *words, f"output_dir={tmp_path}/sweep", cwd=tmp_path)
     assert "max_K=61 is more than the 60 candidates" in done.stderr
-    told = {}
+    by_job = {}
     for job in sorted((tmp_path / "sweep").glob("*/metrics.json")):
         (folder,) = folders(job.parent)
-        told[job.parent.name] = records(folder)
-    assert len(told) == 4, "near and near_repeat by max_K=15, random by both"
-    runs = {name: of_type(found, "run")[0] for name, found in told.items()}
+        by_job[job.parent.name] = records(folder)
+    assert len(by_job) == 4, "near and near_repeat by max_K=15, random by both"
+    runs = {name: of_type(lines, "run")[0] for name, lines in by_job.items()}
     assert len({run["run_id"] for run in runs.values()}) == 4
     assert all((run["run_group"], run["tags"]) == ("mine", ["mine"]) for run in runs.values())
     assert {name: run["display_name"] for name, run in runs.items()} == {name: name for name in runs}
     by_selector = {run["config"]["update"]["choices"]["selector"]: name for name, run in runs.items()}
-    near, twin = told[by_selector["near"]], told[by_selector["near_repeat"]]
+    near, twin = by_job[by_selector["near"]], by_job[by_selector["near_repeat"]]
     for metric in ("selection/rows", "selection/mean_score", "train/loss", "target/target_loss", "target/perplexity"):
         assert history(near, metric) and history(twin, metric) == history(near, metric), metric
     (folder,) = folders(tmp_path / "sweep" / by_selector["near_repeat"])
@@ -238,9 +238,9 @@ def test_an_agents_job_is_the_agents_run(tmp_path, monkeypatch):
 
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
     monkeypatch.setenv("WANDB_RUN_ID", "byagent1")
-    held = tmp_path / "config.yaml"
-    held.write_text(yaml.safe_dump({"wandb_version": 1, "selector": {"value": "near"}, "seed": {"value": 7}}))
-    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(held))
+    parameters = tmp_path / "config.yaml"
+    parameters.write_text(yaml.safe_dump({"wandb_version": 1, "selector": {"value": "near"}, "seed": {"value": 7}}))
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(parameters))
     cfg = configured("train", "tracker=wandb", "seed=7", "sweep_name=selectors")
     wandb.teardown()  # it reads the environment once
     try:
@@ -249,10 +249,10 @@ def test_an_agents_job_is_the_agents_run(tmp_path, monkeypatch):
     finally:
         wandb.teardown()
     (folder,) = folders(tmp_path / "run")
-    (told,) = of_type(records(folder), "run")
-    assert (told["run_id"], told["sweep_id"]) == ("byagent1", "sweep123")
-    assert (told["run_group"], told["tags"]) == ("selectors-sweep123", ["selectors", "sweep123"])
-    config = told["config"]["update"]
+    (started,) = of_type(records(folder), "run")
+    assert (started["run_id"], started["sweep_id"]) == ("byagent1", "sweep123")
+    assert (started["run_group"], started["tags"]) == ("selectors-sweep123", ["selectors", "sweep123"])
+    config = started["config"]["update"]
     assert (config["selector"], config["seed"], config["selector_options"]["policy"]) == ("near", 7, "repeat")
     assert json.loads((tmp_path / "run" / "tracker.json").read_text())["wandb"]["id"] == "byagent1"
 
@@ -270,8 +270,8 @@ def test_no_secret_goes_to_a_tracker(tmp_path, monkeypatch):
     cfg = configured("train", "tracker=wandb", "+trainer.args.hub_token='${oc.env:MY_HUB_TOKEN}'")
     with instantiate(cfg.tracker).run(cfg, tmp_path, True):
         pass
-    told = json.dumps(records(folders(tmp_path)[0]))
-    assert "MY_HUB_TOKEN" in told and "sesame-9134" not in told
+    text = json.dumps(records(folders(tmp_path)[0]))
+    assert "MY_HUB_TOKEN" in text and "sesame-9134" not in text
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"sesame-9134" not in path.read_bytes(), path
 
@@ -282,18 +282,18 @@ def test_tensorboard_records_are_read_back(tmp_path):
         for step, value in ((1, 1.5), (2, 0.5), (3, 9.0)):
             run.log({"train/loss": value}, step)
     assert scalars(tmp_path) == {"train/loss": [(1, 1.5), (2, 0.5), (3, 9.0)]}
-    with instantiate(cfg.tracker).run(cfg, tmp_path, True) as run:  # anew, or to be told all again
+    with instantiate(cfg.tracker).run(cfg, tmp_path, True) as run:  # started anew, or logged in full again
         run.log({"train/loss": 4.0}, 1)
     assert scalars(tmp_path) == {"train/loss": [(1, 4.0)]}
 
 
 def test_every_round_is_tracked_at_its_step(tiny, tmp_path):
     train(configured("train", *tiny, "tracker=tensorboard"), tmp_path)
-    found = scalars(tmp_path)
-    assert found["selection/rows"] == [(0, 4), (2, 8), (6, 8)]
-    assert found["selection/overlap"][1] == (6, 1)
-    assert {step for step, _ in found["selection/mean_score"]} == {2, 6}, "random rows have no similarity"
-    assert {name.split("/")[0] for name in found} == {"train", "selection", "target"}
+    metrics = scalars(tmp_path)
+    assert metrics["selection/rows"] == [(0, 4), (2, 8), (6, 8)]
+    assert metrics["selection/overlap"][1] == (6, 1)
+    assert {step for step, _ in metrics["selection/mean_score"]} == {2, 6}, "random rows have no similarity"
+    assert {name.split("/")[0] for name in metrics} == {"train", "selection", "target"}
 
 
 def test_a_resumed_job_is_whole_in_tensorboard(tiny, tmp_path):
@@ -307,18 +307,18 @@ def test_a_resumed_job_is_whole_in_tensorboard(tiny, tmp_path):
         assert after[metric] == before[metric]
 
 
-def test_what_an_evaluation_comes_to():
+def test_metrics_of_an_evaluation():
     class Logged(TrackerRun):
         def log(self, metrics, step):
-            self.found = metrics, step
+            self.logged = metrics, step
 
     metrics = {"target_loss": 0.5, "perplexity": 1.6, "answers_right": None, "rows": 9}
     metrics["scores"] = {"final_number": {"mean": 0.25}, "judge": {"mean": None}}
     metrics["more"] = {"law": {"target_loss": 2.0}}
     log_metrics(run := Logged(), metrics, 7)
-    told = {"target/target_loss": 0.5, "target/perplexity": 1.6, "target/final_number": 0.25, "more/law_loss": 2.0}
-    assert run.found == (told, 7)
+    expected = {"target/target_loss": 0.5, "target/perplexity": 1.6, "target/final_number": 0.25, "more/law_loss": 2.0}
+    assert run.logged == (expected, 7)
 
 
-def test_what_no_tracker_is_told_costs_nothing():
+def test_the_null_run_logs_nothing():
     assert TrackerRun().options == LogOptions(table_rows=0, table_chars=0, log_indices=False, log_adapter=False)

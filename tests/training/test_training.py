@@ -140,8 +140,8 @@ def test_a_run_writes_what_it_promises(tiny, tmp_path, selector, small_data):
     assert metrics["selector"] == selector
     assert metrics["base"]["target_loss"] != metrics["target_loss"]
     assert len(history(tmp_path)) == 10
-    told = json.loads((tmp_path / "train_metrics.json").read_text())
-    assert told["rows_trained"] == 20 and told["rows_per_second"] > 0
+    trained = json.loads((tmp_path / "train_metrics.json").read_text())
+    assert trained["rows_trained"] == 20 and trained["rows_per_second"] > 0
     rounds = [json.loads(line) for line in (tmp_path / "rounds" / "rounds.jsonl").read_text().splitlines()]
     assert [(r["selector"], r["step"], r["rows"]) for r in rounds] == [
         ("warm-up", 0, 4),
@@ -160,7 +160,7 @@ def test_policies_move_through_the_matrix(tiny, tmp_path):
         p: [set(np.load(tmp_path / p / "rounds" / f"00{i}.npy").tolist()) for i in (0, 1, 2, 3)]
         for p in ("repeat", "advance", "sample")
     }
-    assert all(len(r) == 6 for found in rounds.values() for r in found[1:]), "a tenth of 60 rows"
+    assert all(len(r) == 6 for sets in rounds.values() for r in sets[1:]), "a tenth of 60 rows"
     assert rounds["repeat"][1] == rounds["repeat"][2] == rounds["repeat"][3]
     warm_up, first, second, _ = rounds["advance"]
     assert not (first & second or first & warm_up or second & warm_up)
@@ -243,7 +243,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monke
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_selection_made_after_the_last_checkpoint_is_not_made_again(tiny, tmp_path, monkeypatch, caplog, damaged):
-    """Checkpoint at step 5, round 2 selected at step 6, stopped at step 7; a damaged selection is made anew."""
+    """Checkpoint at step 5, round 2 selected at step 6, stopped at step 7; a damaged selection is made again."""
     caplog.set_level(logging.INFO)
     settings = [*tiny, "trainer.args.save_steps=5", "finetuning.lora_dropout=0.1"]
     train(configured("train", *settings), tmp_path / "whole")
@@ -259,9 +259,9 @@ def test_a_selection_made_after_the_last_checkpoint_is_not_made_again(tiny, tmp_
             DynamicSelectTrainer, "__init__", lambda self, **kw: (made(self, **kw), self.add_callback(Stop()))[0]
         )
         train(configured("train", *settings), tmp_path / "broken")
-    kept = tmp_path / "broken" / "rounds" / "selected.npz"
+    selected = tmp_path / "broken" / "rounds" / "selected.npz"
     if damaged:
-        kept.write_bytes(kept.read_bytes()[:50])
+        selected.write_bytes(selected.read_bytes()[:50])
     else:
         monkeypatch.setattr(Near, "select", lambda *a: pytest.fail("selected again"))
     train(configured("train", *settings), tmp_path / "broken")
@@ -277,7 +277,7 @@ def test_a_resume_under_another_configuration_is_refused(tiny, tmp_path, monkeyp
     stopped(monkeypatch, settings, tmp_path)
     with pytest.raises(UserError, match="belongs to another run: config.selector._target_ was Near, now Random"):
         train(configured("train", *settings, "resume=auto", "selector=random"), tmp_path)
-    with pytest.raises(UserError, match="is not a whole checkpoint"):
+    with pytest.raises(UserError, match="is not a complete checkpoint"):
         train(configured("train", *settings, f"resume={tmp_path}/checkpoints/checkpoint-6"), tmp_path)
 
 
@@ -288,7 +288,7 @@ def test_a_half_written_checkpoint_is_passed_over(tiny, tmp_path, monkeypatch, c
     (tmp_path / "checkpoints" / "checkpoint-7").mkdir()
     (tmp_path / "checkpoints" / "checkpoint-best").mkdir()
     train(configured("train", *settings, "resume=auto"), tmp_path)
-    assert "passed over a checkpoint: " in caplog.text and "checkpoint-7 is not whole" in caplog.text
+    assert "skipped a checkpoint: " in caplog.text and "checkpoint-7 is incomplete" in caplog.text
     assert "resuming from" in caplog.text
     assert len(history(tmp_path)) == 10
 
@@ -307,7 +307,7 @@ def test_a_disk_that_fills_up_during_a_save_leaves_the_checkpoint_before(tiny, t
     assert "no space left on the device" in fault_line(caught.value)
     resize("200m")
     train(configured("train", *settings), disk / "out")
-    assert "passed over" in caplog.text and "resuming from" in caplog.text
+    assert "skipped a checkpoint" in caplog.text and "resuming from" in caplog.text
     assert history(disk / "out") == history(tmp_path / "whole")
     weights = "model/model.safetensors"
     assert (disk / "out" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
@@ -340,8 +340,10 @@ def test_static_is_the_plain_trainer_on_the_whole_pool(small_data, cache, tmp_pa
     assert (metrics["selector"], metrics["answers_right"]) == ("static", None)
     assert len(history(tmp_path)) == 3
     train(configured("train", *settings[:-1], "selector=random", "evaluation.answers=false"), tmp_path / "epoch")
-    told = [json.loads((f / "train_metrics.json").read_text())["rows_trained"] for f in (tmp_path, tmp_path / "epoch")]
-    assert told == [24, 60]
+    trained = [
+        json.loads((f / "train_metrics.json").read_text())["rows_trained"] for f in (tmp_path, tmp_path / "epoch")
+    ]
+    assert trained == [24, 60]
     assert len(np.load(tmp_path / "rounds" / "000.npy")) == 60
 
 
@@ -386,15 +388,15 @@ def test_indices_of_select_are_used_and_of_another_pool_refused(tiny, tmp_path, 
     shared = [t for t in tiny if t.split(".")[0].split("=")[0] in ("data", "cache_dir", "embedder", "max_K")]
     select(configured("select", *shared), tmp_path / "sel")
     path = f"indices_path={tmp_path}/sel/top_indices.npy"
-    train(configured("train", *tiny, path), tmp_path / "given")
+    train(configured("train", *tiny, path), tmp_path / "selected")
     train(configured("train", *tiny), tmp_path / "made")
-    assert history(tmp_path / "given") == history(tmp_path / "made")
-    told = refused(tmp_path / "other", *tiny, path, "max_K=20")
-    assert "holds 15 neighbours a query, fewer than max_K=20; use max_K<=15" in told
+    assert history(tmp_path / "selected") == history(tmp_path / "made")
+    message = refused(tmp_path / "other", *tiny, path, "max_K=20")
+    assert "holds 15 neighbours a query, fewer than max_K=20; use max_K<=15" in message
     assert "give the top_indices.npy" in refused(tmp_path / "other", *tiny, f"indices_path={tmp_path}/sel/typo.npy")
-    told = refused(tmp_path / "other", *tiny, path, "data.candidates.limit=59")
-    assert "was made for other candidates" in told
-    assert "60 rows) than data.candidates" in told
+    message = refused(tmp_path / "other", *tiny, path, "data.candidates.limit=59")
+    assert "was made for other candidates" in message
+    assert "60 rows) than data.candidates" in message
     assert "was made for other queries" in refused(tmp_path / "other", *tiny, path, "data.queries.limit=3")
 
 
@@ -449,7 +451,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tiny, tmp_path,
     state = tmp_path / "checkpoints" / "checkpoint-10" / name
     state.write_bytes(state.read_bytes()[:100])
     train(configured("train", *settings), tmp_path)
-    assert "passed over" in caplog.text
+    assert "skipped a checkpoint" in caplog.text
     assert "resuming from" in caplog.text
     assert history(tmp_path) == whole
 

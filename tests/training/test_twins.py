@@ -1,4 +1,4 @@
-"""Jobs of a sweep: the same rounds are trained once, what they share is computed once, failed ones are told of."""
+"""Jobs of a sweep: equal rounds are trained once, shared inputs are computed once, failed jobs are reported."""
 
 import glob
 import json
@@ -89,8 +89,8 @@ def test_a_sweep_ends_with_a_table_of_all_jobs(tiny, tmp_path):
     assert again.returncode == 0 and "max_K=61" not in again.stdout, "another sweep's jobs"
 
 
-def test_what_was_picked_ahead_is_not_picked_again(tiny, tmp_path, monkeypatch):
-    """And its seconds are told, not those of looking it up."""
+def test_rounds_selected_ahead_are_not_selected_again(tiny, tmp_path, monkeypatch):
+    """Their seconds are logged, not those of the look-up."""
     picked = []
     select = Near.select
     monkeypatch.setattr(Near, "select", lambda self, round: picked.append(round.index) or select(self, round))
@@ -104,7 +104,7 @@ def test_what_was_picked_ahead_is_not_picked_again(tiny, tmp_path, monkeypatch):
     assert history(tmp_path / "alone") == history(tmp_path / "sweep" / "job")
 
 
-def test_the_table_shows_what_was_killed_and_what_failed(tmp_path, monkeypatch, capsys):
+def test_the_table_shows_killed_and_failed_jobs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jobs.Sweeps, "folder", tmp_path)
     monkeypatch.setattr(jobs.Sweeps, "before", {})
     write_json(tmp_path / ".jobs" / "a.json", {"state": "running", "overrides": ["seed=1", "x=1"]})
@@ -126,8 +126,8 @@ def killed(script: list[str], folder, cwd, env=None) -> set[str]:
     running = subprocess.Popen(script, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
     while True:
         done = {p.parent.name for p in folder.glob("*/metrics.json")}
-        begun = with_checkpoint(folder) - done
-        if done and begun:
+        started = with_checkpoint(folder) - done
+        if done and started:
             running.kill()
             running.wait()
             return done
@@ -135,14 +135,14 @@ def killed(script: list[str], folder, cwd, env=None) -> set[str]:
         time.sleep(0.01)
 
 
-def told(folder) -> dict[str, tuple]:
-    """Of every job what must not depend on whether it was killed."""
-    found = {}
+def outcomes(folder) -> dict[str, tuple]:
+    """For every job the results that must not depend on a kill."""
+    by_job = {}
     for path in folder.glob("*/metrics.json"):
         metrics, training = json.loads(path.read_text()), json.loads((path.parent / "train_metrics.json").read_text())
-        found[path.parent.name] = (metrics["target_loss"], metrics["answers_right"], training["tokens_trained"])
-        found[path.parent.name] += tuple(line["loss"] for line in training["history"])
-    return found
+        by_job[path.parent.name] = (metrics["target_loss"], metrics["answers_right"], training["tokens_trained"])
+        by_job[path.parent.name] += tuple(line["loss"] for line in training["history"])
+    return by_job
 
 
 @pytest.mark.slow
@@ -158,7 +158,7 @@ def test_a_killed_sweep_goes_on(tiny, tmp_path):
     assert again.stdout.count("is done already") == len(done) and again.stdout.count("resuming from") == 1
     assert {name: (folder / name / "metrics.json").stat().st_mtime_ns for name in done} == before
     assert process(*script[1:], f"output_dir={other}", cwd=tmp_path).returncode == 0
-    assert len(told(folder)) == 4 and told(folder) == told(other)
+    assert len(outcomes(folder)) == 4 and outcomes(folder) == outcomes(other)
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_the_smoke_sweep_is_killed_and_goes_on(real_cache, tmp_path):
     again = process(*script[1:], f"output_dir={folder}", cwd=tmp_path, env=env)
     assert again.returncode == 0, again.stderr[-2000:]
     assert again.stdout.count("is done already") == len(done) and again.stdout.count("resuming from") == 1
-    begun = time.monotonic()
+    started = time.monotonic()
     assert process(*script[1:], f"output_dir={other}", cwd=tmp_path, env=env).returncode == 0
-    print(f"the smoke sweep took {time.monotonic() - begun:.0f} s")
-    assert len(told(folder)) == 4 and told(folder) == told(other)
+    print(f"the smoke sweep took {time.monotonic() - started:.0f} s")
+    assert len(outcomes(folder)) == 4 and outcomes(folder) == outcomes(other)

@@ -38,14 +38,14 @@ def synced(server: Server, line: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def told(text: str) -> str:
+def sync_command(text: str) -> str:
     return next(line for line in text.splitlines() if line.startswith("wandb: offline; "))
 
 
 @pytest.mark.slow
 def test_a_killed_job_is_synced_whole(server, tiny, tmp_path, monkeypatch):
     """What W&B had not written when the process was killed is written by the process that resumes."""
-    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # else the service of this process holds the killed run
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # else the service of this process keeps the killed run open
     words = [
         str(ROOT / "train.py"),
         *tiny,
@@ -54,19 +54,19 @@ def test_a_killed_job_is_synced_whole(server, tiny, tmp_path, monkeypatch):
         f"output_dir={tmp_path}/a job",
     ]
     words = [word.replace("update_step=4", "update_step=60") for word in words]
-    begun = subprocess.Popen(
+    running = subprocess.Popen(
         [sys.executable, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     until = time.monotonic() + 120
     while not (tmp_path / "a job" / "checkpoints" / "checkpoint-40" / "trainer_state.json").is_file():
-        assert begun.poll() is None and time.monotonic() < until
+        assert running.poll() is None and time.monotonic() < until
         time.sleep(0.01)
-    begun.kill()
-    begun.wait()
+    running.kill()
+    running.wait()
     done = process(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "resuming from" in done.stdout
-    synced(server, told(done.stdout))
+    synced(server, sync_command(done.stdout))
     (lines,) = server.runs.values()
     assert [step for step, _ in losses(lines)] == list(range(1, 123))
     assert [line["step"] for line in lines if "selection/rows" in line] == [0, 2, 62]
@@ -93,7 +93,7 @@ def test_with_a_key_a_job_is_online_and_resumes_in_its_run(server, tiny, tmp_pat
         wandb.teardown()
     first, second = map(losses, server.runs.values())
     assert [step for step, _ in second] == list(range(1, 11))
-    assert first == second + second[8:], "trained again from step 8 on, and told of these steps only"
+    assert first == second + second[8:], "trained again from step 8 on, and only these steps logged"
     assert any(message.startswith(f"wandb: {server.url}/me/near/runs/") for message in caplog.messages)
     assert KEY not in str(server.upserted)
 

@@ -25,8 +25,8 @@ LOSSES = torch.tensor([1.0, 2.0, 3.0, 5.0])  # h: -1, -0.5, 0, 1
 
 
 def softmax(*scores: float) -> list[float]:
-    found = np.exp(scores)
-    return (4 * found / found.sum()).tolist()
+    exps = np.exp(scores)
+    return (4 * exps / exps.sum()).tolist()
 
 
 @pytest.mark.parametrize(
@@ -75,15 +75,19 @@ def test_a_row_without_answer_tokens_is_left_out_of_account(make):
 
 
 def weighted(tiny: list[str], weighter: str, *more: str) -> list[str]:
-    kept = [word for word in tiny if not word.startswith(("trainer.update", "trainer.warmup", "trainer.args.per_dev"))]
-    own = ["trainer.warmup_step=2", "trainer.train_step=8", "trainer.args.per_device_train_batch_size=4"]
-    return [*kept, "trainer=dynamic_weight", f"weighter={weighter}", *own, "evaluation.answers=false", *more]
+    others = [
+        word for word in tiny if not word.startswith(("trainer.update", "trainer.warmup", "trainer.args.per_dev"))
+    ]
+    options = ["trainer.warmup_step=2", "trainer.train_step=8", "trainer.args.per_device_train_batch_size=4"]
+    return [*others, "trainer=dynamic_weight", f"weighter={weighter}", *options, "evaluation.answers=false", *more]
 
 
 def plain(tiny: list[str], *more: str) -> list[str]:
-    kept = [word for word in tiny if not word.startswith(("trainer.update", "trainer.warmup", "trainer.args.per_dev"))]
-    own = ["trainer=static", "trainer.args.max_steps=8", "trainer.args.per_device_train_batch_size=4"]
-    return [*kept, *own, "evaluation.answers=false", *more]
+    others = [
+        word for word in tiny if not word.startswith(("trainer.update", "trainer.warmup", "trainer.args.per_dev"))
+    ]
+    options = ["trainer=static", "trainer.args.max_steps=8", "trainer.args.per_device_train_batch_size=4"]
+    return [*others, *options, "evaluation.answers=false", *more]
 
 
 def close(one: Path, other: Path) -> None:
@@ -94,16 +98,16 @@ def close(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("more", [[], ["trainer.args.gradient_accumulation_steps=3"], ["+trainer.args.bf16=true"]])
 def test_uniform_weights_are_the_plain_trainer(tiny, tmp_path, more):
-    """Rows differ in length; the warm-up is the Trainer's own to the bit, the rest to float32's rounding."""
+    """Rows differ in length; the warm-up equals the plain Trainer's to the bit, the rest up to float32's rounding."""
     train(configured("train", *plain(tiny, *more)), tmp_path / "plain")
     train(configured("train", *weighted(tiny, "uniform", *more)), tmp_path / "uniform")
     first = [history(tmp_path / name)[:2] for name in ("plain", "uniform")]
     assert first[0] == first[1]
     close(tmp_path / "plain", tmp_path / "uniform")
-    told = json.loads((tmp_path / "uniform" / "train_metrics.json").read_text())
-    assert told["selector"] == "dynamic_weight" and told["steps"] == 8
-    assert ["largest_weight" in line for line in told["history"]] == [False] * 2 + [True] * 6
-    for line in told["history"][2:]:
+    metrics = json.loads((tmp_path / "uniform" / "train_metrics.json").read_text())
+    assert metrics["selector"] == "dynamic_weight" and metrics["steps"] == 8
+    assert ["largest_weight" in line for line in metrics["history"]] == [False] * 2 + [True] * 6
+    for line in metrics["history"][2:]:
         assert line["largest_weight"] == pytest.approx(1)
         if not more:
             assert line["unweighted_loss"] == pytest.approx(line["loss"], rel=1e-4)
@@ -173,16 +177,16 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monke
     assert len(lines[0]) == len(lines[1]) == 1
 
 
-def test_rows_that_can_not_be_weighed_are_refused_early(tiny, tmp_path):
+def test_rows_that_cannot_be_weighted_are_refused_early(tiny, tmp_path):
     def refused(*more: str) -> str:
         with pytest.raises(UserError) as caught:
             train(configured("train", *weighted(tiny, "linupper", *more)), tmp_path / "out")
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
         return str(caught.value)
 
-    told = refused("trainer.args.per_device_train_batch_size=1")
-    assert "per_device_train_batch_size=1 leaves a row nothing to be weighed against; use 2 or more" in told
-    assert "label_smoothing_factor=0.1 is not known" in refused("+trainer.args.label_smoothing_factor=0.1")
+    message = refused("trainer.args.per_device_train_batch_size=1")
+    assert "per_device_train_batch_size=1 is too small to weight rows against each other; use 2 or more" in message
+    assert "label_smoothing_factor=0.1 is not supported" in refused("+trainer.args.label_smoothing_factor=0.1")
 
 
 @pytest.mark.slow

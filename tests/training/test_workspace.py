@@ -1,4 +1,4 @@
-"""The saved W&B workspace: its panels, which runs it shows, and its own command line. Nothing is sent."""
+"""The saved W&B workspace: its panels, the runs it shows, and its command line. Nothing is sent."""
 
 import pytest
 
@@ -7,19 +7,19 @@ from near.training.trackers.workspace import main, workspace
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (["project=near"], "entity is missing"),
         (["entity=me", "sweeps=a"], "sweeps is not an option; did you mean sweep"),
         (["entity=me", "rounds=two"], "rounds=two is not a whole number"),
     ],
 )
-def test_a_mistyped_word_is_one_line(words, said):
-    with pytest.raises(UserError, match=said):
+def test_a_mistyped_word_is_one_line(words, message):
+    with pytest.raises(UserError, match=message):
         main(words)
 
 
-def test_without_the_package_the_command_is_told(packages):
+def test_a_missing_package_is_reported(packages):
     packages(wandb_workspaces=False)
     with pytest.raises(UserError, match=r'pip install "near\[workspaces\]"'):
         workspace("me")
@@ -45,7 +45,7 @@ def test_the_panels_are_those_of_the_comparison(spec):
     bars = [p["config"]["metrics"] for p in sections["target"] if p["viewType"] == "Bar Chart"]
     assert bars == [["target/target_loss"], ["target/answers_right"]]
     tables = [str(p["config"]) for p in sections["rows"]]
-    assert len(tables) == 2 and all(f"rows/round_{i:03d}" in told for i, told in enumerate(tables))
+    assert len(tables) == 2 and all(f"rows/round_{i:03d}" in panel for i, panel in enumerate(tables))
     assert [p["viewType"] for p in sections["settings"]] == ["Run Comparer"]
 
 

@@ -1,9 +1,9 @@
-"""What a run trained on, round by round: a folder `rounds/` that can be looked up while the run goes on and after it.
+"""The record of what a run trained on, round by round: a folder `rounds/`, readable during the run and after it.
 
 000.npy         ids of round 0's subset, int64 (rows,), in the selector's order
-000_scores.npy  the selector's score of each of them, float32 (rows,), where it gives any
-000_order.npy   ids as they are trained, int64 (draws,): the first `draws_per_step` of them are its first step's
-rounds.jsonl    one line a round
+000_scores.npy  the selector's score of each of them, float32 (rows,), if it returns scores
+000_order.npy   ids in the order of training, int64 (draws,): the first `draws_per_step` are those of its first step
+rounds.jsonl    one line a round (near/common/records.py)
 """
 
 import logging
@@ -22,13 +22,19 @@ log = logging.getLogger(__name__)
 
 
 def overlap(ids: np.ndarray, others: np.ndarray) -> float:
-    """Jaccard index of two sets of distinct ids: what both hold, as a share of what either holds."""
+    """Jaccard index of two arrays of distinct ids: size of the intersection by size of the union."""
     both = len(np.intersect1d(ids, others, assume_unique=True))
     return both / (len(ids) + len(others) - both)
 
 
 class Record:
-    """The rounds of a run so far, and their files in `folder`, which only one process writes (`write`)."""
+    """The rounds of a run so far, and their files in `folder`.
+
+    Args:
+        name: of the selector.
+        draws_per_step: rows of an optimizer step; None without rounds.
+        write: write the files (one process does).
+    """
 
     def __init__(self, folder: Path, name: str, pool: Rows, draws_per_step: int | None, write: bool):
         self.folder, self.name, self.pool, self.write = folder, name, pool, write
@@ -40,14 +46,19 @@ class Record:
     def add(
         self, stretch: Stretch, subset: Subset, seconds: float, order: np.ndarray | None, measured: dict | None = None
     ) -> dict:
-        """Keep a round, tell of it, and return its line. `order`: its draws; None where the Trainer shuffles by itself.
-        `measured`: what else is known of it (tokens, target_loss as it begins).
+        """Record and log a round.
 
-        overlap: with the round before; never_seen: the share of its rows that no earlier round had; mean_score: of
-        the rows whose similarity is known.
+        Args:
+            seconds: that selecting took.
+            order: its draws; None if the Trainer shuffles.
+            measured: further entries of its line (tokens, target_loss at its start).
+
+        Returns:
+            its line. overlap: with the round before; never_seen: the share of rows that no earlier round had;
+            mean_score: of the rows with a similarity.
         """
         ids, scores = subset.ids, subset.scores
-        known = scores is not None and bool(np.isfinite(scores).any())
+        scored = scores is not None and bool(np.isfinite(scores).any())
         sources, counts = np.unique(self.pool.sources(ids).astype(str), return_counts=True)
         line = {
             "round": stretch.index,
@@ -57,7 +68,7 @@ class Record:
             "rows": len(ids),
             "draws": None if order is None else len(order),
             "draws_per_step": self.draws_per_step,
-            "mean_score": round(float(np.nanmean(scores)), 6) if known else None,
+            "mean_score": round(float(np.nanmean(scores)), 6) if scored else None,
             "overlap": None if self._before is None else round(overlap(ids, self._before), 6),
             "never_seen": round(1 - float(self._seen[ids].mean()), 6),
             "sources": {str(sources[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")},
@@ -72,11 +83,15 @@ class Record:
             if scores is not None:
                 write_npy(round_file(self.folder, stretch.index, "scores"), np.asarray(scores, dtype=np.float32))
             write_jsonl(self.folder / LINES, self.rounds)
-            log.info(told(line))
+            log.info(summary(line))
         return line
 
     def restore(self, lines: list[dict], subsets: list[np.ndarray], orders: list[np.ndarray | None]) -> None:
-        """After a restart: the rounds of the checkpoint, whatever folder it came from."""
+        """Restore the rounds of a checkpoint, and write their files.
+
+        Args:
+            lines, subsets, orders: of each round, as in `add`.
+        """
         self.rounds = lines
         for ids in subsets:
             self._note(ids)
@@ -96,16 +111,16 @@ class Record:
 
 
 def proportions(line: dict) -> dict[str, float]:
-    """What a tracker is told of a round's mix: mix/SOURCE, names without what a tracker can't hold."""
-    found: dict[str, float] = {}
+    """A round's mix as metrics, mix/SOURCE: sources without characters that trackers refuse, numbered if equal."""
+    metrics: dict[str, float] = {}
     for source, share in (line.get("mix") or {}).get("proportions", {}).items():
         name = "mix/" + (re.sub(r"[^\w.-]+", "-", source).strip("-") or "source")
-        found[f"{name}-{len(found)}" if name in found else name] = share
-    return found
+        metrics[f"{name}-{len(metrics)}" if name in metrics else name] = share
+    return metrics
 
 
-def told(line: dict) -> str:
-    """A round in one line of the log. Of a run without rounds, what it draws from."""
+def summary(line: dict) -> str:
+    """One line for the log: a round, or the rows that a run without rounds draws from."""
     rows, in_rounds = line["rows"], line["draws"] is not None
     parts = [f"{rows} distinct rows, {line['draws'] / rows:.1f} passes" if in_rounds else f"draws from {rows} rows"]
     if line["mean_score"] is not None:
@@ -113,7 +128,7 @@ def told(line: dict) -> str:
     if line["overlap"] is not None:
         parts.append(f"overlap with the round before {line['overlap']:.2f}, {line['never_seen']:.0%} never seen before")
     shares = {source: count / rows for source, count in line["sources"].items()}
-    if line["mix"]:  # of the draws, which may pass over a small source many times
+    if line["mix"]:  # shares of the draws, which may repeat a small source many times
         shares = dict(sorted(line["mix"]["proportions"].items(), key=lambda pair: -pair[1]))
     parts.append(", ".join(f"{source} {share:.0%}" for source, share in list(shares.items())[:3]))
     if line.get("target_loss") is not None:

@@ -5,17 +5,23 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-STRETCH = 50  # batches that are sorted by length together
+WINDOW = 50  # batches that are sorted by length together
 
 
 def draws(ids: np.ndarray, size: int, seed: int, round: int) -> np.ndarray:
-    """`size` draws of `ids`, int64: a seeded shuffle; with fewer ids, pass after pass, each newly shuffled. A last,
-    shorter pass draws from the first of `ids`, the selector's order being its preference.
+    """A seeded shuffle of `ids`; if there are fewer than `size`, pass after pass, each with another shuffle.
+
+    Args:
+        ids: int64 (n,). A last, shorter pass draws from the first of them, because the selector prefers these.
+        size: how many draws.
+
+    Returns:
+        int64 (size,).
 
     >>> draws(np.array([7, 8, 9]), 7, seed=0, round=1)
-    array([7, 8, 9, 7, 9, 8, 7])        # two whole passes, and the first row once more
+    array([7, 8, 9, 7, 9, 8, 7])        # two passes, and the first row once more
     """
-    rng = np.random.default_rng((seed, round, 1))  # 1: another stream than the selectors'
+    rng = np.random.default_rng((seed, round, 1))  # 1: a stream other than the selectors'
     passes, rest = divmod(size, len(ids))
     return np.concatenate([*(rng.permutation(ids) for _ in range(passes)), rng.permutation(ids[:rest])])
 
@@ -23,31 +29,39 @@ def draws(ids: np.ndarray, size: int, seed: int, round: int) -> np.ndarray:
 def grouped_by_length(
     order: np.ndarray, rows: int, lengths: np.ndarray, batch: int, seed: int, round: int
 ) -> np.ndarray:
-    """`order` (draws of a subset of `rows` rows, pass after pass) with rows alike in length side by side, so that
-    batches have little padding: within every pass, stretches of 50 batches are sorted by length, cut into batches, and
-    these are shuffled. Still pass after pass, so that no row comes twice in one batch but where passes meet.
+    """Reorder draws so that batches have rows of similar lengths, and little padding.
+
+    Within every pass, windows of 50 batches are sorted by length, cut into batches, and the batches are shuffled.
+    Passes stay apart, so a batch has a row twice only where two passes meet.
+
+    Args:
+        order: draws, int64 (draws,), pass after pass.
+        rows: the length of a pass.
+        lengths: of all rows, by id.
+        batch: rows of a batch.
+
+    Returns:
+        int64 (draws,).
 
     >>> grouped_by_length(np.arange(6), 6, np.array([9, 1, 8, 2, 9, 1]), batch=2, seed=0, round=0)
     array([0, 4, 2, 3, 1, 5])
     """
-    rng = np.random.default_rng((seed, round, 3))  # 3: another stream than the draws'
-    found = []
+    rng = np.random.default_rng((seed, round, 3))  # 3: a stream other than that of the draws
+    grouped = []
     for start in range(0, len(order), rows):
-        part, batches = order[start : start + rows], []
-        for first in range(0, len(part), STRETCH * batch):
-            some = part[first : first + STRETCH * batch]
-            some = some[np.argsort(-lengths[some], kind="stable")]
-            batches += [some[i : i + batch] for i in range(0, len(some), batch)]
-        short = [
-            b for b in batches if len(b) < batch
-        ]  # at most the last one: at the end, so that the others stay whole
-        whole = [b for b in batches if len(b) == batch]
-        found += [whole[i] for i in rng.permutation(len(whole))] + short
-    return np.concatenate(found)
+        one_pass, batches = order[start : start + rows], []
+        for first in range(0, len(one_pass), WINDOW * batch):
+            window = one_pass[first : first + WINDOW * batch]
+            window = window[np.argsort(-lengths[window], kind="stable")]  # longest first
+            batches += [window[i : i + batch] for i in range(0, len(window), batch)]
+        full = [b for b in batches if len(b) == batch]
+        short = [b for b in batches if len(b) < batch]  # one at most; last, so that it shifts no other batch
+        grouped += [full[i] for i in rng.permutation(len(full))] + short
+    return np.concatenate(grouped)
 
 
 class RoundSampler(torch.utils.data.Sampler):
-    """Yields one slice of a round's draws per epoch of the Trainer: `rows` is set before each epoch begins.
+    """Yields one slice of a round's draws per epoch of the Trainer; `rows` is set before each epoch.
 
     With a schedule of 4 warm-up steps and rounds of 6, two rows a step, the slices are gcd(4, 6) = 2 steps = 4 rows:
     warm-up draws [a b c d | e f g h], then the round's [i j k l | m n o p | q r s t], one slice an epoch.

@@ -1,4 +1,4 @@
-"""The schedule: which optimizer steps belong to which round, and how rounds become epochs of a sampler."""
+"""The schedule: the optimizer steps of every round, and the slices that become epochs of the sampler."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 @dataclass(frozen=True)
 class Stretch:
-    """One round's steps: [start, start + steps). `warmup`: random rows, no selector."""
+    """The optimizer steps of a round: [start, start + steps). `warmup`: random rows, without the selector."""
 
     index: int
     start: int
@@ -32,7 +32,7 @@ class Schedule:
 
     @classmethod
     def of(cls, trainer: DictConfig) -> "Schedule":
-        """Of the options of a trainer that goes in rounds."""
+        """From the options of a trainer with rounds."""
         return cls(*(trainer[key] for key in ("warmup_step", "update_step", "update_times", "cycles")))
 
     @property
@@ -41,22 +41,22 @@ class Schedule:
 
     @property
     def slice_steps(self) -> int:
-        """Steps of the sampler's epoch: the longest that makes every round boundary an epoch boundary."""
+        """Steps of the sampler's epoch: the most for which every round starts with an epoch."""
         if not self.warmup_step:
             return self.update_step
         return math.gcd(self.warmup_step, self.update_step) if self.update_times else self.warmup_step
 
     def rounds(self) -> list[Stretch]:
-        found, start = [], 0
+        rounds, start = [], 0
         for _ in range(self.cycles):
             lengths = [(self.warmup_step, True)] * bool(self.warmup_step)
             for steps, warmup in lengths + [(self.update_step, False)] * self.update_times:
-                found.append(Stretch(len(found), start, steps, warmup))
+                rounds.append(Stretch(len(rounds), start, steps, warmup))
                 start += steps
-        return found
+        return rounds
 
     def at(self, step: int) -> Stretch:
-        """The round that optimizer step `step` (from 0) belongs to."""
+        """The round of optimizer step `step`, from 0."""
         per_cycle = self.warmup_step + self.update_step * self.update_times
         cycle, within = divmod(step, per_cycle)
         each = self.update_times + bool(self.warmup_step)

@@ -1,7 +1,7 @@
-"""No tracker: the run writes its own files only."""
+"""No tracker: the run only writes its files."""
 
 from near.training.trackers.base import Tracker
 
 
 class NoTracker(Tracker):
-    """Takes every metric and keeps none."""
+    """Ignores all metrics."""

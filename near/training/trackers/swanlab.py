@@ -1,4 +1,4 @@
-"""SwanLab, offline unless asked otherwise."""
+"""SwanLab, offline by default."""
 
 import contextlib
 import importlib.util
@@ -20,7 +20,7 @@ Mode = Literal["offline", "local", "online", "disabled"]
 
 
 class SwanlabTracker(Tracker):
-    """One SwanLab run for one job, under <output_dir>/swanlog; a resumed job goes on in its own run."""
+    """One SwanLab run for one job, under <output_dir>/swanlog; a resumed job continues its run."""
 
     def __init__(self, project: str = "near", workspace: str | None = None, mode: Mode = "offline"):
         """mode: offline (files to sync later), local (with SwanLab's own dashboard), online, disabled."""

@@ -13,7 +13,7 @@ from near.training.trackers.runs import described, existing_id, new_id, save_id,
 
 
 class TrackioTracker(Tracker):
-    """One Trackio run for one job, in $TRACKIO_DIR or Trackio's own folder; `trackio show --project near` shows all."""
+    """One Trackio run for one job, in $TRACKIO_DIR or Trackio's folder; `trackio show --project near` shows all."""
 
     def __init__(
         self, project: str = "near", space_id: str | None = None, table_rows: TableRows = 100, table_chars: int = 0
@@ -52,11 +52,11 @@ class TrackioTracker(Tracker):
 
 @contextlib.contextmanager
 def _no_hub() -> Iterator[None]:
-    """Trackio asks the hub whom a token belongs to, even where nothing may leave this machine."""
+    """Block Trackio's request to the hub for the owner of a token, which it sends even for local runs."""
     import huggingface_hub
 
     def refuse(*args, **kwargs):
-        raise OSError("the hub is not asked")
+        raise OSError("no request to the hub")
 
     whoami, huggingface_hub.whoami = huggingface_hub.whoami, refuse
     try:

@@ -89,7 +89,7 @@ class _WandbRun(TrackerRun):
         self._run = run
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """W&B drops steps that come late, so the step is a metric of its own and the axis of the others."""
+        """W&B drops steps that come late, so the step is logged as a metric, the axis of the others."""
         self._run.log({**metrics, "step": step})
 
     def table(self, index: int, step: int, rows: list[dict]) -> None:

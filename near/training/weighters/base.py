@@ -1,4 +1,4 @@
-"""The contract of a weighter: how much each row of a batch counts, by its loss."""
+"""The contract of a weighter: the weight of each row of a batch, by its loss."""
 
 from abc import ABC, abstractmethod
 from typing import Annotated
@@ -10,14 +10,16 @@ from near.common.bounds import between
 
 class Weighter(ABC):
     """Weights of rows by their losses (Sow et al. 2025, Dynamic Loss-Based Sample Reweighting for Improved LLM
-    Pretraining): of a batch's losses, made h in [-delta, delta] by their least and largest,
+    Pretraining). A batch's losses are scaled linearly to h in [-delta, delta]; then
 
         w_i  in proportion to  tokens_i exp(f(h_i) / r)
 
-    which is what maximises sum_i w_i f(h_i) - r KL(w || tokens). The paper's rows are all of one length; with others,
-    the plain Trainer weighs each token alike, a row by its tokens, and so does an even f here.
+    which maximises sum_i w_i f(h_i) - r KL(w || tokens). In the paper all rows have the same length. Otherwise the
+    plain Trainer weights every token alike, that is a row by its tokens, and a constant f does the same here.
 
-    delta: how far apart losses are set; r: how close weights stay to the plain Trainer's, infinitely close at infinity.
+    Args:
+        delta: the bound of the scaled losses.
+        r: how close weights stay to the plain Trainer's; equal to them in the limit of large r.
     """
 
     def __init__(
@@ -27,17 +29,21 @@ class Weighter(ABC):
 
     @abstractmethod
     def score(self, h: torch.Tensor) -> torch.Tensor:
-        """f, float32 (B,), of losses in [-delta, delta]."""
+        """f(h), float32 (B,), of scaled losses h, float32 (B,), in [-delta, delta]."""
 
     def __call__(self, losses: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Factors of the rows' token losses, float32 (B,); their mean over tokens is 1.
+        """Factors of the rows' token losses.
 
-        losses: the mean over each row's answer tokens, float32 (B,); tokens: how many these are, (B,); a row without
-        any is left out of account.
+        Args:
+            losses: the mean over each row's answer tokens, float32 (B,).
+            tokens: the number of these tokens, (B,); rows without any are ignored.
+
+        Returns:
+            float32 (B,); the mean over tokens is 1.
         """
         known = tokens > 0
         low, high = losses[known].min(), losses[known].max()
         h = self.delta * (2 * losses - low - high) / (high - low).clamp(min=1e-6)
-        found = self.score(h) / self.r
-        found = torch.exp(found - found[known].max()) * known  # less the largest: no overflow, and the same shares
-        return found * (tokens.sum() / (tokens * found).sum())
+        scores = self.score(h) / self.r  # (B,)
+        weights = torch.exp(scores - scores[known].max()) * known  # minus the largest: no overflow, the same shares
+        return weights * (tokens.sum() / (tokens * weights).sum())

@@ -1,4 +1,4 @@
-"""Less weight for what the model knows already, up to the middle of the batch's losses."""
+"""Less weight for small losses, up to the middle of the batch's losses: rows that the model knows already."""
 
 import torch
 
@@ -6,8 +6,8 @@ from near.training.weighters.base import Weighter
 
 
 class LinUpper(Weighter):
-    """f(h) = min(h + delta, delta): rising until the middle, even above it, so that outliers get no more than others.
-    The paper's best."""
+    """f(h) = min(h + delta, delta): rising up to the middle, constant above it, so that outliers get no extra weight.
+    The best strategy of the paper."""
 
     def score(self, h: torch.Tensor) -> torch.Tensor:
         return (h + self.delta).clamp(max=self.delta)

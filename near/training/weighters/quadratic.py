@@ -1,4 +1,4 @@
-"""Most weight for the middle of the batch's losses: neither what is known nor what can't be learnt."""
+"""Most weight for the middle of the batch's losses: rows neither known already nor too hard."""
 
 import torch
 

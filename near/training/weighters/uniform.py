@@ -1,4 +1,4 @@
-"""The plain Trainer's weights: what other weighters are to be measured against."""
+"""The plain Trainer's weights: the baseline of the other weighters."""
 
 import torch
 
@@ -6,7 +6,10 @@ from near.training.weighters.base import Weighter
 
 
 class Uniform(Weighter):
-    """f(h) = 0. (DataFlex's `uniform` takes f(h) = h, which weighs a batch's largest loss exp(2) times its least.)"""
+    """f(h) = 0.
+
+    (DataFlex's `uniform` uses f(h) = h: a batch's largest loss has exp(2) times the weight of its smallest.)
+    """
 
     def score(self, h: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(h)
