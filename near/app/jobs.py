@@ -148,11 +148,11 @@ def _cells(name: str, said: dict, names: dict[str, str]) -> list[str]:
     elif state == "running":
         state, note = "not finished", "killed? start the sweep again: it goes on where it was"
     elif (files := RunFolder(Sweeps.folder / name)).is_evaluated:
-        with contextlib.suppress(UserError, KeyError, TypeError):
+        with contextlib.suppress(UserError, TypeError):  # damaged, or without a loss
             metrics = files.metrics
-            loss = f"{metrics['target_loss']:.4f}"
-            if metrics.get("same_rows_as"):
-                note = f"same rows as {names.get(metrics['same_rows_as'], metrics['same_rows_as'])}"
+            loss = f"{metrics.target_loss:.4f}"
+            if metrics.same_rows_as:
+                note = f"same rows as {names.get(metrics.same_rows_as, metrics.same_rows_as)}"
             if said.get("found"):
                 state = "done before"
     return [names[name], state, loss, str(said.get("seconds", "-")), note]

@@ -1,7 +1,7 @@
 """The folder of a run: the names of its files, and functions that read them.
 
 config.yaml           the configuration as the run resolved it
-train_metrics.json    time and memory of training; written when training ends
+train_metrics.json    time of training, loss history, identity; written when training ends
 metrics.json          the evaluation; written last, so that a run that has it is finished
 answers.jsonl         one evaluated row a line; base_answers.jsonl: the untrained model's
 rounds/rounds.jsonl   one round a line; rounds/NNN*.npy: its rows (near/training/rounds/record.py)
@@ -9,6 +9,8 @@ checkpoints/          checkpoint-STEP folders
 adapter/, model/      the trained weights
 failed.json           why training ended early
 ../.jobs/NAME.json    the state of a sweep's job
+
+The fields of the first two and of rounds.jsonl: near/common/records.py.
 """
 
 import contextlib
@@ -24,6 +26,7 @@ from near.common.errors import UserError, one_line
 from near.common.files import digest, read_json, read_jsonl
 from near.common.foreign import read_config, read_overrides
 from near.common.locks import lock_file
+from near.common.records import EvalMetrics, RoundRecord, TrainMetrics, read_rounds
 
 CONFIG, METRICS, TRAINING, FAILED = "config.yaml", "metrics.json", "train_metrics.json", "failed.json"
 ANSWERS, BASE_ANSWERS = "answers.jsonl", "base_answers.jsonl"
@@ -54,14 +57,14 @@ class RunFolder:
         return (self / CONFIG).is_file()
 
     @property
-    def training(self) -> dict:
-        """train_metrics.json; empty until training ends."""
-        return self._json(TRAINING)
+    def training(self) -> TrainMetrics:
+        """train_metrics.json; without values until training ends."""
+        return TrainMetrics.from_json(self._json(TRAINING), self / TRAINING)
 
     @property
-    def metrics(self) -> dict:
-        """metrics.json; empty until the run is evaluated."""
-        return self._json(METRICS)
+    def metrics(self) -> EvalMetrics:
+        """metrics.json. Raises OSError until the run is evaluated, and ForeignRecord if near did not write the file."""
+        return EvalMetrics.read(self / METRICS)
 
     @property
     def failure(self) -> str | None:
@@ -78,9 +81,9 @@ class RunFolder:
         return (self / METRICS).is_file()
 
     @property
-    def rounds(self) -> list[dict]:
+    def rounds(self) -> list[RoundRecord]:
         """Lines of rounds/rounds.jsonl."""
-        return self._lines(f"{ROUNDS}/{LINES}")
+        return read_rounds(self / ROUNDS / LINES)
 
     def round_file(self, index: int, part: str = "") -> Path:
         """The array of round `index`: its subset; part="scores": the selector's scores; "order": the draws."""

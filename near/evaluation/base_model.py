@@ -1,6 +1,7 @@
 """The untrained model of every comparison: evaluated once, then read from the cache by all runs."""
 
 import contextlib
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from near.common.cached import cached, existing
 from near.common.config import identity as outcome
 from near.common.files import cache_folder, digest, folder_aside, read_json, write_json
 from near.common.processes import is_main
+from near.common.records import ModelMetrics, SetMetrics
 from near.data.rows import Rows
 from near.evaluation.benchmarks import base_benchmarks
 from near.evaluation.generation import answering
@@ -28,7 +30,7 @@ SCHEMA_VERSION = 5  # of cached evaluations; raise it when a grader's grades cha
 
 def base_metrics(
     cfg: DictConfig, model: DictConfig, sets: Sets, loaded=None, together: bool = False
-) -> tuple[dict, list[dict]]:
+) -> tuple[ModelMetrics, list[dict]]:
     """Metrics and answers of an untrained model on all sets; each set is measured once, then read from the cache.
 
     Args:
@@ -40,27 +42,26 @@ def base_metrics(
     if not together:
         folder = base_folder(model, cfg.cache_dir)
         tokenizer = load_tokenizer(model, cfg.cache_dir)
-        metrics["lm_eval"] = base_benchmarks(
-            cfg, model, folder, lambda: (loaded or load_base(model, cfg.cache_dir), tokenizer)
-        )
+        scores = base_benchmarks(cfg, model, folder, lambda: (loaded or load_base(model, cfg.cache_dir), tokenizer))
+        metrics = dataclasses.replace(metrics, lm_eval=scores)
     return metrics, answers
 
 
-def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded, together: bool) -> tuple[dict, list[dict]]:
+def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded, together: bool) -> tuple[SetMetrics, list[dict]]:
     target = _folder(cfg, model, rows)
 
-    def evaluate() -> tuple[dict, list[dict]]:
+    def evaluate() -> tuple[SetMetrics, list[dict]]:
         tokenizer = load_tokenizer(model, cfg.cache_dir)
         base = load_base(model, cfg.cache_dir) if loaded is None else loaded
         with answering(cfg, base, tokenizer, base_folder(model, cfg.cache_dir)) as answer:
             metrics, answers = measure(base, tokenizer, rows, cfg, answer=answer)
         if is_main():
-            log.info(f"base model: evaluated on {rows.name}, target loss {metrics['target_loss']:.4f}")
+            log.info(f"base model: evaluated on {rows.name}, target loss {metrics.target_loss:.4f}")
         return metrics, answers
 
     def make(new: Path) -> None:
         metrics, answers = evaluate()
-        write_json(new / "base.json", {"metrics": metrics, "answers": answers})
+        write_json(new / "base.json", {"metrics": metrics.to_json(), "answers": answers})
 
     if target.exists() and is_main():
         log.info(f"base model: evaluation on {rows.name} is in the cache")
@@ -71,13 +72,13 @@ def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded, together: bool)
     metrics, answers = evaluate()
     if is_main():
         with folder_aside(target, replace=True) as new:
-            write_json(new / "base.json", {"metrics": metrics, "answers": answers})
+            write_json(new / "base.json", {"metrics": metrics.to_json(), "answers": answers})
     return metrics, answers
 
 
-def _read(target: Path) -> tuple[dict, list[dict]]:
+def _read(target: Path) -> tuple[SetMetrics, list[dict]]:
     base = read_json(target / "base.json")
-    return base["metrics"], base["answers"]
+    return SetMetrics.from_json(base["metrics"], target / "base.json"), base["answers"]
 
 
 def _folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
@@ -102,7 +103,9 @@ class BaseMetrics(TrainerCallback):
     """`metrics` and `answers` of the model before training; None if they are unknown."""
 
     def __init__(self, cfg: DictConfig, sets: Sets):
-        self.cfg, self.sets, self.metrics, self.answers = cfg, sets, None, None
+        self.cfg, self.sets = cfg, sets
+        self.metrics: ModelMetrics | None = None
+        self.answers: list[dict] | None = None
 
     def measure(self, model, together: bool = False) -> None:
         self.metrics, self.answers = base_metrics(self.cfg, self.cfg.model, self.sets, model, together)

@@ -1,6 +1,7 @@
 """What eval.py does, and the files that an evaluation writes."""
 
 import copy
+import dataclasses
 import logging
 import math
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from near.common.config import public, raw_words
 from near.common.errors import UserError, one_line
-from near.common.files import provenance, write_json, write_jsonl
+from near.common.files import provenance, write_jsonl
 from near.common.outputs import ANSWERS, claim, remove
+from near.common.records import EvalMetrics, ModelMetrics
 from near.common.run_folder import METRICS, TRAINING, RunFolder
 from near.evaluation.base_model import base_metrics
 from near.evaluation.benchmarks import benchmarks, shown
@@ -24,8 +26,6 @@ from near.evaluation.measure import check_evaluation, evaluation_sets, measure, 
 from near.models.loading import base_folder, load_base, load_tokenizer, with_adapter
 
 log = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 2  # of metrics.json
 
 
 def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], None]) -> None:
@@ -56,7 +56,7 @@ def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], No
         model = with_adapter(load_base(cfg.model, cfg.cache_dir), adapter)
         with answering(cfg, model, tokenizer, base_folder(cfg.model, cfg.cache_dir), adapter) as answer:
             metrics, answers = measure_all(lambda rows: measure(model, tokenizer, rows, cfg, answer=answer), sets)
-        metrics["lm_eval"] = benchmarks(model, tokenizer, cfg.evaluation)
+        metrics = dataclasses.replace(metrics, lm_eval=benchmarks(model, tokenizer, cfg.evaluation))
     described |= {
         "model": str(public(base_model, decisive=True)["name_or_path"]),
         "adapter": adapter,
@@ -65,7 +65,7 @@ def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], No
     if adapter is not None or cfg.run is not None:
         described["base"], base_answers = base_metrics(cfg, base_model, sets)
     claim(output_dir, "eval")
-    write_metrics(output_dir, {**described, **metrics}, answers, base_answers, cfg)
+    write_metrics(output_dir, EvalMetrics.of(metrics, **described), answers, base_answers, cfg)
     log.info(f"{summary(metrics)}; wrote {output_dir}")
 
 
@@ -79,12 +79,12 @@ def _run_parts(folder: Path, allow_targets: object) -> tuple[DictConfig, str | N
     trained, config = files.training, files.config(allow_targets, retyped=True)
     try:
         described = {
-            "selector": trained["selector"],
+            "selector": trained.selector,
             "seed": config.seed,
-            "max_K": trained.get("max_K", config.max_K),
+            "max_K": config.max_K if trained.max_K is None else trained.max_K,
             "run": str(folder),
         }
-    except (KeyError, OmegaConfBaseException) as error:
+    except OmegaConfBaseException as error:
         raise UserError(f"run={folder}: its config.yaml is damaged ({one_line(error)})") from error
     if (weights := files.weights()) is None:
         raise UserError(f"run={folder} has neither adapter/ nor model/; train it again")
@@ -115,7 +115,7 @@ def _check_adapter(path: str) -> None:
 
 
 def write_metrics(
-    folder: Path, metrics: dict, answers: list[dict], base_answers: list[dict] | None, cfg: DictConfig
+    folder: Path, metrics: EvalMetrics, answers: list[dict], base_answers: list[dict] | None, cfg: DictConfig
 ) -> None:
     """Write an evaluation's files; metrics.json last, so that where it exists the others are complete.
 
@@ -134,21 +134,18 @@ def write_metrics(
     ]
     if generated:
         write_jsonl(folder / "dataflow.jsonl", generated)
-    write_json(
-        folder / METRICS,
-        {"schema_version": SCHEMA_VERSION, **metrics, **provenance(), "evaluation": public(cfg.evaluation)},
-    )
+    dataclasses.replace(metrics, **provenance(), evaluation=public(cfg.evaluation)).write(folder / METRICS)
 
 
-def summary(metrics: dict) -> str:
+def summary(metrics: ModelMetrics) -> str:
     """One line for the log: target loss, scores and benchmarks."""
-    right = "" if metrics["answers_right"] is None else f", answers right {metrics['answers_right']}/{metrics['rows']}"
-    value = metrics["target_loss"]
+    right = "" if metrics.answers_right is None else f", answers right {metrics.answers_right}/{metrics.rows}"
+    value = metrics.target_loss
     shown_loss = "not a finite number" if value is None or not math.isfinite(value) else f"{value:.4f}"
-    loss = f"target loss {shown_loss} on {metrics['rows']} {metrics['evaluated_on']} rows"
+    loss = f"target loss {shown_loss} on {metrics.rows} {metrics.evaluated_on} rows"
     right += "".join(
-        f", {name} {score['mean']:.3f}" + no_answers(score.get("no_answer"), score.get("graded", 0))
-        for name, score in (metrics.get("scores") or {}).items()
-        if name != "exact" and score.get("mean") is not None
+        f", {name} {score.mean:.3f}" + no_answers(score.no_answer, score.graded)
+        for name, score in metrics.scores.items()
+        if name != "exact" and score.mean is not None
     )
-    return loss + right + shown(metrics.get("lm_eval"))
+    return loss + right + shown(metrics.lm_eval)

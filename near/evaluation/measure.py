@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from near.common.batches import batches
 from near.common.errors import UserError, one_line
 from near.common.processes import is_main
+from near.common.records import ModelMetrics, Score, SetMetrics
 from near.data.formats.formats import is_plain
 from near.data.loading import is_set, load, more_sets, raw_rows
 from near.data.rows import Rows
@@ -72,20 +73,22 @@ def check_evaluation(cfg: DictConfig, sharded: bool = False) -> None:
     check_benchmarks(cfg.evaluation, sharded)
 
 
-def measure_all(measure_one: Callable[[Rows], tuple[dict, list[dict]]], sets: Sets) -> tuple[dict, list[dict]]:
+def measure_all(
+    measure_one: Callable[[Rows], tuple[SetMetrics, list[dict]]], sets: Sets
+) -> tuple[ModelMetrics, list[dict]]:
     """One model's metrics on the target, with those of further sets under `more`, and its answers on all sets."""
-    metrics, answers = measure_one(sets.target)
+    target, answers = measure_one(sets.target)
     answers = [{"set": "target", **a} for a in answers]
-    metrics = {**metrics, "more": {}}
+    more = {}
     for name, rows in sets.more.items():
-        metrics["more"][name], others = measure_one(rows)
+        more[name], others = measure_one(rows)
         answers += [{"set": name, **a} for a in others]
-    return metrics, answers
+    return ModelMetrics(**vars(target), more=more), answers
 
 
 def measure(
     model, tokenizer, rows: Rows, cfg: DictConfig, lenient: bool = False, answer: Answerer | None = None
-) -> tuple[dict, list[dict]]:
+) -> tuple[SetMetrics, list[dict]]:
     """Evaluate a model: target loss, the mean over all answer tokens in nats, and graded greedy answers.
 
     Args:
@@ -93,7 +96,7 @@ def measure(
         answer: generates the answers (near/evaluation/generation.py); None: the model does.
 
     Returns:
-        metrics, as in metrics.json; a record for each row, as in answers.jsonl.
+        metrics; a record for each row, as in answers.jsonl.
     """
     started, was_training = time.perf_counter(), model.training
     model.eval()
@@ -122,25 +125,25 @@ def measure(
         if answers is not None:
             record |= {"answer": answers[at], "scores": {}, "told": {}, "no_answer": []}
         records.append(record)
-    scores = {}
+    scores: dict[str, Score] = {}
     if answers is not None and is_main():
         scores = _graded(graders, records, rows, cfg, lenient)
     loss = float(loss_sums.sum() / counts.sum())
     interval = over_examples(loss_sums, counts)
-    metrics = {
-        "target_loss": loss,
-        "target_loss_interval": interval,
-        "perplexity": _exp(loss),
-        "perplexity_interval": None if interval is None else [_exp(x) for x in interval],
-        "rows": len(records),
-        "tokens": int(counts.sum()),
-        "answers_right": scores["exact"]["right"] if "exact" in scores else None,
-        "scores": scores,
-        "evaluated_on": rows.name,
-        "eval_fingerprint": rows.fingerprint,
-        "columns_fingerprint": graded_columns(cfg, rows),
-        "evaluation_seconds": round(time.perf_counter() - started, 3),
-    }
+    metrics = SetMetrics(
+        target_loss=loss,
+        target_loss_interval=interval,
+        perplexity=_exp(loss),
+        perplexity_interval=None if interval is None else [_exp(x) for x in interval],
+        rows=len(records),
+        tokens=int(counts.sum()),
+        answers_right=scores["exact"].right if "exact" in scores else None,
+        scores=scores,
+        evaluated_on=rows.name,
+        eval_fingerprint=rows.fingerprint,
+        columns_fingerprint=graded_columns(cfg, rows),
+        evaluation_seconds=round(time.perf_counter() - started, 3),
+    )
     return metrics, records
 
 
@@ -198,12 +201,10 @@ def losses(model, tokenizer, coded: list[Encoded], cfg: DictConfig) -> tuple[np.
     return sums, counts
 
 
-def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: DictConfig, lenient: bool) -> dict:
-    """Write grades into `records`.
-
-    Returns:
-        for each grader: mean score and its interval, and how many answers were graded, right, and had nothing to grade.
-    """
+def _graded(
+    graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: DictConfig, lenient: bool
+) -> dict[str, Score]:
+    """Write grades into `records`; returns each grader's score."""
     raw = {}
     if any(grader.columns for grader in graders.values()):
         ids = np.array([record["row"] for record in records])
@@ -225,23 +226,21 @@ def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: Di
             if grade.no_answer:
                 record["no_answer"].append(name)
         known = np.array([grade.score for grade in grades if grade.score is not None])
-        scores[name] = {
-            "mean": float(known.mean()) if len(known) else None,
-            "interval": over_examples(known, np.ones(len(known))),
-            "graded": len(known),
-            "right": int((known == 1).sum()),
-            "no_answer": sum(grade.no_answer for grade in grades),
-            **grader.metadata(),
-        }
+        scores[name] = Score(
+            mean=float(known.mean()) if len(known) else None,
+            interval=over_examples(known, np.ones(len(known))),
+            graded=len(known),
+            right=int((known == 1).sum()),
+            no_answer=sum(grade.no_answer for grade in grades),
+            extra=grader.metadata(),
+        )
         _log_ungraded(name, scores[name], rows)
     return scores
 
 
-def _log_ungraded(name: str, counts: dict, rows: Rows) -> None:
+def _log_ungraded(name: str, score: Score, rows: Rows) -> None:
     """Log how many answers and references had nothing to compare."""
-    if counts["no_answer"]:
-        log.info(
-            f"{name}: {counts['no_answer']} of {counts['graded']} answers have nothing to grade and count as wrong"
-        )
-    if 0 < counts["graded"] < (count := len(rows.eligible())):
-        log.info(f"{name}: {count - counts['graded']} of {count} references have nothing to grade and are left out")
+    if score.no_answer:
+        log.info(f"{name}: {score.no_answer} of {score.graded} answers have nothing to grade and count as wrong")
+    if 0 < score.graded < (count := len(rows.eligible())):
+        log.info(f"{name}: {count - score.graded} of {count} references have nothing to grade and are left out")

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near.common.errors import UserError
 from near.common.files import read_json, refuse_special_in
+from near.common.records import EvalMetrics, TrainMetrics
 from near.common.run_folder import ADAPTER, CHECKPOINTS, RunFolder
 
 # endings of the names of quantised models
@@ -32,14 +33,14 @@ class AdapterRun:
         return self.files.path
 
     @cached_property
-    def trained(self) -> dict:
-        """train_metrics.json; empty until training ends."""
+    def trained(self) -> TrainMetrics:
+        """train_metrics.json; without values until training ends."""
         return self.files.training
 
     @cached_property
-    def metrics(self) -> dict:
-        """metrics.json; empty if other weights than the adapter's were evaluated, or none were."""
-        return self.files.metrics if self.final else {}
+    def metrics(self) -> EvalMetrics | None:
+        """metrics.json; None if other weights than the adapter's were evaluated, or none were."""
+        return self.files.metrics if self.final and self.files.is_evaluated else None
 
 
 @dataclass(frozen=True)

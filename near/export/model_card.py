@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near.common.config import public
 from near.common.files import provenance
+from near.common.records import EvalMetrics, Score, SetMetrics
 from near.export.lineage import Adapter, AdapterRun
 
 # the folders of a path from /, ~ or the working folder, which may contain spaces; no URL (https://)
@@ -98,7 +99,7 @@ def _front(export: Export) -> dict:
         front |= {"base_model": export.base, "base_model_relation": "finetune"}
     front |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
     runs = [adapter.run for adapter in export.adapters if adapter.run is not None]
-    selectors = [str(run.trained["selector"]) for run in runs if run.trained.get("selector")]
+    selectors = [run.trained.selector for run in runs if run.trained.selector]
     front["tags"] = list(dict.fromkeys(["near", "data-selection", *(f"selector:{name}" for name in selectors)]))
     paths = dict.fromkeys(name for run in runs for part in _parts(run) for name in _paths(run, part).values())
     if datasets := [name for name in paths if HUB.fullmatch(name) and not on_disk(name)]:
@@ -141,7 +142,7 @@ def _sources(run: AdapterRun, part: str) -> str:
 
 def _training(adapter: Adapter, several: bool) -> str:
     run, config = adapter.run, public(adapter.run.config)
-    prints = run.trained.get("identity", {}).get("fingerprints", {})
+    prints = run.trained.fingerprints
     lines = [
         f"## Training{f' of {_run_name(run)}' if several else ''}",
         "",
@@ -165,11 +166,11 @@ def _schedule(run: AdapterRun, trainer: dict) -> list[str]:
     if rounds:
         keys = ("warmup_step", "update_step", "update_times", "cycles")
         schedule = ", ".join(f"{key}={trainer[key]}" for key in keys if key in trainer)
-        items.append(f"- Schedule: {len(rounds)} rounds, {sum(line['steps'] for line in rounds)} steps ({schedule})")
-    if trained:
-        distinct = "" if trained.get("distinct_rows") is None else f", {trained['distinct_rows']:,} distinct ones"
-        items.append(f"- Rows trained: {trained['rows_trained']:,}{distinct}; seed {trained['seed']}")
-    if counts := sum((Counter(line["sources"]) for line in rounds), Counter()):
+        items.append(f"- Schedule: {len(rounds)} rounds, {sum(line.steps or 0 for line in rounds)} steps ({schedule})")
+    if trained.rows_trained is not None:
+        distinct = "" if trained.distinct_rows is None else f", {trained.distinct_rows:,} distinct ones"
+        items.append(f"- Rows trained: {trained.rows_trained:,}{distinct}; seed {trained.seed}")
+    if counts := sum((Counter(line.sources) for line in rounds), Counter()):
         shown = ", ".join(f"{label(source)} {count:,}" for source, count in counts.most_common(SOURCES))
         items.append(f"- Rows picked, by source, over all rounds: {shown}{', ...' if len(counts) > SOURCES else ''}")
     args = trainer["args"]
@@ -185,8 +186,9 @@ def _selector(run: AdapterRun, config: dict) -> str:
         for key, value in (config.get("selector") or {}).items()
         if not key.startswith("_") and isinstance(value, str | int | float) and len(str(value)) <= SETTINGS
     }
-    name = run.trained.get("selector") or str(config["selector"].get("_target_", "")).rpartition(".")[2]
-    if (width := run.trained.get("max_K", config.get("max_K"))) is not None:
+    name = run.trained.selector or str(config["selector"].get("_target_", "")).rpartition(".")[2]
+    width = config.get("max_K") if run.trained.max_K is None else run.trained.max_K
+    if width is not None:
         options["max_K"] = width
     embedder = config.get("embedder") or {}
     model = f", embedder {label(embedder['model'])}" if embedder.get("model") else ""
@@ -204,38 +206,42 @@ def _adapter_kind(adapter: Adapter) -> str:
     return f"{kind}{quantised} ({shape}{modules})"
 
 
-def _metrics(metrics: dict) -> str:
+def _metrics(metrics: EvalMetrics) -> str:
     """The run's evaluation of the adapter, beside the base's."""
-    sets = {"target": (metrics, metrics.get("base") or {})}
-    for name, values in (metrics.get("more") or {}).items():
-        sets[name] = (values, (metrics.get("base") or {}).get("more", {}).get(name, {}))
+    base = metrics.base
+    sets: dict[str, tuple[SetMetrics, SetMetrics | None]] = {"target": (metrics, base)}
+    for name, values in metrics.more.items():
+        sets[name] = (values, base.more.get(name) if base else None)
     lines = ["## Evaluation", "", "| set | metric | this model | base model |", "|---|---|---|---|"]
-    for name, (ours, base) in sets.items():
-        lines.append(f"| {name} ({ours['rows']} rows) | loss | {_loss(ours)} | {_loss(base)} |")
-        for grader, score in (ours.get("scores") or {}).items():
-            other = (base.get("scores") or {}).get(grader, {})
+    for name, (ours, theirs) in sets.items():
+        lines.append(f"| {name} ({ours.rows} rows) | loss | {_loss(ours)} | {_loss(theirs)} |")
+        for grader, score in ours.scores.items():
+            other = theirs.scores.get(grader) if theirs else None
             lines.append(f"| {name} | {grader} | {_score(score)} | {_score(other)} |")
-    for task, values in (metrics.get("lm_eval") or {}).items():
-        for metric, value in values.items():
+    base_tasks = (base.lm_eval if base else None) or {}
+    for task, scores in (metrics.lm_eval or {}).items():
+        for metric, value in scores.items():
             if isinstance(value, dict):
-                other = ((metrics.get("base") or {}).get("lm_eval") or {}).get(task, {}).get(metric, {})
-                lines.append(f"| {task} | {metric} | {_number(value.get('value'))} | {_number(other.get('value'))} |")
-    seen = " The selection saw these rows: they are its queries." if metrics.get("selection_saw_them") else ""
+                other_value = base_tasks.get(task, {}).get(metric, {}).get("value")
+                lines.append(f"| {task} | {metric} | {_number(value.get('value'))} | {_number(other_value)} |")
+    seen = " The selection saw these rows: they are its queries." if metrics.selection_saw_them else ""
     about = f"Measured on the adapter before it was merged. Loss in nats a token, 95% intervals over examples.{seen}"
-    return "\n".join([*lines, "", about, f"Fingerprint of the target's rows: {metrics['eval_fingerprint']}."])
+    return "\n".join([*lines, "", about, f"Fingerprint of the target's rows: {metrics.eval_fingerprint}."])
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _loss(values: dict) -> str:
-    interval = values.get("target_loss_interval")
-    return _number(values.get("target_loss")) + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+def _loss(metrics: SetMetrics | None) -> str:
+    if metrics is None:
+        return ""
+    interval = metrics.target_loss_interval
+    return _number(metrics.target_loss) + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
 
 
-def _score(values: dict) -> str:
-    return f"{_number(values.get('mean'))} ({values['right']} of {values['graded']})" if values.get("graded") else ""
+def _score(score: Score | None) -> str:
+    return f"{_number(score.mean)} ({score.right} of {score.graded})" if score and score.graded else ""
 
 
 def _merge(export: Export) -> str:
@@ -272,16 +278,15 @@ def _lineage(export: Export) -> str:
     ]
     commands = []
     for adapter in export.adapters:
-        trained = {} if adapter.run is None else adapter.run.trained
         lines.append(
             f"- Adapter: {label(str(adapter.path))}" + (f" of run {_run_name(adapter.run)}" if adapter.run else "")
         )
         if named := adapter.base[0]:
             if named != export.base:
                 lines.append(f"  - It names {label(named)} as its base")
-        if trained:
-            commands.append(without_folders(trained["command"]))
-            lines.append(f"  - Trained {trained['created']} with {_versions(trained['versions'])}")
+        if adapter.run is not None and (trained := adapter.run.trained).command:
+            commands.append(without_folders(trained.command))
+            lines.append(f"  - Trained {trained.created} with {_versions(trained.versions)}")
     lines.append(f"- Merged {merge['created']} with {_versions(merge['versions'])}")
     commands.append(without_folders(merge["command"]))
     return "\n".join([*lines, "", "Paths are cut to their last part:", "", "```bash", *commands, "```"])

@@ -76,14 +76,14 @@ def groups_of(runs: list[Run]) -> list[Group]:
     the order in which a sweep was asked for them; of other runs, those with the lowest target loss first."""
     found: dict[str, Kind] = {}
     for run in runs:
-        if run.folder is None or not run.training:
+        if not run.is_trained:
             continue
         settings = settings_of(run)
-        key = repr((run.selector, sorted(settings.items(), key=repr), run.evaluated, run.metrics["model"]))
+        key = repr((run.selector, sorted(settings.items(), key=repr), run.evaluated, run.metrics.model))
         found.setdefault(key, (run.selector, settings, {}))[2].setdefault(run.seed, run)
     labels = [_label(kind, list(found.values())) for kind in found.values()]
     groups = [Group(label, same) for label, (_, _, same) in zip(labels, found.values(), strict=True)]
-    groups.sort(key=lambda g: g.mean(lambda r: r.metrics["target_loss"]))
+    groups.sort(key=lambda g: g.mean(lambda r: r.metrics.target_loss))
     numbers = {id(g): [run.number for run in g.runs.values()] for g in groups}
     one_sweep = len({run.folder.parent for g in groups for run in g.runs.values()}) == 1
     if one_sweep and not any(None in of for of in numbers.values()):
@@ -119,7 +119,7 @@ def settings_of(run: Run) -> dict[str, object]:
         else:
             found[path] = str(node)
 
-    walk(class_names(run.training.get("identity", {}).get("config", {})), "")
+    walk(class_names(run.training.identity.get("config", {})), "")
     found.pop("seed", None)
     return {k: v for k, v in found.items() if not k.startswith("evaluation.")}
 
@@ -141,17 +141,16 @@ def beside_random(group: Group, other: Group) -> Difference | None:
     pairs = [(group.runs[seed], other.runs[seed]) for seed in group.runs if seed in other.runs]
     if not pairs:
         return None
-    return _difference([(a.metrics["target_loss"], b.metrics["target_loss"], a.examples, b.examples) for a, b in pairs])
+    return _difference([(a.metrics.target_loss, b.metrics.target_loss, a.examples, b.examples) for a, b in pairs])
 
 
 def beside_base(group: Group) -> Difference | None:
     """Of the untrained model, as every run evaluated it; None where one did not."""
     runs = list(group.runs.values())
-    if not all(run.metrics.get("base") for run in runs):
-        return None
-    return _difference(
-        [(r.metrics["target_loss"], r.metrics["base"]["target_loss"], r.examples, r.base_examples) for r in runs]
-    )
+    pairs = [
+        (r.metrics.target_loss, r.metrics.base.target_loss, r.examples, r.base_examples) for r in runs if r.metrics.base
+    ]
+    return _difference(pairs) if len(pairs) == len(runs) else None
 
 
 def _difference(pairs: list[tuple]) -> Difference:
@@ -186,8 +185,8 @@ def _curve(run: Run) -> tuple[list[float], list[float]] | None:
     """Tokens trained, and target loss, as every round began and at the end."""
     tokens, points = 0, []
     for line in run.rounds:
-        if line.get("target_loss") is None or line.get("tokens") is None:
+        if line.target_loss is None or line.tokens is None:
             return None
-        points.append((tokens, line["target_loss"]))
-        tokens += line["tokens"]
-    return tuple(map(list, zip(*points, (tokens, run.metrics["target_loss"]), strict=True))) if points else None
+        points.append((tokens, line.target_loss))
+        tokens += line.tokens
+    return tuple(map(list, zip(*points, (tokens, run.metrics.target_loss), strict=True))) if points else None

@@ -9,6 +9,7 @@ import numpy as np
 from omegaconf.errors import OmegaConfBaseException
 
 from near.common.errors import UserError, one_line, printable, visible
+from near.common.records import RoundRecord
 from near.common.run_folder import LINES, ROUNDS, RunFolder, below
 from near.data.loading import load
 
@@ -20,7 +21,7 @@ class Seen:
     """A round whose subset holds the row. `place`: in the selector's order, from 1; `steps`: the optimizer steps that
     trained it, from 1 as the logs count them, one for each time; None where the Trainer shuffled by itself."""
 
-    line: dict
+    line: RoundRecord
     place: int
     steps: list[int] | None
 
@@ -29,14 +30,14 @@ def seen(folder: Path, row: int) -> list[Seen]:
     """The rounds of the run in `folder` that hold `row`. UserError for files that are damaged or missing."""
     found, files = [], RunFolder(folder)
     for line in files.rounds:
-        ids = _ids(files, line["round"])
+        ids = _ids(files, line.round)
         at = np.flatnonzero(ids == row)
         if not len(at):
             continue
         steps = None
-        if line.get("draws_per_step"):
-            order = _ids(files, line["round"], "order")
-            steps = (line["step"] + np.flatnonzero(order == row) // line["draws_per_step"] + 1).tolist()
+        if line.draws_per_step:
+            order = _ids(files, line.round, "order")
+            steps = (line.step + np.flatnonzero(order == row) // line.draws_per_step + 1).tolist()
         found.append(Seen(line, int(at[0]) + 1, steps))
     return found
 
@@ -99,4 +100,4 @@ def _told(folder: Path, row: int) -> Iterator[str]:
             when = f"trained in step {', '.join(map(str, one.steps))}"
         else:
             when = "not drawn"
-        yield f"  round {line['round']} ({line['selector']}), place {one.place} of {line['rows']}: {when}"
+        yield f"  round {line.round} ({line.selector}), place {one.place} of {line.rows}: {when}"

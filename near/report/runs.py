@@ -1,6 +1,7 @@
 """The runs below a folder: what each left of its training and its evaluation."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import math
@@ -11,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from near.common.errors import UserError
+from near.common.records import EvalMetrics, ForeignRecord, RoundRecord, TrainMetrics
 from near.common.run_folder import CONFIG, JOBS, METRICS, RunFolder, below
 
 log = logging.getLogger(__name__)
 
 WARMUP = "warm-up"  # the selector of such a round, in rounds.jsonl
-KEYS = {"selector", "model", "target_loss", "rows", "tokens", "answers_right", "eval_fingerprint"}
 
 
 @dataclass
@@ -24,42 +25,44 @@ class Run:
     """`folder` is None for the untrained base model, which other runs' metrics hold."""
 
     selector: str
-    metrics: dict
+    metrics: EvalMetrics
     folder: Path | None = None
-    training: dict = field(default_factory=dict)
-    rounds: list[dict] = field(default_factory=list)
+    training: TrainMetrics = field(default_factory=TrainMetrics)
+    rounds: list[RoundRecord] = field(default_factory=list)
 
     @property
     def files(self) -> RunFolder:
         return RunFolder(self.folder)
 
     @property
-    def seed(self) -> object:
-        return self.metrics.get("seed")
+    def is_trained(self) -> bool:
+        """Whether it is a run of train.py, not an evaluation."""
+        return self.folder is not None and self.files.is_trained
+
+    @property
+    def seed(self) -> int | None:
+        return self.metrics.seed
 
     @property
     def model(self) -> str:
-        name = self.metrics["model"]
+        name = self.metrics.model
         return name if "${" in name else re.split(r"[/:]", name.rstrip("/"))[-1]
 
     @property
     def evaluated(self) -> tuple:
         """What must be equal for two evaluations to be compared."""
         known = self.metrics
-        return known["eval_fingerprint"], known["rows"], known["tokens"], known.get("columns_fingerprint")
+        return known.eval_fingerprint, known.rows, known.tokens, known.columns_fingerprint
 
     @property
     def pool(self) -> str | None:
         """The fingerprint of the candidates; None where it was not kept."""
-        return self._fingerprint("candidates")
+        return self.training.fingerprints.get("candidates")
 
     @property
     def labels(self) -> str | None:
         """The fingerprint of the candidates' sources; None where it was not kept."""
-        return self._fingerprint("candidates.sources")
-
-    def _fingerprint(self, name: str) -> str | None:
-        return ((self.training.get("identity") or {}).get("fingerprints") or {}).get(name)
+        return self.training.fingerprints.get("candidates.sources")
 
     @functools.cached_property
     def typed(self) -> set[str]:
@@ -82,9 +85,9 @@ class Run:
         without rounds whose files are gone or damaged."""
         picked, warmups = [], []
         for line in self.rounds:
-            ids = _drawn(self.files, line["round"])
+            ids = _drawn(self.files, line.round)
             if ids is not None:
-                (warmups if line["selector"] == WARMUP else picked).append(ids)
+                (warmups if line.selector == WARMUP else picked).append(ids)
         return picked, warmups
 
     @functools.cached_property
@@ -102,13 +105,13 @@ class Run:
     @property
     def selecting(self) -> float | None:
         """Seconds of the rounds' selections. Embedding and searching are done once for all (`preparing`)."""
-        return self.training.get("select_seconds")
+        return self.training.select_seconds
 
     @property
     def preparing(self) -> tuple[float, float] | None:
         """Seconds that embedding and searching took when they were done, in this run or before; None without them."""
-        spent = self.training.get("embed_seconds"), self.training.get("search_seconds")
-        return None if None in spent else spent
+        embed, search = self.training.embed_seconds, self.training.search_seconds
+        return None if embed is None or search is None else (embed, search)
 
 
 def _drawn(folder: RunFolder, index: int) -> np.ndarray | None:
@@ -137,24 +140,26 @@ def collect(root: Path) -> tuple[list[Run], list[Path]]:
         raise UserError(f"runs={root}: no such folder")
     runs, models, bases, diverged = [], [], {}, []
     for files in below(root, METRICS):
-        folder, metrics = files.path, files.metrics
-        if not KEYS <= set(metrics):
+        folder = files.path
+        try:
+            metrics = files.metrics
+        except ForeignRecord:
             log.info(f"passed over {folder / METRICS}: not written by train.py or eval.py")
             continue
-        if not _finite(metrics["target_loss"]):
+        if not _finite(metrics.target_loss):
             diverged.append(folder)
             continue
-        if metrics["selector"] is None:  # a model that eval.py was given: an untrained one, or one merged before
+        if metrics.selector is None:  # a model that eval.py was given: an untrained one, or one merged before
             models.append(Run("model", metrics, folder))
             continue
-        if metrics.get("base") and not _finite(metrics["base"].get("target_loss")):
-            metrics["base"] = None
-        if metrics.get("base"):
-            base = Run("base", {**metrics["base"], "model": metrics["model"]})
-            bases.setdefault((base.evaluated, base.metrics["model"]), base)
-        runs.append(Run(metrics["selector"], metrics, folder, files.training, files.rounds))
+        if metrics.base and not _finite(metrics.base.target_loss):
+            metrics = dataclasses.replace(metrics, base=None)
+        if metrics.base:
+            base = Run("base", EvalMetrics.of(metrics.base, selector=None, model=metrics.model))
+            bases.setdefault((base.evaluated, base.metrics.model), base)
+        runs.append(Run(metrics.selector, metrics, folder, files.training, files.rounds))
     for run in models:
-        key = (run.evaluated, run.metrics["model"])
+        key = (run.evaluated, run.metrics.model)
         if key in bases:
             bases[key] = Run("base", run.metrics, run.folder)
         else:

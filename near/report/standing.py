@@ -51,7 +51,7 @@ def _diverged(folder: Path) -> str | None:
         if (failure := files.failure) is not None:
             return failure
         if files.is_evaluated:
-            return f"its target loss is {files.metrics.get('target_loss')}, not a finite number"
+            return f"its target loss is {files.metrics.target_loss}, not a finite number"
     return None
 
 
@@ -70,8 +70,8 @@ def _held(folder: Path) -> bool:
 def _reached(folder: Path) -> str:
     """Its last round, and the step of its last checkpoint."""
     told, files = "", RunFolder(folder)
-    with contextlib.suppress(UserError, OSError, IndexError, KeyError):
+    with contextlib.suppress(UserError, OSError, IndexError):
         line = files.rounds[-1]
-        told = f", round {line['round']} ({line['selector']}) began at step {line['step']}"
+        told = f", round {line.round} ({line.selector}) began at step {line.step}"
     newest = next(iter(files.checkpoints()), None)
     return told if newest is None else f"{told}, last checkpoint at step {newest.name.rpartition('-')[2]}"

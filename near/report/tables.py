@@ -23,18 +23,18 @@ SEEN = "evaluated on the queries, which selection saw"
 def cells(run: Run, root: Path) -> list[str]:
     """A run's row of the table."""
     m, t = run.metrics, run.training
-    right = "-" if m["answers_right"] is None else f"{m['answers_right']}/{m['rows']}"
+    right = "-" if m.answers_right is None else f"{m.answers_right}/{m.rows}"
     name = "-" if run.folder is None else str(run.folder.relative_to(root))
-    found = [run.selector, _dash(run.seed), name, run.model, f"{m['target_loss']:.4f}", right + _no_answer(run)]
-    distinct = _dash(t.get("distinct_rows"))
-    if run.picked not in (None, t.get("distinct_rows")):
+    found = [run.selector, _dash(run.seed), name, run.model, f"{m.target_loss:.4f}", right + _no_answer(run)]
+    distinct = _dash(t.distinct_rows)
+    if run.picked not in (None, t.distinct_rows):
         distinct += f" ({run.picked} picked)"
-    return [*found, distinct, _dash(t.get("train_seconds")), _dash(run.selecting)]
+    return [*found, distinct, _dash(t.train_seconds), _dash(run.selecting)]
 
 
 def _no_answer(run: Run) -> str:
     """By grader, how many answers held nothing to grade; older runs do not say."""
-    counts = {name: score.get("no_answer") for name, score in (run.metrics.get("scores") or {}).items()}
+    counts = {name: score.no_answer for name, score in run.metrics.scores.items()}
     found = [f"{name} {count}" for name, count in counts.items() if count]
     return f" ({NO_ANSWER}: {', '.join(found)})" if found else ""
 
@@ -56,7 +56,7 @@ def shown(runs: list[Run], root: Path) -> tuple[list[str], list[list[str]]]:
 def notes(runs: list[Run], unfinished: list[Standing]) -> list[str]:
     """What a reader of the table must know."""
     found = []
-    if any(r.metrics.get("selection_saw_them") for r in runs):
+    if any(r.metrics.selection_saw_them for r in runs):
         found.append(f"The rows were {SEEN}: the losses are not of unseen data.")
     if len({r.evaluated for r in runs}) > 1:
         found.append("These runs were evaluated on different rows: their losses can't be compared.")

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from near.common.errors import visible
+from near.common.records import ModelMetrics, Score
 from near.evaluation.benchmarks import first
 from near.evaluation.graders.base import NO_ANSWER, no_answers
 from near.report.compare import (
@@ -40,9 +41,9 @@ COSTS = ("distinct rows", "tokens", "training (s)", "selection (s)")
 def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
     """Columns and cells: a row for each selection."""
     groups = groups_of(runs)
-    sets = sorted({name for run in runs for name in run.metrics.get("more") or {}})
-    graders = sorted({name for run in runs for name in run.metrics.get("scores") or {}})
-    tasks = sorted({name for run in runs for name in run.metrics.get("lm_eval") or {} if name in _asked(run)})
+    sets = sorted({name for run in runs for name in run.metrics.more})
+    graders = sorted({name for run in runs for name in run.metrics.scores})
+    tasks = sorted({name for run in runs for name in run.metrics.lm_eval or {} if name in _asked(run)})
     heads = [*HEADS, *graders, *tasks, *(f"{name} loss" for name in sets), *COSTS]
     cells = []
     for group in groups:
@@ -51,15 +52,15 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
         difference = None if itself else beside_random(group, other)
         equal = None if itself else at_equal_tokens(group, other)
         base = beside_base(group)
-        losses = [run.metrics["target_loss"] for run in group.runs.values()]
+        losses = [run.metrics.target_loss for run in group.runs.values()]
         spread = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
         row = [group.label, str(len(losses)), f"{statistics.mean(losses):.4f}{spread}"]
         row += [difference.told(), difference.verdict] if difference else ["-", "-"]
         row += [f"{base.mean:+.4f} ({base.verdict})" if base else "-", equal.told() if equal else "-"]
         row += [_score(group, name) for name in graders] + [_benchmark(group, name) for name in tasks]
         row += [_more(group, name) for name in sets]
-        row += [_distinct(group), _number(group.mean(lambda r: r.training.get("tokens_trained")), 0)]
-        row += [_number(group.mean(of), 1) for of in (lambda r: r.training.get("train_seconds"), lambda r: r.selecting)]
+        row += [_distinct(group), _number(group.mean(lambda r: r.training.tokens_trained), 0)]
+        row += [_number(group.mean(of), 1) for of in (lambda r: r.training.train_seconds, lambda r: r.selecting)]
         cells.append(row)
     return heads, cells
 
@@ -95,7 +96,7 @@ def answer(runs: list[Run]) -> str:
         few = f"{seeds} seed{'s are' if seeds > 1 else ' is'} too few for a verdict ({LEAST} are the least)"
         start = few if told else f"That can't be said yet: {few}"
         told.append(f"{start}; so far the target loss minus random rows' is {_listed(by[TOO_FEW])}.")
-    if any(run.metrics.get("selection_saw_them") for g in groups for run in g.runs.values()):
+    if any(run.metrics.selection_saw_them for g in groups for run in g.runs.values()):
         told.append("All of this is on the queries, which selection saw.")
     return " ".join(told)
 
@@ -113,39 +114,46 @@ def _listed(found: list[tuple[Group, Difference]]) -> str:
 def _distinct(group: Group) -> str:
     """Rows that a run trained, a mean over seeds, and how many of them its selector picked: the others are of the
     warm-up."""
-    trained, picked = group.mean(lambda r: r.training.get("distinct_rows")), group.mean(lambda r: r.picked)
+    trained, picked = group.mean(lambda r: r.training.distinct_rows), group.mean(lambda r: r.picked)
     alike = trained is None or picked is None or trained == picked
     return _number(trained, 0) if alike else f"{trained:.0f} ({picked:.0f} picked)"
 
 
 def _score(group: Group, name: str) -> str:
     """A grader's mean, and how many answers of all seeds held nothing to grade; older runs do not say."""
-    scores = [(run.metrics.get("scores") or {}).get(name) or {} for run in group.runs.values()]
-    mean = group.mean(lambda r: ((r.metrics.get("scores") or {}).get(name) or {}).get("mean"))
-    if mean is None:
+    scores = [run.metrics.scores.get(name, Score()) for run in group.runs.values()]
+    if (mean := group.mean(lambda r: r.metrics.scores.get(name, Score()).mean)) is None:
         return "-"
-    nothing = sum(score.get("no_answer") or 0 for score in scores)
-    of = sum(score.get("graded") or 0 for score in scores)
-    return f"{mean:.3f}" + no_answers(nothing, of)
+    nothing = sum(score.no_answer or 0 for score in scores)
+    return f"{mean:.3f}" + no_answers(nothing, sum(score.graded for score in scores))
 
 
 def _asked(run: Run) -> list[str]:
     """The benchmarks that were asked for, without a group's own tasks."""
-    return ((run.metrics.get("evaluation") or {}).get("lm_eval") or {}).get("tasks") or []
+    return (run.metrics.evaluation.get("lm_eval") or {}).get("tasks") or []
 
 
 def _benchmark(group: Group, name: str) -> str:
     """A benchmark's first metric, and what training changed of it."""
-    value = group.mean(lambda r: first((r.metrics.get("lm_eval") or {}).get(name) or {}))
-    base = group.mean(lambda r: first(((r.metrics.get("base") or {}).get("lm_eval") or {}).get(name) or {}))
+    value = group.mean(lambda r: _first(r.metrics, name))
+    base = group.mean(lambda r: _first(r.metrics.base, name))
     return "-" if value is None else f"{value:.3f}" + ("" if base is None else f" ({value - base:+.3f})")
+
+
+def _first(metrics: ModelMetrics | None, task: str) -> float | None:
+    scores = metrics.lm_eval if metrics else None
+    return first((scores or {}).get(task) or {})
 
 
 def _more(group: Group, name: str) -> str:
     """The loss on a further set, and what training changed of it."""
-    loss = group.mean(lambda r: ((r.metrics.get("more") or {}).get(name) or {}).get("target_loss"))
-    base = group.mean(lambda r: (((r.metrics.get("base") or {}).get("more") or {}).get(name) or {}).get("target_loss"))
+    loss = group.mean(lambda r: _loss_on(r.metrics, name))
+    base = group.mean(lambda r: _loss_on(r.metrics.base, name))
     return "-" if loss is None else f"{loss:.4f}" + ("" if base is None else f" ({loss - base:+.4f})")
+
+
+def _loss_on(metrics: ModelMetrics | None, name: str) -> float | None:
+    return metrics.more[name].target_loss if metrics and name in metrics.more else None
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -175,14 +183,13 @@ def notes(runs: list[Run]) -> list[str]:
             f"{seeds} seeds: the 95% interval over seeds holds the true difference in 95% of cases where differences "
             f"between seeds are normal, and in {SKEWED[seeds]} where they are as skewed as an exponential."
         )
-    scores = [score for run in runs for score in (run.metrics.get("scores") or {}).values()]
-    if any(score.get("no_answer") for score in scores):
+    if any(score.no_answer for run in runs for score in run.metrics.scores.values()):
         found.append(
             f"{NO_ANSWER}: the answer held nothing that the grader compares, such as a number; it counts as wrong, and "
             "may have failed by its form alone."
         )
     for run in runs:
-        if twin := run.metrics.get("same_rows_as"):
+        if twin := run.metrics.same_rows_as:
             found.append(f"{run.folder.name}: same rows as {twin}.")
     return found
 

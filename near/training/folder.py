@@ -24,7 +24,7 @@ def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
     files = RunFolder(output_dir)
     if overwrite or not files.is_evaluated or not files.is_trained:
         return False
-    differing = differences(class_names(files.training.get("identity")), identity)
+    differing = differences(class_names(files.training.identity), identity)
     if differing:
         place = "another sweep_name" if in_sweep() else "another output_dir"
         raise UserError(
@@ -32,7 +32,7 @@ def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
             f"set overwrite=true or {place}"
         )
     metrics = files.metrics
-    if metrics["target_loss"] is None:  # it diverged
+    if metrics.target_loss is None:  # it diverged
         return False
     log.info(f"{output_dir} is done already: {summary(metrics)}")
     return True

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from near.common.config import public
 from near.common.files import aside, naming_full_disk, provenance, read_json, write_json
 from near.common.outputs import MODEL, list_files, remove_folder
+from near.common.records import EvalMetrics, ModelMetrics, TrainMetrics
 from near.common.run_folder import TRAINING
 from near.evaluation.eval import write_metrics
 from near.models.pissa import save_as_lora
@@ -18,8 +19,6 @@ from near.training.twins import register
 if TYPE_CHECKING:
     from near.evaluation.base_model import BaseMetrics
     from near.training.inputs import Inputs
-
-SCHEMA_VERSION = 1
 
 
 def save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
@@ -49,7 +48,7 @@ def write_outcome(
     output_dir: Path,
     trainer,
     inputs: "Inputs",
-    metrics: dict,
+    metrics: ModelMetrics,
     answers: list[dict],
     base: "BaseMetrics",
 ) -> None:
@@ -61,8 +60,8 @@ def write_outcome(
     """
     history = [line for line in trainer.state.log_history if "loss" in line]
     rounds = trainer.record.rounds
-    select_seconds = sum(line["select_seconds"] for line in rounds)
-    train_seconds = trainer.seconds - select_seconds - sum(line.get("evaluate_seconds", 0.0) for line in rounds)
+    select_seconds = sum(line.select_seconds for line in rounds)
+    train_seconds = trainer.seconds - select_seconds - sum(line.evaluate_seconds or 0.0 for line in rounds)
     # of the search for the neighbours, in this run or in an earlier one
     figures = inputs.neighbours.manifest.get("figures", {}) if inputs.neighbours else {}
     _plot(history, output_dir / "loss.png")
@@ -70,31 +69,27 @@ def write_outcome(
     if trainer.schedule is None:  # the last batch of an epoch of the plain Trainer may be short
         trained = round(trainer.state.epoch * len(trainer.train_dataset))
     described = {"selector": trainer.job.selector_name, "seed": cfg.seed, "max_K": inputs.width(cfg)}
-    write_json(
-        output_dir / TRAINING,
-        {
-            "schema_version": SCHEMA_VERSION,
-            **described,
-            "steps": trainer.state.global_step,
-            "distinct_rows": len(np.unique(np.concatenate(trainer.subsets))) if trainer.subsets else None,
-            "rows_trained": trained,  # draws: a row that is trained twice counts twice
-            "tokens_trained": sum(line["tokens"] for line in rounds) if trainer.schedule is not None else None,
-            "rows_per_second": round(trained / max(1e-9, train_seconds), 3),
-            "train_seconds": round(train_seconds, 3),
-            "select_seconds": round(select_seconds, 3),
-            "embed_seconds": figures.get("embed_seconds"),
-            "search_seconds": figures.get("search_seconds"),
-            "history": history,
-            "identity": inputs.identity,
-            "training_key": trainer.job.training_key,
-            **provenance(),
-        },
-    )
+    TrainMetrics(
+        **described,
+        steps=trainer.state.global_step,
+        distinct_rows=len(np.unique(np.concatenate(trainer.subsets))) if trainer.subsets else None,
+        rows_trained=trained,
+        tokens_trained=sum(line.tokens or 0 for line in rounds) if trainer.schedule is not None else None,
+        rows_per_second=round(trained / max(1e-9, train_seconds), 3),
+        train_seconds=round(train_seconds, 3),
+        select_seconds=round(select_seconds, 3),
+        embed_seconds=figures.get("embed_seconds"),
+        search_seconds=figures.get("search_seconds"),
+        history=history,
+        identity=inputs.identity,
+        training_key=trainer.job.training_key,
+        **provenance(),
+    ).write(output_dir / TRAINING)
     if trainer.job.training_key is not None:
         register(output_dir, trainer.job.training_key)
     described |= {"model": public(cfg.model, decisive=True)["name_or_path"], "base": base.metrics}
     described["selection_saw_them"] = inputs.sets.seen
-    write_metrics(output_dir, {**described, **metrics}, answers, base.answers, cfg)
+    write_metrics(output_dir, EvalMetrics.of(metrics, **described), answers, base.answers, cfg)
 
 
 def _plot(history: list[dict], path: Path) -> None:

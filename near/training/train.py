@@ -18,6 +18,7 @@ from near.common.errors import UserError, one_line
 from near.common.files import read_json
 from near.common.locks import locked
 from near.common.outputs import claim, removable
+from near.common.records import ModelMetrics
 from near.common.run_folder import RunFolder
 from near.common.sweep import in_sweep
 from near.evaluation.base_model import BaseMetrics
@@ -119,11 +120,10 @@ def _earlier_loss(cfg: DictConfig, output_dir: Path, main_process: bool) -> floa
     from near.training.trackers.log import log_metrics
 
     files = RunFolder(output_dir)
-    metrics = files.metrics
     if agent_sweep() is not None:
         with instantiate(cfg.tracker).run(cfg, output_dir, main_process) as run:
-            log_metrics(run, metrics, files.training["steps"])
-    return metrics["target_loss"]
+            log_metrics(run, files.metrics, files.training.steps)
+    return files.metrics.target_loss
 
 
 def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
@@ -144,16 +144,15 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
     clear(output_dir)
     claim(output_dir, "train")
     write_config(cfg, output_dir, True)
-    differing = {"selector": job.selector_name, "max_K": inputs.width(cfg), "identity": inputs.identity}
     with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
-        metrics = adopt(twin, output_dir, differing)
+        metrics = adopt(twin, output_dir, job.selector_name, inputs.width(cfg), inputs.identity)
         files = RunFolder(output_dir)
         training = files.training
         run.logged_until = -1
-        log_earlier(run, output_dir, files.rounds, training["history"], job.pool)
-        log_metrics(run, metrics, training["steps"])
+        log_earlier(run, output_dir, files.rounds, training.history, job.pool)
+        log_metrics(run, metrics, training.steps)
         log_files(run, output_dir, inputs.neighbours)
-    return metrics["target_loss"]
+    return metrics.target_loss
 
 
 def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, state) -> float:
@@ -203,11 +202,13 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
         trained = trainer.accelerator.unwrap_model(trainer.model)
         kind = "adapter" if "_target_" in cfg.finetuning else "model"
         save(trainer, inputs.tokenizer, output_dir / kind, cfg.model)
-        metrics = {"target_loss": math.nan}
+        loss = math.nan
         if is_sharded(args) or state.is_main_process:  # sharded: one answer takes all processes
             metrics, answers = _measured(cfg, output_dir, trained, inputs)
             if not is_sharded(args):
-                metrics["lm_eval"] = benchmarks(trained, inputs.tokenizer, cfg.evaluation, lenient=True)
+                scores = benchmarks(trained, inputs.tokenizer, cfg.evaluation, lenient=True)
+                metrics = dataclasses.replace(metrics, lm_eval=scores)
+            loss = metrics.target_loss
         if state.is_main_process:
             log_metrics(run, metrics, trainer.state.global_step)
             log_files(run, output_dir, inputs.neighbours)
@@ -216,7 +217,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
                 log.info(f"base: {summary(base.metrics)}")
             log.info(f"{job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
-    loss = broadcast_object_list([metrics["target_loss"]])[0]
+    loss = broadcast_object_list([loss])[0]
     if not math.isfinite(loss):
         raise UserError(
             f"the target loss after training is {loss}, not a finite number; its files stay in {output_dir}; {FIX}"
@@ -224,7 +225,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     return loss
 
 
-def _measured(cfg: DictConfig, output_dir: Path, model, inputs: "Inputs") -> tuple[dict, list[dict]]:
+def _measured(cfg: DictConfig, output_dir: Path, model, inputs: "Inputs") -> tuple[ModelMetrics, list[dict]]:
     """Metrics and answers of the trained model, which is saved in `output_dir`."""
     folder, adapter = base_folder(cfg.model, cfg.cache_dir), str(output_dir / "adapter")
     if "_target_" not in cfg.finetuning:
@@ -277,7 +278,7 @@ def _target_loss(cfg: DictConfig, inputs: Inputs, base: BaseMetrics) -> Callable
 
     def loss(trainer, step: int) -> float | None:
         if step == 0 and base.metrics is not None:
-            return base.metrics["target_loss"]
+            return base.metrics.target_loss
         if not is_sharded(trainer.args) and not trainer.args.should_save:
             return None
         return loss_of(trainer.accelerator.unwrap_model(trainer.model), inputs.tokenizer, inputs.sets.target, cfg)

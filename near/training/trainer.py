@@ -24,6 +24,7 @@ from near.common.errors import UserError
 from near.common.files import digest, naming_full_disk
 from near.common.moved import class_names
 from near.common.outputs import prune_checkpoints
+from near.common.records import RoundRecord
 from near.models.losses import following_answers
 from near.selection.round import Round, Subset
 from near.training.divergence import Watch, diverged, warn_of
@@ -140,7 +141,8 @@ class _Checkpoints(Trainer):
             arrays = {f"round_{i:06d}": ids for i, ids in enumerate(self.subsets)}
             arrays |= {f"order_{i:06d}": order for i, order in self.orders.items()}
             arrays |= self._selector_state()
-            metadata = {"identity": self._identity(), "rounds": self.record.rounds, "seconds": self.seconds}
+            rounds = [line.to_json() for line in self.record.rounds]
+            metadata = {"identity": self._identity(), "rounds": rounds, "seconds": self.seconds}
             metadata |= {"lists_parts": True, "model_only": self.args.save_only_model}
             write_state(folder / STATE, arrays, metadata)
         # older checkpoints are removed once this one is complete
@@ -168,9 +170,10 @@ class _Checkpoints(Trainer):
         self.seconds_before = metadata["seconds"]
         subsets = [arrays[name] for name in sorted(arrays) if name.startswith("round_")]
         orders = {int(name.removeprefix("order_")): arrays[name] for name in arrays if name.startswith("order_")}
-        self._restore(metadata["rounds"], subsets, orders)
+        rounds = [RoundRecord.from_json(line, checkpoint / STATE) for line in metadata["rounds"]]
+        self._restore(rounds, subsets, orders)
 
-    def _restore(self, lines: list[dict], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:
+    def _restore(self, lines: list[RoundRecord], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:
         raise NotImplementedError
 
     def _selector_state(self) -> dict[str, np.ndarray]:
@@ -200,7 +203,7 @@ class StaticTrainer(_Checkpoints):
             self.record.add(Stretch(0, 0, None, False), Subset(self.job.tokens.eligible), 0.0, None)
         return super().train(*args, **kwargs)
 
-    def _restore(self, lines: list[dict], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:
+    def _restore(self, lines: list[RoundRecord], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:
         self.record.restore(lines, [self.job.tokens.eligible], [None])
 
 
@@ -259,7 +262,7 @@ class DynamicSelectTrainer(_Checkpoints):
         start = (step - stretch.start) // self.schedule.slice_steps * size
         self.sampler.rows = self._draws[start : start + size]
 
-    def _restore(self, lines: list[dict], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:
+    def _restore(self, lines: list[RoundRecord], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:
         drawn = self.picker.restore(subsets, orders)
         with contextlib.suppress(UserError):  # missing or damaged: the round is selected again
             self._selected = read_state(self.record.folder / SELECTED)
@@ -280,7 +283,7 @@ class DynamicSelectTrainer(_Checkpoints):
 
     def _spent(self) -> float:
         """Seconds of training and selecting so far, without evaluation."""
-        return round(self.seconds - sum(line.get("evaluate_seconds") or 0.0 for line in self.record.rounds), 3)
+        return round(self.seconds - sum(line.evaluate_seconds or 0.0 for line in self.record.rounds), 3)
 
     def _measured(self, stretch: Stretch) -> dict:
         """The target loss at the start of the round (None if it is not evaluated), and the evaluation's seconds."""

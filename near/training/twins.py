@@ -4,6 +4,7 @@ For example, two values of max_K beyond what the rounds use, or one selector und
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import os
@@ -17,10 +18,11 @@ from omegaconf import DictConfig
 
 from near.common.config import public
 from near.common.errors import UserError
-from near.common.files import digest, read_json, write_json, write_jsonl
+from near.common.files import digest, read_json, write_json
 from near.common.locks import lock_file, locked
 from near.common.moved import class_names
 from near.common.outputs import ANSWERS
+from near.common.records import EvalMetrics, write_rounds
 from near.common.run_folder import ADAPTER, JOBS, LINES, METRICS, MODEL, ROUNDS, TRAINING, RunFolder
 from near.selection.needs import Needs
 from near.training.picking import Picker
@@ -94,16 +96,16 @@ def twin_of(output_dir: Path, key: str) -> Path | None:
         return None
     with contextlib.suppress(UserError, KeyError, OSError):  # damaged, removed since, or of another configuration now
         twin = RunFolder(output_dir.parent / read_json(path)["job"])
-        if twin.training["training_key"] == key and twin.path != output_dir and twin.is_evaluated:
+        if twin.training.training_key == key and twin.path != output_dir and twin.is_evaluated:
             return twin.path
     return None
 
 
-def adopt(twin: Path, output_dir: Path, differing: dict) -> dict:
+def adopt(twin: Path, output_dir: Path, selector: str, max_K: int | None, identity: dict) -> EvalMetrics:
     """Make `output_dir` a finished run with its twin's result. Large files are linked.
 
     Args:
-        differing: selector, max_K and identity of the run, which may differ from the twin's.
+        selector, max_K, identity: of the run, which may differ from the twin's.
 
     Returns:
         the metrics.
@@ -114,14 +116,13 @@ def adopt(twin: Path, output_dir: Path, differing: dict) -> dict:
         elif (twin / name).is_file():
             _link(twin / name, output_dir / name)
     files = RunFolder(twin)
-    training, metrics, lines = files.training, files.metrics, files.rounds
-    for line in lines:
-        if line["selector"] == training["selector"]:
-            line["selector"] = differing["selector"]
-    write_jsonl(output_dir / ROUNDS / LINES, lines)
-    write_json(output_dir / TRAINING, {**training, **differing, "same_rows_as": twin.name})
-    metrics |= {"selector": differing["selector"], "max_K": differing["max_K"], "same_rows_as": twin.name}
-    write_json(output_dir / METRICS, metrics)
+    training, described = files.training, {"selector": selector, "max_K": max_K, "same_rows_as": twin.name}
+    selectors = {training.selector: selector}  # a warm-up's name stays
+    rounds = [dataclasses.replace(line, selector=selectors.get(line.selector, line.selector)) for line in files.rounds]
+    write_rounds(output_dir / ROUNDS / LINES, rounds)
+    dataclasses.replace(training, identity=identity, **described).write(output_dir / TRAINING)
+    metrics = dataclasses.replace(files.metrics, **described)
+    metrics.write(output_dir / METRICS)
     log.info(f"same rows as {twin.name}: not trained again")
     return metrics
 

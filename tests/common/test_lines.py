@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from near.common.files import read_json, read_jsonl, write_json, write_jsonl
+from near.common.records import EvalMetrics
 from near.data.loading import load
 from near.data.sources.readers import Kind, read_rows
 from near.evaluation.eval import write_metrics
@@ -64,17 +65,18 @@ def test_rounds(tmp_path, text):
     record = Record(tmp_path / "rounds", text, Pool(range(4)), 2, True)
     for number in range(2):
         record.add(Stretch(number, number, 1, False), Subset(np.array([1, 2])), 0.0, np.array([2, 1]))
-    assert [(hit.line["selector"], list(hit.line["sources"])) for hit in seen(tmp_path, 2)] == [(text, [text])] * 2
+    assert [(hit.line.selector, list(hit.line.sources)) for hit in seen(tmp_path, 2)] == [(text, [text])] * 2
 
 
 def test_answers(tmp_path, text):
     answers = [{"question": text, "reference": text, "answer": text, "right": True}] * 2
-    metrics = {"selector": None, "model": text, "target_loss": 1.0, "rows": 2, "tokens": 2, "answers_right": 2}
+    numbers = {"target_loss": 1.0, "rows": 2, "tokens": 2, "answers_right": 2, "eval_fingerprint": "x"}
+    metrics = EvalMetrics(selector=None, model=text, **numbers)
     cfg = OmegaConf.create({"evaluation": {}})
-    write_metrics(tmp_path, {**metrics, "eval_fingerprint": "x"}, answers, answers, cfg)
+    write_metrics(tmp_path, metrics, answers, answers, cfg)
     for name in ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl"):
         assert [row["question"] for row in read_jsonl(tmp_path / name)] == [text, text]
-    assert collect(tmp_path)[0][0].metrics["model"] == text
+    assert collect(tmp_path)[0][0].metrics.model == text
 
 
 def test_verdicts(tmp_path, text):

@@ -1,5 +1,6 @@
 """Target loss and answers, against a slow reference; the base model once; a run's folder evaluated again."""
 
+import dataclasses
 import json
 import logging
 
@@ -9,6 +10,7 @@ import torch
 from omegaconf import OmegaConf, open_dict
 
 from near.common.errors import UserError
+from near.common.records import Score
 from near.data.loading import load
 from near.evaluation import base_model
 from near.evaluation import measure as module
@@ -40,9 +42,9 @@ def test_loss_is_the_mean_over_answer_tokens(parts):
         assert answers[at]["loss"] == pytest.approx(np.mean(token_losses), abs=1e-5)
         assert answers[at]["tokens"] == len(token_losses)
         total, count = total + sum(token_losses), count + len(token_losses)
-    assert metrics["target_loss"] == pytest.approx(total / count, abs=1e-5)
-    assert metrics["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-4)
-    assert metrics["tokens"] == count
+    assert metrics.target_loss == pytest.approx(total / count, abs=1e-5)
+    assert metrics.perplexity == pytest.approx(np.exp(total / count), rel=1e-4)
+    assert metrics.tokens == count
 
 
 def test_batch_size_changes_nothing_but_rounding(parts):
@@ -52,7 +54,7 @@ def test_batch_size_changes_nothing_but_rounding(parts):
         cfg = OmegaConf.merge(cfg, {"evaluation": {"batch_size": size}})
         results.append(measure(model, tokenizer, rows, cfg))
     for metrics, answers in results[1:]:
-        assert metrics["target_loss"] == pytest.approx(results[0][0]["target_loss"], abs=1e-6)
+        assert metrics.target_loss == pytest.approx(results[0][0].target_loss, abs=1e-6)
         assert [a["answer"] for a in answers] == [a["answer"] for a in results[0][1]]
 
 
@@ -61,10 +63,11 @@ def test_answers_are_scored_by_normalised_exact_match(parts, monkeypatch):
     right = rows.messages(2)[-1]["content"]
     monkeypatch.setattr(module, "with_transformers", lambda *a: ["x", "x", f"  {right}. ", "x", "x"])
     metrics, answers = measure(model, tokenizer, rows, cfg)
-    assert (metrics["answers_right"], metrics["rows"]) == (1, 5)
+    assert (metrics.answers_right, metrics.rows) == (1, 5)
     assert [a["scores"]["exact"] for a in answers] == [0, 0, 1, 0, 0]
-    low, high = metrics["scores"]["exact"].pop("interval")
-    assert metrics["scores"] == {"exact": {"mean": 0.2, "graded": 5, "right": 1, "no_answer": 0}} and low <= 0.2 <= high
+    [(name, score)] = metrics.scores.items()
+    assert (name, score.mean, score.graded, score.right, score.no_answer) == ("exact", 0.2, 5, 1, 0)
+    assert score.interval[0] <= 0.2 <= score.interval[1]
     assert answers[2]["reference"] == right
     assert answers[2]["question"] == rows.messages(2)[0]["content"]
 
@@ -148,9 +151,7 @@ def test_the_same_seed_gives_the_same_evaluation(parts):
     cfg, model, tokenizer, rows = parts
     (first, answers), (second, others) = (measure(model, tokenizer, rows, cfg) for _ in range(2))
     assert answers == others
-    assert {k: v for k, v in first.items() if "seconds" not in k} == {
-        k: v for k, v in second.items() if "seconds" not in k
-    }
+    assert dataclasses.replace(first, evaluation_seconds=None) == dataclasses.replace(second, evaluation_seconds=None)
 
 
 def test_a_grader_that_fails_costs_its_score_alone(parts, caplog):
@@ -162,8 +163,8 @@ def test_a_grader_that_fails_costs_its_score_alone(parts, caplog):
         measure(model, tokenizer, rows, cfg)
     metrics, answers = measure(model, tokenizer, rows, cfg, lenient=True)
     assert "not graded by away: the judge is away" in caplog.text
-    assert metrics["scores"]["away"] == {"mean": None, "interval": None, "graded": 0, "right": 0, "no_answer": 0}
-    assert metrics["scores"]["exact"]["graded"] == 5 and answers[0]["scores"]["away"] is None
+    assert metrics.scores["away"] == Score(mean=None, interval=None, graded=0, right=0, no_answer=0)
+    assert metrics.scores["exact"].graded == 5 and answers[0]["scores"]["away"] is None
 
 
 def test_bad_input(tiny, tmp_path):
@@ -218,8 +219,8 @@ def test_answers_that_hold_nothing_to_grade_are_counted(tiny, tmp_path, cache, m
     monkeypatch.setattr(module, "with_transformers", lambda *args: [" so 1\n", "I don't know", "4", "5"])
     tokenizer, model = load_tokenizer(cfg.model, str(cache)), load_base(cfg.model, str(cache))
     metrics, answers = measure(model, tokenizer, load(cfg.data, "eval", str(cache)), cfg)
-    number = metrics["scores"]["number"]
-    assert (number["mean"], number["graded"], number["right"], number["no_answer"]) == (pytest.approx(1 / 3), 3, 1, 1)
+    number = metrics.scores["number"]
+    assert (number.mean, number.graded, number.right, number.no_answer) == (pytest.approx(1 / 3), 3, 1, 1)
     assert [a["no_answer"] for a in answers] == [[], ["number"], [], []]
     assert [a["scores"]["number"] for a in answers] == [1, 0, 0, None]
     assert "number: 1 of 3 answers have nothing to grade and count as wrong" in caplog.text
@@ -236,7 +237,7 @@ def test_code_is_run_beside_its_rows_tests(tiny, tmp_path, cache, monkeypatch):
     monkeypatch.setattr(module, "with_transformers", lambda *args: ["def f(): return 1"] * 2)
     tokenizer, model = load_tokenizer(cfg.model, str(cache)), load_base(cfg.model, str(cache))
     metrics, answers = measure(model, tokenizer, load(cfg.data, "eval", str(cache)), cfg)
-    assert (metrics["scores"]["pass_at_1"]["mean"], metrics["scores"]["pass_at_1"]["right"]) == (0.5, 1)
+    assert (metrics.scores["pass_at_1"].mean, metrics.scores["pass_at_1"].right) == (0.5, 1)
     assert [a["scores"]["pass_at_1"] for a in answers] == [1, 0]
     assert answers[1]["told"] == {"pass_at_1": "AssertionError"}
 

@@ -28,7 +28,7 @@ def run(root: Path, selector: str, seed: int, loss: float, tokens: int = 900, ma
     """A finished run whose examples have `loss` in the mean, and whose loss fell in a line from 2.0 over its tokens."""
     folder = root / f"{selector}-{max_K}-{seed}"
     (folder / "rounds").mkdir(parents=True, exist_ok=True)
-    line = {"round": 0, "selector": "warm-up", "sources": {}}
+    line = {"round": 0, "selector": "warm-up", "step": 0, "rows": 2}
     rounds = [{**line, "tokens": tokens // 3, "target_loss": BASE}]
     rounds += [{**line, "tokens": tokens - tokens // 3, "target_loss": BASE + (loss - BASE) / 3}]
     (folder / "rounds" / "rounds.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rounds))
@@ -42,8 +42,9 @@ def run(root: Path, selector: str, seed: int, loss: float, tokens: int = 900, ma
         rows += [{"set": "law", "row": 0, "loss": 9.0, "tokens": 3}]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     metrics = {"rows": ROWS, "tokens": 3 * ROWS, "eval_fingerprint": "e", "answers_right": 4, "model": "x/tiny"}
-    metrics |= {"scores": {"exact": {"mean": 0.2}}, "more": {"law": {"target_loss": 3.0}}}
-    base = {**metrics, "target_loss": BASE, "more": {"law": {"target_loss": 2.5}}}
+    metrics |= {"scores": {"exact": {"mean": 0.2}}}
+    base = {**metrics, "target_loss": BASE, "more": {"law": {**metrics, "target_loss": 2.5}}}
+    metrics["more"] = {"law": {**metrics, "target_loss": 3.0}}
     metrics |= {"selector": selector, "seed": seed, "max_K": max_K, "target_loss": loss, "base": base, **more}
     (folder / "metrics.json").write_text(json.dumps(metrics))
 

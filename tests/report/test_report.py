@@ -35,7 +35,8 @@ BASE = {**METRICS, "target_loss": 2.0, "answers_right": 0, "seed": None}
 def run(folder: Path, selector: str, loss: float, **more) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("a: 1")
-    rounds = [{"round": 0, "selector": selector, "rows": 3, "sources": {"<script>alert(1)</script>": 2, "law": 1}}]
+    rounds = [{"round": 0, "selector": selector, "step": 0, "rows": 3}]
+    rounds[0]["sources"] = {"<script>alert(1)</script>": 2, "law": 1}
     (folder / "rounds").mkdir()
     (folder / "rounds" / "rounds.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rounds))
     training = {"distinct_rows": 3, "train_seconds": 1.25, "select_seconds": 0.5, "history": [{"step": 1, "loss": 3.0}]}
@@ -49,7 +50,7 @@ def test_the_base_model_is_always_a_row(tmp_path):
     run(tmp_path / "b", "random", 0.9)
     run(tmp_path / "a", "near", 0.7)
     runs, unfinished = collect(tmp_path)
-    assert [(r.selector, r.metrics["target_loss"]) for r in runs] == [("base", 2.0), ("near", 0.7), ("random", 0.9)]
+    assert [(r.selector, r.metrics.target_loss) for r in runs] == [("base", 2.0), ("near", 0.7), ("random", 0.9)]
     assert cells(runs[1], tmp_path) == ["near", "1", "a", "tiny", "0.7000", "4/10", "3", "1.2", "0.5"]
     assert unfinished == []
 
@@ -145,7 +146,7 @@ def test_runs_without_a_result_are_shown_as_what_they_are(tmp_path, cache):
     for name in ("killed", "going", "again"):
         (tmp_path / name / "rounds").mkdir(parents=True)
         (tmp_path / name / "config.yaml").write_text(f"cache_dir: {cache}")
-        line = {"round": 1, "selector": "near", "step": 8}
+        line = {"round": 1, "selector": "near", "step": 8, "rows": 2}
         (tmp_path / name / "rounds" / "rounds.jsonl").write_text(json.dumps(line) + "\n")
     (tmp_path / "killed" / "checkpoints" / "checkpoint-6").mkdir(parents=True)
     held = [lock_file(cache, f"run-{digest(str((tmp_path / name).resolve()))}") for name in ("going", "again")]
@@ -168,7 +169,7 @@ def test_runs_without_a_result_are_shown_as_what_they_are(tmp_path, cache):
 def test_what_selections_took_and_have_in_common(tmp_path):
     for name, seed, first, second in (("near", 1, [1, 2], [2, 3]), ("near", 2, [9, 2], [3, 4]), ("other", 1, [1], [3])):
         folder = run(tmp_path / f"{name}-{seed}", name, 0.7, seed=seed)
-        lines = [{"round": i, "selector": n, "rows": 2, "sources": {}} for i, n in enumerate(("warm-up", name, name))]
+        lines = [{"round": i, "selector": n, "step": i, "rows": 2} for i, n in enumerate(("warm-up", name, name))]
         (folder / "rounds" / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         np.save(folder / "rounds" / "000.npy", np.array([7, 1]))
         np.save(folder / "rounds" / "001.npy", np.array([99]))  # the order says what of a subset was drawn
@@ -203,7 +204,8 @@ def test_curves_over_steps_and_seconds(tmp_path):
     folder = run(tmp_path / "a", "near", 0.5)
     training = {"steps": 6, "train_seconds": 4.0, "select_seconds": 1.0, "embed_seconds": 10.0, "search_seconds": 2.0}
     (folder / "train_metrics.json").write_text(json.dumps(training))
-    lines = [{"round": i, "step": 3 * i, "seconds": 2.5 * i, "target_loss": 2.0 - i} for i in range(2)]
+    shared = {"selector": "near", "rows": 3}
+    lines = [{"round": i, "step": 3 * i, "seconds": 2.5 * i, "target_loss": 2.0 - i, **shared} for i in range(2)]
     (folder / "rounds" / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     one = collect(tmp_path)[0][1]
     assert curve(one, "step") == [(0, 2.0), (3, 1.0), (6, 0.5)]

@@ -230,9 +230,9 @@ def test_a_small_source_is_spread_over_the_round_and_over_rounds():
 
 
 def test_trackers_are_told_of_proportions_by_clean_names():
-    line = {"mix": {"proportions": {"a b/c": 0.5, "a-b-c": 0.25, "数学": 0.25}}}
-    assert proportions(line) == {"mix/a-b-c": 0.5, "mix/a-b-c-1": 0.25, "mix/数学": 0.25}
-    assert proportions({"mix": None}) == {}
+    mix = {"proportions": {"a b/c": 0.5, "a-b-c": 0.25, "数学": 0.25}}
+    assert proportions(mix) == {"mix/a-b-c": 0.5, "mix/a-b-c-1": 0.25, "mix/数学": 0.25}
+    assert proportions(None) == {}
 
 
 # --- warm-ups -------------------------------------------------------------------------------------------------------

@@ -88,12 +88,12 @@ def trained(shard: bool):
         optimizer.zero_grad()
     with model.disable_adapter():
         base, _ = measure(model, tokenizer, rows, cfg)
-    return *measure(model, tokenizer, rows, cfg), base["target_loss"], sum(p.numel() for p in model.parameters())
+    return *measure(model, tokenizer, rows, cfg), base.target_loss, sum(p.numel() for p in model.parameters())
 
 whole, sharded = trained(False), trained(True)
-assert abs(whole[0]["target_loss"] - sharded[0]["target_loss"]) < 1e-5, (whole[0], sharded[0])
+assert abs(whole[0].target_loss - sharded[0].target_loss) < 1e-5, (whole[0], sharded[0])
 assert [a["answer"] for a in whole[1]] == [a["answer"] for a in sharded[1]]
-assert abs(whole[2] - sharded[2]) < 1e-6 and abs(whole[2] - whole[0]["target_loss"]) > 1e-3
+assert abs(whole[2] - sharded[2]) < 1e-6 and abs(whole[2] - whole[0].target_loss) > 1e-3
 print("ok")
 dist.destroy_process_group()
 """

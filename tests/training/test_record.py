@@ -56,6 +56,8 @@ def test_a_round_is_recorded(tmp_path, caplog):
         "sources": {"sum": 2, "law": 1},
         "select_seconds": 0.25,
         "mix": None,
+        "schema_version": 1,
+        **dict.fromkeys(("seconds", "tokens", "target_loss", "evaluate_seconds")),
     }
     assert "3 distinct rows, 2.0 passes; mean score 0.700; overlap with the round before 0.40, 33%" in caplog.text
     assert np.load(tmp_path / "rounds" / "001.npy").tolist() == [6, 2, 9]
@@ -73,12 +75,12 @@ def test_a_restored_record_continues_alike(tmp_path):
     again.restore(part.rounds, [np.array([1, 2, 6, 7]), np.array([6, 2, 9])], [np.array([7, 1, 2, 6]), np.arange(6)])
     third = (Stretch(2, 5, 1, False), Subset(np.array([9, 0])), 0.0, np.array([0, 9]))
     assert again.add(*third) == whole.add(*third)
-    assert again.rounds[-1]["never_seen"] == 0.5
+    assert again.rounds[-1].never_seen == 0.5
 
 
 def test_a_row_is_looked_up_with_its_steps(tmp_path):
     recorded(tmp_path)
-    assert [(s.line["round"], s.place, s.steps) for s in seen(tmp_path, 6)] == [(0, 3, [2]), (1, 1, [3, 5])]
+    assert [(s.line.round, s.place, s.steps) for s in seen(tmp_path, 6)] == [(0, 3, [2]), (1, 1, [3, 5])]
     assert seen(tmp_path, 0) == []
 
 

@@ -11,6 +11,7 @@ import yaml
 from hydra.utils import instantiate
 
 from near.common.errors import UserError
+from near.common.records import ModelMetrics, Score, SetMetrics
 from near.selection.round import Subset
 from near.training.trackers.base import LogOptions, Tracker, TrackerRun
 from near.training.trackers.log import log_metrics, table
@@ -312,9 +313,10 @@ def test_metrics_of_an_evaluation():
         def log(self, metrics, step):
             self.logged = metrics, step
 
-    metrics = {"target_loss": 0.5, "perplexity": 1.6, "answers_right": None, "rows": 9}
-    metrics["scores"] = {"final_number": {"mean": 0.25}, "judge": {"mean": None}}
-    metrics["more"] = {"law": {"target_loss": 2.0}}
+    shared = {"rows": 9, "tokens": 90, "answers_right": None, "eval_fingerprint": "e"}
+    scores = {"final_number": Score(mean=0.25), "judge": Score(mean=None)}
+    more = {"law": SetMetrics(target_loss=2.0, **shared)}
+    metrics = ModelMetrics(target_loss=0.5, perplexity=1.6, scores=scores, more=more, **shared)
     log_metrics(run := Logged(), metrics, 7)
     expected = {"target/target_loss": 0.5, "target/perplexity": 1.6, "target/final_number": 0.25, "more/law_loss": 2.0}
     assert run.logged == (expected, 7)

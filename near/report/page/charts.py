@@ -93,18 +93,18 @@ def curve(run: Run, by: str) -> list[tuple[float, float]]:
     """(step or seconds, target loss) as every round began, and at the end; none where a run did not keep them."""
     points = []
     for line in run.rounds:
-        x = line.get("step" if by == "step" else "seconds")
-        if x is None or line.get("target_loss") is None:
+        x = line.step if by == "step" else line.seconds
+        if x is None or line.target_loss is None:
             return []
-        points.append((x, line["target_loss"]))
-    end = run.training.get("steps") if by == "step" else _spent(run)
-    return [*points, (end, run.metrics["target_loss"])] if points and end is not None else []
+        points.append((x, line.target_loss))
+    end = run.training.steps if by == "step" else _spent(run)
+    return [*points, (end, run.metrics.target_loss)] if points and end is not None else []
 
 
 def _spent(run: Run) -> float | None:
-    if run.training.get("train_seconds") is None or run.selecting is None:
+    if run.training.train_seconds is None or run.selecting is None:
         return None
-    return run.training["train_seconds"] + run.selecting
+    return run.training.train_seconds + run.selecting
 
 
 def training_loss(groups: list[Group]) -> Figure | None:
@@ -112,7 +112,7 @@ def training_loss(groups: list[Group]) -> Figure | None:
     data = []
     for place, group in enumerate(groups):
         for seed, run in group.runs.items():
-            lines = run.training.get("history") or []
+            lines = run.training.history
             if lines:
                 x, y = [line["step"] for line in lines], [line["loss"] for line in lines]
                 data.append(_line(group, place, seed, x, y, legend=run is group.one))
@@ -128,7 +128,7 @@ def cost_and_gain(groups: list[Group]) -> Figure | None:
         points = [(spent, run) for run in group.runs.values() if (spent := _spent(run)) is not None]
         if base is None or not points:
             continue
-        gains = [run.metrics["base"]["target_loss"] - run.metrics["target_loss"] for _, run in points]
+        gains = [run.metrics.base.target_loss - run.metrics.target_loss for _, run in points]
         told = [_cost(run) for _, run in points]
         data.append(
             {
@@ -149,8 +149,8 @@ def cost_and_gain(groups: list[Group]) -> Figure | None:
 
 
 def _cost(run: Run) -> str:
-    tokens = run.training.get("tokens_trained")
-    parts = [f"seed {run.seed}", f"selecting {run.selecting:.1f} s", f"training {run.training['train_seconds']:.1f} s"]
+    tokens = run.training.tokens_trained
+    parts = [f"seed {run.seed}", f"selecting {run.selecting:.1f} s", f"training {run.training.train_seconds:.1f} s"]
     return html.escape(", ".join(parts + ([f"{tokens} tokens"] if tokens else [])))
 
 
@@ -178,11 +178,11 @@ def sources(groups: list[Group], colours: dict[str, str]) -> list[tuple[str, Fig
         if not runs:
             continue
         count = min(len(run.rounds) for run in runs)
-        names = [f"{line['round']} ({line['selector']})" for line in runs[0].rounds[:count]]
+        names = [f"{line.round} ({line.selector})" for line in runs[0].rounds[:count]]
         totals: dict[str, np.ndarray] = {}
         for run in runs:
             for at, line in enumerate(run.rounds[:count]):
-                for source, rows in line["sources"].items():
+                for source, rows in line.sources.items():
                     totals.setdefault(source, np.zeros(count))[at] += rows / len(runs)
         data = [
             {
@@ -240,7 +240,7 @@ def source_colours(groups: list[Group], pool: list[str] = ()) -> dict[str, str]:
     totals: dict[str, int] = {}
     for run in (run for group in groups for run in group.runs.values()):
         for line in run.rounds:
-            for source, count in line["sources"].items():
+            for source, count in line.sources.items():
                 totals[source] = totals.get(source, 0) + count
     names = dict.fromkeys([*sorted(totals, key=lambda s: (-totals[s], s)), *pool])
     return {name: source_colour(place) for place, name in enumerate(names)}

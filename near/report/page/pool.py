@@ -82,7 +82,7 @@ def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig
         raise UserError(f"{path} is gone")
     cfg = read_config(path)
     needs = needs_of(cfg, selector_of(cfg.selector))
-    queries = load_queries(cfg, False, bool(run.metrics.get("selection_saw_them")) or needs.answers)
+    queries = load_queries(cfg, False, run.metrics.selection_saw_them or needs.answers)
     material = Material.load(cfg, queries)
     rows = material.candidates
     pools = [rows] if queries is None else [rows, rows.followed_by(queries)]

@@ -40,8 +40,8 @@ def _facts(runs: list[Run]) -> list[list[str]]:
     """Versions and fingerprints: one line where all runs have the same, else a line for each value."""
     seen: dict[str, dict[str, int]] = {}
     for run in runs:
-        told = {f"{name} version": v for name, v in (run.training.get("versions") or {}).items()}
-        prints = (run.training.get("identity") or {}).get("fingerprints") or {}
+        told = {f"{name} version": v for name, v in run.training.versions.items()}
+        prints = run.training.fingerprints
         told |= {f"{name} fingerprint": v for name, v in prints.items()}
         for name, value in told.items():
             counts = seen.setdefault(name, {})

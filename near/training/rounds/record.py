@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from near.common.files import write_jsonl, write_npy
+from near.common.files import write_npy
+from near.common.records import RoundRecord, write_rounds
 from near.common.run_folder import LINES, round_file
 from near.data.rows import Rows
 from near.selection.round import Subset
@@ -39,54 +40,50 @@ class Record:
     def __init__(self, folder: Path, name: str, pool: Rows, draws_per_step: int | None, write: bool):
         self.folder, self.name, self.pool, self.write = folder, name, pool, write
         self.draws_per_step = draws_per_step
-        self.rounds: list[dict] = []
+        self.rounds: list[RoundRecord] = []
         self._before: np.ndarray | None = None
         self._seen = np.zeros(len(pool), dtype=bool)
 
     def add(
         self, stretch: Stretch, subset: Subset, seconds: float, order: np.ndarray | None, measured: dict | None = None
-    ) -> dict:
+    ) -> RoundRecord:
         """Record and log a round.
 
         Args:
             seconds: that selecting took.
             order: its draws; None if the Trainer shuffles.
-            measured: further entries of its line (tokens, target_loss at its start).
-
-        Returns:
-            its line. overlap: with the round before; never_seen: the share of rows that no earlier round had;
-            mean_score: of the rows with a similarity.
+            measured: further fields of its record (tokens, target_loss at its start).
         """
         ids, scores = subset.ids, subset.scores
         scored = scores is not None and bool(np.isfinite(scores).any())
         sources, counts = np.unique(self.pool.sources(ids).astype(str), return_counts=True)
-        line = {
-            "round": stretch.index,
-            "selector": "warm-up" if stretch.warmup else self.name,
-            "step": stretch.start,
-            "steps": stretch.steps,
-            "rows": len(ids),
-            "draws": None if order is None else len(order),
-            "draws_per_step": self.draws_per_step,
-            "mean_score": round(float(np.nanmean(scores)), 6) if scored else None,
-            "overlap": None if self._before is None else round(overlap(ids, self._before), 6),
-            "never_seen": round(1 - float(self._seen[ids].mean()), 6),
-            "sources": {str(sources[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")},
-            "select_seconds": round(seconds, 4),
-            "mix": subset.mix,
+        line = RoundRecord(
+            round=stretch.index,
+            selector="warm-up" if stretch.warmup else self.name,
+            step=stretch.start,
+            steps=stretch.steps,
+            rows=len(ids),
+            draws=None if order is None else len(order),
+            draws_per_step=self.draws_per_step,
+            mean_score=round(float(np.nanmean(scores)), 6) if scored else None,
+            overlap=None if self._before is None else round(overlap(ids, self._before), 6),
+            never_seen=round(1 - float(self._seen[ids].mean()), 6),
+            sources={str(sources[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")},
+            select_seconds=round(seconds, 4),
+            mix=subset.mix,
             **(measured or {}),
-        }
+        )
         self.rounds.append(line)
         self._note(ids)
         if self.write:
             self._write(stretch.index, ids, order)
             if scores is not None:
                 write_npy(round_file(self.folder, stretch.index, "scores"), np.asarray(scores, dtype=np.float32))
-            write_jsonl(self.folder / LINES, self.rounds)
+            write_rounds(self.folder / LINES, self.rounds)
             log.info(summary(line))
         return line
 
-    def restore(self, lines: list[dict], subsets: list[np.ndarray], orders: list[np.ndarray | None]) -> None:
+    def restore(self, lines: list[RoundRecord], subsets: list[np.ndarray], orders: list[np.ndarray | None]) -> None:
         """Restore the rounds of a checkpoint, and write their files.
 
         Args:
@@ -98,7 +95,7 @@ class Record:
         if self.write:
             for index, (ids, order) in enumerate(zip(subsets, orders, strict=True)):
                 self._write(index, ids, order)
-            write_jsonl(self.folder / LINES, lines)
+            write_rounds(self.folder / LINES, lines)
 
     def _note(self, ids: np.ndarray) -> None:
         self._before = ids
@@ -110,28 +107,28 @@ class Record:
             write_npy(round_file(self.folder, index, "order"), order)
 
 
-def proportions(line: dict) -> dict[str, float]:
+def proportions(mix: dict[str, dict[str, float]] | None) -> dict[str, float]:
     """A round's mix as metrics, mix/SOURCE: sources without characters that trackers refuse, numbered if equal."""
     metrics: dict[str, float] = {}
-    for source, share in (line.get("mix") or {}).get("proportions", {}).items():
+    for source, share in (mix or {}).get("proportions", {}).items():
         name = "mix/" + (re.sub(r"[^\w.-]+", "-", source).strip("-") or "source")
         metrics[f"{name}-{len(metrics)}" if name in metrics else name] = share
     return metrics
 
 
-def summary(line: dict) -> str:
+def summary(line: RoundRecord) -> str:
     """One line for the log: a round, or the rows that a run without rounds draws from."""
-    rows, in_rounds = line["rows"], line["draws"] is not None
-    parts = [f"{rows} distinct rows, {line['draws'] / rows:.1f} passes" if in_rounds else f"draws from {rows} rows"]
-    if line["mean_score"] is not None:
-        parts.append(f"mean score {line['mean_score']:.3f}")
-    if line["overlap"] is not None:
-        parts.append(f"overlap with the round before {line['overlap']:.2f}, {line['never_seen']:.0%} never seen before")
-    shares = {source: count / rows for source, count in line["sources"].items()}
-    if line["mix"]:  # shares of the draws, which may repeat a small source many times
-        shares = dict(sorted(line["mix"]["proportions"].items(), key=lambda pair: -pair[1]))
+    rows, draws = line.rows, line.draws
+    parts = [f"draws from {rows} rows" if draws is None else f"{rows} distinct rows, {draws / rows:.1f} passes"]
+    if line.mean_score is not None:
+        parts.append(f"mean score {line.mean_score:.3f}")
+    if line.overlap is not None:
+        parts.append(f"overlap with the round before {line.overlap:.2f}, {line.never_seen:.0%} never seen before")
+    shares = {source: count / rows for source, count in line.sources.items()}
+    if line.mix:  # shares of the draws, which may repeat a small source many times
+        shares = dict(sorted(line.mix["proportions"].items(), key=lambda pair: -pair[1]))
     parts.append(", ".join(f"{source} {share:.0%}" for source, share in list(shares.items())[:3]))
-    if line.get("target_loss") is not None:
-        parts.append(f"target loss so far {line['target_loss']:.4f}")
-    name = f"round {line['round']} ({line['selector']}) at step {line['step']}" if in_rounds else line["selector"]
+    if line.target_loss is not None:
+        parts.append(f"target loss so far {line.target_loss:.4f}")
+    name = line.selector if draws is None else f"round {line.round} ({line.selector}) at step {line.step}"
     return f"{name}: {'; '.join(parts)}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from near.common.errors import printable
 from near.common.files import write_npy
+from near.common.records import ModelMetrics, RoundRecord
 from near.common.run_folder import ROUNDS, RunFolder
 from near.selection.round import Subset
 from near.training.rounds.record import proportions
@@ -18,19 +19,19 @@ if TYPE_CHECKING:
     from near.data.rows import Rows
     from near.searching.neighbours import Neighbours
 
-ROUND = ("rows", "mean_score", "overlap", "never_seen", "select_seconds", "tokens")  # of a line of rounds.jsonl
-TARGET = ("target_loss", "perplexity", "answers_right")  # of metrics.json
+ROUND = ("rows", "mean_score", "overlap", "never_seen", "select_seconds", "tokens")  # of a RoundRecord
+TARGET = ("target_loss", "perplexity", "answers_right")  # of ModelMetrics
 
 
-def log_round(run: TrackerRun, line: dict, subset: Subset, pool: "Rows") -> None:
+def log_round(run: TrackerRun, line: RoundRecord, subset: Subset, pool: "Rows") -> None:
     """Log a round as it starts: its line of rounds.jsonl, and the first of its rows."""
-    metrics = {f"selection/{name}": line[name] for name in ROUND if line.get(name) is not None}
-    if line.get("target_loss") is not None:
-        metrics["target/target_loss"] = line["target_loss"]
-    run.log(metrics | proportions(line), line["step"])
+    metrics = {f"selection/{name}": getattr(line, name) for name in ROUND if getattr(line, name) is not None}
+    if line.target_loss is not None:
+        metrics["target/target_loss"] = line.target_loss
+    run.log(metrics | proportions(line.mix), line.step)
     if run.options.table_rows:
         rows = table(subset, pool, run.options.table_rows, run.options.table_chars)
-        run.table(line["round"], line["step"], rows)
+        run.table(line.round, line.step, rows)
 
 
 def table(subset: Subset, pool: "Rows", most: int, chars: int) -> list[dict]:
@@ -56,11 +57,11 @@ def table(subset: Subset, pool: "Rows", most: int, chars: int) -> list[dict]:
     return rows
 
 
-def log_metrics(run: TrackerRun, metrics: dict, step: int) -> None:
+def log_metrics(run: TrackerRun, metrics: ModelMetrics, step: int) -> None:
     """Log the evaluation at a run's end: the target's, and the loss on every further set."""
-    values = {f"target/{name}": metrics[name] for name in TARGET if metrics.get(name) is not None}
-    values |= {f"target/{name}": score["mean"] for name, score in (metrics.get("scores") or {}).items()}
-    values |= {f"more/{name}_loss": more["target_loss"] for name, more in (metrics.get("more") or {}).items()}
+    values = {f"target/{name}": getattr(metrics, name) for name in TARGET}
+    values |= {f"target/{name}": score.mean for name, score in metrics.scores.items()}
+    values |= {f"more/{name}_loss": more.target_loss for name, more in metrics.more.items()}
     run.log({name: value for name, value in values.items() if value is not None and math.isfinite(value)}, step)
 
 
@@ -78,19 +79,20 @@ def log_files(run: TrackerRun, output_dir: Path, neighbours: "Neighbours | None"
         run.files(kind, [weights])
 
 
-def log_earlier(run: TrackerRun, folder: Path, rounds: list[dict], history: list[dict], pool: "Rows") -> None:
+def log_earlier(run: TrackerRun, folder: Path, rounds: list[RoundRecord], history: list[dict], pool: "Rows") -> None:
     """Log what a twin trained (near/training/twins.py), or this job before it was killed, but for what the tracker has.
 
     Args:
         folder: the run's folder, with its rounds/.
-        rounds: lines of rounds.jsonl.
         history: the Trainer's log history.
     """
-    lines = [(line["step"], 0, line) for line in history if line["step"] > run.logged_until]
-    lines += [(line["step"], 1, line) for line in rounds if line["step"] > run.logged_until]
-    for step, is_round, line in sorted(lines, key=lambda x: x[:2]):
-        if is_round:
-            log_round(run, line, _subset(RunFolder(folder), line["round"]), pool)
+    lines: list[tuple[int, RoundRecord | dict]] = [(line["step"], line) for line in history]
+    lines += [(line.step, line) for line in rounds]
+    for step, line in sorted(lines, key=lambda pair: pair[0]):  # stable: at one step the history first
+        if step <= run.logged_until:
+            continue
+        if isinstance(line, RoundRecord):
+            log_round(run, line, _subset(RunFolder(folder), line.round), pool)
         else:
             values = {k: v for k, v in line.items() if k != "step" and isinstance(v, int | float) and math.isfinite(v)}
             run.log({named(name): value for name, value in values.items()}, step)
