@@ -27,7 +27,7 @@ def selector_name(cfg: DictConfig, selector: Selector) -> str:
     return HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
 
 
-def job_of(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, args) -> "Job":
+def job_of(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector, inputs: Inputs, args) -> "Job":
     """The job of a run. args: its TrainingArguments."""
     job = Job(
         selector=selector,
@@ -39,23 +39,25 @@ def job_of(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs
         seed=cfg.seed,
         output_dir=output_dir,
         identity=_resumable(inputs.identity),
-        represent=representation(cfg, inputs),
+        represent=representation(cfg, cache_dir, inputs),
         eval_table=inputs.eval_table,
         loraplus=cfg.trainer.get("loraplus") or {},
         nonfinite_steps=cfg.trainer.get("nonfinite_steps", 3),
     )
     if inputs.needs.asks_model:
         numbers = args.device.type + (" bf16" if args.bf16 else " fp16" if args.fp16 else "")
-        job.scorer = scorer_of(cfg, inputs.tokens, inputs.query_tokens, inputs.tokenizer, numbers)
+        job.scorer = scorer_of(cfg, cache_dir, inputs.tokens, inputs.query_tokens, inputs.tokenizer, numbers)
     return job
 
 
-def representation(cfg: DictConfig, inputs: Inputs) -> Callable[[Round], Round]:
+def representation(cfg: DictConfig, cache_dir: str, inputs: Inputs) -> Callable[[Round], Round]:
     """A function that adds neighbours, and similarities beyond them, to a round."""
     similarity = instantiate(cfg.similarity, _convert_="all")
     by_embeddings = None
     if inputs.neighbours is not None:
-        by_embeddings = EmbeddingSimilarity(cfg, inputs.candidates, inputs.queries, inputs.neighbours)
+        by_embeddings = EmbeddingSimilarity(
+            cfg.embedder, cache_dir, inputs.candidates, inputs.queries, inputs.neighbours
+        )
 
     def represent(round: Round) -> Round:
         round = dataclasses.replace(round, neighbours=inputs.neighbours, similarity=by_embeddings)
