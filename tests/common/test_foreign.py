@@ -14,6 +14,7 @@ from near.app.check.check import check, read_run_config
 from near.common.config import CONF, public
 from near.common.errors import user_error
 from near.common.foreign import allowed_modules, read_config, read_overrides
+from near.common.records import EvalMetrics, TrainMetrics
 from near.evaluation.eval import _with_run, evaluate
 from near.evaluation.measure import graders_of
 from near.export.lineage import adapters_of
@@ -328,8 +329,10 @@ def test_reports_take_no_class_of_a_folder(folder, tmp_path):
     mark = tmp_path / "mark"
     for key in ("selector", "embedder", "similarity", "index", "scoring", "tracker"):
         for node in evil(mark)[::4]:
-            training = {"identity": {"fingerprints": {"candidates": "x"}}}
-            run = Run("near", {"seed": 1}, folder(**{key: node}), training)
+            training = TrainMetrics(identity={"fingerprints": {"candidates": "x"}})
+            numbers = {"target_loss": 0.5, "rows": 1, "tokens": 1, "answers_right": 0, "eval_fingerprint": "e"}
+            metrics = EvalMetrics(selector="near", seed=1, model="x", **numbers)
+            run = Run("near", metrics, folder(**{key: node}), training)
             assert "can't be shown" in refused(lambda run=run: pool_of([Group("near", {1: run})], read_run_config))
     assert not mark.exists()
 

@@ -57,7 +57,7 @@ def test_too_small_a_disk_is_logged(messages, monkeypatch):
         ),
         (["selector=near"], ["10 steps of 2 rows: 20 rows trained", "64 distinct texts, 0 stored already"]),
         (["selector=near", "selector.subset_size=3", "trainer.warmup_step=0"], ["no warm-up, then", "at most 3 of 60"]),
-        (["selector=random", "trainer.cycles=2"], ["all 2 times over", "20 steps of 2 rows", "to embed: nothing"]),
+        (["selector=random", "trainer.cycles=2"], ["all of it 2 times", "20 steps of 2 rows", "to embed: nothing"]),
         (["selector=loss"], ["before each of the 2 rounds the model computes losses", "to embed: nothing"]),
     ],
 )
