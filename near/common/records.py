@@ -1,129 +1,14 @@
-"""The records that a run leaves as JSON: its rounds (rounds.jsonl), train_metrics.json and metrics.json.
-
-The keys of a file are the names of the fields. Every file names its schema version; a file without one is of version 0.
-Fields that an older version did not write read as their defaults. A newer version is refused. Keys that this version
-does not know are kept in `extra` and written again, so that a copy of a record (a twin's, a checkpoint's) is complete.
-"""
+"""The records that a run leaves: its rounds (rounds.jsonl), train_metrics.json and metrics.json."""
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import Self
-
-from near.common.errors import UserError
-from near.common.files import read_json, read_jsonl, write_json, write_jsonl
+from near.common.files import read_jsonl, write_jsonl
+from near.common.schema import Record, container, only_if_set
 
 Interval = Sequence[float] | None  # low and high end of a 95% interval
-VERSION = "schema_version"
-
-
-class ForeignRecord(UserError):
-    """A file of the same name that another program wrote: it lacks a key that every version of near writes."""
-
-
-def _container(kind: type, each: bool = False, **default: Any) -> Any:
-    """A field whose JSON value is an object or a list, or null.
-
-    Args:
-        kind: dict, list, or the class of a nested record.
-        each: the value is an object of such records, by name.
-    """
-    return field(metadata={"kind": kind, "each": each}, **default)
-
-
-def _only_if_set() -> Any:
-    """A field that is left out of the file while it is None."""
-    return field(default=None, metadata={"only_if_set": True})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """A part of a file. extra: keys that this version does not know."""
-
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, values: Any, source: object) -> Self:
-        """Read a record.
-
-        Args:
-            values: as `to_json` returns it, also of an older version.
-            source: the file, for errors.
-
-        Raises:
-            UserError: `values` is no object, a part has another type, or the schema version is newer.
-            ForeignRecord: a required key is missing.
-        """
-        _check_kind(values, dict, cls.__name__, source)
-        rest, known = dict(values), {}
-        for one in fields(cls):
-            if one.name == VERSION:
-                known[VERSION] = _checked_version(rest.pop(VERSION, 0), one.default, source)
-            elif one.name != "extra" and one.name in rest:
-                known[one.name] = _parsed(rest.pop(one.name), one, source)
-            elif one.default is MISSING and one.default_factory is MISSING:
-                raise ForeignRecord(f"{source} was not written by near (it has no {one.name})")
-        return cls(**known, extra=rest)
-
-    def to_json(self) -> dict[str, Any]:
-        """The values for JSON: fields of the class first, then those of its bases, then `extra`."""
-        names = [name for cls in type(self).__mro__ for name in vars(cls).get("__annotations__", ()) if name != "extra"]
-        optional = {one.name for one in fields(self) if one.metadata.get("only_if_set")}
-        values = {name: _plain(getattr(self, name)) for name in names}
-        values = {name: value for name, value in values.items() if value is not None or name not in optional}
-        return values | {name: value for name, value in self.extra.items() if name not in values}
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """The record in a JSON file. Raises what from_json raises, and OSError if the file is missing."""
-        return cls.from_json(read_json(path), path)
-
-    def write(self, path: Path) -> None:
-        write_json(path, self.to_json())
-
-
-def _parsed(value: Any, one: Any, source: object) -> Any:
-    kind = one.metadata.get("kind")
-    if kind is None:
-        return value
-    if value is None:
-        return one.default_factory() if one.default is MISSING else one.default
-    if not issubclass(kind, Record):
-        _check_kind(value, kind, one.name, source)
-        return value
-    if not one.metadata["each"]:
-        return kind.from_json(value, source)
-    _check_kind(value, dict, one.name, source)
-    return {name: kind.from_json(part, source) for name, part in value.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Record):
-        return value.to_json()
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return value
-
-
-def _check_kind(value: Any, kind: type, name: str, source: object) -> None:
-    if not isinstance(value, kind):
-        raise UserError(
-            f"{source} is damaged ({name} is a {type(value).__name__}, not a {kind.__name__}); delete it and run again"
-        )
-
-
-def _checked_version(version: Any, newest: int, source: object) -> int:
-    """`version`; raises UserError if it is newer than this version of near reads."""
-    if type(version) is not int or version < 0:
-        raise UserError(f"{source} is damaged ({VERSION}={version!r} is not a whole number); delete it and run again")
-    if version > newest:
-        raise UserError(
-            f"{source} has {VERSION}={version}, and this near reads versions up to {newest}; update near "
-            "(pip install -U near)"
-        )
-    return version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +46,9 @@ class RoundRecord(Record):
     mean_score: float | None = None
     overlap: float | None = None
     never_seen: float | None = None
-    sources: dict[str, int] = _container(dict, default_factory=dict)
+    sources: dict[str, int] = container(dict, default_factory=dict)
     select_seconds: float = 0.0
-    mix: dict[str, dict[str, float]] | None = _container(dict, default=None)
+    mix: dict[str, dict[str, float]] | None = container(dict, default=None)
     seconds: float | None = None
     tokens: int | None = None
     target_loss: float | None = None
@@ -185,7 +70,22 @@ class Provenance(Record):
 
     created: str | None = None
     command: str | None = None
-    versions: dict[str, str] = _container(dict, default_factory=dict)
+    versions: dict[str, str] = container(dict, default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunIdentity(Record):
+    """What decides the outcome of a run, and binds its files to it.
+
+    Args:
+        config: the options that decide it (near/common/config.py).
+        fingerprints: of all rows and local files that it reads, by name (near/training/fingerprints.py).
+        processes: that trained it; in checkpoints only.
+    """
+
+    config: dict[str, Any] = container(dict, default_factory=dict)
+    fingerprints: dict[str, str] = container(dict, default_factory=dict)
+    processes: int | None = only_if_set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +101,6 @@ class TrainMetrics(Provenance):
         train_seconds, select_seconds: of training, and of all rounds' selections; evaluations are in neither.
         embed_seconds, search_seconds: of the neighbours, in this run or in an earlier one; None without neighbours.
         history: lines of the Trainer's log that have a loss.
-        identity: {"config": what decides the outcome, "fingerprints": of all that the run read}.
         training_key: equal for twins (near/training/twins.py); None outside a sweep.
         same_rows_as: the job of the sweep that trained the same rows, if it was not trained again.
     """
@@ -219,15 +118,10 @@ class TrainMetrics(Provenance):
     select_seconds: float | None = None
     embed_seconds: float | None = None
     search_seconds: float | None = None
-    history: list[dict[str, Any]] = _container(list, default_factory=list)
-    identity: dict[str, Any] = _container(dict, default_factory=dict)
+    history: list[dict[str, Any]] = container(list, default_factory=list)
+    identity: RunIdentity = container(RunIdentity, default_factory=RunIdentity)
     training_key: str | None = None
-    same_rows_as: str | None = _only_if_set()
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """Of all that the run read, by name (near/training/fingerprints.py)."""
-        return self.identity.get("fingerprints") or {}
+    same_rows_as: str | None = only_if_set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +163,7 @@ class SetMetrics(Record):
     rows: int
     tokens: int
     answers_right: int | None
-    scores: dict[str, Score] = _container(Score, each=True, default_factory=dict)
+    scores: dict[str, Score] = container(Score, each=True, default_factory=dict)
     evaluated_on: str | None = None
     eval_fingerprint: str
     columns_fingerprint: str | None = None
@@ -285,8 +179,8 @@ class ModelMetrics(SetMetrics):
         lm_eval: benchmarks, by task and metric (near/evaluation/benchmarks.py); None without tasks.
     """
 
-    more: dict[str, SetMetrics] = _container(SetMetrics, each=True, default_factory=dict)
-    lm_eval: dict[str, dict[str, Any]] | None = _container(dict, default=None)
+    more: dict[str, SetMetrics] = container(SetMetrics, each=True, default_factory=dict)
+    lm_eval: dict[str, dict[str, Any]] | None = container(dict, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,14 +200,14 @@ class EvalMetrics(ModelMetrics, Provenance):
     schema_version: int = 2
     selector: str | None
     seed: int | None = None
-    max_K: int | None = _only_if_set()
-    run: str | None = _only_if_set()
+    max_K: int | None = None
+    run: str | None = only_if_set()
     model: str
-    adapter: str | None = _only_if_set()
-    base: ModelMetrics | None = _container(ModelMetrics, default=None)
+    adapter: str | None = None
+    base: ModelMetrics | None = container(ModelMetrics, default=None)
     selection_saw_them: bool = False
-    same_rows_as: str | None = _only_if_set()
-    evaluation: dict[str, Any] = _container(dict, default_factory=dict)
+    same_rows_as: str | None = only_if_set()
+    evaluation: dict[str, Any] = container(dict, default_factory=dict)
 
     @classmethod
     def of(cls, measured: ModelMetrics, **described: Any) -> "EvalMetrics":

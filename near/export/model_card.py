@@ -142,7 +142,7 @@ def _sources(run: AdapterRun, part: str) -> str:
 
 def _training(adapter: Adapter, several: bool) -> str:
     run, config = adapter.run, public(adapter.run.config)
-    prints = run.trained.fingerprints
+    prints = run.trained.identity.fingerprints
     lines = [
         f"## Training{f' of {_run_name(run)}' if several else ''}",
         "",

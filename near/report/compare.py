@@ -119,7 +119,7 @@ def settings_of(run: Run) -> dict[str, object]:
         else:
             found[path] = str(node)
 
-    walk(class_names(run.training.identity.get("config", {})), "")
+    walk(class_names(run.training.identity.config), "")
     found.pop("seed", None)
     return {k: v for k, v in found.items() if not k.startswith("evaluation.")}
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from near.common.errors import UserError
-from near.common.records import EvalMetrics, ForeignRecord, RoundRecord, TrainMetrics
+from near.common.records import EvalMetrics, RoundRecord, TrainMetrics
 from near.common.run_folder import CONFIG, JOBS, METRICS, RunFolder, below
+from near.common.schema import ForeignRecord
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +58,12 @@ class Run:
     @property
     def pool(self) -> str | None:
         """The fingerprint of the candidates; None where it was not kept."""
-        return self.training.fingerprints.get("candidates")
+        return self.training.identity.fingerprints.get("candidates")
 
     @property
     def labels(self) -> str | None:
         """The fingerprint of the candidates' sources; None where it was not kept."""
-        return self.training.fingerprints.get("candidates.sources")
+        return self.training.identity.fingerprints.get("candidates.sources")
 
     @functools.cached_property
     def typed(self) -> set[str]:

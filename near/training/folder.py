@@ -11,6 +11,7 @@ from near.common.errors import UserError
 from near.common.files import aside
 from near.common.moved import class_names
 from near.common.outputs import REMOVED, remove
+from near.common.records import RunIdentity
 from near.common.run_folder import CONFIG, RunFolder
 from near.common.sweep import in_sweep
 from near.evaluation.eval import summary
@@ -19,12 +20,12 @@ from near.training.rounds.state import read_checkpoint
 log = logging.getLogger(__name__)
 
 
-def finished(output_dir: Path, identity: dict, overwrite: bool) -> bool:
+def finished(output_dir: Path, identity: RunIdentity, overwrite: bool) -> bool:
     """Whether the same run has finished in `output_dir`. Raises UserError if another run has."""
     files = RunFolder(output_dir)
     if overwrite or not files.is_evaluated or not files.is_trained:
         return False
-    differing = differences(class_names(files.training.identity), identity)
+    differing = differences(class_names(files.training.identity.to_json()), identity.to_json())
     if differing:
         place = "another sweep_name" if in_sweep() else "another output_dir"
         raise UserError(

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from near.common.config import identity as outcome
 from near.common.errors import UserError
+from near.common.records import RunIdentity
 from near.data.pool import without_prompts_of
 from near.data.rows import Rows
 from near.embedding.embed import reads_answers
@@ -26,7 +27,7 @@ from near.training.folder import finished
 
 @dataclass
 class Inputs:
-    """A run's inputs beside its model. `neighbours`: None until they are searched; `identity`: see load_rows."""
+    """A run's inputs beside its model. `neighbours`: None until they are searched."""
 
     needs: Needs
     candidates: Rows
@@ -37,7 +38,7 @@ class Inputs:
     query_tokens: Tokens | None
     eval_table: object
     neighbours: Neighbours | None
-    identity: dict
+    identity: RunIdentity
 
     def width(self, cfg: DictConfig) -> int | None:
         """The effective max_K: the columns of the matrix, if there is one."""
@@ -57,7 +58,7 @@ class LoadedRows:
     queries: Rows | None
     sets: Sets
     needs: Needs
-    identity: dict
+    identity: RunIdentity
 
     @property
     def material(self) -> Material:
@@ -68,8 +69,7 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
     """Load them.
 
     Returns:
-        the rows, with the run's identity: {"config": what decides the outcome, "fingerprints": of all that it reads};
-        None if the run has finished already.
+        the rows, with the run's identity; None if the run has finished already.
 
     Raises:
         UserError: for a data source, or if another run has finished in `output_dir`.
@@ -86,7 +86,8 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
                 "selector=queries would train on the rows that are evaluated; set data.eval.path to other rows"
             )
         candidates = candidates.followed_by(without_prompts_of(queries, sets.target, cfg.data.leakage))
-    identity = {"config": outcome(cfg), "fingerprints": of_run(cfg, cache_dir, needs, sets, queries, candidates)}
+    prints = of_run(cfg, cache_dir, needs, sets, queries, candidates)
+    identity = RunIdentity(config=outcome(cfg), fingerprints=prints)
     if finished(output_dir, identity, cfg.overwrite):
         return None
     if not cfg.get("dry_run"):  # which downloads nothing

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from transformers import Trainer, TrainerCallback
 
+from near.common.records import RunIdentity
 from near.data.rows import Rows
 from near.models.tokens import Collator, Tokens
 from near.selection.embedding_similarity import EmbeddingSimilarity
@@ -69,9 +70,9 @@ def representation(cfg: DictConfig, cache_dir: str, inputs: Inputs) -> Callable[
     return represent
 
 
-def _resumable(identity: dict) -> dict:
+def _resumable(identity: RunIdentity) -> RunIdentity:
     """The identity without evaluation settings: what must not change between a checkpoint and its resume."""
-    return {**identity, "config": {k: v for k, v in identity["config"].items() if k != "evaluation"}}
+    return dataclasses.replace(identity, config={k: v for k, v in identity.config.items() if k != "evaluation"})
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Job:
     collator: Collator
     seed: int
     output_dir: Path
-    identity: dict
+    identity: RunIdentity
     queries: Rows | None = None
     represent: Callable[[Round], Round] = lambda round: round  # adds neighbours to a round
     scorer: Scorer | None = None

@@ -5,6 +5,7 @@ batch is prefetched there: the selector sees the weights after exactly the steps
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -130,7 +131,8 @@ class _Checkpoints(Trainer):
             self.state.epoch = epoch
 
     def _identity(self) -> dict:
-        return {**self.job.identity, "processes": self.args.world_size}
+        """The run's identity with the number of processes, as JSON values."""
+        return dataclasses.replace(self.job.identity, processes=self.args.world_size).to_json()
 
     def _save_checkpoint(self, model, trial) -> None:
         """Write the rounds before the Trainer's state, and last the list of files, which marks it as complete."""

@@ -22,7 +22,7 @@ from near.common.files import digest, read_json, write_json
 from near.common.locks import lock_file, locked
 from near.common.moved import class_names
 from near.common.outputs import ANSWERS
-from near.common.records import EvalMetrics, write_rounds
+from near.common.records import EvalMetrics, RunIdentity, write_rounds
 from near.common.run_folder import ADAPTER, JOBS, LINES, METRICS, MODEL, ROUNDS, TRAINING, RunFolder
 from near.selection.needs import Needs
 from near.training.picking import Picker
@@ -40,7 +40,7 @@ ADOPTED = (ROUNDS, ADAPTER, MODEL, "loss.png", *ANSWERS)
 
 def training_key(
     cfg: DictConfig,
-    identity: dict,
+    identity: RunIdentity,
     needs: Needs,
     picker: Picker | None,
     neighbours: "Neighbours | None",
@@ -56,7 +56,7 @@ def training_key(
         neighbours: None if the selector uses none.
         processes: of the job.
     """
-    config = {k: v for k, v in identity["config"].items() if k not in ROUND_OPTIONS}
+    config = {k: v for k, v in identity.config.items() if k not in ROUND_OPTIONS}
     if picker is None:
         rounds = "every row"
     elif needs.asks_model is None and type(picker.job.selector).__module__.startswith("near."):
@@ -70,7 +70,7 @@ def training_key(
             rounds["embedder"] = class_names(public(cfg.embedder, decisive=True))
         if picker.job.selector.asks_model is None:  # neighbours by gradients
             rounds["max_K"] = cfg.max_K
-    return digest([config, identity["fingerprints"], rounds, processes])
+    return digest([config, identity.fingerprints, rounds, processes])
 
 
 @contextlib.contextmanager
@@ -101,7 +101,7 @@ def twin_of(output_dir: Path, key: str) -> Path | None:
     return None
 
 
-def adopt(twin: Path, output_dir: Path, selector: str, max_K: int | None, identity: dict) -> EvalMetrics:
+def adopt(twin: Path, output_dir: Path, selector: str, max_K: int | None, identity: RunIdentity) -> EvalMetrics:
     """Make `output_dir` a finished run with its twin's result. Large files are linked.
 
     Args:

@@ -14,7 +14,7 @@ from near.app.check.check import check, read_run_config
 from near.common.config import CONF, public
 from near.common.errors import user_error
 from near.common.foreign import allowed_modules, read_config, read_overrides
-from near.common.records import EvalMetrics, TrainMetrics
+from near.common.records import EvalMetrics, RunIdentity, TrainMetrics
 from near.evaluation.eval import _with_run, evaluate
 from near.evaluation.measure import graders_of
 from near.export.lineage import adapters_of
@@ -329,7 +329,7 @@ def test_reports_take_no_class_of_a_folder(folder, tmp_path):
     mark = tmp_path / "mark"
     for key in ("selector", "embedder", "similarity", "index", "scoring", "tracker"):
         for node in evil(mark)[::4]:
-            training = TrainMetrics(identity={"fingerprints": {"candidates": "x"}})
+            training = TrainMetrics(identity=RunIdentity(fingerprints={"candidates": "x"}))
             numbers = {"target_loss": 0.5, "rows": 1, "tokens": 1, "answers_right": 0, "eval_fingerprint": "e"}
             metrics = EvalMetrics(selector="near", seed=1, model="x", **numbers)
             run = Run("near", metrics, folder(**{key: node}), training)

@@ -41,7 +41,7 @@ def _facts(runs: list[Run]) -> list[list[str]]:
     seen: dict[str, dict[str, int]] = {}
     for run in runs:
         told = {f"{name} version": v for name, v in run.training.versions.items()}
-        prints = run.training.fingerprints
+        prints = run.training.identity.fingerprints
         told |= {f"{name} fingerprint": v for name, v in prints.items()}
         for name, value in told.items():
             counts = seen.setdefault(name, {})
