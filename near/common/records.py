@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from near.common.files import read_jsonl, write_jsonl
-from near.common.schema import Record, container, only_if_set
+from near.common.schema import JsonRecord, container, only_if_set
 
 Interval = Sequence[float] | None  # low and high end of a 95% interval
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundRecord(Record):
+class RoundRecord(JsonRecord):
     """A line of rounds/rounds.jsonl: a round, or (of a run without rounds) all that is trained.
 
     Args:
@@ -65,7 +65,7 @@ def write_rounds(path: Path, rounds: Sequence[RoundRecord]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Provenance(Record):
+class Provenance(JsonRecord):
     """Who wrote a file: time, command and package versions (near/common/files.py)."""
 
     created: str | None = None
@@ -74,7 +74,7 @@ class Provenance(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunIdentity(Record):
+class RunIdentity(JsonRecord):
     """What decides the outcome of a run, and binds its files to it.
 
     Args:
@@ -125,7 +125,7 @@ class TrainMetrics(Provenance):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(Record):
+class Score(JsonRecord):
     """A grader's score on a set of rows; `extra` is the grader's metadata.
 
     Args:
@@ -143,7 +143,7 @@ class Score(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetMetrics(Record):
+class SetMetrics(JsonRecord):
     """A model's evaluation on one set of rows.
 
     Args:

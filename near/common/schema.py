@@ -37,7 +37,7 @@ def only_if_set() -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class JsonRecord:
     """A part of a file. extra: keys that this version does not know."""
 
     extra: dict[str, Any] = field(default_factory=dict)
@@ -88,7 +88,7 @@ def _parsed(value: Any, one: Any, source: object) -> Any:
         return value
     if value is None:
         return one.default_factory() if one.default is MISSING else one.default
-    if not issubclass(kind, Record):
+    if not issubclass(kind, JsonRecord):
         _check_kind(value, kind, one.name, source)
         return value
     _check_kind(value, dict, one.name, source)
@@ -98,7 +98,7 @@ def _parsed(value: Any, one: Any, source: object) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Record):
+    if isinstance(value, JsonRecord):
         return value.to_json()
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
