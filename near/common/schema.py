@@ -5,6 +5,7 @@ newer version is refused. Keys that this version does not know are kept in `extr
 a record (a twin's, a checkpoint's) is complete.
 """
 
+import functools
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,11 @@ class JsonRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The values for JSON: fields of the class first, then those of its bases, then `extra`."""
-        names = [name for cls in type(self).__mro__ for name in vars(cls).get("__annotations__", ()) if name != "extra"]
-        optional = {one.name for one in fields(self) if one.metadata.get("only_if_set")}
-        values = {name: _plain(getattr(self, name)) for name in names}
-        values = {name: value for name, value in values.items() if value is not None or name not in optional}
+        values = {}
+        for name, optional in _written(type(self)):
+            value = getattr(self, name)
+            if value is not None or not optional:
+                values[name] = _plain(value)
         return values | {name: value for name, value in self.extra.items() if name not in values}
 
     @classmethod
@@ -80,6 +82,14 @@ class JsonRecord:
 
     def write(self, path: Path) -> None:
         write_json(path, self.to_json())
+
+
+@functools.cache
+def _written(cls: type[JsonRecord]) -> list[tuple[str, bool]]:
+    """The fields of a class in the order of its file, and whether they are written only if they are set."""
+    optional = {one.name: bool(one.metadata.get("only_if_set")) for one in fields(cls)}
+    names = [name for base in cls.__mro__ for name in vars(base).get("__annotations__", ()) if name != "extra"]
+    return [(name, optional[name]) for name in names]
 
 
 def _parsed(value: Any, one: Any, source: object) -> Any:
