@@ -92,7 +92,7 @@ def select(
     words = [_word("max_K", max_K), f"n={n}", f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
     cfg = _configured(words, cache_dir)
     picker, known = selector_of(cfg.selector), {}
-    if picker.asks_model or picker.only_in_training or instantiate(cfg.similarity).asks_model:
+    if picker.requires or picker.only_in_training or instantiate(cfg.similarity).requires:
         raise UserError(f"selector={selector} asks a model, or picks in training alone; use select.py or train.py")
     if vectors:
         total = ArrayVectors(vectors[1], "candidates").n

@@ -10,7 +10,7 @@ from near.models.options import Model
 
 
 class Search(Base):
-    """What select.py and train.py have in common."""
+    """Options of both select.py and train.py."""
 
     output_dir: str | None
     data: Data

@@ -71,5 +71,5 @@ def _rounds(
         f"of {count} rows by selector {name}{again}"
     )
     log.info(f"{schedule.total} steps of {draws} rows: {schedule.total * draws} rows trained, repeated ones counted")
-    if needs.asks_model and own:
-        log.info(f"before each of the {len(own)} rounds the model is asked for {needs.asks_model} of the pool's rows")
+    if needs.requires and own:
+        log.info(f"before each of the {len(own)} rounds the model is asked for {needs.requires} of the pool's rows")

@@ -66,7 +66,7 @@ def load_rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Pat
     """Load them; None where the run is done already."""
     sets = evaluation_sets(cfg)
     queries = load_queries(cfg, needs.queries, sets.seen or needs.answers)
-    if needs.asks_model == "gradients":
+    if needs.requires == "gradients":
         selector.check(queries, cfg.scoring)
     candidates = Material.load(cfg, queries).candidates
     if needs.trains_on_queries:
@@ -96,7 +96,7 @@ def load_inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs
     if is_dynamic(cfg):
         selector.check_pool(rows.candidates, tokens.eligible)
     query_tokens = None
-    if rows.needs.asks_model == "gradients":
+    if rows.needs.requires == "gradients":
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cfg.cache_dir)
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
     eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None

@@ -167,7 +167,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     log_precision(args, model.dtype)
     set_seed(cfg.seed)  # the adapter's first weights
     model = add_finetuning(model, cfg.finetuning)
-    if needs.asks_model == "gradients":
+    if needs.requires == "gradients":
         watched_layers(model, cfg.scoring.modules)  # what can't be taken is refused before anything is trained
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(cfg, inputs, base)
@@ -177,7 +177,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
         job.tracked = run
         job.callbacks.append(LogCallback(run))
         trainer = _trainer(cfg, job, model, args)
-        if needs.asks_model == "gradients":
+        if needs.requires == "gradients":
             job.scorer.probe(model)
         if is_sharded(args):  # its weights can be computed with from the beginning of training on
             trainer.add_callback(base)

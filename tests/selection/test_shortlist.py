@@ -21,7 +21,7 @@ def test_only_the_shortlist_is_asked(make):
     selector = make(shortlist={"selector": "near", "size": 3})
     assert selector.needs_neighbours and not make().needs_neighbours
     subset = selector.select(round_for(scorer, 2, neighbours=MATRIX, queries=_queries()))
-    assert scorer.asked[0].tolist() == [2, 5, 9]  # near walks 5, 2, 9
+    assert scorer.requested[0].tolist() == [2, 5, 9]  # near walks 5, 2, 9
     assert set(subset.ids) < {2, 5, 9}
 
 
@@ -34,7 +34,7 @@ def _queries():
 def test_a_longer_list_than_the_pool_is_the_pool():
     scorer = FakeScorer([np.arange(ROWS)])
     Loss(shortlist={"selector": "random", "size": 500}).select(round_for(scorer, 2))
-    assert scorer.asked[0].tolist() == list(range(ROWS))
+    assert scorer.requested[0].tolist() == list(range(ROWS))
 
 
 def test_a_cheap_selector_with_options():
@@ -46,7 +46,7 @@ def test_a_cheap_selector_with_options():
 
 
 @pytest.mark.parametrize(
-    ("given", "line"),
+    ("options", "line"),
     [
         ({"selector": "near"}, "is not like"),
         ({"selector": "near", "size": 0}, "use 1 or more"),
@@ -57,6 +57,6 @@ def test_a_cheap_selector_with_options():
         ({"selector": "queries", "size": 5}, "not one that is cheap"),
     ],
 )
-def test_bad_shortlists_are_one_line(given, line):
+def test_bad_shortlists_are_one_line(options, line):
     with pytest.raises(UserError, match=line):
-        Loss(shortlist=given)
+        Loss(shortlist=options)
