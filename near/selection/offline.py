@@ -19,15 +19,15 @@ from near.selection.scoring.gradients import watched_layers
 from near.selection.scoring.scoring import scorer_of
 
 
-def with_model(cfg: DictConfig, needs: Needs, round: Round) -> Round:
+def with_model(cfg: DictConfig, cache_dir: str, needs: Needs, round: Round) -> Round:
     """`round` with a model and a scorer; with similarity=gradients also with its neighbours."""
     if world_size() > 1 and torch.accelerator.is_available():  # ranks share the scoring, each on its own device
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     checkpoints, gradients = cfg.scoring.checkpoints, needs.requires == "gradients"
-    tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
-    tokens = tokenize(round.pool, tokenizer, cfg.data, cfg.cache_dir)
-    query_tokens = tokenize(round.queries, tokenizer, cfg.data, cfg.cache_dir) if needs.answers else None
-    model = load_base(cfg.model, cfg.cache_dir)
+    tokenizer = load_tokenizer(cfg.model, cache_dir)
+    tokens = tokenize(round.pool, tokenizer, cfg.data, cache_dir)
+    query_tokens = tokenize(round.queries, tokenizer, cfg.data, cache_dir) if needs.answers else None
+    model = load_base(cfg.model, cache_dir)
     if checkpoints and (Path(checkpoints[0]) / "adapter_config.json").is_file():
         model = with_adapter(model, checkpoints[0], trainable=True)
     elif gradients and not checkpoints and cfg.scoring.modules is None:
@@ -37,7 +37,7 @@ def with_model(cfg: DictConfig, needs: Needs, round: Round) -> Round:
         )
     if gradients:
         watched_layers(model, cfg.scoring.modules)
-    scorer = scorer_of(cfg, tokens, query_tokens, tokenizer, model.device.type)
+    scorer = scorer_of(cfg, cache_dir, tokens, query_tokens, tokenizer, model.device.type)
     if gradients:
         scorer.probe(model)
     eligible = np.intersect1d(round.eligible, tokens.eligible)

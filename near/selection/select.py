@@ -12,8 +12,9 @@ from near.common.locks import lock_file, locked
 from near.common.outputs import claim, remove
 from near.common.processes import is_main
 from near.data.pool import held_out
+from near.embedding.embed import reads_answers
 from near.searching.equal_rows import warn_of_equal
-from near.searching.find import _check_same, width_of
+from near.searching.find import Search, _check_same, width_of
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours, _digests
 from near.searching.summary import summarise
@@ -25,31 +26,33 @@ log = logging.getLogger(__name__)
 def select(cfg: DictConfig, output_dir: Path) -> None:
     """What select.py does: write top_indices.npy, top_scores.npy and manifest.json into `output_dir`, and the subset of
     `cfg.selector`; the subset alone if its selector needs no neighbours."""
-    manifest = output_dir / "manifest.json"
-    export = SubsetExport(cfg, output_dir)
+    manifest, cache_dir = output_dir / "manifest.json", cfg.cache_dir
+    search, answers = Search.of(cfg, cache_dir), reads_answers(cfg.embedder)
+    export = SubsetExport(cfg, output_dir, cache_dir)
     existing = (output_dir, read_json(manifest)) if manifest.exists() and not cfg.overwrite else None
-    material = Material.load(cfg, load_queries(cfg, export.needs_matrix, export.needs.answers))
+    queries = load_queries(cfg.data, cache_dir, export.needs_matrix, export.needs.answers or answers)
+    material = Material.load(cfg.data, queries, cache_dir)
     export.check(material.candidates)
     if export.needs_matrix:
         width_of(cfg.max_K, len(material.candidates.eligible()))
     if cfg.dry_run:
-        return _dry_run(cfg, export, material) if is_main() else None
-    material = material.distinct(cfg)
+        return _dry_run(search, export, material, cfg.data.dedup) if is_main() else None
+    material = material.distinct(cfg.data, search)
     neighbours = None
     if export.needs_matrix:
         reach = 0 if export.selector is None else export.selector.reach([cfg.n])
-        neighbours = material.neighbours(cfg, reach, existing)
-        warn_of_equal(cfg, material.candidates, held_out(cfg, None, cfg.embedder.embed != "prompt"))
+        neighbours = material.neighbours(search, reach, existing)
+        warn_of_equal(material.candidates, held_out(cfg.data, None, cache_dir, answers), cfg.embedder, cache_dir)
     export.pick(material, neighbours)
     if is_main():
         _write(cfg, output_dir, export, material, neighbours)
 
 
-def _dry_run(cfg: DictConfig, export: SubsetExport, material: Material) -> None:
+def _dry_run(search: Search, export: SubsetExport, material: Material, dedup: str | None) -> None:
     if export.needs_matrix:
         from near.searching.dry_run import report
 
-        return report(cfg, material.candidates, material.queries)
+        return report(search, material.candidates, material.queries, dedup)
     model = f"; the model would compute {export.needs.requires}" if export.needs.requires else ""
     log.info(f"dry run: selector {export.name} needs no neighbours: nothing would be embedded{model}")
 
@@ -60,7 +63,7 @@ def _write(
     """Write the matrix, if there is one, the subset and the manifest, unless the folder has another selection."""
     manifest = _pool_manifest(export, material) if neighbours is None else neighbours.manifest
     path = folder / "manifest.json"
-    with locked(lock_file(cfg.cache_dir, digest(str(folder.resolve())))):
+    with locked(lock_file(export.cache_dir, digest(str(folder.resolve())))):
         if path.exists() and not cfg.overwrite:  # another run may just have written it
             existing = read_json(path)
             if neighbours is not None:

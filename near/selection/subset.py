@@ -47,8 +47,8 @@ class SubsetExport:
     """The subset that `selector`, `n` and `export` ask for; none without a selector. A folder has one selection: its
     manifest's `key` identifies the matrix, or the pool if there is none, and `subset` the settings of the subset."""
 
-    def __init__(self, cfg: DictConfig, folder: Path):
-        self.cfg, self.folder, self.needs = cfg, folder, Needs()
+    def __init__(self, cfg: DictConfig, folder: Path, cache_dir: str):
+        self.cfg, self.folder, self.cache_dir, self.needs = cfg, folder, cache_dir, Needs()
         self.selector: Selector | None = None
         self.subset: Any = None  # a Subset, after `pick`
         if cfg.get("selector") is None:
@@ -89,12 +89,12 @@ class SubsetExport:
         cfg, candidates, queries = self.cfg, material.candidates, material.queries
         context = {"pool": candidates, "queries": queries, "neighbours": neighbours}
         if neighbours is not None:
-            context["similarity"] = EmbeddingSimilarity(cfg, candidates, queries, neighbours)
+            context["similarity"] = EmbeddingSimilarity(cfg.embedder, self.cache_dir, candidates, queries, neighbours)
         round = Round.alone(cfg.n, cfg.seed, candidates.eligible(), len(candidates), **context)
         if self.needs.requires:
             from near.selection.offline import with_model
 
-            round = with_model(cfg, self.needs, round)
+            round = with_model(cfg, self.cache_dir, self.needs, round)
         self.subset = checked(self.selector.select(round), round, self.name)
         if len(self.subset.ids) < cfg.n:
             width = None if neighbours is None else neighbours.ids.shape[1]
@@ -164,7 +164,7 @@ class SubsetExport:
         ids, candidates = subset.ids, material.candidates
         positions = {row: position for position, row in enumerate(ids.tolist())}
         rows: list[dict] = [{}] * len(ids)
-        for row, raw in raw_rows(self.cfg.data, candidates, ids, self.cfg.cache_dir):
+        for row, raw in raw_rows(self.cfg.data, candidates, ids, self.cache_dir):
             rows[positions[row]] = dict(raw)
         prefix, used = "", {name for row in rows for name in row}
         while any(prefix + name in used for name in COLUMNS):
@@ -177,5 +177,5 @@ class SubsetExport:
             if subset.scores is not None and np.isfinite(subset.scores[position]):
                 score = float(subset.scores[position])
             rows[position].update(zip(names, (position + 1, score, query, str(sources[position])), strict=True))
-        types = raw_types(self.cfg.data, candidates, self.cfg.cache_dir)
+        types = raw_types(self.cfg.data, candidates, self.cache_dir)
         return rows, types | dict(zip(names, COLUMNS.values(), strict=True))

@@ -46,7 +46,7 @@ def laid_out(pool: Pool, ids: np.ndarray, method: str) -> tuple[np.ndarray, np.n
         raise UserError(f"a map of {len(there)} rows shows nothing")
     together = np.concatenate([vectors, queries]) if len(queries) else vectors
     made_of = [VERSION, method, space, hashlib.sha256(np.ascontiguousarray(together)).hexdigest()]
-    path = cache_folder(pool.cfg.cache_dir, "maps", f"{digest(made_of)}.npy")
+    path = cache_folder(pool.search.cache_dir, "maps", f"{digest(made_of)}.npy")
     places = cached_array(path, lambda: METHODS[method](together), (len(together), 2))
     return there, places[: len(there)], places[len(there) :]
 
