@@ -48,7 +48,7 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
         _write(cfg, output_dir, export, material, neighbours)
 
 
-def _dry_run(search: Search, export: SubsetExport, material: Material, dedup: str | None) -> None:
+def _dry_run(search: Search, export: SubsetExport, material: Material, dedup: str) -> None:
     if export.needs_matrix:
         from near.searching.dry_run import report
 
