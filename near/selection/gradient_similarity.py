@@ -1,5 +1,7 @@
 """Similarity by gradients of the current model in each round, so that any selector over neighbours works on them."""
 
+import dataclasses
+
 import numpy as np
 
 from near.searching.find import AS_NEEDED
@@ -25,6 +27,11 @@ class FromGradients:
     @property
     def needs_neighbours(self) -> bool:
         return self.shortlist.needs_neighbours
+
+    def apply(self, round: Round, max_K: int | None) -> Round:
+        """`round` with neighbours and similarity by gradients."""
+        similarity = self.of(round, max_K)
+        return dataclasses.replace(round, neighbours=similarity.neighbours, similarity=similarity)
 
     def of(self, round: Round, max_K: int | None) -> VectorSimilarity:
         """The similarity of the round's queries and rows; max_K=None: as many neighbours as this round can need."""

@@ -42,8 +42,4 @@ def with_model(cfg: DictConfig, cache_dir: str, needs: Needs, round: Round) -> R
         scorer.probe(model)
     eligible = np.intersect1d(round.eligible, tokens.eligible)
     round = dataclasses.replace(round, eligible=eligible, model=model, scorer=scorer)
-    similarity = instantiate(cfg.similarity, _convert_="all")
-    if similarity.requires:
-        by_gradients = similarity.of(round, cfg.max_K)
-        round = dataclasses.replace(round, neighbours=by_gradients.neighbours, similarity=by_gradients)
-    return round
+    return instantiate(cfg.similarity, _convert_="all").apply(round, cfg.max_K)

@@ -12,6 +12,7 @@ from near.selection.selectors.base import Required
 
 if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
+    from near.selection.round import Round
 
 BLOCK = 16_384  # vectors read at a time
 MAX_KERNEL = 1 << 26  # similarities in memory at a time
@@ -109,6 +110,11 @@ class FromEmbeddings:
     """`similarity=embeddings`: the neighbour matrix of the embedder's vectors, the same in every round."""
 
     requires: Required | None = None
+
+    def apply(self, round: "Round", max_K: int | None) -> "Round":
+        """`round` with neighbours and similarity; here it has them already."""
+        del max_K
+        return round
 
 
 def _to_kernel(similarities: np.ndarray, sigma: float) -> None:

@@ -22,7 +22,7 @@ from near.data.sources.readers import Unconverted
 if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
 
-ROW_GROUP = 1000  # rows of a parquet file that are converted and written at a time
+ROW_GROUP = 1000  # rows of a parquet file that can be read at a time
 DEEPEST = 32  # levels of lists and objects in a parquet column; pyarrow reads back 49 of lists, crashes at 10,000
 COLUMNS = {"rank": pa.int64(), "score": pa.float32(), "nearest_query": pa.int64(), "source": pa.string()}
 
@@ -90,26 +90,18 @@ def as_json(value: object) -> object:
 def _parquet(path: Path, rows: list[dict], known: dict[str, pa.DataType]) -> None:
     """Write one table with the columns of all rows, null if a row lacks one. A column's type is that in its source, if
     known, else inferred from all its values."""
-    types = {}
+    columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        values = [value.scalar if isinstance(value, Unconverted) else value for value in values]
         with _of_one_type(f"column '{name}' does"):
-            values = [_for_arrow(row.get(name)) for row in rows]
             if any(_deeper(value, DEEPEST) for value in values):
                 raise ValueError(f"nested deeper than {DEEPEST} levels")
-            types[name] = known.get(name) or pa.infer_type(values)
+            columns[name] = pa.array(values, known.get(name) or pa.infer_type(values))
     with _of_one_type("the names of the columns do"):
-        schema = pa.schema(types)
-    with _of_one_type("the rows do"), pyarrow.parquet.ParquetWriter(path, schema) as file:
-        for start in range(0, len(rows), ROW_GROUP):
-            part, arrays = rows[start : start + ROW_GROUP], []
-            for name, kind in types.items():
-                with _of_one_type(f"column '{name}' does"):
-                    arrays.append(pa.array([_for_arrow(row.get(name)) for row in part], kind))
-            file.write_table(pa.table(arrays, schema=schema))
-
-
-def _for_arrow(value: object) -> object:
-    return value.scalar if isinstance(value, Unconverted) else value
+        table = pa.table(columns)
+    with _of_one_type("the rows do"):
+        pyarrow.parquet.write_table(table, path, row_group_size=ROW_GROUP)
 
 
 def _deeper(value: object, levels: int) -> bool:

@@ -60,10 +60,7 @@ def representation(cfg: DictConfig, cache_dir: str, inputs: Inputs) -> Callable[
 
     def represent(round: Round) -> Round:
         round = dataclasses.replace(round, neighbours=inputs.neighbours, similarity=known)
-        if not similarity.requires:
-            return round
-        found = similarity.of(round, cfg.max_K)
-        return dataclasses.replace(round, neighbours=found.neighbours, similarity=found)
+        return similarity.apply(round, cfg.max_K)
 
     return represent
 

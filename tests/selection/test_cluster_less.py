@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from near.common.errors import UserError
 from near.selection.selectors.cluster_less import ClusterLess
 from tests.scored import ROWS, FakeScorer, Queries, round_for
 
@@ -76,8 +75,3 @@ def test_how_many_clusters():
         round_for(FakeScorer(pool=[POOL], queries=[[(0, 1, 0)]]), 2, queries=Queries(["a"]), similarity=similarity)
     )
     assert similarity.requested[-1] == (3, 0)  # clusters are the pool's, a shortlist's rows are in some of them
-
-
-def test_gradients_have_no_clusters():
-    with pytest.raises(UserError, match="similarity=embeddings"):
-        select(3, similarity=object())

@@ -179,7 +179,7 @@ def test_a_module_that_is_used_twice():
     ("make", "modules", "line"),
     [
         (lambda: lora(use_dora=True), None, "DoRA.s magnitudes"),
-        (llama, None, "name the linear layers"),
+        (llama, None, "name some linear layers"),
         (llama, ["nothing"], "nothing is no trained linear layer; use q_proj,"),
         (lambda: lora(modules_to_save=["norm"]), None, "not those of linear layers"),
         (lambda: llama(tie_word_embeddings=True), ["lm_head"], "tied to model.embed_tokens"),

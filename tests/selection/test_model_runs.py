@@ -95,6 +95,7 @@ def test_two_ranks_share_the_scoring_and_pick_the_same(tiny, tmp_path):
         (["selector=less", "finetuning=dora"], "DoRA"),
         (["selector=less", "data.queries.path=null"], "data.queries.path is missing"),
         (["selector=less", "similarity=gradients"], "leave it at embeddings"),
+        (["selector=cluster_less", "similarity=gradients"], "leave it at embeddings"),
         (["selector=random", "similarity=gradients"], "leave it at embeddings"),
         (["selector=less", "+trainer.args.optim=sgd"], "scoring.adam=false"),
         (["selector=less", "scoring.modules=[nothing]"], "is no trained linear layer"),

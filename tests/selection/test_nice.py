@@ -54,8 +54,9 @@ def test_query_features_are_the_policy_gradient(made, monkeypatch):
             row = {**rows[i], "labels": rows[i]["labels"]}
             count = int((row["labels"][1:] != IGNORED).sum())
             total = total + scored.gradient(model, row) * count / 3
-        projection = round.scorer._projection()
-        from near.selection.scoring.gradients import PerExample
+        from near.selection.scoring.gradients import PerExample, Projection
+
+        projection = Projection(*round.scorer.projection)
 
         with PerExample(model, projection) as per_example:
             out = projection.zeros(1, {n: w.numel() for n, w in per_example.weights.items()}, "cpu")

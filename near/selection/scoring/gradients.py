@@ -263,10 +263,7 @@ def watched_layers(model: nn.Module, modules: list[str] | None) -> dict[str, nn.
         UserError: a name has no layer, or, without names, gradients of some trained weights can't be taken.
     """
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    linear = {n: m for n, m in model.named_modules() if type(m) is nn.Linear and f"{n}.weight" in trained}
-    for name, layer in model.named_modules():  # a tied weight has one name, but several layers
-        if type(layer) is nn.Linear and layer.weight.requires_grad:
-            linear.setdefault(name, layer)
+    linear = {n: m for n, m in model.named_modules() if type(m) is nn.Linear and m.weight.requires_grad}
     if any("lora_magnitude_vector" in name for name in trained):
         raise UserError(
             "scoring: DoRA's magnitudes are no linear layers, and it applies LoRA's layers to weights as well as to "

@@ -126,6 +126,7 @@ class Scorer:
         self.tokenizer, self.collator = tokenizer, Collator(tokenizer.pad_token_id)
         self.encoder = Encoder(tokenizer, data)
         self.cache_dir, self.base, self.numbers, self.base_folder = cache_dir, base, numbers, base_folder
+        self.projection = [options.dim, options.hashes, options.seed]
         self.computed = 0  # chunks that this process computed
         self._logged_plain = False
 
@@ -192,21 +193,17 @@ class Scorer:
 
         optimizer: its moments turn them into Adam's direction; or the moments themselves, by weight.
         """
-        weights = weights_digest(model)  # of all trained weights: gradients of some layers depend on all
-        with self._per_example(model) as per_example:
-            moments = None
-            if self.options.adam:
-                moments = optimizer if isinstance(optimizer, dict) else moments_of(optimizer, per_example.weights)
-                self._log_plain(moments)
-            return self._features(per_example, model, weights, self.tokens, ids, moments)
+        per_example, moments = self._per_example(model), None
+        if self.options.adam:
+            moments = optimizer if isinstance(optimizer, dict) else moments_of(optimizer, per_example.weights)
+            self._log_plain(moments)
+        return self._features(per_example, self.tokens, ids, moments)
 
     def query_gradients(self, model) -> Features:
         """Plain gradients of all queries."""
         if self.queries is None:
             raise UserError("gradients of the target need data.queries.path, and answers in it")
-        weights = weights_digest(model)
-        with self._per_example(model) as per_example:
-            return self._features(per_example, model, weights, self.queries, self.queries.eligible, None)
+        return self._features(self._per_example(model), self.queries, self.queries.eligible, None)
 
     def reward_gradients(self, model, rows: list[dict], weights: np.ndarray) -> np.ndarray:
         """Projected gradients (scoring.dim is set) of weighted losses, float32 (n_rows, dim).
@@ -225,17 +222,14 @@ class Scorer:
 
     def folder(self, model, key_parts: list) -> Path:
         """The cache folder of a result that depends on the model's gradients and on `key_parts`."""
-        gradients = [weights_digest(model), self._projection(), self.options.modules, self.options.batch_tokens]
+        gradients = [weights_digest(model), self.projection, self.options.modules, self.options.batch_tokens]
         return self._folder([key_parts, gradients])
 
     def _folder(self, key_parts: list) -> Path:
         return cache_folder(self.cache_dir, "scores", digest([VERSION, self.base, self.numbers, key_parts]))
 
-    def _projection(self) -> list:
-        return [self.options.dim, self.options.hashes, self.options.seed]
-
     def _per_example(self, model) -> PerExample:
-        return PerExample(model, Projection(*self._projection()), self.options.modules)
+        return PerExample(model, Projection(*self.projection), self.options.modules)
 
     def _log_plain(self, moments: dict[str, Moments] | None) -> None:
         if moments is None and not self._logged_plain and is_main():
@@ -243,15 +237,11 @@ class Scorer:
             self._logged_plain = True
 
     def _features(
-        self,
-        per_example: PerExample,
-        model,
-        weights: str,
-        tokens: Tokens,
-        ids: np.ndarray,
-        moments: dict[str, Moments] | None,
+        self, per_example: PerExample, tokens: Tokens, ids: np.ndarray, moments: dict[str, Moments] | None
     ) -> Features:
-        key_parts = ["gradients", weights, tokens.fingerprint, self._projection(), sorted(per_example.layers)]
+        model = per_example.model
+        weights = weights_digest(model)  # of all trained weights: gradients of some layers depend on all
+        key_parts = ["gradients", weights, tokens.fingerprint, self.projection, sorted(per_example.layers)]
         if moments is not None:
             key_parts += [self.options.epsilon, [m.digest() for m in moments.values()]]
 
@@ -261,7 +251,8 @@ class Scorer:
             units = gradients / norms.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
             return {"gradients": units.half().cpu().numpy(), "norms": norms.cpu().numpy()}
 
-        return Features(self._chunks(key_parts, tokens, ids, work, "gradients"))
+        with per_example:
+            return Features(self._chunks(key_parts, tokens, ids, work, "gradients"))
 
     def _chunks(self, key_parts: list, tokens: Tokens, ids: np.ndarray, work: BatchWork, name: str) -> Chunks:
         """The complete chunks of rows `ids`, in their order; within a chunk, rows alike in length are batched.

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from near.common.errors import UserError
 from near.selection.round import Round, Subset
 from near.selection.selectors.base import SubsetSize
 from near.selection.selectors.less import Aggregate, Less, aggregated
@@ -34,9 +33,8 @@ class ClusterLess(Less):
     def select(self, round: Round) -> Subset:
         ids = self.rows(round)
         count = min(self.clusters or -(-len(round.eligible) // self.cluster_size), len(round.eligible))
-        if round.similarity is None or not hasattr(round.similarity, "clusters"):
-            raise UserError("selector=cluster_less clusters embeddings; use similarity=embeddings")
-        cluster = np.unique(round.similarity.clusters(count, round.seed)[ids], return_inverse=True)[1]  # (n_ids,)
+        clusters: np.ndarray = round.similarity.clusters(count, round.seed)[ids]
+        cluster = np.unique(clusters, return_inverse=True)[1]  # (n_ids,), numbered without gaps
         order = round.rng().permutation(len(ids))
         grouped = order[np.argsort(cluster[order], kind="stable")]  # cluster by cluster, each in random order
         sizes = np.bincount(cluster)  # (n_clusters,)
