@@ -200,7 +200,7 @@ def _search_vectors(
         scores, rows = index.search(held, pool, width)
         if reach and len(np.unique(rows)) >= reach:
             break
-    return Neighbours(rows, scores, {"index": index.signature, "max_K": width, "figures": dict(index.told)})
+    return Neighbours(rows, scores, {"index": index.signature, "max_K": width, "figures": dict(index.figures)})
 
 
 @contextlib.contextmanager

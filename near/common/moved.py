@@ -31,19 +31,24 @@ MOVED: dict[str, str] = {
 
 
 class Contract:
-    """Base of the classes that users extend.
-
-    Raises:
-        UserError: a subclass is defined with an old name of an attribute.
-    """
+    """Base of the classes that users extend: an attribute with an old name raises UserError in a subclass."""
 
     renamed: ClassVar[dict[str, str]] = {}  # old names of attributes to new ones
 
     def __init_subclass__(cls, **options) -> None:
         super().__init_subclass__(**options)
         for old, new in cls.renamed.items():
-            if old in vars(cls) and new not in vars(cls):  # a class with both names is for several versions
-                raise UserError(f"{cls.__module__}.{cls.__qualname__}: {old} is now {new}; rename it")
+            if any(old in vars(base) and new not in vars(base) for base in cls.__mro__):  # both names: for all versions
+                cls._refuse(old)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.renamed:
+            self._refuse(name)
+        super().__setattr__(name, value)
+
+    @classmethod
+    def _refuse(cls, old: str) -> None:
+        raise UserError(f"{cls.__module__}.{cls.__qualname__}: {old} is now {cls.renamed[old]}; rename it")
 
 
 def moved_module(error: ModuleNotFoundError) -> str | None:

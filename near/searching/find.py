@@ -236,9 +236,9 @@ def _search(
                     scores, rows = put_together(shards, width)
                 else:
                     index_parts = {k: v for k, v in key_parts.items() if k not in ("queries", "index")}
-                    keep = cache_folder(cache_dir, "indexes", digest([index_parts, index.built]))
+                    keep = cache_folder(cache_dir, "indexes", digest([index_parts, index.structure_key]))
                     scores, rows = index.search(query_vectors, vectors, width, progress.update, keep)
-                figures |= {"search_seconds": round(time.perf_counter() - started, 3), **index.told}
+                figures |= {"search_seconds": round(time.perf_counter() - started, 3), **index.figures}
                 with folder_aside(folder, replace=True) as new:
                     write_npy(new / "top_indices.npy", eligible[rows])
                     write_npy(new / "top_scores.npy", scores)

@@ -198,6 +198,12 @@ class Mine(Selector):
     def select(self, round):
         return Subset(round.eligible[: round.size])
 """
+OLD_MIXIN = OLD_SELECTOR.replace("class Mine(Selector):", "class Mixin:").replace(
+    "    def select", "class Mine(Mixin, Selector):\n    def select"
+)
+OLD_ATTRIBUTE = OLD_SELECTOR.replace(
+    '    asks_model = "losses"', "    def __init__(self):\n        super().__init__()\n        self.asks_model = None"
+)
 OLD_IMPORT = "from near.selection.selectors.asking import AskingSelector"
 OLD_MIXER = """
 from near.selection.mixers.base import Mixer
@@ -212,6 +218,8 @@ class Mine(Mixer):
     ("source", "line"),
     [
         (OLD_SELECTOR, "old_class.Mine: asks_model is now requires; rename it"),
+        (OLD_MIXIN, "old_class.Mine: asks_model is now requires; rename it"),
+        (OLD_ATTRIBUTE, "old_class.Mine: asks_model is now requires; rename it"),
         (OLD_MIXER, "old_class.Mine: told is now metrics; rename it"),
         (OLD_IMPORT, "near.selection.selectors.asking is now near.selection.selectors.model; change the import"),
         ("from near.selectors.base import Selector", "near.selectors is now near.selection.selectors; change"),
