@@ -1,4 +1,4 @@
-"""For tests of what asks a model: a tiny one with LoRA and an optimizer, rows as tokens, and answers made up."""
+"""For tests that need a model: a tiny one with LoRA and an optimizer, rows as tokens, fixed losses and gradients."""
 
 import contextlib
 import dataclasses
@@ -77,7 +77,7 @@ def gradient(model, row: dict) -> torch.Tensor:
 
 
 class Queries:
-    """What a selector asks of the queries' rows."""
+    """The part of Rows that selectors use."""
 
     def __init__(self, sources: list[str], chats: list | None = None):
         self._sources, self._chats = np.array(sources, dtype=object), chats
@@ -112,7 +112,7 @@ class FakeFeatures:
 
 
 class FakeScorer:
-    """Losses and gradients that are told: by round or by checkpoint; `asked`: the rows that were asked for."""
+    """Fixed losses and gradients, by round or by checkpoint; `requested`: the rows that were scored."""
 
     def __init__(self, losses=(), pool=(), queries=(), weights=(1.0,)):
         self._losses, self._pool, self._queries, self._weights = list(losses), pool, queries, weights
@@ -125,7 +125,7 @@ class FakeScorer:
         return np.asarray(self._losses.pop(0), dtype=np.float32)[ids]
 
     def token_losses(self, model, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of rows with one answer token each, or with as many as are told of each."""
+        """Losses of rows with one answer token each, or with as many as each row has losses."""
         losses = self.losses(model, ids)
         return losses.reshape(len(ids), -1), np.full(len(ids), losses.size // len(ids))
 

@@ -1,4 +1,4 @@
-"""cluster_less: few rows are asked, and stand for their clusters."""
+"""cluster_less: the model scores few rows, which stand for their clusters."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ POOL = np.eye(3)[CLUSTERS] + 0.01 * np.random.default_rng(0).normal(size=(ROWS, 
 
 
 class Clustered:
-    """A similarity whose clusters are told."""
+    """A similarity with given clusters."""
 
     def __init__(self, clusters=CLUSTERS):
         self.result, self.requested = clusters, []

@@ -56,7 +56,7 @@ def one_by_one(model, rows: list[dict], names: list[str]) -> torch.Tensor:
 
 
 def taken(model, rows: list[dict], modules=None, times: int = 2, **options) -> tuple[torch.Tensor, list[str]]:
-    """Of the last of some calls: the first one has to learn which weights are used once."""
+    """Gradients of the last of several calls: the first one finds out which weights are used once."""
     with PerExample(model, Projection(None), modules) as per_example:
         for _ in range(times):
             result = per_example(Collator(0)(rows), **options)
@@ -185,12 +185,12 @@ def test_a_module_that_is_used_twice():
         (lambda: llama(tie_word_embeddings=True), ["lm_head"], "tied to model.embed_tokens"),
     ],
 )
-def test_what_can_not_be_taken_is_refused(make, modules, line):
+def test_gradients_that_can_not_be_taken_are_refused(make, modules, line):
     with pytest.raises(UserError, match=line):
         watched_layers(make(), modules)
 
 
-def test_examples_that_are_not_kept_apart_are_refused():
+def test_mixed_examples_are_refused():
     model = llama()
     mlp = model.model.layers[0].mlp
     whole = mlp.forward

@@ -55,7 +55,7 @@ def test_votes_never_lose_to_means():
     assert aggregated(np.zeros((2, 3)), np.array([1, 1]), "vote", 3).tolist() == [2, 2, 2]
 
 
-def test_only_eligible_rows_are_asked():
+def test_only_eligible_rows_are_scored():
     scorer = FakeScorer(pool=[POOL], queries=[TARGET])
     known = {"queries": Queries(["a", "a", "b"]), "eligible": np.array([1, 3, 4])}
     assert set(Less().select(round_for(scorer, 2, **known)).ids) == {1, 4}

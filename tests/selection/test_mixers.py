@@ -42,7 +42,7 @@ def round_of(draws: int = 20, index: int = 1, seed: int = 0, losses=(), trained=
     )
 
 
-def some_losses(seed: int = 3) -> list[np.ndarray]:
+def random_losses(seed: int = 3) -> list[np.ndarray]:
     return list(np.random.default_rng(seed).random((12, len(LABELS))))
 
 
@@ -63,7 +63,7 @@ def test_proportions_are_shares(make):
     mixer = make()
     assert isinstance(mixer, Mixer)
     for index in range(1, 5):
-        shares = mixer.proportions(round_of(index=index, losses=some_losses(index)), SOURCES)
+        shares = mixer.proportions(round_of(index=index, losses=random_losses(index)), SOURCES)
         assert shares.shape == (3,) and shares.dtype == np.float64
         assert (shares >= 0).all() and shares.sum() == pytest.approx(1, abs=1e-12)
         assert all(values.shape == (3,) for values in mixer.metrics().values())
@@ -76,7 +76,7 @@ def test_a_restart_changes_nothing(make):
         again = make()
         again.load_state_dict(going.state_dict())
         one, other = (
-            Mix(m).select(round_of(index=index, losses=some_losses(index), trained=trained)) for m in (going, again)
+            Mix(m).select(round_of(index=index, losses=random_losses(index), trained=trained)) for m in (going, again)
         )
         np.testing.assert_array_equal(one.order, other.order)
         assert one.mix == other.mix
@@ -85,7 +85,7 @@ def test_a_restart_changes_nothing(make):
 
 @pytest.mark.parametrize("draws", [1, 7, 60, 500])
 def test_mix_keeps_a_selectors_contract(make, draws):
-    round = round_of(draws, losses=some_losses())
+    round = round_of(draws, losses=random_losses())
     subset = checked(Mix(make()).select(round), round, "mix")
     assert list(dict.fromkeys(subset.order.tolist())) == subset.ids.tolist()
     assert sum(subset.mix["draws"].values()) == draws
@@ -185,7 +185,7 @@ def test_a_sources_loss_is_the_mean_over_its_tokens():
     assert sample.means(losses, np.array([3, 1, 2]), 2).tolist() == [2, 2]
 
 
-def test_a_reference_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_reference_is_refused(tmp_path):
     with pytest.raises(UserError, match="mixer.reference=/nowhere: no such folder"):
         Doremi("/nowhere")
 
@@ -227,7 +227,7 @@ def test_a_small_source_is_spread_over_the_round_and_over_rounds():
     assert maths.max() - maths.min() <= 1
 
 
-def test_trackers_are_told_of_proportions_by_clean_names():
+def test_trackers_log_proportions_under_clean_names():
     line = {"mix": {"proportions": {"a b/c": 0.5, "a-b-c": 0.25, "数学": 0.25}}}
     assert proportions(line) == {"mix/a-b-c": 0.5, "mix/a-b-c-1": 0.25, "mix/数学": 0.25}
     assert proportions({"mix": None}) == {}
@@ -250,7 +250,7 @@ def test_a_warm_up_draws_by_the_proportions_that_the_mixer_begins_with():
     assert warm_up_shares(Static(numbers)) == pytest.approx([0, 0.7, 0.3], abs=1e-9)
     assert warm_up_shares(Static()) == pytest.approx([2 / 40, 9 / 40, 29 / 40], abs=1e-9)
     assert warm_up_shares(Static(numbers, initial={"code": 1, "law": 1})) == pytest.approx([0.5, 0.5, 0], abs=1e-9)
-    for mixer in (Odm(), Doremi()):  # no model is asked
+    for mixer in (Odm(), Doremi()):  # no model is needed
         assert warm_up_shares(mixer) == pytest.approx([1 / 3] * 3, abs=1e-2)
     for mixer in (Odm(initial=numbers), Doremi(initial=numbers), Random(numbers)):
         assert warm_up_shares(mixer) == pytest.approx([0, 0.7, 0.3], abs=1e-9)

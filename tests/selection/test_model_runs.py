@@ -38,7 +38,7 @@ def test_a_run(tiny, tmp_path, name):
 
 
 def test_queries_alone_are_trained_on(tiny, tmp_path):
-    """The warm-up too; their ids follow the pool's 60, and their source is told."""
+    """The warm-up too; their ids follow the pool's 60, and the record has their source."""
     rounds = run(tiny, tmp_path, "selector=queries")
     assert all(set(ids) == {60, 61, 62, 63} for ids in rounds)
     queries = next(w for w in tiny if w.startswith("data.queries.path=")).partition("=")[2]
@@ -106,7 +106,7 @@ def test_two_ranks_share_the_scoring_and_pick_the_same(tiny, tmp_path):
         (["selector=nice", "selector.reward=judge"], "selector.judge.server.url is missing"),
     ],
 )
-def test_what_can_not_be_had_is_one_line(tiny, tmp_path, overrides, line):
+def test_what_is_impossible_is_one_line(tiny, tmp_path, overrides, line):
     with pytest.raises(Exception, match=line) as caught:
         run(tiny, tmp_path, *overrides)
     from near.app.faults import fault_line
@@ -157,8 +157,8 @@ def test_offline_less_by_checkpoints(tiny, tmp_path):
 
 
 def test_losses_of_the_base_model(tiny, tmp_path):
-    """Nothing is asked of the queries, which may have no answers."""
-    path = tmp_path / "asked.jsonl"
+    """The queries are not used, so they need no answers."""
+    path = tmp_path / "queries.jsonl"
     path.write_text(json.dumps({"instruction": "what is the sum of 1 and 2"}) + "\n")
     ids = export(tiny, tmp_path, "selector=loss", "n=8", f"data.queries.path={path}")
     assert len(set(ids.tolist())) == 8

@@ -1,4 +1,4 @@
-"""NICE: its query features are policy gradients, and its judge is asked and read with care."""
+"""NICE: its query features are policy gradients, and its judge's replies are read with care."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_answers_are_drawn_once_by_seed_and_round(made, monkeypatch):
 
 
 @pytest.mark.model
-def test_without_any_reward_rows_are_random_and_that_is_said(made, monkeypatch, caplog):
+def test_without_any_reward_rows_are_random_with_a_warning(made, monkeypatch, caplog):
     rewarding(monkeypatch, lambda query, sample: 0.0)
     with caplog.at_level("WARNING", logger="near"):
         subset = Nice(samples=1, max_new_tokens=2).select(made())
@@ -149,7 +149,7 @@ def test_verdicts_come_in_order_and_braces_of_the_data_stay(judge):
     assert body["model"] == "wise" and body["temperature"] == 0 and "q {answer}" in body["messages"][0]["content"]
 
 
-def test_a_busy_judge_is_asked_again(judge):
+def test_a_busy_judge_gets_the_request_again(judge):
     asker, server = judge(lambda body, count: (503, {}) if count < 3 else (200, chat("yes")))
     assert asker.verdicts([("q", "r", "a")]) == [True] and len(server.asked) == 3
 

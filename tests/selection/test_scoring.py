@@ -1,4 +1,4 @@
-"""What a model says of rows: right, kept by all that it depends on, and gone on with after a kill."""
+"""Losses and gradients of rows: right, cached by everything they depend on, and continued after a kill."""
 
 import os
 import time
@@ -93,7 +93,7 @@ def test_what_is_not_finite_is_one_line(made):
         list(scorer().gradients(model, optimizer, np.arange(3)))
 
 
-def test_weights_that_are_not_looked_at_count_too(made):
+def test_weights_that_are_not_watched_count_too(made):
     """Gradients of some layers depend on the weights of all."""
     model, optimizer, scorer = made
     fresh = scorer(modules=["q_proj.lora_A.default"])
@@ -205,7 +205,7 @@ def saved(model, optimizer, folder, step: int, rates: dict[int, float]):
     return str(folder)
 
 
-def test_checkpoints_are_asked_in_place_of_the_model(made, tmp_path):
+def test_checkpoints_replace_the_model(made, tmp_path):
     """Each gives what the model gave when it was saved, weighted by the mean learning rate since the one before."""
     model, optimizer, scorer = made
     ids, expected, folders, rates = np.arange(6), [], [], {1: 0.1, 2: 0.3}

@@ -41,7 +41,7 @@ class RandomVectors(Similarity):
 
 
 class Scored(FakeScorer):
-    """Answers of a model that are random, the same whenever it is asked."""
+    """Random losses and gradients of a model, the same every time."""
 
     def __init__(self):
         rng = np.random.default_rng(2)

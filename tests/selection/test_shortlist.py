@@ -1,4 +1,4 @@
-"""The shortlist: only what a cheap selector ranks first is asked about."""
+"""The shortlist: the model scores only what a cheap selector ranks first."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ MATRIX = Neighbours(np.array([[5, 2, 7], [5, 9, 2]]), np.array([[0.9, 0.8, 0.1],
 
 
 @pytest.mark.parametrize("make", [Less, Loss, DeltaLoss])
-def test_only_the_shortlist_is_asked(make):
+def test_only_the_shortlist_is_scored(make):
     scorer = FakeScorer([np.arange(ROWS)], [np.random.default_rng(0).normal(size=(ROWS, 4))], [np.eye(4)[:2]])
     selector = make(shortlist={"selector": "near", "size": 3})
     assert selector.needs_neighbours and not make().needs_neighbours

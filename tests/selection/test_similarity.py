@@ -1,4 +1,4 @@
-"""Similarities beyond the matrix against brute force in float64, in blocks of any size, and kept once computed."""
+"""Similarities beyond the matrix against brute force in float64, in blocks of any size, and cached."""
 
 import numpy as np
 import pytest

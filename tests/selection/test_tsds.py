@@ -13,7 +13,7 @@ N = 30
 
 
 class Dense:
-    """Densities that are told."""
+    """A similarity with given densities."""
 
     def __init__(self, density):
         self.densities, self.requested = np.asarray(density, dtype=float), []
@@ -81,7 +81,7 @@ def test_equal_to_the_papers_loop(seed, alpha):
     assert got.sum() == pytest.approx(1, abs=1e-12)
 
 
-def test_density_is_asked_of_the_neighbours_alone():
+def test_density_is_computed_of_the_neighbours_alone():
     matrix, density = problem(0)
     similarity = Dense(density)
     round = round_for(size=3, neighbours=matrix, similarity=similarity, eligible=np.arange(N))
@@ -120,7 +120,7 @@ def test_boundaries_conserve_mass(make, scores):
         assert got.sum() == pytest.approx(1) and (got >= 0).all() and got[scores.shape[1] :].sum() == 0
 
 
-def test_rows_that_are_not_eligible_are_as_if_not_there():
+def test_rows_that_are_not_eligible_are_ignored():
     """Lists become shorter, also of different lengths, and a query without any is left out."""
     matrix, density = problem(5, width=8)
     eligible = np.setdiff1d(np.arange(N), matrix.ids[0])

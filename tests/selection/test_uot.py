@@ -112,7 +112,7 @@ def test_equal_similarities_go_by_id(scores):
     np.testing.assert_allclose(subset.scores, 1 / scores.shape[1], rtol=1e-5)
 
 
-def test_iterations_that_do_not_settle_are_told(caplog, monkeypatch):
+def test_iterations_that_do_not_converge_are_logged(caplog, monkeypatch):
     monkeypatch.setattr("near.selection.selectors.uot.STEPS", 2)
     with caplog.at_level("WARNING", logger="near"):
         select(np.random.default_rng(0).uniform(-1, 1, (4, N)), reg_rows=10.0)
