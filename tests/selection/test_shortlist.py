@@ -49,7 +49,6 @@ def test_a_cheap_selector_with_options():
     ("options", "line"),
     [
         ({"selector": "near"}, "is not like"),
-        ({"selector": "near", "size": 0}, "use 1 or more"),
         ({"selector": "near", "size": 5, "more": 1}, "is not like"),
         ({"selector": "nera", "size": 5}, "did you mean near"),
         ({"selector": "less", "size": 5}, "not one that is cheap"),

@@ -64,16 +64,11 @@ class Shares:
         option: where they come from, for error messages.
 
     Raises:
-        UserError: `numbers` is no mapping of labels to numbers from 0, or all are 0.
+        UserError: all numbers are 0.
     """
 
     def __init__(self, numbers: Mapping[str, float], option: str):
         self.option = option
-        if not isinstance(numbers, Mapping):
-            raise UserError(f"{option}={numbers} is not a mapping like {{maths: 0.5, law: 0.5}}, by source")
-        for name, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise UserError(f"{option}.{name}={value} is not a number from 0")
         if not sum(numbers.values()):
             raise UserError(f"{option}={dict(numbers)} gives no source a share; set one above 0")
         self.numbers = {str(name): value for name, value in numbers.items()}

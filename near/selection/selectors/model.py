@@ -27,7 +27,7 @@ class Shortlist:
         group: the group that has the option, for error messages.
 
     Raises:
-        UserError: `options` has other keys, the size is no number of rows, or the selector needs the model itself.
+        UserError: `options` has other keys, or the selector needs the model itself.
     """
 
     def __init__(self, options: dict | None, group: str):
@@ -36,10 +36,7 @@ class Shortlist:
             return
         if set(options) != {"selector", "size"}:
             raise UserError(f"{group}.shortlist={dict(options)} is not like {{selector: near, size: 500}}")
-        self.size = options["size"]
-        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
-            raise UserError(f"{group}.shortlist.size={self.size} is not a number of rows; use 1 or more")
-        self.cheap = cheap_selector(options["selector"])
+        self.cheap, self.size = cheap_selector(options["selector"]), options["size"]
 
     @property
     def needs_neighbours(self) -> bool:
