@@ -3,16 +3,14 @@
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from near.searching.indexes.base import Vectors
-from near.selection.selectors.base import Required
 
 if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
-    from near.selection.round import Round
 
 BLOCK = 16_384  # vectors read at a time
 MAX_KERNEL = 1 << 26  # similarities in memory at a time
@@ -109,9 +107,9 @@ class VectorSimilarity(Similarity):
 class FromEmbeddings:
     """`similarity=embeddings`: the neighbour matrix of the embedder's vectors, the same in every round."""
 
-    requires: Required | None = None
+    requires: str | None = None
 
-    def apply(self, round: "Round", max_K: int | None) -> "Round":
+    def apply(self, round: Any, max_K: int | None) -> Any:
         """`round` with neighbours and similarity; here it has them already."""
         del max_K
         return round
