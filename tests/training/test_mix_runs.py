@@ -128,9 +128,7 @@ def test_what_can_not_be_mixed_is_refused_before_a_model_is_loaded(tiny, tmp_pat
     told = refused(*mix(tiny, "static", "mixer.proportions={sums: 1}"))
     assert "mixer.proportions.sums: the pool has no source of that name; did you mean sum?" in told
     unlabelled = [word for word in mix(tiny, "odm") if "columns.source" not in word]
-    assert "all 60 eligible rows are of one source (pool), so there is nothing to mix; label" in refused(
-        *unlabelled
-    )
+    assert "all 60 eligible rows are of one source (pool), so there is nothing to mix; label" in refused(*unlabelled)
 
 
 def test_trackers_and_the_log_are_told_of_the_mix(tiny, tmp_path, caplog):
