@@ -22,7 +22,7 @@ from near.common.config import CONF, register_resolvers
 from near.common.errors import UserError, missing_choice, one_line
 from near.common.files import refuse_special, write_jsonl
 from near.embedding.embed import reads_answers
-from near.searching.find import Search, width_of, widths
+from near.searching.find import SearchSettings, width_of, widths
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
 from near.searching.vectors import ArrayVectors
@@ -210,7 +210,7 @@ def _loaded(cfg: DictConfig, queries: Rows, candidates: Rows) -> Iterator[tuple]
     with tempfile.TemporaryDirectory(prefix="near-") as folder:
         given = {"candidates": candidates, "queries": queries}
         cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in given.items()))
-        search = Search.of(cfg, cfg.cache_dir)
+        search = SearchSettings.of(cfg, cfg.cache_dir)
         loaded = load_queries(cfg.data, search.cache_dir, True, reads_answers(cfg.embedder))
         yield search, Material.load(cfg.data, loaded, search.cache_dir).distinct(cfg.data, search)
 

@@ -14,7 +14,7 @@ from near.common.processes import is_main
 from near.data.pool import held_out
 from near.embedding.embed import reads_answers
 from near.searching.equal_rows import warn_of_equal
-from near.searching.find import Search, _check_same, width_of
+from near.searching.find import SearchSettings, _check_same, width_of
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours, _digests
 from near.searching.summary import summarise
@@ -27,7 +27,7 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     """What select.py does: write top_indices.npy, top_scores.npy and manifest.json into `output_dir`, and the subset of
     `cfg.selector`; the subset alone if its selector needs no neighbours."""
     manifest, cache_dir = output_dir / "manifest.json", cfg.cache_dir
-    search, answers = Search.of(cfg, cache_dir), reads_answers(cfg.embedder)
+    search, answers = SearchSettings.of(cfg, cache_dir), reads_answers(cfg.embedder)
     export = SubsetExport(cfg, output_dir, cache_dir)
     existing = (output_dir, read_json(manifest)) if manifest.exists() and not cfg.overwrite else None
     queries = load_queries(cfg.data, cache_dir, export.needs_matrix, export.needs.answers or answers)
@@ -48,7 +48,7 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
         _write(cfg, output_dir, export, material, neighbours)
 
 
-def _dry_run(search: Search, export: SubsetExport, material: Material, dedup: str) -> None:
+def _dry_run(search: SearchSettings, export: SubsetExport, material: Material, dedup: str) -> None:
     if export.needs_matrix:
         from near.searching.dry_run import report
 

@@ -9,7 +9,7 @@ import near.selection.similarity
 from near.data.loading import load
 from near.data.pool import load_pool
 from near.embedding.embedders.hashing import HashingEmbedder
-from near.searching.find import Search, find_neighbours
+from near.searching.find import SearchSettings, find_neighbours
 from near.searching.vectors import ArrayVectors
 from near.selection.embedding_similarity import EmbeddingSimilarity
 from near.selection.similarity import VectorSimilarity
@@ -75,7 +75,7 @@ def embedded(small_data, tmp_path):
     excluded = np.zeros(len(pool), dtype=bool)
     excluded[[3, 8]] = True
     pool = pool.without(excluded)
-    neighbours = find_neighbours(Search.of(cfg, cfg.cache_dir), pool, queries)
+    neighbours = find_neighbours(SearchSettings.of(cfg, cfg.cache_dir), pool, queries)
     return cfg, pool, queries, EmbeddingSimilarity(cfg.embedder, cfg.cache_dir, pool, queries, neighbours)
 
 
