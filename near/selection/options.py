@@ -1,8 +1,6 @@
 """The options of select.py."""
 
-from typing import Literal
-
-from typing_extensions import NotRequired
+from typing import Literal, NotRequired
 
 from near.common.options import Base, Group
 from near.data.options import Data

@@ -362,7 +362,7 @@ def test_a_source_that_changed_meanwhile_is_refused(config, tmp_path, monkeypatc
 
 
 def test_values_that_json_has_no_form_for(config, tmp_path):
-    day, zone = datetime.datetime(2026, 11, 24, 5, 6, 7), datetime.timezone.utc
+    day, zone = datetime.datetime(2026, 11, 24, 5, 6, 7), datetime.UTC
     extra = {
         "raw": b"\x00\xff",
         "at": day.replace(tzinfo=zone),
