@@ -8,9 +8,7 @@ a record (a twin's, a checkpoint's) is complete.
 import functools
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from near.common.errors import UserError
 from near.common.files import read_json, write_json

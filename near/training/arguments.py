@@ -29,15 +29,15 @@ def check_training(needs: Needs, args: "TrainingArguments", scoring: DictConfig)
     Raises:
         UserError: weights or Adam's moments are sharded over processes, or the optimizer is not Adam.
     """
-    if needs.asks_model == "gradients" and scoring.adam and not scoring.checkpoints and args.optim not in ADAM:
+    if needs.requires == "gradients" and scoring.adam and not scoring.checkpoints and args.optim not in ADAM:
         raise UserError(
             f"trainer.args.optim={args.optim} has none of Adam's moments, which scale the gradients; use adamw_torch, "
             "or scoring.adam=false for plain gradients"
         )
-    if needs.asks_model and (args.deepspeed or args.fsdp):
+    if needs.requires and (args.deepspeed or args.fsdp):
         library = "FSDP" if args.fsdp else "DeepSpeed"
         raise UserError(
-            f"the selector needs {needs.asks_model} of single rows, which no process can compute alone because "
+            f"the selector needs {needs.requires} of single rows, which no process can compute alone because "
             f"{library} shards or rearranges weights and optimizer; use parallel=none (torchrun trains it with DDP)"
         )
 

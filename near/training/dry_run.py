@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from near.searching.dry_run import report
-from near.searching.find import Search
+from near.searching.find import SearchSettings
 from near.selection.needs import Needs
 from near.selection.selectors.base import Selector
 from near.training.picking import Batching
@@ -44,7 +44,7 @@ def report_training(
     log.info(f"evaluated {'at the start of every round and ' if at_rounds else ''}at the end: {sets}")
     embeds = rows.needs.neighbours and cfg.indices_path is None
     if embeds:
-        report(Search.of(cfg, cache_dir), rows.candidates, rows.queries, cfg.data.dedup, training=True)
+        report(SearchSettings.of(cfg, cache_dir), rows.candidates, rows.queries, cfg.data.dedup, training=True)
     elif cfg.data.dedup == "near":
         log.info("to embed: the pool, for data.dedup=near")
     else:
@@ -69,5 +69,5 @@ def _rounds(
         f"{largest} of {count} rows by selector {name}{cycles}"
     )
     log.info(f"{schedule.total} steps of {draws} rows: {schedule.total * draws} rows trained, counting repeats")
-    if needs.asks_model and selected:
-        log.info(f"before each of the {len(selected)} rounds the model computes {needs.asks_model} of the pool's rows")
+    if needs.requires and selected:
+        log.info(f"before each of the {len(selected)} rounds the model computes {needs.requires} of the pool's rows")

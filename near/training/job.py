@@ -45,7 +45,7 @@ def job_of(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector
         loraplus=cfg.trainer.get("loraplus") or {},
         nonfinite_steps=cfg.trainer.get("nonfinite_steps", 3),
     )
-    if inputs.needs.asks_model:
+    if inputs.needs.requires:
         numbers = args.device.type + (" bf16" if args.bf16 else " fp16" if args.fp16 else "")
         job.scorer = scorer_of(cfg, cache_dir, inputs.tokens, inputs.query_tokens, inputs.tokenizer, numbers)
     return job
@@ -62,10 +62,7 @@ def representation(cfg: DictConfig, cache_dir: str, inputs: Inputs) -> Callable[
 
     def represent(round: Round) -> Round:
         round = dataclasses.replace(round, neighbours=inputs.neighbours, similarity=by_embeddings)
-        if not similarity.asks_model:
-            return round
-        by_gradients = similarity.of(round, cfg.max_K)
-        return dataclasses.replace(round, neighbours=by_gradients.neighbours, similarity=by_gradients)
+        return similarity.apply(round, cfg.max_K)
 
     return represent
 
