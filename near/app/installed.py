@@ -1,4 +1,4 @@
-"""Whether the packages that a script's configuration needs are installed, asked before anything is loaded."""
+"""Whether the packages that a script's configuration needs are installed, checked before anything is loaded."""
 
 from omegaconf import DictConfig
 
@@ -6,7 +6,7 @@ from near.common.config import select
 from near.common.extras import EXTRAS, need
 from near.common.signature import attribute
 
-# The embedders that ask a model; embedder=hashing needs nothing
+# The embedders that are models; embedder=hashing needs no package
 MODEL_EMBEDDERS = ("near.embedding.embedders.backend.", "near.embedding.embedders.rds.")
 
 
@@ -18,12 +18,12 @@ def check_installed(script: str, cfg: DictConfig) -> None:
         need("near report", "report")
     else:
         target = str(select(cfg, "embedder._target_"))
-        if _asks_model(cfg, "selector") or _asks_model(cfg, "similarity"):
-            need("a selector that asks a model", "train", (*EXTRAS["embed"], *EXTRAS["train"]))
+        if _needs_model(cfg, "selector") or _needs_model(cfg, "similarity"):
+            need("a selector that reads a model", "train", (*EXTRAS["embed"], *EXTRAS["train"]))
         if target.startswith(MODEL_EMBEDDERS):
             need("an embedder that is a model", "embed")
 
 
-def _asks_model(cfg: DictConfig, group: str) -> bool:
+def _needs_model(cfg: DictConfig, group: str) -> bool:
     target = select(cfg, f"{group}._target_")
     return isinstance(target, str) and bool(attribute(target, "asks_model"))

@@ -80,15 +80,15 @@ def test_every_mixer_and_weighter_composes(group, name, trainer):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("trainer=dynamic_mix selector=near", "picks rows by their source, and selector=near by something else; leave"),
-        ("mixer=odm", "mixer=odm would not be read; use trainer=dynamic_mix"),
+        ("trainer=dynamic_mix selector=near", "picks rows by their source, and selector=near does not; leave"),
+        ("mixer=odm", "mixer=odm would have no effect; use trainer=dynamic_mix"),
         ("trainer=dynamic_mix ~mixer", "selector=mix has no mixer; use mixer=static, random, doremi or odm"),
-        ("weighter=linupper", "weighter=linupper would not be read; use trainer=dynamic_weight"),
+        ("weighter=linupper", "weighter=linupper would have no effect; use trainer=dynamic_weight"),
         ("trainer=dynamic_weight ~weighter", "trainer=dynamic_weight has no weighter; use weighter=linupper"),
-        ("trainer=dynamic_weight selector=near", "trains on the whole pool, and selector=near would not be read"),
+        ("trainer=dynamic_weight selector=near", "trains on the whole pool, and selector=near would have no effect"),
         (
             "trainer=dynamic_weight trainer.train_step=4",
-            "trainer.train_step=4 holds trainer.warmup_step=4 and leaves no",
+            "trainer.train_step=4 includes trainer.warmup_step=4 and leaves no",
         ),
         ("trainer=dynamic_weight +trainer.args.max_steps=9", "trainer.args.max_steps is set by trainer.train_step"),
         ("trainer=dynamic_mix mixer.sample=0", "mixer.sample=0 is too small; use mixer.sample>=1"),

@@ -161,8 +161,8 @@ def test_the_command_with_the_base_dependencies(alone, installed, small_data, tm
         (["select"], r'an embedder that is a model: .*; pip install "near\[embed\]"'),
         (["select", "embedder=rds"], r'an embedder that is a model: .*; pip install "near\[embed\]"'),
         (["select", "embedder=hashing", "selector=less", "n=3"], r'a selector that .*; pip install "near\[train\]"'),
-        (["options"], r".*docs/options.md is not there; run this in a clone of near's repository"),
-        (["keys"], r".*docs/from_dataflex.md is not there; run this in a clone of near's repository"),
+        (["options"], r".*docs/options.md does not exist; run this in a clone of near's repository"),
+        (["keys"], r".*docs/from_dataflex.md does not exist; run this in a clone of near's repository"),
         (["trian"], r"trian is not a command; did you mean train\?; near --help lists them"),
     )
     with ThreadPoolExecutor(2) as pool:
