@@ -56,8 +56,8 @@ def search(
         cache_dir: of rows: for their embeddings and neighbours; default $NEAR_CACHE or .cache. Vectors are not cached.
 
     Returns:
-        Neighbours: ids int64 (n_queries, max_K), best first, ties by lower id; scores float32 of that shape. Ids are positions
-        in `candidates`. Of rows, those whose prompt is a query's are left out (`data.leakage=keep` keeps
+        Neighbours: ids int64 (n_queries, max_K), best first, ties by lower id; scores float32 of that shape. Ids are
+        positions in `candidates`. Of rows, those whose prompt is a query's are left out (`data.leakage=keep` keeps
         them). A pool that is not in memory is read in blocks, so that memory does not grow with it.
 
     Raises:

@@ -99,7 +99,7 @@ def test_merge_files(dataflex):
     )
     assert found["export_dtype"] == "bfloat16" and "trust_remote_code" not in found
     assert sorted(file.skipped) == ["export_quantization_bit", "trust_remote_code"]
-    assert found["template"] == "chatml" and not file.said
+    assert found["template"] == "chatml" and not file.notes
     configured("merge", *map(str, file.words))
     Path("saves/run/adapter").mkdir(parents=True)
     Path("saves/run/adapter/adapter_config.json").write_text("{}")
@@ -107,7 +107,7 @@ def test_merge_files(dataflex):
     path.write_text(MERGE_FILE.replace("saves/run", "a,b"))
     file = translated("merge", path, [])
     assert words(file)["adapter_name_or_path"] == "[a,b]"
-    assert file.said == ["infer_dtype=auto: float32; LLaMA-Factory keeps the model's own (type export_dtype=bfloat16)"]
+    assert file.notes == ["infer_dtype=auto: float32; LLaMA-Factory keeps the model's type (type export_dtype=bfloat16)"]
 
 
 OFFLINE_CODE = """
