@@ -57,7 +57,10 @@ def loaded(words: list[str], r: int):
     cfg = common.composed("train", f"finetuning.r={r}", *words)
     tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
     queries = load(cfg.data, "queries", cfg.cache_dir)
-    parts = [tokenize(rows, tokenizer, cfg.data, cfg.cache_dir) for rows in (load_pool(cfg, queries), queries)]
+    parts = [
+        tokenize(rows, tokenizer, cfg.data, cfg.cache_dir)
+        for rows in (load_pool(cfg.data, queries, cfg.cache_dir), queries)
+    ]
     torch.manual_seed(0)
     adapted = add_finetuning(load_base(cfg.model, cfg.cache_dir, "cpu"), cfg.finetuning).train()
     optimizer = torch.optim.AdamW(list(trained(adapted).values()), lr=5e-4)

@@ -55,7 +55,7 @@ def work(folder: str) -> dict[str, list[float]]:
     queries = load(cfg.data, "queries", cfg.cache_dir)
     load(cfg.data, "candidates", cfg.cache_dir)
     note("load")
-    pool = load_pool(cfg, queries)
+    pool = load_pool(cfg.data, queries, cfg.cache_dir)
     note("leakage and exact duplicates")
     embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     with Store(cfg.cache_dir, embedder.space) as store:

@@ -164,16 +164,15 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool, turns: int) -> Non
 
 def demo_vectors() -> tuple[np.ndarray, np.ndarray]:
     """The demo's pool and queries as minilm embeds them, from the store."""
-    from hydra.utils import instantiate
 
     from near.data.loading import load
     from near.data.pool import load_pool
-    from near.embedding.embed import embed_rows
+    from near.embedding.embed import embed_rows, embedder_of
 
     cfg = common.composed("select")
     queries = load(cfg.data, "queries", cfg.cache_dir)
-    pool, embedder = load_pool(cfg, queries), instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
-    with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
+    pool, embedder = load_pool(cfg.data, queries, cfg.cache_dir), embedder_of(cfg.embedder, cfg.cache_dir)
+    with Store.of(embedder, cfg.cache_dir) as store:
         places = [embed_rows(store, embedder, pool, pool.eligible()).offsets]
         places.append(embed_rows(store, embedder, queries, queries.eligible(), query=True).offsets)
         return tuple(map(store.read, places))

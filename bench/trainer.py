@@ -34,7 +34,7 @@ def trainer_of(folder: Path, *overrides: str):
     from transformers import set_seed
 
     from near.models.loading import add_finetuning, load_base
-    from near.searching.find import find_neighbours
+    from near.searching.find import Search, find_neighbours
     from near.selection.needs import needs_of
     from near.selection.selectors.base import selector_of
     from near.training import train as training
@@ -47,15 +47,15 @@ def trainer_of(folder: Path, *overrides: str):
     cfg = common.composed("train", *shape, *overrides)
     args = training_arguments(cfg, folder)
     selector = selector_of(cfg.selector)
-    rows = load_rows(cfg, selector, needs_of(cfg, selector), folder)
-    inputs = load_inputs(cfg, selector, rows)
+    rows = load_rows(cfg, cfg.cache_dir, selector, needs_of(cfg, selector), folder)
+    inputs = load_inputs(cfg, cfg.cache_dir, selector, rows)
     if rows.needs.neighbours:
         reach = training._reach(cfg, selector, inputs, args)
-        inputs.neighbours = find_neighbours(cfg, rows.candidates, rows.queries, reach)
+        inputs.neighbours = find_neighbours(Search.of(cfg, cfg.cache_dir), rows.candidates, rows.queries, reach)
     model = load_base(cfg.model, cfg.cache_dir)
     set_seed(cfg.seed)
     model = add_finetuning(model, cfg.finetuning)
-    return training._trainer(cfg, _job(cfg, folder, selector, inputs, args), model, args)
+    return training._trainer(cfg, _job(cfg, cfg.cache_dir, folder, selector, inputs, args), model, args)
 
 
 def clock():

@@ -21,7 +21,8 @@ from near.app.installed import check_installed
 from near.common.config import CONF, register_resolvers
 from near.common.errors import UserError, missing_choice, one_line
 from near.common.files import refuse_special, write_jsonl
-from near.searching.find import width_of, widths
+from near.embedding.embed import reads_answers
+from near.searching.find import Search, width_of, widths
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
 from near.searching.vectors import ArrayVectors
@@ -70,8 +71,8 @@ def search(
     cfg = _configured([_word("max_K", max_K), f"index={index}", *overrides], cache_dir)
     if vectors:
         return _search_vectors(cfg, *vectors, normalise)
-    with _loaded(cfg, queries, candidates) as (cfg, material):
-        return material.neighbours(cfg)
+    with _loaded(cfg, queries, candidates) as (search, material):
+        return material.neighbours(search)
 
 
 def select(
@@ -121,12 +122,14 @@ def select(
             query_vectors = _in_memory(ArrayVectors(vectors[0], "queries", normalise))
             known["similarity"] = VectorSimilarity(pool, query_vectors, eligible, total, known["neighbours"])
     else:
-        with _loaded(cfg, queries, candidates) as (cfg, material):
+        with _loaded(cfg, queries, candidates) as (search, material):
             rows, pool = material.queries, material.candidates
             known, total, eligible = {"queries": rows, "pool": pool}, len(pool), pool.eligible()
             if picker.needs_neighbours:
-                known["neighbours"] = material.neighbours(cfg, picker.reach([int(n)]))
-                known["similarity"] = EmbeddingSimilarity(cfg, pool, rows, known["neighbours"])
+                known["neighbours"] = material.neighbours(search, picker.reach([int(n)]))
+                known["similarity"] = EmbeddingSimilarity(
+                    search.embedder, search.cache_dir, pool, rows, known["neighbours"]
+                )
             return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
     return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
 
@@ -225,12 +228,14 @@ def _in_memory(vectors: ArrayVectors) -> np.ndarray:
 
 @contextlib.contextmanager
 def _loaded(cfg: DictConfig, queries: Rows, candidates: Rows) -> Iterator[tuple]:
-    """The configuration with its paths, and the queries and the pool, as select.py loads them."""
+    """The search, and the queries and the pool, as select.py loads them."""
     check_installed("select", cfg)
     with tempfile.TemporaryDirectory(prefix="near-") as folder:
         sources = {"candidates": candidates, "queries": queries}
         cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in sources.items()))
-        yield cfg, Material.load(cfg, load_queries(cfg, True)).distinct(cfg)
+        search = Search.of(cfg, cfg.cache_dir)
+        loaded = load_queries(cfg.data, search.cache_dir, True, reads_answers(cfg.embedder))
+        yield search, Material.load(cfg.data, loaded, search.cache_dir).distinct(cfg.data, search)
 
 
 def _saved(rows: Rows, path: Path, name: str) -> str:

@@ -14,7 +14,7 @@ from near.data.rows import Rows
 log = logging.getLogger(__name__)
 
 
-def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
+def load_pool(data: DictConfig, queries: Rows | None, cache_dir: str) -> Rows:
     """Load data.candidates and exclude leaks and repeated rows; ids stay, and the counts are logged.
 
     Excluded are rows whose prompt is that of a query or an eval row (`data.leakage=drop`, see near/data/leakage.py) and
@@ -23,13 +23,13 @@ def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
     Raises:
         UserError: no row is left.
     """
-    pool = load(cfg.data, "candidates", cfg.cache_dir)
+    pool = load(data, "candidates", cache_dir)
     excluded, leaked, shared = np.zeros(len(pool), dtype=bool), np.zeros(len(pool), dtype=bool), 0
-    for rows in held_out(cfg, queries):
+    for rows in held_out(data, queries, cache_dir):
         leaked_here, shared_here = leaks(pool, rows)
         leaked, shared = leaked | leaked_here, max(shared, shared_here)
     count = int((leaked & pool.usable()).sum())
-    if cfg.data.leakage == "drop":
+    if data.leakage == "drop":
         excluded |= leaked
         if count:
             log.info(f"candidates: {count} rows left out, their prompts are those of queries or eval rows (leakage)")
@@ -39,18 +39,18 @@ def load_pool(cfg: DictConfig, queries: Rows | None) -> Rows:
         )
     if shared:
         log.info(f"candidates: {shared} rows share the last of several turns with a query or an eval row; they stay")
-    if cfg.data.dedup != "none" and (repeated := _exclude_repeats(pool, excluded)):
+    if data.dedup != "none" and (repeated := _exclude_repeats(pool, excluded)):
         log.info(f"candidates: {repeated} rows left out, they repeat an earlier row")
     if excluded.any() and not (pool.usable() & ~excluded).any():
         raise UserError("data.candidates: every row is one of the queries or eval rows; set data.leakage=keep if meant")
     return pool.without(excluded)
 
 
-def held_out(cfg: DictConfig, queries: Rows | None, answer: bool = False) -> list[Rows]:
+def held_out(data: DictConfig, queries: Rows | None, cache_dir: str, answer: bool = False) -> list[Rows]:
     """The rows that must not be in the pool: the queries and all evaluation sets. `answer`: see `load`."""
     rows = [queries] if queries is not None else []
-    parts = (["eval"] if is_set(cfg.data, "eval") else []) + list(more_sets(cfg.data).values())
-    return rows + [load(cfg.data, part, cfg.cache_dir, answer) for part in parts]
+    parts = (["eval"] if is_set(data, "eval") else []) + list(more_sets(data).values())
+    return rows + [load(data, part, cache_dir, answer) for part in parts]
 
 
 def without_prompts_of(rows: Rows, held_out: Rows, leakage: str) -> Rows:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from near.common.cached import cached, existing
@@ -16,8 +15,7 @@ from near.common.errors import UserError
 from near.common.files import cache_folder, digest, write_npy
 from near.common.progress import bar
 from near.data.rows import Rows
-from near.embedding.embed import embed_rows
-from near.embedding.embedders.base import Embedder
+from near.embedding.embed import embed_rows, embedder_of
 from near.embedding.store import Store
 
 log = logging.getLogger(__name__)
@@ -28,33 +26,36 @@ BLOCK = 1024
 LINKS, BREADTH = 32, 128  # of the graph: links of a vector, candidates visited in a search
 
 
-def without_near_duplicates(cfg: DictConfig, pool: Rows, compute: bool = True) -> Rows:
-    """With `data.dedup=near`: `pool` without near duplicates under cfg.embedder and data.dedup_threshold; else `pool`.
+def without_near_duplicates(
+    pool: Rows, data: DictConfig, embedder: DictConfig, cache_dir: str, compute: bool = True
+) -> Rows:
+    """With `data.dedup=near`: `pool` without near duplicates by the embedder and data.dedup_threshold; else `pool`.
 
     Args:
+        data, embedder: groups of the configuration.
         compute: False: raise UserError instead of computing duplicates that are not in the cache.
     """
-    if cfg.data.dedup != "near":
+    if data.dedup != "near":
         return pool
-    embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
+    model = embedder_of(embedder, cache_dir)
     eligible = pool.eligible()
-    key_parts = [VERSION, pool.fingerprint, hashlib.sha256(eligible).hexdigest(), embedder.signature]
-    folder = cache_folder(cfg.cache_dir, "dedup", digest([*key_parts, cfg.data.dedup_threshold, EXACT_ROWS]))
+    key_parts = [VERSION, pool.fingerprint, hashlib.sha256(eligible).hexdigest(), model.signature]
+    folder = cache_folder(cache_dir, "dedup", digest([*key_parts, data.dedup_threshold, EXACT_ROWS]))
     duplicates = existing(folder, _read)
     if duplicates is None and not compute:
         raise UserError("the near duplicates (data.dedup=near) are no longer in the cache; select or train again")
     if duplicates is None:
-        with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
-            offsets = embed_rows(store, embedder, pool, eligible).offsets  # shared by all processes
-            embedder.close()
+        with Store.of(model, cache_dir) as store:
+            offsets = embed_rows(store, model, pool, eligible).offsets  # shared by all processes
+            model.close()
 
             def make(new: Path) -> None:
-                write_npy(new / "duplicates.npy", eligible[_duplicates(store, offsets, cfg.data.dedup_threshold)])
+                write_npy(new / "duplicates.npy", eligible[_duplicates(store, offsets, data.dedup_threshold)])
 
             duplicates = cached(folder, make, _read)
     log.info(
         f"candidates: {len(duplicates)} rows left out, their similarity to an earlier row is above "
-        f"data.dedup_threshold={cfg.data.dedup_threshold}"
+        f"data.dedup_threshold={data.dedup_threshold}"
     )
     excluded = np.zeros(len(pool), dtype=bool) if pool.excluded is None else pool.excluded.copy()
     excluded[duplicates] = True

@@ -3,12 +3,24 @@
 from dataclasses import dataclass
 
 import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
 from near.common.progress import bar
 from near.data.rows import Rows
 from near.embedding.embedders.base import Embedder
 from near.embedding.missing import RowTexts, embed_missing, look_up
 from near.embedding.store import Store
+
+
+def embedder_of(embedder: DictConfig, cache_dir: str) -> Embedder:
+    """The embedder of a configuration's group `embedder`; its model is not loaded yet."""
+    return instantiate(embedder, cache_dir=cache_dir)
+
+
+def reads_answers(embedder: DictConfig) -> bool:
+    """Whether texts are embedded with their answers."""
+    return embedder.embed != "prompt"
 
 
 @dataclass

@@ -25,6 +25,7 @@ from near.common.errors import UserError, one_line
 from near.common.files import aside, cache_folder, digest, note_use, read_whole, write_json
 from near.common.keys import Sorted
 from near.common.locks import acquire, locked
+from near.embedding.embedders.base import Embedder
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,11 @@ class Store:
         self._numbers: dict[str, int] = {}
         self._seen: set[str] = set()  # shards listed by the last look-up or claim
         self._arrived = np.empty(0, dtype=np.uint64)  # first halves of the keys that others wrote since, sorted
+
+    @classmethod
+    def of(cls, embedder: Embedder, cache_dir: str | Path) -> "Store":
+        """The store of an embedder's space."""
+        return cls(cache_dir, embedder.space, embedder.store_dtype, embedder.model)
 
     def __reduce__(self):
         return _reopened, (self._arguments, self.shards)  # reopened where it is unpickled; offsets stay valid

@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 from transformers import TrainerCallback
 
 from near.common.cached import cached, existing
-from near.common.config import identity as outcome
 from near.common.files import cache_folder, digest, folder_aside, read_json, write_json
 from near.common.processes import is_main
 from near.data.rows import Rows
@@ -17,6 +16,7 @@ from near.evaluation.benchmarks import base_benchmarks
 from near.evaluation.generation import answering
 from near.evaluation.graded_columns import graded_columns
 from near.evaluation.measure import Sets, measure, measure_all
+from near.evaluation.settings import EvalSettings
 from near.models.fingerprint import of_model
 from near.models.loading import base_folder, load_base, load_tokenizer
 from near.models.tokens import OPTIONS
@@ -27,7 +27,7 @@ SCHEMA_VERSION = 5  # of cached evaluations; raise it when a grader's grades cha
 
 
 def base_metrics(
-    cfg: DictConfig, model: DictConfig, sets: Sets, loaded=None, together: bool = False
+    settings: EvalSettings, model: DictConfig, sets: Sets, loaded=None, together: bool = False
 ) -> tuple[dict, list[dict]]:
     """Metrics and answers of an untrained model on all sets; each set is measured once, then read from the cache.
 
@@ -36,24 +36,24 @@ def base_metrics(
         loaded: the model, if it is loaded already.
         together: the job's processes hold parts of the model, so that all of them measure if one does.
     """
-    metrics, answers = measure_all(lambda rows: _one(cfg, model, rows, loaded, together), sets)
+    metrics, answers = measure_all(lambda rows: _one(settings, model, rows, loaded, together), sets)
     if not together:
-        folder = base_folder(model, cfg.cache_dir)
-        tokenizer = load_tokenizer(model, cfg.cache_dir)
-        metrics["lm_eval"] = base_benchmarks(
-            cfg, model, folder, lambda: (loaded or load_base(model, cfg.cache_dir), tokenizer)
-        )
+        cache_dir = settings.cache_dir
+        folder, tokenizer = base_folder(model, cache_dir), load_tokenizer(model, cache_dir)
+        load = lambda: (loaded or load_base(model, cache_dir), tokenizer)  # noqa: E731
+        metrics["lm_eval"] = base_benchmarks(settings.evaluation, model, folder, cache_dir, load)
     return metrics, answers
 
 
-def _one(cfg: DictConfig, model: DictConfig, rows: Rows, loaded, together: bool) -> tuple[dict, list[dict]]:
-    target = _folder(cfg, model, rows)
+def _one(settings: EvalSettings, model: DictConfig, rows: Rows, loaded, together: bool) -> tuple[dict, list[dict]]:
+    target, cache_dir = _folder(settings, model, rows), settings.cache_dir
 
     def evaluate() -> tuple[dict, list[dict]]:
-        tokenizer = load_tokenizer(model, cfg.cache_dir)
-        base = load_base(model, cfg.cache_dir) if loaded is None else loaded
-        with answering(cfg, base, tokenizer, base_folder(model, cfg.cache_dir)) as answer:
-            metrics, answers = measure(base, tokenizer, rows, cfg, answer=answer)
+        tokenizer = load_tokenizer(model, cache_dir)
+        base = load_base(model, cache_dir) if loaded is None else loaded
+        folder, trusted = base_folder(model, cache_dir), model.trust_remote_code
+        with answering(settings, base, tokenizer, folder, trust_remote_code=trusted) as answer:
+            metrics, answers = measure(base, tokenizer, rows, settings, answer=answer)
         if is_main():
             log.info(f"base model: evaluated on {rows.name}, target loss {metrics['target_loss']:.4f}")
         return metrics, answers
@@ -80,40 +80,39 @@ def _read(target: Path) -> tuple[dict, list[dict]]:
     return base["metrics"], base["answers"]
 
 
-def _folder(cfg: DictConfig, model: DictConfig, rows: Rows) -> Path:
+def _folder(settings: EvalSettings, model: DictConfig, rows: Rows) -> Path:
     """The cache folder of an untrained model's evaluation; its key is computed from all that decides the result."""
-    evaluation = outcome(cfg)["evaluation"]
-    for name in ("at_rounds", "lm_eval"):
-        evaluation.pop(name, None)
+    data, cache_dir = settings.data, settings.cache_dir
     key_parts = [
         SCHEMA_VERSION,
-        of_model(model, base_folder(model, cfg.cache_dir)),
-        {name: cfg.data.get(name) for name in OPTIONS if name != "train_on_prompt"},  # only answers are measured
+        of_model(model, base_folder(model, cache_dir)),
+        {name: data.get(name) for name in OPTIONS if name != "train_on_prompt"},  # only answers are measured
         rows.fingerprint,
-        graded_columns(cfg, rows),
-        evaluation,
+        graded_columns(settings.evaluation, data, rows, cache_dir),
+        settings.key_parts,
     ]
-    if cfg.evaluation.get("unsafe"):
+    if settings.evaluation.get("unsafe"):
         key_parts.append("unsafe")
-    return cache_folder(cfg.cache_dir, "evaluations", digest(key_parts))
+    return cache_folder(cache_dir, "evaluations", digest(key_parts))
 
 
 class BaseMetrics(TrainerCallback):
     """`metrics` and `answers` of the model before training; None if they are unknown."""
 
-    def __init__(self, cfg: DictConfig, sets: Sets):
-        self.cfg, self.sets, self.metrics, self.answers = cfg, sets, None, None
+    def __init__(self, settings: EvalSettings, model: DictConfig, adapted: bool, sets: Sets):
+        """adapted: an adapter is trained, and the base's own weights are not."""
+        self.settings, self.model, self.adapted, self.sets = settings, model, adapted, sets
+        self.metrics, self.answers = None, None
 
     def measure(self, model, together: bool = False) -> None:
-        self.metrics, self.answers = base_metrics(self.cfg, self.cfg.model, self.sets, model, together)
+        self.metrics, self.answers = base_metrics(self.settings, self.model, self.sets, model, together)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Measure a model that is sharded over all processes, without its adapter."""
-        adapted = "_target_" in self.cfg.finetuning
-        if not adapted and state.global_step:  # resumed: these are no longer the base's weights
-            cached_sets = [existing(_folder(self.cfg, self.cfg.model, rows), _read) for rows in self.sets.all()]
+        if not self.adapted and state.global_step:  # resumed: these are no longer the base's weights
+            cached_sets = [existing(_folder(self.settings, self.model, rows), _read) for rows in self.sets.all()]
             if all(cached_sets):
                 self.measure(model, together=True)  # reads the cache
             return
-        with torch.random.fork_rng(), model.disable_adapter() if adapted else contextlib.nullcontext():
+        with torch.random.fork_rng(), model.disable_adapter() if self.adapted else contextlib.nullcontext():
             self.measure(model, together=True)

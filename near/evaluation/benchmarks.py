@@ -109,7 +109,7 @@ def _scores(model, tokenizer, options: dict, manager) -> dict:
 
 
 def base_benchmarks(
-    cfg: DictConfig, model: DictConfig, folder: str, load: Callable[[], tuple[Any, Any]]
+    evaluation: DictConfig, model: DictConfig, folder: str, cache_dir: str, load: Callable[[], tuple[Any, Any]]
 ) -> dict | None:
     """Scores of the untrained model, cached under its files, the tasks and their data; None without tasks.
 
@@ -117,9 +117,9 @@ def base_benchmarks(
         folder: the model's files.
         load: loads the model and its tokenizer; called only if the scores are not in the cache.
     """
-    if not cfg.evaluation.lm_eval.tasks:
+    if not evaluation.lm_eval.tasks:
         return None
-    options: Any = OmegaConf.to_container(cfg.evaluation.lm_eval)
+    options: Any = OmegaConf.to_container(evaluation.lm_eval)
     _, tasks = _tasks(json.dumps(options))
     import lm_eval
 
@@ -129,13 +129,13 @@ def base_benchmarks(
     ]
     key_parts = [lm_eval.__version__, of_model(model, folder), content]
     key_parts += [options[name] for name in (*OPTIONS, "tasks")]
-    target = cache_folder(cfg.cache_dir, "benchmarks", digest(key_parts))
+    target = cache_folder(cache_dir, "benchmarks", digest(key_parts))
     if target.exists():
         log.info("base model: benchmarks are in the cache")
 
     def make(new: Path) -> None:
         loaded, tokenizer = load()
-        write_json(new / "scores.json", benchmarks(loaded, tokenizer, cfg.evaluation))
+        write_json(new / "scores.json", benchmarks(loaded, tokenizer, evaluation))
 
     return cached(target, make, lambda folder: read_json(folder / "scores.json"))
 

@@ -21,6 +21,7 @@ from near.evaluation.benchmarks import benchmarks, shown
 from near.evaluation.generation import answering
 from near.evaluation.graders.base import no_answers
 from near.evaluation.measure import check_evaluation, evaluation_sets, measure, measure_all
+from near.evaluation.settings import EvalSettings
 from near.models.loading import base_folder, load_base, load_tokenizer, with_adapter
 
 log = logging.getLogger(__name__)
@@ -46,16 +47,18 @@ def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], No
     elif not cfg.overwrite and (output_dir / TRAINING).exists():
         raise UserError(f"{output_dir} is a run of train.py; evaluate it with run={output_dir}")
     check_evaluation(cfg)
-    sets = evaluation_sets(cfg)
+    cache_dir = cfg.cache_dir
+    settings, sets = EvalSettings.of(cfg, cache_dir), evaluation_sets(cfg.data, cache_dir)
     base_answers = None
     if adapter is None:
-        metrics, answers = base_metrics(cfg, cfg.model, sets)
+        metrics, answers = base_metrics(settings, cfg.model, sets)
     else:
         _check_adapter(adapter)
-        tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
-        model = with_adapter(load_base(cfg.model, cfg.cache_dir), adapter)
-        with answering(cfg, model, tokenizer, base_folder(cfg.model, cfg.cache_dir), adapter) as answer:
-            metrics, answers = measure_all(lambda rows: measure(model, tokenizer, rows, cfg, answer=answer), sets)
+        tokenizer = load_tokenizer(cfg.model, cache_dir)
+        model = with_adapter(load_base(cfg.model, cache_dir), adapter)
+        folder, trusted = base_folder(cfg.model, cache_dir), cfg.model.trust_remote_code
+        with answering(settings, model, tokenizer, folder, adapter, trusted) as answer:
+            metrics, answers = measure_all(lambda rows: measure(model, tokenizer, rows, settings, answer=answer), sets)
         metrics["lm_eval"] = benchmarks(model, tokenizer, cfg.evaluation)
     described |= {
         "model": str(public(base_model, decisive=True)["name_or_path"]),
@@ -63,7 +66,7 @@ def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], No
         "selection_saw_them": sets.seen,
     }
     if adapter is not None or cfg.run is not None:
-        described["base"], base_answers = base_metrics(cfg, base_model, sets)
+        described["base"], base_answers = base_metrics(settings, base_model, sets)
     claim(output_dir, "eval")
     write_metrics(output_dir, {**described, **metrics}, answers, base_answers, cfg)
     log.info(f"{summary(metrics)}; wrote {output_dir}")

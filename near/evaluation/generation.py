@@ -14,6 +14,7 @@ from near.common.batches import batches
 from near.common.errors import UserError, one_line
 from near.common.extras import install
 from near.common.files import read_json
+from near.evaluation.settings import EvalSettings
 from near.models.tokens import stop_ids
 
 Answerer = Callable[[list[list[int]]], list[str]]  # token ids of prompts -> greedy answers
@@ -38,17 +39,20 @@ def check_backend(cfg: DictConfig, sharded: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def answering(cfg: DictConfig, model, tokenizer, folder: str, adapter: str | None = None) -> Iterator[Answerer]:
+def answering(
+    settings: EvalSettings, model, tokenizer, folder: str, adapter: str | None = None, trust_remote_code: bool = False
+) -> Iterator[Answerer]:
     """What generates answers for `model`. vLLM is started with the first prompts and ended with the block.
 
     Args:
         folder: the files of the model, without its adapter.
         adapter: the adapter's folder, if any.
+        trust_remote_code: vLLM may run code of the model's repository.
     """
-    if cfg.evaluation.backend == "transformers":
-        yield lambda prompts: with_transformers(model, tokenizer, prompts, cfg.evaluation)
+    if settings.evaluation.backend == "transformers":
+        yield lambda prompts: with_transformers(model, tokenizer, prompts, settings.evaluation)
         return
-    engine = Engine(cfg, model, tokenizer, folder, adapter)
+    engine = Engine(settings, model, tokenizer, folder, adapter, trust_remote_code)
     try:
         yield engine
     finally:
@@ -91,8 +95,11 @@ class Engine:
     """vLLM, started with the first prompts. It reads the weights from files; dtype, tokenizer and end tokens are those
     of the loaded model, so that both backends answer by the same rules."""
 
-    def __init__(self, cfg: DictConfig, model, tokenizer, folder: str, adapter: str | None):
-        self.cfg, self.tokenizer, self.folder, self.adapter = cfg, tokenizer, folder, adapter
+    def __init__(
+        self, settings: EvalSettings, model, tokenizer, folder: str, adapter: str | None, trust_remote_code: bool
+    ):
+        self.settings, self.tokenizer, self.folder, self.adapter = settings, tokenizer, folder, adapter
+        self.trust_remote_code = trust_remote_code
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.ends = stop_ids(model, tokenizer)
         self.longest = getattr(model.config, "max_position_embeddings", None)
@@ -106,7 +113,7 @@ class Engine:
             self.engine = self._started(vllm)
         sampling = vllm.SamplingParams(
             temperature=0,
-            max_tokens=self.cfg.evaluation.max_new_tokens,
+            max_tokens=self.settings.evaluation.max_new_tokens,
             stop_token_ids=self.ends,
             detokenize=False,
         )
@@ -117,13 +124,13 @@ class Engine:
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def _started(self, vllm):
-        longest = self.cfg.data.cutoff_len + self.cfg.evaluation.max_new_tokens
+        longest = self.settings.data.cutoff_len + self.settings.evaluation.max_new_tokens
         options = {
             "model": self.folder,
             "dtype": self.dtype,
-            "trust_remote_code": self.cfg.model.trust_remote_code,
+            "trust_remote_code": self.trust_remote_code,
             "max_model_len": min(longest, self.longest or longest),
-            "seed": self.cfg.seed,
+            "seed": self.settings.seed,
         }
         if self.adapter is not None:
             config = read_json(Path(self.adapter) / "adapter_config.json")
@@ -132,7 +139,7 @@ class Engine:
             rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
             options |= {"enable_lora": True, "max_lora_rank": next((r for r in RANKS if r >= rank), rank)}
         try:
-            return vllm.LLM(**options, **OmegaConf.to_container(self.cfg.evaluation.engine, resolve=True))
+            return vllm.LLM(**options, **OmegaConf.to_container(self.settings.evaluation.engine, resolve=True))
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise UserError(
                 f"vLLM could not load {self.folder} to answer ({one_line(error)[:200]}); see above, or use "

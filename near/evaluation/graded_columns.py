@@ -8,11 +8,11 @@ from near.data.loading import raw_rows
 from near.data.rows import Rows
 
 
-def graded_columns(cfg: DictConfig, rows: Rows) -> str | None:
-    """Fingerprint of the columns that the graders of `cfg` read from `rows`; None if they read only messages."""
-    if not cfg.evaluation.answers or (names := columns_read(cfg.evaluation)) == ():
+def graded_columns(evaluation: DictConfig, data: DictConfig, rows: Rows, cache_dir: str) -> str | None:
+    """Fingerprint of the columns that the graders of `evaluation` read from `rows`; None if they read only messages."""
+    if not evaluation.answers or (names := columns_read(evaluation)) == ():
         return None
-    chosen = (dict(row) for _, row in raw_rows(cfg.data, rows, rows.eligible(), cfg.cache_dir))
+    chosen = (dict(row) for _, row in raw_rows(data, rows, rows.eligible(), cache_dir))
     if names is not None:
         chosen = ({name: row.get(name) for name in names} for row in chosen)
     return digest([digest(row) for row in chosen])

@@ -23,6 +23,7 @@ from near.evaluation.generation import Answerer, check_backend, with_transformer
 from near.evaluation.graded_columns import graded_columns
 from near.evaluation.graders.base import Answer, Grade, Grader
 from near.evaluation.intervals import over_examples
+from near.evaluation.settings import EvalSettings
 from near.models.encoding import Encoded, Encoder
 from near.models.losses import answer_losses, by_row
 from near.models.tokens import Collator
@@ -45,13 +46,13 @@ class Sets:
         return [self.target, *self.more.values()]
 
 
-def evaluation_sets(cfg: DictConfig) -> Sets:
+def evaluation_sets(data: DictConfig, cache_dir: str) -> Sets:
     """data.eval (or the queries if it is not set) and data.more_eval."""
-    more = {name: load(cfg.data, part, cfg.cache_dir) for name, part in more_sets(cfg.data).items()}
-    if is_set(cfg.data, "eval"):
-        return Sets(load(cfg.data, "eval", cfg.cache_dir), False, more)
+    more = {name: load(data, part, cache_dir) for name, part in more_sets(data).items()}
+    if is_set(data, "eval"):
+        return Sets(load(data, "eval", cache_dir), False, more)
     log.info("data.eval is not set: evaluating on the queries, which selectors see")
-    return Sets(load(cfg.data, "queries", cfg.cache_dir), True, more)
+    return Sets(load(data, "queries", cache_dir), True, more)
 
 
 def graders_of(evaluation: DictConfig) -> dict[str, Grader]:
@@ -84,7 +85,7 @@ def measure_all(measure_one: Callable[[Rows], tuple[dict, list[dict]]], sets: Se
 
 
 def measure(
-    model, tokenizer, rows: Rows, cfg: DictConfig, lenient: bool = False, answer: Answerer | None = None
+    model, tokenizer, rows: Rows, settings: EvalSettings, lenient: bool = False, answer: Answerer | None = None
 ) -> tuple[dict, list[dict]]:
     """Evaluate a model: target loss, the mean over all answer tokens in nats, and graded greedy answers.
 
@@ -96,17 +97,18 @@ def measure(
         metrics, as in metrics.json; a record for each row, as in answers.jsonl.
     """
     started, was_training = time.perf_counter(), model.training
+    evaluation, data = settings.evaluation, settings.data
     model.eval()
-    ids, chats, coded, encoder = encoded(tokenizer, rows, cfg.data)
-    with_answers = cfg.evaluation.answers and not any(map(is_plain, chats))  # plain text has no question
-    graders = graders_of(cfg.evaluation) if with_answers else {}
+    ids, chats, coded, encoder = encoded(tokenizer, rows, data)
+    with_answers = evaluation.answers and not any(map(is_plain, chats))  # plain text has no question
+    graders = graders_of(evaluation) if with_answers else {}
     with torch.no_grad():  # in inference_mode, weights that ZeRO-3 gathers could not be trained afterwards
-        loss_sums, counts = losses(model, tokenizer, coded, cfg)
-        prompts = [encoder.prompt_ids(chat[:-1])[-cfg.data.cutoff_len :] for chat in chats] if with_answers else []
+        loss_sums, counts = losses(model, tokenizer, coded, evaluation.batch_size)
+        prompts = [encoder.prompt_ids(chat[:-1])[-data.cutoff_len :] for chat in chats] if with_answers else []
         if not with_answers:
             answers = None
         elif answer is None:
-            answers = with_transformers(model, tokenizer, prompts, cfg.evaluation)
+            answers = with_transformers(model, tokenizer, prompts, evaluation)
         else:
             answers = answer(prompts)
     model.train(was_training)
@@ -124,7 +126,7 @@ def measure(
         records.append(record)
     scores = {}
     if answers is not None and is_main():
-        scores = _graded(graders, records, rows, cfg, lenient)
+        scores = _graded(graders, records, rows, settings, lenient)
     loss = float(loss_sums.sum() / counts.sum())
     interval = over_examples(loss_sums, counts)
     metrics = {
@@ -138,7 +140,7 @@ def measure(
         "scores": scores,
         "evaluated_on": rows.name,
         "eval_fingerprint": rows.fingerprint,
-        "columns_fingerprint": graded_columns(cfg, rows),
+        "columns_fingerprint": graded_columns(evaluation, data, rows, settings.cache_dir),
         "evaluation_seconds": round(time.perf_counter() - started, 3),
     }
     return metrics, records
@@ -177,28 +179,30 @@ def _exp(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def loss_of(model, tokenizer, rows: Rows, cfg: DictConfig) -> float:
+def loss_of(model, tokenizer, rows: Rows, settings: EvalSettings) -> float:
     """The target loss, without answers."""
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        sums, counts = losses(model, tokenizer, encoded(tokenizer, rows, cfg.data)[2], cfg)
+        sums, counts = losses(
+            model, tokenizer, encoded(tokenizer, rows, settings.data)[2], settings.evaluation.batch_size
+        )
     model.train(was_training)
     return float(sums.sum() / counts.sum())
 
 
-def losses(model, tokenizer, coded: list[Encoded], cfg: DictConfig) -> tuple[np.ndarray, np.ndarray]:
+def losses(model, tokenizer, coded: list[Encoded], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Each row's negative log likelihood summed over its answer tokens, float64 (n,), and their number, int64 (n,)."""
     collate = Collator(tokenizer.pad_token_id)
     sums, counts = np.zeros(len(coded)), np.zeros(len(coded), dtype=np.int64)
-    for part in batches([len(c.input_ids) for c in coded], cfg.evaluation.batch_size, LOSS_TOKENS):
+    for part in batches([len(c.input_ids) for c in coded], batch_size, LOSS_TOKENS):
         batch = {k: v.to(model.device) for k, v in collate([vars(coded[i]) for i in part]).items()}
         row_losses = by_row(*answer_losses(model, batch), len(part))
         sums[part], counts[part] = (values.cpu().numpy() for values in row_losses)
     return sums, counts
 
 
-def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: DictConfig, lenient: bool) -> dict:
+def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, settings: EvalSettings, lenient: bool) -> dict:
     """Write grades into `records`.
 
     Returns:
@@ -207,12 +211,12 @@ def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, cfg: Di
     raw = {}
     if any(grader.columns for grader in graders.values()):
         ids = np.array([record["row"] for record in records])
-        raw = dict(raw_rows(cfg.data, rows, ids, cfg.cache_dir))
+        raw = dict(raw_rows(settings.data, rows, ids, settings.cache_dir))
     answers = [Answer(r["row"], r["question"], r["reference"], r["answer"], raw.get(r["row"])) for r in records]
     scores = {}
     for name, grader in graders.items():
         try:
-            grades = grader.grade(answers, cfg.cache_dir)
+            grades = grader.grade(answers, settings.cache_dir)
         except UserError as error:
             if not lenient:
                 raise

@@ -52,24 +52,25 @@ def merge(cfg: DictConfig, output_dir: Path) -> None:
             answer as the adapter did.
         OSError: the disk is full.
     """
+    cache_dir = cfg.cache_dir
     export_dir = Path(cfg.export_dir).expanduser().resolve()  # a link stays a link, and its target is the export
     if cfg.push_to_hub is not None:
         check_push(cfg.push_to_hub, cfg.overwrite)
     adapters = adapters_of(cfg.adapter_name_or_path, cfg.allow_targets)
     base, revision = base_of(adapters, cfg.model_name_or_path)
-    folder = model_folder("model_name_or_path", base, revision, cfg.cache_dir, BUILT_IN)
+    folder = model_folder("model_name_or_path", base, revision, cache_dir, BUILT_IN)
     refuse_quantised(base, folder)
     export = Export(cfg, base, revision, adapters)
     key = _key(cfg, base, revision, folder, adapters)
     check_outputs(output_dir, "merge")
-    with locked(lock_file(cfg.cache_dir, f"export-{digest(str(export_dir))}"), remove=True):
+    with locked(lock_file(cache_dir, f"export-{digest(str(export_dir))}"), remove=True):
         record = None if cfg.overwrite else _record(export_dir, key)
         if record is not None:
             done = f"{export_dir} is done already (merged {record['created']}); overwrite=true merges again"
         else:
             _check_place(export_dir, cfg, [Path(folder), *(adapter.path for adapter in adapters)])
             _check_room(export_dir, count_weights(folder) * BYTES[cfg.export_dtype])
-            record = _export(cfg, export, folder, key)
+            record = _export(cfg, cache_dir, export, folder, key)
             done = f"wrote {export_dir} ({export.summary()})"
     claim(output_dir, "merge")
     write_json(output_dir / "merge.json", {name: record[name] for name in record if name not in ("key", "sizes")})
@@ -99,11 +100,11 @@ def _sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in names}
 
 
-def _export(cfg: DictConfig, export: Export, folder: str, key: str) -> dict:
+def _export(cfg: DictConfig, cache_dir: str, export: Export, folder: str, key: str) -> dict:
     """Merge, write to a temporary folder, read back and compare; then rename it to `export_dir`. Returns the record,
     which is in that folder too: if the process is killed after the rename, the next merge finds the export done."""
     export_dir = Path(cfg.export_dir).expanduser().resolve()
-    tokenizer = _tokenizer(cfg, export.adapters, folder)
+    tokenizer = _tokenizer(cfg, cache_dir, export.adapters, folder)
     prompts, export.compared_on = prompts_of(export.adapters[-1].run, tokenizer)
     device = torch.accelerator.current_accelerator() if cfg.export_device == "auto" else None
     merged = _merged(cfg, export.adapters, folder, tokenizer, prompts, device or "cpu")
@@ -114,9 +115,9 @@ def _export(cfg: DictConfig, export: Export, folder: str, key: str) -> dict:
         tokenizer.save_pretrained(new)
         expected, merged = merged.expected, None
         settle_memory()
-        export.reading = _read_back(cfg, new, tokenizer, prompts, expected, device or "cpu").metrics()
+        export.reading = _read_back(cfg, cache_dir, new, tokenizer, prompts, expected, device or "cpu").metrics()
         settle_memory()
-        export.quantised = _quantised(cfg, export, prompts, expected)
+        export.quantised = _quantised(cfg, cache_dir, export, prompts, expected)
         (new / "README.md").write_text(model_card(export), encoding="utf-8")
         record = {**export.metrics(), "export_dir": str(cfg.export_dir), **provenance(), "key": key}
         record["sizes"] = _sizes(new, (p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file()))
@@ -152,7 +153,7 @@ def _check_room(export_dir: Path, needed: int) -> None:
         )
 
 
-def _tokenizer(cfg: DictConfig, adapters: list[Adapter], folder: str):
+def _tokenizer(cfg: DictConfig, cache_dir: str, adapters: list[Adapter], folder: str):
     """The tokenizer that the last adapter was trained with, with cfg.template, or else its run's template."""
     last, template = adapters[-1], cfg.template
     saved = (last.path / "tokenizer_config.json").is_file()  # with the run's template
@@ -160,7 +161,7 @@ def _tokenizer(cfg: DictConfig, adapters: list[Adapter], folder: str):
     if template is None and last.run is not None and not saved:
         template = last.run.config.model.template
     options = {"name_or_path": str(source), "trust_remote_code": cfg.trust_remote_code, "template": template}
-    return load_tokenizer(OmegaConf.create(options), cfg.cache_dir, folder=str(source), template_key="template")
+    return load_tokenizer(OmegaConf.create(options), cache_dir, folder=str(source), template_key="template")
 
 
 def _merged(cfg: DictConfig, adapters: list[Adapter], folder: str, tokenizer, prompts, device) -> Merged:
@@ -191,14 +192,14 @@ def _refuse(value: float, bound: float, key: str, subject: str) -> None:
         )
 
 
-def _read_back(cfg: DictConfig, new: Path, tokenizer, prompts, expected, device) -> LogitDifference:
+def _read_back(cfg: DictConfig, cache_dir: str, new: Path, tokenizer, prompts, expected, device) -> LogitDifference:
     """Load the written files in float32, and compare their logits with the adapter's.
 
     Raises:
         UserError: the tokenizer or the logits changed.
     """
     options = {"name_or_path": str(new), "trust_remote_code": cfg.trust_remote_code, "template": None}
-    again = load_tokenizer(OmegaConf.create(options), cfg.cache_dir, folder=str(new), template_key="template")
+    again = load_tokenizer(OmegaConf.create(options), cache_dir, folder=str(new), template_key="template")
     texts = [tokenizer.decode(ids) for ids in prompts]
     ids = [tokens_of(texts, add_special_tokens=False)["input_ids"] for tokens_of in (tokenizer, again)]
     if again.chat_template != tokenizer.chat_template or ids[0] != ids[1]:
@@ -229,7 +230,7 @@ def _stop_tokens(model, tokenizer) -> None:
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "typical_p": 1.0}
 
 
-def _quantised(cfg: DictConfig, export: Export, prompts, expected) -> dict | None:
+def _quantised(cfg: DictConfig, cache_dir: str, export: Export, prompts, expected) -> dict | None:
     """How far the merged float32 model is from the adapter on its quantised base; None without a quantised base."""
     last = export.adapters[-1]
     if last.quantised is None:
@@ -238,7 +239,7 @@ def _quantised(cfg: DictConfig, export: Export, prompts, expected) -> dict | Non
     options = {"name_or_path": export.base, "revision": export.revision, "dtype": "float32"}
     options |= {"trust_remote_code": cfg.trust_remote_code, **result}
     try:
-        model = with_adapter(load_base(OmegaConf.create(options), cfg.cache_dir), last.path).eval()
+        model = with_adapter(load_base(OmegaConf.create(options), cache_dir), last.path).eval()
     except (UserError, ImportError) as error:
         log.warning(
             f"{last.path} was trained on a quantised base, which can't be loaded here ({one_line(error)[:120]})"

@@ -8,15 +8,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 
 from near.common.files import cache_folder, digest
 from near.data.rows import Rows
+from near.embedding.embed import embedder_of
 from near.embedding.embedders.base import Embedder
 from near.embedding.missing import Lookup, RowTexts, look_up
 from near.embedding.store import Store
-from near.searching.find import width_of
+from near.searching.find import Search, width_of
 from near.searching.indexes.flat import TILE
 
 log = logging.getLogger(__name__)
@@ -27,19 +26,20 @@ SECONDS = 20.0  # stop embedding the sample after so long
 ROW_BYTES = 50  # memory that a row of the pool takes at most while it is looked up and embedded (bench/memory.py)
 
 
-def report(cfg: DictConfig, candidates: Rows, queries: Rows, training: bool = False) -> None:
+def report(search: Search, candidates: Rows, queries: Rows, dedup: str, training: bool = False) -> None:
     """Log rows, distinct texts, texts already stored, tokens to embed, estimated time, disk and memory.
 
     Args:
+        dedup: data.dedup.
         training: it is train.py's dry run, which logs its own first and last lines.
     """
-    embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
+    embedder, cache_dir, index = embedder_of(search.embedder, search.cache_dir), search.cache_dir, search.index
     pool = RowTexts(candidates, candidates.eligible(), embedder)
     query_texts = RowTexts(queries, queries.eligible(), embedder, query=True)
-    space_exists = cache_folder(cfg.cache_dir, "embeddings", digest(embedder.space)).is_dir()
+    space_exists = cache_folder(cache_dir, "embeddings", digest(embedder.space)).is_dir()
     with (
         tempfile.TemporaryDirectory() as empty,
-        Store(cfg.cache_dir if space_exists else empty, embedder.space) as store,
+        Store(cache_dir if space_exists else empty, embedder.space) as store,
     ):
         parts = [(read, look_up(store, read, len(read.ids), embedder.chunk)) for read in (pool, query_texts)]
     n, m = len(pool.ids), len(query_texts.ids)
@@ -56,17 +56,17 @@ def report(cfg: DictConfig, candidates: Rows, queries: Rows, training: bool = Fa
     else:
         log.info("to embed: nothing")
     embedder.close()
-    width = width_of(cfg.max_K, n)
+    width = width_of(search.max_K, n)
     matrix = m * width * 12
     disk = missing * (embedder.dim * np.dtype(embedder.store_dtype).itemsize + 16) + 2 * matrix
-    free = shutil.disk_usage(_existing(Path(cfg.cache_dir))).free
+    free = shutil.disk_usage(_existing(Path(cache_dir))).free
     short = "" if disk < free else f"; that is too little, free {_size(disk - free)}"
     log.info(f"disk: {_size(disk)} of {_size(free)} free{short}")
     # exact search reads one block while it searches another, and keeps twice the neighbours; a built index holds all
-    block = min(n, 2 * cfg.index.block_rows if "block_rows" in cfg.index else n) * embedder.dim * 4
+    block = min(n, 2 * index.block_rows if "block_rows" in index else n) * embedder.dim * 4
     memory = n * ROW_BYTES + block + m * (2 * width + TILE) * 8 + matrix + embedder.chunk * embedder.dim * 4
     log.info(f"memory: {_size(memory)} beside the embedding model, {_size(block)} of it vectors being searched")
-    if cfg.data.dedup == "near":
+    if dedup == "near":
         log.info("data.dedup=near is not counted: near duplicates are known only once rows are embedded")
     if not training:
         log.info("nothing was stored; leave out dry_run=true to start")

@@ -5,14 +5,14 @@ import hashlib
 import logging
 
 import numpy as np
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from near.common.cached import cached_array, existing
 from near.common.files import cache_folder, digest
 from near.common.processes import is_main
 from near.data.rows import Rows
-from near.embedding.embed import embed_rows
+from near.embedding.embed import embed_rows, embedder_of
+from near.embedding.embedders.base import Embedder
 from near.embedding.store import Store
 from near.searching.indexes.base import Vectors
 from near.searching.vectors import StoredVectors
@@ -24,13 +24,13 @@ BLOCK = 8192  # rows of the pool that are compared at a time
 MOST = 2000  # rows of a set that are compared, at most
 
 
-def warn_of_equal(cfg: DictConfig, candidates: Rows, sets: list[Rows]) -> None:
+def warn_of_equal(candidates: Rows, sets: list[Rows], embedder: DictConfig, cache_dir: str) -> None:
     """Warn of eligible candidates with the vector of a row of `sets`; all rows are embedded as documents.
 
     Every process of a job calls this. Results are cached.
     """
     for rows in sets:
-        equal, compared = _equal(cfg, candidates, rows)
+        equal, compared = _equal(candidates, rows, embedder_of(embedder, cache_dir), cache_dir)
         if len(equal) and is_main():
             part = "" if compared == len(rows.eligible()) else f" (its first {compared} rows were compared)"
             log.warning(
@@ -39,16 +39,15 @@ def warn_of_equal(cfg: DictConfig, candidates: Rows, sets: list[Rows]) -> None:
             )
 
 
-def _equal(cfg: DictConfig, candidates: Rows, rows: Rows) -> tuple[np.ndarray, int]:
+def _equal(candidates: Rows, rows: Rows, embedder: Embedder, cache_dir: str) -> tuple[np.ndarray, int]:
     """Ids of the equal candidates, int64 (m,), and how many of `rows` were compared."""
-    embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
     ids, row_ids = candidates.eligible(), rows.eligible()[:MOST]
     digests = [hashlib.sha256(np.ascontiguousarray(part)).hexdigest() for part in (ids, row_ids)]
     key = digest(["equal", candidates.fingerprint, rows.fingerprint, digests, embedder.signature])
-    path = cache_folder(cfg.cache_dir, "similarities", f"{key}.npy")
+    path = cache_folder(cache_dir, "similarities", f"{key}.npy")
     if (equal := existing(path, np.load)) is not None:
         return equal, len(row_ids)
-    with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
+    with Store.of(embedder, cache_dir) as store:
         pool, others = (embed_rows(store, embedder, r, i) for r, i in ((candidates, ids), (rows, row_ids)))
         embedder.close()
         equal = ids[same_direction(StoredVectors(store, pool.offsets), store.read(others.offsets))]

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from near.common.processes import is_main, rank_shown
 from near.common.progress import bar
 from near.common.sweep import swept
 from near.data.rows import Rows
-from near.embedding.embed import Embedded, embed_rows
+from near.embedding.embed import Embedded, embed_rows, embedder_of
 from near.embedding.embedders.base import Embedder
 from near.embedding.store import Store
 from near.searching.equal_rows import EQUAL
@@ -78,10 +79,33 @@ def _check_same(folder: Path, manifest: dict, key_parts: dict, width: int | None
         )
 
 
+@dataclass(frozen=True)
+class Search:
+    """How neighbours are found.
+
+    Attributes:
+        embedder, index: groups of the configuration.
+        max_K: columns of the matrix; None: as many as are needed.
+        cache_dir: the folder of the cache.
+        indices_path: a matrix that was saved, to read instead; None: search.
+    """
+
+    embedder: DictConfig
+    index: DictConfig
+    max_K: int | None
+    cache_dir: str
+    indices_path: str | None = None
+
+    @classmethod
+    def of(cls, cfg: DictConfig, cache_dir: str) -> "Search":
+        """The search that `cfg` sets."""
+        return cls(cfg.embedder, cfg.index, cfg.max_K, cache_dir, cfg.get("indices_path"))
+
+
 def find_neighbours(
-    cfg: DictConfig, candidates: Rows, queries: Rows, reach: int = 0, existing: tuple[Path, dict] | None = None
+    search: Search, candidates: Rows, queries: Rows, reach: int = 0, existing: tuple[Path, dict] | None = None
 ) -> Neighbours:
-    """The neighbour matrix of `cfg`: read from the cache, or embedded and searched.
+    """The neighbour matrix: read from the cache, or embedded and searched.
 
     Args:
         candidates: the pool; its eligible rows are searched.
@@ -96,25 +120,28 @@ def find_neighbours(
         UserError: max_K is more than the candidates, or `existing` is another selection; before anything is embedded.
     """
     eligible = len(candidates.eligible())
-    embedder: Embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
-    index = instantiate(cfg.index)
+    embedder, index, cache_dir = (
+        embedder_of(search.embedder, search.cache_dir),
+        instantiate(search.index),
+        search.cache_dir,
+    )
     key_parts = _key_parts(embedder, index, candidates, queries)
     key = digest(key_parts)
     key_parts = secrets.without_values(key_parts)
     if existing is not None:
-        _check_same(*existing, key_parts, cfg.max_K)
+        _check_same(*existing, key_parts, search.max_K)
     searched = False
-    for width in widths(cfg.max_K, eligible, reach):
-        matrix = _cached(cfg, key, width)
+    for width in widths(search.max_K, eligible, reach):
+        matrix = _cached(cache_dir, key, width)
         searched |= matrix is None
-        wide = matrix or _search(cfg, width, key_parts, key, embedder, index, candidates, queries)
+        wide = matrix or _search(cache_dir, width, key_parts, key, embedder, index, candidates, queries)
         neighbours = _first(wide, width)
         if reach and len(np.unique(neighbours.ids)) >= reach:
             break
     if not searched:
         log.info(f"neighbours: read from the cache ({key[:12]}), embedded 0 texts")
     _warn_of_equal(neighbours)
-    if cfg.max_K is None:
+    if search.max_K is None:
         log.info(f"max_K: the {width} nearest of {eligible} candidates for each query, as needed")
     manifest = {**neighbours.manifest, "max_K": width, "key": digest([key, width])}
     return dataclasses.replace(neighbours, manifest=manifest, cached=not searched)
@@ -131,11 +158,11 @@ def _warn_of_equal(neighbours: Neighbours) -> None:
         )
 
 
-def cached_neighbours(cfg: DictConfig, candidates: Rows, queries: Rows) -> Neighbours | None:
-    """The matrix of `cfg` if it is in the cache, else None. Nothing is computed."""
-    embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
-    width = width_of(cfg.max_K, len(candidates.eligible()))
-    neighbours = _cached(cfg, digest(_key_parts(embedder, instantiate(cfg.index), candidates, queries)), width)
+def cached_neighbours(search: Search, candidates: Rows, queries: Rows) -> Neighbours | None:
+    """The matrix if it is in the cache, else None. Nothing is computed."""
+    embedder, index = embedder_of(search.embedder, search.cache_dir), instantiate(search.index)
+    width = width_of(search.max_K, len(candidates.eligible()))
+    neighbours = _cached(search.cache_dir, digest(_key_parts(embedder, index, candidates, queries)), width)
     return None if neighbours is None else _first(neighbours, width)
 
 
@@ -157,12 +184,12 @@ def _key_parts(embedder: Embedder, index: Index, candidates: Rows, queries: Rows
     return key_parts
 
 
-def _cached(cfg: DictConfig, key: str, least: int) -> Neighbours | None:
+def _cached(cache_dir: str, key: str, least: int) -> Neighbours | None:
     """The narrowest cached matrix of `key` with `least` columns or more. A damaged one is logged and removed.
 
     Each width has its own folder, written once, so that nobody reads a matrix while it is replaced.
     """
-    folders = {int(p.name.split("-")[1]): p for p in cache_folder(cfg.cache_dir, "neighbours").glob(f"{key}-*")}
+    folders = {int(p.name.split("-")[1]): p for p in cache_folder(cache_dir, "neighbours").glob(f"{key}-*")}
     for width in sorted(w for w in folders if w >= least):
         try:
             return _read(folders[width])
@@ -173,7 +200,7 @@ def _cached(cfg: DictConfig, key: str, least: int) -> Neighbours | None:
 
 
 def _search(
-    cfg: DictConfig,
+    cache_dir: str,
     least: int,
     key_parts: dict,
     key: str,
@@ -186,15 +213,15 @@ def _search(
     eligible = candidates.eligible()
     others = [int(k) for k in swept("max_K") if isinstance(k, int | float) and k == int(k)]
     width = max([least, *(k for k in others if k <= len(eligible))])
-    folder = cache_folder(cfg.cache_dir, "neighbours", f"{key}-{width}")
+    folder = cache_folder(cache_dir, "neighbours", f"{key}-{width}")
     with (
         cluster() if "ray" in (embedder.launcher, index.launcher) else contextlib.nullcontext(),
-        Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store,
+        Store.of(embedder, cache_dir) as store,
     ):
         pool, query_vectors, figures = _embed(store, embedder, candidates, eligible, queries)
         started = time.perf_counter()
         vectors, query_vectors = StoredVectors(store, pool.offsets), store.read(query_vectors.offsets)
-        unfinished = cache_folder(cfg.cache_dir, "neighbours", f".{key}-{width}.part")
+        unfinished = cache_folder(cache_dir, "neighbours", f".{key}-{width}.part")
         shards = shards_of(index, query_vectors, vectors, width, unfinished, folder / "manifest.json")
         with bar(len(eligible), "searching", "row") as progress:
             if shards is not None:
@@ -202,14 +229,14 @@ def _search(
                     log.info(f"searching in {len(shards)} shards")
                 search_shards(shards, progress.update)
                 progress.update(progress.total - progress.n)  # shards of other processes
-            with locked(lock_file(cfg.cache_dir, key)):  # the first process to get here merges the shards
-                if cached := _cached(cfg, key, least):
+            with locked(lock_file(cache_dir, key)):  # the first process to get here merges the shards
+                if cached := _cached(cache_dir, key, least):
                     return cached
                 if shards is not None:
                     scores, rows = put_together(shards, width)
                 else:
                     index_parts = {k: v for k, v in key_parts.items() if k not in ("queries", "index")}
-                    keep = cache_folder(cfg.cache_dir, "indexes", digest([index_parts, index.built]))
+                    keep = cache_folder(cache_dir, "indexes", digest([index_parts, index.built]))
                     scores, rows = index.search(query_vectors, vectors, width, progress.update, keep)
                 figures |= {"search_seconds": round(time.perf_counter() - started, 3), **index.told}
                 with folder_aside(folder, replace=True) as new:

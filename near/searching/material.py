@@ -10,20 +10,18 @@ from near.data.loading import is_set, load
 from near.data.pool import load_pool
 from near.data.rows import Rows
 from near.embedding.duplicates import without_near_duplicates
-from near.searching.find import cached_neighbours, find_neighbours
+from near.searching.find import Search, cached_neighbours, find_neighbours
 from near.searching.neighbours import Neighbours, read_neighbours
 
 
-def load_queries(cfg: DictConfig, needed: bool, answers: bool = False) -> Rows | None:
+def load_queries(data: DictConfig, cache_dir: str, needed: bool, answers: bool) -> Rows | None:
     """The rows of data.queries; None where it is not set and they are not needed.
 
     Args:
         needed: load them even if data.queries is not set, which is then an error.
-        answers: every query must end with an answer; so it must where the embedder reads answers.
+        answers: every query must end with an answer.
     """
-    if not needed and not is_set(cfg.data, "queries"):
-        return None
-    return load(cfg.data, "queries", cfg.cache_dir, answer=answers or cfg.embedder.embed != "prompt")
+    return load(data, "queries", cache_dir, answer=answers) if needed or is_set(data, "queries") else None
 
 
 @dataclass(frozen=True)
@@ -34,27 +32,28 @@ class Material:
     queries: Rows | None
 
     @classmethod
-    def load(cls, cfg: DictConfig, queries: Rows | None) -> "Material":
-        """Load the pool of `cfg`; nothing is embedded. UserError where data can't be loaded."""
-        return cls(load_pool(cfg, queries), queries)
+    def load(cls, data: DictConfig, queries: Rows | None, cache_dir: str) -> "Material":
+        """Load the pool; nothing is embedded. UserError where data can't be loaded."""
+        return cls(load_pool(data, queries, cache_dir), queries)
 
-    def distinct(self, cfg: DictConfig, compute: bool = True) -> "Material":
+    def distinct(self, data: DictConfig, search: Search, compute: bool = True) -> "Material":
         """The same without near duplicates (data.dedup=near). May embed the pool, so all processes of a run call it;
         with compute=False it raises UserError instead."""
-        return dataclasses.replace(self, candidates=without_near_duplicates(cfg, self.candidates, compute))
+        pool = without_near_duplicates(self.candidates, data, search.embedder, search.cache_dir, compute)
+        return dataclasses.replace(self, candidates=pool)
 
     def neighbours(
-        self, cfg: DictConfig, reach: int = 0, existing: tuple[Path, dict] | None = None, compute: bool = True
+        self, search: Search, reach: int = 0, existing: tuple[Path, dict] | None = None, compute: bool = True
     ) -> Neighbours | None:
-        """The matrix: read from `indices_path` if it is set, else from the cache, else embedded and searched.
+        """The matrix: read from search.indices_path if it is set, else from the cache, else embedded and searched.
 
         Args:
             reach: see find_neighbours.
             existing: see find_neighbours.
             compute: False: return None instead of embedding and searching.
         """
-        if cfg.get("indices_path") is not None:
-            return read_neighbours(cfg.indices_path, self.candidates, self.queries, cfg.max_K)
+        if search.indices_path is not None:
+            return read_neighbours(search.indices_path, self.candidates, self.queries, search.max_K)
         if not compute:
-            return cached_neighbours(cfg, self.candidates, self.queries)
-        return find_neighbours(cfg, self.candidates, self.queries, reach, existing)
+            return cached_neighbours(search, self.candidates, self.queries)
+        return find_neighbours(search, self.candidates, self.queries, reach, existing)

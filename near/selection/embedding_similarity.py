@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from near.common.cached import cached_array
 from near.common.files import cache_folder, digest
 from near.data.rows import Rows
-from near.embedding.embed import embed_rows
+from near.embedding.embed import embed_rows, embedder_of
 from near.embedding.store import Store
 from near.searching.vectors import StoredVectors
 from near.selection.similarity import Similarity
@@ -22,18 +21,19 @@ if TYPE_CHECKING:
 
 
 class EmbeddingSimilarity(Similarity):
-    """Of the eligible rows of `candidates` and the queries, by `cfg.embedder`; of several processes that ask for the
-    same at once the first computes it."""
+    """Of the eligible rows of `candidates` and the queries, by the embedder's vectors; of several
+    processes that ask for the same at once the first computes it."""
 
-    def __init__(self, cfg: DictConfig, candidates: Rows, queries: Rows, neighbours: "Neighbours"):
+    def __init__(self, embedder: DictConfig, cache_dir: str, candidates: Rows, queries: Rows, neighbours: "Neighbours"):
         super().__init__(neighbours, candidates.eligible(), len(candidates))
-        self.cfg, self.candidates, self.queries = cfg, candidates, queries
+        self.candidates, self.queries = candidates, queries
+        self.embedder, self.cache_dir = embedder, cache_dir
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[tuple[StoredVectors, np.ndarray]]:
         """See Similarity.opened; the search has embedded them all."""
-        embedder = instantiate(self.cfg.embedder, cache_dir=self.cfg.cache_dir)
-        with Store(self.cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
+        embedder = embedder_of(self.embedder, self.cache_dir)
+        with Store.of(embedder, self.cache_dir) as store:
             pool = embed_rows(store, embedder, self.candidates, self.ids)
             asked = embed_rows(store, embedder, self.queries, self.queries.eligible(), query=True)
             embedder.close()
@@ -52,9 +52,9 @@ class EmbeddingSimilarity(Similarity):
 
     def _cached(self, what: list, work: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
         """What `work` gives, from the cache where it was computed before."""
-        embedder = instantiate(self.cfg.embedder, cache_dir=self.cfg.cache_dir)
+        embedder = embedder_of(self.embedder, self.cache_dir)
         made_of = [what, self.candidates.fingerprint, hashlib.sha256(self.ids).hexdigest()]
         asked = hashlib.sha256(self.queries.eligible()).hexdigest()
         key = digest([made_of, self.queries.fingerprint, asked, embedder.signature])
-        path = cache_folder(self.cfg.cache_dir, "similarities", f"{key}.npy")
+        path = cache_folder(self.cache_dir, "similarities", f"{key}.npy")
         return cached_array(path, work, shape)

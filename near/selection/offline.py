@@ -20,15 +20,17 @@ from near.selection.scoring.gradients import watched_layers
 from near.selection.scoring.scoring import scorer_of
 
 
-def with_model(cfg: DictConfig, needs: Needs, round: Round, candidates: Rows, queries: Rows | None) -> Round:
+def with_model(
+    cfg: DictConfig, cache_dir: str, needs: Needs, round: Round, candidates: Rows, queries: Rows | None
+) -> Round:
     """`round` with what the model can be asked; under similarity=gradients also with its neighbours."""
     if world_size() > 1 and torch.accelerator.is_available():  # ranks share the scoring, each on a device of its own
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     checkpoints = cfg.scoring.checkpoints
-    tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
-    tokens = tokenize(candidates, tokenizer, cfg.data, cfg.cache_dir)
-    asked = tokenize(queries, tokenizer, cfg.data, cfg.cache_dir) if needs.answers else None
-    model = load_base(cfg.model, cfg.cache_dir)
+    tokenizer = load_tokenizer(cfg.model, cache_dir)
+    tokens = tokenize(candidates, tokenizer, cfg.data, cache_dir)
+    asked = tokenize(queries, tokenizer, cfg.data, cache_dir) if needs.answers else None
+    model = load_base(cfg.model, cache_dir)
     if checkpoints and (Path(checkpoints[0]) / "adapter_config.json").is_file():
         model = with_adapter(model, checkpoints[0], trainable=True)
     elif needs.asks_model == "gradients" and not checkpoints and cfg.scoring.modules is None:
@@ -38,7 +40,7 @@ def with_model(cfg: DictConfig, needs: Needs, round: Round, candidates: Rows, qu
         )
     if needs.asks_model == "gradients":
         watched_layers(model, cfg.scoring.modules)
-    scorer = scorer_of(cfg, tokens, asked, tokenizer, model.device.type)
+    scorer = scorer_of(cfg, cache_dir, tokens, asked, tokenizer, model.device.type)
     if needs.asks_model == "gradients":
         scorer.probe(model)
     eligible = np.intersect1d(round.eligible, tokens.eligible)

@@ -11,8 +11,9 @@ from near.common.locks import lock_file, locked
 from near.common.outputs import claim, remove
 from near.common.processes import is_main
 from near.data.pool import held_out
+from near.embedding.embed import reads_answers
 from near.searching.equal_rows import warn_of_equal
-from near.searching.find import _check_same, width_of
+from near.searching.find import Search, _check_same, width_of
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import _digests
 from near.searching.summary import summarise
@@ -24,10 +25,12 @@ log = logging.getLogger(__name__)
 def select(cfg: DictConfig, output_dir: Path) -> None:
     """What select.py does: write top_indices.npy, top_scores.npy and manifest.json into `output_dir`, and the subset
     that is asked for: that alone where its selector needs no neighbours."""
-    target = output_dir / "manifest.json"
-    export = SubsetExport(cfg, output_dir)
+    target, cache_dir = output_dir / "manifest.json", cfg.cache_dir
+    search, answers = Search.of(cfg, cache_dir), reads_answers(cfg.embedder)
+    export = SubsetExport(cfg, output_dir, cache_dir)
     before = read_json(target) if target.exists() and not cfg.overwrite else None
-    material = Material.load(cfg, load_queries(cfg, export.needs_matrix, export.needs.answers))
+    queries = load_queries(cfg.data, cache_dir, export.needs_matrix, export.needs.answers or answers)
+    material = Material.load(cfg.data, queries, cache_dir)
     export.check(material.candidates)
     if not export.needs_matrix:
         return export.without_matrix(material)
@@ -35,16 +38,16 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     if cfg.dry_run:
         from near.searching.dry_run import report
 
-        return report(cfg, material.candidates, material.queries) if is_main() else None
-    material = material.distinct(cfg)
+        return report(search, material.candidates, material.queries, cfg.data.dedup) if is_main() else None
+    material = material.distinct(cfg.data, search)
     candidates, queries = material.candidates, material.queries
     reach = 0 if export.selector is None else export.selector.reach([cfg.n])
-    neighbours = material.neighbours(cfg, reach, (output_dir, before) if before else None)
-    warn_of_equal(cfg, candidates, held_out(cfg, None, cfg.embedder.embed != "prompt"))
+    neighbours = material.neighbours(search, reach, (output_dir, before) if before else None)
+    warn_of_equal(candidates, held_out(cfg.data, None, cache_dir, answers), cfg.embedder, cache_dir)
     export.pick(candidates, queries, neighbours)
     if not is_main():
         return
-    with locked(lock_file(cfg.cache_dir, digest(str(output_dir.resolve())))):
+    with locked(lock_file(cache_dir, digest(str(output_dir.resolve())))):
         if target.exists() and not cfg.overwrite:  # another run may just have written it
             _check_same(output_dir, read_json(target), neighbours.manifest, neighbours.ids.shape[1])
         with export.prepared(neighbours.manifest["key"], candidates, queries, neighbours) as place:

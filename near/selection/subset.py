@@ -33,6 +33,7 @@ from near.common.outputs import SUBSET, claim, remove
 from near.common.processes import is_main
 from near.data.loading import raw_rows, raw_types
 from near.data.rows import Rows
+from near.searching.find import Search
 from near.searching.material import Material
 from near.selection.embedding_similarity import EmbeddingSimilarity
 from near.selection.needs import Needs, needs_of
@@ -51,7 +52,8 @@ class SubsetExport:
     """The subset that `cfg` asks for by `selector`, `n` and `export`; none without a selector. A folder holds one
     selection: its manifest's `key` names the matrix, or the pool where there is none, and `subset` what was picked."""
 
-    def __init__(self, cfg: DictConfig, folder: Path):
+    def __init__(self, cfg: DictConfig, folder: Path, cache_dir: str):
+        self.cache_dir = cache_dir
         self.cfg, self.folder, self.selector, self.asked = cfg, folder, None, None
         self.needs = Needs()
         self._picked: Any = None  # a Subset, once it is made
@@ -99,7 +101,7 @@ class SubsetExport:
                 asked = f", and the model asked for {self.needs.asks_model}" if self.needs.asks_model else ""
                 log.info(f"dry run: selector {self.name} looks at no neighbours: nothing would be embedded{asked}")
             return
-        material = material.distinct(self.cfg)
+        material = material.distinct(self.cfg.data, Search.of(self.cfg, self.cache_dir))
         candidates, queries = material.candidates, material.queries
         self.pick(candidates, queries, None)
         if not is_main():
@@ -112,7 +114,7 @@ class SubsetExport:
         if self.needs.asks_model and queries is not None:
             made_of["queries"] = {"fingerprint": queries.fingerprint, "rows": len(queries)}
         key = digest(["no matrix", made_of])
-        with locked(lock_file(self.cfg.cache_dir, digest(str(self.folder.resolve())))):
+        with locked(lock_file(self.cache_dir, digest(str(self.folder.resolve())))):
             if not self.cfg.overwrite and self._manifest().get("key", key) != key:
                 raise self._occupied("another selection")
             with self.prepared(key, candidates, queries, None) as place:
@@ -180,12 +182,12 @@ class SubsetExport:
         cfg = self.cfg
         known = {"pool": candidates, "queries": queries, "neighbours": neighbours}
         if neighbours is not None:
-            known["similarity"] = EmbeddingSimilarity(cfg, candidates, queries, neighbours)
+            known["similarity"] = EmbeddingSimilarity(cfg.embedder, self.cache_dir, candidates, queries, neighbours)
         round = Round.alone(cfg.n, cfg.seed, candidates.eligible(), len(candidates), **known)
         if self.needs.asks_model:
             from near.selection.offline import with_model
 
-            round = with_model(cfg, self.needs, round, candidates, queries)
+            round = with_model(cfg, self.cache_dir, self.needs, round, candidates, queries)
         self._picked = checked(self.selector.select(round), round, self.name)
         if len(self._picked.ids) < cfg.n:
             width = None if neighbours is None else neighbours.ids.shape[1]
@@ -200,7 +202,7 @@ class SubsetExport:
         far as they are known."""
         places = {row: place for place, row in enumerate(ids.tolist())}
         rows: list[dict] = [{}] * len(ids)
-        for row, raw in raw_rows(self.cfg.data, candidates, ids, self.cfg.cache_dir):
+        for row, raw in raw_rows(self.cfg.data, candidates, ids, self.cache_dir):
             rows[places[row]] = dict(raw)
         prefix, taken = "", {name for row in rows for name in row}
         while any(prefix + name in taken for name in COLUMNS):
@@ -214,5 +216,5 @@ class SubsetExport:
             if scores is not None and np.isfinite(scores[place]):
                 score = float(scores[place])
             rows[place].update(zip(names, (place + 1, score, query, str(sources[place])), strict=True))
-        types = raw_types(self.cfg.data, candidates, self.cfg.cache_dir)
+        types = raw_types(self.cfg.data, candidates, self.cache_dir)
         return rows, types | dict(zip(names, COLUMNS.values(), strict=True))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from near.searching.dry_run import report
+from near.searching.find import Search
 from near.selection.needs import Needs
 from near.selection.selectors.base import Selector
 from near.training.picking import Batching
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def report_training(
-    cfg: DictConfig, rows: "LoadedRows", selector: Selector, name: str, args: "TrainingArguments"
+    cfg: DictConfig, cache_dir: str, rows: "LoadedRows", selector: Selector, name: str, args: "TrainingArguments"
 ) -> None:
     """Log what a run of train.py would train and evaluate, and what it would have to embed."""
     count = len(rows.candidates.eligible())
@@ -48,7 +49,7 @@ def report_training(
     log.info(f"evaluated{rounds}: {sets}")
     embeds = rows.needs.neighbours and cfg.indices_path is None
     if embeds:
-        report(cfg, rows.candidates, rows.queries, training=True)
+        report(Search.of(cfg, cache_dir), rows.candidates, rows.queries, cfg.data.dedup, training=True)
     elif cfg.data.dedup == "near":
         log.info("to embed: the pool, for data.dedup=near")
     else:

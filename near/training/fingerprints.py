@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 MATRIX = ("top_indices.npy", "top_scores.npy")
 
 
-def of_run(cfg: DictConfig, needs: Needs, sets: "Sets", queries: Rows | None, candidates: Rows) -> dict[str, str]:
+def of_run(
+    cfg: DictConfig, cache_dir: str, needs: Needs, sets: "Sets", queries: Rows | None, candidates: Rows
+) -> dict[str, str]:
     """The fingerprints that a run of train.py depends on, by name."""
     rows = [*sets.all(), candidates] + ([] if queries is None else [queries])
     prints = {one.name: one.fingerprint for one in rows}
     prints["candidates.sources"] = candidates.labels  # the record of every round counts them
     if queries is not None and (needs.asks_model == "gradients" or _is_foreign(cfg.selector)):  # a source is a task
         prints["queries.sources"] = queries.labels
-    prints |= {f"{one.name}.columns": columns for one in sets.all() if (columns := graded_columns(cfg, one))}
+    for one in sets.all():
+        if columns := graded_columns(cfg.evaluation, cfg.data, one, cache_dir):
+            prints[f"{one.name}.columns"] = columns
     return prints | _files(cfg, needs)
 
 

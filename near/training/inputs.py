@@ -11,9 +11,11 @@ from near.common.config import identity as outcome
 from near.common.errors import UserError
 from near.data.pool import without_prompts_of
 from near.data.rows import Rows
+from near.embedding.embed import reads_answers
 from near.evaluation.measure import Sets, evaluation_sets
 from near.models.loading import base_folder, load_tokenizer
 from near.models.tokens import Tokens, tokenize
+from near.searching.find import Search
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
 from near.selection.needs import Needs
@@ -62,29 +64,30 @@ class LoadedRows:
         return Material(self.candidates, self.queries)
 
 
-def load_rows(cfg: DictConfig, selector: Selector, needs: Needs, output_dir: Path) -> LoadedRows | None:
+def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs, output_dir: Path) -> LoadedRows | None:
     """Load them; None where the run is done already."""
-    sets = evaluation_sets(cfg)
-    queries = load_queries(cfg, needs.queries, sets.seen or needs.answers)
+    sets = evaluation_sets(cfg.data, cache_dir)
+    answers = sets.seen or needs.answers or reads_answers(cfg.embedder)
+    queries = load_queries(cfg.data, cache_dir, needs.queries, answers)
     if needs.asks_model == "gradients":
         selector.check(queries, cfg.scoring)
-    candidates = Material.load(cfg, queries).candidates
+    candidates = Material.load(cfg.data, queries, cache_dir).candidates
     if needs.trains_on_queries:
         if sets.seen:
             raise UserError("selector=queries would train on what is evaluated; give data.eval.path, rows of their own")
         candidates = candidates.followed_by(without_prompts_of(queries, sets.target, cfg.data.leakage))
-    identity = {"config": outcome(cfg), "fingerprints": of_run(cfg, needs, sets, queries, candidates)}
+    identity = {"config": outcome(cfg), "fingerprints": of_run(cfg, cache_dir, needs, sets, queries, candidates)}
     if finished(output_dir, identity, cfg.overwrite):
         return None
     if not cfg.get("dry_run"):  # which fetches nothing
-        base_folder(cfg.model, cfg.cache_dir)
+        base_folder(cfg.model, cache_dir)
     return LoadedRows(candidates, queries, sets, needs, identity)
 
 
-def load_inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs:
+def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: LoadedRows) -> Inputs:
     """Tokens of `rows`, and the neighbours that are given as a file."""
-    tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
-    tokens = tokenize(rows.candidates, tokenizer, cfg.data, cfg.cache_dir)
+    tokenizer = load_tokenizer(cfg.model, cache_dir)
+    tokens = tokenize(rows.candidates, tokenizer, cfg.data, cache_dir)
     if rows.needs.trains_on_queries:  # whose ids follow the pool's
         first = len(rows.candidates) - len(rows.queries)
         tokens = dataclasses.replace(tokens, eligible=tokens.eligible[tokens.eligible >= first])
@@ -97,11 +100,11 @@ def load_inputs(cfg: DictConfig, selector: Selector, rows: LoadedRows) -> Inputs
         selector.check_pool(rows.candidates, tokens.eligible)
     query_tokens = None
     if rows.needs.asks_model == "gradients":
-        query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cfg.cache_dir)
+        query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cache_dir)
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
-    eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cfg.cache_dir).table if evaluated else None
+    eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cache_dir).table if evaluated else None
     neighbours = None
     if rows.needs.neighbours and cfg.indices_path is not None:  # read before a model is loaded
-        neighbours = rows.material.neighbours(cfg)
+        neighbours = rows.material.neighbours(Search.of(cfg, cache_dir))
     parts = (rows.candidates, rows.queries, rows.sets)
     return Inputs(rows.needs, *parts, tokenizer, tokens, query_tokens, eval_table, neighbours, rows.identity)

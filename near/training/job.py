@@ -27,7 +27,7 @@ def _selector_name(cfg: DictConfig, selector: Selector) -> str:
     return HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
 
 
-def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, args) -> "Job":
+def _job(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector, inputs: Inputs, args) -> "Job":
     from near.training.job import Job
 
     job = Job(
@@ -40,23 +40,23 @@ def _job(cfg: DictConfig, output_dir: Path, selector: Selector, inputs: Inputs, 
         seed=cfg.seed,
         output_dir=output_dir,
         identity=_resumable(inputs.identity),
-        represent=representation(cfg, inputs),
+        represent=representation(cfg, cache_dir, inputs),
         eval_table=inputs.eval_table,
         loraplus=cfg.trainer.get("loraplus") or {},
         nonfinite_steps=cfg.trainer.get("nonfinite_steps", 3),
     )
     if inputs.needs.asks_model:
         numbers = args.device.type + (" bf16" if args.bf16 else " fp16" if args.fp16 else "")
-        job.scorer = scorer_of(cfg, inputs.tokens, inputs.query_tokens, inputs.tokenizer, numbers)
+        job.scorer = scorer_of(cfg, cache_dir, inputs.tokens, inputs.query_tokens, inputs.tokenizer, numbers)
     return job
 
 
-def representation(cfg: DictConfig, inputs: Inputs) -> Callable[[Round], Round]:
+def representation(cfg: DictConfig, cache_dir: str, inputs: Inputs) -> Callable[[Round], Round]:
     """How a round gets what its selector is to know of similarities: neighbours, and what lies beyond them."""
     similarity = instantiate(cfg.similarity, _convert_="all")
     known = None
     if inputs.neighbours is not None:
-        known = EmbeddingSimilarity(cfg, inputs.candidates, inputs.queries, inputs.neighbours)
+        known = EmbeddingSimilarity(cfg.embedder, cache_dir, inputs.candidates, inputs.queries, inputs.neighbours)
 
     def represent(round: Round) -> Round:
         round = dataclasses.replace(round, neighbours=inputs.neighbours, similarity=known)

@@ -24,8 +24,10 @@ from near.evaluation.benchmarks import benchmarks
 from near.evaluation.eval import summary
 from near.evaluation.generation import answering
 from near.evaluation.measure import check_evaluation, loss_of, measure, measure_all
+from near.evaluation.settings import EvalSettings
 from near.models.loading import add_finetuning, base_folder, check_quantization, load_base
 from near.searching.equal_rows import warn_of_equal
+from near.searching.find import Search
 from near.selection.needs import Needs, needs_of
 from near.selection.scoring.gradients import watched_layers
 from near.selection.selectors.base import Selector, selector_of
@@ -54,6 +56,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
+    cache_dir = cfg.cache_dir
     wait = timedelta(seconds=cfg.trainer.args.get("ddp_timeout", 1800))
     state = PartialState(cpu=on_cpu(cfg), timeout=wait)
     output_dir = Path(broadcast_object_list([str(output_dir)])[0])
@@ -65,37 +68,39 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
     cfg = _with_backend(_with_dtype(cfg), needs.neighbours or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
+    search = Search.of(cfg, cache_dir)
     if "weighter" in cfg.trainer:
         from near.training.weighting import check_weighting
 
         check_weighting(args, cfg.trainer.whole_step)
     with contextlib.ExitStack() as held:
         if state.is_main_process:  # a sweep that was killed may have left this job running
-            held.enter_context(locked(RunFolder(output_dir).lock(cfg.cache_dir), remove=True))
+            held.enter_context(locked(RunFolder(output_dir).lock(cache_dir), remove=True))
         with state.main_process_first():
-            rows = load_rows(cfg, selector, needs, output_dir)
+            rows = load_rows(cfg, cache_dir, selector, needs, output_dir)
         if rows is None:
             return _done_before(cfg, output_dir, state.is_main_process)
         if cfg.dry_run:
             if state.is_main_process:
                 from near.training.dry_run import report_training
 
-                report_training(cfg, rows, selector, _selector_name(cfg, selector), args)
+                report_training(cfg, cache_dir, rows, selector, _selector_name(cfg, selector), args)
             return math.nan
         if not needs.trains_on_queries:  # what embeds is done by all processes together
-            rows.candidates = rows.material.distinct(cfg).candidates
+            rows.candidates = rows.material.distinct(cfg.data, search).candidates
         with state.main_process_first():
-            inputs = load_inputs(cfg, selector, rows)
+            inputs = load_inputs(cfg, cache_dir, selector, rows)
         if rows.needs.neighbours and cfg.indices_path is None:
-            inputs.neighbours = rows.material.neighbours(cfg, _reach(cfg, selector, inputs, args))
-            warn_of_equal(cfg, rows.candidates, rows.sets.all()[rows.sets.seen :])  # queries are spoken of already
-        job = _job(cfg, output_dir, selector, inputs, args)
+            inputs.neighbours = rows.material.neighbours(search, _reach(cfg, selector, inputs, args))
+            sets = rows.sets.all()[rows.sets.seen :]  # the search warns of queries
+            warn_of_equal(rows.candidates, sets, cfg.embedder, cache_dir)
+        job = _job(cfg, cache_dir, output_dir, selector, inputs, args)
         if in_sweep() and state.num_processes == 1:
             job.training_key = _key(cfg, job, inputs, args)
-            held.enter_context(alone(cfg.cache_dir, job.training_key))
+            held.enter_context(alone(cache_dir, job.training_key))
             if twin := twin_of(output_dir, job.training_key):
                 return _adopted(cfg, output_dir, twin, job, inputs)
-        return _fit(cfg, output_dir, inputs, job, args, state)
+        return _fit(cfg, cache_dir, output_dir, inputs, job, args, state)
 
 
 def _reach(cfg: DictConfig, selector: Selector, inputs: "Inputs", args) -> int:
@@ -148,7 +153,7 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
     return metrics["target_loss"]
 
 
-def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, state) -> float:
+def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", job: "Job", args, state) -> float:
     """Load the model, train it, save and evaluate it; the target loss."""
     from accelerate.utils import broadcast_object_list
     from transformers import set_seed
@@ -159,8 +164,9 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     needs = inputs.needs
     resume = newest_checkpoint(cfg, output_dir)
     partitioned(args)
-    model = load_base(cfg.model, cfg.cache_dir, "cpu" if is_sharded(args) else None)
-    base = BaseMetrics(cfg, inputs.sets)
+    model = load_base(cfg.model, cache_dir, "cpu" if is_sharded(args) else None)
+    settings = EvalSettings.of(cfg, cache_dir)
+    base = BaseMetrics(settings, cfg.model, "_target_" in cfg.finetuning, inputs.sets)
     if not is_sharded(args):
         with state.main_process_first():
             base.measure(model)
@@ -170,7 +176,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     if needs.asks_model == "gradients":
         watched_layers(model, cfg.scoring.modules)  # what can't be taken is refused before anything is trained
     if cfg.evaluation.at_rounds:
-        job.target_loss = _target_loss(cfg, inputs, base)
+        job.target_loss = _target_loss(settings, inputs, base)
     before = {} if resume is None else read_json(resume / "trainer_state.json")
     resumed_at = before.get("global_step")
     with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process, resumed_at) as run:
@@ -197,7 +203,7 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
         save(trainer, inputs.tokenizer, output_dir / kind, cfg.model)
         metrics = {"target_loss": math.nan}
         if is_sharded(args) or state.is_main_process:  # sharded: it takes all processes to compute one answer
-            metrics, answers = _measured(cfg, output_dir, trained, inputs)
+            metrics, answers = _measured(cfg, settings, output_dir, trained, inputs)
             if not is_sharded(args):
                 metrics["lm_eval"] = benchmarks(trained, inputs.tokenizer, cfg.evaluation, lenient=True)
         if state.is_main_process:
@@ -214,14 +220,16 @@ def _fit(cfg: DictConfig, output_dir: Path, inputs: "Inputs", job: "Job", args, 
     return loss
 
 
-def _measured(cfg: DictConfig, output_dir: Path, model, inputs: "Inputs") -> tuple[dict, list[dict]]:
+def _measured(
+    cfg: DictConfig, settings: EvalSettings, output_dir: Path, model, inputs: "Inputs"
+) -> tuple[dict, list[dict]]:
     """Metrics and answers of the model that was trained, and saved in `output_dir`."""
-    folder, adapter = base_folder(cfg.model, cfg.cache_dir), str(output_dir / "adapter")
+    folder, adapter = base_folder(cfg.model, settings.cache_dir), str(output_dir / "adapter")
     if "_target_" not in cfg.finetuning:
         folder, adapter = str(output_dir / "model"), None
-    with answering(cfg, model, inputs.tokenizer, folder, adapter) as answer:
+    with answering(settings, model, inputs.tokenizer, folder, adapter, cfg.model.trust_remote_code) as answer:
         return measure_all(
-            lambda rows: measure(model, inputs.tokenizer, rows, cfg, lenient=True, answer=answer), inputs.sets
+            lambda rows: measure(model, inputs.tokenizer, rows, settings, lenient=True, answer=answer), inputs.sets
         )
 
 
@@ -261,7 +269,7 @@ def _trainer(cfg: DictConfig, job: "Job", model, args):
         raise UserError(f"trainer.args are refused: {one_line(error)[:200]}") from error
 
 
-def _target_loss(cfg: DictConfig, inputs: Inputs, base: BaseMetrics) -> Callable:
+def _target_loss(settings: EvalSettings, inputs: Inputs, base: BaseMetrics) -> Callable:
     """The target loss of a trainer's model at an optimizer step; None where another process computes it."""
 
     def loss(trainer, step: int) -> float | None:
@@ -269,6 +277,6 @@ def _target_loss(cfg: DictConfig, inputs: Inputs, base: BaseMetrics) -> Callable
             return base.metrics["target_loss"]
         if not is_sharded(trainer.args) and not trainer.args.should_save:
             return None
-        return loss_of(trainer.accelerator.unwrap_model(trainer.model), inputs.tokenizer, inputs.sets.target, cfg)
+        return loss_of(trainer.accelerator.unwrap_model(trainer.model), inputs.tokenizer, inputs.sets.target, settings)
 
     return loss

@@ -368,9 +368,7 @@ def test_files_that_are_none(dataflex, content, says):
 
 
 def test_a_target_is_needed(dataflex):
-    with pytest.raises(
-        UserError, match="eval_dataset is missing, the target of the selection; name it, or type"
-    ):
+    with pytest.raises(UserError, match="eval_dataset is missing, the target of the selection; name it, or type"):
         translate("near", without=("eval_dataset",))
     found, _ = translate("near", typed=("data.queries.path=mine.jsonl",), without=("eval_dataset",))
     assert not [key for key in found if key.startswith(("data.queries", "data.eval"))]

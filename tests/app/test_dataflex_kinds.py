@@ -63,7 +63,10 @@ def test_kinds(dataflex, values, says):
         ),
         ({**NAMED, "infer_backend": "vllm"}, "is for answering (infer_backend), not for merging"),
         ({**ADAPTER, "template": "qwen2_vl"}, "template=qwen2_vl is of a model for images or audio"),
-        ({**ADAPTER, "exprt_size": 5}, "exprt_size is not a key of LLaMA-Factory or DataFlex; did you mean export_size"),
+        (
+            {**ADAPTER, "exprt_size": 5},
+            "exprt_size is not a key of LLaMA-Factory or DataFlex; did you mean export_size",
+        ),
     ],
 )
 def test_what_is_not_for_merging(dataflex, values, says):
@@ -75,9 +78,7 @@ def test_what_is_not_for_merging(dataflex, values, says):
 
 @pytest.mark.parametrize("stage", ["rm", "ppo", "dpo", "kto"])
 def test_preferences_by_their_stage(dataflex, stage):
-    with pytest.raises(
-        UserError, match=f"stage={stage} trains on preferences, which near does not; use sft or pt"
-    ):
+    with pytest.raises(UserError, match=f"stage={stage} trains on preferences, which near does not; use sft or pt"):
         translate("random", f"stage: {stage}", without=("stage",))
 
 

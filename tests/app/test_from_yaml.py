@@ -107,7 +107,9 @@ def test_merge_files(dataflex):
     path.write_text(MERGE_FILE.replace("saves/run", "a,b"))
     file = translated("merge", path, [])
     assert words(file)["adapter_name_or_path"] == "[a,b]"
-    assert file.notes == ["infer_dtype=auto: float32; LLaMA-Factory keeps the model's type (type export_dtype=bfloat16)"]
+    assert file.notes == [
+        "infer_dtype=auto: float32; LLaMA-Factory keeps the model's type (type export_dtype=bfloat16)"
+    ]
 
 
 OFFLINE_CODE = """

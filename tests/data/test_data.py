@@ -360,7 +360,7 @@ def test_plain_text_leaks_by_itself_and_not_by_its_lack_of_a_prompt(tmp_path, ca
         path.write_text("\n".join(lines))
     cfg = configured("select", "data=files", f"data.candidates.path={paths[0]}", f"data.queries.path={paths[1]}")
     cfg.cache_dir = str(cache)
-    assert load_pool(cfg, load(cfg.data, "queries", str(cache))).eligible().tolist() == [0, 2]
+    assert load_pool(cfg.data, load(cfg.data, "queries", str(cache)), str(cache)).eligible().tolist() == [0, 2]
 
 
 def test_a_json_list_is_read_as_a_stream(tmp_path, cache):

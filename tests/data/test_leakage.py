@@ -33,7 +33,7 @@ def pool_of(tmp_path):
         cfg.data.queries.path = str(write_rows(tmp_path / "queries.jsonl", queries))
         for key, value in options.items():
             cfg.data[key] = value
-        return load_pool(cfg, load(cfg.data, "queries", cfg.cache_dir, answer=False))
+        return load_pool(cfg.data, load(cfg.data, "queries", cfg.cache_dir, answer=False), cfg.cache_dir)
 
     return of
 
@@ -116,7 +116,7 @@ def test_turns_of_many_rows_are_found_in_every_source(tmp_path, monkeypatch):
     cfg = configured("select", "data=files", f"cache_dir={tmp_path}/cache")
     cfg.data.candidates.path = paths
     cfg.data.queries.path = str(write_rows(tmp_path / "q.jsonl", [chat("TWO 3"), chat("one 8", "two 8")]))
-    pool = load_pool(cfg, load(cfg.data, "queries", cfg.cache_dir))
+    pool = load_pool(cfg.data, load(cfg.data, "queries", cfg.cache_dir), cfg.cache_dir)
     assert pool.eligible().tolist() == [0, 1, 2, 4, 5, 6, 7, 9]
 
 

@@ -25,7 +25,7 @@ def cfg(tmp_path):
 
 
 def pool_of(cfg):
-    return load_pool(cfg, load(cfg.data, "queries", cfg.cache_dir, answer=False))
+    return load_pool(cfg.data, load(cfg.data, "queries", cfg.cache_dir, answer=False), cfg.cache_dir)
 
 
 def test_prompts_of_queries_and_eval_rows_are_left_out(cfg, caplog):

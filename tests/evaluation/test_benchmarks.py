@@ -95,11 +95,15 @@ def test_the_bases_scores_are_of_the_tasks_data(tiny, task, tmp_path, caplog):
     words, rows = task
     cfg = configured("train", *tiny, *words)
     model, tokenizer = load_base(cfg.model, cfg.cache_dir), load_tokenizer(cfg.model, cfg.cache_dir)
-    folder = module.base_benchmarks  # cached by the model's files
-    first_scores = folder(cfg, cfg.model, model.config._name_or_path, lambda: (model, tokenizer))
+    files = model.config._name_or_path
+
+    def scores():
+        return module.base_benchmarks(cfg.evaluation, cfg.model, files, cfg.cache_dir, lambda: (model, tokenizer))
+
+    first_scores = scores()
     write_rows(tmp_path / "colours.jsonl", rows[:7])
     module._tasks.cache_clear()
-    assert folder(cfg, cfg.model, model.config._name_or_path, lambda: (model, tokenizer))["colours"]["n"] == 7
+    assert scores()["colours"]["n"] == 7
     assert first_scores["colours"]["n"] == 12
 
 

@@ -13,6 +13,7 @@ from near.data.loading import load
 from near.evaluation import base_model
 from near.evaluation import measure as module
 from near.evaluation.measure import measure
+from near.evaluation.settings import EvalSettings
 from near.models.encoding import IGNORED, Encoder
 from near.models.loading import load_base, load_tokenizer
 from near.training.train import train
@@ -30,7 +31,7 @@ def parts(tiny, cache):
 
 def test_loss_is_the_mean_over_answer_tokens(parts):
     cfg, model, tokenizer, rows = parts
-    metrics, answers = measure(model, tokenizer, rows, cfg)
+    metrics, answers = measure(model, tokenizer, rows, EvalSettings.of(cfg, cfg.cache_dir))
     total, count = 0.0, 0
     for at in range(len(rows)):
         coded = Encoder(tokenizer, cfg.data).encode(rows.messages(at))
@@ -50,7 +51,7 @@ def test_batch_size_changes_nothing_but_rounding(parts):
     results = []
     for size in (1, 2, 5):
         cfg = OmegaConf.merge(cfg, {"evaluation": {"batch_size": size}})
-        results.append(measure(model, tokenizer, rows, cfg))
+        results.append(measure(model, tokenizer, rows, EvalSettings.of(cfg, cfg.cache_dir)))
     for metrics, answers in results[1:]:
         assert metrics["target_loss"] == pytest.approx(results[0][0]["target_loss"], abs=1e-6)
         assert [a["answer"] for a in answers] == [a["answer"] for a in results[0][1]]
@@ -60,7 +61,7 @@ def test_answers_are_scored_by_normalised_exact_match(parts, monkeypatch):
     cfg, model, tokenizer, rows = parts
     right = rows.messages(2)[-1]["content"]
     monkeypatch.setattr(module, "with_transformers", lambda *a: ["x", "x", f"  {right}. ", "x", "x"])
-    metrics, answers = measure(model, tokenizer, rows, cfg)
+    metrics, answers = measure(model, tokenizer, rows, EvalSettings.of(cfg, cfg.cache_dir))
     assert (metrics["answers_right"], metrics["rows"]) == (1, 5)
     assert [a["scores"]["exact"] for a in answers] == [0, 0, 1, 0, 0]
     low, high = metrics["scores"]["exact"].pop("interval")
@@ -146,7 +147,9 @@ def test_files_that_a_run_leaves(tiny, tmp_path):
 
 def test_the_same_seed_gives_the_same_evaluation(parts):
     cfg, model, tokenizer, rows = parts
-    (first, answers), (second, others) = (measure(model, tokenizer, rows, cfg) for _ in range(2))
+    (first, answers), (second, others) = (
+        measure(model, tokenizer, rows, EvalSettings.of(cfg, cfg.cache_dir)) for _ in range(2)
+    )
     assert answers == others
     assert {k: v for k, v in first.items() if "seconds" not in k} == {
         k: v for k, v in second.items() if "seconds" not in k
@@ -159,8 +162,8 @@ def test_a_grader_that_fails_costs_its_score_alone(parts, caplog):
     with open_dict(cfg):
         cfg.evaluation.graders.away = away
     with pytest.raises(UserError, match="the judge is away"):
-        measure(model, tokenizer, rows, cfg)
-    metrics, answers = measure(model, tokenizer, rows, cfg, lenient=True)
+        measure(model, tokenizer, rows, EvalSettings.of(cfg, cfg.cache_dir))
+    metrics, answers = measure(model, tokenizer, rows, EvalSettings.of(cfg, cfg.cache_dir), lenient=True)
     assert "not graded by away: the judge is away" in caplog.text
     assert metrics["scores"]["away"] == {"mean": None, "interval": None, "graded": 0, "right": 0, "no_answer": 0}
     assert metrics["scores"]["exact"]["graded"] == 5 and answers[0]["scores"]["away"] is None
@@ -206,7 +209,9 @@ def test_the_bases_evaluation_of_code_is_of_the_rows_tests(tiny, tmp_path, cache
         rows = [{"instruction": "write f", "output": "def f(): return 1", "test": f"assert f() == {number}"}]
         path = write_rows(tmp_path / f"{number}.jsonl", rows)
         cfg = configured("train", *tiny, "evaluation=code", f"data.eval.path={path}")
-        folders.append(base_model._folder(cfg, cfg.model, load(cfg.data, "eval", str(cache))))
+        folders.append(
+            base_model._folder(EvalSettings.of(cfg, cfg.cache_dir), cfg.model, load(cfg.data, "eval", str(cache)))
+        )
     assert folders[0] == folders[2] != folders[1]
 
 
@@ -217,7 +222,7 @@ def test_answers_that_hold_nothing_to_grade_are_counted(tiny, tmp_path, cache, m
     cfg = configured("train", *words)
     monkeypatch.setattr(module, "with_transformers", lambda *args: [" so 1\n", "I don't know", "4", "5"])
     tokenizer, model = load_tokenizer(cfg.model, str(cache)), load_base(cfg.model, str(cache))
-    metrics, answers = measure(model, tokenizer, load(cfg.data, "eval", str(cache)), cfg)
+    metrics, answers = measure(model, tokenizer, load(cfg.data, "eval", str(cache)), EvalSettings.of(cfg, str(cache)))
     number = metrics["scores"]["number"]
     assert (number["mean"], number["graded"], number["right"], number["no_answer"]) == (pytest.approx(1 / 3), 3, 1, 1)
     assert [a["no_answer"] for a in answers] == [[], ["number"], [], []]
@@ -235,7 +240,7 @@ def test_code_is_run_beside_its_rows_tests(tiny, tmp_path, cache, monkeypatch):
     cfg = configured("train", *words)
     monkeypatch.setattr(module, "with_transformers", lambda *args: ["def f(): return 1"] * 2)
     tokenizer, model = load_tokenizer(cfg.model, str(cache)), load_base(cfg.model, str(cache))
-    metrics, answers = measure(model, tokenizer, load(cfg.data, "eval", str(cache)), cfg)
+    metrics, answers = measure(model, tokenizer, load(cfg.data, "eval", str(cache)), EvalSettings.of(cfg, str(cache)))
     assert (metrics["scores"]["pass_at_1"]["mean"], metrics["scores"]["pass_at_1"]["right"]) == (0.5, 1)
     assert [a["scores"]["pass_at_1"] for a in answers] == [1, 0]
     assert answers[1]["told"] == {"pass_at_1": "AssertionError"}
@@ -247,7 +252,7 @@ def test_the_bases_evaluation_is_not_bound_to_where_and_how_fast_it_was_done(tin
 
     def folder(*words):
         cfg = configured("train", *tiny, *judged, *words)
-        return base_model._folder(cfg, cfg.model, rows)
+        return base_model._folder(EvalSettings.of(cfg, cfg.cache_dir), cfg.model, rows)
 
     here = folder("evaluation.graders.judge.server.url=http://127.0.0.1:1/v1")
     assert here == folder("evaluation.graders.judge.server.url=http://127.0.0.1:2/v1", "evaluation.at_rounds=false")

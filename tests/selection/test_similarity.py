@@ -9,7 +9,7 @@ import near.selection.similarity
 from near.data.loading import load
 from near.data.pool import load_pool
 from near.embedding.embedders.hashing import HashingEmbedder
-from near.searching.find import find_neighbours
+from near.searching.find import Search, find_neighbours
 from near.searching.vectors import ArrayVectors
 from near.selection.embedding_similarity import EmbeddingSimilarity
 from near.selection.similarity import VectorSimilarity
@@ -71,11 +71,12 @@ def test_clusters(similarity):
 def embedded(small_data, tmp_path):
     cfg = configured("train", *small_data, f"cache_dir={tmp_path}", "embedder=hashing", "max_K=10")
     queries = load(cfg.data, "queries", cfg.cache_dir)
-    pool = load_pool(cfg, queries)
+    pool = load_pool(cfg.data, queries, cfg.cache_dir)
     excluded = np.zeros(len(pool), dtype=bool)
     excluded[[3, 8]] = True
     pool = pool.without(excluded)
-    return cfg, pool, queries, EmbeddingSimilarity(cfg, pool, queries, find_neighbours(cfg, pool, queries))
+    neighbours = find_neighbours(Search.of(cfg, cfg.cache_dir), pool, queries)
+    return cfg, pool, queries, EmbeddingSimilarity(cfg.embedder, cfg.cache_dir, pool, queries, neighbours)
 
 
 def test_of_embeddings(embedded):
@@ -98,7 +99,7 @@ def test_what_was_computed_is_found_again(embedded, monkeypatch):
     opened = []
     whole = EmbeddingSimilarity.opened
     monkeypatch.setattr(EmbeddingSimilarity, "opened", lambda self: opened.append(1) or whole(self))
-    again = EmbeddingSimilarity(cfg, pool, queries, similarity.neighbours)
+    again = EmbeddingSimilarity(cfg.embedder, cfg.cache_dir, pool, queries, similarity.neighbours)
     for one, two in zip(first, (again.means(), again.density(some, 0.9, 5), again.clusters(3, 1)), strict=True):
         np.testing.assert_array_equal(one, two)
     assert not opened

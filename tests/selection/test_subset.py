@@ -247,7 +247,7 @@ def test_every_selector_picks_what_it_picks_in_training(config, pool, tmp_path, 
     assert 4 not in ids
     told = json.loads((tmp_path / "out" / "manifest.json").read_text())["subset"]
     assert (told["n"], told["rows"], told["seed"], told["export"]) == (5, len(ids), 42, None)
-    eligible = load_pool(cfg, load(cfg.data, "queries", cfg.cache_dir)).eligible()
+    eligible = load_pool(cfg.data, load(cfg.data, "queries", cfg.cache_dir), cfg.cache_dir).eligible()
     round = {"index": 0, "count": 1, "step": 0, "size": 5, "seed": 42, "draws": 5, "trained": np.zeros(24, dtype=int)}
     if name == "random":
         assert ids.tolist() == Random().select(Round(**round, eligible=eligible)).ids.tolist()

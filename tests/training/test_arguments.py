@@ -63,6 +63,7 @@ import sys, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from near.data.loading import load
 from near.evaluation.measure import measure
+from near.evaluation.settings import EvalSettings
 from near.models.loading import add_finetuning, load_base, load_tokenizer
 from tests.conftest import configured
 
@@ -86,9 +87,10 @@ def trained(shard: bool):
         model(input_ids=part, labels=part).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    settings = EvalSettings.of(cfg, cfg.cache_dir)
     with model.disable_adapter():
-        base, _ = measure(model, tokenizer, rows, cfg)
-    return *measure(model, tokenizer, rows, cfg), base["target_loss"], sum(p.numel() for p in model.parameters())
+        base, _ = measure(model, tokenizer, rows, settings)
+    return *measure(model, tokenizer, rows, settings), base["target_loss"], sum(p.numel() for p in model.parameters())
 
 whole, sharded = trained(False), trained(True)
 assert abs(whole[0]["target_loss"] - sharded[0]["target_loss"]) < 1e-5, (whole[0], sharded[0])

@@ -15,6 +15,7 @@ from near.evaluation import base_model
 from near.evaluation.graded_columns import columns_read, graded_columns
 from near.evaluation.graders.base import Answer, Grade, Grader
 from near.evaluation.measure import evaluation_sets
+from near.evaluation.settings import EvalSettings
 from near.models.fingerprint import of_model
 from near.models.loading import base_folder, load_tokenizer
 from near.models.tokens import tokenize
@@ -76,15 +77,15 @@ def write(folder, rows: dict[str, list[dict]], part: str | None = None, field: s
 def depends(words: list[str]) -> dict[str, str]:
     """What a run, its matrix, its tokens and the base's evaluations are known by."""
     cfg = configured("train", *words)
-    needs, sets = needs_of(cfg, selector_of(cfg.selector)), evaluation_sets(cfg)
+    needs, sets = needs_of(cfg, selector_of(cfg.selector)), evaluation_sets(cfg.data, cfg.cache_dir)
     queries = load(cfg.data, "queries", cfg.cache_dir)
-    pool = without_near_duplicates(cfg, load_pool(cfg, queries))
-    found = {f"run {name}": value for name, value in of_run(cfg, needs, sets, queries, pool).items()}
+    pool = without_near_duplicates(load_pool(cfg.data, queries, cfg.cache_dir), cfg.data, cfg.embedder, cfg.cache_dir)
+    found = {f"run {name}": value for name, value in of_run(cfg, cfg.cache_dir, needs, sets, queries, pool).items()}
     embedder, index = (instantiate(cfg[name]) for name in ("embedder", "index"))
     found["matrix"] = json.dumps(_key_parts(embedder, index, pool, queries), sort_keys=True)
     found["tokens"] = tokenize(pool, load_tokenizer(cfg.model, cfg.cache_dir), cfg.data, cfg.cache_dir).fingerprint
     for one in sets.all():
-        found[f"base on {one.name}"] = base_model._folder(cfg, cfg.model, one).name
+        found[f"base on {one.name}"] = base_model._folder(EvalSettings.of(cfg, cfg.cache_dir), cfg.model, one).name
     return found
 
 
@@ -130,9 +131,9 @@ def test_a_grader_that_names_no_columns_reads_all(rows, words, tmp_path):
     write(tmp_path, rows)
     cfg = configured("train", *words, *GRADED, "+evaluation.graders.reads.columns=true")
     assert columns_read(cfg.evaluation) is None
-    before = graded_columns(cfg, load(cfg.data, "eval", cfg.cache_dir))
+    before = graded_columns(cfg.evaluation, cfg.data, load(cfg.data, "eval", cfg.cache_dir), cfg.cache_dir)
     write(tmp_path, rows, "eval", "note")
-    assert graded_columns(cfg, load(cfg.data, "eval", cfg.cache_dir)) != before
+    assert graded_columns(cfg.evaluation, cfg.data, load(cfg.data, "eval", cfg.cache_dir), cfg.cache_dir) != before
 
 
 def test_another_order_of_tests_is_another_set(rows, words, tmp_path):
@@ -142,7 +143,7 @@ def test_another_order_of_tests_is_another_set(rows, words, tmp_path):
     prints = set()
     for some in (same, same[::-1], [*same, same[0]]):
         write(tmp_path, rows | {"eval": some})
-        prints.add(graded_columns(cfg, load(cfg.data, "eval", cfg.cache_dir)))
+        prints.add(graded_columns(cfg.evaluation, cfg.data, load(cfg.data, "eval", cfg.cache_dir), cfg.cache_dir))
     assert len(prints) == 3
 
 
@@ -213,7 +214,9 @@ def test_the_bases_evaluation_depends_on_how_rows_are_encoded(tiny, cache, chang
     names = []
     for words in (tiny, [*tiny, change]):
         cfg = configured("train", *words)
-        names.append(base_model._folder(cfg, cfg.model, load(cfg.data, "eval", str(cache))))
+        names.append(
+            base_model._folder(EvalSettings.of(cfg, cfg.cache_dir), cfg.model, load(cfg.data, "eval", str(cache)))
+        )
     assert names[0] != names[1]
 
 

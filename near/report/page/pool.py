@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,10 +18,12 @@ from near.common.errors import UserError, one_line
 from near.common.files import cache_folder, digest
 from near.common.run_folder import CONFIG
 from near.data.rows import Rows
+from near.embedding.embed import embedder_of, reads_answers
 from near.embedding.missing import RowTexts, look_up
 from near.embedding.store import Store
 from near.report.compare import Group
 from near.report.runs import Run
+from near.searching.find import Search
 from near.searching.material import Material, load_queries
 from near.selection.needs import needs_of
 from near.selection.selectors.base import selector_of
@@ -36,14 +37,14 @@ class Pool:
     """The pool that the runs selected from.
 
     Attributes:
-        cfg: the configuration of the run by which it was loaded.
+        search: of the run by which it was loaded.
         fingerprint: of the rows, as that run recorded it.
         rows: the candidates.
         queries: None where no run has any.
         neighbours: the matrix; None where no run has one.
     """
 
-    cfg: DictConfig
+    search: Search
     fingerprint: str
     rows: Rows
     queries: Rows | None
@@ -52,7 +53,8 @@ class Pool:
     @property
     def embedder(self) -> str:
         """The name of the embedder, for the page."""
-        return str(self.cfg.embedder.get("model") or self.cfg.embedder["_target_"].rpartition(".")[2])
+        embedder = self.search.embedder
+        return str(embedder.get("model") or embedder["_target_"].rpartition(".")[2])
 
 
 def pool_of(groups: list[Group], read_config: Callable[[Path], DictConfig]) -> Pool:
@@ -96,9 +98,11 @@ def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig
     if not path.is_file():
         raise UserError(f"{path} is missing")
     cfg = read_config(path)
+    search = Search.of(cfg, cfg.cache_dir)
     needs = needs_of(cfg, selector_of(cfg.selector))
-    queries = load_queries(cfg, False, bool(run.metrics.get("selection_saw_them")) or needs.answers)
-    material = Material.load(cfg, queries)
+    answers = bool(run.metrics.get("selection_saw_them")) or needs.answers or reads_answers(cfg.embedder)
+    queries = load_queries(cfg.data, search.cache_dir, False, answers)
+    material = Material.load(cfg.data, queries, search.cache_dir)
     rows = material.candidates
     pools = [rows] if queries is None else [rows, rows.followed_by(queries)]
     if fingerprint not in [pool.fingerprint for pool in pools]:
@@ -108,9 +112,9 @@ def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig
             f"the sources of {cfg.data.candidates.path} have changed their labels since they were selected from"
         )
     if not needs.trains_on_queries:
-        material = material.distinct(cfg, compute=False)
-    neighbours = material.neighbours(cfg, compute=False) if queries is not None and needs.neighbours else None
-    return Pool(cfg, fingerprint, material.candidates, queries, neighbours)
+        material = material.distinct(cfg.data, search, compute=False)
+    neighbours = material.neighbours(search, compute=False) if queries is not None and needs.neighbours else None
+    return Pool(search, fingerprint, material.candidates, queries, neighbours)
 
 
 @contextlib.contextmanager
@@ -142,11 +146,11 @@ def stored_vectors(
     Raises:
         UserError: fewer than 90% of the rows have a vector.
     """
-    cfg = pool.cfg
-    embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
-    if not cache_folder(cfg.cache_dir, "embeddings", digest(embedder.space)).is_dir():
+    cache_dir = pool.search.cache_dir
+    embedder = embedder_of(pool.search.embedder, cache_dir)
+    if not cache_folder(cache_dir, "embeddings", digest(embedder.space)).is_dir():
         raise UserError("these rows were never embedded")
-    with Store(cfg.cache_dir, embedder.space, embedder.store_dtype, embedder.model) as store:
+    with Store.of(embedder, cache_dir) as store:
         offsets = look_up(store, RowTexts(pool.rows, ids, embedder), len(ids), embedder.chunk).offsets  # (n,)
         stored = np.flatnonzero(offsets >= 0)
         if len(stored) < 0.9 * len(ids):

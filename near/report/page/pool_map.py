@@ -58,7 +58,7 @@ def laid_out(pool: Pool, ids: np.ndarray, method: str) -> tuple[np.ndarray, np.n
         raise UserError(f"a map of {len(stored)} rows shows nothing")
     together = np.concatenate([vectors, queries]) if len(queries) else vectors  # (m + q, dim)
     key_parts = [VERSION, method, space, hashlib.sha256(np.ascontiguousarray(together)).hexdigest()]
-    path = cache_folder(pool.cfg.cache_dir, "maps", f"{digest(key_parts)}.npy")
+    path = cache_folder(pool.search.cache_dir, "maps", f"{digest(key_parts)}.npy")
     coordinates = cached_array(path, lambda: METHODS[method](together), (len(together), 2))
     return stored, coordinates[: len(stored)], coordinates[len(stored) :]
 

@@ -283,9 +283,11 @@ class Scorer:
         return {name: values.to(model.device) for name, values in self.collator(rows).items()}
 
 
-def scorer_of(cfg: DictConfig, tokens: Tokens, queries: Tokens | None, tokenizer, numbers: str = "") -> Scorer:
+def scorer_of(
+    cfg: DictConfig, cache_dir: str, tokens: Tokens, queries: Tokens | None, tokenizer, numbers: str = ""
+) -> Scorer:
     """Who asks the model. `numbers`: what it computes in, where that is not its weights' type."""
-    folder = base_folder(cfg.model, cfg.cache_dir)
+    folder = base_folder(cfg.model, cache_dir)
     base = digest(of_model(cfg.model, folder))
     options = instantiate(cfg.scoring, _convert_="all")
-    return Scorer(options, tokens, queries, tokenizer, cfg.data, cfg.cache_dir, base, numbers, folder)
+    return Scorer(options, tokens, queries, tokenizer, cfg.data, cache_dir, base, numbers, folder)
