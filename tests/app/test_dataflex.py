@@ -7,9 +7,9 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from near.app.from_yaml.keys import COMPONENTS as TRANSLATED
 from near.app.from_yaml.expanded import expanded, translated
 from near.app.from_yaml.file import written
+from near.app.from_yaml.keys import COMPONENTS as TRANSLATED
 from near.app.from_yaml.keys import TRAIN
 from near.app.from_yaml.page import MARK, PAGE, tables
 from near.app.pages import page_to_write
@@ -121,7 +121,7 @@ def test_what_a_component_can_not_have_is_named(dataflex):
 
 
 def test_a_components_file_that_is_elsewhere(dataflex, monkeypatch):
-    """It is searched above the file, as a checkout of DataFlex has it; otherwise DataFlex's published params are used."""
+    """It is searched above the file, as in a checkout of DataFlex; otherwise DataFlex's published params are used."""
     inner = dataflex / "examples" / "train_lora"
     inner.mkdir(parents=True)
     path = wrote("delta_loss").rename(inner / "delta_loss.yaml")
