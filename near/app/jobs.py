@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
 from near.common.config import raw_words, swept_keys
-from near.common.errors import UserError, one_line, printable, visible
+from near.common.errors import UserError, one_line, printable
 from near.common.files import read_json, refuse_special, write_json
 from near.common.outputs import check as check_outputs
 from near.common.outputs import check_notes
@@ -28,7 +28,6 @@ from near.common.run_folder import JOBS, METRICS, RunFolder
 from near.common.secrets import scrub
 from near.common.sweep import in_sweep
 
-WIDTH = 150  # characters of a line that goes into a file
 HEADS = ("job", "state", "target loss", "seconds", "")
 
 
@@ -111,22 +110,15 @@ def ended() -> list[dict]:
     sweep there are none."""
     if Sweeps.folder is None:
         return []
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from near.common.tables import console, table
 
     paths = [p for p in _records(Sweeps.folder) if Sweeps.before.get(p) != p.stat().st_mtime_ns]  # of this sweep
     records = {path.stem: read_json(path) for path in paths}
     records = dict(sorted(records.items(), key=lambda pair: pair[1].get("number", 0)))
     names = labels({name: record["overrides"] for name, record in records.items()})
-    table = Table(*HEADS, box=box.SIMPLE, pad_edge=False)
-    for name, record in records.items():
-        table.add_row(*(escape(visible(cell)) for cell in _cells(name, record, names)))
-    if table.row_count:
-        console = Console(highlight=False, emoji=False)
-        console = console if console.is_terminal else Console(highlight=False, emoji=False, width=WIDTH)
-        console.print(table)
+    if records:
+        rows = [_cells(name, record, names) for name, record in records.items()]
+        console().print(table(HEADS, rows, breaking=None))
     return [record for record in records.values() if record["state"] != "done"]
 
 

@@ -1,6 +1,5 @@
 """What a run trained on, and when: python report.py runs=RUN row=1234."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from near.common.errors import UserError, one_line, printable, visible
 from near.common.run_folder import LINES, ROUNDS, RunFolder, below
 from near.data.loading import load
+from near.report.runs import quiet
 
 SHOWN = 300  # characters of each message
 
@@ -72,16 +72,13 @@ def lookup(root: Path, row: int) -> None:
 
 def _text(folder: Path, row: int) -> Iterator[str]:
     """The text of the row, as its data source has it now."""
-    level, logger = logging.getLogger("near").level, logging.getLogger("near")
     try:
         cfg = RunFolder(folder).config()
-        logger.setLevel(logging.ERROR)  # the run itself logged what loading logs
-        rows = load(cfg.data, "candidates", cfg.cache_dir)
+        with quiet():
+            rows = load(cfg.data, "candidates", cfg.cache_dir)
     except (UserError, OSError, OmegaConfBaseException) as error:
         yield f"row {row}: its text can't be shown ({one_line(error)})"
         return
-    finally:
-        logger.setLevel(level)
     if row >= len(rows):
         raise UserError(f"row={row} is not in the pool of {len(rows)} rows; use row<={len(rows) - 1}")
     yield f"row {row}, from {printable(rows.sources(np.array([row]))[0], 60)}"

@@ -5,14 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from near.common.errors import visible
 from near.common.files import aside
 from near.common.outputs import claim
+from near.common.tables import console, table
 from near.report import verdict
 from near.report.lookup import lookup
 from near.report.page.page import page
@@ -48,12 +45,8 @@ def report(cfg: DictConfig, output_dir: Path, read_config: Callable[[Path], Dict
 
 
 def _print(runs: list[Run], root: Path, unfinished: list[Standing]) -> None:
-    names, rows = run_table(runs, root)
-    table = Table(*(Column(name, no_wrap=True) for name in names), box=box.SIMPLE, pad_edge=False)
-    for row in rows:
-        table.add_row(*(escape(visible(cell)) for cell in row))
-    console = Console(width=max(Console().width, 120))  # a table cut to a pipe's 80 columns can't be read
-    console.print(table)
+    out = console(least=120)
+    out.print(table(*run_table(runs, root)))
     verdict.show(runs)
     for note in notes(runs, unfinished):
-        console.print(visible(note), style="dim", markup=False, highlight=False)
+        out.print(visible(note), style="dim", markup=False)

@@ -5,6 +5,7 @@ import functools
 import logging
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,6 +111,18 @@ class Run:
         """Seconds of embedding and of searching, measured in the run that did them; None without them."""
         spent = self.training.get("embed_seconds"), self.training.get("search_seconds")
         return None if None in spent else spent
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the lines that loading a run's data logs: the run itself logged them."""
+    logger = logging.getLogger("near")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _drawn(folder: RunFolder, index: int) -> np.ndarray | None:

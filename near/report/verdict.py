@@ -2,12 +2,9 @@
 
 import statistics
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
-
+from near.common import tables
 from near.common.errors import visible
+from near.common.tables import console
 from near.evaluation.benchmarks import first
 from near.evaluation.graders.base import NO_ANSWER, no_answers
 from near.report.compare import (
@@ -28,7 +25,6 @@ from near.report.runs import Run
 # The share of 20,000 comparisons without a true difference whose interval over k seeds contained zero, where
 # differences are as skewed as an exponential; 95% where they are normal (bench/intervals.py, 2026-11-25).
 SKEWED = {2: "91%", 3: "88%", 4: "88%", 5: "88%"}
-WIDTH = 150  # characters of a line that goes into a file
 VERDICT = 6  # columns of the first table
 FEW = 3  # selections whose intervals are in the answer
 BROKEN = 9  # columns of each further one
@@ -206,13 +202,10 @@ def show(runs: list[Run]) -> None:
     heads, cells = table(runs)
     if not cells:
         return
-    console = Console(highlight=False, emoji=False)
-    console = console if console.is_terminal else Console(highlight=False, emoji=False, width=WIDTH)
-    console.print(visible(f"Did choosing help? {answer(runs)}"), markup=False, soft_wrap=True)
-    for columns in parts(heads):
-        part = Table(*(Column(heads[i], no_wrap=i not in INTERVALS) for i in columns), box=box.SIMPLE, pad_edge=False)
-        for row in cells:
-            part.add_row(*(escape(visible(row[i])) for i in columns))
-        console.print(part)
+    out = console()
+    out.print(visible(f"Did choosing help? {answer(runs)}"), markup=False, soft_wrap=True)
+    for at in parts(heads):
+        breaking = [at.index(i) for i in INTERVALS if i in at]
+        out.print(tables.table([heads[i] for i in at], [[row[i] for i in at] for row in cells], breaking))
     for note in notes(runs):
-        console.print(visible(note), style="dim", markup=False, soft_wrap=True)
+        out.print(visible(note), style="dim", markup=False, soft_wrap=True)

@@ -117,15 +117,15 @@ def test_under_a_hydra_of_the_callers(tmp_path):
         (lambda: near.select(QUERIES, POOL, 0, 3), "n=0 is not a number of rows"),
         (lambda: near.select(QUERIES, POOL, 301, 3), "n=301 is more than the 300 rows"),
         (lambda: near.select(QUERIES, POOL, 2.5, 3), "n=2.5 is not a number of rows; use a whole number"),
-        (lambda: near.search(["a"], datasets.Dataset.from_list([]), 1), "candidates: no row; give some"),
+        (lambda: near.search(["a"], datasets.Dataset.from_list([]), 1), "candidates: no row; give at least one"),
         (lambda: near.search(["a"], ["b", {"instruction": "c"}], 1), "candidates: rows are str and dict"),
-        (lambda: near.search(["a"], [{"text": {1, 2}}], 1), "candidates: a row holds what JSON can't"),
+        (lambda: near.search(["a"], [{"text": {1, 2}}], 1), "candidates: a row is not JSON"),
         (lambda: near.search(QUERIES, POOL, 3, overrides=["index.blocks=3"]), "blocks"),
         (lambda: near.search(QUERIES, POOL, 3, overrides=["index=null"]), "overrides: "),
         (lambda: near.search(QUERIES, POOL, 3, overrides=["seed=${oc.env:NOPE}"]), "NOPE"),
         (lambda: near.search(QUERIES, POOL, 3, overrides=[5]), "overrides: 5 is not an override"),
         (lambda: near.search(QUERIES, POOL, 3, cache_dir=5), "cache_dir=5 is not a path"),
-        (lambda: near.search(["a"], ["b"], 1, cache_dir="x${y}"), "cache_dir=x.* holds"),
+        (lambda: near.search(["a"], ["b"], 1, cache_dir="x${y}"), "cache_dir=x.* contains"),
     ],
 )
 def test_what_is_refused(call, says):

@@ -15,10 +15,24 @@ V1 = """
 model model_class train_dataset micro_batch_size global_batch_size peft_config dist_config kernel_config quant_config
 init_config optim_config lr_scheduler_config sample_backend batching_strategy custom_chat_template
 """.split()
-
-ACCELERATE = ("distributed_type", "compute_environment", "num_machines", "machine_rank", "main_training_function")
-DEEPSPEED = ("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "zero_allow_untested_optimizer")
-COMPONENTS = ("selectors", "mixers", "weighters")
+# The keys of files that name no model, and what to say of such a file.
+OTHERS = (
+    (V1, "is a file of LLaMA-Factory v1 ({}), which near does not read; write it for v0"),
+    (
+        ("distributed_type", "compute_environment", "num_machines", "machine_rank", "main_training_function"),
+        "configures accelerate ({}) and trains nothing; give the training file, and type parallel=fsdp or "
+        "parallel=deepspeed_z3 beside it",
+    ),
+    (
+        ("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "zero_allow_untested_optimizer"),
+        "configures DeepSpeed ({}) and trains nothing; give the training file, and type parallel=deepspeed_z3 "
+        "parallel.deepspeed=THIS_FILE beside it",
+    ),
+    (
+        ("selectors", "mixers", "weighters"),
+        "contains DataFlex's components ({}); give a training file whose components_cfg_file it is",
+    ),
+)
 EVALUATION = ("task", "n_shot", "task_dir", "save_dir")
 DATA = ("path", "file_name", "hf_hub_url", "ms_hub_url", "script_url", "cloud_file_name")  # of an entry of data sets
 
@@ -39,20 +53,9 @@ def check_kind(file: File, script: str) -> None:
 def _elsewhere(values: dict) -> str:
     """What a file is for that no script of near reads; empty for any other."""
     has_model = "model_name_or_path" in values
-    if not has_model and (keys := _present(values, V1)) and (len(keys) > 1 or "model" not in keys):
-        return f"is a file of LLaMA-Factory v1 ({_listed(keys)}), which near does not read; write it for v0"
-    if not has_model and (keys := _present(values, ACCELERATE)):
-        return (
-            f"configures accelerate ({_listed(keys)}) and trains nothing; give the training file, and type "
-            "parallel=fsdp or parallel=deepspeed_z3 beside it"
-        )
-    if not has_model and (keys := _present(values, DEEPSPEED)):
-        return (
-            f"configures DeepSpeed ({_listed(keys)}) and trains nothing; give the training file, and type "
-            "parallel=deepspeed_z3 parallel.deepspeed=THIS_FILE beside it"
-        )
-    if not has_model and (keys := _present(values, COMPONENTS)):
-        return f"contains DataFlex's components ({_listed(keys)}); give a training file whose components_cfg_file it is"
+    for known, text in OTHERS if not has_model else ():
+        if (keys := _present(values, known)) and keys != ["model"]:
+            return text.format(_listed(keys))
     if not has_model and all(isinstance(value, dict) and set(value) & set(DATA) for value in values.values()):
         name, entry = next(iter(values.items()))
         key = next(key for key in DATA if key in entry)

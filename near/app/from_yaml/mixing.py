@@ -5,7 +5,7 @@ import math
 from near.app.from_yaml.components import mixer
 from near.app.from_yaml.data import PoolSizes
 from near.app.from_yaml.file import File
-from near.app.from_yaml.schedule import draws
+from near.app.from_yaml.schedule import draws, put_rounds
 from near.common.errors import UserError, did_you_mean
 
 RULES = ("mixture", "stratified", "uniform")
@@ -136,8 +136,7 @@ def _static_length(file: File, pool: PoolSizes) -> None:
 
 def _stretch(file: File, steps: int) -> None:
     file.put("trainer", "dynamic_mix")
-    for key, value in (("warmup_step", 0), ("update_step", steps), ("update_times", 1), ("cycles", 1)):
-        file.put(f"trainer.{key}", value)
+    put_rounds(file, 0, steps, 1)
 
 
 def _rounds(file: File, pool: PoolSizes) -> None:
@@ -160,9 +159,7 @@ def _rounds(file: File, pool: PoolSizes) -> None:
     if not warmup + step * times:
         raise UserError(f"{file.path}: warmup_step={warmup} and update_times={times} train no step; raise one of them")
     file.put("trainer", "dynamic_mix")
-    settings = (("warmup_step", warmup), ("update_step", max(1, step)), ("update_times", times), ("cycles", 1))
-    for key, value in settings:
-        file.put(f"trainer.{key}", value)
+    put_rounds(file, warmup, max(1, step), times)
 
 
 def _steps_a_pass(file: File, pool: PoolSizes, setting: str) -> int:

@@ -71,6 +71,11 @@ def trainer(file: File, mode: str, rows: int | None) -> None:
         by = "train_step" if file.take("train_step") else "num_train_epochs"
         whole = cycles * (warmup + step * times)
         file.notes.append(f"rounds are trained whole: {whole} steps in place of {total}, by {by}")
+    put_rounds(file, warmup, step, times, cycles)
+
+
+def put_rounds(file: File, warmup: int, step: int, times: int, cycles: int = 1) -> None:
+    """Set `cycles` times a warm-up and `times` rounds of `step` steps."""
     for key, value in (("warmup_step", warmup), ("update_step", step), ("update_times", times), ("cycles", cycles)):
         file.put(f"trainer.{key}", value)
 

@@ -15,7 +15,6 @@ from near.app.from_yaml.names import MULTIMODAL, TEXT
 from near.app.from_yaml.schedule import trainer
 from near.app.from_yaml.training import arguments, component, parallel, place
 from near.app.from_yaml.watching import tracker
-from near.common.config import CONF
 from near.common.errors import UserError, did_you_mean
 from near.data.templates.named import TEMPLATES
 
@@ -60,8 +59,6 @@ def _mode(file: File) -> str:
         )
     if mode not in MODES:
         raise UserError(f"{file.path}: train_type={mode} is not known{did_you_mean(mode, MODES)}")
-    if not (CONF / "trainer" / f"{mode}.yaml").is_file():
-        raise UserError(f"{file.path}: train_type={mode} is not available in this version of near")
     return mode
 
 

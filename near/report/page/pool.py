@@ -1,10 +1,8 @@
 """The pool and the queries of the runs of a report, loaded again by a run's configuration. Nothing is embedded for a
 report: rows whose vectors are not in the store are left out."""
 
-import contextlib
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +20,7 @@ from near.embedding.embed import embedder_of, reads_answers
 from near.embedding.missing import RowTexts, look_up
 from near.embedding.store import Store
 from near.report.compare import Group
-from near.report.runs import Run
+from near.report.runs import Run, quiet
 from near.searching.find import Search
 from near.searching.material import Material, load_queries
 from near.selection.needs import needs_of
@@ -75,7 +73,7 @@ def pool_of(groups: list[Group], read_config: Callable[[Path], DictConfig]) -> P
     best, fault = None, UserError("no run has its config.yaml any more")
     for run in _different(runs):
         try:
-            with _quiet():
+            with quiet():
                 pool = _loaded(run, most, read_config)
         except (UserError, OSError, ValueError, HydraException, OmegaConfBaseException) as error:
             fault = error
@@ -115,18 +113,6 @@ def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig
         material = material.distinct(cfg.data, search, compute=False)
     neighbours = material.neighbours(search, compute=False) if queries is not None and needs.neighbours else None
     return Pool(search, fingerprint, material.candidates, queries, neighbours)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the lines that loading logs: the run itself logged them."""
-    logger = logging.getLogger("near")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def stored_vectors(
