@@ -262,7 +262,7 @@ def test_rows_of_the_warm_up_are_counted_apart_from_those_picked(tmp_path):
     runs = collect(tmp_path)[0]
     heads, cells = table(runs)
     assert cells[0][heads.index("distinct rows")] == "8 (5 picked)"
-    assert any("drawn by the warm-up" in note for note in notes(runs))
+    assert any("the warm-up drew" in note for note in notes(runs))
 
 
 def test_what_a_reader_must_know(tmp_path):
