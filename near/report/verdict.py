@@ -73,11 +73,11 @@ def answer(runs: list[Run]) -> str:
         return ""
     known = [(g, d) for g in groups if (o := baseline_of(g, groups)) not in (None, g) and (d := beside_random(g, o))]
     if not any(g.one.selector == BASELINE for g in groups):
-        return f"That can't be said: no run on random rows is among these. Add selector={BASELINE} with the same seeds."
+        return f"Can't tell: no run on random rows is among these. Add selector={BASELINE} with the same seeds."
     if all(g.one.selector == BASELINE for g in groups):
-        return "That can't be said: no other selection than random rows is among these."
+        return "Can't tell: no other selection than random rows is among these."
     if not known:
-        return "That can't be said: no selection has a seed and evaluation rows in common with random rows."
+        return "Can't tell: no selection has a seed and evaluation rows in common with random rows."
     by = {name: [(g, d) for g, d in known if d.verdict == name] for name in ("better", "worse", NOTHING, TOO_FEW)}
     sentences = []
     if by["better"]:
@@ -90,9 +90,9 @@ def answer(runs: list[Run]) -> str:
         sentences.append(f"No difference to random rows is shown with {_listed(by[NOTHING])}.")
     if by[TOO_FEW]:
         seeds = max(d.count for _, d in by[TOO_FEW])
-        few = f"{seeds} seed{'s are' if seeds > 1 else ' is'} too few for a verdict ({LEAST} are the least)"
-        start = few if sentences else f"That can't be said yet: {few}"
-        sentences.append(f"{start}; so far the target loss minus random rows' is {_listed(by[TOO_FEW])}.")
+        few = f"{seeds} seed{'s are' if seeds > 1 else ' is'} too few for a verdict (at least {LEAST} are needed)"
+        start = few if sentences else f"Can't tell yet: {few}"
+        sentences.append(f"{start}; so far, target loss minus random rows': {_listed(by[TOO_FEW])}.")
     if any(run.metrics.get("selection_saw_them") for g in groups for run in g.runs.values()):
         sentences.append("All of this is on the queries, which selection saw.")
     return " ".join(sentences)

@@ -178,7 +178,7 @@ def test_few_seeds_are_named_wherever_a_verdict_stands(count, tmp_path):
     heads, cells = table(runs)
     near = dict(zip(heads, cells[0], strict=True))
     assert near["verdict"] == TOO_FEW and near["vs. base"] == f"-1.5000 ({TOO_FEW})"
-    assert answer(runs).startswith(f"That can't be said yet: {count} seed")
+    assert answer(runs).startswith(f"Can't tell yet: {count} seed")
     assert "near (-0.4000" in answer(runs)
 
 
@@ -200,8 +200,8 @@ def losses(root, **by_selector):
         ({"near": 0.5, "tsds": 0.6, "random": 0.9}, "^Yes: .* with near .*, tsds .*[.]$"),
         ({"near": 0.5, "loss": 1.2, "random": 0.9}, "^Yes: .* near [^.]*.*[.] It is above random rows' with loss"),
         ({"loss": 1.2, "random": 0.9}, "^No: the target loss is above random rows' with loss .[+]0.3000"),
-        ({"near": 0.5}, "^That can't be said: no run on random rows"),
-        ({"random": 0.5}, "^That can't be said: no other selection"),
+        ({"near": 0.5}, "^Can't tell: no run on random rows"),
+        ({"random": 0.5}, "^Can't tell: no other selection"),
     ],
 )
 def test_the_answer_in_a_sentence(by_selector, pattern, tmp_path):

@@ -181,10 +181,6 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def is_secret(key: str) -> bool:
-    return secrets.is_secret(key)
-
-
 def written(value: object, where: str) -> str:
     """`value` as Hydra reads it on a command line; UserError for one that contains a password."""
     if value is None or isinstance(value, bool):

@@ -4,9 +4,10 @@ shows it."""
 import re
 
 from near.app.from_yaml.defaults import defaults
-from near.app.from_yaml.file import File, is_secret
+from near.app.from_yaml.file import File
 from near.app.from_yaml.keys import TRAIN
 from near.common.errors import UserError, did_you_mean
+from near.common.secrets import is_secret
 from near.common.signature import keywords
 
 FIELDS = "transformers.training_args.TrainingArguments"

@@ -5,11 +5,12 @@ import re
 from pathlib import Path
 
 from near.app.from_yaml.components import selector, weighter
-from near.app.from_yaml.file import File, is_secret
+from near.app.from_yaml.file import File
 from near.app.from_yaml.keys import TRAIN, family
 from near.app.from_yaml.optimizers import optimizer
 from near.app.from_yaml.schedule import BATCH, has_rounds, most, options
 from near.common.errors import UserError, one_line
+from near.common.secrets import is_secret
 from near.common.signature import keywords
 from near.training.options import REFUSED
 

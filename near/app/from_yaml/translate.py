@@ -7,7 +7,7 @@ from pathlib import Path
 
 from near.app.from_yaml.components import TARGETLESS, named
 from near.app.from_yaml.data import data
-from near.app.from_yaml.file import File, is_secret
+from near.app.from_yaml.file import File
 from near.app.from_yaml.keys import MERGE, TRAIN, Key, family
 from near.app.from_yaml.kinds import check_kind
 from near.app.from_yaml.mixing import interleave, is_interleaved, is_static_mix, mix
@@ -16,6 +16,7 @@ from near.app.from_yaml.schedule import trainer
 from near.app.from_yaml.training import arguments, component, parallel, place
 from near.app.from_yaml.watching import tracker
 from near.common.errors import UserError, did_you_mean
+from near.common.secrets import is_secret
 from near.data.templates.named import TEMPLATES
 
 MODES = ("dynamic_select", "dynamic_weight", "dynamic_mix", "static")
