@@ -171,12 +171,18 @@ def refuse_special(path: str | os.PathLike, option: str | None = None) -> None:
 def refuse_special_in(folder: str | os.PathLike, option: str | None = None) -> None:
     """UserError for a folder that contains something other than files and folders. `option`: the option of the path."""
     refuse_special(folder, option)
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if kind := special(os.path.join(parent, name)):
-                named = f"{option}={folder}" if option else str(folder)
-                inner = os.path.relpath(os.path.join(parent, name), folder)
-                raise UserError(f"{named} holds {inner}, {kind}, which can't be read; remove it")
+    folders = [os.fspath(folder)]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:  # whoever opens it says what is wrong
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    continue  # what the listing says is enough: a large folder is listed in no time
+                if kind := special(entry.path):
+                    named = f"{option}={folder}" if option else str(folder)
+                    inner = os.path.relpath(entry.path, folder)
+                    raise UserError(f"{named} holds {inner}, {kind}, which can't be read; remove it")
 
 
 def cache_folder(cache_dir: str | Path, *parts: str) -> Path:

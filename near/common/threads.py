@@ -1,11 +1,12 @@
 """The number of threads or processes to use, and a limit for BLAS's threads."""
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Iterator
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 _limit_lock, _limits = threading.Lock(), []  # one entry per running search: the limiter of the first one
 
@@ -14,7 +15,7 @@ _limit_lock, _limits = threading.Lock(), []  # one entry per running search: the
 def one_blas_thread() -> Iterator[None]:
     """Limit BLAS to the calling thread while any search of this process runs; the last one restores the setting."""
     with _limit_lock:
-        _limits.append(threadpool_limits(1, user_api="blas") if not _limits else _limits[0])
+        _limits.append(_blas().limit(limits=1) if not _limits else _limits[0])
     try:
         yield
     finally:
@@ -22,6 +23,12 @@ def one_blas_thread() -> Iterator[None]:
             limit = _limits.pop()
             if not _limits:
                 limit.restore_original_limits()
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries of this process, listed once: that takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def threads_to_use() -> int:
