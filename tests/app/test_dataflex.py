@@ -49,7 +49,7 @@ def test_code_of_the_model_is_run_by_no_file(dataflex):
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_files_compose(dataflex, component):
-    found, file = translate(component)
+    options, file = translate(component)
     cfg = configured("train", *map(str, file.words))
     assert (cfg.model.name_or_path, cfg.model.template, cfg.model.trust_remote_code) == (
         "builtin:tiny",
@@ -67,7 +67,7 @@ def test_files_compose(dataflex, component):
     assert (args.warmup_steps, args.lr_scheduler_type, args.bf16, args.ddp_timeout) == (0.1, "cosine", True, 180000000)
     assert (args.save_steps, args.logging_steps, args.save_total_limit, args.save_only_model) == (100, 10, None, False)
     assert (cfg.output_dir, cfg.overwrite, cfg.resume, cfg.evaluation.answers) == ("saves/run", True, "auto", False)
-    assert found["selector"] == component
+    assert options["selector"] == component
     if component in TARGETED:
         assert (cfg.data.queries.path, cfg.data.eval.path) == ("sums", None)
     else:
@@ -76,23 +76,23 @@ def test_files_compose(dataflex, component):
 
 
 def test_components(dataflex):
-    found, file = translate("less")
-    assert (found["scoring.adam"], found["scoring.dim"], found["scoring.seed"]) == ("true", "64", "123")
+    options, file = translate("less")
+    assert (options["scoring.adam"], options["scoring.dim"], options["scoring.seed"]) == ("true", "64", "123")
     assert file.skipped == {}
-    found, _ = translate("loss")
-    assert found["selector.focus"] == "medium"
-    found, _ = translate("delta_loss")
-    assert found["selector.window_size"] == "0.3"
+    options, _ = translate("loss")
+    assert options["selector.focus"] == "medium"
+    options, _ = translate("delta_loss")
+    assert options["selector.window_size"] == "0.3"
     _, file = translate("tsds")
     assert list(file.skipped) == ["tsds.probs_path"]
-    found, file = translate("near")
+    options, file = translate("near")
     assert "./top_indices.npy does not exist: the matrix is computed here" in file.skipped["near.indices_path"]
-    assert (found["max_K"], "indices_path" in found) == ("6", False)  # as many as a round takes
+    assert (options["max_K"], "indices_path" in options) == ("6", False)  # as many as a round takes
     (dataflex / "top_indices.npy").write_bytes(b"theirs")
     assert "has no manifest.json that names its rows" in translate("near")[1].skipped["near.indices_path"]
     (dataflex / "manifest.json").write_text(json.dumps({"max_K": 17}))
-    found, file = translate("near")
-    assert (found["indices_path"], found["max_K"], file.skipped) == ("top_indices.npy", "17", {})
+    options, file = translate("near")
+    assert (options["indices_path"], options["max_K"], file.skipped) == ("top_indices.npy", "17", {})
 
 
 def test_what_a_component_can_not_have_is_named(dataflex):
@@ -105,19 +105,19 @@ def test_what_a_component_can_not_have_is_named(dataflex):
     assert set(file.skipped) == {"random.seed", "random.replacement"}
     _, file = with_params("loss", focuss="low")
     assert file.skipped == {"loss.focuss": "unknown param; did you mean focus?"}
-    found, file = with_params("less", gradient_type="sign")
-    assert (file.skipped, found["scoring.dim"]) == ({"less.gradient_type": "only adam and sgd are supported"}, "8192")
+    options, file = with_params("less", gradient_type="sign")
+    assert (file.skipped, options["scoring.dim"]) == ({"less.gradient_type": "only adam and sgd are supported"}, "8192")
     api = {"api_url": "http://127.0.0.1:8000/v1/chat/completions", "model_name": "judge", "api_key": "DF_API_KEY"}
-    found, file = with_params("nice", reward_model_backend="api", reward_backend_params={"api": api}, mc_samples=2)
-    assert found["selector.judge.server.url"] == "http://127.0.0.1:8000/v1"
-    assert (found["selector.judge.server.api_key_env"], found["selector.samples"]) == ("DF_API_KEY", "2")
+    options, file = with_params("nice", reward_model_backend="api", reward_backend_params={"api": api}, mc_samples=2)
+    assert options["selector.judge.server.url"] == "http://127.0.0.1:8000/v1"
+    assert (options["selector.judge.server.api_key_env"], options["selector.samples"]) == ("DF_API_KEY", "2")
     api["api_key"] = "sk-abc"
-    found, file = with_params("nice", reward_model_backend="api", reward_backend_params={"api": api})
+    options, file = with_params("nice", reward_model_backend="api", reward_backend_params={"api": api})
     assert "nice.api_key" in file.skipped and "sk-abc" not in str(file.words) + str(file.skipped)
     _, file = with_params("nice", reward_model_backend="local_vllm")
     assert "selector.judge.server.url" in file.skipped["nice.reward_model_backend"]
-    found, _ = with_params("cluster_less", num_clusters=9, samples_per_cluster=2)
-    assert (found["selector.clusters"], found["selector.members"]) == ("9", "2")
+    options, _ = with_params("cluster_less", num_clusters=9, samples_per_cluster=2)
+    assert (options["selector.clusters"], options["selector.members"]) == ("9", "2")
 
 
 def test_a_components_file_that_is_elsewhere(dataflex, monkeypatch):
@@ -139,11 +139,15 @@ def test_a_components_file_that_is_elsewhere(dataflex, monkeypatch):
 def test_what_a_file_leaves_out_has_their_default(dataflex):
     gone = ("lora_rank", "lora_alpha", "cutoff_len", "learning_rate", "lr_scheduler_type", "warmup_ratio", "save_steps")
     gone += ("per_device_train_batch_size", "num_train_epochs", "overwrite_output_dir", "logging_steps", "template")
-    found, file = translate("random", without=gone)
-    assert (found["finetuning.r"], found["finetuning.lora_alpha"], found["data.cutoff_len"]) == ("8", "16", "2048")
+    options, file = translate("random", without=gone)
+    assert (options["finetuning.r"], options["finetuning.lora_alpha"], options["data.cutoff_len"]) == (
+        "8",
+        "16",
+        "2048",
+    )
     args = ("learning_rate", "lr_scheduler_type", "warmup_steps", "per_device_train_batch_size", "save_steps")
-    assert [found[f"trainer.args.{name}"] for name in args] == ["5e-05", "linear", "0", "8", "500"]
-    assert (found["trainer.cycles"], "overwrite" in found, "model.template" in found) == ("3", False, False)
+    assert [options[f"trainer.args.{name}"] for name in args] == ["5e-05", "linear", "0", "8", "500"]
+    assert (options["trainer.cycles"], "overwrite" in options, "model.template" in options) == ("3", False, False)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +192,8 @@ def test_what_a_file_leaves_out_has_their_default(dataflex):
     ],
 )  # fmt: skip
 def test_what_keys_become(dataflex, text, without, expected):
-    found, file = translate("random", text, without=without)
-    assert {key: found.get(key) for key in expected} == expected
+    options, file = translate("random", text, without=without)
+    assert {key: options.get(key) for key in expected} == expected
     assert not file.skipped
     if any(key.startswith(("+", "finetuning", "parallel", "data.candidates.path")) for key in expected):
         configured("train", *map(str, file.words))  # the others' keys are in every file
@@ -198,18 +202,18 @@ def test_what_keys_become(dataflex, text, without, expected):
 def test_deepspeed_by_its_file(dataflex):
     for stage, parallel in ((0, "z0"), (1, "z2"), (2, "z2"), (3, "z3")):
         (dataflex / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": stage}}))
-        found, file = translate("random", "deepspeed: ds.json")
-        assert (found["parallel"], found["parallel.deepspeed"]) == (f"deepspeed_{parallel}", "ds.json")
+        options, file = translate("random", "deepspeed: ds.json")
+        assert (options["parallel"], options["parallel.deepspeed"]) == (f"deepspeed_{parallel}", "ds.json")
         assert configured("train", *map(str, file.words)).parallel.deepspeed == "ds.json"
 
 
 def test_static_is_llama_factory(dataflex):
     """Without train_type: an ordinary LLaMA-Factory file."""
     gone = ("train_type", "warmup_step", "update_step", "update_times", "components_cfg_file")
-    found, file = translate("", "max_steps: 5\ngroup_by_length: true", without=gone)
-    assert (found["trainer"], found["selector"], found["trainer.args.max_steps"]) == ("static", "full", "5")
-    assert found["+trainer.args.train_sampling_strategy"] == "group_by_length"
-    assert found["trainer.args.num_train_epochs"] == "1"
+    options, file = translate("", "max_steps: 5\ngroup_by_length: true", without=gone)
+    assert (options["trainer"], options["selector"], options["trainer.args.max_steps"]) == ("static", "full", "5")
+    assert options["+trainer.args.train_sampling_strategy"] == "group_by_length"
+    assert options["trainer.args.num_train_epochs"] == "1"
     assert not file.skipped
     configured("train", *map(str, file.words))
 
@@ -258,16 +262,16 @@ mix_strategy: concat
 
 
 def test_a_tracker_that_is_there_is_taken(dataflex):
-    found, file = translate("random", "report_to: [mlflow2, wandb, tensorboard]\nproject: p", without=("report_to",))
-    assert (found["tracker"], found["tracker.project"]) == ("wandb", "p")
+    options, file = translate("random", "report_to: [mlflow2, wandb, tensorboard]\nproject: p", without=("report_to",))
+    assert (options["tracker"], options["tracker.project"]) == ("wandb", "p")
     assert set(file.skipped) == {"report_to=mlflow2", "report_to=tensorboard"}
     for text in ("all", "[all]"):
-        found, file = translate("random", f"report_to: {text}", without=("report_to",))
-        assert found["tracker"] == "none"
+        options, file = translate("random", f"report_to: {text}", without=("report_to",))
+        assert options["tracker"] == "none"
         assert file.skipped["report_to=all"].startswith("a run has one tracker; name it: ")
         assert "wandb" in file.skipped["report_to=all"]
-    found, file = translate("random", "report_to: [all, wandb]", without=("report_to",))
-    assert found["tracker"] == "wandb" and set(file.skipped) == {"report_to=all"}
+    options, file = translate("random", "report_to: [all, wandb]", without=("report_to",))
+    assert options["tracker"] == "wandb" and set(file.skipped) == {"report_to=all"}
 
 
 MODES = [
@@ -285,13 +289,13 @@ def test_modes_are_taken_where_they_are_there(dataflex, mode, component, params)
     Path("c.yaml").write_text(yaml.safe_dump({kind: {component: {"params": params}}}))
     text = f"train_type: {mode}\ntrain_step: 16\ncomponents_cfg_file: c.yaml\ndataset: colours,sums\n"
     gone = ("train_type", "components_cfg_file", "dataset")
-    found, file = translate(component, text, without=gone)
-    assert found["trainer"] == mode and "selector" not in found
+    options, file = translate(component, text, without=gone)
+    assert options["trainer"] == mode and "selector" not in options
     cfg = configured("train", *map(str, file.words))
     if mode == "dynamic_weight":
-        assert (found["weighter"], found["weighter.delta"], cfg.trainer.train_step) == ("quadratic", "0.5", 16)
+        assert (options["weighter"], options["weighter.delta"], cfg.trainer.train_step) == ("quadratic", "0.5", 16)
     else:
-        assert (found["mixer"], cfg.trainer.update_step, cfg.trainer.cycles) == (component, 3, 1)
+        assert (options["mixer"], cfg.trainer.update_step, cfg.trainer.cycles) == (component, 3, 1)
         assert "train_step: the rounds decide the length, in DataFlex too" in file.notes
     named = {"odm": {"odm.reward_scale"}, "doremi": {"doremi.reference_model_path"}}
     assert set(file.skipped) == named.get(component, set())
@@ -366,10 +370,10 @@ def test_files_that_are_none(dataflex, content, says):
 def test_a_target_is_needed(dataflex):
     with pytest.raises(UserError, match="eval_dataset is missing, the target of the selection; name it, or type"):
         translate("near", without=("eval_dataset",))
-    found, _ = translate("near", typed=("data.queries.path=mine.jsonl",), without=("eval_dataset",))
-    assert not [key for key in found if key.startswith(("data.queries", "data.eval"))]
-    found, file = translate("near", "val_size: 4", without=("eval_dataset",))
-    assert (found["data.queries.path"], found["data.queries.limit"]) == ("colours", "4")
+    options, _ = translate("near", typed=("data.queries.path=mine.jsonl",), without=("eval_dataset",))
+    assert not [key for key in options if key.startswith(("data.queries", "data.eval"))]
+    options, file = translate("near", "val_size: 4", without=("eval_dataset",))
+    assert (options["data.queries.path"], options["data.queries.limit"]) == ("colours", "4")
     assert "the first 4 rows of each data set, in place of random ones" in file.notes[0]
 
 

@@ -101,12 +101,12 @@ def test_a_value_off_its_default_is_never_dropped_in_silence(dataflex, key, kind
     beside = BESIDE.get(key, "")
     value = "0.3,0.7" if key == "interleave_probs" else off_default(key)
     text = f"{key}: {'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
-    found, skipped, said, refused = outcome(kind, key, f"{beside}\n{text}" if beside else text)
+    options, skipped, noted, refused = outcome(kind, key, f"{beside}\n{text}" if beside else text)
     without = outcome(kind, key, beside)
     if TRAIN.get(key) is not None and (TRAIN[key].needless or same(off_default(key), *TRAIN[key].quiet[:1] or ("?",))):
         assert key not in skipped and not refused
         return
-    assert key in refused or key in skipped or any(key in line for line in said) or found != without[0], (
+    assert key in refused or key in skipped or any(key in line for line in noted) or options != without[0], (
         "nothing came of it"
     )
 
@@ -152,10 +152,10 @@ def test_false_counts(dataflex, text, named):
 
 def test_false_is_handed_on(dataflex):
     text = "average_tokens_across_devices: false\ndataloader_pin_memory: false\nlogging_nan_inf_filter: false\n"
-    found, file = translate("random", f"{text}double_quantization: false\nquantization_bit: 4")
+    options, file = translate("random", f"{text}double_quantization: false\nquantization_bit: 4")
     for key in ("average_tokens_across_devices", "dataloader_pin_memory", "logging_nan_inf_filter"):
-        assert found[f"+trainer.args.{key}"] == "false"
-    assert found["model.quantization.bnb_4bit_use_double_quant"] == "false"
+        assert options[f"+trainer.args.{key}"] == "false"
+    assert options["model.quantization.bnb_4bit_use_double_quant"] == "false"
     assert not file.skipped
 
 
@@ -173,14 +173,14 @@ def test_false_is_handed_on(dataflex):
     ],
 )
 def test_thinking_means_something_to_reasoning_templates(dataflex, template, thinking, passed, named):
-    found, file = translate("random", f"{template}enable_thinking: {thinking}", without=("template",))
-    assert {k: v for k, v in found.items() if k in ("model.enable_thinking", "data.reasoning")} == passed
+    options, file = translate("random", f"{template}enable_thinking: {thinking}", without=("template",))
+    assert {k: v for k, v in options.items() if k in ("model.enable_thinking", "data.reasoning")} == passed
     assert file.skipped.get("enable_thinking", "").startswith(named or "") and bool(file.skipped) == bool(named)
 
 
 def test_a_typed_template_decides_what_thinking_means(dataflex):
-    found, file = translate("random", "enable_thinking: false", ("model.template=qwen3",))
-    assert found["model.enable_thinking"] == "false" and "data.reasoning" not in found and not file.skipped
+    options, file = translate("random", "enable_thinking: false", ("model.template=qwen3",))
+    assert options["model.enable_thinking"] == "false" and "data.reasoning" not in options and not file.skipped
     assert translate("random", "enable_thinking: false", ("model.template=null",))[0]["data.reasoning"] == "drop"
 
 

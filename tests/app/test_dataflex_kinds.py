@@ -115,8 +115,8 @@ def test_templates(dataflex):
         with pytest.raises(UserError) as caught:
             translate("random", f"template: {name}", without=("template",))
         assert says in str(caught.value)
-        found, _ = translate("random", f"template: {name}", ("model.template=null",), without=("template",))
-        assert "model.template" not in found
+        options, _ = translate("random", f"template: {name}", ("model.template=null",), without=("template",))
+        assert "model.template" not in options
     assert "model.template" not in translate("random", without=("template",))[0]
 
 
@@ -135,15 +135,15 @@ def plain_sets() -> None:
 
 def test_plain_text(dataflex):
     plain_sets()
-    found, file = translate("random", "stage: pt\ndataset: wiki,web", without=("stage", "dataset"))
-    assert (found["data.candidates.format"], found["data.candidates.columns.text"]) == ("text", "text")
-    assert found["data.candidates.path"] == "{wiki:data/wiki.jsonl,web:data/web.jsonl}"
-    assert "data.candidates.dataset_info" not in found and found["data.eval.format"] == "text"
+    options, file = translate("random", "stage: pt\ndataset: wiki,web", without=("stage", "dataset"))
+    assert (options["data.candidates.format"], options["data.candidates.columns.text"]) == ("text", "text")
+    assert options["data.candidates.path"] == "{wiki:data/wiki.jsonl,web:data/web.jsonl}"
+    assert "data.candidates.dataset_info" not in options and options["data.eval.format"] == "text"
     assert file.skipped["packing"].startswith("stage: pt packs texts into rows of cutoff_len")
     configured("train", *map(str, file.words))
-    found, file = translate("random", "stage: pt\npacking: false\ndataset: pages", without=("stage", "dataset"))
+    options, file = translate("random", "stage: pt\npacking: false\ndataset: pages", without=("stage", "dataset"))
     expected = {"path": "a/pages", "name": "en", "split": "train", "format": "text"}
-    assert {key: found[f"data.candidates.{key}"] for key in expected} == expected and not file.skipped
+    assert {key: options[f"data.candidates.{key}"] for key in expected} == expected and not file.skipped
     for sets, says in (
         ("colours", "dataset=colours does not name one column of plain text"),
         ("web,bodies", "dataset=web,bodies differ in columns.text"),
@@ -179,29 +179,29 @@ def test_advice_that_is_typed_works(dataflex):
     with pytest.raises(UserError, match="contains no dataset_info.json"):
         translate("random", "dataset_dir: nowhere")
     typed = ("data.candidates.path=mine.jsonl", "data.eval.path=mine.jsonl")
-    for text, own in ((remote, typed), ("dataset_dir: nowhere", typed), (remote, ("data=demo",))):
-        _, file = translate("random", text, own)
-        configured("train", *map(str, file.words), *own)
+    for text, beside in ((remote, typed), ("dataset_dir: nowhere", typed), (remote, ("data=demo",))):
+        _, file = translate("random", text, beside)
+        configured("train", *map(str, file.words), *beside)
     gone = "deepspeed: nowhere.json"
     with pytest.raises(UserError, match="deepspeed=nowhere.json does not exist; name a JSON file, or type parallel="):
         translate("random", gone)
-    found, _ = translate("random", gone, ("parallel=deepspeed_z2",))
-    assert "parallel" not in found
+    options, _ = translate("random", gone, ("parallel=deepspeed_z2",))
+    assert "parallel" not in options
 
 
 def test_num_proc_is_cut_to_the_machine(dataflex, monkeypatch):
     monkeypatch.setattr("near.app.from_yaml.data.os.sched_getaffinity", lambda _: {0, 1, 2})
-    for wanted, made in ((16, "3"), (2, "2"), (3, "3")):
-        text = f"preprocessing_num_workers: {wanted}"
-        found, file = translate("random", text, without=("preprocessing_num_workers",))
-        assert found["data.num_proc"] == made
-        assert any("as many as this machine has cores" in line for line in file.notes) == (wanted > 3)
+    for workers, made in ((16, "3"), (2, "2"), (3, "3")):
+        text = f"preprocessing_num_workers: {workers}"
+        options, file = translate("random", text, without=("preprocessing_num_workers",))
+        assert options["data.num_proc"] == made
+        assert any("as many as this machine has cores" in line for line in file.notes) == (workers > 3)
 
 
 def test_how_rows_are_read(dataflex):
     text = "train_on_prompt: true\ndefault_system: 'Be brief, please: yes'\nsplit_special_tokens: true"
-    found, file = translate("random", text)
-    assert (found["data.train_on_prompt"], found["model.split_special_tokens"]) == ("true", "true")
+    options, file = translate("random", text)
+    assert (options["data.train_on_prompt"], options["model.split_special_tokens"]) == ("true", "true")
     assert configured("train", *map(str, file.words)).data.default_system == "Be brief, please: yes"
     _, file = translate("random", 'default_system: ""')
     assert configured("train", *map(str, file.words)).data.default_system == ""
@@ -211,31 +211,31 @@ def test_how_rows_are_read(dataflex):
         translate("random", "train_on_prompt: true\nmask_history: true")
     with pytest.raises(UserError, match="val_size=3 and eval_dataset exclude each other"):
         translate("random", "val_size: 3\neval_dataset: sums")
-    found, file = translate("random", "eval_on_each_dataset: true\neval_dataset: colours,sums")
+    options, file = translate("random", "eval_on_each_dataset: true\neval_dataset: colours,sums")
     sets = configured("train", *map(str, file.words)).data.more_eval
     assert {name: one.path for name, one in sets.items()} == {"colours": "colours", "sums": "sums"}
 
 
 def test_answers_as_the_file_bounds_them(dataflex):
-    found, file = translate("random", "predict_with_generate: true\ntemperature: 0.5\nmax_new_tokens: 7")
-    assert (found["evaluation.answers"], found["evaluation.max_new_tokens"]) == ("true", "7")
+    options, file = translate("random", "predict_with_generate: true\ntemperature: 0.5\nmax_new_tokens: 7")
+    assert (options["evaluation.answers"], options["evaluation.max_new_tokens"]) == ("true", "7")
     assert file.skipped == {"temperature": "answers are greedy"} and any("greedy" in line for line in file.notes)
-    found, file = translate("random", "predict_with_generate: true\ndo_sample: false")
-    assert found["evaluation.max_new_tokens"] == "1024" and not file.skipped
+    options, file = translate("random", "predict_with_generate: true\ndo_sample: false")
+    assert options["evaluation.max_new_tokens"] == "1024" and not file.skipped
     assert not any("greedy" in line for line in file.notes)
     assert words(file)["evaluation.answers"] == "true"
 
 
 def test_order_and_optimizers(dataflex, packages):
     gone = ("train_type", "components_cfg_file", "warmup_step", "update_step", "update_times")
-    found, _ = translate("", "disable_shuffling: true", without=gone)
-    assert found["+trainer.args.train_sampling_strategy"] == "sequential"
+    options, _ = translate("", "disable_shuffling: true", without=gone)
+    assert options["+trainer.args.train_sampling_strategy"] == "sequential"
     assert translate("random", "disable_shuffling: true")[1].skipped == {
         "disable_shuffling": "rows are shuffled by the seed"
     }
     assert translate("random", "adafactor: true")[0]["+trainer.args.optim"] == "adafactor"
-    found, _ = translate("random", "loraplus_lr_ratio: 16.0\nloraplus_lr_embedding: 1e-5")
-    assert (found["trainer.loraplus.lr_ratio"], found["trainer.loraplus.lr_embedding"]) == ("16", "1e-05")
+    options, _ = translate("random", "loraplus_lr_ratio: 16.0\nloraplus_lr_embedding: 1e-5")
+    assert (options["trainer.loraplus.lr_ratio"], options["trainer.loraplus.lr_embedding"]) == ("16", "1e-05")
     packages(bitsandbytes=False, galore_torch=False)
     with pytest.raises(UserError, match="optim=paged_adamw_8bit needs bitsandbytes, which is not installed"):
         translate("random", "optim: paged_adamw_8bit")
@@ -246,9 +246,9 @@ def test_order_and_optimizers(dataflex, packages):
     )
     assert translate("random", "use_galore: true")[1].skipped == {"use_galore": "it goes with finetuning_type: full"}
     packages(galore_torch=True)
-    found, file = translate("random", full, without=("finetuning_type",))
-    assert found["+trainer.args.optim"] == "galore_adamw_layerwise" and not file.skipped
-    assert found["+trainer.args.optim_target_modules"] == "all-linear"
-    assert found["+trainer.args.optim_args"] == '"rank=128,update_proj_gap=200,scale=2.0,proj_type=std"'
+    options, file = translate("random", full, without=("finetuning_type",))
+    assert options["+trainer.args.optim"] == "galore_adamw_layerwise" and not file.skipped
+    assert options["+trainer.args.optim_target_modules"] == "all-linear"
+    assert options["+trainer.args.optim_args"] == '"rank=128,update_proj_gap=200,scale=2.0,proj_type=std"'
     with pytest.raises(UserError, match="loraplus_lr_ratio=16 goes with finetuning_type: lora"):
         translate("random", "finetuning_type: full\nloraplus_lr_ratio: 16", without=("finetuning_type",))

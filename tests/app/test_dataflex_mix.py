@@ -17,8 +17,8 @@ ROUNDS = "train_type: dynamic_mix\ndataset: colours,sums\nwarmup_step: 4\nupdate
 
 def mixed(text: str, typed: tuple = (), component: str = "", gone: tuple = GONE):
     """The words and the configuration of a file with `text`; 30 colours and 5 sums, 2 rows a step, one epoch."""
-    found, file = translate(component, text, typed, without=gone)
-    return found, configured("train", *map(str, file.words), *typed), file
+    options, file = translate(component, text, typed, without=gone)
+    return options, configured("train", *map(str, file.words), *typed), file
 
 
 def schedule(cfg) -> tuple[int, int, int, int]:
@@ -36,10 +36,10 @@ def schedule(cfg) -> tuple[int, int, int, int]:
     ],
 )
 def test_a_static_mix_keeps_its_proportions_and_its_length(dataflex, more, shares, steps):
-    found, cfg, file = mixed(STATIC + more, gone=(*GONE, "num_train_epochs") if "num_train" in more else GONE + ())
+    options, cfg, file = mixed(STATIC + more, gone=(*GONE, "num_train_epochs") if "num_train" in more else GONE + ())
     if "num_train" not in more:  # the file's own: one
         assert "num_train_epochs" not in file.skipped
-    assert (found["trainer"], found["mixer"], schedule(cfg)) == ("dynamic_mix", "static", (0, steps, 1, 1))
+    assert (options["trainer"], options["mixer"], schedule(cfg)) == ("dynamic_mix", "static", (0, steps, 1, 1))
     assert dict(cfg.mixer.proportions) == shares and cfg.selector._target_.endswith("Mix")
 
 
@@ -114,8 +114,8 @@ def test_interleaved_data_sets(dataflex, text, shares, steps):
 
 
 def test_what_interleaving_is_not(dataflex):
-    found, _, file = mixed(INTERLEAVED.format("interleave_once\ninterleave_probs: 0.5,0.5"))
-    assert found["trainer"] == "static" and not file.skipped  # all rows of both, shuffled: as concat
+    options, _, file = mixed(INTERLEAVED.format("interleave_once\ninterleave_probs: 0.5,0.5"))
+    assert options["trainer"] == "static" and not file.skipped  # all rows of both, shuffled: as concat
     _, file = translate("random", INTERLEAVED.format("interleave_under"), without=("dataset",))
     assert list(file.skipped) == ["mix_strategy"]
     for text, says in (
@@ -155,15 +155,15 @@ def test_mixes_that_can_not_be(dataflex, text, says):
 
 def test_a_length_that_is_typed_needs_no_rows(dataflex):
     typed = ("trainer.update_step=6",)
-    found, file = translate("", STATIC.replace("sums", "hub"), typed, without=GONE)
-    assert found["trainer"] == "dynamic_mix"
+    options, file = translate("", STATIC.replace("sums", "hub"), typed, without=GONE)
+    assert options["trainer"] == "dynamic_mix"
     cfg = configured("train", *(str(word) for word in file.words if word.key != "trainer.update_step"), *typed)
     assert schedule(cfg) == (0, 6, 1, 1)
 
 
 def test_data_that_is_typed_has_sources_of_its_own(dataflex):
-    found, file = translate("", f"{STATIC}train_step: 4", ("data=demo",), without=GONE)
-    assert found["mixer"] == "static" and not {"mixer.proportions", "mixer.initial"} & set(found)
+    options, file = translate("", f"{STATIC}train_step: 4", ("data=demo",), without=GONE)
+    assert options["mixer"] == "static" and not {"mixer.proportions", "mixer.initial"} & set(options)
     assert any("type mixer.proportions" in line for line in file.notes)
 
 

@@ -16,7 +16,9 @@ def test_every_option_says_what_it_means():
     for file in [*files, *(file for choices in groups().values() for file in choices.values())]:
         for option in file.options:
             commented[option.name] = commented.get(option.name, False) or bool(option.comment)
-    silent = [n for n, said in commented.items() if not said and not FOREIGN.match(n) and ".queries." not in n]
+    silent = [
+        n for n, has_comment in commented.items() if not has_comment and not FOREIGN.match(n) and ".queries." not in n
+    ]
     assert [n for n in silent if not n.startswith(("data.candidates.", "data.eval."))] == []
 
 

@@ -28,8 +28,8 @@ def test_help_and_a_mistyped_option_answer_before_heavy_imports(tmp_path):
         def start(case):
             return process("-X", "importtime", str(ROOT / f"{case[0]}.py"), *case[1], cwd=tmp_path)
 
-        found = list(pool.map(start, cases))
-    for (_, words, status), done in zip(cases, found, strict=True):
+        folders = list(pool.map(start, cases))
+    for (_, words, status), done in zip(cases, folders, strict=True):
         assert done.returncode == status, (words, done.stderr[-500:])
         imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
         assert "hydra" in imported

@@ -90,19 +90,19 @@ def test_labels_are_what_was_typed(sweep):
 def test_beside_random(sweep):
     """Differences of the seeds: -0.4, -0.395, -0.405; t(2) = 4.3027, s = 0.005."""
     near, groups = group(sweep, "near")
-    found = beside_random(near, baseline_of(near, groups))
-    assert found.mean == pytest.approx(-0.4)
+    difference = beside_random(near, baseline_of(near, groups))
+    assert difference.mean == pytest.approx(-0.4)
     half = 4.30265 * 0.005 / 3**0.5
-    assert found.seeds == pytest.approx((-0.4 - half, -0.4 + half), abs=1e-6)
-    assert found.examples == pytest.approx((-0.4, -0.4), abs=1e-6), "examples move alike in these"
-    assert found.verdict == "better"
+    assert difference.seeds == pytest.approx((-0.4 - half, -0.4 + half), abs=1e-6)
+    assert difference.examples == pytest.approx((-0.4, -0.4), abs=1e-6), "examples move alike in these"
+    assert difference.verdict == "better"
     other, groups = group(sweep, "other")
     assert beside_random(other, baseline_of(other, groups)).verdict == NOTHING
 
 
 def test_beside_the_base(sweep):
-    found = beside_base(group(sweep, "near")[0])
-    assert found.mean == pytest.approx(-1.5) and found.verdict == "better"
+    difference = beside_base(group(sweep, "near")[0])
+    assert difference.mean == pytest.approx(-1.5) and difference.verdict == "better"
 
 
 def test_at_equal_tokens(sweep):
@@ -268,7 +268,7 @@ def test_rows_of_the_warm_up_are_counted_apart_from_those_picked(tmp_path):
 def test_what_a_reader_must_know(tmp_path):
     run(tmp_path, "near", 1, 0.5)
     run(tmp_path, "near", 1, 0.5, max_K=20, same_rows_as="near-10-1")
-    found = " ".join(notes(collect(tmp_path)[0]))
-    assert "add selector=random" in found and "One seed" in found and "near-20-1: same rows as near-10-1" in found
+    text = " ".join(notes(collect(tmp_path)[0]))
+    assert "add selector=random" in text and "One seed" in text and "near-20-1: same rows as near-10-1" in text
     heads, cells = table(collect(tmp_path)[0])
     assert cells[0][heads.index("verdict")] == "-"

@@ -91,16 +91,16 @@ def test_what_a_reader_must_know(tmp_path, name):
     run(tmp_path / "a", "near", 0.7, selection_saw_them=True)
     run(tmp_path / "b", "random", 0.7, **{name: "other"})
     runs, unfinished = collect(tmp_path)
-    found = " ".join(notes(runs, standings(tmp_path, unfinished)))
-    assert "which selection saw" in found
-    assert "different rows" in found
+    text = " ".join(notes(runs, standings(tmp_path, unfinished)))
+    assert "which selection saw" in text
+    assert "different rows" in text
 
 
 def test_answers_that_contain_nothing_to_grade(tmp_path):
     scores = {"number": {"mean": 0.2, "graded": 10, "no_answer": 3}, "exact": {"mean": 0.4, "no_answer": 0}, "old": {}}
     run(tmp_path / "a", "near", 0.7, scores=scores)
-    [_, found] = collect(tmp_path)[0]
-    assert "4/10 (no answer: number 3)" in cells(found, tmp_path)
+    [_, graded] = collect(tmp_path)[0]
+    assert "4/10 (no answer: number 3)" in cells(graded, tmp_path)
 
 
 def test_an_answerless_run_shows_a_dash(tmp_path):
@@ -150,16 +150,16 @@ def test_runs_without_a_result_are_shown_as_what_they_are(tmp_path, cache):
     (tmp_path / "killed" / "checkpoints" / "checkpoint-6").mkdir(parents=True)
     locks = [lock_file(cache, f"run-{digest(str((tmp_path / name).resolve()))}") for name in ("going", "again")]
     with locked(locks[0], remove=True), locked(locks[1], remove=True):
-        found = {s.name: s for s in standings(tmp_path, collect(tmp_path)[1])}
-    assert {name: s.state for name, s in found.items()} == {
+        unfinished = {s.name: s for s in standings(tmp_path, collect(tmp_path)[1])}
+    assert {name: s.state for name, s in unfinished.items()} == {
         "gone": "failed",
         "killed": "stopped",
         "going": "running",
         "again": "running",
     }
-    assert found["gone"].description == "failed: max_K=<9> is more than the 3 candidates"
-    assert found["going"].description == "still running, round 1 (near) started at step 8"
-    assert found["killed"].description.endswith("at step 8, last checkpoint at step 6")
+    assert unfinished["gone"].description == "failed: max_K=<9> is more than the 3 candidates"
+    assert unfinished["going"].description == "still running, round 1 (near) started at step 8"
+    assert unfinished["killed"].description.endswith("at step 8, last checkpoint at step 6")
     report(configured("report", f"runs={tmp_path}"), tmp_path)  # no run has a result yet
     text = (tmp_path / "report.html").read_text()
     assert '<span class="state failed">failed</span>' in text and "max_K=&lt;9&gt;" in text
@@ -175,10 +175,10 @@ def test_what_selections_took_and_have_in_common(tmp_path):
         np.save(folder / "rounds" / "001_order.npy", np.array(first + first))
         np.save(folder / "rounds" / "002.npy", np.array(second))
     groups = {g.label: g for g in groups_of(collect(tmp_path)[0])}
-    found = taken(groups["near"])
-    assert found.ids.tolist() == [1, 2, 3, 4, 9]
-    assert found.runs.tolist() == [1, 2, 2, 1, 1] and found.rounds.tolist() == [1, 3, 2, 1, 1]
-    assert found.warmup.tolist() == [7]
+    rows = taken(groups["near"])
+    assert rows.ids.tolist() == [1, 2, 3, 4, 9]
+    assert rows.runs.tolist() == [1, 2, 2, 1, 1] and rows.rounds.tolist() == [1, 3, 2, 1, 1]
+    assert rows.warmup.tolist() == [7]
     seeds, between, other = overlaps([groups["near"], groups["other"]])[[0, 0, 1], [0, 1, 1]]
     assert seeds == 2 / 5 and between == 2 / 3 and other == 1  # {1, 2, 3} and {2, 3, 4, 9}; {1, 3}
     assert np.isnan(overlaps(list(groups.values()))).sum() == 0
@@ -192,11 +192,11 @@ def test_settings_that_differ_stand_side_by_side(tmp_path):
         (folder / "train_metrics.json").write_text(json.dumps(training))
         (folder / ".hydra").mkdir()
         (folder / ".hydra" / "overrides.yaml").write_text(f"- selector={name}\n- 'data.x={{a: 1}}'\n")
-    found = compared(groups_of(collect(tmp_path)[0]))
-    assert sorted(found.differing[0][1:]) == ["1", "2"] and found.differing[0][0] == "lr"
-    assert ["batch", "4"] in found.alike
-    assert found.facts == [["torch version", "2", "all runs"], ["candidates fingerprint", "f00", "all runs"]]
-    assert ["near", "python train.py selector=near 'data.x={a: 1}'"] in found.commands
+    settings = compared(groups_of(collect(tmp_path)[0]))
+    assert sorted(settings.differing[0][1:]) == ["1", "2"] and settings.differing[0][0] == "lr"
+    assert ["batch", "4"] in settings.alike
+    assert settings.facts == [["torch version", "2", "all runs"], ["candidates fingerprint", "f00", "all runs"]]
+    assert ["near", "python train.py selector=near 'data.x={a: 1}'"] in settings.commands
 
 
 def test_curves_over_steps_and_seconds(tmp_path):

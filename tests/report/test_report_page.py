@@ -135,10 +135,10 @@ def see(page, selector: str) -> None:
 
 def until(condition, seconds: float = 20):
     end = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < end, "the page did not get there"
         time.sleep(0.05)
-    return found
+    return result
 
 
 def test_nothing_is_fetched_and_nothing_of_the_data_runs(page):
