@@ -157,7 +157,7 @@ def test_the_command_with_the_base_dependencies(alone, installed, small_data, tm
         (["train", "max_k=3"], r"max_k is not in the configuration; did you mean max_K\?"),
         (["merge", "adapter_name_or_path=a", "export_dir=b"], r'near merge: .*; pip install "near\[train\]"'),
         (["eval", "run=a"], r'near eval: .*; pip install "near\[train\]"'),
-        (["report", "runs=."], r'near report: plotly, sklearn are not installed; pip install "near\[report\]"'),
+        (["report", "runs=."], r'near report: jinja2, plotly, sklearn are not installed; pip install "near\[report\]"'),
         (["select"], r'an embedder that is a model: .*; pip install "near\[embed\]"'),
         (["select", "embedder=rds"], r'an embedder that is a model: .*; pip install "near\[embed\]"'),
         (["select", "embedder=hashing", "selector=less", "n=3"], r'a selector that .*; pip install "near\[train\]"'),
