@@ -200,11 +200,12 @@ def main(words: list[str] | None = None) -> None:
     pruning.add_argument("--signature", help="as `list` shows it; its first letters are enough")
     pruning.add_argument("--unused-days", type=float, help="remove those that were not used for N days")
     arguments = parser.parse_args(words)
-    cache_dir, days = arguments.cache_dir, arguments.unused_days
+    cache_dir = arguments.cache_dir
     try:
         listed = spaces(cache_dir)
         if arguments.command != "prune":
             return _shown(listed, cache_dir)
+        days = arguments.unused_days
         for space in _chosen(listed, arguments.signature, days):
             label = f"{space.digest[:12]}: {space.vectors} vectors, {space.bytes / 1e6:.1f} MB"
             print(f"removed {label}" if prune(space) else f"in use, left alone: {label}")

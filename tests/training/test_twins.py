@@ -111,7 +111,7 @@ def test_the_table_shows_what_was_killed_and_what_failed(tmp_path, monkeypatch, 
     write_json(tmp_path / ".jobs" / "b.json", {**bug, "traceback": "..."})
     assert len(jobs.ended()) == 2
     shown = " ".join(capsys.readouterr().out.split())
-    assert "seed=1 not finished" in shown and "it goes on where it was" in shown
+    assert "seed=1 not finished" in shown and "it continues where it stopped" in shown
     assert "seed=2 failed - 2.5 KeyError: [red] (traceback in" in shown and "x=1" not in shown
 
 
