@@ -22,7 +22,7 @@ from near.common.config import CONF, register_resolvers
 from near.common.errors import UserError, missing_choice, one_line
 from near.common.files import refuse_special, write_jsonl
 from near.embedding.embed import reads_answers
-from near.searching.find import Search, width_of, widths
+from near.searching.find import SearchSettings, width_of, widths
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
 from near.searching.vectors import ArrayVectors
@@ -111,8 +111,8 @@ def select(
     words = [_word("max_K", max_K), f"n={n}", f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
     cfg = _configured(words, cache_dir)
     picker, known = selector_of(cfg.selector), {}
-    if picker.asks_model or picker.only_in_training or instantiate(cfg.similarity).asks_model:
-        raise UserError(f"selector={selector} reads a model, or picks in training alone; use select.py or train.py")
+    if picker.requires or picker.only_in_training or instantiate(cfg.similarity).requires:
+        raise UserError(f"selector={selector} needs a model, or picks in training alone; use select.py or train.py")
     if vectors:
         total = ArrayVectors(vectors[1], "candidates").n
         eligible = np.arange(total)
@@ -216,7 +216,7 @@ def _search_vectors(
         scores, rows = index.search(in_memory, pool, width)
         if reach and len(np.unique(rows)) >= reach:
             break
-    return Neighbours(rows, scores, {"index": index.signature, "max_K": width, "figures": dict(index.told)})
+    return Neighbours(rows, scores, {"index": index.signature, "max_K": width, "figures": dict(index.figures)})
 
 
 def _in_memory(vectors: ArrayVectors) -> np.ndarray:
@@ -233,7 +233,7 @@ def _loaded(cfg: DictConfig, queries: Rows, candidates: Rows) -> Iterator[tuple]
     with tempfile.TemporaryDirectory(prefix="near-") as folder:
         sources = {"candidates": candidates, "queries": queries}
         cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in sources.items()))
-        search = Search.of(cfg, cfg.cache_dir)
+        search = SearchSettings.of(cfg, cfg.cache_dir)
         loaded = load_queries(cfg.data, search.cache_dir, True, reads_answers(cfg.embedder))
         yield search, Material.load(cfg.data, loaded, search.cache_dir).distinct(cfg.data, search)
 

@@ -291,7 +291,7 @@ def _needs_queries(cfg: DictConfig, selector: str) -> bool:
     """Whether the class of a selector of near needs the target; those of other projects are checked when loaded."""
     if not selector.startswith("near."):
         return False
-    needs = [attribute(selector, name) for name in ("needs_neighbours", "trains_on_queries", "asks_model")]
+    needs = [attribute(selector, name) for name in ("needs_neighbours", "trains_on_queries", "requires")]
     return needs[0] is True or needs[1] is True or needs[2] == "gradients"
 
 
