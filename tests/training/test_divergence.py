@@ -102,7 +102,7 @@ def test_a_report_shows_a_diverged_run_beside_the_good_ones(tmp_path, capsys, lo
     write_jsonl(tmp_path / "good" / "answers.jsonl", rows)
     runs, unfinished = collect(tmp_path)
     assert [r.folder.name for r in runs if r.folder] == ["good"]
-    states = {s.name: (s.state, s.told) for s in standings(tmp_path, unfinished)}
+    states = {s.name: (s.state, s.description) for s in standings(tmp_path, unfinished)}
     assert states["bad"][0] == states["stopped"][0] == "failed"
     assert "not a finite number" in states["bad"][1] and "diverged at step 6" in states["stopped"][1]
     cfg = configured("report", f"runs={tmp_path}", "map=null")
