@@ -16,7 +16,7 @@ def tables() -> str:
     parts = [f"## train.py\n\n{_table(TRAIN)}"]
     parts.append("Every other field of transformers' `TrainingArguments` becomes `trainer.args.NAME`.")
     families = {f"{start}...": Key(reason=why) for start, why in FAMILIES.items()}
-    parts.append(f"By how they begin:\n\n{_table(families)}")
+    parts.append(f"By the start of their names:\n\n{_table(families)}")
     for kind, components in COMPONENTS.items():
         flat = {f"{name}: {key}": value for name, keys in components.items() for key, value in keys.items()}
         parts.append(f"## components.yaml: {kind}\n\n{_table(flat)}")
