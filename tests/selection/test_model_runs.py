@@ -45,7 +45,7 @@ def test_queries_alone_are_trained_on(tiny, tmp_path):
     held_out = [f"data.eval.path={tmp_path}/eval.jsonl", "selector=queries"]
     (tmp_path / "eval.jsonl").write_text("".join(open(queries).readlines()[:1]))
     assert set(run([*tiny, *held_out], tmp_path / "c")[1]) == {61, 62, 63}  # query 0 is evaluated
-    with pytest.raises(UserError, match="give data.eval.path"):
+    with pytest.raises(UserError, match="set data.eval.path"):
         run([*tiny, "data.eval.path=null"], tmp_path / "b", "selector=queries")
 
 
