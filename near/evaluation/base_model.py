@@ -1,12 +1,9 @@
 """The untrained model of every comparison: evaluated once, then read from the cache by all runs."""
 
-import contextlib
 import logging
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
-from transformers import TrainerCallback
 
 from near.common.cached import cached, existing
 from near.common.files import cache_folder, digest, folder_aside, read_json, write_json
@@ -66,13 +63,18 @@ def _one(settings: EvalSettings, model: DictConfig, rows: Rows, loaded, together
         log.info(f"base model: evaluation on {rows.name} is in the cache")
     if not together:
         return cached(target, make, _read)
-    if (cached_result := existing(target, _read)) is not None:
+    if (cached_result := cached_metrics(settings, model, rows)) is not None:
         return cached_result
     metrics, answers = evaluate()
     if is_main():
         with folder_aside(target, replace=True) as new:
             write_json(new / "base.json", {"metrics": metrics, "answers": answers})
     return metrics, answers
+
+
+def cached_metrics(settings: EvalSettings, model: DictConfig, rows: Rows) -> tuple[dict, list[dict]] | None:
+    """Metrics and answers of the untrained model on `rows`; None if they are not in the cache."""
+    return existing(_folder(settings, model, rows), _read)
 
 
 def _read(target: Path) -> tuple[dict, list[dict]]:
@@ -94,25 +96,3 @@ def _folder(settings: EvalSettings, model: DictConfig, rows: Rows) -> Path:
     if settings.evaluation.get("unsafe"):
         key_parts.append("unsafe")
     return cache_folder(cache_dir, "evaluations", digest(key_parts))
-
-
-class BaseMetrics(TrainerCallback):
-    """`metrics` and `answers` of the model before training; None if they are unknown."""
-
-    def __init__(self, settings: EvalSettings, model: DictConfig, adapted: bool, sets: Sets):
-        """adapted: an adapter is trained, and the base's own weights are not."""
-        self.settings, self.model, self.adapted, self.sets = settings, model, adapted, sets
-        self.metrics, self.answers = None, None
-
-    def measure(self, model, together: bool = False) -> None:
-        self.metrics, self.answers = base_metrics(self.settings, self.model, self.sets, model, together)
-
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        """Measure a model that is sharded over all processes, without its adapter."""
-        if not self.adapted and state.global_step:  # resumed: these are no longer the base's weights
-            cached_sets = [existing(_folder(self.settings, self.model, rows), _read) for rows in self.sets.all()]
-            if all(cached_sets):
-                self.measure(model, together=True)  # reads the cache
-            return
-        with torch.random.fork_rng(), model.disable_adapter() if self.adapted else contextlib.nullcontext():
-            self.measure(model, together=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from tqdm import tqdm
 
 from near.common.batches import batches
@@ -68,6 +67,8 @@ def with_transformers(model, tokenizer, prompts: list[list[int]], evaluation: Di
         prompts: token ids of each prompt.
         evaluation: the configuration's `evaluation`.
     """
+    from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method  # a second to import
+
     if isinstance(model, FSDPModule) and "generate" not in vars(model):
         register_fsdp_forward_method(model, "generate")  # otherwise generate would not gather the root's weights
     answers = [""] * len(prompts)

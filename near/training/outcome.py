@@ -16,7 +16,7 @@ from near.models.pissa import save_as_lora
 from near.training.twins import note
 
 if TYPE_CHECKING:
-    from near.evaluation.base_model import BaseMetrics
+    from near.training.base_metrics import BaseMetrics
     from near.training.inputs import Inputs
 
 SCHEMA_VERSION = 1

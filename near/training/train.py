@@ -19,7 +19,6 @@ from near.common.locks import locked
 from near.common.outputs import claim, removable
 from near.common.run_folder import RunFolder
 from near.common.sweep import in_sweep
-from near.evaluation.base_model import BaseMetrics
 from near.evaluation.benchmarks import benchmarks
 from near.evaluation.eval import summary
 from near.evaluation.generation import answering
@@ -32,6 +31,7 @@ from near.selection.needs import Needs, needs_of
 from near.selection.scoring.gradients import watched_layers
 from near.selection.selectors.base import Selector, selector_of
 from near.training.arguments import check_training, is_sharded, log_precision, partitioned, training_arguments
+from near.training.base_metrics import BaseMetrics
 from near.training.divergence import FIX
 from near.training.folder import clear, newest_checkpoint, write_config
 from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
