@@ -20,7 +20,7 @@ from near.common.errors import UserError, did_you_mean
 from near.data.builtin.demo_data import TASKS
 from near.data.loading import load
 from near.data.pool import load_pool
-from near.searching.find import Search, find_neighbours
+from near.searching.find import SearchSettings, find_neighbours
 
 FIELDS = ("prompt", "answer", "both")
 
@@ -33,7 +33,7 @@ def shares(embedder: str, target: str, field: str, depths: list[int]) -> list[fl
     pool = load_pool(cfg.data, queries, cfg.cache_dir)
     if target not in set(pool.sources()):  # a task so small that all of it became queries and evaluation
         return []
-    neighbours = find_neighbours(Search.of(cfg, cfg.cache_dir), pool, queries)
+    neighbours = find_neighbours(SearchSettings.of(cfg, cfg.cache_dir), pool, queries)
     sources = pool.sources(neighbours.ids.ravel()).reshape(neighbours.ids.shape)
     return [float((sources[:, :k] == target).mean()) for k in depths]
 

@@ -142,9 +142,9 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool, turns: int) -> Non
             {"near index=hnsw": Hnsw(recall_queries=1)} if hnsw else {}
         )
         for name, index in approximate.items():
-            search = partial(index.search, q, pool, k, keep=Path(folder, name))
+            search = partial(index.search, q, pool, k, cache=Path(folder, name))
             search()
-            built[name] = index.told["build_seconds"]
+            built[name] = index.figures["build_seconds"]
             took[name] = seconds(keep(name, lambda search=search: search()[1]))
         peer, why = "DataFlex, IVF nprobe 10", None
         try:

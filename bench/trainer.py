@@ -35,7 +35,7 @@ def trainer_of(folder: Path, *overrides: str):
     from transformers import set_seed
 
     from near.models.loading import add_finetuning, load_base
-    from near.searching.find import Search, find_neighbours
+    from near.searching.find import SearchSettings, find_neighbours
     from near.selection.needs import needs_of
     from near.selection.selectors.base import selector_of
     from near.training import train as training
@@ -52,7 +52,7 @@ def trainer_of(folder: Path, *overrides: str):
     inputs = load_inputs(cfg, cfg.cache_dir, selector, rows)
     if rows.needs.neighbours:
         reach = training._reach(cfg, selector, inputs, args)
-        inputs.neighbours = find_neighbours(Search.of(cfg, cfg.cache_dir), rows.candidates, rows.queries, reach)
+        inputs.neighbours = find_neighbours(SearchSettings.of(cfg, cfg.cache_dir), rows.candidates, rows.queries, reach)
     model = load_base(cfg.model, cfg.cache_dir)
     set_seed(cfg.seed)
     model = add_finetuning(model, cfg.finetuning)

@@ -1,17 +1,12 @@
 """A folder with exactly what `pip install near` installs: the base dependencies of pyproject.toml and theirs."""
 
-import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # comes with pytest
 
 
 def project() -> dict[str, list[str]]:

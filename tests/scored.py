@@ -1,4 +1,4 @@
-"""For tests of what asks a model: a tiny one with LoRA and an optimizer, rows as tokens, and answers made up."""
+"""For tests that need a model: a tiny one with LoRA and an optimizer, rows as tokens, fixed losses and gradients."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from near.models.loading import add_finetuning, load_base, load_tokenizer
 from near.models.tokens import IGNORED, Tokens
 from near.models.weights import trained
 from near.selection.round import Round
-from near.selection.scoring.scoring import Asked, Scorer, Scoring
+from near.selection.scoring.scoring import Gradients, Scorer, Scoring
 from tests.conftest import configured
 
 ROWS, QUERIES = 12, 5
@@ -71,13 +71,13 @@ def gradient(model, row: dict) -> torch.Tensor:
         input_ids=torch.tensor(np.array([row["input_ids"]])), labels=torch.tensor(np.array([row["labels"]]))
     ).loss.backward()
     model.train(was_training)
-    found = torch.cat([weight.grad.flatten() for weight in trained(model).values()])
+    result = torch.cat([weight.grad.flatten() for weight in trained(model).values()])
     model.zero_grad()
-    return found
+    return result
 
 
 class Queries:
-    """What a selector asks of the queries' rows."""
+    """The part of Rows that selectors use."""
 
     def __init__(self, sources: list[str], chats: list | None = None):
         self._sources, self._chats = np.array(sources, dtype=object), chats
@@ -112,27 +112,27 @@ class FakeFeatures:
 
 
 class FakeScorer:
-    """Losses and gradients that are told: by round or by checkpoint; `asked`: the rows that were asked for."""
+    """Fixed losses and gradients, by round or by checkpoint; `requested`: the rows that were scored."""
 
     def __init__(self, losses=(), pool=(), queries=(), weights=(1.0,)):
         self._losses, self._pool, self._queries, self._weights = list(losses), pool, queries, weights
-        self.asked: list[np.ndarray] = []
+        self.requested: list[np.ndarray] = []
         self.options, self.base_folder = Scoring(), ""
         self.queries = Tokens(None, np.arange(len(queries[0]) if len(queries) else 0))
 
     def losses(self, model, ids: np.ndarray) -> np.ndarray:
-        self.asked.append(ids)
+        self.requested.append(ids)
         return np.asarray(self._losses.pop(0), dtype=np.float32)[ids]
 
     def token_losses(self, model, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of rows with one answer token each, or with as many as are told of each."""
+        """Losses of rows with one answer token each, or with as many as each row has losses."""
         losses = self.losses(model, ids)
         return losses.reshape(len(ids), -1), np.full(len(ids), losses.size // len(ids))
 
     def gradients(self, model, optimizer, ids: np.ndarray):
-        self.asked.append(ids)
+        self.requested.append(ids)
         for weight, pool, queries in zip(self._weights, self._pool, self._queries, strict=True):
-            yield Asked(weight, FakeFeatures(np.asarray(pool)[ids]), FakeFeatures(queries))
+            yield Gradients(weight, FakeFeatures(np.asarray(pool)[ids]), FakeFeatures(queries))
 
 
 class Adapted:

@@ -18,6 +18,7 @@ from near.common.disk import full_line, read_only_line
 from near.common.errors import UserError, did_you_mean, missing_choice, one_line, user_error
 from near.common.extras import install, missing_module
 from near.common.files import FULL, NO_SPACE
+from near.common.moved import moved_module
 from near.common.secrets import scrub
 from near.common.signature import keywords
 
@@ -46,7 +47,7 @@ def _fault_line(error: BaseException) -> str | None:
             return f"{link.filename}: {reason}; name another file, output_dir or cache_dir"
         if unknown := re.fullmatch(r"Unknown plugin class : '(.+)'", str(link)):
             return f"{unknown.group(1)} is not installed; {install('sweeps')}"
-        if isinstance(link, ModuleNotFoundError) and (line := missing_module(link)):
+        if isinstance(link, ModuleNotFoundError) and (line := missing_module(link) or moved_module(link)):
             return line
         if isinstance(link, MemoryError):
             return f"out of memory ({one_line(link)}); use smaller batches, blocks or dimensions"

@@ -18,12 +18,12 @@ def check_installed(script: str, cfg: DictConfig) -> None:
         need("near report", "report")
     else:
         target = str(select(cfg, "embedder._target_"))
-        if _asks_model(cfg, "selector") or _asks_model(cfg, "similarity"):
-            need("a selector that asks a model", "train", (*EXTRAS["embed"], *EXTRAS["train"]))
+        if _requires_model(cfg, "selector") or _requires_model(cfg, "similarity"):
+            need("a selector that needs a model", "train", (*EXTRAS["embed"], *EXTRAS["train"]))
         if target.startswith(MODEL_EMBEDDERS):
             need("an embedder that is a model", "embed")
 
 
-def _asks_model(cfg: DictConfig, group: str) -> bool:
+def _requires_model(cfg: DictConfig, group: str) -> bool:
     target = select(cfg, f"{group}._target_")
-    return isinstance(target, str) and bool(attribute(target, "asks_model"))
+    return isinstance(target, str) and bool(attribute(target, "requires"))

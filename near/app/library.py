@@ -22,7 +22,7 @@ from near.common.config import CONF, register_resolvers
 from near.common.errors import UserError, missing_choice, one_line
 from near.common.files import refuse_special, write_jsonl
 from near.embedding.embed import reads_answers
-from near.searching.find import Search, width_of, widths
+from near.searching.find import SearchSettings, width_of, widths
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
 from near.searching.vectors import ArrayVectors
@@ -93,7 +93,7 @@ def select(
     words = [_word("max_K", max_K), f"n={n}", f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
     cfg = _configured(words, cache_dir)
     picker, known = selector_of(cfg.selector), {}
-    if picker.asks_model or picker.only_in_training or instantiate(cfg.similarity).asks_model:
+    if picker.requires or picker.only_in_training or instantiate(cfg.similarity).requires:
         raise UserError(f"selector={selector} asks a model, or picks in training alone; use select.py or train.py")
     if vectors:
         total = ArrayVectors(vectors[1], "candidates").n
@@ -200,7 +200,7 @@ def _search_vectors(
         scores, rows = index.search(held, pool, width)
         if reach and len(np.unique(rows)) >= reach:
             break
-    return Neighbours(rows, scores, {"index": index.signature, "max_K": width, "figures": dict(index.told)})
+    return Neighbours(rows, scores, {"index": index.signature, "max_K": width, "figures": dict(index.figures)})
 
 
 @contextlib.contextmanager
@@ -210,7 +210,7 @@ def _loaded(cfg: DictConfig, queries: Rows, candidates: Rows) -> Iterator[tuple]
     with tempfile.TemporaryDirectory(prefix="near-") as folder:
         given = {"candidates": candidates, "queries": queries}
         cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in given.items()))
-        search = Search.of(cfg, cfg.cache_dir)
+        search = SearchSettings.of(cfg, cfg.cache_dir)
         loaded = load_queries(cfg.data, search.cache_dir, True, reads_answers(cfg.embedder))
         yield search, Material.load(cfg.data, loaded, search.cache_dir).distinct(cfg.data, search)
 

@@ -311,10 +311,7 @@ def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
     refuse_special(path)
     with open(path, "rb") as file:
-        state = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
-        while block := file.read(1 << 20):
-            state.update(block)
-        return state.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digest(folder: str | Path, ignored: Iterable[str] = ()) -> str:

@@ -1,9 +1,13 @@
-"""Old module paths of this package's classes, for earlier configurations and runs.
+"""Old names of this package: modules of its classes, for earlier configurations and runs, and attributes of contracts.
 
 A run is identified by class names and arguments, never by modules.
 """
 
+from typing import ClassVar
+
 from omegaconf import DictConfig, ListConfig
+
+from near.common.errors import UserError
 
 # old modules or packages to new ones; the longest matching prefix counts
 MOVED: dict[str, str] = {
@@ -15,6 +19,7 @@ MOVED: dict[str, str] = {
     "near.mixers": "near.selection.mixers",
     "near.scoring": "near.selection.scoring.scoring",
     "near.secrets": "near.common.secrets",
+    "near.selection.selectors.asking": "near.selection.selectors.model",
     "near.selectors": "near.selection.selectors",
     "near.selectors.mix": "near.selection.mixers.selector",
     "near.similarity": "near.selection.similarity",
@@ -23,6 +28,34 @@ MOVED: dict[str, str] = {
     "near.weighters": "near.training.weighters",
     "near.weighting": "near.training.weighting",
 }
+
+
+class Contract:
+    """Base of the classes that users extend: an attribute with an old name raises UserError in a subclass."""
+
+    renamed: ClassVar[dict[str, str]] = {}  # old names of attributes to new ones
+
+    def __init_subclass__(cls, **options) -> None:
+        super().__init_subclass__(**options)
+        for old, new in cls.renamed.items():
+            if any(old in vars(base) and new not in vars(base) for base in cls.__mro__):  # both names: for all versions
+                cls._refuse(old)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.renamed:
+            self._refuse(name)
+        super().__setattr__(name, value)
+
+    @classmethod
+    def _refuse(cls, old: str) -> None:
+        raise UserError(f"{cls.__module__}.{cls.__qualname__}: {old} is now {cls.renamed[old]}; rename it")
+
+
+def moved_module(error: ModuleNotFoundError) -> str | None:
+    """The error line for the import of a module that has moved; None for other modules."""
+    old = error.name or ""
+    new = current(f"{old}.").rstrip(".")
+    return None if new == old else f"{old} is now {new}; change the import (CHANGELOG.md lists renamed classes)"
 
 
 def current(target: str) -> str:

@@ -1,8 +1,6 @@
 """The options of `data`."""
 
-from typing import Annotated, Literal, TypedDict
-
-from typing_extensions import NotRequired
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from near.common.bounds import Share, Text, between
 

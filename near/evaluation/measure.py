@@ -122,7 +122,7 @@ def measure(
             "tokens": int(counts[at]),
         }
         if answers is not None:
-            record |= {"answer": answers[at], "scores": {}, "told": {}, "no_answer": []}
+            record |= {"answer": answers[at], "scores": {}, "details": {}, "no_answer": []}
         records.append(record)
     scores = {}
     if answers is not None and is_main():
@@ -224,8 +224,8 @@ def _graded(graders: dict[str, Grader], records: list[dict], rows: Rows, setting
             grades = [Grade(None)] * len(answers)
         for record, grade in zip(records, grades, strict=True):
             record["scores"][name] = grade.score
-            if grade.told is not None:
-                record["told"][name] = grade.told
+            if grade.detail is not None:
+                record["details"][name] = grade.detail
             if grade.no_answer:
                 record["no_answer"].append(name)
         known = np.array([grade.score for grade in grades if grade.score is not None])

@@ -15,7 +15,7 @@ from near.embedding.embed import embedder_of
 from near.embedding.embedders.base import Embedder
 from near.embedding.missing import Lookup, RowTexts, look_up
 from near.embedding.store import Store
-from near.searching.find import Search, width_of
+from near.searching.find import SearchSettings, width_of
 from near.searching.indexes.flat import TILE
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ SECONDS = 20.0  # stop embedding the sample after so long
 ROW_BYTES = 50  # memory that a row of the pool takes at most while it is looked up and embedded (bench/memory.py)
 
 
-def report(search: Search, candidates: Rows, queries: Rows, dedup: str, training: bool = False) -> None:
+def report(search: SearchSettings, candidates: Rows, queries: Rows, dedup: str, training: bool = False) -> None:
     """Log rows, distinct texts, texts already stored, tokens to embed, estimated time, disk and memory.
 
     Args:

@@ -80,7 +80,7 @@ def _check_same(folder: Path, manifest: dict, key_parts: dict, width: int | None
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchSettings:
     """How neighbours are found.
 
     Attributes:
@@ -97,13 +97,13 @@ class Search:
     indices_path: str | None = None
 
     @classmethod
-    def of(cls, cfg: DictConfig, cache_dir: str) -> "Search":
+    def of(cls, cfg: DictConfig, cache_dir: str) -> "SearchSettings":
         """The search that `cfg` sets."""
         return cls(cfg.embedder, cfg.index, cfg.max_K, cache_dir, cfg.get("indices_path"))
 
 
 def find_neighbours(
-    search: Search, candidates: Rows, queries: Rows, reach: int = 0, existing: tuple[Path, dict] | None = None
+    search: SearchSettings, candidates: Rows, queries: Rows, reach: int = 0, existing: tuple[Path, dict] | None = None
 ) -> Neighbours:
     """The neighbour matrix: read from the cache, or embedded and searched.
 
@@ -158,7 +158,7 @@ def _warn_of_equal(neighbours: Neighbours) -> None:
         )
 
 
-def cached_neighbours(search: Search, candidates: Rows, queries: Rows) -> Neighbours | None:
+def cached_neighbours(search: SearchSettings, candidates: Rows, queries: Rows) -> Neighbours | None:
     """The matrix if it is in the cache, else None. Nothing is computed."""
     embedder, index = embedder_of(search.embedder, search.cache_dir), instantiate(search.index)
     width = width_of(search.max_K, len(candidates.eligible()))
@@ -236,9 +236,9 @@ def _search(
                     scores, rows = put_together(shards, width)
                 else:
                     index_parts = {k: v for k, v in key_parts.items() if k not in ("queries", "index")}
-                    keep = cache_folder(cache_dir, "indexes", digest([index_parts, index.built]))
+                    keep = cache_folder(cache_dir, "indexes", digest([index_parts, index.structure_key]))
                     scores, rows = index.search(query_vectors, vectors, width, progress.update, keep)
-                figures |= {"search_seconds": round(time.perf_counter() - started, 3), **index.told}
+                figures |= {"search_seconds": round(time.perf_counter() - started, 3), **index.figures}
                 with folder_aside(folder, replace=True) as new:
                     write_npy(new / "top_indices.npy", eligible[rows])
                     write_npy(new / "top_scores.npy", scores)

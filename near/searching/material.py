@@ -10,7 +10,7 @@ from near.data.loading import is_set, load
 from near.data.pool import load_pool
 from near.data.rows import Rows
 from near.embedding.duplicates import without_near_duplicates
-from near.searching.find import Search, cached_neighbours, find_neighbours
+from near.searching.find import SearchSettings, cached_neighbours, find_neighbours
 from near.searching.neighbours import Neighbours, read_neighbours
 
 
@@ -36,14 +36,14 @@ class Material:
         """Load the pool; nothing is embedded. UserError where data can't be loaded."""
         return cls(load_pool(data, queries, cache_dir), queries)
 
-    def distinct(self, data: DictConfig, search: Search, compute: bool = True) -> "Material":
+    def distinct(self, data: DictConfig, search: SearchSettings, compute: bool = True) -> "Material":
         """The same without near duplicates (data.dedup=near). May embed the pool, so all processes of a run call it;
         with compute=False it raises UserError instead."""
         pool = without_near_duplicates(self.candidates, data, search.embedder, search.cache_dir, compute)
         return dataclasses.replace(self, candidates=pool)
 
     def neighbours(
-        self, search: Search, reach: int = 0, existing: tuple[Path, dict] | None = None, compute: bool = True
+        self, search: SearchSettings, reach: int = 0, existing: tuple[Path, dict] | None = None, compute: bool = True
     ) -> Neighbours | None:
         """The matrix: read from search.indices_path if it is set, else from the cache, else embedded and searched.
 

@@ -1,4 +1,4 @@
-"""Similarity by the embedder's vectors, read from the store; what is computed of them is kept in the cache."""
+"""Similarity by the embedder's vectors, read from the store; results are cached."""
 
 import contextlib
 import hashlib
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 class EmbeddingSimilarity(Similarity):
-    """Of the eligible rows of `candidates` and the queries, by the embedder's vectors; of several
-    processes that ask for the same at once the first computes it."""
+    """Similarities of the queries and the eligible rows of `candidates` by the embedder's vectors. If several processes
+    need the same result at once, the first computes it."""
 
     def __init__(self, embedder: DictConfig, cache_dir: str, candidates: Rows, queries: Rows, neighbours: "Neighbours"):
         super().__init__(neighbours, candidates.eligible(), len(candidates))
@@ -31,30 +31,30 @@ class EmbeddingSimilarity(Similarity):
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[tuple[StoredVectors, np.ndarray]]:
-        """See Similarity.opened; the search has embedded them all."""
+        """See Similarity.opened. The search has embedded all of them before."""
         embedder = embedder_of(self.embedder, self.cache_dir)
         with Store.of(embedder, self.cache_dir) as store:
             pool = embed_rows(store, embedder, self.candidates, self.ids)
-            asked = embed_rows(store, embedder, self.queries, self.queries.eligible(), query=True)
+            queries = embed_rows(store, embedder, self.queries, self.queries.eligible(), query=True)
             embedder.close()
-            yield StoredVectors(store, pool.offsets), store.read(asked.offsets)
+            yield StoredVectors(store, pool.offsets), store.read(queries.offsets)
 
     def means(self) -> np.ndarray:
         return self._cached(["means"], super().means, (self.rows,))
 
     def density(self, ids: np.ndarray, sigma: float, k: int) -> np.ndarray:
-        what = ["density", hashlib.sha256(np.ascontiguousarray(ids)).hexdigest(), sigma, k]
-        return self._cached(what, lambda: super(EmbeddingSimilarity, self).density(ids, sigma, k), ids.shape)
+        key_parts = ["density", hashlib.sha256(np.ascontiguousarray(ids)).hexdigest(), sigma, k]
+        return self._cached(key_parts, lambda: super(EmbeddingSimilarity, self).density(ids, sigma, k), ids.shape)
 
     def clusters(self, count: int, seed: int) -> np.ndarray:
-        work = super().clusters
-        return self._cached(["clusters", count, seed], lambda: work(count, seed), (self.rows,))
+        compute = super().clusters
+        return self._cached(["clusters", count, seed], lambda: compute(count, seed), (self.rows,))
 
-    def _cached(self, what: list, work: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-        """What `work` gives, from the cache where it was computed before."""
+    def _cached(self, key_parts: list, compute: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        """The result of `compute`, from the cache if it is there. key_parts: its name and options."""
         embedder = embedder_of(self.embedder, self.cache_dir)
-        made_of = [what, self.candidates.fingerprint, hashlib.sha256(self.ids).hexdigest()]
-        asked = hashlib.sha256(self.queries.eligible()).hexdigest()
-        key = digest([made_of, self.queries.fingerprint, asked, embedder.signature])
+        rows = [key_parts, self.candidates.fingerprint, hashlib.sha256(self.ids).hexdigest()]
+        queries = hashlib.sha256(self.queries.eligible()).hexdigest()
+        key = digest([rows, self.queries.fingerprint, queries, embedder.signature])
         path = cache_folder(self.cache_dir, "similarities", f"{key}.npy")
-        return cached_array(path, work, shape)
+        return cached_array(path, compute, shape)

@@ -1,4 +1,4 @@
-"""What a selector needs beside the pool, told before anything heavy is loaded; what can't be had is refused there."""
+"""What a selector needs beside the pool, known before anything heavy is loaded; UserError if it can't be provided."""
 
 from dataclasses import dataclass
 
@@ -7,39 +7,50 @@ from omegaconf import DictConfig
 
 from near.common.errors import UserError
 from near.data.loading import is_set
-from near.selection.selectors.base import Selector
+from near.selection.selectors.base import Required, Selector
 
 
 @dataclass(frozen=True)
 class Needs:
-    """queries: the target set has to be given; answers: with answers. neighbours: the matrix of embeddings. asks_model:
-    what the model is asked for, "losses" or "gradients"."""
+    """What must be loaded.
+
+    Attributes:
+        queries: data.queries has to be set.
+        answers: the queries need answers.
+        neighbours: the neighbour matrix of embeddings.
+        requires: what the model has to compute, "losses" or "gradients"; None: no model is needed.
+        trains_on_queries: the queries are trained.
+    """
 
     queries: bool = False
     answers: bool = False
     neighbours: bool = False
-    asks_model: str | None = None
+    requires: Required | None = None
     trains_on_queries: bool = False
 
 
 def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
-    """What `selector` needs under `similarity`, which says how alike rows and queries are by what."""
-    asks, neighbours, similarity = selector.asks_model, selector.needs_neighbours, instantiate(cfg.similarity)
-    if similarity.asks_model:
-        if not neighbours or asks:
+    """What `selector` needs under cfg.similarity.
+
+    Raises:
+        UserError: the similarity is not for this selector, gradients have no target, or scoring.checkpoints are no use.
+    """
+    requires, neighbours, similarity = selector.requires, selector.needs_neighbours, instantiate(cfg.similarity)
+    if similarity.requires:
+        if not neighbours or requires:
             raise UserError(
                 "similarity=gradients is for selectors over neighbours (near, uot, doubly_greedy, tsds, ...); "
                 "leave it at embeddings for this one"
             )
-        asks, neighbours = similarity.asks_model, similarity.needs_neighbours
-    gradients = asks == "gradients"
-    if asks and is_set(cfg.data, "queries") is False and gradients:
+        requires, neighbours = similarity.requires, similarity.needs_neighbours
+    gradients = requires == "gradients"
+    if gradients and is_set(cfg.data, "queries") is False:
         raise UserError("data.queries.path is missing: the target whose gradients are followed; set it to a file")
-    if asks and cfg.scoring.checkpoints:
+    if requires and cfg.scoring.checkpoints:
         if not gradients:
-            raise UserError("scoring.checkpoints are asked for gradients; losses are the model's own: set it to null")
+            raise UserError("scoring.checkpoints are for gradients; losses are the current model's: set it to null")
         from near.selection.scoring.checkpoints import Checkpoint
 
-        Checkpoint.all(list(cfg.scoring.checkpoints))  # what is wrong with them is told before anything is loaded
+        Checkpoint.all(list(cfg.scoring.checkpoints))  # raises for missing or damaged ones before anything is loaded
     answers = gradients or selector.trains_on_queries
-    return Needs(neighbours or answers, answers, neighbours, asks, selector.trains_on_queries)
+    return Needs(neighbours or answers, answers, neighbours, requires, selector.trains_on_queries)

@@ -1,8 +1,6 @@
 """The options of select.py."""
 
-from typing import Literal
-
-from typing_extensions import NotRequired
+from typing import Literal, NotRequired
 
 from near.common.options import Base, Group
 from near.data.options import Data
@@ -10,7 +8,7 @@ from near.models.options import Model
 
 
 class Search(Base):
-    """What select.py and train.py have in common."""
+    """Options of both select.py and train.py."""
 
     output_dir: str | None
     data: Data

@@ -1,4 +1,4 @@
-"""What a selector is given for a round, and what it returns."""
+"""What a selector receives for a round, and what it returns."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subset:
-    """`ids`: int64, distinct eligible rows of the pool, in the selector's order; `scores`: float32, one each.
+    """What a selector picks.
 
-    `order`: int64 (round.draws,), the draws as they are to be trained, of these ids and no others; None: the sampler's
-    (near/training/rounds/sampler.py), which passes over them evenly. `mix`: numbers of sources by what they are, where
-    rows were picked by source; goes to the record.
+    Attributes:
+        ids: int64 (m,), distinct eligible rows of the pool, in the selector's order.
+        scores: float32 (m,).
+        order: int64 (round.draws,), the draws in training order, of all of these ids and no others; None: the sampler
+            (near/training/rounds/sampler.py) passes over the ids evenly.
+        mix: if rows were picked by source: numbers of the sources by their name, such as proportions; for the record.
     """
 
     ids: np.ndarray
@@ -31,11 +34,23 @@ class Subset:
 
 @dataclass(frozen=True)
 class Round:
-    """What a selector is told. `size`: the most rows it may return; `draws`: how many rows are trained in the round;
-    `previous`: the subsets of the rounds before; `trained`: how often each row of the pool was trained so far, (n,).
+    """What a selector receives.
 
-    `update` of `updates`: which of the selector's own rounds this is, warm-ups not counted, from 0. `similarity`: how
-    alike queries and rows are beyond the matrix; `scorer`: what the model says of rows.
+    Attributes:
+        index, count: which round of how many, from 0, warm-ups included.
+        step: the optimizer step at which the round starts.
+        size: the most rows that may be selected.
+        seed: of the run.
+        eligible: int64, ascending: the rows of the pool that may be selected.
+        draws: how many rows the round trains.
+        trained: int64 (n_pool,), how often each row of the pool was trained before.
+        previous: the subsets of earlier rounds, int64 each.
+        pool, queries: the rows themselves.
+        neighbours: the neighbour matrix, for selectors with `needs_neighbours`.
+        similarity: similarities of queries and rows beyond that matrix.
+        update, updates: which of the rounds without warm-ups, from 0, and how many there are.
+        scorer: losses and gradients of rows, for selectors with `requires`.
+        model, optimizer, collator, accelerator: of the training as it runs.
     """
 
     index: int
@@ -60,20 +75,20 @@ class Round:
     accelerator: Any = None
 
     @classmethod
-    def alone(cls, size: int, seed: int, eligible: np.ndarray, rows: int, **known: object) -> "Round":
-        """The only round there is, of a pool of `rows`: a selection outside training."""
+    def alone(cls, size: int, seed: int, eligible: np.ndarray, rows: int, **context: object) -> "Round":
+        """The single round of a selection outside training, from a pool of `rows`; `context`: further attributes."""
         trained = np.zeros(rows, dtype=np.int64)
         return cls(
-            index=0, count=1, step=0, size=size, seed=seed, eligible=eligible, draws=size, trained=trained, **known
+            index=0, count=1, step=0, size=size, seed=seed, eligible=eligible, draws=size, trained=trained, **context
         )
 
     def rng(self) -> np.random.Generator:
-        """A generator of this seed and round: the same numbers on every process and after a restart."""
+        """A generator for this seed and round: the same numbers on every process and after a restart."""
         return np.random.default_rng((self.seed, self.index))
 
 
 def checked(subset: Subset, round: Round, name: str) -> Subset:
-    """`subset`, or a UserError that says how it breaks the contract."""
+    """Return `subset`, or raise UserError if it breaks the contract. `name`: of the selector, for the message."""
     ids = np.asarray(subset.ids)
     if ids.dtype != np.int64 or ids.ndim != 1:
         raise UserError(f"selector {name} returned ids of {ids.dtype} {ids.shape}; they must be int64 in one dimension")
@@ -83,9 +98,9 @@ def checked(subset: Subset, round: Round, name: str) -> Subset:
         )
     if len(np.unique(ids)) != len(ids):
         raise UserError(f"selector {name} returned {len(ids) - len(np.unique(ids))} rows twice in round {round.index}")
-    strangers = np.setdiff1d(ids, round.eligible)
-    if len(strangers):
-        raise UserError(f"selector {name} returned row {strangers[0]}, which is not eligible, in round {round.index}")
+    ineligible = np.setdiff1d(ids, round.eligible)
+    if len(ineligible):
+        raise UserError(f"selector {name} returned row {ineligible[0]}, which is not eligible, in round {round.index}")
     if subset.order is not None:
         order = np.asarray(subset.order)
         if (

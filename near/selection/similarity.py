@@ -1,9 +1,9 @@
-"""How alike queries and rows of the pool are, beyond the neighbour matrix: what some selectors ask for."""
+"""Similarities of queries and rows of the pool beyond the neighbour matrix, which some selectors need."""
 
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,14 +13,17 @@ if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
 
 BLOCK = 16_384  # vectors read at a time
-HELD = 1 << 26  # similarities held at a time
-SAMPLED = 256  # rows a cluster that centres are made from
+MAX_KERNEL = 1 << 26  # similarities in memory at a time
+SAMPLED = 256  # rows per cluster that centres are computed from
 
 
 class Similarity(ABC):
     """Cosines of unit vectors of queries and rows: embeddings, or gradients of the model.
 
-    neighbours: the matrix, (Q, max_K). ids: int64 (m,), ascending: the rows of the pool (of `rows`) that have vectors.
+    Args:
+        neighbours: the matrix, (n_queries, max_K).
+        ids: the rows of the pool that have vectors, int64 (m,), ascending.
+        rows: rows of the pool.
     """
 
     def __init__(self, neighbours: "Neighbours", ids: np.ndarray, rows: int):
@@ -32,41 +35,50 @@ class Similarity(ABC):
 
     def means(self) -> np.ndarray:
         """The mean similarity of every row of the pool to all queries, float32 (n,); NaN where a row has no vector."""
-        found = np.full(self.rows, np.nan, dtype=np.float32)
+        means = np.full(self.rows, np.nan, dtype=np.float32)
         with self.opened() as (vectors, queries):
-            target = queries.mean(axis=0, dtype=np.float64).astype(np.float32)
+            target = queries.mean(axis=0, dtype=np.float64).astype(np.float32)  # (dim,)
             for positions, block in _blocks(vectors, np.arange(vectors.n)):
-                found[self.ids[positions]] = block @ target
-        return found
+                means[self.ids[positions]] = block @ target
+        return means
 
     def density(self, ids: np.ndarray, sigma: float, k: int) -> np.ndarray:
-        """Of each of the rows `ids` (distinct, int64 (m,)) the sum of the kernel max(0, 1 - d^2 / sigma^2) over its k
-        nearest among `ids`, itself included; d is the Euclidean distance of unit vectors, d^2 = 2 - 2 s. float64 (m,).
+        """How many of the rows `ids` lie near each of them, float64 (m,).
+
+        The sum of the kernel max(0, 1 - d^2 / sigma^2) over a row's k nearest among `ids`, itself included; d is the
+        Euclidean distance of unit vectors, d^2 = 2 - 2 s.
+
+        Args:
+            ids: distinct rows with vectors, int64 (m,).
+            sigma: the kernel's width.
+            k: neighbours that count.
         """
         order = np.argsort(ids)
-        places, found = np.searchsorted(self.ids, ids[order]), np.empty(len(ids))
-        own = max(1, min(BLOCK, HELD // len(ids)))  # rows whose similarities to all others are held
+        positions, density = np.searchsorted(self.ids, ids[order]), np.empty(len(ids))
+        step = max(1, min(BLOCK, MAX_KERNEL // len(ids)))  # rows whose similarities to all others are in memory
         with self.opened() as (vectors, _):
-            for start in range(0, len(places), own):
-                mine = np.empty((len(places[start : start + own]), vectors.dim), dtype=np.float32)
-                vectors.read(places[start : start + own], mine)
-                kernel = np.empty((len(mine), len(places)), dtype=np.float32)
-                for others, block in _blocks(vectors, places):
-                    np.matmul(mine, block.T, out=kernel[:, others])
-                kernel[np.arange(len(mine)), np.arange(start, start + len(mine))] = 1.0  # a row is at its own place
+            for start in range(0, len(positions), step):
+                rows = np.empty((len(positions[start : start + step]), vectors.dim), dtype=np.float32)
+                vectors.read(positions[start : start + step], rows)
+                kernel = np.empty((len(rows), len(positions)), dtype=np.float32)
+                for others, block in _blocks(vectors, positions):
+                    np.matmul(rows, block.T, out=kernel[:, others])
+                kernel[np.arange(len(rows)), np.arange(start, start + len(rows))] = 1.0  # of a row and itself, exactly
                 _to_kernel(kernel, sigma)
-                for row in np.flatnonzero(np.count_nonzero(kernel, axis=1) > k):  # most have fewer near ones than k
-                    kernel[row].partition(len(places) - k)
-                    kernel[row, : len(places) - k] = 0
-                found[order[start : start + own]] = kernel.sum(axis=1, dtype=np.float64)
-        return found
+                for row in np.flatnonzero(np.count_nonzero(kernel, axis=1) > k):  # most rows have fewer near ones
+                    kernel[row].partition(len(positions) - k)
+                    kernel[row, : len(positions) - k] = 0
+                density[order[start : start + step]] = kernel.sum(axis=1, dtype=np.float64)
+        return density
 
     def clusters(self, count: int, seed: int) -> np.ndarray:
-        """Spherical k-means (FAISS's) of all vectors: the cluster of every row of the pool, int64 (n,), -1 where it has
-        no vector. Centres are made from at most SAMPLED random rows for each."""
+        """The cluster of every row of the pool, int64 (n,), -1 where it has no vector.
+
+        FAISS's spherical k-means of all vectors; centres are computed from at most SAMPLED random rows each.
+        """
         import faiss
 
-        found = np.full(self.rows, -1, dtype=np.int64)
+        clusters = np.full(self.rows, -1, dtype=np.int64)
         with self.opened() as (vectors, _):
             drawn = np.random.default_rng(seed).choice(vectors.n, min(vectors.n, SAMPLED * count), replace=False)
             sample = np.empty((len(drawn), vectors.dim), dtype=np.float32)
@@ -76,12 +88,12 @@ class Similarity(ABC):
             )
             means.train(sample)
             for positions, block in _blocks(vectors, np.arange(vectors.n)):
-                found[self.ids[positions]] = np.argmax(block @ means.centroids.T, axis=1)
-        return found
+                clusters[self.ids[positions]] = np.argmax(block @ means.centroids.T, axis=1)
+        return clusters
 
 
 class VectorSimilarity(Similarity):
-    """Of vectors that are at hand."""
+    """Similarities of vectors that are already available."""
 
     def __init__(self, vectors: Vectors, queries: np.ndarray, ids: np.ndarray, rows: int, neighbours: "Neighbours"):
         super().__init__(neighbours, ids, rows)
@@ -95,11 +107,16 @@ class VectorSimilarity(Similarity):
 class FromEmbeddings:
     """`similarity=embeddings`: the neighbour matrix of the embedder's vectors, the same in every round."""
 
-    asks_model: str | None = None
+    requires: str | None = None
+
+    def apply(self, round: Any, max_K: int | None) -> Any:
+        """`round` with neighbours and similarity; here it has them already."""
+        del max_K
+        return round
 
 
 def _to_kernel(similarities: np.ndarray, sigma: float) -> None:
-    """max(0, 1 - d^2 / sigma^2) in the place of similarities, d^2 = 2 - 2 s: a copy would double what is held."""
+    """Replace similarities s by max(0, 1 - d^2 / sigma^2), d^2 = 2 - 2 s, in place: a copy would double the memory."""
     np.subtract(1, similarities, out=similarities)
     np.maximum(similarities, 0, out=similarities)
     similarities *= -2 / sigma**2
@@ -107,10 +124,10 @@ def _to_kernel(similarities: np.ndarray, sigma: float) -> None:
     np.maximum(similarities, 0, out=similarities)
 
 
-def _blocks(vectors: Vectors, places: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Vectors at `places`, ascending, block by block, with where in `places` they stand."""
-    buffer = np.empty((min(BLOCK, len(places)), vectors.dim), dtype=np.float32)
-    for start in range(0, len(places), BLOCK):
-        some = places[start : start + BLOCK]
-        vectors.read(some, buffer[: len(some)])
-        yield slice(start, start + len(some)), buffer[: len(some)]
+def _blocks(vectors: Vectors, positions: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Read vectors `positions`, ascending, block by block, float32 (m, dim), each with its slice of `positions`."""
+    buffer = np.empty((min(BLOCK, len(positions)), vectors.dim), dtype=np.float32)
+    for start in range(0, len(positions), BLOCK):
+        part = positions[start : start + BLOCK]
+        vectors.read(part, buffer[: len(part)])
+        yield slice(start, start + len(part)), buffer[: len(part)]

@@ -22,7 +22,7 @@ from near.data.sources.readers import Unconverted
 if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
 
-ROW_GROUP = 1000  # rows of a parquet file that are converted and written at a time
+ROW_GROUP = 1000  # rows of a parquet file that can be read at a time
 DEEPEST = 32  # levels of lists and objects in a parquet column; pyarrow reads back 49 of lists, crashes at 10,000
 COLUMNS = {"rank": pa.int64(), "score": pa.float32(), "nearest_query": pa.int64(), "source": pa.string()}
 
@@ -30,32 +30,33 @@ COLUMNS = {"rank": pa.int64(), "score": pa.float32(), "nearest_query": pa.int64(
 def nearest(
     ids: np.ndarray, queries: Rows | None, neighbours: "Neighbours | None"
 ) -> list[tuple[float | None, int | None]]:
-    """The highest similarity of each of `ids` in the matrix, and the id of the query (the lowest) that it is to."""
+    """For each of `ids` its highest similarity to a query in the matrix, and that query's id (the lowest of several);
+    (None, None) if it is not in the matrix."""
     if neighbours is None:
         return [(None, None)] * len(ids)
     order = np.argsort(ids)
     best, query = np.full(len(ids), -np.inf, dtype=np.float32), np.full(len(ids), -1)
     for number, (rows, scores) in enumerate(zip(neighbours.ids, neighbours.scores, strict=True)):
-        at = order[np.minimum(np.searchsorted(ids, rows, sorter=order), len(ids) - 1)]
-        nearer = (ids[at] == rows) & (scores > best[at])  # a query names a row once
+        at = order[np.minimum(np.searchsorted(ids, rows, sorter=order), len(ids) - 1)]  # (max_K,) positions in ids
+        nearer = (ids[at] == rows) & (scores > best[at])  # a query has a row once
         best[at[nearer]], query[at[nearer]] = scores[nearer], number
-    asked = queries.eligible()
-    return [(float(s), int(asked[q])) if q >= 0 else (None, None) for s, q in zip(best, query, strict=True)]
+    query_ids = queries.eligible()
+    return [(float(s), int(query_ids[q])) if q >= 0 else (None, None) for s, q in zip(best, query, strict=True)]
 
 
 def _jsonl(path: Path, rows: list[dict], known: dict[str, pa.DataType]) -> None:
-    """A row a line, each with the columns that it has."""
+    """Write one row a line, each with its own columns."""
 
     def lines() -> Iterator[dict]:
-        for place, row in enumerate(rows):
+        for position, row in enumerate(rows):
             line = {}
             for name, value in row.items():
                 try:
                     line[name] = as_json(value)
                 except (TypeError, RecursionError) as error:
                     raise UserError(
-                        f"export=jsonl: column '{name}' of the subset's row {place + 1} holds what JSON can't "
-                        f"({one_line(error)}); leave it out of the source"
+                        f"export=jsonl: column '{name}' of the subset's row {position + 1} has a value that JSON can't "
+                        f"hold ({one_line(error)}); leave it out of the source"
                     ) from error
             yield line
 
@@ -63,8 +64,8 @@ def _jsonl(path: Path, rows: list[dict], known: dict[str, pa.DataType]) -> None:
 
 
 def as_json(value: object) -> object:
-    """`value` with what JSON has no form for in another: dates and times in ISO's, a duration in seconds, bytes in
-    base64, a decimal or UUID as text, NaN and infinities as null, an array as a list. TypeError for anything else."""
+    """Convert a value for JSON: dates and times to ISO format, a duration to seconds, bytes to base64, a decimal or
+    UUID to text, NaN and infinities to null, an array to a list. Raises TypeError for anything else."""
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, float):
@@ -87,44 +88,36 @@ def as_json(value: object) -> object:
 
 
 def _parquet(path: Path, rows: list[dict], known: dict[str, pa.DataType]) -> None:
-    """One table with the columns of all rows, null where a row lacks one; a column's type is the known one, as its
-    source has it, or that of all its values."""
-    types = {}
+    """Write one table with the columns of all rows, null if a row lacks one. A column's type is that in its source, if
+    known, else inferred from all its values."""
+    columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        values = [value.scalar if isinstance(value, Unconverted) else value for value in values]
         with _of_one_type(f"column '{name}' does"):
-            values = [_for_arrow(row.get(name)) for row in rows]
             if any(_deeper(value, DEEPEST) for value in values):
                 raise ValueError(f"nested deeper than {DEEPEST} levels")
-            types[name] = known.get(name) or pa.infer_type(values)
+            columns[name] = pa.array(values, known.get(name) or pa.infer_type(values))
     with _of_one_type("the names of the columns do"):
-        schema = pa.schema(types)
-    with _of_one_type("the rows do"), pyarrow.parquet.ParquetWriter(path, schema) as file:
-        for start in range(0, len(rows), ROW_GROUP):
-            part, arrays = rows[start : start + ROW_GROUP], []
-            for name, kind in types.items():
-                with _of_one_type(f"column '{name}' does"):
-                    arrays.append(pa.array([_for_arrow(row.get(name)) for row in part], kind))
-            file.write_table(pa.table(arrays, schema=schema))
-
-
-def _for_arrow(value: object) -> object:
-    return value.scalar if isinstance(value, Unconverted) else value
+        table = pa.table(columns)
+    with _of_one_type("the rows do"):
+        pyarrow.parquet.write_table(table, path, row_group_size=ROW_GROUP)
 
 
 def _deeper(value: object, levels: int) -> bool:
-    """Whether lists and objects are nested in `value` on more than `levels`."""
+    """Whether lists and objects are nested in `value` deeper than `levels`."""
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else None
     return inner is not None and (not levels or any(_deeper(item, levels - 1) for item in inner))
 
 
 @contextlib.contextmanager
-def _of_one_type(what: str) -> Iterator[None]:
-    """UserError in place of all that pyarrow raises for values that fit no type."""
+def _of_one_type(subject: str) -> Iterator[None]:
+    """Convert pyarrow's errors for values that fit no type into a UserError."""
     try:
         yield
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         reason = one_line(error)[:100]
-        raise UserError(f"export=parquet: {what} not fit one type ({reason}); use export=jsonl") from error
+        raise UserError(f"export=parquet: {subject} not fit one type ({reason}); use export=jsonl") from error
 
 
 WRITERS = {"jsonl": _jsonl, "parquet": _parquet}

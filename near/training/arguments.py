@@ -24,15 +24,15 @@ ADAM = ("adamw_torch", "adamw_torch_fused", "adamw_torch_npu_fused")
 def check_training(needs: Needs, args: "TrainingArguments", scoring: DictConfig) -> None:
     """UserError where the model can't be asked while it trains: its weights or Adam's moments are spread over
     processes, or the optimizer is not Adam."""
-    if needs.asks_model == "gradients" and scoring.adam and not scoring.checkpoints and args.optim not in ADAM:
+    if needs.requires == "gradients" and scoring.adam and not scoring.checkpoints and args.optim not in ADAM:
         raise UserError(
             f"trainer.args.optim={args.optim} has no moments of Adam's to turn gradients by; use adamw_torch, or "
             "scoring.adam=false for plain gradients"
         )
-    if needs.asks_model and (args.deepspeed or args.fsdp):
+    if needs.requires and (args.deepspeed or args.fsdp):
         spread = "FSDP spreads weights and optimizer" if args.fsdp else "DeepSpeed holds weights and Adam's moments"
         raise UserError(
-            f"the selector asks the model for {needs.asks_model} of single rows, which no process can compute by "
+            f"the selector asks the model for {needs.requires} of single rows, which no process can compute by "
             f"itself where {spread} in a form of its own; use parallel=none (torchrun trains it with DDP)"
         )
 

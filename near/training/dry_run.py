@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from near.searching.dry_run import report
-from near.searching.find import Search
+from near.searching.find import SearchSettings
 from near.selection.needs import Needs
 from near.selection.selectors.base import Selector
 from near.training.picking import Batching
@@ -49,7 +49,7 @@ def report_training(
     log.info(f"evaluated{rounds}: {sets}")
     embeds = rows.needs.neighbours and cfg.indices_path is None
     if embeds:
-        report(Search.of(cfg, cache_dir), rows.candidates, rows.queries, cfg.data.dedup, training=True)
+        report(SearchSettings.of(cfg, cache_dir), rows.candidates, rows.queries, cfg.data.dedup, training=True)
     elif cfg.data.dedup == "near":
         log.info("to embed: the pool, for data.dedup=near")
     else:
@@ -72,5 +72,5 @@ def _rounds(
         f"of {count} rows by selector {name}{again}"
     )
     log.info(f"{schedule.total} steps of {draws} rows: {schedule.total * draws} rows trained, repeated ones counted")
-    if needs.asks_model and own:
-        log.info(f"before each of the {len(own)} rounds the model is asked for {needs.asks_model} of the pool's rows")
+    if needs.requires and own:
+        log.info(f"before each of the {len(own)} rounds the model is asked for {needs.requires} of the pool's rows")

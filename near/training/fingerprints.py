@@ -30,7 +30,7 @@ def of_run(
     rows = [*sets.all(), candidates] + ([] if queries is None else [queries])
     prints = {one.name: one.fingerprint for one in rows}
     prints["candidates.sources"] = candidates.labels  # the record of every round counts them
-    if queries is not None and (needs.asks_model == "gradients" or _is_foreign(cfg.selector)):  # a source is a task
+    if queries is not None and (needs.requires == "gradients" or _is_foreign(cfg.selector)):  # a source is a task
         prints["queries.sources"] = queries.labels
     for one in sets.all():
         if columns := graded_columns(cfg.evaluation, cfg.data, one, cache_dir):
@@ -45,7 +45,7 @@ def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
         keys.append("evaluation.lm_eval.include_path")
     if needs.neighbours or cfg.data.dedup == "near":
         keys.append("embedder.model")
-    if needs.asks_model == "gradients":
+    if needs.requires == "gradients":
         keys.append("scoring.checkpoints")
     prints = {key: digest([content(path) for path in paths]) for key in keys if (paths := _paths(select(cfg, key)))}
     if select(cfg, "mixer.reference") is not None:

@@ -15,7 +15,7 @@ from near.embedding.embed import reads_answers
 from near.evaluation.measure import Sets, evaluation_sets
 from near.models.loading import base_folder, load_tokenizer
 from near.models.tokens import Tokens, tokenize
-from near.searching.find import Search
+from near.searching.find import SearchSettings
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
 from near.selection.needs import Needs
@@ -69,7 +69,7 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
     sets = evaluation_sets(cfg.data, cache_dir)
     answers = sets.seen or needs.answers or reads_answers(cfg.embedder)
     queries = load_queries(cfg.data, cache_dir, needs.queries, answers)
-    if needs.asks_model == "gradients":
+    if needs.requires == "gradients":
         selector.check(queries, cfg.scoring)
     candidates = Material.load(cfg.data, queries, cache_dir).candidates
     if needs.trains_on_queries:
@@ -99,12 +99,12 @@ def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: Loade
     if is_dynamic(cfg):
         selector.check_pool(rows.candidates, tokens.eligible)
     query_tokens = None
-    if rows.needs.asks_model == "gradients":
+    if rows.needs.requires == "gradients":
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cache_dir)
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
     eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cache_dir).table if evaluated else None
     neighbours = None
     if rows.needs.neighbours and cfg.indices_path is not None:  # read before a model is loaded
-        neighbours = rows.material.neighbours(Search.of(cfg, cache_dir))
+        neighbours = rows.material.neighbours(SearchSettings.of(cfg, cache_dir))
     parts = (rows.candidates, rows.queries, rows.sets)
     return Inputs(rows.needs, *parts, tokenizer, tokens, query_tokens, eval_table, neighbours, rows.identity)

@@ -45,7 +45,7 @@ def _job(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector, 
         loraplus=cfg.trainer.get("loraplus") or {},
         nonfinite_steps=cfg.trainer.get("nonfinite_steps", 3),
     )
-    if inputs.needs.asks_model:
+    if inputs.needs.requires:
         numbers = args.device.type + (" bf16" if args.bf16 else " fp16" if args.fp16 else "")
         job.scorer = scorer_of(cfg, cache_dir, inputs.tokens, inputs.query_tokens, inputs.tokenizer, numbers)
     return job
@@ -60,10 +60,7 @@ def representation(cfg: DictConfig, cache_dir: str, inputs: Inputs) -> Callable[
 
     def represent(round: Round) -> Round:
         round = dataclasses.replace(round, neighbours=inputs.neighbours, similarity=known)
-        if not similarity.asks_model:
-            return round
-        found = similarity.of(round, cfg.max_K)
-        return dataclasses.replace(round, neighbours=found.neighbours, similarity=found)
+        return similarity.apply(round, cfg.max_K)
 
     return represent
 

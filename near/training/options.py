@@ -1,8 +1,6 @@
 """The options of train.py, and what is bounded or decided elsewhere of transformers' and peft's."""
 
-from typing import Annotated, TypedDict
-
-from typing_extensions import NotRequired
+from typing import Annotated, NotRequired, TypedDict
 
 from near.common.bounds import Share, between
 from near.common.options import Group

@@ -26,7 +26,7 @@ from near.evaluation.measure import check_evaluation, loss_of, measure, measure_
 from near.evaluation.settings import EvalSettings
 from near.models.loading import add_finetuning, base_folder, check_quantization, load_base
 from near.searching.equal_rows import warn_of_equal
-from near.searching.find import Search
+from near.searching.find import SearchSettings
 from near.selection.needs import Needs, needs_of
 from near.selection.scoring.gradients import watched_layers
 from near.selection.selectors.base import Selector, selector_of
@@ -68,7 +68,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
     cfg = _with_backend(_with_dtype(cfg), needs.neighbours or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
-    search = Search.of(cfg, cache_dir)
+    search = SearchSettings.of(cfg, cache_dir)
     if "weighter" in cfg.trainer:
         from near.training.weighting import check_weighting
 
@@ -173,7 +173,7 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
     log_precision(args, model.dtype)
     set_seed(cfg.seed)  # the adapter's first weights
     model = add_finetuning(model, cfg.finetuning)
-    if needs.asks_model == "gradients":
+    if needs.requires == "gradients":
         watched_layers(model, cfg.scoring.modules)  # what can't be taken is refused before anything is trained
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(settings, inputs, base)
@@ -183,7 +183,7 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
         job.tracked = run
         job.callbacks.append(LogCallback(run))
         trainer = _trainer(cfg, job, model, args)
-        if needs.asks_model == "gradients":
+        if needs.requires == "gradients":
             job.scorer.probe(model)
         if is_sharded(args):  # its weights can be computed with from the beginning of training on
             trainer.add_callback(base)

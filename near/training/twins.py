@@ -50,7 +50,7 @@ def training_key(
     config = {k: v for k, v in identity["config"].items() if k not in OF_ROUNDS}
     if picker is None:
         rounds = "every row"
-    elif needs.asks_model is None and type(picker.job.selector).__module__.startswith("near."):
+    elif needs.requires is None and type(picker.job.selector).__module__.startswith("near."):
         rounds = picker.planned()
     else:
         rounds = {name: class_names(public(cfg[name], decisive=True)) for name in ("selector", "scoring", "similarity")}
@@ -60,7 +60,7 @@ def training_key(
             rounds["embedder"] = class_names(
                 public(cfg.embedder, decisive=True)
             )  # similarities beyond the matrix are made of it
-        if picker.job.selector.asks_model is None:  # neighbours by gradients
+        if picker.job.selector.requires is None:  # neighbours by gradients
             rounds["max_K"] = cfg.max_K
     return digest([config, identity["fingerprints"], rounds, processes])
 

@@ -20,7 +20,7 @@ from near.export.lineage import adapters_of
 from near.report.compare import Group
 from near.report.page.pool import pool_of
 from near.report.runs import Run
-from near.selection.selectors.asking import named
+from near.selection.selectors.model import named
 from tests.conftest import configured
 
 NODES = [

@@ -243,7 +243,7 @@ def test_code_is_run_beside_its_rows_tests(tiny, tmp_path, cache, monkeypatch):
     metrics, answers = measure(model, tokenizer, load(cfg.data, "eval", str(cache)), EvalSettings.of(cfg, str(cache)))
     assert (metrics["scores"]["pass_at_1"]["mean"], metrics["scores"]["pass_at_1"]["right"]) == (0.5, 1)
     assert [a["scores"]["pass_at_1"] for a in answers] == [1, 0]
-    assert answers[1]["told"] == {"pass_at_1": "AssertionError"}
+    assert answers[1]["details"] == {"pass_at_1": "AssertionError"}
 
 
 def test_the_bases_evaluation_is_not_bound_to_where_and_how_fast_it_was_done(tiny, cache):

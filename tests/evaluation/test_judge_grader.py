@@ -26,7 +26,7 @@ def test_verdicts_are_grades_and_are_requested_once(serve, tmp_path):  # noqa: F
     server, options = serve(lambda body, count: (200, chat("Yes!" if right(body) else "No, another day.")))
     grades = JudgeGrader(options).grade(ANSWERS, str(tmp_path))
     assert [g.score for g in grades] == [1, 0, 1, 0, 1, 0]
-    assert grades[1].told == "No, another day." and len(server.requests) == 6
+    assert grades[1].detail == "No, another day." and len(server.requests) == 6
     again = JudgeGrader(options).grade([*ANSWERS, ANSWERS[0]], str(tmp_path))
     assert [g.score for g in again] == [1, 0, 1, 0, 1, 0, 1] and len(server.requests) == 6
     (folder,) = (tmp_path / "verdicts").iterdir()
@@ -56,6 +56,16 @@ def test_a_line_that_was_cut_short_is_passed_over(tmp_path):
     verdicts = Verdicts(path)
     assert verdicts.known == {"a": (True, "yes")}
     verdicts.add("c", False, "no")
+    assert Verdicts(path).known == {"a": (True, "yes"), "c": (False, "no")}
+
+
+def test_verdicts_of_earlier_versions_are_read(tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+    path.write_text('{"key": "a", "right": true, "said": "yes"}\n{"key": "b", "right": true}\n')
+    verdicts = Verdicts(path)
+    assert verdicts.known == {"a": (True, "yes")}
+    verdicts.add("c", False, "no")
+    assert json.loads(path.read_text().splitlines()[-1]) == {"key": "c", "right": False, "reply": "no"}
     assert Verdicts(path).known == {"a": (True, "yes"), "c": (False, "no")}
 
 

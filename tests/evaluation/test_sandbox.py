@@ -329,7 +329,7 @@ def test_an_answer_without_code_is_counted(answer, no_answer):
 
 def graded(text, raw, names=HUMAN_EVAL):
     grade = PassAt1(names, seconds=10).grade([Answer(0, "q", "r", text, raw)], "unused")[0]
-    return grade.score, grade.told
+    return grade.score, grade.detail
 
 
 @needs_sandbox()

@@ -40,8 +40,8 @@ POOL, QUERIES = clustered(400), clustered(9, seed=1)
 EXACT = QUERIES.astype(np.float64) @ POOL.astype(np.float64).T
 
 
-def search(index, k=20, keep=None, pool=POOL, queries=QUERIES):
-    return index.search(queries, ArrayVectors(pool), k, keep=keep)
+def search(index, k=20, cache=None, pool=POOL, queries=QUERIES):
+    return index.search(queries, ArrayVectors(pool), k, cache=cache)
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_the_same_index_and_neighbours_for_any_number_of_threads(options, tmp_pa
     for count in (1, 2):
         faiss.omp_set_num_threads(count)
         index = (Ivf if "nlist" in options else Hnsw)(**options)
-        result = search(index, keep=tmp_path / str(count), pool=pool, queries=clustered(50, 8, seed=1))
+        result = search(index, cache=tmp_path / str(count), pool=pool, queries=clustered(50, 8, seed=1))
         results.append([a.tobytes() for a in result])
     assert results[0] == results[1]
     assert file_digest(tmp_path / "1" / INDEX) == file_digest(tmp_path / "2" / INDEX)
@@ -104,8 +104,8 @@ def test_the_defaults_find_most_without_looking_at_all(kind):
     pool = clustered(3000, 32, 50)
     index = kind()
     search(index, 10, pool=pool, queries=clustered(64, 32, 50, seed=1))
-    parameters = index.told["index_parameters"]
-    assert index.told["recall"] >= 0.95
+    parameters = index.figures["index_parameters"]
+    assert index.figures["recall"] >= 0.95
     assert parameters.get("nprobe", 0) < parameters.get("nlist", 1)
     assert parameters.get("ef_search", 0) < 3000 / 8
 
@@ -116,7 +116,7 @@ def test_progress_reports_every_row_once(kind, tmp_path, monkeypatch):
     for cached in (False, True):
         reported, index = [], kind()
         index.search(QUERIES, ArrayVectors(POOL), 5, reported.append, tmp_path / "index")
-        assert (sum(reported), index.told["index_found"]) == (len(POOL), cached)
+        assert (sum(reported), index.figures["index_cached"]) == (len(POOL), cached)
 
 
 # short results
@@ -127,7 +127,7 @@ def test_as_many_neighbours_as_rows(index, logged):
     scores, rows = search(index, len(POOL))
     np.testing.assert_array_equal(np.sort(rows, axis=1), np.tile(np.arange(len(POOL)), (9, 1)))
     np.testing.assert_allclose(scores, np.take_along_axis(EXACT, rows, axis=1), atol=1e-6)
-    assert (index.told["recall"], index.told["widened"]) == (1, 9)
+    assert (index.figures["recall"], index.figures["widened"]) == (1, 9)
     assert "9 of 9 queries came back short and were searched again" in logged.text
 
 
@@ -140,7 +140,7 @@ def test_only_queries_that_come_back_short_are_searched_wider(logged):
     _, rows = search(index, 400, pool=pool, queries=normalised(centres + 0.01))
     assert set(rows[0, :300]) == set(range(300))
     assert rows[1].min() >= 300
-    figures = {key: index.told[key] for key in ("widened", "widened_to", "searched_exactly", "recall")}
+    figures = {key: index.figures[key] for key in ("widened", "widened_to", "searched_exactly", "recall")}
     assert figures == {"widened": 1, "widened_to": 2, "searched_exactly": 0, "recall": 1}
     assert "1 of 2 queries came back short and were searched again, nprobe up to 2\n" in logged.text
 
@@ -160,7 +160,7 @@ def test_a_graph_is_searched_wider_until_exact_search_is_cheaper(reached_at, exa
     index = Hnsw(ef_search=10)
     _, rows = search(index)
     assert widths == [10, 20, 40] + [50] * (reached_at > 50)
-    assert (index.told["widened"], index.told["searched_exactly"]) == (9, exactly)
+    assert (index.figures["widened"], index.figures["searched_exactly"]) == (9, exactly)
     assert f"searched again, ef_search up to {widths[-1]}" in logged.text
     assert (f", {exactly} of them exactly" in logged.text) == (exactly > 0)
     np.testing.assert_array_equal(rows, np.argsort(-EXACT, axis=1)[:, :20])
@@ -185,7 +185,7 @@ def test_recall_is_brute_forces(index, logged):
     expected = np.argsort(-QUERIES.astype(np.float64) @ pool.T, axis=1)[:, :30]
     shares = [len(set(a) & set(b)) / 30 for a, b in zip(rows.tolist(), expected.tolist(), strict=True)]
     assert np.mean(shares) < 0.9
-    assert index.told["recall"] == pytest.approx(np.mean(shares), abs=1e-6)
+    assert index.figures["recall"] == pytest.approx(np.mean(shares), abs=1e-6)
     assert f"recall {np.mean(shares):.3f} at max_K=30 on 9 of 9 queries, compared with exact search" in logged.text
     (warning,) = (r.message for r in logged.records if r.levelname == "WARNING")
     assert f"is low; raise index.{index.width_key} (it was " in warning
@@ -196,12 +196,12 @@ def test_recall_on_a_sample_of_the_queries(logged):
     index, again = (Ivf(nlist=25, nprobe=2, recall_queries=8) for _ in range(2))
     _, rows = search(index, queries=queries)
     search(again, queries=queries)
-    assert index.told["recall"] == again.told["recall"]
+    assert index.figures["recall"] == again.figures["recall"]
     assert "on 8 of 50 queries" in logged.text
     sample = np.sort(np.random.default_rng(0).choice(50, 8, replace=False))
     expected = np.argsort(-queries[sample] @ POOL.T, axis=1)[:, :20]
     shares = [len(set(a) & set(b)) / 20 for a, b in zip(rows[sample].tolist(), expected.tolist(), strict=True)]
-    assert index.told["recall"] == pytest.approx(np.mean(shares), abs=1e-6)
+    assert index.figures["recall"] == pytest.approx(np.mean(shares), abs=1e-6)
 
 
 def test_rows_that_tie_are_no_misses():
@@ -210,7 +210,7 @@ def test_rows_that_tie_are_no_misses():
     pool = np.concatenate([rows, rows * np.array([1, -1], dtype=np.float32)])
     index = Hnsw()
     search(index, 31, pool=pool, queries=np.array([[1, 0]], dtype=np.float32))
-    assert index.told["recall"] == 1
+    assert index.figures["recall"] == 1
 
 
 # cached indexes
@@ -228,25 +228,25 @@ def counted(kind, monkeypatch):
 @both
 def test_a_cached_index_is_used_whatever_is_searched(kind, tmp_path, monkeypatch, logged):
     first = kind()
-    expected = [a.tobytes() for a in search(first, keep=tmp_path / "index")]
+    expected = [a.tobytes() for a in search(first, cache=tmp_path / "index")]
     assert "to build, saved in" in logged.text
     other = kind(**{kind.width_key: 1})
-    assert first.built == other.built
+    assert first.structure_key == other.structure_key
     assert first.signature != other.signature
     with counted(kind, monkeypatch) as builds:
         again = kind()
-        assert [a.tobytes() for a in search(again, keep=tmp_path / "index")] == expected
+        assert [a.tobytes() for a in search(again, cache=tmp_path / "index")] == expected
         search(other, 5, tmp_path / "index", queries=clustered(3, seed=5))
     assert not builds
-    assert again.told["index_found"] and other.told["index_found"] and not first.told["index_found"]
-    assert again.told["build_seconds"] == first.told["build_seconds"]
+    assert again.figures["index_cached"] and other.figures["index_cached"] and not first.figures["index_cached"]
+    assert again.figures["build_seconds"] == first.figures["build_seconds"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["index", "index.lock"]
 
 
 @pytest.mark.parametrize("index", [Ivf(nlist=5), Hnsw(M=4), Hnsw(ef_construction=9)])
 def test_what_decides_the_structure_decides_what_is_built(index):
-    assert index.built != type(index)().built
-    assert index.signature.items() > index.built.items()
+    assert index.structure_key != type(index)().structure_key
+    assert index.signature.items() > index.structure_key.items()
 
 
 def redigested(keep):
@@ -294,15 +294,15 @@ DAMAGE = {
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_index_is_named_and_built_again(damage, reason, tmp_path, logged):
     keep = tmp_path / "index"
-    expected = [a.tobytes() for a in search(Ivf(), keep=keep)]
+    expected = [a.tobytes() for a in search(Ivf(), cache=keep)]
     damage(keep)
     logged.clear()
-    assert [a.tobytes() for a in search(Ivf(), keep=keep)] == expected
+    assert [a.tobytes() for a in search(Ivf(), cache=keep)] == expected
     (warning,) = (r.message for r in logged.records if r.levelname == "WARNING")
     assert str(keep) in warning and reason in warning and warning.endswith("it is made again")
     whole = Ivf()
-    search(whole, keep=keep)
-    assert whole.told["index_found"]
+    search(whole, cache=keep)
+    assert whole.figures["index_cached"]
 
 
 @both
@@ -310,11 +310,11 @@ def test_an_index_of_another_pool_is_refused(kind, tmp_path, logged):
     """Of as many rows and dimensions, copied to where this pool's should be; and one of another kind."""
     other = clustered(400, seed=9)
     expected = [a.tobytes() for a in search(kind())]
-    search(kind(), keep=tmp_path / "other", pool=other)
-    search(Ivf(nlist=7), keep=tmp_path / "kind")
+    search(kind(), cache=tmp_path / "other", pool=other)
+    search(Ivf(nlist=7), cache=tmp_path / "kind")
     for name in ("other", "kind"):
         logged.clear()
-        assert [a.tobytes() for a in search(kind(), keep=tmp_path / name)] == expected
+        assert [a.tobytes() for a in search(kind(), cache=tmp_path / name)] == expected
         assert f"{tmp_path / name} is of another pool or of other parameters; it is made again" in logged.text
 
 
@@ -334,7 +334,7 @@ def test_an_interrupted_build_leaves_nothing_and_is_started_again(kind, tmp_path
         patch.setattr(approximate, "BLOCK", 100)  # four to number the vectors, then those that are added
         patch.setattr(ArrayVectors, "read", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            search(kind(), keep=keep)
+            search(kind(), cache=keep)
     assert not keep.exists()
     for fault in (KeyboardInterrupt(), OSError(28, "No space left on device")):
 
@@ -345,11 +345,11 @@ def test_an_interrupted_build_leaves_nothing_and_is_started_again(kind, tmp_path
         with monkeypatch.context() as patch:
             patch.setattr(approximate, "_write_index", dies)
             with pytest.raises(type(fault)):
-                search(kind(), keep=keep)
+                search(kind(), cache=keep)
         assert [p.name for p in tmp_path.iterdir()] == ["index.lock"]
     (tmp_path / ".index.0123abcd.part").mkdir()  # of a killed one
     (tmp_path / ".index.0123abcd.part" / INDEX).write_bytes(b"half")
-    assert [a.tobytes() for a in search(kind(), keep=keep)] == expected
+    assert [a.tobytes() for a in search(kind(), cache=keep)] == expected
     assert sorted(p.name for p in keep.iterdir()) == [INDEX, MANIFEST, NUMBERS]
 
 
@@ -363,7 +363,7 @@ def test_several_at_once_build_one_index(tmp_path, monkeypatch):
     results = []
     with counted(Ivf, monkeypatch) as builds:
         threads = [
-            threading.Thread(target=lambda: results.append(search(Ivf(), keep=tmp_path / "k"))) for _ in range(3)
+            threading.Thread(target=lambda: results.append(search(Ivf(), cache=tmp_path / "k"))) for _ in range(3)
         ]
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
@@ -377,7 +377,7 @@ def test_several_processes_build_one_index(tmp_path):
     code = (
         "import sys, numpy as np; from pathlib import Path; from near.searching.indexes.hnsw import Hnsw; "
         "from near.searching.vectors import ArrayVectors; pool, index = np.load(sys.argv[1]), Hnsw(); "
-        "index.search(pool[:3], ArrayVectors(pool), 5, keep=Path(sys.argv[2])); print(index.told['index_found'])"
+        "index.search(pool[:3], ArrayVectors(pool), 5, cache=Path(sys.argv[2])); print(index.figures['index_cached'])"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "pool.npy"), str(tmp_path / "index")]
     options = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE, "text": True}
@@ -428,13 +428,13 @@ def test_select_logs_recall_and_caches_the_index(name, small_data, tmp_path, log
 
     ids, manifest = selected("one", "max_K=7")
     assert manifest["index"]["index"] == name and manifest["index"]["exact"] is False
-    assert manifest["figures"]["recall"] == 1 and manifest["figures"]["index_found"] is False
+    assert manifest["figures"]["recall"] == 1 and manifest["figures"]["index_cached"] is False
     assert f"index={name}: recall 1.000 at max_K=7 on 4 of 4 queries" in logged.text
     (folder,) = (p for p in (tmp_path / "cache" / "indexes").iterdir() if p.is_dir())
     width = KINDS[name].width_key
     for out, more in (("two", ["max_K=60"]), ("three", ["max_K=7", f"index.{width}=60"])):
         _, manifest = selected(out, *more)
-        assert manifest["figures"]["index_found"] is True
+        assert manifest["figures"]["index_cached"] is True
         assert f"read from {folder}" in logged.text
     words = [*small_data, f"cache_dir={tmp_path}/cache", "embedder=hashing", "max_K=7"]
     select(configured("select", *words), tmp_path)
@@ -443,13 +443,13 @@ def test_select_logs_recall_and_caches_the_index(name, small_data, tmp_path, log
 
 def test_built_indexes_are_listed_and_pruned_by_age(tmp_path, capsys):
     keep = tmp_path / "indexes" / "abcdef0123456789abcdef0123456789"
-    search(Ivf(), keep=keep)
+    search(Ivf(), cache=keep)
     words = ["--cache-dir", str(tmp_path)]
     cache.main(words)
     assert "and 1 built indexes, 0." in capsys.readouterr().out
     long_ago = os.stat(keep / MANIFEST).st_mtime - 40 * cache.DAY
     os.utime(keep / MANIFEST, (long_ago, long_ago))
-    search(Ivf(), keep=keep)  # which uses it
+    search(Ivf(), cache=keep)  # which uses it
     cache.main([*words, "prune", "--unused-days", "30"])
     assert keep.is_dir()
     os.utime(keep / MANIFEST, (long_ago, long_ago))

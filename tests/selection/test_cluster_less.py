@@ -1,9 +1,8 @@
-"""cluster_less: few rows are asked, and stand for their clusters."""
+"""cluster_less: the model scores few rows, which stand for their clusters."""
 
 import numpy as np
 import pytest
 
-from near.common.errors import UserError
 from near.selection.selectors.cluster_less import ClusterLess
 from tests.scored import ROWS, FakeScorer, Queries, round_for
 
@@ -12,14 +11,14 @@ POOL = np.eye(3)[CLUSTERS] + 0.01 * np.random.default_rng(0).normal(size=(ROWS, 
 
 
 class Clustered:
-    """A similarity whose clusters are told."""
+    """A similarity with given clusters."""
 
     def __init__(self, clusters=CLUSTERS):
-        self.found, self.asked = clusters, []
+        self.result, self.requested = clusters, []
 
     def clusters(self, count: int, seed: int) -> np.ndarray:
-        self.asked.append((count, seed))
-        return self.found
+        self.requested.append((count, seed))
+        return self.result
 
 
 def select(size: int, similarity=None, queries=((0, 1, 0), (0, 1, 0.1)), **known):
@@ -33,7 +32,7 @@ def select(size: int, similarity=None, queries=((0, 1, 0), (0, 1, 0.1)), **known
 def test_a_cluster_is_chosen_by_few_members():
     subset, scorer = select(4)
     assert set(subset.ids) == {4, 5, 6, 7}
-    assert len(scorer.asked[0]) == 6 and np.bincount(CLUSTERS[scorer.asked[0]]).tolist() == [2, 2, 2]
+    assert len(scorer.requested[0]) == 6 and np.bincount(CLUSTERS[scorer.requested[0]]).tolist() == [2, 2, 2]
     assert len(set(subset.scores.tolist())) == 1
 
 
@@ -54,15 +53,15 @@ def test_members_and_order_are_seeded():
     one, first = select(3)
     same, again = select(3)
     np.testing.assert_array_equal(one.ids, same.ids)
-    np.testing.assert_array_equal(first.asked[0], again.asked[0])
+    np.testing.assert_array_equal(first.requested[0], again.requested[0])
     others = [select(3, seed=seed) for seed in range(1, 6)]
     assert any(o.ids.tolist() != one.ids.tolist() for o, _ in others)
-    assert any(s.asked[0].tolist() != first.asked[0].tolist() for _, s in others)
+    assert any(s.requested[0].tolist() != first.requested[0].tolist() for _, s in others)
 
 
 def test_rows_that_are_not_eligible_stand_for_none():
     subset, scorer = select(3, eligible=np.array([0, 1, 4, 8, 9]), clusters=3)
-    assert subset.ids[0] == 4 and set(scorer.asked[0]) <= {0, 1, 4, 8, 9}
+    assert subset.ids[0] == 4 and set(scorer.requested[0]) <= {0, 1, 4, 8, 9}
 
 
 def test_how_many_clusters():
@@ -70,14 +69,9 @@ def test_how_many_clusters():
     select(3, similarity, seed=7)
     select(3, similarity, clusters=5)
     select(3, similarity, clusters=50)
-    assert similarity.asked == [(3, 7), (5, 0), (12, 0)]
+    assert similarity.requested == [(3, 7), (5, 0), (12, 0)]
     known = {"shortlist": {"selector": "random", "size": 4}}
     ClusterLess(cluster_size=4, **known).select(
         round_for(FakeScorer(pool=[POOL], queries=[[(0, 1, 0)]]), 2, queries=Queries(["a"]), similarity=similarity)
     )
-    assert similarity.asked[-1] == (3, 0)  # clusters are the pool's, a shortlist's rows are in some of them
-
-
-def test_gradients_have_no_clusters():
-    with pytest.raises(UserError, match="similarity=embeddings"):
-        select(3, similarity=object())
+    assert similarity.requested[-1] == (3, 0)  # clusters are the pool's, a shortlist's rows are in some of them

@@ -46,34 +46,34 @@ def batch(sizes=ROWS, seed: int = 0) -> list[dict]:
 def one_by_one(model, rows: list[dict], names: list[str]) -> torch.Tensor:
     """The gradient of each row's mean answer loss by autograd, float32 (rows, p), with transformers' own loss."""
     model = copy.deepcopy(model).eval()
-    found = []
+    result = []
     for row in rows:
         model.zero_grad()
         model(**Collator(0)([row]), use_cache=False).loss.backward()
         weights = dict(model.named_parameters(remove_duplicate=False))
-        found.append(torch.cat([weights[name].grad.float().flatten() for name in names]))
-    return torch.stack(found)
+        result.append(torch.cat([weights[name].grad.float().flatten() for name in names]))
+    return torch.stack(result)
 
 
 def taken(model, rows: list[dict], modules=None, times: int = 2, **options) -> tuple[torch.Tensor, list[str]]:
-    """Of the last of some calls: the first one has to learn which weights are used once."""
+    """Gradients of the last of several calls: the first one finds out which weights are used once."""
     with PerExample(model, Projection(None), modules) as per_example:
         for _ in range(times):
-            found = per_example(Collator(0)(rows), **options)
-        return found, list(per_example.weights)
+            result = per_example(Collator(0)(rows), **options)
+        return result, list(per_example.weights)
 
 
-def close(found: torch.Tensor, wanted: torch.Tensor, share: float = 1e-5) -> None:
-    torch.testing.assert_close(found, wanted, rtol=0, atol=share * float(wanted.abs().max()))
+def close(result: torch.Tensor, expected: torch.Tensor, share: float = 1e-5) -> None:
+    torch.testing.assert_close(result, expected, rtol=0, atol=share * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"target_modules": ["q_proj"]}])
 def test_equal_to_one_backward_pass_for_each_row(options, times):
     model = lora(**options)
-    found, names = taken(model, batch(), times=times)
+    result, names = taken(model, batch(), times=times)
     assert len(names) == len(trained(model))
-    close(found, one_by_one(model, batch(), names))
+    close(result, one_by_one(model, batch(), names))
 
 
 def test_a_row_does_not_depend_on_its_batch():
@@ -85,23 +85,23 @@ def test_a_row_does_not_depend_on_its_batch():
 def test_gradients_are_projected_as_they_arise():
     """No more than one weight's gradients of a batch are there at a time."""
     with PerExample(lora(), Projection(16)) as per_example:
-        held, whole = [], per_example._finish
+        calls, whole = [], per_example._finish
 
         def finish(name, gradients):
-            held.append((len(gradients), sum(len(g) for g in per_example._sums.values())))
+            calls.append((len(gradients), sum(len(g) for g in per_example._sums.values())))
             whole(name, gradients)
 
         per_example._finish = finish
         per_example(Collator(0)(batch()))
-    assert [pair for pair in held if pair[0] > 1] == [(4, 0)] * len(per_example.weights)
+    assert [pair for pair in calls if pair[0] > 1] == [(4, 0)] * len(per_example.weights)
 
 
 def test_weighted_rows_are_sums_over_tokens():
     model, rows = lora(), batch()
     counts = torch.tensor([float((row["labels"][1:] != IGNORED).sum()) for row in rows])
     weights = torch.tensor([1.0, 0.0, -2.0, 0.5])
-    found, names = taken(model, rows, weights=weights)
-    close(found, one_by_one(model, rows, names) * (counts * weights)[:, None])
+    result, names = taken(model, rows, weights=weights)
+    close(result, one_by_one(model, rows, names) * (counts * weights)[:, None])
 
 
 def test_nothing_of_the_model_is_changed():
@@ -122,35 +122,35 @@ def test_nothing_of_the_model_is_changed():
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_under_gradient_checkpointing(reentrant):
     model, rows = lora(), batch()
-    wanted, _ = taken(model, rows)
+    expected, _ = taken(model, rows)
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
     calls = []
     layer = model.base_model.model.model.layers[0].mlp
     layer.register_forward_pre_hook(lambda *_: calls.append(1))
-    found, _ = taken(model, rows, times=1)
+    result, _ = taken(model, rows, times=1)
     assert len(calls) == 4  # forward, and again for backward; of one row first, then of all
-    close(found, wanted)
+    close(result, expected)
 
 
 def test_bfloat16_models_give_float32_gradients():
     model, rows = lora(), batch()
-    wanted, _ = taken(model, rows)
+    expected, _ = taken(model, rows)
     low = copy.deepcopy(model).to(torch.bfloat16)
-    found, _ = taken(low, rows)
-    assert found.dtype == torch.float32
-    cosines = torch.nn.functional.cosine_similarity(found, wanted, dim=1)
+    result, _ = taken(low, rows)
+    assert result.dtype == torch.float32
+    cosines = torch.nn.functional.cosine_similarity(result, expected, dim=1)
     assert cosines.min() > 0.995
     with torch.autocast("cpu", torch.bfloat16):
         mixed, _ = taken(model, rows)
-    assert torch.nn.functional.cosine_similarity(mixed, wanted, dim=1).min() > 0.995
+    assert torch.nn.functional.cosine_similarity(mixed, expected, dim=1).min() > 0.995
 
 
 def test_full_fine_tuning_through_named_layers():
     model = llama()
-    found, names = taken(model, batch(), ["q_proj", "layers.1.mlp.down_proj"])
+    result, names = taken(model, batch(), ["q_proj", "layers.1.mlp.down_proj"])
     assert len(names) == 3
-    close(found, one_by_one(model, batch(), names))
+    close(result, one_by_one(model, batch(), names))
 
 
 def test_layers_with_one_weight_are_added_up_before_adam():
@@ -159,43 +159,43 @@ def test_layers_with_one_weight_are_added_up_before_adam():
     layers = model.model.layers
     layers[1].mlp.up_proj.weight = layers[0].mlp.up_proj.weight
     for times in (1, 2):
-        found, names = taken(model, batch(), ["up_proj"], times=times)
+        result, names = taken(model, batch(), ["up_proj"], times=times)
         assert len(names) == 1
-        close(found, one_by_one(model, batch(), names))
-    size = found.shape[1]
+        close(result, one_by_one(model, batch(), names))
+    size = result.shape[1]
     m = Moments(torch.zeros(size), torch.full((size,), 1e-4), 3, (0.9, 0.99), 1e-8)
     turned, _ = taken(model, batch(), ["up_proj"], moments={names[0]: m})
-    close(turned, m.direction(found.clone(), "outside"))
+    close(turned, m.direction(result.clone(), "outside"))
 
 
 def test_a_module_that_is_used_twice():
     model = llama()
     model.model.layers[1] = model.model.layers[0]
-    found, names = taken(model, batch(), ["gate_proj"])
-    close(found, one_by_one(model, batch(), names))
+    result, names = taken(model, batch(), ["gate_proj"])
+    close(result, one_by_one(model, batch(), names))
 
 
 @pytest.mark.parametrize(
     ("make", "modules", "line"),
     [
         (lambda: lora(use_dora=True), None, "DoRA.s magnitudes"),
-        (llama, None, "name the linear layers"),
-        (llama, ["nothing"], "nothing is no linear layer that is trained; use q_proj,"),
+        (llama, None, "name some linear layers"),
+        (llama, ["nothing"], "nothing is no trained linear layer; use q_proj,"),
         (lambda: lora(modules_to_save=["norm"]), None, "not those of linear layers"),
         (lambda: llama(tie_word_embeddings=True), ["lm_head"], "tied to model.embed_tokens"),
     ],
 )
-def test_what_can_not_be_taken_is_refused(make, modules, line):
+def test_gradients_that_can_not_be_taken_are_refused(make, modules, line):
     with pytest.raises(UserError, match=line):
         watched_layers(make(), modules)
 
 
-def test_examples_that_are_not_kept_apart_are_refused():
+def test_mixed_examples_are_refused():
     model = llama()
     mlp = model.model.layers[0].mlp
     whole = mlp.forward
     mlp.forward = lambda x: whole(x.flatten(0, 1)).view_as(x)  # as a mixture's experts see their tokens
-    with pytest.raises(UserError, match="not kept apart by example"):
+    with pytest.raises(UserError, match="which mix the examples"):
         taken(model, batch(), ["up_proj"])
 
 
@@ -204,7 +204,7 @@ def test_a_weight_that_is_used_beside_its_layer_is_refused():
     model = llama()
     mlp, gate = model.model.layers[0].mlp, model.model.layers[0].mlp.gate_proj.weight
     mlp.forward = lambda x: mlp.down_proj(torch.nn.functional.linear(x, gate))
-    with pytest.raises(UserError, match="used in another way than by its own layer"):
+    with pytest.raises(UserError, match="is not only used by its layer"):
         taken(model, batch(), ["gate_proj"])
     assert gate.grad is None
 
@@ -228,34 +228,34 @@ def test_adams_direction_is_the_step_that_torch_would_take(options):
     model, optimizer = after_steps(**options)
     names = list(trained(model))
     gradients = one_by_one(model, batch(), names)
-    found, order = taken(model, batch(), moments=moments_of(optimizer, trained(model)))
+    result, order = taken(model, batch(), moments=moments_of(optimizer, trained(model)))
     assert order == names
     for row in range(len(ROWS)):
         twin, step = copy.deepcopy(model), 1e-2
-        own = torch.optim.AdamW(twin.parameters(), lr=step, weight_decay=0.0)
+        adam = torch.optim.AdamW(twin.parameters(), lr=step, weight_decay=0.0)
         state = optimizer.state_dict()
         state["param_groups"][0] |= {"lr": step, "weight_decay": 0.0}
-        own = torch.optim.AdamW([p for p in twin.parameters() if p.requires_grad], lr=step, weight_decay=0.0)
-        own.load_state_dict(copy.deepcopy(state))
+        adam = torch.optim.AdamW([p for p in twin.parameters() if p.requires_grad], lr=step, weight_decay=0.0)
+        adam.load_state_dict(copy.deepcopy(state))
         before = torch.cat([p.detach().flatten().clone() for p in trained(twin).values()])
         start = 0
         for weight in trained(twin).values():
             weight.grad = gradients[row, start : start + weight.numel()].view_as(weight).clone()
             start += weight.numel()
-        own.step()
+        adam.step()
         after = torch.cat([p.detach().flatten() for p in trained(twin).values()])
-        close(found[row], (before - after) / step, 2e-4)
+        close(result[row], (before - after) / step, 2e-4)
 
 
 def test_epsilon_inside_is_the_authors_formula():
     model, optimizer = after_steps()
     names = list(trained(model))
     gradients = one_by_one(model, batch(), names)
-    found, _ = taken(model, batch(), moments=moments_of(optimizer, trained(model)), epsilon="inside")
+    result, _ = taken(model, batch(), moments=moments_of(optimizer, trained(model)), epsilon="inside")
     states = [optimizer.state[weight] for weight in trained(model).values()]
     first, second = (torch.cat([s[key].flatten() for s in states]) for key in ("exp_avg", "exp_avg_sq"))
-    wanted = (0.9 * first + 0.1 * gradients) / torch.sqrt(0.999 * second + 0.001 * gradients**2 + 1e-8)
-    close(found, wanted, 1e-4)
+    expected = (0.9 * first + 0.1 * gradients) / torch.sqrt(0.999 * second + 0.001 * gradients**2 + 1e-8)
+    close(result, expected, 1e-4)
 
 
 def test_no_moments_before_the_first_step_and_none_of_another_optimizer():
@@ -292,15 +292,15 @@ def test_projection_keeps_inner_products(hashes):
     """Over seeds the mean of the projected inner product is the inner product, with a spread of about 1 / sqrt(dim)."""
     generator = torch.Generator().manual_seed(0)
     pair = torch.nn.functional.normalize(torch.randn(2, 5000, generator=generator), dim=1)
-    found = []
+    result = []
     for seed in range(200):
         projection = Projection(256, hashes, seed)
         out = projection.zeros(2, {"w": 5000}, "cpu")
         projection.add(out, "w", pair)
         low = projection.finished(out)
-        found.append(float(low[0] @ low[1]))
-    spread = np.std(found)
-    assert abs(np.mean(found) - float(pair[0] @ pair[1])) < 5 * spread / 200**0.5
+        result.append(float(low[0] @ low[1]))
+    spread = np.std(result)
+    assert abs(np.mean(result) - float(pair[0] @ pair[1])) < 5 * spread / 200**0.5
     assert 0.7 / 16 < spread < 1.4 / 16
 
 
@@ -309,5 +309,5 @@ def test_tiny_model_of_the_project(tmp_path):
 
     write_tiny(tmp_path)
     model = lora(AutoModelForCausalLM.from_pretrained(tmp_path))
-    found, names = taken(model, batch())
-    close(found, one_by_one(model, batch(), names))
+    result, names = taken(model, batch())
+    close(result, one_by_one(model, batch(), names))

@@ -38,7 +38,7 @@ def test_draws_are_seeded_and_new_in_each_round():
     assert first.tolist() != other.tolist() and first.tolist() != later.tolist()
 
 
-@pytest.mark.parametrize("options", [{"focus": "hard"}, {"quantiles": [0.5]}, {"quantiles": [0.9, 0.1]}])
+@pytest.mark.parametrize("options", [{"quantiles": [0.5]}, {"quantiles": [0.9, 0.1]}])
 def test_bad_options_are_refused(options):
     with pytest.raises(UserError, match="selector"):
         Loss(**options)
@@ -46,9 +46,9 @@ def test_bad_options_are_refused(options):
 
 def test_windows_of_the_rounds():
     """The seed system's: sigmoid(10 (t - 1/2)) of the way, t = 1 in the last round."""
-    found = [window(update, 4, 100, 0.2) for update in (1, 2, 3)]
-    wanted = [80 / (1 + np.exp(-10 * (t - 0.5))) for t in (1 / 3, 2 / 3, 1)]
-    assert found == [(int(w), int(w + 20)) for w in wanted]
+    windows = [window(update, 4, 100, 0.2) for update in (1, 2, 3)]
+    expected = [80 / (1 + np.exp(-10 * (t - 0.5))) for t in (1 / 3, 2 / 3, 1)]
+    assert windows == [(int(w), int(w + 20)) for w in expected]
     assert window(1, 2, 100, 0.2)[0] == 79
     assert window(1, 1, 10, 0.2) == window(1, 2, 10, 0.2)  # one round alone never asks, and does not divide by zero
 
@@ -90,6 +90,6 @@ def test_the_first_losses_survive_a_restart():
     new = DeltaLoss()
     new.load_state_dict(old.state_dict())
     later = {"index": 1, "update": 1, "updates": 2}
-    wanted = old.select(round_for(scorer, 5, **later)).ids
-    np.testing.assert_array_equal(new.select(round_for(FakeScorer([LOSSES[::-1]]), 5, **later)).ids, wanted)
+    expected = old.select(round_for(scorer, 5, **later)).ids
+    np.testing.assert_array_equal(new.select(round_for(FakeScorer([LOSSES[::-1]]), 5, **later)).ids, expected)
     assert DeltaLoss().state_dict() == {}

@@ -1,4 +1,4 @@
-"""NICE: its query features are policy gradients, and its judge is asked and read with care."""
+"""NICE: its query features are policy gradients, and its judge's replies are read with care."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ import torch
 from near.common.errors import UserError
 from near.models.chat_judge import Judge
 from near.models.tokens import IGNORED
-from near.selection.selectors import nice
 from near.selection.selectors.nice import Nice, answer_row
 from tests import scored
 from tests.judging import chat, serve  # noqa: F401 - a fixture
@@ -55,8 +54,9 @@ def test_query_features_are_the_policy_gradient(made, monkeypatch):
             row = {**rows[i], "labels": rows[i]["labels"]}
             count = int((row["labels"][1:] != IGNORED).sum())
             total = total + scored.gradient(model, row) * count / 3
-        projection = round.scorer._projection()
-        from near.selection.scoring.gradients import PerExample
+        from near.selection.scoring.gradients import PerExample, Projection
+
+        projection = Projection(*round.scorer.projection)
 
         with PerExample(model, projection) as per_example:
             out = projection.zeros(1, {n: w.numel() for n, w in per_example.weights.items()}, "cpu")
@@ -64,9 +64,9 @@ def test_query_features_are_the_policy_gradient(made, monkeypatch):
             for name, weight in per_example.weights.items():
                 projection.add(out, name, total[None, start : start + weight.numel()])
                 start += weight.numel()
-        wanted = projection.finished(out)[0]
-        assert features.norms[query] == pytest.approx(wanted.norm().item(), rel=1e-3)
-        np.testing.assert_allclose(features.matrix()[query], (wanted / wanted.norm()).numpy(), atol=2e-3)
+        expected = projection.finished(out)[0]
+        assert features.norms[query] == pytest.approx(expected.norm().item(), rel=1e-3)
+        np.testing.assert_allclose(features.matrix()[query], (expected / expected.norm()).numpy(), atol=2e-3)
 
 
 @pytest.mark.model
@@ -85,7 +85,7 @@ def test_answers_are_drawn_once_by_seed_and_round(made, monkeypatch):
 
 
 @pytest.mark.model
-def test_without_any_reward_rows_are_random_and_that_is_said(made, monkeypatch, caplog):
+def test_without_any_reward_rows_are_random_with_a_warning(made, monkeypatch, caplog):
     rewarding(monkeypatch, lambda query, sample: 0.0)
     with caplog.at_level("WARNING", logger="near"):
         subset = Nice(samples=1, max_new_tokens=2).select(made())
@@ -105,16 +105,16 @@ def test_training_goes_on_as_if_nothing_had_been_drawn(made, monkeypatch):
 def test_an_exact_answer_is_rewarded(made, monkeypatch):
     """The model is made to say the reference of query 2, in another case and with a full stop."""
     round = made()
-    said = round.scorer.tokenizer("2. ", add_special_tokens=False)["input_ids"]
+    reply = round.scorer.tokenizer("2. ", add_special_tokens=False)["input_ids"]
 
     def generate(input_ids, **_):
-        return torch.cat([input_ids, torch.tensor([said + [2]] * len(input_ids))], dim=1)
+        return torch.cat([input_ids, torch.tensor([reply + [2]] * len(input_ids))], dim=1)
 
     monkeypatch.setattr(round.model, "generate", generate)
     rows, rewards = Nice(samples=2)._answered(round, np.arange(5), (0,))
     assert rewards.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 0]
-    assert rows[0]["labels"][rows[0]["begins"] :].tolist() == said + [2]
-    assert (rows[0]["labels"][: rows[0]["begins"]] == IGNORED).all()
+    assert rows[0]["labels"][rows[0]["start"] :].tolist() == reply + [2]
+    assert (rows[0]["labels"][: rows[0]["start"]] == IGNORED).all()
 
 
 def test_an_answer_ends_at_its_first_end():
@@ -130,8 +130,8 @@ def test_an_answer_ends_at_its_first_end():
 @pytest.fixture()
 def judge(serve):  # noqa: F811
     def make(say, **options):
-        server, told = serve(say)
-        return Judge(told, **options), server
+        server, server_options = serve(say)
+        return Judge(server_options, **options), server
 
     return make
 
@@ -142,20 +142,20 @@ def test_verdicts_come_in_order_and_braces_of_the_data_stay(judge):
         return 200, chat("Yes." if "right" in text.split("Answer to judge:")[1] else "**No**, it does not")
 
     asker, server = judge(say)
-    asked = [("q {answer}", "r", f"{'right' if i % 3 else 'wrong'} {i}") for i in range(7)]
-    assert asker.verdicts(asked) == [bool(i % 3) for i in range(7)]
+    cases = [("q {answer}", "r", f"{'right' if i % 3 else 'wrong'} {i}") for i in range(7)]
+    assert asker.verdicts(cases) == [bool(i % 3) for i in range(7)]
     path, key, body = server.requests[0]
     assert path == "/v1/chat/completions" and key == "Bearer a-key"
     assert body["model"] == "wise" and body["temperature"] == 0 and "q {answer}" in body["messages"][0]["content"]
 
 
-def test_a_busy_judge_is_asked_again(judge):
+def test_a_busy_judge_gets_the_request_again(judge):
     asker, server = judge(lambda body, count: (503, {}) if count < 3 else (200, chat("yes")))
     assert asker.verdicts([("q", "r", "a")]) == [True] and len(server.requests) == 3
 
 
 @pytest.mark.parametrize(
-    ("said", "line"),
+    ("reply", "line"),
     [
         ((200, chat("perhaps")), "replies 'perhaps', neither yes nor no"),
         ((200, {"choices": []}), "did not return a chat completion"),
@@ -164,8 +164,8 @@ def test_a_busy_judge_is_asked_again(judge):
         ((500, {}), "did not answer in 3 tries"),
     ],
 )
-def test_a_judge_that_talks_nonsense_is_one_line(judge, said, line):
-    asker, _ = judge(lambda body, count: said)
+def test_a_judge_that_talks_nonsense_is_one_line(judge, reply, line):
+    asker, _ = judge(lambda body, count: reply)
     with pytest.raises(UserError, match=line):
         asker.verdicts([("q", "r", "a")])
 
@@ -175,8 +175,6 @@ def test_a_judge_needs_an_address_and_a_name():
         Nice(reward="judge", judge={"server": {"url": None, "model": "x"}})
     with pytest.raises(UserError, match="judge.server.model is missing"):
         Nice(reward="judge", judge={"server": {"url": "http://x/v1", "concurrency": 1}})
-    with pytest.raises(UserError, match="exact, judge"):
-        Nice(reward="taste")
     assert Nice(judge={"server": {"url": None}}).judge is None
 
 
@@ -185,12 +183,11 @@ def test_the_judge_rewards(made, monkeypatch):
     class Yes:
         model = "wise"
 
-        def verdicts(self, asked):
-            assert asked[0][:2] == ("what is 0?", "0")
-            return [number % 2 == 0 for number in range(len(asked))]
+        def verdicts(self, cases):
+            assert cases[0][:2] == ("what is 0?", "0")
+            return [number % 2 == 0 for number in range(len(cases))]
 
     selector = Nice(samples=2, max_new_tokens=2)
     selector.judge = Yes()
     _, rewards = selector._answered(made(), np.arange(3), (0,))
     assert rewards.tolist() == [1, 0, 1, 0, 1, 0]
-    assert nice.REWARDS == ("exact", "judge")

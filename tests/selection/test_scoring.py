@@ -1,4 +1,4 @@
-"""What a model says of rows: right, kept by all that it depends on, and gone on with after a kill."""
+"""Losses and gradients of rows: right, cached by everything they depend on, and continued after a kill."""
 
 import os
 import time
@@ -27,11 +27,11 @@ def made(tmp_path, cache):
 def test_losses_are_means_over_answer_tokens(made):
     model, _, scorer = made
     ids = np.array([1, 4, 5, 7, 8, 11])
-    found = scorer().losses(model, ids)
+    result = scorer().losses(model, ids)
     assert model.training
     model.eval()
     table = scored.tokens(scored.ROWS, 1).table
-    for row, loss in zip(ids, found, strict=True):
+    for row, loss in zip(ids, result, strict=True):
         inputs = {name: torch.tensor([table[int(row)][name]]) for name in ("input_ids", "labels")}
         assert loss == pytest.approx(model(**inputs).loss.item(), rel=1e-5)
 
@@ -40,13 +40,13 @@ def test_losses_are_means_over_answer_tokens(made):
 def test_gradients_are_unit_vectors_and_lengths_in_the_order_of_the_rows(made, chunk):
     model, optimizer, scorer = made
     ids = np.array([2, 3, 7, 9, 10, 11])
-    (asked,) = scorer(chunk=chunk, adam=False).gradients(model, optimizer, ids)
+    (gradients,) = scorer(chunk=chunk, adam=False).gradients(model, optimizer, ids)
     table = scored.tokens(scored.ROWS, 1).table
-    wanted = torch.stack([scored.gradient(model, table[int(i)]) for i in ids]).numpy()
-    np.testing.assert_allclose(asked.pool.norms, np.linalg.norm(wanted, axis=1), rtol=1e-4)
-    units = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
-    np.testing.assert_allclose(asked.pool.matrix(), units, atol=2e-3)  # float16
-    assert asked.queries.rows == scored.QUERIES and asked.weight == 1
+    expected = torch.stack([scored.gradient(model, table[int(i)]) for i in ids]).numpy()
+    np.testing.assert_allclose(gradients.pool.norms, np.linalg.norm(expected, axis=1), rtol=1e-4)
+    units = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(gradients.pool.matrix(), units, atol=2e-3)  # float16
+    assert gradients.queries.rows == scored.QUERIES and gradients.weight == 1
 
 
 def test_the_same_question_is_computed_once(made):
@@ -55,9 +55,9 @@ def test_the_same_question_is_computed_once(made):
     ids = np.arange(scored.ROWS)
 
     def computed(**options) -> int:
-        own = scorer(**options)
-        list(own.gradients(model, optimizer, ids))
-        return own.computed
+        fresh = scorer(**options)
+        list(fresh.gradients(model, optimizer, ids))
+        return fresh.computed
 
     assert computed() == 3 + 1
     assert computed() == 0
@@ -76,10 +76,10 @@ def test_the_same_question_is_computed_once(made):
     layer = next(m for m in model.modules() if isinstance(getattr(m, "scaling", None), dict))
     layer.scaling["default"] *= 2  # as another lora_alpha
     assert computed() == 4
-    own = scorer()
-    own.losses(model, ids)
-    own.losses(model, ids)
-    assert own.computed == 3
+    fresh = scorer()
+    fresh.losses(model, ids)
+    fresh.losses(model, ids)
+    assert fresh.computed == 3
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -93,24 +93,24 @@ def test_what_is_not_finite_is_one_line(made):
         list(scorer().gradients(model, optimizer, np.arange(3)))
 
 
-def test_weights_that_are_not_looked_at_count_too(made):
+def test_weights_that_are_not_watched_count_too(made):
     """Gradients of some layers depend on the weights of all."""
     model, optimizer, scorer = made
-    own = scorer(modules=["q_proj.lora_A.default"])
-    list(own.gradients(model, optimizer, np.arange(3)))
-    before = own.computed
+    fresh = scorer(modules=["q_proj.lora_A.default"])
+    list(fresh.gradients(model, optimizer, np.arange(3)))
+    before = fresh.computed
     with torch.no_grad():
         dict(trained(model))[next(n for n in trained(model) if "down_proj" in n)].add_(0.1)
-    list(own.gradients(model, optimizer, np.arange(3)))
-    assert own.computed == 2 * before
+    list(fresh.gradients(model, optimizer, np.arange(3)))
+    assert fresh.computed == 2 * before
 
 
 def test_no_optimizer_state_gives_plain_gradients_and_says_so_once(made, caplog):
     model, _, scorer = made
-    optimizer, own = torch.optim.AdamW(list(trained(model).values())), scorer()
+    optimizer, fresh = torch.optim.AdamW(list(trained(model).values())), scorer()
     with caplog.at_level("INFO", logger="near"):
-        (first,) = own.gradients(model, optimizer, np.arange(4))
-        (second,) = own.gradients(model, optimizer, np.arange(4))
+        (first,) = fresh.gradients(model, optimizer, np.arange(4))
+        (second,) = fresh.gradients(model, optimizer, np.arange(4))
     (plain,) = scorer(adam=False).gradients(model, optimizer, np.arange(4))
     np.testing.assert_array_equal(first.pool.matrix(), plain.pool.matrix())
     assert sum("plain gradients" in line for line in caplog.messages) == 1
@@ -130,21 +130,21 @@ def test_a_killed_computation_goes_on_where_it_was(made, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         scorer().losses(model, np.arange(scored.ROWS))
     monkeypatch.undo()
-    own = scorer()
-    found = own.losses(model, np.arange(scored.ROWS))
-    assert own.computed == 1
-    np.testing.assert_allclose(found[3:5], scorer(chunk=4).losses(model, np.arange(scored.ROWS))[3:5], rtol=1e-6)
+    fresh = scorer()
+    result = fresh.losses(model, np.arange(scored.ROWS))
+    assert fresh.computed == 1
+    np.testing.assert_allclose(result[3:5], scorer(chunk=4).losses(model, np.arange(scored.ROWS))[3:5], rtol=1e-6)
 
 
 def test_a_chunk_that_is_cut_short_is_computed_again(made, tmp_path):
     model, _, scorer = made
-    wanted = scorer().losses(model, np.arange(scored.ROWS))
+    expected = scorer().losses(model, np.arange(scored.ROWS))
     (folder,) = (tmp_path / "scores").iterdir()
     path = folder / "00001.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
-    own = scorer()
-    np.testing.assert_array_equal(own.losses(model, np.arange(scored.ROWS)), wanted)
-    assert own.computed == 1
+    fresh = scorer()
+    np.testing.assert_array_equal(fresh.losses(model, np.arange(scored.ROWS)), expected)
+    assert fresh.computed == 1
 
 
 def test_chunks_that_another_process_is_at_are_waited_for(tmp_path):
@@ -154,7 +154,7 @@ def test_chunks_that_another_process_is_at_are_waited_for(tmp_path):
     from near.common.locks import acquire
 
     chunks = Chunks(tmp_path, [np.arange(2), np.arange(2, 5)])
-    held = acquire(chunks.path(0).with_suffix(".lock"))
+    lock = acquire(chunks.path(0).with_suffix(".lock"))
 
     def other():
         while not chunks.whole(1):
@@ -163,7 +163,7 @@ def test_chunks_that_another_process_is_at_are_waited_for(tmp_path):
         from safetensors.numpy import save_file
 
         save_file({"x": np.array([7.0, 8.0])}, chunks.path(0))
-        held.close()
+        lock.close()
 
     thread = threading.Thread(target=other)
     thread.start()
@@ -205,24 +205,24 @@ def saved(model, optimizer, folder, step: int, rates: dict[int, float]):
     return str(folder)
 
 
-def test_checkpoints_are_asked_in_place_of_the_model(made, tmp_path):
+def test_checkpoints_replace_the_model(made, tmp_path):
     """Each gives what the model gave when it was saved, weighted by the mean learning rate since the one before."""
     model, optimizer, scorer = made
-    ids, wanted, folders, rates = np.arange(6), [], [], {1: 0.1, 2: 0.3}
+    ids, expected, folders, rates = np.arange(6), [], [], {1: 0.1, 2: 0.3}
     for at in (2, 4):
-        (asked,) = scorer().gradients(model, optimizer, ids)
-        wanted.append((asked.pool.matrix(), asked.queries.matrix()))
+        (gradients,) = scorer().gradients(model, optimizer, ids)
+        expected.append((gradients.pool.matrix(), gradients.queries.matrix()))
         folders.append(saved(model, optimizer, tmp_path / f"checkpoint-{at}", at, rates))
         rates = {**rates, 3: 0.5, 4: 0.7}
         scored.step(model, optimizer, 2)
     before = {name: weight.clone() for name, weight in trained(model).items()}
-    own = scorer(checkpoints=folders[::-1])
-    found = list(own.gradients(model, optimizer, ids))
-    assert own.computed == 0  # the same weights and moments as then
-    for asked, (pool, queries) in zip(found, wanted, strict=True):
-        np.testing.assert_array_equal(asked.pool.matrix(), pool)
-        np.testing.assert_array_equal(asked.queries.matrix(), queries)
-    assert [asked.weight for asked in found] == pytest.approx([0.2 / 0.8, 0.6 / 0.8])
+    fresh = scorer(checkpoints=folders[::-1])
+    result = list(fresh.gradients(model, optimizer, ids))
+    assert fresh.computed == 0  # the same weights and moments as then
+    for gradients, (pool, queries) in zip(result, expected, strict=True):
+        np.testing.assert_array_equal(gradients.pool.matrix(), pool)
+        np.testing.assert_array_equal(gradients.queries.matrix(), queries)
+    assert [gradients.weight for gradients in result] == pytest.approx([0.2 / 0.8, 0.6 / 0.8])
     assert all(torch.equal(before[name], weight) for name, weight in trained(model).items())
 
 

@@ -1,15 +1,20 @@
 """The contract over every selector under conf/, and what each one is for."""
 
 import contextlib
+import sys
 
 import numpy as np
 import pytest
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+from near.app.faults import fault_line
 from near.common.errors import UserError
 from near.searching.neighbours import Neighbours
 from near.searching.vectors import ArrayVectors
 from near.selection.round import Round, Subset, checked
+from near.selection.selectors.base import selector_of
 from near.selection.selectors.full import Full
 from near.selection.selectors.near import Near
 from near.selection.selectors.random import Random
@@ -23,7 +28,7 @@ POOL = 40
 ELIGIBLE = np.array([i for i in range(POOL) if i % 7])
 
 
-class Told(Similarity):
+class RandomVectors(Similarity):
     """Of random unit vectors: as good as any for the contract."""
 
     def __init__(self, neighbours: Neighbours):
@@ -36,14 +41,14 @@ class Told(Similarity):
 
 
 class Scored(FakeScorer):
-    """Answers of a model that are random, the same whenever it is asked."""
+    """Random losses and gradients of a model, the same every time."""
 
     def __init__(self):
         rng = np.random.default_rng(2)
         losses, vectors = rng.random(POOL), rng.normal(size=(POOL, 3))
         super().__init__([losses] * 9, [vectors], [vectors[:4]])
 
-    def folder(self, model, made_of):
+    def folder(self, model, key_parts):
         raise AssertionError("nice answers with a real model: tests/selection/test_nice.py")
 
 
@@ -66,7 +71,7 @@ def round_of(size=8, index=1, seed=0, previous=(), neighbours=None, eligible=ELI
         trained=trained,
         previous=tuple(previous),
         neighbours=neighbours or matrix(),
-        similarity=Told(neighbours or matrix()),
+        similarity=RandomVectors(neighbours or matrix()),
         update=max(0, index - 1),
         updates=3,
         queries=Queries(["a", "b", "a", "b"]),
@@ -157,16 +162,83 @@ def test_full_takes_every_row_once_before_any_twice(size):
 def test_the_contract_is_enforced():
     round = round_of(3)
 
-    def told(ids):
+    def message(ids):
         with pytest.raises(UserError) as caught:
             checked(Subset(np.asarray(ids)), round, "mine")
         return str(caught.value)
 
-    assert "returned 4 rows in round 1; it may return 1 to 3" in told([1, 2, 3, 4])
-    assert "returned 0 rows" in told(np.empty(0, dtype=np.int64))
-    assert "returned 1 rows twice" in told([1, 1, 2])
-    assert "returned row 7, which is not eligible" in told([1, 7])
-    assert "must be int64" in told([1.0, 2.0])
+    assert "returned 4 rows in round 1; it may return 1 to 3" in message([1, 2, 3, 4])
+    assert "returned 0 rows" in message(np.empty(0, dtype=np.int64))
+    assert "returned 1 rows twice" in message([1, 1, 2])
+    assert "returned row 7, which is not eligible" in message([1, 7])
+    assert "must be int64" in message([1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("selector", "option", "choices"),
+    [
+        ("near", "policy=advanced", "repeat, advance, sample"),
+        ("less", "aggregate=median", "max, mean, vote"),
+        ("loss", "focus=hard", "low, medium, high"),
+        ("nice", "reward=taste", "exact, judge"),
+    ],
+)
+def test_an_unknown_choice_is_refused(selector, option, choices):
+    with pytest.raises(UserError, match=f"selector.{option} is not one of {choices}"):
+        configured("train", "data=files", f"selector={selector}", f"selector.{option}")
+
+
+OLD_SELECTOR = """
+from near.selection.round import Subset
+from near.selection.selectors.base import Selector
+
+class Mine(Selector):
+    asks_model = "losses"
+
+    def select(self, round):
+        return Subset(round.eligible[: round.size])
+"""
+OLD_MIXIN = OLD_SELECTOR.replace("class Mine(Selector):", "class Mixin:").replace(
+    "    def select", "class Mine(Mixin, Selector):\n    def select"
+)
+OLD_ATTRIBUTE = OLD_SELECTOR.replace(
+    '    asks_model = "losses"', "    def __init__(self):\n        super().__init__()\n        self.asks_model = None"
+)
+OLD_IMPORT = "from near.selection.selectors.asking import AskingSelector"
+OLD_MIXER = """
+from near.selection.mixers.base import Mixer
+
+class Mine(Mixer):
+    def told(self):
+        return {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (OLD_SELECTOR, "old_class.Mine: asks_model is now requires; rename it"),
+        (OLD_MIXIN, "old_class.Mine: asks_model is now requires; rename it"),
+        (OLD_ATTRIBUTE, "old_class.Mine: asks_model is now requires; rename it"),
+        (OLD_MIXER, "old_class.Mine: told is now metrics; rename it"),
+        (OLD_IMPORT, "near.selection.selectors.asking is now near.selection.selectors.model; change the import"),
+        ("from near.selectors.base import Selector", "near.selectors is now near.selection.selectors; change"),
+    ],
+)
+def test_a_users_class_with_an_old_name_is_one_line(source, line, tmp_path, monkeypatch):
+    (tmp_path / "old_class.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "old_class", raising=False)
+    with pytest.raises(InstantiationException) as caught:
+        selector_of(OmegaConf.create({"_target_": "old_class.Mine"}))
+    assert line in fault_line(caught.value) and "\n" not in fault_line(caught.value)
+
+
+def test_a_class_for_both_versions_is_taken():
+    class Mine(Random):
+        asks_model = requires = "losses"
+
+    assert Mine().requires == "losses"
 
 
 def rows_of(policy, previous=(), size=4, index=1, seed=0, neighbours=None, **options) -> list[int]:
@@ -183,13 +255,13 @@ def test_advance_takes_the_next_unused_rows_and_then_begins_anew():
     """By hand: the walk is 5 2 9 7 11 (columns of [[5 2 7] [5 9 11]]); the warm-up took 2."""
     ids = np.array([[5, 2, 7], [5, 9, 11]])
     neighbours = Neighbours(ids, np.zeros(ids.shape, dtype=np.float32), {})
-    eligible, previous, found = np.arange(POOL), [np.array([2, 30])], []
+    eligible, previous, picked = np.arange(POOL), [np.array([2, 30])], []
     for index in range(1, 5):
         round = round_of(2, index=index, previous=previous, neighbours=neighbours, eligible=eligible)
-        found.append(Near(policy="advance").select(round).ids.tolist())
-        previous.append(np.array(found[-1]))
+        picked.append(Near(policy="advance").select(round).ids.tolist())
+        previous.append(np.array(picked[-1]))
     # all five once (2 by the warm-up); then the least taken from the beginning of the walk
-    assert found == [[5, 9], [7, 11], [5, 2], [9, 7]]
+    assert picked == [[5, 9], [7, 11], [5, 2], [9, 7]]
 
 
 def test_advance_over_all_rounds_takes_every_row_of_the_matrix_before_any_twice():
@@ -207,15 +279,15 @@ def test_sample_draws_in_proportion_to_exp_of_similarity_over_temperature():
     ids = np.array([[1, 2, 3], [3, 1, 4]])
     scores = np.array([[0.9, 0.8, 0.5], [0.7, 0.6, 0.55]], dtype=np.float32)
     best = {1: 0.9, 2: 0.8, 3: 0.7, 4: 0.55}
-    wanted = np.exp(np.array(list(best.values())) / 0.2)
-    wanted /= wanted.sum()
+    expected = np.exp(np.array(list(best.values())) / 0.2)
+    expected /= expected.sum()
     counts = np.zeros(5)
     for index in range(4000):
         round = round_of(2, index=index, neighbours=Neighbours(ids, scores, {}), eligible=np.arange(POOL))
         subset = Near(policy="sample", temperature=0.2).select(round)
         assert subset.scores.tolist() == pytest.approx([best[i] for i in subset.ids.tolist()])
         counts[subset.ids[0]] += 1
-    np.testing.assert_allclose(counts[1:] / 4000, wanted, atol=4 * np.sqrt(0.25 / 4000))
+    np.testing.assert_allclose(counts[1:] / 4000, expected, atol=4 * np.sqrt(0.25 / 4000))
 
 
 def test_sample_is_new_every_round_and_nearest_when_cold():

@@ -1,4 +1,4 @@
-"""The shortlist: only what a cheap selector ranks first is asked about."""
+"""The shortlist: the model scores only what a cheap selector ranks first."""
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ MATRIX = Neighbours(np.array([[5, 2, 7], [5, 9, 2]]), np.array([[0.9, 0.8, 0.1],
 
 
 @pytest.mark.parametrize("make", [Less, Loss, DeltaLoss])
-def test_only_the_shortlist_is_asked(make):
+def test_only_the_shortlist_is_scored(make):
     scorer = FakeScorer([np.arange(ROWS)], [np.random.default_rng(0).normal(size=(ROWS, 4))], [np.eye(4)[:2]])
     selector = make(shortlist={"selector": "near", "size": 3})
     assert selector.needs_neighbours and not make().needs_neighbours
     subset = selector.select(round_for(scorer, 2, neighbours=MATRIX, queries=_queries()))
-    assert scorer.asked[0].tolist() == [2, 5, 9]  # near walks 5, 2, 9
+    assert scorer.requested[0].tolist() == [2, 5, 9]  # near walks 5, 2, 9
     assert set(subset.ids) < {2, 5, 9}
 
 
@@ -34,7 +34,7 @@ def _queries():
 def test_a_longer_list_than_the_pool_is_the_pool():
     scorer = FakeScorer([np.arange(ROWS)])
     Loss(shortlist={"selector": "random", "size": 500}).select(round_for(scorer, 2))
-    assert scorer.asked[0].tolist() == list(range(ROWS))
+    assert scorer.requested[0].tolist() == list(range(ROWS))
 
 
 def test_a_cheap_selector_with_options():
@@ -46,10 +46,9 @@ def test_a_cheap_selector_with_options():
 
 
 @pytest.mark.parametrize(
-    ("given", "line"),
+    ("options", "line"),
     [
         ({"selector": "near"}, "is not like"),
-        ({"selector": "near", "size": 0}, "use 1 or more"),
         ({"selector": "near", "size": 5, "more": 1}, "is not like"),
         ({"selector": "nera", "size": 5}, "did you mean near"),
         ({"selector": "less", "size": 5}, "not one that is cheap"),
@@ -57,6 +56,6 @@ def test_a_cheap_selector_with_options():
         ({"selector": "queries", "size": 5}, "not one that is cheap"),
     ],
 )
-def test_bad_shortlists_are_one_line(given, line):
+def test_bad_shortlists_are_one_line(options, line):
     with pytest.raises(UserError, match=line):
-        Loss(shortlist=given)
+        Loss(shortlist=options)

@@ -83,8 +83,8 @@ def without(row: dict, names=OURS) -> dict:
 
 
 def files(folder) -> dict[str, bytes]:
-    there = folder.iterdir() if folder.exists() else ()
-    return {p.name: p.read_bytes() for p in there if p.name != LIST}
+    entries = folder.iterdir() if folder.exists() else ()
+    return {p.name: p.read_bytes() for p in entries if p.name != LIST}
 
 
 def write(kind: str, folder, rows: list[dict]):
@@ -119,8 +119,8 @@ def test_the_rows_are_those_of_the_source_in_the_selectors_order(config, tmp_pat
     rows = written(out, kind)
     assert [row["rank"] for row in rows] == list(range(1, 10))
     assert {row["source"] for row in rows} == {"pool"}
-    wanted = [{"text": row["question"]} for row in ROWS] if source == "txt" else ROWS
-    assert [without(row) for row in rows] == [wanted[i] for i in ids]
+    expected = [{"text": row["question"]} for row in ROWS] if source == "txt" else ROWS
+    assert [without(row) for row in rows] == [expected[i] for i in ids]
 
 
 def test_score_and_nearest_query_against_the_matrix(config, pool, tmp_path):
@@ -130,8 +130,8 @@ def test_score_and_nearest_query_against_the_matrix(config, pool, tmp_path):
     select(cfg, out)
     ids, scores = np.load(out / "top_indices.npy"), np.load(out / "top_scores.npy")
     for row, chosen in zip(written(out, "jsonl"), np.load(out / "subset.npy"), strict=True):
-        found = [(-scores[q, k], (1, 3, 4)[q]) for q, k in zip(*np.nonzero(ids == chosen), strict=True)]
-        assert (-row["score"], row["nearest_query"]) == min(found)
+        matches = [(-scores[q, k], (1, 3, 4)[q]) for q, k in zip(*np.nonzero(ids == chosen), strict=True)]
+        assert (-row["score"], row["nearest_query"]) == min(matches)
 
 
 def test_of_equal_scores_the_lowest_query_and_null_for_what_is_not_in_the_matrix(config, pool):
@@ -229,7 +229,7 @@ def test_a_selector_without_neighbours_embeds_nothing(config, pool, tmp_path, mo
     assert pa.parquet.read_schema(out / "subset.parquet").field("score").type == pa.float32()
 
 
-# test_asking_runs.py has those that ask the model, training/test_mix_runs.py mix; near_rds embeds with it
+# test_model_runs.py has those that need the model, training/test_mix_runs.py mix; near_rds embeds with it
 WITHOUT_MODEL = sorted(
     name
     for name in set(choices("selector")) - {"near_rds", "queries", "mix"}
@@ -245,8 +245,8 @@ def test_every_selector_picks_what_it_picks_in_training(config, pool, tmp_path, 
     ids = np.load(tmp_path / "out" / "subset.npy")
     assert 1 <= len(ids) == len(set(ids.tolist())) <= 5
     assert 4 not in ids
-    told = json.loads((tmp_path / "out" / "manifest.json").read_text())["subset"]
-    assert (told["n"], told["rows"], told["seed"], told["export"]) == (5, len(ids), 42, None)
+    described = json.loads((tmp_path / "out" / "manifest.json").read_text())["subset"]
+    assert (described["n"], described["rows"], described["seed"], described["export"]) == (5, len(ids), 42, None)
     eligible = load_pool(cfg.data, load(cfg.data, "queries", cfg.cache_dir), cfg.cache_dir).eligible()
     round = {"index": 0, "count": 1, "step": 0, "size": 5, "seed": 42, "draws": 5, "trained": np.zeros(24, dtype=int)}
     if name == "random":
@@ -285,16 +285,16 @@ def test_a_folder_holds_one_selection(config, pool, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="out holds another selection; set overwrite=true or another output_dir"):
         select(config(pool, "random"), out)
     select(cfg, out)  # a subset of the matrix that is there
-    held = files(out)
+    first = files(out)
     select(cfg, out)
-    assert files(out).keys() == held.keys()
+    assert files(out).keys() == first.keys()
     for key, value, says in (("n", 6, "n was 5, now 6"), ("export", "parquet", "export was jsonl, now parquet")):
         other = cfg.copy()
         other[key] = value
         with pytest.raises(UserError, match=rf"holds another subset \({says}\); set overwrite=true or another output"):
             select(other, out)
     select(plain(cfg), out)  # the matrix again: its subset stays, and the manifest goes on saying so
-    assert files(out)["subset.jsonl"] == held["subset.jsonl"]
+    assert files(out)["subset.jsonl"] == first["subset.jsonl"]
     assert json.loads((out / "manifest.json").read_text())["subset"]["n"] == 5
 
     select(config(pool, n=6, export="parquet", overwrite=True), out)  # without a search
@@ -329,10 +329,10 @@ def test_columns_of_our_names_stay_and_ours_move(config, tmp_path, caplog):
     rows = [{**row, "score": -1} if i == 20 else row for i, row in enumerate(ROWS)]
     path, out = write_rows(tmp_path / "pool.jsonl", rows), tmp_path / "out"
     select(config(path, "full", n=24, export="jsonl"), out)
-    found, ids = written(out, "jsonl"), np.load(out / "subset.npy")
+    exported, ids = written(out, "jsonl"), np.load(out / "subset.npy")
     moved = tuple(f"near_{name}" for name in OURS)
-    assert all(set(moved) <= set(row) and not set(row) & {"rank", "source"} for row in found)
-    assert [without(row, moved) for row in found] == [rows[i] for i in ids]
+    assert all(set(moved) <= set(row) and not set(row) & {"rank", "source"} for row in exported)
+    assert [without(row, moved) for row in exported] == [rows[i] for i in ids]
     assert any("ours are near_rank, near_score, near_nearest_query, near_source" in m for m in caplog.messages)
     select(config(out / "subset.jsonl", "full", n=24, export="parquet"), tmp_path / "twice")
     names = pa.parquet.read_schema(tmp_path / "twice" / "subset.parquet").names
@@ -343,7 +343,7 @@ def test_columns_of_our_names_stay_and_ours_move(config, tmp_path, caplog):
 def test_a_source_that_changed_meanwhile_is_refused(config, tmp_path, monkeypatch, how):
     for i in (0, 1):
         write_rows(tmp_path / f"part{i}.jsonl", ROWS[12 * i : 12 * i + 12])
-    found, out = material.find_neighbours, tmp_path / "out"
+    search, out = material.find_neighbours, tmp_path / "out"
 
     def meanwhile(*args):
         if how == "gone":
@@ -352,7 +352,7 @@ def test_a_source_that_changed_meanwhile_is_refused(config, tmp_path, monkeypatc
             write_rows(tmp_path / "part0.jsonl", [*ROWS[:12], ROWS[0]])
         else:
             write_rows(tmp_path / "part1.jsonl", ROWS[12:24][::-1])
-        return found(*args)
+        return search(*args)
 
     monkeypatch.setattr(material, "find_neighbours", meanwhile)
     with pytest.raises(UserError) as caught:
@@ -362,7 +362,7 @@ def test_a_source_that_changed_meanwhile_is_refused(config, tmp_path, monkeypatc
 
 
 def test_values_that_json_has_no_form_for(config, tmp_path):
-    day, zone = datetime.datetime(2026, 11, 24, 5, 6, 7), datetime.timezone.utc
+    day, zone = datetime.datetime(2026, 11, 24, 5, 6, 7), datetime.UTC
     extra = {
         "raw": b"\x00\xff",
         "at": day.replace(tzinfo=zone),
@@ -395,10 +395,11 @@ def test_what_no_form_fits_is_one_line(tmp_path):
     deep = []
     for _ in range(100_000):
         deep = [deep]
-    for value, says in ((object(), "holds what JSON can't (it is of type object)"), (deep, "holds what JSON can't")):
+    says = "column 'odd' of the subset's row 2 has a value that JSON can't hold"
+    for value, reason in ((object(), " (it is of type object)"), (deep, "")):
         with pytest.raises(UserError) as caught:
             WRITERS["jsonl"](tmp_path / "x", [{"fine": 1}, {"odd": value}], {})
-        assert f"column 'odd' of the subset's row 2 {says}" in str(caught.value)
+        assert says + reason in str(caught.value)
         with pytest.raises(UserError, match="column 'odd' does not fit one type .*; use export=jsonl"):
             WRITERS["parquet"](tmp_path / "y", [{"fine": 1}, {"odd": value}], {})
     assert not (tmp_path / "x").exists()
@@ -450,7 +451,7 @@ def test_other_ranks_write_nothing(config, pool, tmp_path, monkeypatch):
 def test_a_dry_run_writes_nothing(config, pool, tmp_path, caplog):
     caplog.set_level(logging.INFO, "near")
     select(config(pool, "random", export="jsonl", dry_run=True), tmp_path / "out")
-    assert "dry run: selector random looks at no neighbours: nothing would be embedded" in caplog.messages
+    assert "dry run: selector random needs no neighbours: nothing would be embedded" in caplog.messages
     assert not files(tmp_path / "out")
 
 

@@ -64,10 +64,10 @@ def test_mass_is_conserved(seed):
 def test_by_hand():
     """One query without pressure on the rows is a softmax of its similarities over 2 epsilon."""
     scores = np.array([[0.9, 0.5, -0.2]])
-    wanted = np.exp(scores[0] / 0.2)
+    expected = np.exp(scores[0] / 0.2)
     subset = select(scores, epsilon=0.1, reg_rows=1e-12)
     assert subset.ids.tolist() == [0, 1, 2]
-    np.testing.assert_allclose(subset.scores, wanted / wanted.sum(), rtol=1e-5)
+    np.testing.assert_allclose(subset.scores, expected / expected.sum(), rtol=1e-5)
 
 
 def test_every_query_has_its_share():
@@ -100,8 +100,8 @@ def test_rows_that_are_not_eligible_carry_nothing():
 
 
 def test_a_query_without_eligible_neighbours_is_left_out():
-    found = Neighbours(np.array([[0, 1], [2, 3]]), np.array([[0.9, 0.1], [0.8, 0.2]], np.float32), {})
-    subset = Uot().select(round_for(size=4, neighbours=found, eligible=np.array([2, 3, 5])))
+    matrix = Neighbours(np.array([[0, 1], [2, 3]]), np.array([[0.9, 0.1], [0.8, 0.2]], np.float32), {})
+    subset = Uot().select(round_for(size=4, neighbours=matrix, eligible=np.array([2, 3, 5])))
     assert subset.ids.tolist() == [2, 3] and subset.scores.sum() == pytest.approx(1)
 
 
@@ -112,7 +112,7 @@ def test_equal_similarities_go_by_id(scores):
     np.testing.assert_allclose(subset.scores, 1 / scores.shape[1], rtol=1e-5)
 
 
-def test_iterations_that_do_not_settle_are_told(caplog, monkeypatch):
+def test_iterations_that_do_not_converge_are_logged(caplog, monkeypatch):
     monkeypatch.setattr("near.selection.selectors.uot.STEPS", 2)
     with caplog.at_level("WARNING", logger="near"):
         select(np.random.default_rng(0).uniform(-1, 1, (4, N)), reg_rows=10.0)
@@ -129,5 +129,5 @@ def test_rows_held_to_their_share(seed):
 
 
 def test_no_eligible_neighbour_gives_no_rows():
-    found = Neighbours(np.array([[0, 1]]), np.array([[0.9, 0.1]], np.float32), {})
-    assert not len(Uot().select(round_for(size=4, neighbours=found, eligible=np.array([2, 3]))).ids)
+    matrix = Neighbours(np.array([[0, 1]]), np.array([[0.9, 0.1]], np.float32), {})
+    assert not len(Uot().select(round_for(size=4, neighbours=matrix, eligible=np.array([2, 3]))).ids)

@@ -112,7 +112,7 @@ def test_a_run_is_a_reference_by_its_folder(tiny, tmp_path, monkeypatch):
     assert max(lines(tmp_path / "second")[1]["mix"]["excess"].values()) > 0
     with pytest.raises(UserError, match=r"mixer.reference: .*adapter does not fit the model \(its r is 4, not 8\)"):
         train(configured("train", *mix(tiny, "doremi", run, "finetuning.r=8")), tmp_path / "third")
-    with pytest.raises(UserError, match="holds no adapter and no model"):
+    with pytest.raises(UserError, match="has no adapter and no model"):
         train(configured("train", *mix(tiny, "doremi", f"mixer.reference={tmp_path}")), tmp_path / "fourth")
 
 
@@ -128,9 +128,7 @@ def test_what_can_not_be_mixed_is_refused_before_a_model_is_loaded(tiny, tmp_pat
     told = refused(*mix(tiny, "static", "mixer.proportions={sums: 1}"))
     assert "mixer.proportions.sums: the pool has no source of that name; did you mean sum?" in told
     unlabelled = [word for word in mix(tiny, "odm") if "columns.source" not in word]
-    assert "all 60 eligible rows are of one source (pool), so that there is nothing to mix; label" in refused(
-        *unlabelled
-    )
+    assert "all 60 eligible rows are of one source (pool), so there is nothing to mix; label" in refused(*unlabelled)
 
 
 def test_trackers_and_the_log_are_told_of_the_mix(tiny, tmp_path, caplog):

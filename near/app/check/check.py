@@ -282,7 +282,7 @@ def _looks_at_queries(cfg: DictConfig, selector: str) -> bool:
     """Whether a selector of ours needs the target, as its class says; of others it is told when they are loaded."""
     if not selector.startswith("near."):
         return False
-    wants = [attribute(selector, name) for name in ("needs_neighbours", "trains_on_queries", "asks_model")]
+    wants = [attribute(selector, name) for name in ("needs_neighbours", "trains_on_queries", "requires")]
     return wants[0] is True or wants[1] is True or wants[2] == "gradients"
 
 

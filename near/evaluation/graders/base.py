@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from near.common.moved import Contract
+
 NO_ANSWER = "no answer"  # in tables: an answer without anything to grade
 
 
@@ -18,12 +20,12 @@ class Grade(NamedTuple):
 
     Attributes:
         score: 0 to 1 (right); None if the reference can't be graded, for example without a number.
-        told: text that is written beside the score, such as a judge's reply.
+        detail: text that is written beside the score, such as a judge's reply.
         no_answer: the reference can be graded, but the answer has nothing to compare; its score is 0.
     """
 
     score: float | None
-    told: str | None = None
+    detail: str | None = None
     no_answer: bool = False
 
 
@@ -38,7 +40,7 @@ class Answer:
     raw: Mapping | None = None
 
 
-class Grader(ABC):
+class Grader(Contract, ABC):
     """A class named by `_target_` under evaluation.graders; its options are keyword arguments."""
 
     # the columns of Answer.raw that it reads; True: any, or, as a class attribute, those that its instances name
@@ -60,8 +62,10 @@ class Grader(ABC):
 class Compares(Grader):
     """1 if the same value is extracted from answer and reference, else 0; None if the reference has no such value."""
 
+    renamed = {"taken": "value"}
+
     @abstractmethod
-    def taken(self, text: str) -> object:
+    def value(self, text: str) -> object:
         """The value of a text that is compared; None if there is none."""
 
     def same(self, expected: Any, actual: Any, answer: Answer) -> bool:
@@ -72,7 +76,7 @@ class Compares(Grader):
         return [self._grade(answer) for answer in answers]
 
     def _grade(self, answer: Answer) -> Grade:
-        return self._compared(answer, self.taken(answer.reference), self.taken(answer.text))
+        return self._compared(answer, self.value(answer.reference), self.value(answer.text))
 
     def _compared(self, answer: Answer, expected: object, actual: object) -> Grade:
         if expected is None:

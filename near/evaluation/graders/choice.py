@@ -304,7 +304,7 @@ class Choice(Compares):
     """1 if the answer chooses all letters of the reference and no other. A text without a letter is compared with the
     options that the question lists: "Paris" is B if option B is Paris."""
 
-    def taken(self, text: str) -> object:
+    def value(self, text: str) -> object:
         return letters(text)
 
     def _grade(self, answer: Answer) -> Grade:

@@ -7,7 +7,7 @@ from near.models.chat_judge import normalise
 class Exact(Compares):
     """1 if the whole texts are equal when normalised, else 0."""
 
-    def taken(self, text: str) -> object:
+    def value(self, text: str) -> object:
         return normalise(text)
 
     def _grade(self, answer: Answer) -> Grade:

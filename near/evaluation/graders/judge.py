@@ -17,7 +17,7 @@ from near.models.server import ServerOptions
 
 class JudgeGrader(Grader):
     """1 if the judge behind an OpenAI-compatible endpoint (`server`, see near/models/chat_judge.py) says yes, else 0;
-    its reply is Grade.told. A blank answer is wrong without a request.
+    its reply is Grade.detail. A blank answer is wrong without a request.
 
     Verdicts are cached by model, prompt, question, reference and answer in <cache>/verdicts/<model and prompt>/, also
     if a later request fails.
@@ -62,10 +62,11 @@ class Verdicts:
         for line in path.read_bytes().split(b"\n") if path.is_file() else []:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 entry = json.loads(line)
-                self.known[entry["key"]] = (bool(entry["right"]), str(entry["said"]))
+                reply = entry["reply" if "reply" in entry else "said"]  # "said": written by earlier versions
+                self.known[entry["key"]] = (bool(entry["right"]), str(reply))
 
     def add(self, key: str, right: bool, reply: str) -> None:
-        line = json.dumps({"key": key, "right": right, "said": reply}).encode() + b"\n"
+        line = json.dumps({"key": key, "right": right, "reply": reply}).encode() + b"\n"
         with locked(self.path.with_name("lock")), open(self.path, "ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)

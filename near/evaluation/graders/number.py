@@ -297,11 +297,11 @@ class FinalNumber(Compares):
         if self.formulas is not None:
             self.formulas.check()
 
-    def taken(self, text: str) -> object:
+    def value(self, text: str) -> object:
         return read_number(text)
 
     def _grade(self, answer: Answer) -> Grade:
-        expected, actual = self.taken(answer.reference), self.taken(answer.text)
+        expected, actual = self.value(answer.reference), self.value(answer.text)
         if self.formulas is None or (expected is not None and actual is not None):
             return self._compared(answer, expected, actual)
         expected, actual = self.formulas.read(answer.reference), self.formulas.read(first_answer(spoken(answer.text)))

@@ -23,7 +23,7 @@ from near.embedding.missing import RowTexts, look_up
 from near.embedding.store import Store
 from near.report.compare import Group
 from near.report.runs import Run
-from near.searching.find import Search
+from near.searching.find import SearchSettings
 from near.searching.material import Material, load_queries
 from near.selection.needs import needs_of
 from near.selection.selectors.base import selector_of
@@ -37,7 +37,7 @@ class Pool:
     """`search`: of the run that it was loaded by; `fingerprint`: as that run kept it; `queries` and `neighbours` are
     None where no run had them."""
 
-    search: Search
+    search: SearchSettings
     fingerprint: str
     rows: Rows
     queries: Rows | None
@@ -83,7 +83,7 @@ def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig
     if not path.is_file():
         raise UserError(f"{path} is gone")
     cfg = read_config(path)
-    search = Search.of(cfg, cfg.cache_dir)
+    search = SearchSettings.of(cfg, cfg.cache_dir)
     needs = needs_of(cfg, selector_of(cfg.selector))
     answers = bool(run.metrics.get("selection_saw_them")) or needs.answers or reads_answers(cfg.embedder)
     queries = load_queries(cfg.data, search.cache_dir, False, answers)

@@ -120,7 +120,7 @@ class Built:
 
 
 class Approximate(Index):
-    """A FAISS index over the pool's distinct vectors: n * dim * 4 bytes in memory and in `keep`.
+    """A FAISS index over the pool's distinct vectors: n * dim * 4 bytes in memory and in the folder `cache`.
 
     A subclass defines how it is built, how wide it searches, and the name of the option for that width.
     """
@@ -131,12 +131,12 @@ class Approximate(Index):
     def __init__(self, built: dict, width: int | None, recall_queries: int):
         """built: the structure's parameters as configured; width: how wide to search, None: chosen from n and k."""
         super().__init__()
-        self.built = {"index": self.name, "version": VERSION, **built}
+        self.structure_key = {"index": self.name, "version": VERSION, **built}
         self.width_option, self.recall_queries = width, recall_queries
 
     @property
     def signature(self) -> dict:
-        return {**self.built, "exact": False, self.width_key: self.width_option}
+        return {**self.structure_key, "exact": False, self.width_key: self.width_option}
 
     @abstractmethod
     def structure(self, n: int) -> dict:
@@ -158,14 +158,14 @@ class Approximate(Index):
     def find(self, index: faiss.Index, queries: np.ndarray, k: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores (n_queries, k) and vectors' numbers (n_queries, k), best first, -1 where fewer were reached."""
 
-    def search(self, queries, pool, k, progress=lambda rows: None, keep=None):
-        """See Index.search. `told` holds figures of recall, building and widening."""
+    def search(self, queries, pool, k, progress=lambda rows: None, cache=None):
+        """See Index.search. `figures` are those of recall, building and widening."""
         _check_products(queries)
-        built = self._cached(keep, pool, progress) if keep is not None else self._built(pool, progress)
+        built = self._cached(cache, pool, progress) if cache is not None else self._built(pool, progress)
         left = pool.n if built.cached else pool.n - pool.n // 2
         keys, widened = self._full(built, queries, k, _scaled(progress, len(queries), left))
         scores, rows = whole(keys)
-        self._log(self._recall(queries, pool, scores), len(queries), k, built, widened, keep)
+        self._log(self._recall(queries, pool, scores), len(queries), k, built, widened, cache)
         return scores, rows
 
     def _built(self, pool: Vectors, progress: Progress) -> Built:
@@ -183,7 +183,7 @@ class Approximate(Index):
         drawn = np.sort(np.random.default_rng(0).choice(pool.n, min(PROBED, pool.n), replace=False, shuffle=False))
         rows = np.empty((len(drawn), pool.dim), dtype=np.float32)
         pool.read(drawn, rows)
-        return {"built": self.built, "n": pool.n, "dim": pool.dim, "probe": hashlib.sha256(rows).hexdigest()}
+        return {"built": self.structure_key, "n": pool.n, "dim": pool.dim, "probe": hashlib.sha256(rows).hexdigest()}
 
     def _cached(self, keep: Path, pool: Vectors, progress: Progress) -> Built:
         """The index in `keep`; built and saved there if it is missing, damaged or of another pool."""
@@ -279,7 +279,7 @@ class Approximate(Index):
     def _log(self, recall: dict, n_queries: int, k: int, built: Built, widened: dict, keep: Path | None) -> None:
         seconds = built.manifest["build_seconds"]
         where = "" if keep is None else f", {'read from' if built.cached else 'saved in'} {keep}"
-        self.told = {**recall, "build_seconds": seconds, "index_found": built.cached, **widened}
+        self.figures = {**recall, "build_seconds": seconds, "index_cached": built.cached, **widened}
         log.info(
             f"index={self.name}: recall {recall['recall']:.3f} at max_K={k} on {recall['recall_queries']} of "
             f"{n_queries} queries, compared with exact search ({_shown(widened['index_parameters'])}; "

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from near.common.moved import Contract
 from near.common.progress import Progress
 
 
@@ -20,15 +21,17 @@ class Vectors(Protocol):
         """Read vectors `rows` (a slice without step, or ascending int64 (m,)) into `out`, float32 (m, dim)."""
 
 
-class Index(ABC):
+class Index(Contract, ABC):
     """Finds the rows of a pool with the largest inner products; for vectors of length 1 these are cosines."""
+
+    renamed = {"built": "structure_key", "told": "figures"}
 
     exact = False
     launcher: str | None = None  # ray: shards are searched as tasks of a cluster
-    built: dict | None = None  # what decides the structure that is built for a pool and cached; None: nothing is built
+    structure_key: dict | None = None  # what decides the structure that is built for a pool and cached; None: none is
 
     def __init__(self):
-        self.told: dict = {}  # figures of the last search, for the manifest
+        self.figures: dict = {}  # of the last search, for the manifest
 
     @property
     @abstractmethod
@@ -42,7 +45,7 @@ class Index(ABC):
         pool: Vectors,
         k: int,
         progress: Progress = lambda rows: None,
-        keep: Path | None = None,
+        cache: Path | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Each query's k nearest rows of the pool.
 
@@ -51,7 +54,7 @@ class Index(ABC):
             pool: the vectors to search, read block by block.
             k: 1 to pool.n.
             progress: called with the number of rows done.
-            keep: a folder in which a built index is cached for later searches; None: not cached.
+            cache: a folder in which a built index is cached for later searches; None: not cached.
 
         Returns:
             scores float32 (n_queries, k), descending; rows int64 (n_queries, k), ties by lower row, none twice for a

@@ -48,7 +48,7 @@ class Flat(Index):
     def signature(self) -> dict:
         return {"index": "flat", "exact": True}
 
-    def search(self, queries, pool, k, progress=lambda rows: None, keep=None):
+    def search(self, queries, pool, k, progress=lambda rows: None, cache=None):
         """See Index.search. Nothing is built."""
         keys = self.best(queries, pool, with_slack(k, pool.n), 0, pool.n, progress)
         return settle(self.again(queries, pool), self.most(keys.shape[1]), queries, pool, keys, k)

@@ -7,37 +7,37 @@ from dataclasses import dataclass
 import numpy as np
 
 from near.common.errors import UserError, did_you_mean
+from near.common.moved import Contract
 from near.data.rows import BLOCK, Rows
 from near.selection.round import Round
+from near.selection.selectors.base import Required
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The sources of a pool: `names`, ascending, and of each its eligible rows, `rows` int64 (m,), ascending."""
+    """The sources of a pool: their `names`, ascending, and the eligible `rows` of each, int64 (m,), ascending."""
 
     names: tuple[str, ...]
     rows: tuple[np.ndarray, ...]
 
     @classmethod
     def of(cls, pool: Rows, eligible: np.ndarray) -> "Sources":
-        """UserError for a pool with one source alone."""
-        known: dict[str, int] = {}
-        owner = np.empty(len(eligible), dtype=np.int32)
+        """The sources of the `eligible` rows of `pool`, int64 (n,), ascending; UserError if there is only one."""
+        numbers: dict[str, int] = {}  # of the sources, in the order of their first rows
+        owner = np.empty(len(eligible), dtype=np.int32)  # the number of each row's source
         for start in range(0, len(eligible), BLOCK):
-            some = pool.sources(eligible[start : start + BLOCK]).astype(str)
-            names, own = np.unique(some, return_inverse=True)
-            owner[start : start + BLOCK] = np.array([known.setdefault(name, len(known)) for name in names.tolist()])[
-                own
-            ]
-        if len(known) < 2:
+            labels = pool.sources(eligible[start : start + BLOCK]).astype(str)
+            names, index = np.unique(labels, return_inverse=True)
+            number = np.array([numbers.setdefault(name, len(numbers)) for name in names.tolist()])
+            owner[start : start + BLOCK] = number[index]
+        if len(numbers) < 2:
             raise UserError(
-                f"all {len(eligible)} eligible rows are of one source ({next(iter(known))}), so that there is nothing "
+                f"all {len(eligible)} eligible rows are of one source ({next(iter(numbers))}), so there is nothing "
                 "to mix; label them with data.candidates.columns.source=COLUMN or 'data.candidates.path={maths: "
                 "a.jsonl, law: b.jsonl}'"
             )
         rows = np.split(eligible[np.argsort(owner, kind="stable")], np.cumsum(np.bincount(owner))[:-1])
-        names = sorted(known)
-        return cls(tuple(names), tuple(rows[known[name]] for name in names))
+        return cls(tuple(sorted(numbers)), tuple(rows[numbers[name]] for name in sorted(numbers)))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -48,77 +48,79 @@ class Sources:
         return np.array([len(rows) for rows in self.rows], dtype=np.float64)
 
     def uniform(self) -> np.ndarray:
-        """The same share for each, float64 (n,)."""
+        """Equal shares, float64 (n,)."""
         return np.full(len(self), 1 / len(self))
 
-    def told(self, values: np.ndarray) -> dict[str, float]:
-        """Numbers of the sources by name, rounded for a file."""
+    def by_name(self, values: np.ndarray) -> dict[str, float]:
+        """Numbers of the sources, (n,), by name, rounded for a file."""
         return {name: round(value.item(), 6) for name, value in zip(self.names, values, strict=True)}
 
 
 class Shares:
-    """Shares by a source's label, in any unit; a source that is left out gets none. `key`: the option they come from.
+    """Shares of the sources.
 
-    Raises UserError for what is no mapping of labels to numbers from 0 on, and for no number above 0.
+    Args:
+        numbers: by the source's label, in any unit; sources without a number get no share.
+        option: where they come from, for error messages.
+
+    Raises:
+        UserError: all numbers are 0.
     """
 
-    def __init__(self, numbers: Mapping[str, float], key: str):
-        self.key = key
-        if not isinstance(numbers, Mapping):
-            raise UserError(f"{key}={numbers} are not like {{maths: 0.5, law: 0.5}}, by source")
-        for name, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise UserError(f"{key}.{name}={value} is not a number from 0 on")
+    def __init__(self, numbers: Mapping[str, float], option: str):
+        self.option = option
         if not sum(numbers.values()):
-            raise UserError(f"{key}={dict(numbers)} give no source a share; set one above 0")
+            raise UserError(f"{option}={dict(numbers)} gives no source a share; set one above 0")
         self.numbers = {str(name): value for name, value in numbers.items()}
 
     @classmethod
-    def optional(cls, numbers: Mapping[str, float] | None, key: str) -> "Shares | None":
-        return None if numbers is None else cls(numbers, key)
+    def optional(cls, numbers: Mapping[str, float] | None, option: str) -> "Shares | None":
+        return None if numbers is None else cls(numbers, option)
 
     def check(self, sources: Sources) -> None:
         """UserError for a label that no source of the pool has."""
         for name in self.numbers:
             if name not in sources.names:
                 raise UserError(
-                    f"{self.key}.{name}: the pool has no source of that name{did_you_mean(name, sources.names)}"
+                    f"{self.option}.{name}: the pool has no source of that name{did_you_mean(name, sources.names)}"
                 )
 
     def of(self, sources: Sources) -> np.ndarray:
-        """float64 (n,), their sum 1."""
+        """The sources' shares, float64 (n,), with sum 1."""
         shares = np.array([self.numbers.get(name, 0.0) for name in sources.names], dtype=np.float64)
         return shares / shares.sum()
 
 
-class Mixer(ABC):
-    """A pure function of its configuration, the seed, the round, its state, and the model if it looks at one."""
+class Mixer(Contract, ABC):
+    """A pure function of its configuration, the seed, the round, its state, and of the model if it requires one."""
 
-    asks_model: str | None = None  # "losses" where the round must bring a model and a `scorer`
+    renamed = {"asks_model": "requires", "told": "metrics"}
+
+    requires: Required | None = None  # what it takes from round.scorer; None: it does without the model
     initial: Shares | None = None  # of warm-ups
 
     def check(self, sources: Sources) -> None:
-        """UserError for sources that it can't do with: before a model is loaded."""
+        """Raise UserError for sources that it can't use. Called before a model is loaded."""
         if self.initial is not None:
             self.initial.check(sources)
 
     def first(self, round: Round, sources: Sources) -> np.ndarray:
-        """Shares of the sources in a warm-up, float64 (n,): `initial`, else equal ones."""
+        """Shares of the sources in a warm-up, float64 (n,): `initial`, or equal ones."""
         del round
         return sources.uniform() if self.initial is None else self.initial.of(sources)
 
     @abstractmethod
     def proportions(self, round: Round, sources: Sources) -> np.ndarray:
-        """Shares of the sources, float64 (n,), none below 0, their sum 1; asked once a round, warm-ups left out."""
+        """Shares of the sources, float64 (n,), none below 0, with sum 1. Called once a round, except warm-ups."""
 
-    def told(self) -> dict[str, np.ndarray]:
-        """What the last call measured, by what it is: numbers of the sources, float64 (n,). Goes to the record."""
+    def metrics(self) -> dict[str, np.ndarray]:
+        """What the last call measured, for the record: numbers of the sources, float64 (n,), by name."""
         return {}
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """What must survive a restart, as arrays; goes into every checkpoint."""
+        """Arrays that must survive a restart; part of every checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Take back what state_dict gave."""
+        """Restore what state_dict returned."""
         del state

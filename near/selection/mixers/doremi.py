@@ -20,15 +20,15 @@ class Doremi(MeasuringMixer):
         a_i  = a_i exp(eta l_i), their sum made 1
         a_i  = (1 - c) a_i + c / K
 
-    reference: whose losses are compared with, a run's folder, adapter or checkpoint (the paper's is a model trained on
-    the pool as it is: train one with mixer=static); None: the base model as it was before training.
+    reference: the model for the comparison, a run's folder, adapter or checkpoint (the paper's is a model trained on
+    the pool as it is: train one with mixer=static); None: the base model before training.
 
     The paper makes thousands of updates with eta=1; few rounds need a larger one to move far.
 
-    The paper draws sources alike and weighs their losses by a; drawing by a has the same expected gradient where rows
-    are alike in length. It updates at every step by the batch, here it is every round by a sample of each source. Its
+    The paper draws all sources equally and weights their losses by a; drawing by a has the same expected gradient if
+    rows are equally long. It updates at every step by the batch; here it is every round by a sample of each source. Its
     result is the mean of a over all updates, `average` in the record, with which a model is then trained anew:
-    mixer=static 'mixer.proportions={...}'. DataFlex centres l and clips it to 5 either way.
+    mixer=static 'mixer.proportions={...}'. DataFlex centres l and clips it to 5 in both directions.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Doremi(MeasuringMixer):
         self._sum, self._updates = self._sum + self._weights, self._updates + 1
         return self._weights
 
-    def told(self) -> dict[str, np.ndarray]:
+    def metrics(self) -> dict[str, np.ndarray]:
         return {} if self._excess is None else {"excess": self._excess, "average": self._sum / self._updates}
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -73,6 +73,6 @@ class Doremi(MeasuringMixer):
 
 
 def updated(weights: np.ndarray, excess: np.ndarray, eta: float, c: float) -> np.ndarray:
-    """One step of exponentiated gradient ascent, mixed with equal shares, float64 (n,), their sum 1."""
-    grown = weights * np.exp(eta * (excess - excess.max()))  # less the largest: no overflow, and the same shares
+    """One step of exponentiated gradient ascent, mixed with equal shares, float64 (n,), with sum 1."""
+    grown = weights * np.exp(eta * (excess - excess.max()))  # minus the largest: no overflow, and the same shares
     return (1 - c) * grown / grown.sum() + c / len(weights)

@@ -1,4 +1,4 @@
-"""Random proportions: the baseline of every rule that chooses them."""
+"""Random proportions: the baseline of every rule for them."""
 
 import numpy as np
 
@@ -7,8 +7,8 @@ from near.selection.round import Round
 
 
 class Random(Mixer):
-    """New ones in each round, all mixtures alike likely (a flat Dirichlet distribution). `initial`: those of warm-ups;
-    None: random, too."""
+    """New proportions in each round, all mixtures equally likely (a flat Dirichlet distribution). `initial`: those of
+    warm-ups; None: random, too."""
 
     def __init__(self, initial: dict[str, float] | None = None):
         self.initial = Shares.optional(initial, "mixer.initial")
@@ -17,5 +17,5 @@ class Random(Mixer):
         return self.proportions(round, sources) if self.initial is None else self.initial.of(sources)
 
     def proportions(self, round: Round, sources: Sources) -> np.ndarray:
-        rng = np.random.default_rng((round.seed, round.index, 5))  # 5: another stream than the draws'
+        rng = np.random.default_rng((round.seed, round.index, 5))  # 5: not the stream of the draws
         return rng.dirichlet(np.ones(len(sources)))

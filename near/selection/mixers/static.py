@@ -10,9 +10,12 @@ from near.selection.round import Round
 
 
 class Static(Mixer):
-    """`proportions`: a number for each source by its label, in any unit; a source that is left out gets none. None:
-    size ** (1 / temperature), size being a source's eligible rows: with temperature 1 as the pool is, towards equal
-    shares above it (Devlin 2018; Conneau et al. 2020). `initial`: those of warm-ups; None: the same.
+    """The same proportions in every round.
+
+    proportions: a number for each source by its label, in any unit; sources without one get no rows. None:
+        size ** (1 / temperature), size being a source's eligible rows: with temperature 1 as in the pool, above it
+        towards equal shares (Devlin 2018; Conneau et al. 2020).
+    initial: those of warm-ups; None: the same.
 
     DataFlex takes a list in the order of its files, and equal shares without one.
     """

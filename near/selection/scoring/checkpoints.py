@@ -1,4 +1,4 @@
-"""Checkpoints of a training run as a selector reads them: weights, Adam's moments, and the learning rate until then."""
+"""Checkpoints of a training run for gradients: weights, Adam's moments, and the learning rate before each."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,17 +18,23 @@ from near.selection.scoring.gradients import Moments, moments
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`weight`: its mean learning rate since the checkpoint before, as a share of all (as in LESS); `named_by`: the key
-    of the configuration that names it."""
+    """A checkpoint's folder.
+
+    Attributes:
+        folder: adapter or model weights, for `moments` also optimizer.pt.
+        step: its optimizer step.
+        weight: the mean learning rate since the checkpoint before, as a share of the sum over all (as in LESS).
+        option: the option that names it, for error messages.
+    """
 
     folder: Path
     step: int
     weight: float
-    named_by: str = "scoring.checkpoints"
+    option: str = "scoring.checkpoints"
 
     @classmethod
     def all(cls, folders: list[str]) -> list["Checkpoint"]:
-        """Those of one run, ascending by step; UserError where one is not whole, or no learning rate was logged."""
+        """The checkpoints of one run, ascending by step; UserError if one is incomplete or logged no learning rate."""
         steps = {}
         for folder in map(Path, folders):
             if not (folder / "trainer_state.json").is_file():
@@ -52,17 +58,17 @@ class Checkpoint:
 
     @contextlib.contextmanager
     def in_place(self, model) -> Iterator[None]:
-        """The model with this checkpoint's weights in place of its own, which come back afterwards."""
+        """Give the model this checkpoint's weights; its current ones are restored afterwards."""
         with weights_restored(model):
             self._load(model)
             yield
 
     def _check_adapter(self, model) -> None:
-        """What scales an adapter's layers is no weight, and would be the model's."""
-        told, own = read_json(self.folder / "adapter_config.json"), model.peft_config["default"].to_dict()
+        """UserError if the adapter scales its layers differently: the scale is no weight, so it would not be loaded."""
+        saved, current = read_json(self.folder / "adapter_config.json"), model.peft_config["default"].to_dict()
         for name in ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"):
-            if told.get(name) != own.get(name):
-                raise self._misfit(f"its {name} is {told.get(name)}, not {own.get(name)}")
+            if saved.get(name) != current.get(name):
+                raise self._misfit(f"its {name} is {saved.get(name)}, not {current.get(name)}")
 
     def _load(self, model) -> None:
         adapter, files = self.folder / "adapter_model.safetensors", sorted(self.folder.glob("model*.safetensors"))
@@ -75,18 +81,18 @@ class Checkpoint:
                 missing = [name for name in result.missing_keys if "lora_" in name] + list(result.unexpected_keys)
             else:
                 loaded = {name: value for file in files for name, value in load_file(file).items()}
-                mine = trained(model)
-                missing = sorted(set(mine) - set(loaded))
+                weights = trained(model)
+                missing = sorted(set(weights) - set(loaded))
                 with torch.no_grad():
-                    for name in set(mine) & set(loaded):
-                        mine[name].copy_(loaded[name])
+                    for name in set(weights) & set(loaded):
+                        weights[name].copy_(loaded[name])
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:
             raise self._misfit(one_line(error)[:120]) from error
         if missing:
             raise self._misfit(f"{len(missing)} weights differ, first {missing[0]}")
 
     def moments(self, model) -> dict[str, Moments]:
-        """Adam's state for every weight that is looked at, from its optimizer.pt."""
+        """Adam's state of every trained weight, from optimizer.pt."""
         from transformers import Trainer
 
         path = self.folder / "optimizer.pt"
@@ -97,18 +103,22 @@ class Checkpoint:
         except Exception as error:  # torch raises its own and pickle's kinds
             raise self._misfit(f"its optimizer.pt can't be read: {one_line(error)[:80]}") from error
         decayed = set(Trainer.get_decay_parameter_names(None, model))  # the Trainer's two groups, in this order
-        names = [[n for n in trained(model) if n in decayed], [n for n in trained(model) if n not in decayed]]
-        groups = [g for g in saved["param_groups"]]
-        found = {}
-        for group, own in zip(groups, names if len(groups) == 2 else [list(trained(model))], strict=False):
-            if len(group["params"]) != len(own):
-                raise self._misfit(f"its optimizer has {len(group['params'])} weights where the model has {len(own)}")
-            for name, number in zip(own, group["params"], strict=True):
-                found[name] = moments(saved["state"].get(number, {}), group, name)
-        for name, weight in trained(model).items():
-            if found[name].first.numel() != weight.numel():
+        weights, groups = trained(model), saved["param_groups"]
+        names = [list(weights)]
+        if len(groups) == 2:
+            names = [[n for n in weights if n in decayed], [n for n in weights if n not in decayed]]
+        states = {}
+        for group, group_names in zip(groups, names, strict=False):
+            if len(group["params"]) != len(group_names):
+                raise self._misfit(
+                    f"its optimizer has {len(group['params'])} weights where the model has {len(group_names)}"
+                )
+            for name, number in zip(group_names, group["params"], strict=True):
+                states[name] = moments(saved["state"].get(number, {}), group, name)
+        for name, weight in weights.items():
+            if states[name].first.numel() != weight.numel():
                 raise self._misfit(f"its optimizer has another shape for {name}")
-        return {name: found[name].to(weight.device) for name, weight in trained(model).items()}
+        return {name: states[name].to(weight.device) for name, weight in weights.items()}
 
-    def _misfit(self, why: str) -> UserError:
-        return UserError(f"{self.named_by}: {self.folder} does not fit the model ({why})")
+    def _misfit(self, reason: str) -> UserError:
+        return UserError(f"{self.option}: {self.folder} does not fit the model ({reason})")

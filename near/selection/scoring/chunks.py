@@ -1,7 +1,7 @@
-"""Arrays of many rows, computed chunk by chunk by however many processes there are; a killed one loses its chunk.
+"""Arrays of many rows, computed chunk by chunk by any number of processes; a killed process loses one chunk.
 
-A chunk is one safetensors file that is whole or not there. Ranks, and runs that need the same at the same time, take
-chunks that nobody has.
+A chunk is one safetensors file, complete or absent. Ranks, and other runs that need the same arrays at the same time,
+share the chunks.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Work = Callable[[np.ndarray, Callable[[int], object]], dict[str, np.ndarray]]
 
 
 class Chunks:
-    """Rows 0 to n - 1 of some arrays in `folder`, cut into `parts`, int64 positions that together are all rows."""
+    """Arrays of n rows in `folder`. `parts`: the positions of each chunk's rows, int64; together 0 to n - 1."""
 
     def __init__(self, folder: Path, parts: list[np.ndarray]):
         self.folder, self.parts = folder, parts
@@ -29,8 +29,13 @@ class Chunks:
         return self.folder / f"{number:05d}.safetensors"
 
     def compute(self, work: Work, doing: str) -> None:
-        """See that all chunks are there. `work` gives the arrays of some rows, told by their positions, and calls what
-        it is handed with the number of rows done."""
+        """Compute the chunks that are missing.
+
+        Args:
+            work: (positions, progress) -> arrays by name, of the rows at these positions; it calls progress with the
+                number of rows done.
+            doing: the label of the progress bar.
+        """
         with bar(sum(map(len, self.parts)), doing, "row") as progress:
 
             def compute(number: int) -> None:
@@ -45,7 +50,7 @@ class Chunks:
         return self.path(number).with_suffix(".lock")
 
     def whole(self, number: int) -> bool:
-        """Whether a chunk is there and not cut short."""
+        """Whether a chunk exists and is complete."""
         try:
             with safe_open(self.path(number), framework="numpy"):
                 return True
@@ -53,13 +58,13 @@ class Chunks:
             return False
 
     def read(self, number: int, name: str) -> np.ndarray:
-        """An array of a chunk, its rows in the order of `parts`; read when it is asked for, from a memory map."""
+        """Read an array of a chunk, its rows in the order of `parts`."""
         with safe_open(self.path(number), framework="numpy") as file:
             return file.get_tensor(name)
 
     def gathered(self, name: str) -> np.ndarray:
-        """An array whose rows have one shape in all chunks, (n, ...)."""
-        found = [self.read(number, name) for number in range(len(self.parts))]
-        out = np.empty((sum(map(len, found)), *found[0].shape[1:]), dtype=found[0].dtype)
-        out[np.concatenate(self.parts)] = np.concatenate(found)
+        """Read an array of all chunks, (n, ...); its rows have the same shape in all of them."""
+        rows = np.concatenate([self.read(number, name) for number in range(len(self.parts))])
+        out = np.empty_like(rows)
+        out[np.concatenate(self.parts)] = rows
         return out

@@ -1,4 +1,4 @@
-"""Another state of the model that is trained, in its place for a while."""
+"""Other weights for the model that is trained, for a while."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,9 +11,16 @@ from near.selection.scoring.checkpoints import Checkpoint
 
 @contextlib.contextmanager
 def reference(model, folder: str | None, base_folder: str) -> Iterator[None]:
-    """`model` with the weights of `folder` (a run, adapter, model or checkpoint of the same kind of fine-tuning) in
-    place of its own, which come back afterwards; None: as it was before training, with the files of `base_folder`
-    where its own weights are trained. UserError where they don't fit."""
+    """Give `model` the weights of a reference; its current ones are restored afterwards.
+
+    Args:
+        model: the model that is trained.
+        folder: a run, adapter, model or checkpoint of the same kind of fine-tuning; None: the model before training.
+        base_folder: the files of the base model, for folder=None if all weights are trained.
+
+    Raises:
+        UserError: the weights don't fit the model.
+    """
     if folder is not None:
         with Checkpoint(weights_in(Path(folder)), 0, 1.0, "mixer.reference").in_place(model):
             yield
@@ -26,8 +33,8 @@ def reference(model, folder: str | None, base_folder: str) -> Iterator[None]:
 
 
 def weights_in(folder: Path) -> Path:
-    """The folder with weights at or in `folder`."""
-    for place in (folder, folder / ADAPTER, folder / MODEL):
-        if place.is_dir() and any(place.glob("*model*.safetensors")):
-            return place
-    raise UserError(f"mixer.reference={folder} holds no adapter and no model; give a run's folder or a checkpoint")
+    """The folder with the weights of `folder`: itself, or its adapter or model."""
+    for path in (folder, folder / ADAPTER, folder / MODEL):
+        if path.is_dir() and any(path.glob("*model*.safetensors")):
+            return path
+    raise UserError(f"mixer.reference={folder} has no adapter and no model; give a run's folder or a checkpoint")

@@ -2,17 +2,16 @@
 
 import numpy as np
 
-from near.common.errors import UserError
 from near.selection.round import Round, Subset
-from near.selection.selectors.asking import ShortlistOptions
 from near.selection.selectors.base import SubsetSize
 from near.selection.selectors.less import Aggregate, Less, aggregated
+from near.selection.selectors.model import ShortlistOptions
 
 
 class ClusterLess(Less):
-    """The seed system's (DataFlex) cluster_less. Rows are clustered once by their embeddings (spherical k-means);
-    at each round `members` random ones of every cluster are asked for their gradients, whose mean, at unit length, gets
-    LESS's score, and every row that of its cluster; within a cluster rows come in random order.
+    """The seed system's (DataFlex) cluster_less. Rows are clustered once by their embeddings (spherical k-means). In
+    each round the model computes the gradients of `members` random rows of every cluster. Their mean, scaled to unit
+    length, gets LESS's score, and every row has the score of its cluster; within a cluster the order is random.
 
     clusters: how many; None: one for `cluster_size` rows.
     """
@@ -34,16 +33,15 @@ class ClusterLess(Less):
     def select(self, round: Round) -> Subset:
         ids = self.rows(round)
         count = min(self.clusters or -(-len(round.eligible) // self.cluster_size), len(round.eligible))
-        if round.similarity is None or not hasattr(round.similarity, "clusters"):
-            raise UserError("selector=cluster_less clusters embeddings; use similarity=embeddings")
-        cluster = np.unique(round.similarity.clusters(count, round.seed)[ids], return_inverse=True)[1]
+        clusters: np.ndarray = round.similarity.clusters(count, round.seed)[ids]
+        cluster = np.unique(clusters, return_inverse=True)[1]  # (n_ids,), numbered without gaps
         order = round.rng().permutation(len(ids))
-        first = order[np.argsort(cluster[order], kind="stable")]  # cluster by cluster, each in random order
-        starts = np.searchsorted(cluster[first], np.arange(cluster.max() + 1))
-        place = np.arange(len(ids)) - starts[cluster[first]]
-        asked = np.sort(first[place < self.members])
-        sizes_of = np.bincount(cluster)
-        means, sizes = self.task_means(round, ids[asked], cluster[asked])
-        scores = aggregated(means, sizes, self.aggregate, max(1, round.size * len(sizes_of) // len(ids)))[cluster]
+        grouped = order[np.argsort(cluster[order], kind="stable")]  # cluster by cluster, each in random order
+        sizes = np.bincount(cluster)  # (n_clusters,)
+        rank = np.arange(len(ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within the cluster, as `grouped`
+        members = np.sort(grouped[rank < self.members])
+        means, task_sizes = self.task_means(round, ids[members], cluster[members])  # (n_tasks, n_clusters)
+        size = max(1, round.size * len(sizes) // len(ids))  # clusters that fill the round
+        scores = aggregated(means, task_sizes, self.aggregate, size)[cluster]  # (n_ids,)
         best = order[np.argsort(-scores[order], kind="stable")][: round.size]
         return Subset(ids[best], scores[best].astype(np.float32))

@@ -6,21 +6,21 @@ import numpy as np
 
 from near.common.bounds import between
 from near.selection.round import Round, Subset
-from near.selection.selectors.asking import AskingSelector, ShortlistOptions
 from near.selection.selectors.base import SubsetSize
+from near.selection.selectors.model import ModelSelector, ShortlistOptions
 from near.selection.selectors.ranking import drawn
 
 OUTSIDE = 0.025  # weight of rows outside the window, 1 inside
-STEEPNESS = 10.0  # of the window's way, over rounds from 0 to 1
+STEEPNESS = 10.0  # of the sigmoid that moves the window, over rounds from 0 to 1
 
 
-class DeltaLoss(AskingSelector):
-    """The seed system's (DataFlex) delta_loss selector. Its first round is random while every row's loss is recorded.
-    Later ones order rows by that loss minus the loss now, the largest drop first, and draw without replacement with
-    weight 1 in a window of `window_size` (a share of the rows) and 0.025 outside. The window begins at
+class DeltaLoss(ModelSelector):
+    """The seed system's (DataFlex) delta_loss selector. Its first round is random and records every row's loss. Later
+    rounds order rows by that loss minus the loss now, the largest drop first, and draw without replacement with
+    weight 1 in a window of `window_size` (a share of the rows) and 0.025 outside. The window starts at
     sigmoid(10 (t - 1/2)) of its way, t being 1 in the last round, and ends before rows whose loss has risen."""
 
-    asks_model = "losses"
+    requires = "losses"
     only_in_training = "compares rounds of training"
 
     def __init__(
@@ -58,7 +58,10 @@ class DeltaLoss(AskingSelector):
 
 
 def window(update: int, updates: int, rows: int, size: float) -> tuple[int, int]:
-    """Where the window begins and ends among `rows` ordered rows, in the selection `update` (from 1) of `updates`."""
+    """Start and stop of the window among `rows` ordered rows, in the selection `update` (from 1) of `updates`.
+
+    size: a share of the rows.
+    """
     share = update / max(1, updates - 1)
     start = (rows - size * rows) / (1 + np.exp(-STEEPNESS * (share - 0.5)))
     return int(start), int(start + size * rows)

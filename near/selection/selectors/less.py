@@ -5,31 +5,28 @@ from typing import Literal
 
 import numpy as np
 
-from near.common.errors import UserError
 from near.selection.round import Round, Subset
-from near.selection.scoring.scoring import Asked
-from near.selection.selectors.asking import AskingSelector, ShortlistOptions
+from near.selection.scoring.scoring import Gradients
 from near.selection.selectors.base import SubsetSize
+from near.selection.selectors.model import ModelSelector, ShortlistOptions
 from near.selection.selectors.ranking import best
 
 Aggregate = Literal["max", "mean", "vote"]
 
-AGGREGATES = ("max", "mean", "vote")
 
-
-class Less(AskingSelector):
+class Less(ModelSelector):
     """LESS (Xia et al. 2024, arXiv 2402.04333): cosine of each row's gradient in Adam's direction with every query's
-    plain gradient, randomly projected; of the current model at each round, or summed over scoring.checkpoints by their
-    learning rates. How the model is asked stands under `scoring`.
+    plain gradient, randomly projected; of the current model in each round, or summed over scoring.checkpoints by their
+    learning rates. The options of the gradients are in the group `scoring`.
 
-    aggregate, over the tasks that the queries are of (their source):
+    aggregate, over the tasks of the queries (their sources):
         max: the highest of the means within a task, as in the paper.
         mean: the mean over all queries.
         vote: how many tasks have a row among their best round.size (ICONS: Wu et al. 2025, arXiv 2501.00654); equal
             votes by the mean over tasks.
     """
 
-    asks_model = "gradients"
+    requires = "gradients"
 
     def __init__(
         self,
@@ -38,8 +35,6 @@ class Less(AskingSelector):
         aggregate: Aggregate = "max",
     ):
         super().__init__(subset_size, shortlist)
-        if aggregate not in AGGREGATES:
-            raise UserError(f"selector.aggregate={aggregate} is not one of {', '.join(AGGREGATES)}")
         self.aggregate = aggregate
 
     def select(self, round: Round) -> Subset:
@@ -47,39 +42,54 @@ class Less(AskingSelector):
         means, sizes = self.task_means(round, ids)
         return best(ids, aggregated(means, sizes, self.aggregate, round.size), round.size)
 
-    def asked(self, round: Round, ids: np.ndarray) -> Iterator[Asked]:
+    def gradients(self, round: Round, ids: np.ndarray) -> Iterator[Gradients]:
         """Gradients of rows `ids` and of the queries, under each set of weights."""
         return round.scorer.gradients(round.model, round.optimizer, ids)
 
     def task_means(
         self, round: Round, ids: np.ndarray, group: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The mean cosine of each of rows `ids` with each task's queries, float32 (tasks, len(ids)), over checkpoints
-        by their weights; and the tasks' sizes, int64 (tasks,). With `group`, int64 (len(ids),), of each group's mean
-        unit vector in place of each row, (tasks, groups)."""
+        """The mean cosine of each row with each task's queries, summed over checkpoints by their weights.
+
+        Args:
+            round: with a scorer and queries.
+            ids: rows of the pool, int64 (n_ids,).
+            group: the group of each row, int64 (n_ids,): score each group's mean unit vector instead of each row.
+
+        Returns:
+            means float32 (n_tasks, n_ids), or (n_tasks, n_groups); sizes int64 (n_tasks,), queries of each task. Tasks
+            without any direction (all zero) are left out, unless all are.
+        """
         sources = round.queries.sources(round.scorer.queries.eligible).astype(str)
         _, task, sizes = np.unique(sources, return_inverse=True, return_counts=True)
         means = np.zeros((len(sizes), len(ids) if group is None else group.max() + 1), dtype=np.float32)
-        for asked in self.asked(round, ids):
-            queries = asked.queries.matrix()
+        for gradients in self.gradients(round, ids):
+            queries = gradients.queries.matrix()  # (n_queries, dim)
             target = np.zeros((len(sizes), queries.shape[1]), dtype=np.float32)
             np.add.at(target, task, queries)  # the mean of cosines is the cosine's product with the mean unit vector
-            target /= sizes[:, None]
+            target /= sizes[:, None]  # (n_tasks, dim)
             if group is None:
-                for positions, vectors in asked.pool:
-                    means[:, positions] += asked.weight * (target @ vectors.T)
+                for positions, vectors in gradients.pool:
+                    means[:, positions] += gradients.weight * (target @ vectors.T)
                 continue
-            centres = np.zeros((means.shape[1], queries.shape[1]), dtype=np.float32)
-            for positions, vectors in asked.pool:
+            centres = np.zeros((means.shape[1], queries.shape[1]), dtype=np.float32)  # (n_groups, dim)
+            for positions, vectors in gradients.pool:
                 np.add.at(centres, group[positions], vectors)
             lengths = np.linalg.norm(centres, axis=1, keepdims=True)
-            means += asked.weight * (target @ (centres / np.maximum(lengths, 1e-12)).T)
-        there = means.any(axis=1)  # a task without any direction has no say
-        return (means[there], sizes[there]) if there.any() else (means, sizes)
+            means += gradients.weight * (target @ (centres / np.maximum(lengths, 1e-12)).T)
+        directed = means.any(axis=1)
+        return (means[directed], sizes[directed]) if directed.any() else (means, sizes)
 
 
-def aggregated(means: np.ndarray, sizes: np.ndarray, how: str, size: int) -> np.ndarray:
-    """A score for each row out of its task means, float (tasks, n), as `Less.aggregate` says; (n,)."""
+def aggregated(means: np.ndarray, sizes: np.ndarray, how: Aggregate, size: int) -> np.ndarray:
+    """A score for each row, (n,), as `Less.aggregate` describes.
+
+    Args:
+        means: float (n_tasks, n), as of task_means.
+        sizes: queries of each task, (n_tasks,).
+        how: max, mean or vote.
+        size: how many rows each task votes for.
+    """
     if how == "max":
         return means.max(axis=0)
     if how == "mean":

@@ -1,38 +1,36 @@
 """Rows by how well the model knows them already: drawn with more weight where its loss is low, medium or high."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 
 from near.common.bounds import Share, between
 from near.common.errors import UserError
 from near.selection.round import Round, Subset
-from near.selection.selectors.asking import AskingSelector, ShortlistOptions
 from near.selection.selectors.base import SubsetSize
+from near.selection.selectors.model import ModelSelector, ShortlistOptions
 from near.selection.selectors.ranking import drawn
 
-FOCUSES = ("low", "medium", "high")
+Focus = Literal["low", "medium", "high"]
 
 
-class Loss(AskingSelector):
-    """The seed system's (DataFlex) loss selector: rows are cut into low, medium and high by two quantiles of their
-    losses, and drawn without replacement with weight `focus_weight` in the group of `focus` and 1 in the others, to
-    the power of 1 / `temperature`; new in every round."""
+class Loss(ModelSelector):
+    """The seed system's (DataFlex) loss selector: two quantiles of the losses cut the rows into low, medium and high.
+    Rows are drawn without replacement with weight `focus_weight` in the group of `focus` and 1 in the others, to the
+    power of 1 / `temperature`; new in every round."""
 
-    asks_model = "losses"
+    requires = "losses"
 
     def __init__(
         self,
         subset_size: SubsetSize | None = None,
         shortlist: ShortlistOptions | None = None,
-        focus: Literal["low", "medium", "high"] = "high",
+        focus: Focus = "high",
         focus_weight: Annotated[float, between(1e-9, 1e9)] = 5.0,
         quantiles: tuple[Share, Share] = (0.33, 0.66),
         temperature: Annotated[float, between(1e-4, 1e6)] = 1.0,
     ):
         super().__init__(subset_size, shortlist)
-        if focus not in FOCUSES:
-            raise UserError(f"selector.focus={focus} is not one of {', '.join(FOCUSES)}")
         if len(quantiles) != 2 or not 0 <= quantiles[0] <= quantiles[1] <= 1:
             raise UserError(f"selector.quantiles={list(quantiles)} are not two ascending shares, like [0.33,0.66]")
         self.focus, self.focus_weight = focus, focus_weight
@@ -42,6 +40,6 @@ class Loss(AskingSelector):
         ids = self.rows(round)
         losses = round.scorer.losses(round.model, ids)
         group = np.digitize(losses, np.quantile(losses, self.quantiles), right=True)  # 0 low, 1 medium, 2 high
-        weights = np.where(group == FOCUSES.index(self.focus), self.focus_weight, 1.0)
+        weights = np.where(group == get_args(Focus).index(self.focus), self.focus_weight, 1.0)
         order = drawn(np.log(weights) / self.temperature, round)
         return Subset(ids[order], losses[order])

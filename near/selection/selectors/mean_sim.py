@@ -8,12 +8,12 @@ from near.selection.selectors.ranking import best
 
 
 class MeanSim(Selector):
-    """The rows with the highest mean similarity to all queries, of the whole pool: max_K does not bound it. A target of
-    several kinds is missed by it in the middle."""
+    """The rows of the whole pool with the highest mean similarity to all queries; max_K does not bound it. Of a target
+    with several kinds of queries, it selects rows in the middle that are near to none."""
 
     needs_neighbours = True
 
     def select(self, round: Round) -> Subset:
         means = round.similarity.means()[round.eligible]
-        known = np.isfinite(means)
-        return best(round.eligible[known], means[known], round.size)
+        embedded = np.isfinite(means)
+        return best(round.eligible[embedded], means[embedded], round.size)

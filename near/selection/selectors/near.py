@@ -5,31 +5,28 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from near.common.bounds import between
-from near.common.errors import UserError
 from near.selection.round import Round, Subset
 from near.selection.selectors.base import Selector, SubsetSize
+from near.selection.selectors.ranking import drawn
 
 if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
 
-POLICIES = ("repeat", "advance", "sample")
-
 
 class Near(Selector):
     """Walks the neighbour matrix column by column: every query's nearest row, then every query's second nearest, ...,
-    skipping rows already taken, until the round is full. A matrix with fewer distinct rows gives what it has.
+    skipping rows already taken, until the round is full. If the matrix has fewer distinct rows, all of them.
 
     >>> matrix [[5, 2, 7],
     ...         [5, 9, 2]]   and size 3   ->   5, 2, 9
 
     policy, from round to round:
         repeat: the same rows, the nearest.
-        advance: the next rows of the walk that no earlier round took; when all were, those taken least often, from the
-            beginning.
+        advance: the next rows of the walk that no earlier round took; if all were taken, those taken least often, from
+            the beginning.
         sample: drawn without replacement, new in every round, with probability in proportion to exp(s / temperature),
-            s being a row's highest similarity to any query: the largest of s / temperature + Gumbel noise (Kool et al.
-            2019, Stochastic Beams and Where to Find Them).
-    mix: the share of a round that is random rows instead, new in every round; they come last.
+            s being a row's highest similarity to any query (near/selection/selectors/ranking.py).
+    mix: the share of a round that is filled with random rows, new in every round; they come last.
     """
 
     needs_neighbours = True
@@ -42,10 +39,8 @@ class Near(Selector):
         mix: Annotated[float, between(0, 0.999)] = 0.0,
     ):
         super().__init__(subset_size)
-        if policy not in POLICIES:
-            raise UserError(f"selector.policy={policy} is not one of {', '.join(POLICIES)}")
         self.policy, self.temperature, self.mix = policy, temperature, mix
-        self._walked: tuple | None = None  # the matrix and its rows, the same in every round
+        self._walked: tuple | None = None  # a matrix, and what `walk` returns for it: the same in every round
 
     def reach(self, sizes: list[int]) -> int:
         """With `advance` every round takes rows that none before it took."""
@@ -57,7 +52,7 @@ class Near(Selector):
         if not self.mix:
             return Subset(ids, scores)
         share = round.size - size
-        if len(ids) < size:  # the matrix is used up; the share stays what it is
+        if len(ids) < size:  # the matrix has no more rows; fewer random ones keep the share
             share = round_half_up(len(ids) * self.mix / (1 - self.mix))
         others = np.setdiff1d(round.eligible, ids)
         random = np.random.default_rng((round.seed, round.index, 2)).permutation(others)
@@ -66,33 +61,40 @@ class Near(Selector):
         return Subset(np.concatenate([ids, random]), np.concatenate([scores, unknown]))
 
     def _near(self, round: Round, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """At most `size` distinct rows of the matrix, int64, in the policy's order, and their similarities, float32."""
+        """At most `size` rows of the matrix in the policy's order, int64 (m,), and their similarities, float32 (m,)."""
         if self._walked is None or self._walked[0] is not round.neighbours:
             self._walked = round.neighbours, *walk(round.neighbours, len(round.trained))
         _, rows, scores = self._walked
         allowed = np.isin(rows, round.eligible)
         rows, scores = rows[allowed], scores[allowed]
         if self.policy == "sample":
-            keys = scores / self.temperature + round.rng().gumbel(size=len(rows))
-            order = np.argsort(-keys, kind="stable")
+            order = drawn(scores / self.temperature, round, size)
         elif self.policy == "advance":
-            taken = np.zeros(len(round.trained), dtype=np.int64)
-            for before in round.previous:
-                taken[before] += 1
-            order = np.argsort(taken[rows], kind="stable")
+            times = np.zeros(len(round.trained), dtype=np.int64)  # how often earlier rounds took each row of the pool
+            for ids in round.previous:
+                times[ids] += 1
+            order = np.argsort(times[rows], kind="stable")
         else:
             order = np.arange(len(rows))
         return rows[order[:size]], scores[order[:size]]
 
 
 def walk(neighbours: "Neighbours", n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct rows of the matrix (of a pool of n), int64 (m,), in the order in which a walk column by column meets
-    them first, and each one's highest similarity to any query, float32 (m,)."""
+    """Walk the neighbour matrix column by column.
+
+    Args:
+        neighbours: the matrix, (n_queries, max_K).
+        n: rows of the pool.
+
+    Returns:
+        the distinct rows of the matrix in the order in which the walk first meets them, int64 (m,); each one's highest
+        similarity to any query, float32 (m,).
+    """
     queries, width = neighbours.ids.shape
     first, best = np.full(n, queries * width), np.full(n, -np.inf, dtype=np.float32)
     for column in reversed(range(width)):
         ids = neighbours.ids[:, column]
-        first[ids[::-1]] = column * queries + np.arange(queries)[::-1]  # what is assigned last stays
+        first[ids[::-1]] = column * queries + np.arange(queries)[::-1]  # the last assignment, of the first query, stays
         np.maximum.at(best, ids, neighbours.scores[:, column])
     rows = np.flatnonzero(first < queries * width)
     rows = rows[np.argsort(first[rows])]

@@ -1,6 +1,7 @@
 """NICE: the rows whose gradients raise the reward of the model's own answers to the target's questions."""
 
 import logging
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,25 +19,25 @@ from near.models.encoding import IGNORED
 from near.models.tokens import stop_ids
 from near.selection.round import Round, Subset
 from near.selection.scoring.chunks import Chunks
-from near.selection.scoring.scoring import Asked, Features
-from near.selection.selectors.asking import ShortlistOptions
+from near.selection.scoring.scoring import Features, Gradients
 from near.selection.selectors.base import SubsetSize
 from near.selection.selectors.less import Aggregate, Less
+from near.selection.selectors.model import ShortlistOptions
 
 log = logging.getLogger(__name__)
 
-REWARDS = ("exact", "judge")
-CHUNK = 16  # queries answered before their gradients are stored
+CHUNK = 16  # queries of a chunk: answered, then their gradients are stored
+BATCH = 32  # answers generated at once, at most
 
 
 class Nice(Less):
-    """NICE (Wang et al. 2025, as in the seed system, DataFlex): `samples` answers of the current model to each query,
-    drawn at `temperature`, and of each its reward: 1 where it is right, else 0. A query's feature is the gradient of
-    the reward's expectation by REINFORCE, the mean over its answers of reward times the gradient of the answer's
-    negative log likelihood, summed over tokens. The rest is LESS (near/selection/selectors/less.py).
+    """NICE (Wang et al. 2025, as in the seed system, DataFlex): the current model answers each query `samples` times at
+    `temperature`, and an answer's reward is 1 if it is right, else 0. A query's feature is the gradient of the expected
+    reward by REINFORCE: the mean over its answers of the reward times the gradient of the answer's negative log
+    likelihood, summed over tokens. The rest is LESS (near/selection/selectors/less.py).
 
     reward: exact (the normalised answer is the normalised reference) or judge (near/models/chat_judge.py, by
-    `judge.server`). A round in which no answer is rewarded has no direction: its rows are random, and that is said.
+    `judge.server`). A round in which no answer is rewarded has no direction: its rows are random, with a warning.
     """
 
     only_in_training = "answers with the model as it trains"
@@ -53,62 +54,67 @@ class Nice(Less):
         judge: JudgeOptions | None = None,
     ):
         super().__init__(subset_size, shortlist, aggregate)
-        if reward not in REWARDS:
-            raise UserError(f"selector.reward={reward} is not one of {', '.join(REWARDS)}")
         self.samples, self.temperature, self.max_new_tokens = samples, temperature, max_new_tokens
         self.reward, self.prompt = reward, (judge.get("prompt") if judge else None) or PROMPT
         self.judge = Judge(judge["server"], self.prompt, "selector.judge") if reward == "judge" else None
 
     def select(self, round: Round) -> Subset:
-        rewarded = int((self.features(round).norms > 0).sum())
-        if not rewarded:
-            if is_main():
-                log.warning(f"no answer of the model is rewarded (selector.reward={self.reward}): random rows")
-            ids = self.rows(round)
-            return Subset(round.rng().permutation(ids)[: round.size])
-        return super().select(round)
+        if (self.features(round).norms > 0).any():
+            return super().select(round)
+        if is_main():
+            log.warning(f"no answer of the model is rewarded (selector.reward={self.reward}): random rows")
+        return Subset(round.rng().permutation(self.rows(round))[: round.size])
 
     def check(self, queries: Rows, scoring: DictConfig) -> None:
         """See Selector.check."""
         if scoring.checkpoints is not None or scoring.dim is None:
             raise UserError(
-                "selector=nice answers with the model as it is, and adds up projected gradients: leave "
-                "scoring.checkpoints=null and set scoring.dim"
+                "selector=nice needs the current model and projected gradients: leave scoring.checkpoints=null and set "
+                "scoring.dim"
             )
         if any(map(is_plain, queries.chats(queries.eligible()))):
-            raise UserError("selector=nice answers questions, and data.queries holds plain text; give it chats")
+            raise UserError("selector=nice answers questions, but data.queries has plain text; use chats")
 
-    def asked(self, round: Round, ids: np.ndarray):
-        """See Less.asked: the queries' features are policy gradients."""
-        yield Asked(1.0, round.scorer.pool_gradients(round.model, round.optimizer, ids), self.features(round))
+    def gradients(self, round: Round, ids: np.ndarray) -> Iterator[Gradients]:
+        """See Less.gradients: the queries' features are policy gradients."""
+        yield Gradients(1.0, round.scorer.pool_gradients(round.model, round.optimizer, ids), self.features(round))
 
     def features(self, round: Round) -> Features:
-        """Of every query, from the cache where the same weights answered it under the same seed before."""
+        """The policy gradient of every query; cached by the weights, the seed and the round."""
         scorer = round.scorer
         count = len(scorer.queries.eligible)
-        made_of = ["nice", scorer.queries.fingerprint, round.seed, round.index, self.samples, self.temperature]
-        made_of += [self.max_new_tokens, self.reward, self.judge and [self.judge.model, self.prompt]]
-        folder = scorer.folder(round.model, made_of)
+        key_parts = ["nice", scorer.queries.fingerprint, round.seed, round.index, self.samples, self.temperature]
+        key_parts += [self.max_new_tokens, self.reward, self.judge and [self.judge.model, self.prompt]]
+        folder = scorer.folder(round.model, key_parts)
         chunks = Chunks(folder, [np.arange(a, min(a + CHUNK, count)) for a in range(0, count, CHUNK)])
 
         def work(positions: np.ndarray, progress) -> dict[str, np.ndarray]:
             ids = scorer.queries.eligible[positions]
             rows, rewards = self._answered(round, ids, (round.seed, round.index, int(positions[0])))
-            found = np.zeros((len(ids), scorer.options.dim), dtype=np.float32)
-            good = np.flatnonzero(rewards)
-            if len(good):
-                made = scorer.reward_gradients(round.model, [rows[i] for i in good], rewards[good])
-                np.add.at(found, good // self.samples, made / self.samples)
-            norms = np.linalg.norm(found, axis=1)
+            features = np.zeros((len(ids), scorer.options.dim), dtype=np.float32)
+            rewarded = np.flatnonzero(rewards)
+            if len(rewarded):
+                gradients = scorer.reward_gradients(round.model, [rows[i] for i in rewarded], rewards[rewarded])
+                np.add.at(features, rewarded // self.samples, gradients / self.samples)
+            norms = np.linalg.norm(features, axis=1)
             progress(len(ids))
-            units = found / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+            units = features / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
             return {"gradients": units.astype(np.float16), "norms": norms}
 
         chunks.compute(work, "answering")
         return Features(chunks)
 
     def _answered(self, round: Round, ids: np.ndarray, seed: tuple) -> tuple[list[dict], np.ndarray]:
-        """`samples` answers to each query in turn, as rows of tokens, and their rewards, float32."""
+        """Generate `samples` answers to each query.
+
+        Args:
+            round: with scorer, model and queries.
+            ids: queries, int64 (n,).
+            seed: numbers that seed the sampling.
+
+        Returns:
+            rows of tokens (see answer_row), the samples of a query after each other; rewards float32 (n * samples,).
+        """
         tokenizer, model = round.scorer.tokenizer, round.model
         chats = [chat for chat in round.queries.chats(ids) for _ in range(self.samples)]
         limit, ends = round.scorer.encoder.cutoff_len - 1, stop_ids(model, tokenizer)
@@ -118,11 +124,11 @@ class Nice(Less):
         model.eval()
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(int(np.random.default_rng(seed).integers(2**63)))
-            for part in batches(list(map(len, prompts)), 32, round.scorer.options.batch_tokens):
+            for part in batches(list(map(len, prompts)), BATCH, round.scorer.options.batch_tokens):
                 batch = tokenizer.pad(
                     {"input_ids": [prompts[i] for i in part]}, padding_side="left", return_tensors="pt"
                 ).to(model.device)
-                made = model.generate(
+                generated = model.generate(
                     **batch,
                     max_new_tokens=self.max_new_tokens,
                     do_sample=True,
@@ -132,25 +138,24 @@ class Nice(Less):
                     pad_token_id=tokenizer.pad_token_id,
                     eos_token_id=ends or None,
                 )[:, batch["input_ids"].shape[1] :].cpu()
-                for i, tokens in zip(part, made.tolist(), strict=True):
+                for i, tokens in zip(part, generated.tolist(), strict=True):
                     rows[i] = answer_row(prompts[i], tokens, ends)
         model.train(was_training)
-        answers = [tokenizer.decode(r["input_ids"][r["begins"] :], skip_special_tokens=True).strip() for r in rows]
-        asked = [(chat[-2]["content"], chat[-1]["content"], said) for chat, said in zip(chats, answers, strict=True)]
+        answers = [tokenizer.decode(r["input_ids"][r["start"] :], skip_special_tokens=True).strip() for r in rows]
+        cases = [(chat[-2]["content"], chat[-1]["content"], text) for chat, text in zip(chats, answers, strict=True)]
         if self.judge is not None:
-            right = self.judge.verdicts(asked)
+            right = self.judge.verdicts(cases)
         else:
-            right = [normalise(said) == normalise(reference) for _, reference, said in asked]
+            right = [normalise(answer) == normalise(reference) for _, reference, answer in cases]
         return rows, np.array(right, dtype=np.float32)
 
 
 def answer_row(prompt: list[int], answer: list[int], ends: list[int]) -> dict:
-    """A prompt and a sampled answer through its first end token as a row to take a gradient of; `begins`: where the
-    answer does."""
+    """A row for a gradient: a prompt and its answer up to the first of the tokens `ends`; `start`: of the answer."""
     stops = [i for i, token in enumerate(answer) if token in ends]
     answer = answer[: stops[0] + 1] if stops else answer
     return {
         "input_ids": np.array(prompt + answer, dtype=np.int64),
         "labels": np.array([IGNORED] * len(prompt) + answer, dtype=np.int64),
-        "begins": len(prompt),
+        "start": len(prompt),
     }

@@ -1,11 +1,11 @@
-"""The target set itself: what any selection from a pool is to be measured against."""
+"""The target set itself: the measure for any selection from a pool."""
 
 from near.selection.round import Round, Subset
 from near.selection.selectors.base import Selector
 
 
 class Queries(Selector):
-    """The queries and nothing else, warm-up included, in a new order each round. Their ids follow the pool's."""
+    """The queries and nothing else, also in warm-ups, in a new order each round. Their ids follow the pool's."""
 
     trains_on_queries = True
     only_in_training = "trains on the queries themselves and picks nothing from the pool"

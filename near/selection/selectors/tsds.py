@@ -13,29 +13,34 @@ Scale = Annotated[float, between(1e-9, 1e9)]
 
 
 class Transported(Selector):
-    """A selector that draws without replacement, new in every round, by a probability for each row; with fewer rows of
-    positive probability than the round has room for it gives all of them."""
+    """A selector that draws without replacement, new in every round, by a probability for each row. If fewer rows than
+    round.size have a positive probability, it selects all of them."""
 
     needs_neighbours = True
 
     def probabilities(self, round: Round, ids: np.ndarray, distances: np.ndarray) -> np.ndarray:
-        """Of every row of the pool, float64 (n,), sums to 1. ids int64 (Q, K) and distances float64 (Q, K), ascending:
-        each query's eligible neighbours, then -1 and infinity."""
+        """The probability of every row of the pool, float64 (n,), with sum 1.
+
+        Args:
+            round: with neighbours and similarity.
+            ids: each query's eligible neighbours, int64 (Q, K), best first; where a query has fewer, -1 at the end.
+            distances: theirs, float64 (Q, K), ascending; infinity at the end.
+        """
         raise NotImplementedError
 
     def select(self, round: Round) -> Subset:
         ids, distances = eligible_neighbours(round)
         if not len(ids):
             return Subset(np.empty(0, dtype=np.int64))
-        found = self.probabilities(round, ids, distances)
-        rows = np.flatnonzero(found)
-        order = drawn(np.log(found[rows]), round)
-        return Subset(rows[order], found[rows[order]].astype(np.float32))
+        probabilities = self.probabilities(round, ids, distances)
+        rows = np.flatnonzero(probabilities)
+        order = drawn(np.log(probabilities[rows]), round)
+        return Subset(rows[order], probabilities[rows[order]].astype(np.float32))
 
 
 class Tsds(Transported):
     """KNN-KDE of TSDS (Liu et al. 2024, arXiv 2410.11303): each query spreads its mass over its nearest rows in
-    proportion to 1 / density, so that near duplicates share one row's, and over as many as diversity is worth:
+    proportion to 1 / density, so that near duplicates share the mass of one row. Over how many rows, a balance decides:
 
         alpha / C x (cost of moving the mass) against (1 - alpha).
 
@@ -55,12 +60,12 @@ class Tsds(Transported):
         self.alpha, self.C, self.sigma, self.kde_K = alpha, C, sigma, kde_K
 
     def probabilities(self, round: Round, ids: np.ndarray, distances: np.ndarray) -> np.ndarray:
-        rows, place = np.unique(ids, return_inverse=True)
+        rows, number = np.unique(ids, return_inverse=True)
         density = np.ones(len(rows))
         if self.sigma:
-            own = rows >= 0
-            density[own] = round.similarity.density(rows[own], self.sigma, self.kde_K)
-        return spread(ids, distances, density[place].reshape(ids.shape), self.alpha, self.C, len(round.trained))
+            real = rows >= 0  # not the -1 of queries with fewer neighbours
+            density[real] = round.similarity.density(rows[real], self.sigma, self.kde_K)
+        return spread(ids, distances, density[number].reshape(ids.shape), self.alpha, self.C, len(round.trained))
 
 
 class KnnUniform(Transported):
@@ -69,7 +74,7 @@ class KnnUniform(Transported):
 
         alpha / C x sum over queries and k <= K of (d_{K+1} - d_k)  <  (1 - alpha) Q.
 
-    A query with fewer rows than K spreads its mass over those, and adds no more to the sum.
+    A query with fewer rows than K spreads its mass over all of them, and adds no more to the sum.
     """
 
     def __init__(self, subset_size: SubsetSize | None = None, alpha: Share = 0.6, C: Scale = 5.0):
@@ -77,21 +82,25 @@ class KnnUniform(Transported):
         self.alpha, self.C = alpha, C
 
     def probabilities(self, round: Round, ids: np.ndarray, distances: np.ndarray) -> np.ndarray:
-        there = ids >= 0
-        sizes = there.sum(axis=1, keepdims=True)
-        known = np.where(there, distances, 0.0)
+        real = ids >= 0
+        sizes = real.sum(axis=1, keepdims=True)  # (Q, 1)
+        finite = np.where(real, distances, 0.0)
         count = np.arange(1, ids.shape[1])
-        gaps = np.where(there[:, 1:], count * known[:, 1:] - np.cumsum(known, axis=1)[:, :-1], 0.0)
-        gaps = np.maximum.accumulate(gaps, axis=1)  # they grow with K, and stay where a query's rows end
+        gaps = np.where(real[:, 1:], count * finite[:, 1:] - np.cumsum(finite, axis=1)[:, :-1], 0.0)  # (Q, K - 1)
+        gaps = np.maximum.accumulate(gaps, axis=1)  # they grow with K, and stay the same where a query's rows end
         enough = self.alpha / self.C * gaps.sum(axis=0) >= (1 - self.alpha) * len(ids)
         K = np.append(enough, True).argmax() + 1
         mass = np.broadcast_to(1 / (np.minimum(sizes, K) * len(ids)), ids[:, :K].shape)
-        return np.bincount(ids[:, :K][there[:, :K]], mass[there[:, :K]], minlength=len(round.trained))
+        return np.bincount(ids[:, :K][real[:, :K]], mass[real[:, :K]], minlength=len(round.trained))
 
 
 def eligible_neighbours(round: Round) -> tuple[np.ndarray, np.ndarray]:
-    """Each query's eligible neighbours, best first, int64 (Q, K), and their distances sqrt(2 - 2 s), float64 (Q, K);
-    where a query has fewer, -1 and infinity at the end. Queries without any are left out."""
+    """Each query's eligible neighbours and their distances; queries without any are left out.
+
+    Returns:
+        ids int64 (Q, K), best first, where a query has fewer, -1 at the end; distances sqrt(2 - 2 s) of unit vectors
+        with similarity s, float64 (Q, K), infinity at the end.
+    """
     ids = round.neighbours.ids
     allowed = np.isin(ids, round.eligible)
     order = np.argsort(~allowed, axis=1, kind="stable")
@@ -99,34 +108,42 @@ def eligible_neighbours(round: Round) -> tuple[np.ndarray, np.ndarray]:
     ids = np.where(allowed, np.take_along_axis(ids, order, axis=1), -1)
     scores = np.take_along_axis(round.neighbours.scores, order, axis=1).astype(np.float64)
     distances = np.where(allowed, np.sqrt(np.maximum(2 - 2 * scores, 0)), np.inf)
-    kept = allowed.any(axis=1)
-    return ids[kept], distances[kept]
+    matched = allowed.any(axis=1)
+    return ids[matched], distances[matched]
 
 
 def spread(ids: np.ndarray, distances: np.ndarray, density: np.ndarray, alpha: float, C: float, n: int) -> np.ndarray:
-    """The probability of every row, float64 (n,), of queries with neighbours `ids`, `distances`, `density`, (Q, K).
+    """The probability of every row of a pool of n, float64 (n,).
 
-    Query j fills its rows in order: each holds at most 1 / (Q s density), its last one what is left of 1 / Q. As s
-    grows, a query reaches its next row at s = the sum of 1 / density so far (an event), and moving mass there costs the
-    more the farther it is. s grows until the cost outweighs diversity, or no event is left.
+    Query j fills its rows in order: each holds at most 1 / (Q s density), its last one the rest of 1 / Q. As s grows, a
+    query reaches its next row at s = the sum of 1 / density so far (an event); moving mass there costs more the farther
+    it is. s grows until the cost outweighs diversity, or no event is left.
+
+    Args:
+        ids: each query's neighbours, int64 (Q, K), as of eligible_neighbours.
+        distances: theirs, float64 (Q, K).
+        density: theirs, float64 (Q, K).
+        alpha: see Tsds.
+        C: see Tsds.
+        n: rows of the pool.
     """
     queries, width = ids.shape
-    there = ids >= 0
-    shares = np.where(there, 1 / density, 0.0)
-    reached = np.cumsum(shares, axis=1)
-    s = reached[:, 0].max()  # without events each query's only row has all
-    if width > 1 and there[:, 1].any():
-        known = np.where(there, distances, 0.0)
-        costs = known[:, 1:] * reached[:, :-1] - np.cumsum(known * shares, axis=1)[:, :-1]
-        j, k = np.nonzero(there[:, 1:])  # the event (j, k): query j has filled its row k
+    real = ids >= 0
+    shares = np.where(real, 1 / density, 0.0)
+    reached = np.cumsum(shares, axis=1)  # (Q, K): s at which a query has filled its rows up to this one
+    s = reached[:, 0].max()  # without events, each query's only row has all its mass
+    if width > 1 and real[:, 1].any():
+        finite = np.where(real, distances, 0.0)
+        costs = finite[:, 1:] * reached[:, :-1] - np.cumsum(finite * shares, axis=1)[:, :-1]  # (Q, K - 1)
+        j, k = np.nonzero(real[:, 1:])  # the event (j, k): query j has filled its row k
         order = np.lexsort((j, k, reached[j, k]))
         j, k = j[order], k[order]
         steps = costs[j, k] - np.where(k > 0, costs[j, k - 1], 0.0)
         stop = np.flatnonzero(alpha / C * np.cumsum(steps) >= (1 - alpha) * queries)
         at = stop[0] if len(stop) else len(j) - 1
         s = reached[j[at], k[at]]
-    left = np.maximum(1 / queries - (reached - shares) / (queries * s), 0.0)  # before each row
+    left = np.maximum(1 / queries - (reached - shares) / (queries * s), 0.0)  # a query's mass before each row
     mass = np.minimum(shares / (queries * s), left)
-    last = there.sum(axis=1) - 1
+    last = real.sum(axis=1) - 1
     mass[np.arange(queries), last] = left[np.arange(queries), last]
-    return np.bincount(ids[there], mass[there], minlength=n)
+    return np.bincount(ids[real], mass[real], minlength=n)

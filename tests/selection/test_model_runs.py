@@ -1,4 +1,4 @@
-"""Selectors that ask the model, through train.py and select.py: refused early, the same on ranks and after a kill."""
+"""Selectors that need the model, through train.py and select.py: refused early, the same on ranks and after a kill."""
 
 import json
 
@@ -14,7 +14,7 @@ from near.training.train import train
 from tests.conftest import RANKS, configured, process
 
 pytestmark = pytest.mark.model
-ASKING = ["less", "loss", "delta_loss", "cluster_less", "nice", "less_shortlist"]
+SELECTORS = ["less", "loss", "delta_loss", "cluster_less", "nice", "less_shortlist"]
 
 
 def run(tiny, folder, *overrides: str):
@@ -25,7 +25,7 @@ def run(tiny, folder, *overrides: str):
     return [np.load(path) for path in sorted((folder / "rounds").glob("[0-9][0-9][0-9].npy"))]
 
 
-@pytest.mark.parametrize("name", ASKING)
+@pytest.mark.parametrize("name", SELECTORS)
 def test_a_run(tiny, tmp_path, name):
     extra = {
         "less_shortlist": ["selector.shortlist.size=12"],
@@ -38,12 +38,12 @@ def test_a_run(tiny, tmp_path, name):
 
 
 def test_queries_alone_are_trained_on(tiny, tmp_path):
-    """The warm-up too; their ids follow the pool's 60, and their source is told."""
+    """The warm-up too; their ids follow the pool's 60, and the record has their source."""
     rounds = run(tiny, tmp_path, "selector=queries")
     assert all(set(ids) == {60, 61, 62, 63} for ids in rounds)
-    asked = next(w for w in tiny if w.startswith("data.queries.path=")).partition("=")[2]
+    queries = next(w for w in tiny if w.startswith("data.queries.path=")).partition("=")[2]
     held_out = [f"data.eval.path={tmp_path}/eval.jsonl", "selector=queries"]
-    (tmp_path / "eval.jsonl").write_text("".join(open(asked).readlines()[:1]))
+    (tmp_path / "eval.jsonl").write_text("".join(open(queries).readlines()[:1]))
     assert set(run([*tiny, *held_out], tmp_path / "c")[1]) == {61, 62, 63}  # query 0 is evaluated
     with pytest.raises(UserError, match="give data.eval.path"):
         run([*tiny, "data.eval.path=null"], tmp_path / "b", "selector=queries")
@@ -95,17 +95,18 @@ def test_two_ranks_share_the_scoring_and_pick_the_same(tiny, tmp_path):
         (["selector=less", "finetuning=dora"], "DoRA"),
         (["selector=less", "data.queries.path=null"], "data.queries.path is missing"),
         (["selector=less", "similarity=gradients"], "leave it at embeddings"),
+        (["selector=cluster_less", "similarity=gradients"], "leave it at embeddings"),
         (["selector=random", "similarity=gradients"], "leave it at embeddings"),
         (["selector=less", "+trainer.args.optim=sgd"], "scoring.adam=false"),
-        (["selector=less", "scoring.modules=[nothing]"], "no linear layer that is trained"),
+        (["selector=less", "scoring.modules=[nothing]"], "is no trained linear layer"),
         (["selector=less", "selector.shortlist={selector:nera,size:3}"], "did you mean near"),
         (["selector=less", "scoring.modules=q_proj"], "write it like scoring.modules=\\[q_proj\\]"),
         (["selector=less", "scoring.checkpoints=[nowhere]"], "nowhere is no checkpoint"),
-        (["selector=loss", "scoring.checkpoints=[nowhere]"], "losses are the model's own"),
+        (["selector=loss", "scoring.checkpoints=[nowhere]"], "losses are the current model's"),
         (["selector=nice", "selector.reward=judge"], "selector.judge.server.url is missing"),
     ],
 )
-def test_what_can_not_be_had_is_one_line(tiny, tmp_path, overrides, line):
+def test_what_is_impossible_is_one_line(tiny, tmp_path, overrides, line):
     with pytest.raises(Exception, match=line) as caught:
         run(tiny, tmp_path, *overrides)
     from near.app.faults import fault_line
@@ -118,9 +119,9 @@ def test_spread_models_are_refused():
         deepspeed, fsdp, optim = {"zero_optimization": {"stage": 3}}, [], "adamw_torch"
 
     scoring = configured("train", "data=files").scoring
-    for asks in ("losses", "gradients"):
+    for requires in ("losses", "gradients"):
         with pytest.raises(UserError, match="parallel=none"):
-            check_training(Needs(asks_model=asks), Args(), scoring)
+            check_training(Needs(requires=requires), Args(), scoring)
     check_training(Needs(), Args(), scoring)
 
 
@@ -143,21 +144,21 @@ def test_offline_less_by_checkpoints(tiny, tmp_path):
     """select.py asks the weights of a run's checkpoints; train.py can, too."""
     run(tiny, tmp_path / "run", "selector=random", "trainer.args.save_steps=4", "trainer.args.save_total_limit=5")
     folders = [f"{tmp_path}/run/checkpoints/checkpoint-{step}" for step in (4, 8)]
-    given = f"scoring.checkpoints=[{','.join(folders)}]"
-    ids = export(tiny, tmp_path / "s", "selector=less", "n=8", given, "export=jsonl")
+    checkpoints = f"scoring.checkpoints=[{','.join(folders)}]"
+    ids = export(tiny, tmp_path / "s", "selector=less", "n=8", checkpoints, "export=jsonl")
     assert len(set(ids.tolist())) == 8
     rows = [json.loads(line) for line in (tmp_path / "s" / "subset.jsonl").read_text().splitlines()]
     assert [row["rank"] for row in rows] == list(range(1, 9)) and rows[0]["score"] >= rows[1]["score"]
-    again = run(tiny, tmp_path / "t", "selector=less", given)
+    again = run(tiny, tmp_path / "t", "selector=less", checkpoints)
     np.testing.assert_array_equal(again[1], ids)
     np.testing.assert_array_equal(again[2], ids)  # the checkpoints do not change
-    by_walk = export(tiny, tmp_path / "w", "selector=near", "similarity=gradients", "n=8", given)
+    by_walk = export(tiny, tmp_path / "w", "selector=near", "similarity=gradients", "n=8", checkpoints)
     assert len(set(by_walk.tolist())) == 8
 
 
 def test_losses_of_the_base_model(tiny, tmp_path):
-    """Nothing is asked of the queries, which may have no answers."""
-    path = tmp_path / "asked.jsonl"
+    """The queries are not used, so they need no answers."""
+    path = tmp_path / "queries.jsonl"
     path.write_text(json.dumps({"instruction": "what is the sum of 1 and 2"}) + "\n")
     ids = export(tiny, tmp_path, "selector=loss", "n=8", f"data.queries.path={path}")
     assert len(set(ids.tolist())) == 8
