@@ -31,22 +31,22 @@ from near.common.errors import UserError
 ENDS = (".yaml", ".yml", ".json")
 # Pattern of a refusal's message -> its line of the table.
 REASONS = {
-    r"in the form of LLaMA-Factory's v1": "in the form of LLaMA-Factory's v1",
+    r"a file of LLaMA-Factory v1": "a file of LLaMA-Factory v1",
     r"configures accelerate": "configures accelerate, trains nothing",
     r"configures DeepSpeed": "configures DeepSpeed, trains nothing",
-    r"lists tokens|lists data sets|holds DataFlex's components": "lists tokens, data sets or components",
+    r"lists tokens|lists data sets|contains DataFlex's components": "lists tokens, data sets or components",
     r"is for answering": "for inference, trains nothing",
     r"asks for no training": "asks for no training (do_train)",
-    r"it is for preferences|holds preferences": "preferences (stage: dpo, kto, rm, ppo; ranking data)",
-    r"sees or hears|holds (images|videos|audios)": "images, video or audio (template, data set)",
+    r"trains on preferences|contains preferences": "preferences (stage: dpo, kto, rm, ppo; ranking data)",
+    r"for images or audio|contains (images|videos|audios)": "images, video or audio (template, data set)",
     r"finetuning_type=": "finetuning_type: freeze or oft",
     r"component_name=": "a component that near does not have (custom, adapt, dynamic_moe)",
-    r"template=.* is not built here": "a template that near does not have",
-    r"is (no|not an) entry of": "names a data set that its dataset_info.json lacks",
-    r"which is not fetched here": "fetches its dataset_info.json from a hub",
+    r"has no template=": "a template that near does not have",
+    r"is not an entry of": "names a data set that its dataset_info.json lacks",
+    r"which near does not fetch": "fetches its dataset_info.json from a hub",
     r"needs .* not installed": "an optimizer whose package was not installed",
     r"nothing to merge": "merges a model that has no adapter",
-    r"nothing is quantised": "quantises an export",
+    r"near does not quantise": "quantises an export",
 }
 
 
@@ -70,7 +70,7 @@ def outcome(path: Path) -> tuple[str, list[str]]:
         return f"runs where {lacking} is installed, which it was not", []
     named = [f"not honoured: {key}: {why}" for key, why in file.skipped.items()]
     kind = "runs, with keys named as not honoured" if named else "runs, every key honoured"
-    return kind, [*(f"taken so: {line}" for line in file.said), *named]
+    return kind, [*(f"note: {line}" for line in file.notes), *named]
 
 
 def lacking_packages(cfg: DictConfig) -> str | None:

@@ -1,4 +1,4 @@
-"""Files in the form of DataFlex's examples, and the folder they are run in."""
+"""Files like DataFlex's examples, and the folder in which they run."""
 
 import json
 from pathlib import Path
@@ -86,8 +86,8 @@ def lay_out(folder: Path) -> Path:
     (folder / "data" / "dataset_info.json").write_text(json.dumps(entries))
     configs = folder / "src" / "dataflex" / "configs"
     configs.mkdir(parents=True)
-    held = {name: {"name": name, "params": params} for name, params in COMPONENTS.items()}
-    (configs / "components.yaml").write_text(yaml.safe_dump({"selectors": held}))
+    entries = {name: {"name": name, "params": params} for name, params in COMPONENTS.items()}
+    (configs / "components.yaml").write_text(yaml.safe_dump({"selectors": entries}))
     return folder
 
 
@@ -102,13 +102,13 @@ def wrote(component: str, text: str = "", without: tuple = ()) -> Path:
 
 
 def words(file: File) -> dict[str, str]:
-    """What the file became, by key, with the plus of one that is added."""
+    """The overrides of a translated file, by key; an added one has its plus."""
     return {f"{'+' * word.added}{word.key}": word.text for word in file.words}
 
 
-def told(
+def translate(
     component: str, text: str = "", typed: tuple = (), script: str = "train", without: tuple = ()
 ) -> tuple[dict[str, str], File]:
-    """The words of such a file, and the file as it was translated."""
+    """The overrides of such a file, and the translated file."""
     file = translated(script, wrote(component, text, without), list(typed))
     return words(file), file

@@ -1,4 +1,4 @@
-"""The command `near`, also `python -m near`: the scripts, as in `near train selector=near`, and what is beside them."""
+"""The command `near`, also `python -m near`: the scripts, as in `near train selector=near`, and other commands."""
 
 import importlib
 import os
@@ -16,7 +16,7 @@ SCRIPTS = {
 }
 
 COMMANDS = {
-    "cache": ("near.app.cache", "lists and prunes what the cache holds: embeddings, indexes, scores"),
+    "cache": ("near.app.cache", "lists and prunes the cache: embeddings, indexes, scores"),
     "assets": ("near.data.builtin.assets", "fetches the built-in model, embedder and data into the cache"),
     "workspace": ("near.training.trackers.workspace", "saves a W&B workspace that compares a sweep's runs"),
     "options": ("near.app.options", "writes docs/options.md, in the repository"),
@@ -25,7 +25,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command that is typed; with none, list them. One line and status 1 for a fault a user can mend."""
+    """Run the command that is typed; without one, list them. For a fault that a user can fix: one line and status 1."""
     name, words = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     if name in SCRIPTS:
         from near.app.entry import start
@@ -48,13 +48,13 @@ def main() -> None:
 
 
 def _typed() -> tuple[str, ...]:
-    """What was typed in front of the command's name."""
+    """The words that were typed in front of the command's name."""
     return ("python", "-m", "near") if os.path.basename(sys.argv[0]) == "__main__.py" else ("near",)
 
 
 def _help() -> str:
-    scripts = [f"{name:<12}{what}" for name, what in SCRIPTS.items()]
-    others = [f"{name:<12}{what}" for name, (_, what) in COMMANDS.items()]
+    scripts = [f"{name:<12}{summary}" for name, summary in SCRIPTS.items()]
+    others = [f"{name:<12}{summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         ["near SCRIPT [GROUP=CHOICE] [OPTION=VALUE] (near SCRIPT --help)", *scripts, "", "near COMMAND", *others]
     )

@@ -50,7 +50,11 @@ SCRIPTS = {"select": select, "train": train, "merge": merge, "eval": evaluate, "
 
 
 def start(name: str, *typed: str) -> None:
-    """Run a script with the options in sys.argv. typed: what was typed in front of them, such as "near", "train";
-    by default `python` and the file that is running."""
+    """Run a script with the options in sys.argv.
+
+    Args:
+        name: of the script.
+        typed: the words in front of the options, such as "near", "train"; by default `python` and the running file.
+    """
     set_command(Command(name, typed or ("python", sys.argv[0])))
     run(SCRIPTS[name])

@@ -24,7 +24,7 @@ from near.common.signature import keywords
 
 
 def fault_line(error: BaseException) -> str | None:
-    """The line to show for `error`, without secrets, or None when it is ours and the traceback is what helps."""
+    """The line to show for `error`, without secrets; None where it is a bug, for which a traceback helps."""
     line = _fault_line(error)
     return None if line is None else scrub(line)
 
@@ -38,7 +38,7 @@ def _fault_line(error: BaseException) -> str | None:
             return str(link)
         if isinstance(link, OSError) and link.errno in FULL:
             return full_line(link)
-        if NO_SPACE.search(str(link)):  # of a writer with a kind of error of its own
+        if NO_SPACE.search(str(link)):  # a library's writer raises its own kind of error
             return full_line(OSError())
         if isinstance(link, OSError) and (line := read_only_line(link)):
             return line
@@ -73,38 +73,38 @@ def _hydra_line(error: Exception) -> str:
         r"Key '([^']+)' is not in struct", str(error)
     )
     if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", line):
-        return f"{ambiguous.group(1)} holds a comma: for a sweep add -m, for a list write key=[a,b]"
+        return f"{ambiguous.group(1)} contains a comma: for a sweep add -m, for a list write key=[a,b]"
     cfg = _defaults()
     removed = [word for word in sys.argv[1:] if word.startswith("~") and word[1:].split("=")[0] in flat_keys(cfg)]
     if removed and (match or isinstance(error, InterpolationKeyError)):
-        return f"{removed[0]} takes away an option that the script needs; leave {removed[0]} out, or set another value"
+        return f"{removed[0]} removes an option that the script needs; leave {removed[0]} out, or set another value"
     if not match:
         return line
     key = match.group(1).split("=")[0].split("@")[0]
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(cfg, parent, throw_on_missing=False) if parent else None
     if node is not None and OmegaConf.is_dict(node) and "_target_" in node:
-        taken = keywords(node._target_)
-        if taken is None or leaf in taken:
+        accepted = keywords(node._target_)
+        if accepted is None or leaf in accepted:
             return f"{key} is not in the configuration yet: write +{key}=..."
-        return f"{key} is not an option of {_choice(parent, node)}{elsewhere(key, taken)}"
+        return f"{key} is not an option of {_choice(parent, node)}{elsewhere(key, accepted)}"
     known = [k for k in flat_keys(cfg) if k.rpartition(".")[0] == parent] if node is not None else flat_keys(cfg)
     return f"{key} is not in the configuration{did_you_mean(key, known if parent else [*known, 'from_yaml'])}"
 
 
 def _choice(group: str, node: DictConfig) -> str:
-    """What was typed for `group`, such as trainer=static; the class where nothing was."""
+    """The word that was typed for `group`, such as trainer=static; its class where none was."""
     return next((word for word in _typed_choices() if word.startswith(f"{group}=")), node._target_.rpartition(".")[2])
 
 
 def _typed_choices() -> list[str]:
-    """Of the command's words those that name a choice of a group."""
+    """The words of the command that choose for a group."""
     words = [word for word in sys.argv[1:] if re.fullmatch(r"\w+=\w+", word)]
     return [word for word in words if (CONF / word.replace("=", "/")).with_suffix(".yaml").is_file()]
 
 
 def _defaults() -> DictConfig:
-    """The configuration of the running script with no more than the choices that were typed, for near misses."""
+    """The configuration of the running script with only the choices that were typed, for near misses."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with contextlib.suppress(HydraException, OmegaConfBaseException):

@@ -1,4 +1,4 @@
-"""Whether the packages that a script's configuration needs are installed, asked before anything is loaded."""
+"""Whether the packages that a script's configuration needs are installed, checked before anything is loaded."""
 
 from omegaconf import DictConfig
 
@@ -6,7 +6,7 @@ from near.common.config import select
 from near.common.extras import EXTRAS, need
 from near.common.signature import attribute
 
-# The embedders that ask a model; embedder=hashing needs nothing
+# The embedders that are models; embedder=hashing needs no package
 MODEL_EMBEDDERS = ("near.embedding.embedders.backend.", "near.embedding.embedders.rds.")
 
 

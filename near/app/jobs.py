@@ -1,7 +1,7 @@
-"""What every job of a sweep says of itself, in a file of its own, and the table of all of them at the sweep's end.
+"""The record of every job of a sweep, a file each, and the table of all jobs at the end of the sweep.
 
-<sweep folder>/.jobs/<job>.json: state (running, done, failed), error, overrides, seconds, host, pid. A job that was
-killed still says `running`: where the sweep has ended, that is shown as not finished.
+<sweep folder>/.jobs/<job>.json: state (running, done, failed), error, overrides, seconds, host, pid. The record of a
+killed job stays at `running`: after the end of the sweep it is shown as not finished.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
 from near.common.config import raw_words, swept_keys
-from near.common.errors import UserError, one_line, printable, visible
+from near.common.errors import UserError, one_line, printable
 from near.common.files import read_json, refuse_special, write_json
 from near.common.outputs import check as check_outputs
 from near.common.outputs import check_notes
@@ -28,19 +28,18 @@ from near.common.run_folder import JOBS, METRICS, RunFolder
 from near.common.secrets import scrub
 from near.common.sweep import in_sweep
 
-WIDTH = 150  # columns of a table that goes into a file
 HEADS = ("job", "state", "target loss", "seconds", "")
 
 
 class Sweeps(Callback):
-    """Notes where the sweep of this process writes, and has its jobs' folders named by what is swept, not by what all
-    of them share; Hydra calls it before the first job."""
+    """Remembers the folder of this process's sweep, and names its jobs' folders by the swept options alone, without
+    those that all jobs share. Hydra calls it before the first job."""
 
     folder: Path | None = None
-    before: dict[Path, int] = {}  # jobs that an earlier sweep left there, by when they were written
+    before: dict[Path, int] = {}  # records of an earlier sweep in that folder, and when they were written
 
     def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
-        """End the process where Hydra is about to write into somebody else's folder; Hydra passes over exceptions."""
+        """Exit where Hydra is about to write into a folder that is not near's; Hydra ignores exceptions here."""
         name, folder = config.hydra.job.name, Path(config.hydra.run.dir)
         if name not in ("select", "train") or folder.resolve() == Path.cwd():
             return
@@ -60,7 +59,7 @@ class Sweeps(Callback):
         shared = {o.key_or_group for o in OverridesParser.create().parse_overrides(raw_words(overrides.task))} - set(
             swept
         )
-        if swept:  # Hydra composes every job with what stands here, in whatever process it runs
+        if swept:  # Hydra composes every job with these overrides, in whatever process it runs
             keys = ",".join(f"'{key}'" for key in dict.fromkeys([*naming.exclude_keys, *sorted(shared)]))
             with read_write(config), open_dict(config):
                 overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{keys}]")
@@ -71,67 +70,60 @@ def _records(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def told(fault_line, dry_run: bool = False) -> Iterator[None]:
-    """Write down how the running job goes; nothing outside a sweep, or in a dry run. `fault_line`: the line of an error
-    a user can mend."""
+def recorded(fault_line: Callable[[Exception], str | None], dry_run: bool = False) -> Iterator[None]:
+    """Record the state of the running job; nothing outside a sweep, or in a dry run. `fault_line`: the line to show for
+    an error that a user can fix, None for a bug."""
     if not in_sweep() or not is_main() or dry_run:
         yield
         return
     output_dir = Path(HydraConfig.get().runtime.output_dir)
     path = RunFolder(output_dir).job_file
-    said = {
+    record = {
         "state": "running",
         "overrides": raw_words(HydraConfig.get().overrides.task),
         "number": HydraConfig.get().job.num,
     }
-    said |= {"host": platform.node(), "pid": os.getpid(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    before, begun = _written(output_dir), time.perf_counter()
-    write_json(path, said)
+    record |= {"host": platform.node(), "pid": os.getpid(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    before, started = _written(output_dir), time.perf_counter()
+    write_json(path, record)
     try:
         yield
     except BaseException as error:
         line = fault_line(error) if isinstance(error, Exception) else None
-        said |= {"state": "failed", "error": line or scrub(f"{type(error).__name__}: {one_line(error)}")}
+        record |= {"state": "failed", "error": line or scrub(f"{type(error).__name__}: {one_line(error)}")}
         if line is None:
-            said["traceback"] = scrub(traceback.format_exc())
+            record["traceback"] = scrub(traceback.format_exc())
         raise
     else:
-        said |= {"state": "done", "found": before is not None and before == _written(output_dir)}
+        record |= {"state": "done", "found": before is not None and before == _written(output_dir)}
     finally:
-        write_json(path, {**said, "seconds": round(time.perf_counter() - begun, 1)})
+        write_json(path, {**record, "seconds": round(time.perf_counter() - started, 1)})
 
 
 def _written(folder: Path) -> int | None:
-    """When a finished run's last file was written."""
+    """When the last file of a finished run was written, in ns since the epoch; None for any other run."""
     return (folder / METRICS).stat().st_mtime_ns if (folder / METRICS).is_file() else None
 
 
 def ended() -> list[dict]:
-    """Print the table of the sweep that this process ran, and return its jobs that did not end well; none without a
-    sweep."""
+    """Print the jobs of the sweep that this process ran, and return the records of those that are not done. Without a
+    sweep there are none."""
     if Sweeps.folder is None:
         return []
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from near.common.tables import console, table
 
-    found = {path: read_json(path) for path in _records(Sweeps.folder)}
-    found = {p.stem: said for p, said in found.items() if Sweeps.before.get(p) != p.stat().st_mtime_ns}  # this sweep's
-    found = dict(sorted(found.items(), key=lambda pair: pair[1].get("number", 0)))  # in the order asked for
-    names = labels({name: said["overrides"] for name, said in found.items()})
-    table = Table(*HEADS, box=box.SIMPLE, pad_edge=False)
-    for name, said in found.items():
-        table.add_row(*(escape(visible(cell)) for cell in _cells(name, said, names)))
-    if table.row_count:
-        console = Console(highlight=False, emoji=False)
-        console = console if console.is_terminal else Console(highlight=False, emoji=False, width=WIDTH)
-        console.print(table)
-    return [said for said in found.values() if said["state"] != "done"]
+    paths = [p for p in _records(Sweeps.folder) if Sweeps.before.get(p) != p.stat().st_mtime_ns]  # of this sweep
+    records = {path.stem: read_json(path) for path in paths}
+    records = dict(sorted(records.items(), key=lambda pair: pair[1].get("number", 0)))
+    names = labels({name: record["overrides"] for name, record in records.items()})
+    if records:
+        rows = [_cells(name, record, names) for name, record in records.items()]
+        console().print(table(HEADS, rows, breaking=None))
+    return [record for record in records.values() if record["state"] != "done"]
 
 
 def labels(overrides: dict[str, list[str]]) -> dict[str, str]:
-    """Jobs by what sets them apart: of each job's overrides those that not all of them have; of one job, its name."""
+    """A label for each job: the overrides that not all jobs have. A single job keeps its name."""
     common = set.intersection(*map(set, overrides.values())) if len(overrides) > 1 else set()
     return {
         name: printable(" ".join(w for w in words if w not in common), 100) if common else name
@@ -139,20 +131,20 @@ def labels(overrides: dict[str, list[str]]) -> dict[str, str]:
     }
 
 
-def _cells(name: str, said: dict, names: dict[str, str]) -> list[str]:
-    state, note, loss = said["state"], "", "-"
+def _cells(name: str, record: dict, names: dict[str, str]) -> list[str]:
+    state, note, loss = record["state"], "", "-"
     if state == "failed":
-        note = printable(said["error"], 300)
-        if "traceback" in said:
+        note = printable(record["error"], 300)
+        if "traceback" in record:
             note += f" (traceback in {Sweeps.folder / JOBS / name}.json)"
     elif state == "running":
-        state, note = "not finished", "killed? start the sweep again: it goes on where it was"
+        state, note = "not finished", "killed? start the sweep again: it continues where it stopped"
     elif (files := RunFolder(Sweeps.folder / name)).is_evaluated:
         with contextlib.suppress(UserError, KeyError, TypeError):
             metrics = files.metrics
             loss = f"{metrics['target_loss']:.4f}"
             if metrics.get("same_rows_as"):
                 note = f"same rows as {names.get(metrics['same_rows_as'], metrics['same_rows_as'])}"
-            if said.get("found"):
+            if record.get("found"):
                 state = "done before"
-    return [names[name], state, loss, str(said.get("seconds", "-")), note]
+    return [names[name], state, loss, str(record.get("seconds", "-")), note]

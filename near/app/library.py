@@ -46,16 +46,23 @@ def search(
 ) -> Neighbours:
     """Every query's `max_K` nearest candidates; None: the nearest 1,000, or all of a smaller pool.
 
-    queries, candidates: either vectors, as arrays (n, D) of numbers, memory maps, or the paths of such .npy files; or
-    rows, as a datasets.Dataset, dicts in any format that select.py reads, or texts, which are then embedded.
-    index: flat (exact), ivf or hnsw. normalise: for vectors; scores are cosines, otherwise inner products.
-    overrides: what select.py takes on its command line, such as "embedder=qwen3", "index.block_rows=20000".
-    cache_dir: for rows, their embeddings and neighbours; default $NEAR_CACHE or .cache. Nothing of vectors is kept.
+    Args:
+        queries: vectors (n_queries, D), as an array of numbers, a memory map, or the path of such a .npy file; or rows,
+            as a datasets.Dataset, dicts in any format that select.py reads, or texts, which are then embedded.
+        candidates: the pool, of the same kind.
+        max_K: neighbours of each query.
+        index: flat (exact), ivf or hnsw.
+        normalise: of vectors: scores are cosines; otherwise they are inner products.
+        overrides: options of select.py, such as "embedder=qwen3", "index.block_rows=20000".
+        cache_dir: of rows: for their embeddings and neighbours; default $NEAR_CACHE or .cache. Vectors are not cached.
 
-    Returns Neighbours: ids int64 (n_queries, max_K), best first, ties by lower id, and scores float32. Ids are
-    positions in `candidates`; of rows, those whose prompt is a query's are left out (`data.leakage=keep` keeps them).
-    Raises UserError for what can't be searched. A pool that is not in memory is read in blocks, so that memory does
-    not grow with it.
+    Returns:
+        Neighbours: ids int64 (n_queries, max_K), best first, ties by lower id; scores float32 of that shape. Ids are
+        positions in `candidates`. Of rows, those whose prompt is a query's are left out (`data.leakage=keep` keeps
+        them). A pool that is not in memory is read in blocks, so that memory does not grow with it.
+
+    Raises:
+        UserError: these can't be searched.
 
     >>> near.search(np.eye(3)[:1], np.eye(3), 2).ids
     array([[0, 1]])
@@ -81,39 +88,47 @@ def select(
     overrides: Sequence[str] = (),
     cache_dir: str | os.PathLike | None = None,
 ) -> Subset:
-    """The `n` candidates that a selector picks for the queries: a Subset of `ids` int64 (up to n,), in its order, and
-    `scores` where the selector has any. Parameters as for `search`; max_K bounds how far the selector looks, None: as
-    far as `n` needs.
+    """The `n` candidates that a selector picks for the queries.
+
+    Args:
+        queries: as for `search`, like all that are not listed here.
+        n: how many candidates.
+        max_K: how many neighbours of each query the selector sees; None: as many as `n` needs.
+        selector: its name in conf/selector/.
+        seed: of random choices.
+
+    Returns:
+        Subset: ids int64 (up to n,), in the selector's order, and scores where the selector has any.
+
+    Raises:
+        UserError: these can't be searched, or fewer than `n` candidates may be selected.
 
     >>> near.select(target, pool, 5000).ids            # pool.select(ids) is the subset of a datasets.Dataset
     """
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise UserError(f"n={n!r} is no number of rows; use a whole number from 1")
+        raise UserError(f"n={n!r} is not a number of rows; use a whole number from 1")
     vectors = _both(queries, candidates)
     words = [_word("max_K", max_K), f"n={n}", f"selector={selector}", f"seed={seed}", f"index={index}", *overrides]
     cfg = _configured(words, cache_dir)
     picker, known = selector_of(cfg.selector), {}
     if picker.requires or picker.only_in_training or instantiate(cfg.similarity).requires:
-        raise UserError(f"selector={selector} asks a model, or picks in training alone; use select.py or train.py")
+        raise UserError(f"selector={selector} needs a model, or picks in training alone; use select.py or train.py")
     if vectors:
         total = ArrayVectors(vectors[1], "candidates").n
         eligible = np.arange(total)
         if picker.needs_neighbours:
             known["neighbours"] = _search_vectors(cfg, *vectors, normalise, picker.reach([int(n)]))
-            held, pool = (
-                ArrayVectors(v, n, normalise) for v, n in zip(vectors, ("queries", "candidates"), strict=True)
-            )
-            asked = np.empty((held.n, held.dim), dtype=np.float32)
-            held.read(slice(0, held.n), asked)
-            known["similarity"] = VectorSimilarity(pool, asked, eligible, total, known["neighbours"])
+            pool = ArrayVectors(vectors[1], "candidates", normalise)
+            query_vectors = _in_memory(ArrayVectors(vectors[0], "queries", normalise))
+            known["similarity"] = VectorSimilarity(pool, query_vectors, eligible, total, known["neighbours"])
     else:
         with _loaded(cfg, queries, candidates) as (search, material):
-            asked, pool = material.queries, material.candidates
-            known, total, eligible = {"queries": asked, "pool": pool}, len(pool), pool.eligible()
+            rows, pool = material.queries, material.candidates
+            known, total, eligible = {"queries": rows, "pool": pool}, len(pool), pool.eligible()
             if picker.needs_neighbours:
                 known["neighbours"] = material.neighbours(search, picker.reach([int(n)]))
                 known["similarity"] = EmbeddingSimilarity(
-                    search.embedder, search.cache_dir, pool, asked, known["neighbours"]
+                    search.embedder, search.cache_dir, pool, rows, known["neighbours"]
                 )
             return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
     return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
@@ -127,12 +142,12 @@ def _picked(picker: Selector, name: str, round: Round) -> Subset:
 
 def _configured(overrides: Sequence[str], cache_dir: str | os.PathLike | None) -> DictConfig:
     register_resolvers()
-    if strange := next((word for word in overrides if not isinstance(word, str)), None):
-        raise UserError(f"overrides: {strange!r} is no override; give strings such as 'embedder=qwen3'")
+    if wrong := next((word for word in overrides if not isinstance(word, str)), None):
+        raise UserError(f"overrides: {wrong!r} is not an override; give strings such as 'embedder=qwen3'")
     if not isinstance(cache_dir, str | os.PathLike | None):
-        raise UserError(f"cache_dir={cache_dir!r} is no path")
+        raise UserError(f"cache_dir={cache_dir!r} is not a path")
     if "${" in os.fspath(cache_dir or ""):
-        raise UserError(f"cache_dir={cache_dir} holds ${{, which configurations resolve; name another folder")
+        raise UserError(f"cache_dir={cache_dir} contains ${{, which configurations resolve; name another folder")
     surrounding, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # the caller may run under Hydra
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -155,10 +170,10 @@ def _with_paths(cfg: DictConfig, candidates: str, queries: str) -> DictConfig:
 
 def _both(queries: Rows, candidates: Rows) -> tuple[np.ndarray, np.ndarray] | None:
     """Both as arrays where they are vectors, None where they are rows."""
-    found = [_as_array(value) for value in (queries, candidates)]
-    if (found[0] is None) != (found[1] is None):
+    arrays = [_as_array(value) for value in (queries, candidates)]
+    if (arrays[0] is None) != (arrays[1] is None):
         raise UserError("queries and candidates must be of one kind: give vectors for both, or rows for both")
-    return None if found[0] is None else tuple(found)
+    return None if arrays[0] is None else tuple(arrays)
 
 
 def _as_array(value: Rows) -> np.ndarray | None:
@@ -189,18 +204,26 @@ def _word(key: str, value: object) -> str:
 def _search_vectors(
     cfg: DictConfig, queries: np.ndarray, candidates: np.ndarray, normalise: bool, reach: int = 0
 ) -> Neighbours:
-    asked, pool = ArrayVectors(queries, "queries", normalise), ArrayVectors(candidates, "candidates", normalise)
-    if asked.dim != pool.dim:
-        raise UserError(f"queries have {asked.dim} dimensions, candidates {pool.dim}; embed both with one embedder")
+    query_vectors, pool = ArrayVectors(queries, "queries", normalise), ArrayVectors(candidates, "candidates", normalise)
+    if query_vectors.dim != pool.dim:
+        raise UserError(
+            f"queries have {query_vectors.dim} dimensions, candidates {pool.dim}; embed both with one embedder"
+        )
     width_of(cfg.max_K, pool.n)
-    held = np.empty((asked.n, asked.dim), dtype=np.float32)
-    asked.read(slice(0, asked.n), held)
+    in_memory = _in_memory(query_vectors)
     index = instantiate(cfg.index)
     for width in widths(cfg.max_K, pool.n, reach):
-        scores, rows = index.search(held, pool, width)
+        scores, rows = index.search(in_memory, pool, width)
         if reach and len(np.unique(rows)) >= reach:
             break
     return Neighbours(rows, scores, {"index": index.signature, "max_K": width, "figures": dict(index.figures)})
+
+
+def _in_memory(vectors: ArrayVectors) -> np.ndarray:
+    """All of `vectors`, float32 (n, dim)."""
+    array = np.empty((vectors.n, vectors.dim), dtype=np.float32)
+    vectors.read(slice(0, vectors.n), array)
+    return array
 
 
 @contextlib.contextmanager
@@ -208,17 +231,17 @@ def _loaded(cfg: DictConfig, queries: Rows, candidates: Rows) -> Iterator[tuple]
     """The search, and the queries and the pool, as select.py loads them."""
     check_installed("select", cfg)
     with tempfile.TemporaryDirectory(prefix="near-") as folder:
-        given = {"candidates": candidates, "queries": queries}
-        cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in given.items()))
+        sources = {"candidates": candidates, "queries": queries}
+        cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in sources.items()))
         search = SearchSettings.of(cfg, cfg.cache_dir)
         loaded = load_queries(cfg.data, search.cache_dir, True, reads_answers(cfg.embedder))
         yield search, Material.load(cfg.data, loaded, search.cache_dir).distinct(cfg.data, search)
 
 
 def _saved(rows: Rows, path: Path, name: str) -> str:
-    """Rows on disk, from which they are read like any other source."""
+    """The path of `rows` on disk, from which they are read like any other source."""
     if not len(rows):
-        raise UserError(f"{name}: no row; give some")
+        raise UserError(f"{name}: no row; give at least one")
     if isinstance(rows, datasets.Dataset):
         try:
             with _quiet():
@@ -229,19 +252,19 @@ def _saved(rows: Rows, path: Path, name: str) -> str:
             ) from error
         return str(path)
     kind = type(rows[0])
-    if strange := next((row for row in rows if not isinstance(row, kind)), None):
-        raise UserError(f"{name}: rows are {kind.__name__} and {type(strange).__name__}; give rows of one kind")
+    if wrong := next((row for row in rows if not isinstance(row, kind)), None):
+        raise UserError(f"{name}: rows are {kind.__name__} and {type(wrong).__name__}; give rows of one kind")
     path = path.with_suffix(".jsonl")
     try:
         write_jsonl(path, ({"text": row} if isinstance(row, str) else dict(row) for row in rows))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: a row holds what JSON can't ({one_line(error)}); give a datasets.Dataset") from error
+        raise UserError(f"{name}: a row is not JSON ({one_line(error)}); give a datasets.Dataset") from error
     return str(path)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bars of `datasets`, unless its user has turned them off anyway."""
+    """Without the progress bars of `datasets`; they come back if they were on."""
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:

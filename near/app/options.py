@@ -1,4 +1,4 @@
-"""The page of every option, made from the configurations' own lines and comments: python -m near options"""
+"""The page of every option, made from the lines and comments of the configurations: python -m near options"""
 
 import functools
 import re
@@ -18,34 +18,34 @@ PAGE = "options.md"
 
 VALUE = r"""(?P<value>(?: +(?:'[^']*'|"[^"]*"|(?!#)\S.*?))?)"""
 
-ENTRY = re.compile(rf"^(?P<indent> *)(?P<key>[\w.@/]+):{VALUE}(?: +# ?(?P<told>.*))?$")
+ENTRY = re.compile(rf"^(?P<indent> *)(?P<key>[\w.@/]+):{VALUE}(?: +# ?(?P<comment>.*))?$")
 
-# Keyword arguments of other libraries, described there
+# Keyword arguments of other libraries, which describe them
 FOREIGN = re.compile(
     r"trainer\.args\.|finetuning\.|parallel\.(deepspeed|fsdp)|model\.quantization\.|hydra\.(sweeper|launcher)\."
 )
 
-Row = tuple[str, str, str, str]  # name, value, what else it may be, comment
+Row = tuple[str, str, str, str]  # name, value, choices and bounds, comment
 
-SOURCES = re.compile(r"data\.(candidates|queries|eval)(\.|$)")  # described once, in the group data/source
+SOURCES = re.compile(r"data\.(candidates|queries|eval)(\.|$)")  # described once, under data/source
 
 HEAD = """# Every option
 
-Made from the configurations in `conf/` by `python -m near options`; a test holds it to them. An option is typed as
-`NAME=VALUE` behind a script, a choice of a group as `GROUP=CHOICE`. `--cfg job` prints what a command comes to.
+Made from the configurations in `conf/` by `python -m near options`; a test compares them. Type an option as
+`NAME=VALUE` behind a script, a choice of a group as `GROUP=CHOICE`. `--cfg job` prints the resulting configuration.
 `trainer.args.*` are transformers' `TrainingArguments`, `finetuning.*` peft's `LoraConfig`, `parallel.deepspeed.*`
-DeepSpeed's own options: listed are those that have a value of their own here; any other is added with `+`, as in
-`+trainer.args.weight_decay=0.01`. `may be` shows an option's choices and bounds, as they stand in the source.
+DeepSpeed's options: this page lists those whose value is set here; add any other with `+`, as in
+`+trainer.args.weight_decay=0.01`. `may be` shows an option's choices and bounds, as the source has them.
 """
 
 
 @dataclass
 class Option:
-    """A key of one file: its dotted name, value as it is written, comment, and what else it may be."""
+    """A key of one file: its dotted name, its value as written, its comment, and its choices and bounds."""
 
     name: str
     value: str
-    told: str
+    comment: str
     allowed: str
 
 
@@ -58,8 +58,13 @@ class OptionsFile:
 
 
 def read(path: Path, prefix: str = "") -> OptionsFile:
-    """The options of one YAML of conf/, their names behind `prefix` unless it sets options of other groups too. What
-    Hydra is told (defaults, hydra) is left out; an option without a comment has its parent's."""
+    """The options of one YAML of conf/, without Hydra's keys (defaults, hydra). An option without a comment gets its
+    parent's.
+
+    Args:
+        path: of the file.
+        prefix: in front of the names, unless the file also sets options of other groups.
+    """
     lines = path.read_text(encoding="utf-8").split("\n")
     head = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     start = () if not prefix or "# @package _global_" in lines[:head] else (prefix,)
@@ -68,56 +73,56 @@ def read(path: Path, prefix: str = "") -> OptionsFile:
     parents: list[str] = []
     comments: list[str] = []
     for line in lines[head:]:
-        found = ENTRY.match(line)
-        if not found:
+        entry = ENTRY.match(line)
+        if not entry:
             continue
-        depth = len(found["indent"]) // 2
-        told = (found["told"] or "").strip() or (comments[depth - 1] if depth else "")
-        parents, comments = [*parents[:depth], found["key"]], [*comments[:depth], told]
-        if parents[0] in ("defaults", "hydra") or found["key"].startswith("_"):
+        depth = len(entry["indent"]) // 2
+        comment = (entry["comment"] or "").strip() or (comments[depth - 1] if depth else "")
+        parents, comments = [*parents[:depth], entry["key"]], [*comments[:depth], comment]
+        if parents[0] in ("defaults", "hydra") or entry["key"].startswith("_"):
             continue
-        if value := found["value"].strip():
+        if value := entry["value"].strip():
             name = ".".join((*start, *parents))
-            file.options.append(Option(name, value, told, _allowed(types.get(name, Type()))))
+            file.options.append(Option(name, value, comment, _allowed(types.get(name, Type()))))
     return file
 
 
 @functools.cache
 def _declared() -> dict[str, Type]:
-    """The types of all options that belong to scripts and not to a group's class."""
-    return {name: found for target in (BASE, *SCRIPTS.values()) for name, found in typed({}, target=target)}
+    """The types of the options that belong to scripts, not to a group's class."""
+    return {name: kind for target in (BASE, *SCRIPTS.values()) for name, kind in typed({}, target=target)}
 
 
 def _written(path: Path) -> dict:
-    """The options of one YAML, with those of the choice that it builds on."""
+    """The options of one YAML, with those of the file that it extends."""
     node = dict(OmegaConf.to_container(OmegaConf.load(path)))
     names = [name for name in node.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
     files = [path.with_name(f"{name}.yaml") for name in names]
     return OmegaConf.to_container(OmegaConf.merge(*(_written(file) for file in files if file.is_file()), node))
 
 
-def _allowed(wanted: Type) -> str:
-    """The choices and bounds of an option, where there are some."""
-    parts = [f"`{choice}`" for choice in wanted.choices]
-    for name, bounds in wanted.bounds:
+def _allowed(kind: Type) -> str:
+    """The choices and bounds of an option; empty where it has none."""
+    parts = [f"`{choice}`" for choice in kind.choices]
+    for name, bounds in kind.bounds:
         ends = f">={bounds.least}" if bounds.least is not None and bounds.most == BILLION else str(bounds)
         parts.append(f"{'whole number' if name == 'int' else 'number'} {ends}")
-    if wanted.bounds[1:] and len({bounds for _, bounds in wanted.bounds}) == 1:
-        parts = [*parts[: -len(wanted.bounds)], parts[-1].removeprefix("whole ")]
-    if wanted.element and wanted.element.names & NUMBERS.keys():
-        parts.append(f"each a {_allowed(wanted.element)}")
-    return ", ".join([*parts, *(["null"] if parts and "None" in wanted.names else [])])
+    if kind.bounds[1:] and len({bounds for _, bounds in kind.bounds}) == 1:
+        parts = [*parts[: -len(kind.bounds)], parts[-1].removeprefix("whole ")]
+    if kind.element and kind.element.names & NUMBERS.keys():
+        parts.append(f"each a {_allowed(kind.element)}")
+    return ", ".join([*parts, *(["null"] if parts and "None" in kind.names else [])])
 
 
 def groups() -> dict[str, dict[str, OptionsFile]]:
-    """All groups of conf/ but the sweeps and experiments, which set options of the others: choices by name."""
-    found: dict[str, dict[str, OptionsFile]] = {}
+    """The choices of every group by name, without sweeps and experiments, which set options of other groups."""
+    result: dict[str, dict[str, OptionsFile]] = {}
     for path in sorted(CONF.rglob("*.yaml")):
         group = str(path.parent.relative_to(CONF))
         if group != "." and group.split("/")[0] not in ("sweeps", "experiment", "hydra"):
             prefix = "data.candidates" if group == "data/source" else group.replace("/", ".")
-            found.setdefault(group, {})[path.stem] = read(path, prefix)
-    return found
+            result.setdefault(group, {})[path.stem] = read(path, prefix)
+    return result
 
 
 def page() -> str:
@@ -136,7 +141,7 @@ def _scripts() -> Iterator[str]:
 
 
 def _rows(file: OptionsFile) -> list[Row]:
-    return [(o.name, _code(o.value), o.allowed, o.told) for o in file.options]
+    return [(o.name, _code(o.value), o.allowed, o.comment) for o in file.options]
 
 
 def _groups() -> Iterator[str]:
@@ -159,14 +164,14 @@ def _launchers() -> Iterator[str]:
 
 
 def _opening(file: OptionsFile) -> str:
-    """The command that runs it, and what the file says of it."""
+    """The command that runs it, and the file's description."""
     command, _, more = (file.opening or [""])[0].partition(" (")
-    told = ([more.removesuffix(")")] if more else []) + file.opening[1:]
-    return f"{_code(command)} {_escaped(' '.join(told))}".rstrip()
+    text = ([more.removesuffix(")")] if more else []) + file.opening[1:]
+    return f"{_code(command)} {_escaped(' '.join(text))}".rstrip()
 
 
 def merged(choices: dict[str, OptionsFile]) -> list[Row]:
-    """Every option of a group's choices: name, value, what else it may be, comment."""
+    """Every option of a group's choices: name, value, choices and bounds, comment."""
     order: dict[str, dict[str, Option]] = {}
     for choice, file in choices.items():
         for option in file.options:
@@ -176,12 +181,12 @@ def merged(choices: dict[str, OptionsFile]) -> list[Row]:
         everywhere = len(of) == len(choices)
         values = _by_choice({choice: _code(option.value) for choice, option in of.items()}, everywhere)
         allowed = _by_choice({choice: option.allowed for choice, option in of.items() if option.allowed}, True)
-        rows.append((name, values, allowed, max((option.told for option in of.values()), key=len)))
+        rows.append((name, values, allowed, max((option.comment for option in of.values()), key=len)))
     return rows
 
 
 def _by_choice(cells: dict[str, str], everywhere: bool) -> str:
-    """One cell of several choices', named where they differ or not all choices have it."""
+    """One cell for several choices, which are named where they differ or not all of them have it."""
     by_cell: dict[str, list[str]] = {}
     for choice, cell in cells.items():
         by_cell.setdefault(cell, []).append(choice)
@@ -194,8 +199,8 @@ def _table(rows: list[Row]) -> Iterator[str]:
     if not rows:
         return
     yield "| option | value | may be | what |\n|---|---|---|---|"
-    for name, value, allowed, told in rows:
-        yield f"| `{name}` | {value} | {_escaped(allowed)} | {_escaped(told)} |"
+    for name, value, allowed, comment in rows:
+        yield f"| `{name}` | {value} | {_escaped(allowed)} | {_escaped(comment)} |"
     yield ""
 
 
@@ -208,7 +213,7 @@ def _escaped(text: str) -> str:
 
 
 def main(words: Sequence[str] = ()) -> None:
-    """Write the page. It takes no words."""
+    """Write the page. `words` are ignored."""
     path = page_to_write(PAGE)
     with aside(path) as temporary:
         temporary.write_text(page(), encoding="utf-8")

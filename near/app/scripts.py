@@ -1,4 +1,4 @@
-"""Entry scripts: compose, check, call, and answer faults with one line and a status of 1."""
+"""Entry scripts: compose, check, call, and report faults in one line with a status of 1."""
 
 import functools
 import os
@@ -30,13 +30,13 @@ from near.common.secrets import check_words, faults, scrub
 from near.common.sweep import in_sweep
 
 register_resolvers()
-# Hydra then raises instead of printing its own report, and `run` says it in one line.
+# Hydra then raises instead of printing a report, and `run` prints one line.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 
 def run(main: Callable[[], object]) -> None:
-    """Call a Hydra main function; end the process with one line and status 1 when the fault is one a user can mend."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a row's script is no fault
+    """Call a Hydra main function; end the process with one line and status 1 for a fault that a user can fix."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a row's characters is no fault
     try:
         check_words(sys.argv[1:])
         if any("from_yaml" in word for word in sys.argv[1:]):
@@ -44,40 +44,40 @@ def run(main: Callable[[], object]) -> None:
 
             sys.argv[1:] = expanded(current(), sys.argv[1:])
             check_words(sys.argv[1:])
-        _ours_first()
+        _drop_schemas()
         _with_table(main)
     except KeyboardInterrupt:
         jobs.ended()
         sys.exit(130)
     except Exception as error:
         _stop(error)
-    except BaseException as error:  # of a library in Rust: such as a tokenizer's pattern that never ends
+    except BaseException as error:  # of a library in Rust, such as a tokenizer's pattern that never ends
         if type(error).__name__ != "PanicException":
             raise
         _stop(UserError(f"a tokenizer or its library failed ({one_line(error)}); use another model or text"))
 
 
 def _with_table(main: Callable[[], object]) -> None:
-    """Call `main`; after a sweep print its jobs and what they show, UserError where some did not end well."""
+    """Call `main`; after a sweep print its jobs and the comparison, and raise UserError where a job failed."""
     fault = None
     try:
         main()
     except Exception as error:
         fault = error
-    lost, folder = jobs.ended(), jobs.Sweeps.folder
+    failed, folder = jobs.ended(), jobs.Sweeps.folder
     if folder is not None and len(list(folder.glob("*/train_metrics.json"))) > 1:
         from near.report import runs, verdict
 
         verdict.show(runs.collect(folder)[0])
-    if lost:
-        first = lost[0].get("error", "it was killed")
-        raise UserError(f"{len(lost)} of the sweep's jobs did not end well; the first: {first}") from fault
+    if failed:
+        first = failed[0].get("error", "it was killed")
+        raise UserError(f"{len(failed)} of the sweep's jobs failed; the first: {first}") from fault
     if fault is not None:
         raise fault
 
 
 def _stop(error: Exception) -> NoReturn:
-    """Print the line for `error` and end with status 1; raise it where it is a bug, or NEAR_TRACEBACK is set."""
+    """Print the line for `error` and exit with status 1; raise it where it is a bug, or NEAR_TRACEBACK is set."""
     fault = fault_line(error)
     if fault is None or os.environ.get("NEAR_TRACEBACK"):
         sys.excepthook = _scrubbed_traceback
@@ -96,21 +96,21 @@ def output_dir() -> Path:
 
 
 def is_new(folder: Path) -> bool:
-    """Whether nothing is in a job's folder but what Hydra has just written: its notes, and a log without a line."""
+    """Whether a job's folder contains only what Hydra has just written: its notes, and an empty log."""
     log = folder / f"{HydraConfig.get().job.name}.log"
     only_notes = folder != Path.cwd() and folder.is_dir() and {p.name for p in folder.iterdir()} <= {".hydra", log.name}
     return only_notes and not (log.is_file() and log.stat().st_size)
 
 
 def drop_empty_output(new: bool = True) -> None:
-    """Take back a job's folder that was `new` when nothing but Hydra's own notes went into it."""
+    """Remove a job's folder that was `new`, if it contains only Hydra's notes."""
     folder, log = output_dir(), f"{HydraConfig.get().job.name}.log"
     if new and folder != Path.cwd() and folder.is_dir() and {p.name for p in folder.iterdir()} <= {".hydra", log}:
         remove_folder(folder, (log, ".hydra/*.yaml"))
 
 
-def _take_back() -> None:
-    """Remove what Hydra wrote of a configuration that holds a secret, before the job could refuse it."""
+def _remove_notes() -> None:
+    """Remove the configuration that Hydra wrote before the job could refuse it for a secret."""
     written = [*(output_dir() / ".hydra").glob("*.yaml")]
     if in_sweep():
         written.append(Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir, "multirun.yaml"))
@@ -118,23 +118,23 @@ def _take_back() -> None:
         path.unlink(missing_ok=True)
 
 
-def _ours_first() -> None:
-    """Published plugins bring schemas for launchers and sweepers of the same names; ours are other classes."""
-    Plugins.instance()  # finds them
+def _drop_schemas() -> None:
+    """Drop the schemas that published plugins register for launchers and sweepers of the same names as near's."""
+    Plugins.instance()  # registers them
     for path in CONF.glob("hydra/*/*.yaml"):
         group = ConfigStore.instance().repo.get("hydra", {}).get(path.parent.name, {})
         group.pop(path.name, None)
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Free what a failed job held, its model among it: Hydra keeps the error, and so its frames, to the sweep's end."""
+    """Free the objects of a failed job, such as its model: Hydra keeps the error and its frames to the sweep's end."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
 
 def _named_folder(cfg: DictConfig) -> Path:
-    """`cfg.output_dir`; the working directory where it refers to a missing option, which the check names."""
+    """`cfg.output_dir`; the working directory where it refers to a missing option, which the check will name."""
     try:
         return Path(cfg.output_dir)
     except OmegaConfBaseException:
@@ -154,7 +154,7 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
             folder = output_dir() if name in ("select", "train") else _named_folder(cfg)
             try:
                 watch(cfg, folder)
-                with jobs.told(fault_line, bool(cfg.get("dry_run"))):
+                with jobs.recorded(fault_line, bool(cfg.get("dry_run"))):
                     check_installed(name, cfg)
                     check(cfg, raw_words(HydraConfig.get().overrides.task))
                     check_sources(cfg)
@@ -171,13 +171,13 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
             except Exception as error:
                 fault = fault_line(error)
                 if faults(cfg):
-                    _take_back()
+                    _remove_notes()
                 if in_sweep():
                     _let_go(error)
                 if fault is None:
                     raise
                 drop_empty_output(new)
-                if in_sweep():  # the other jobs go on; Hydra raises it again at the end
+                if in_sweep():  # the other jobs continue; Hydra raises it again at the end
                     raise UserError(fault) from error
                 _stop(error)
 

@@ -11,7 +11,7 @@ EXTRAS = {
         "transformers",
     ),
     "train": ("accelerate", "cloudpickle", "gguf", "joblib", "matplotlib", "peft", "rapidfuzz", "regex", "scipy"),
-    "report": ("plotly", "sklearn"),
+    "report": ("jinja2", "plotly", "sklearn"),
     "wandb": ("wandb",),
     "tensorboard": ("tensorboard",),
     "trackers": ("mlflow", "swanlab", "trackio"),

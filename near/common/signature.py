@@ -95,17 +95,12 @@ def attribute(target: str, name: str) -> object:
     except (_Unreadable, UserError):
         return None
     for item in getattr(node, "body", []):
-        targets = (
-            item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
-        )
-        if any(isinstance(target_node, ast.Name) and target_node.id == name for target_node in targets):
-            return item.value.value if isinstance(item.value, ast.Constant) else None
-        if isinstance(item, ast.FunctionDef) and item.name == name:
-            return None
-    bases = [
-        attribute(f"{module}.{base.id}", name) for base in getattr(node, "bases", []) if isinstance(base, ast.Name)
-    ]
-    return next((value for value in bases if value is not None), None)
+        if name in _names(item):
+            value = alias_of(item)
+            return value.value if isinstance(value, ast.Constant) else None
+    names = [base.id for base in getattr(node, "bases", []) if isinstance(base, ast.Name)]
+    values = (attribute(f"{module}.{base}", name) for base in names)
+    return next((value for value in values if value is not None), None)
 
 
 def class_definition(target: str) -> tuple[str, ast.ClassDef] | None:
@@ -191,16 +186,13 @@ def _read(module: str, name: str) -> tuple[dict[str, Parameter], bool]:
             if more:
                 return known | inherited, True
             known |= inherited
-    return (known | _fields(node, module) if _has_fields(node, module) else known), False
+    if _is_dataclass(node) or is_typed_dict(module, node):  # its annotations are its parameters
+        known |= _fields(node, module)
+    return known, False
 
 
 def _is_dataclass(node: ast.ClassDef) -> bool:
     return any("dataclass" in ast.unparse(d) for d in node.decorator_list)
-
-
-def _has_fields(node: ast.ClassDef, module: str) -> bool:
-    """Whether the annotations of a class are its parameters: dataclasses and TypedDicts."""
-    return _is_dataclass(node) or is_typed_dict(module, node)
 
 
 def is_typed_dict(module: str, node: ast.AST) -> bool:

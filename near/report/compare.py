@@ -1,5 +1,4 @@
-"""Selections side by side: each over its seeds, beside random rows and the untrained model, with what is shown and what
-is not."""
+"""Selections side by side: each over its seeds, against random rows and against the untrained model, with a verdict."""
 
 import statistics
 from collections.abc import Callable
@@ -21,8 +20,14 @@ Kind = tuple[str, dict, dict[object, Run]]  # a selector, the settings its runs 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a target loss minus another's: the mean over seeds, its 95% interval over seeds, and over paired examples.
-    `count`: the seeds, where that is known."""
+    """One selection's target loss minus another's.
+
+    Attributes:
+        mean: over seeds.
+        seeds: the 95% interval over seeds.
+        examples: the 95% interval over paired examples.
+        count: how many seeds, where that is known.
+    """
 
     mean: float
     seeds: Interval
@@ -31,24 +36,24 @@ class Difference:
 
     @property
     def interval(self) -> Interval:
-        """What both intervals, as far as they are known, lie in: zero is outside it where both say the same."""
+        """The span of both intervals, as far as they are known: zero is outside where both agree on the sign."""
         known = [interval for interval, _ in self._known()]
         return (min(low for low, _ in known), max(high for _, high in known)) if known else None
 
     @property
     def verdict(self) -> str:
-        """better or worse only where both intervals, as far as they are known, say so, and never for fewer than LEAST
-        seeds."""
+        """better or worse only where both intervals, as far as they are known, exclude zero, and never for fewer than
+        LEAST seeds."""
         if self.count is not None and self.count < LEAST:
             return TOO_FEW
         if self.interval is None or holds_zero(self.interval):
             return NOTHING
         return "worse" if self.mean > 0 else "better"
 
-    def told(self) -> str:
-        shown = [f"{self.mean:+.4f}"]
-        shown += [f"[{i[0]:+.4f}, {i[1]:+.4f}] {over}" for i, over in self._known()]
-        return " ".join(shown)
+    def __str__(self) -> str:
+        parts = [f"{self.mean:+.4f}"]
+        parts += [f"[{i[0]:+.4f}, {i[1]:+.4f}] {over}" for i, over in self._known()]
+        return " ".join(parts)
 
     def _known(self) -> list[tuple[tuple[float, float], str]]:
         return [(i, o) for i, o in ((self.seeds, "seeds"), (self.examples, "examples")) if i is not None]
@@ -56,7 +61,7 @@ class Difference:
 
 @dataclass
 class Group:
-    """Runs that differ in nothing but the seed, by seed."""
+    """Runs that differ in the seed alone, by seed."""
 
     label: str
     runs: dict[object, Run]
@@ -72,17 +77,17 @@ class Group:
 
 
 def groups_of(runs: list[Run]) -> list[Group]:
-    """Trained runs by their settings, each named by its selector and by what sets it apart from others of that name: in
-    the order in which a sweep was asked for them; of other runs, those with the lowest target loss first."""
-    found: dict[str, Kind] = {}
+    """Trained runs grouped by their settings. A label is the selector, and the settings that set the group apart from
+    others of that selector. The order is that of the jobs of a sweep; of other runs, by target loss, lowest first."""
+    kinds: dict[str, Kind] = {}
     for run in runs:
         if run.folder is None or not run.training:
             continue
         settings = settings_of(run)
         key = repr((run.selector, sorted(settings.items(), key=repr), run.evaluated, run.metrics["model"]))
-        found.setdefault(key, (run.selector, settings, {}))[2].setdefault(run.seed, run)
-    labels = [_label(kind, list(found.values())) for kind in found.values()]
-    groups = [Group(label, same) for label, (_, _, same) in zip(labels, found.values(), strict=True)]
+        kinds.setdefault(key, (run.selector, settings, {}))[2].setdefault(run.seed, run)
+    labels = [_label(kind, list(kinds.values())) for kind in kinds.values()]
+    groups = [Group(label, same) for label, (_, _, same) in zip(labels, kinds.values(), strict=True)]
     groups.sort(key=lambda g: g.mean(lambda r: r.metrics["target_loss"]))
     numbers = {id(g): [run.number for run in g.runs.values()] for g in groups}
     one_sweep = len({run.folder.parent for g in groups for run in g.runs.values()}) == 1
@@ -92,16 +97,16 @@ def groups_of(runs: list[Run]) -> list[Group]:
 
 
 def _label(kind: Kind, kinds: list[Kind]) -> str:
-    """Its selector, and what was typed for it and not for others of that selector; where that does not tell them
-    apart, the settings that do."""
+    """The selector, and the overrides that were typed for this kind and not for others of that selector; where those
+    are the same, the settings that differ."""
     name, settings, _ = kind
     others = [other for other in kinds if other[0] == name and other is not kind]
     apart = sorted(_typed(kind).difference(*([set.intersection(*map(_typed, others))] if others else [])))
     if any(set(apart) <= _typed(other) for other in others):
         keys = [k for k in settings if any(other[1].get(k) != settings[k] for other in others)]
         apart = [f"{k}={settings[k]}" for k in sorted(keys)]
-    shown = [f"{k.rpartition('.')[2]}={v}" for k, _, v in (word.partition("=") for word in apart[:4])] if others else []
-    return " ".join([name, *shown])
+    words = [f"{k.rpartition('.')[2]}={v}" for k, _, v in (word.partition("=") for word in apart[:4])] if others else []
+    return " ".join([name, *words])
 
 
 def _typed(kind: Kind) -> set[str]:
@@ -109,35 +114,36 @@ def _typed(kind: Kind) -> set[str]:
 
 
 def settings_of(run: Run) -> dict[str, object]:
-    """What decided the run's outcome but its seed, by dotted key."""
-    found = {}
+    """The settings that decide a run's outcome, without its seed, by dotted key."""
+    settings = {}
 
     def walk(node: object, path: str) -> None:
         if isinstance(node, dict):
             for key, value in node.items():
                 walk(value, f"{path}.{key}" if path else str(key))
         else:
-            found[path] = str(node)
+            settings[path] = str(node)
 
     walk(class_names(run.training.get("identity", {}).get("config", {})), "")
-    found.pop("seed", None)
-    return {k: v for k, v in found.items() if not k.startswith("evaluation.")}
+    settings.pop("seed", None)
+    return {k: v for k, v in settings.items() if not k.startswith("evaluation.")}
 
 
 def baseline_of(group: Group, groups: list[Group]) -> Group | None:
-    """The group of random rows most like `group`: evaluated alike, with the most settings and seeds in common."""
+    """The group of random rows that is most similar to `group`: the same evaluation, and the most settings and seeds in
+    common."""
     one = group.one
-    known = [g for g in groups if g.one.selector == BASELINE and g.one.evaluated == one.evaluated]
+    baselines = [g for g in groups if g.one.selector == BASELINE and g.one.evaluated == one.evaluated]
     mine = set(settings_of(one).items())
 
-    def alike(other: Group) -> tuple[int, int]:
+    def similarity(other: Group) -> tuple[int, int]:
         return len(mine & set(settings_of(other.one).items())), len(group.runs & other.runs.keys())
 
-    return max(known, key=alike, default=None)
+    return max(baselines, key=similarity, default=None)
 
 
 def beside_random(group: Group, other: Group) -> Difference | None:
-    """Of the same seeds' runs; None without a seed in common."""
+    """The difference to `other` over the seeds that both have; None where they share none."""
     pairs = [(group.runs[seed], other.runs[seed]) for seed in group.runs if seed in other.runs]
     if not pairs:
         return None
@@ -145,7 +151,7 @@ def beside_random(group: Group, other: Group) -> Difference | None:
 
 
 def beside_base(group: Group) -> Difference | None:
-    """Of the untrained model, as every run evaluated it; None where one did not."""
+    """The difference to the untrained model, as every run evaluated it; None where one did not."""
     runs = list(group.runs.values())
     if not all(run.metrics.get("base") for run in runs):
         return None
@@ -155,19 +161,20 @@ def beside_base(group: Group) -> Difference | None:
 
 
 def _difference(pairs: list[tuple]) -> Difference:
-    """pairs: a seed's two target losses, and of both the summed losses and tokens of every example, where known."""
+    """pairs: of each seed the two target losses, and of both runs the summed losses and the tokens of every example,
+    float64 (n_examples,) each; None where they are unknown."""
     differences, examples = np.array([first - second for first, second, _, _ in pairs]), None
     if all(a is not None and b is not None and len(a[0]) == len(b[0]) for _, _, a, b in pairs):
-        sums = np.mean([a[0] - b[0] for _, _, a, b in pairs], axis=0)  # an example's mean over seeds
+        sums = np.mean([a[0] - b[0] for _, _, a, b in pairs], axis=0)  # (n_examples,), mean over seeds
         examples = over_pairs(sums, pairs[0][2][1])
     return Difference(float(differences.mean()), over_seeds(differences), examples, len(differences))
 
 
 def at_equal_tokens(group: Group, other: Group) -> Difference | None:
-    """The difference at the tokens that both runs of a seed have trained: selectors differ in how long their rows are.
+    """The difference at the token count that both runs of a seed reached: selectors differ in how long their rows are.
 
-    Target losses between the rounds' beginnings are interpolated; the longer run's learning rate had not come to its
-    end there. None where a run did not evaluate at its rounds (evaluation.at_rounds).
+    Target losses are interpolated between the starts of rounds. The longer run's learning rate had not decayed to its
+    end at that point. None where a run did not evaluate at its rounds (evaluation.at_rounds).
     """
     differences = []
     for seed in (s for s in group.runs if s in other.runs):
@@ -183,7 +190,7 @@ def at_equal_tokens(group: Group, other: Group) -> Difference | None:
 
 
 def _curve(run: Run) -> tuple[list[float], list[float]] | None:
-    """Tokens trained, and target loss, as every round began and at the end."""
+    """Tokens trained and target loss, at the start of every round and at the end."""
     tokens, points = 0, []
     for line in run.rounds:
         if line.get("target_loss") is None or line.get("tokens") is None:

@@ -1,6 +1,5 @@
 """What a run trained on, and when: python report.py runs=RUN row=1234."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,21 @@ from omegaconf.errors import OmegaConfBaseException
 from near.common.errors import UserError, one_line, printable, visible
 from near.common.run_folder import LINES, ROUNDS, RunFolder, below
 from near.data.loading import load
+from near.report.runs import quiet
 
 SHOWN = 300  # characters of each message
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A round whose subset holds the row. `place`: in the selector's order, from 1; `steps`: the optimizer steps that
-    trained it, from 1 as the logs count them, one for each time; None where the Trainer shuffled by itself."""
+    """A round whose subset contains the row.
+
+    Attributes:
+        line: the round, as rounds.jsonl has it.
+        place: the row's position in the selector's order, from 1.
+        steps: the optimizer steps that trained the row, from 1 as the logs count them, once for each time; None where
+            the Trainer shuffled by itself.
+    """
 
     line: dict
     place: int
@@ -26,8 +32,8 @@ class Seen:
 
 
 def seen(folder: Path, row: int) -> list[Seen]:
-    """The rounds of the run in `folder` that hold `row`. UserError for files that are damaged or missing."""
-    found, files = [], RunFolder(folder)
+    """The rounds of the run in `folder` whose subset contains `row`. UserError for damaged or missing files."""
+    rounds, files = [], RunFolder(folder)
     for line in files.rounds:
         ids = _ids(files, line["round"])
         at = np.flatnonzero(ids == row)
@@ -36,9 +42,10 @@ def seen(folder: Path, row: int) -> list[Seen]:
         steps = None
         if line.get("draws_per_step"):
             order = _ids(files, line["round"], "order")
-            steps = (line["step"] + np.flatnonzero(order == row) // line["draws_per_step"] + 1).tolist()
-        found.append(Seen(line, int(at[0]) + 1, steps))
-    return found
+            at_draws = np.flatnonzero(order == row)  # (times,) positions among the draws
+            steps = (line["step"] + at_draws // line["draws_per_step"] + 1).tolist()
+        rounds.append(Seen(line, int(at[0]) + 1, steps))
+    return rounds
 
 
 def _ids(files: RunFolder, index: int, part: str = "") -> np.ndarray:
@@ -57,24 +64,21 @@ def lookup(root: Path, row: int) -> None:
     shown: list[str] = []
     for folder in folders:
         text = list(_text(folder, row))
-        if text != shown:  # runs of one pool say it once
+        if text != shown:  # once for all runs of one pool
             print("\n".join(text))
             shown = text
-        print("\n".join(map(visible, _told(folder, row))))
+        print("\n".join(map(visible, _appearances(folder, row))))
 
 
 def _text(folder: Path, row: int) -> Iterator[str]:
-    """The row as its data source has it now."""
-    level, logger = logging.getLogger("near").level, logging.getLogger("near")
+    """The text of the row, as its data source has it now."""
     try:
         cfg = RunFolder(folder).config()
-        logger.setLevel(logging.ERROR)  # what loading tells was told when the run began
-        rows = load(cfg.data, "candidates", cfg.cache_dir)
+        with quiet():
+            rows = load(cfg.data, "candidates", cfg.cache_dir)
     except (UserError, OSError, OmegaConfBaseException) as error:
         yield f"row {row}: its text can't be shown ({one_line(error)})"
         return
-    finally:
-        logger.setLevel(level)
     if row >= len(rows):
         raise UserError(f"row={row} is not in the pool of {len(rows)} rows; use row<={len(rows) - 1}")
     yield f"row {row}, from {printable(rows.sources(np.array([row]))[0], 60)}"
@@ -84,7 +88,7 @@ def _text(folder: Path, row: int) -> Iterator[str]:
             yield f"  {message['role']}{trained}: {printable(text, SHOWN)}"
 
 
-def _told(folder: Path, row: int) -> Iterator[str]:
+def _appearances(folder: Path, row: int) -> Iterator[str]:
     rounds = seen(folder, row)
     count = len(RunFolder(folder).rounds)
     if not rounds:
@@ -94,7 +98,7 @@ def _told(folder: Path, row: int) -> Iterator[str]:
     for one in rounds:
         line = one.line
         if one.steps is None:
-            when = "once in every epoch; at which step the Trainer does not keep"
+            when = "once in every epoch; the Trainer does not record at which step"
         elif one.steps:
             when = f"trained in step {', '.join(map(str, one.steps))}"
         else:

@@ -1,10 +1,11 @@
-"""The runs below a folder: what each left of its training and its evaluation."""
+"""The runs below a folder, with the files that training and evaluation left in each."""
 
 import contextlib
 import functools
 import logging
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,18 +45,18 @@ class Run:
 
     @property
     def evaluated(self) -> tuple:
-        """What must be equal for two evaluations to be compared."""
-        known = self.metrics
-        return known["eval_fingerprint"], known["rows"], known["tokens"], known.get("columns_fingerprint")
+        """The values that must be equal for two evaluations to be comparable."""
+        m = self.metrics
+        return m["eval_fingerprint"], m["rows"], m["tokens"], m.get("columns_fingerprint")
 
     @property
     def pool(self) -> str | None:
-        """The fingerprint of the candidates; None where it was not kept."""
+        """The fingerprint of the candidates; None where it was not recorded."""
         return self._fingerprint("candidates")
 
     @property
     def labels(self) -> str | None:
-        """The fingerprint of the candidates' sources; None where it was not kept."""
+        """The fingerprint of the candidates' sources; None where it was not recorded."""
         return self._fingerprint("candidates.sources")
 
     def _fingerprint(self, name: str) -> str | None:
@@ -63,23 +64,24 @@ class Run:
 
     @functools.cached_property
     def typed(self) -> set[str]:
-        """The overrides it was started with, as Hydra keeps them; none where it did not."""
+        """The overrides of its command line without selector and seed; empty where Hydra did not record them."""
         return {word for word in self.files.overrides if not word.startswith(("selector=", "seed="))}
 
     @functools.cached_property
     def examples(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Summed losses and tokens of the target's rows by id, float64 (n,) each; None where they were not kept."""
+        """Summed losses and tokens of the target's rows by id, float64 (n,) each; None where they were not
+        recorded."""
         return _examples(self.files.answers())
 
     @functools.cached_property
     def base_examples(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The same of the untrained model."""
+        """The same for the untrained model."""
         return _examples(self.files.answers(base=True))
 
     @functools.cached_property
     def drawn(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The distinct rows that each round trained, int64 ascending: of the selector's rounds, and of the warm-ups;
-        without rounds whose files are gone or damaged."""
+        """The distinct rows that each round trained, int64 ascending: those of the selector's rounds, and those of the
+        warm-ups. Rounds whose files are missing or damaged are left out."""
         picked, warmups = [], []
         for line in self.rounds:
             ids = _drawn(self.files, line["round"])
@@ -89,30 +91,42 @@ class Run:
 
     @functools.cached_property
     def number(self) -> int | None:
-        """Which job of its sweep it was, from 0; None outside one."""
+        """The number of its job in the sweep, from 0; None outside a sweep."""
         number = self.files.job.get("number")
         return number if isinstance(number, int) else None
 
     @functools.cached_property
     def picked(self) -> int | None:
-        """Distinct rows that the selector's rounds trained, those of warm-ups not counted; None where they are gone."""
+        """How many distinct rows the selector's rounds trained, without warm-ups; None without their files."""
         picked, _ = self.drawn
         return len(np.unique(np.concatenate(picked))) if picked else None
 
     @property
     def selecting(self) -> float | None:
-        """Seconds of the rounds' selections. Embedding and searching are done once for all (`preparing`)."""
+        """Seconds of the rounds' selections, without embedding and searching, which are done once (`preparing`)."""
         return self.training.get("select_seconds")
 
     @property
     def preparing(self) -> tuple[float, float] | None:
-        """Seconds that embedding and searching took when they were done, in this run or before; None without them."""
+        """Seconds of embedding and of searching, measured in the run that did them; None without them."""
         spent = self.training.get("embed_seconds"), self.training.get("search_seconds")
         return None if None in spent else spent
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the lines that loading a run's data logs: the run itself logged them."""
+    logger = logging.getLogger("near")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _drawn(folder: RunFolder, index: int) -> np.ndarray | None:
-    for part in ("order", ""):  # of the plain Trainer only the subset is known
+    for part in ("order", ""):  # the plain Trainer records the subset alone
         with contextlib.suppress(UserError, OSError):
             if (ids := folder.round_ids(index, part)) is not None:
                 return np.unique(ids)
@@ -131,20 +145,20 @@ def _examples(rows: list[dict]) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def collect(root: Path) -> tuple[list[Run], list[Path]]:
-    """Finished runs, the base model first, and the folders of runs that have begun and not ended, or whose loss is not
-    a finite number."""
+    """The finished runs below `root`, the base model first, and the folders of runs that started and did not finish, or
+    whose target loss is not finite. UserError where there is neither."""
     if not root.is_dir():
         raise UserError(f"runs={root}: no such folder")
     runs, models, bases, diverged = [], [], {}, []
     for files in below(root, METRICS):
         folder, metrics = files.path, files.metrics
         if not KEYS <= set(metrics):
-            log.info(f"passed over {folder / METRICS}: not written by train.py or eval.py")
+            log.info(f"skipped {folder / METRICS}: it was not written by train.py or eval.py")
             continue
         if not _finite(metrics["target_loss"]):
             diverged.append(folder)
             continue
-        if metrics["selector"] is None:  # a model that eval.py was given: an untrained one, or one merged before
+        if metrics["selector"] is None:  # of eval.py with model=: an untrained model, or a merged one
             models.append(Run("model", metrics, folder))
             continue
         if metrics.get("base") and not _finite(metrics["base"].get("target_loss")):

@@ -1,4 +1,4 @@
-"""Runs that have no result: still going, failed, or begun and left."""
+"""Runs without a result: still running, failed, or stopped before the end."""
 
 import contextlib
 from dataclasses import dataclass
@@ -15,15 +15,21 @@ ERROR = 300  # characters of a failed run's line
 
 @dataclass(frozen=True)
 class Standing:
-    """`state`: going, failed or stopped; `told`: the same in words, with what is known."""
+    """A run without a result.
+
+    Attributes:
+        name: its folder below the root.
+        state: running, failed or stopped.
+        description: the state in words, with the error, or the last round and checkpoint.
+    """
 
     name: str
     state: str
-    told: str
+    description: str
 
 
 def standings(root: Path, unfinished: list[Path]) -> list[Standing]:
-    """Of the folders `unfinished`, and of jobs that failed before they had written anything, by name."""
+    """The standings of the folders `unfinished`, and of jobs that failed before they wrote anything, by name."""
     folders = set(unfinished)
     for path in root.rglob(f"{JOBS}/*.json"):
         folder = path.parent.parent / path.stem
@@ -34,18 +40,17 @@ def standings(root: Path, unfinished: list[Path]) -> list[Standing]:
 
 def _standing(root: Path, folder: Path) -> Standing:
     name = str(folder.relative_to(root)) if folder != root else folder.name
-    said = RunFolder(folder).job
-    if said.get("state") == "failed" and not _held(folder):
-        return Standing(name, "failed", f"failed: {printable(str(said.get('error')), ERROR)}")
-    going = _held(folder)
-    if not going and (why := _diverged(folder)):
+    job, running = RunFolder(folder).job, _is_running(folder)
+    if job.get("state") == "failed" and not running:
+        return Standing(name, "failed", f"failed: {printable(str(job.get('error')), ERROR)}")
+    if not running and (why := _diverged(folder)):
         return Standing(name, "failed", f"failed: {printable(why, ERROR)}")
-    told = "still going" if going else "begun and not finished"
-    return Standing(name, "going" if going else "stopped", told + _reached(folder))
+    state, words = ("running", "still running") if running else ("stopped", "started but not finished")
+    return Standing(name, state, words + _reached(folder))
 
 
 def _diverged(folder: Path) -> str | None:
-    """Why a training ended before its time, or what its evaluation came to."""
+    """Why training stopped early, or that the target loss is not finite; None where neither is recorded."""
     files = RunFolder(folder)
     with contextlib.suppress(UserError, OSError):
         if (failure := files.failure) is not None:
@@ -55,8 +60,8 @@ def _diverged(folder: Path) -> str | None:
     return None
 
 
-def _held(folder: Path) -> bool:
-    """Whether a living process trains in `folder`: it holds the run's lock."""
+def _is_running(folder: Path) -> bool:
+    """Whether a process trains in `folder` now: it has the run's lock."""
     with contextlib.suppress(OSError, UserError, OmegaConfBaseException, AttributeError):
         path = RunFolder(folder).lock(RunFolder(folder).config().cache_dir)
         if not path.is_file():
@@ -69,9 +74,9 @@ def _held(folder: Path) -> bool:
 
 def _reached(folder: Path) -> str:
     """Its last round, and the step of its last checkpoint."""
-    told, files = "", RunFolder(folder)
+    text, files = "", RunFolder(folder)
     with contextlib.suppress(UserError, OSError, IndexError, KeyError):
         line = files.rounds[-1]
-        told = f", round {line['round']} ({line['selector']}) began at step {line['step']}"
+        text = f", round {line['round']} ({line['selector']}) started at step {line['step']}"
     newest = next(iter(files.checkpoints()), None)
-    return told if newest is None else f"{told}, last checkpoint at step {newest.name.rpartition('-')[2]}"
+    return text if newest is None else f"{text}, last checkpoint at step {newest.name.rpartition('-')[2]}"

@@ -1,13 +1,10 @@
-"""The table that a comparison ends in: each selection beside random rows and the base, what is shown, and costs."""
+"""The table that ends a comparison: each selection against random rows and the base model, its verdict and its cost."""
 
 import statistics
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
-
+from near.common import tables
 from near.common.errors import visible
+from near.common.tables import console
 from near.evaluation.benchmarks import first
 from near.evaluation.graders.base import NO_ANSWER, no_answers
 from near.report.compare import (
@@ -25,10 +22,9 @@ from near.report.compare import (
 )
 from near.report.runs import Run
 
-# Of 20,000 comparisons of nothing with nothing, the share whose interval over k seeds held zero where differences are
-# skewed like an exponential; 95% where they are normal (bench/intervals.py, 2026-11-25).
+# The share of 20,000 comparisons without a true difference whose interval over k seeds contained zero, where
+# differences are as skewed as an exponential; 95% where they are normal (bench/intervals.py, 2026-11-25).
 SKEWED = {2: "91%", 3: "88%", 4: "88%", 5: "88%"}
-WIDTH = 150  # columns of a table that goes into a file
 VERDICT = 6  # columns of the first table
 FEW = 3  # selections whose intervals are in the answer
 BROKEN = 9  # columns of each further one
@@ -42,7 +38,7 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
     groups = groups_of(runs)
     sets = sorted({name for run in runs for name in run.metrics.get("more") or {}})
     graders = sorted({name for run in runs for name in run.metrics.get("scores") or {}})
-    tasks = sorted({name for run in runs for name in run.metrics.get("lm_eval") or {} if name in _asked(run)})
+    tasks = sorted({name for run in runs for name in run.metrics.get("lm_eval") or {} if name in _benchmarks(run)})
     heads = [*HEADS, *graders, *tasks, *(f"{name} loss" for name in sets), *COSTS]
     cells = []
     for group in groups:
@@ -54,8 +50,8 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
         losses = [run.metrics["target_loss"] for run in group.runs.values()]
         spread = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
         row = [group.label, str(len(losses)), f"{statistics.mean(losses):.4f}{spread}"]
-        row += [difference.told(), difference.verdict] if difference else ["-", "-"]
-        row += [f"{base.mean:+.4f} ({base.verdict})" if base else "-", equal.told() if equal else "-"]
+        row += [str(difference), difference.verdict] if difference else ["-", "-"]
+        row += [f"{base.mean:+.4f} ({base.verdict})" if base else "-", str(equal) if equal else "-"]
         row += [_score(group, name) for name in graders] + [_benchmark(group, name) for name in tasks]
         row += [_more(group, name) for name in sets]
         row += [_distinct(group), _number(group.mean(lambda r: r.training.get("tokens_trained")), 0)]
@@ -65,84 +61,86 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
 
 
 def parts(heads: list[str]) -> list[list[int]]:
-    """The columns of the tables that the whole one is shown as: what a reader looks at first, then the rest."""
+    """The columns of each of the tables into which the whole is split: those a reader looks at first, then the rest."""
     rest = range(VERDICT, len(heads))
     return [list(range(VERDICT)), *([0, *rest[at : at + BROKEN]] for at in range(0, len(rest), BROKEN))]
 
 
 def answer(runs: list[Run]) -> str:
-    """Whether choosing helped, in a sentence; empty where nothing was trained."""
+    """Whether choosing helped, in a sentence or two; empty where no run was trained."""
     groups = groups_of(runs)
     if not groups:
         return ""
     known = [(g, d) for g in groups if (o := baseline_of(g, groups)) not in (None, g) and (d := beside_random(g, o))]
     if not any(g.one.selector == BASELINE for g in groups):
-        return f"That can't be said: no run on random rows is among these. Add selector={BASELINE} with the same seeds."
+        return f"Can't tell: no run on random rows is among these. Add selector={BASELINE} with the same seeds."
     if all(g.one.selector == BASELINE for g in groups):
-        return "That can't be said: no other selection than random rows is among these."
+        return "Can't tell: no other selection than random rows is among these."
     if not known:
-        return "That can't be said: no selection has a seed and evaluation rows in common with random rows."
+        return "Can't tell: no selection has a seed and evaluation rows in common with random rows."
     by = {name: [(g, d) for g, d in known if d.verdict == name] for name in ("better", "worse", NOTHING, TOO_FEW)}
-    told = []
+    sentences = []
     if by["better"]:
-        told.append(f"Yes: the target loss is below random rows' with {_listed(by['better'])}.")
+        sentences.append(f"Yes: the target loss is below random rows' with {_listed(by['better'])}.")
     if by["worse"]:
-        told.append(f"{'It' if told else 'No: the target loss'} is above random rows' with {_listed(by['worse'])}.")
+        sentences.append(
+            f"{'It' if sentences else 'No: the target loss'} is above random rows' with {_listed(by['worse'])}."
+        )
     if by[NOTHING]:
-        told.append(f"No difference to random rows is shown with {_listed(by[NOTHING])}.")
+        sentences.append(f"No difference to random rows is shown with {_listed(by[NOTHING])}.")
     if by[TOO_FEW]:
         seeds = max(d.count for _, d in by[TOO_FEW])
-        few = f"{seeds} seed{'s are' if seeds > 1 else ' is'} too few for a verdict ({LEAST} are the least)"
-        start = few if told else f"That can't be said yet: {few}"
-        told.append(f"{start}; so far the target loss minus random rows' is {_listed(by[TOO_FEW])}.")
+        few = f"{seeds} seed{'s are' if seeds > 1 else ' is'} too few for a verdict (at least {LEAST} are needed)"
+        start = few if sentences else f"Can't tell yet: {few}"
+        sentences.append(f"{start}; so far, target loss minus random rows': {_listed(by[TOO_FEW])}.")
     if any(run.metrics.get("selection_saw_them") for g in groups for run in g.runs.values()):
-        told.append("All of this is on the queries, which selection saw.")
-    return " ".join(told)
+        sentences.append("All of this is on the queries, which selection saw.")
+    return " ".join(sentences)
 
 
-def _listed(found: list[tuple[Group, Difference]]) -> str:
-    """Selections with their differences to random rows; of a few also the intervals, which the table has of all."""
-    shown = []
-    for group, difference in found:
-        low_high = difference.interval if len(found) <= FEW else None
+def _listed(pairs: list[tuple[Group, Difference]]) -> str:
+    """Selections with their differences to random rows; with the intervals where they are few (the table has all)."""
+    parts = []
+    for group, difference in pairs:
+        low_high = difference.interval if len(pairs) <= FEW else None
         interval = f", 95% interval {low_high[0]:+.4f} to {low_high[1]:+.4f}" if low_high else ""
-        shown.append(f"{group.label} ({difference.mean:+.4f}{interval})")
-    return ", ".join(shown)
+        parts.append(f"{group.label} ({difference.mean:+.4f}{interval})")
+    return ", ".join(parts)
 
 
 def _distinct(group: Group) -> str:
-    """Rows that a run trained, a mean over seeds, and how many of them its selector picked: the others are of the
-    warm-up."""
+    """How many distinct rows a run trained, as a mean over seeds, and how many of them the selector picked; the warm-up
+    drew the others."""
     trained, picked = group.mean(lambda r: r.training.get("distinct_rows")), group.mean(lambda r: r.picked)
     alike = trained is None or picked is None or trained == picked
     return _number(trained, 0) if alike else f"{trained:.0f} ({picked:.0f} picked)"
 
 
 def _score(group: Group, name: str) -> str:
-    """A grader's mean, and how many answers of all seeds held nothing to grade; older runs do not say."""
+    """A grader's mean, and how many answers of all seeds contained nothing to grade; older runs do not record it."""
     scores = [(run.metrics.get("scores") or {}).get(name) or {} for run in group.runs.values()]
     mean = group.mean(lambda r: ((r.metrics.get("scores") or {}).get(name) or {}).get("mean"))
     if mean is None:
         return "-"
-    nothing = sum(score.get("no_answer") or 0 for score in scores)
-    of = sum(score.get("graded") or 0 for score in scores)
-    return f"{mean:.3f}" + no_answers(nothing, of)
+    empty = sum(score.get("no_answer") or 0 for score in scores)
+    graded = sum(score.get("graded") or 0 for score in scores)
+    return f"{mean:.3f}" + no_answers(empty, graded)
 
 
-def _asked(run: Run) -> list[str]:
-    """The benchmarks that were asked for, without a group's own tasks."""
+def _benchmarks(run: Run) -> list[str]:
+    """The benchmarks that the configuration names, without the tasks inside a group of them."""
     return ((run.metrics.get("evaluation") or {}).get("lm_eval") or {}).get("tasks") or []
 
 
 def _benchmark(group: Group, name: str) -> str:
-    """A benchmark's first metric, and what training changed of it."""
+    """A benchmark's first metric, and how much training changed it."""
     value = group.mean(lambda r: first((r.metrics.get("lm_eval") or {}).get(name) or {}))
     base = group.mean(lambda r: first(((r.metrics.get("base") or {}).get("lm_eval") or {}).get(name) or {}))
     return "-" if value is None else f"{value:.3f}" + ("" if base is None else f" ({value - base:+.3f})")
 
 
 def _more(group: Group, name: str) -> str:
-    """The loss on a further set, and what training changed of it."""
+    """The loss on a further evaluation set, and how much training changed it."""
     loss = group.mean(lambda r: ((r.metrics.get("more") or {}).get(name) or {}).get("target_loss"))
     base = group.mean(lambda r: (((r.metrics.get("base") or {}).get("more") or {}).get(name) or {}).get("target_loss"))
     return "-" if loss is None else f"{loss:.4f}" + ("" if base is None else f" ({loss - base:+.4f})")
@@ -153,65 +151,61 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def notes(runs: list[Run]) -> list[str]:
-    """How the table is to be read."""
+    """The notes under the table: how to read it."""
     groups = groups_of(runs)
-    found = []
+    lines = []
     if any(baseline_of(g, groups) not in (None, g) for g in groups):
-        found.append(
+        lines.append(
             f"vs. {BASELINE}, vs. base: the target loss minus that of random rows with the same seeds, and of the "
             "untrained model; below zero is better."
         )
     if not any(g.one.selector == BASELINE for g in groups):
-        found.append(f"No random selection is among these: add selector={BASELINE} to see what choosing was worth.")
+        lines.append(f"No run on random rows is among these: add selector={BASELINE} to see what choosing was worth.")
     if prepared := _prepared(groups):
-        found.append(prepared)
+        lines.append(prepared)
     if any("picked" in _distinct(g) for g in groups):
-        found.append("Distinct rows are all that a run trained; those that are not picked were drawn by the warm-up.")
+        lines.append("Distinct rows are all rows that a run trained on; the warm-up drew those that were not picked.")
     seeds = min((len(g.runs) for g in groups), default=0)
     if seeds == 1:
-        found.append("One seed: differences are over its examples alone, and may be that seed's.")
+        lines.append("One seed: the intervals are over its examples alone, and a difference may be due to that seed.")
     elif seeds in SKEWED:
-        found.append(
-            f"{seeds} seeds: the 95% interval over seeds holds the true difference in 95% of cases where differences "
-            f"between seeds are normal, and in {SKEWED[seeds]} where they are as skewed as an exponential."
+        lines.append(
+            f"{seeds} seeds: the 95% interval over seeds contains the true difference in 95% of cases where "
+            f"differences between seeds are normal, and in {SKEWED[seeds]} where they are as skewed as an exponential."
         )
     scores = [score for run in runs for score in (run.metrics.get("scores") or {}).values()]
     if any(score.get("no_answer") for score in scores):
-        found.append(
-            f"{NO_ANSWER}: the answer held nothing that the grader compares, such as a number; it counts as wrong, and "
-            "may have failed by its form alone."
+        lines.append(
+            f"{NO_ANSWER}: the answer contained nothing that the grader compares, such as a number. It counts as "
+            "wrong, perhaps for its form alone."
         )
     for run in runs:
         if twin := run.metrics.get("same_rows_as"):
-            found.append(f"{run.folder.name}: same rows as {twin}.")
-    return found
+            lines.append(f"{run.folder.name}: same rows as {twin}.")
+    return lines
 
 
 def _prepared(groups: list[Group]) -> str | None:
-    """What embedding and searching took, once for all selections that use the same vectors."""
+    """The seconds of embedding and searching, once for all selections that use the same vectors."""
     times: dict[tuple, list[str]] = {}
     for group in groups:
         for spent in {run.preparing for run in group.runs.values() if run.preparing is not None}:
             times.setdefault(spent, []).append(group.label)
-    told = [f"{', '.join(of)}: {embed:.1f} s and {search:.1f} s" for (embed, search), of in times.items()]
-    if not told:
+    parts = [f"{', '.join(of)}: {embed:.1f} s and {search:.1f} s" for (embed, search), of in times.items()]
+    if not parts:
         return None
-    return f"Embedding and searching are done once and kept, and are not in selection (s); {'; '.join(told)}."
+    return f"selection (s) leaves out embedding and searching, which are cached. They took: {'; '.join(parts)}."
 
 
 def show(runs: list[Run]) -> None:
-    """Print the comparison in the terminal: whether choosing helped, the verdicts, then what it took and cost
-    elsewhere."""
+    """Print the comparison in the terminal: whether choosing helped, the verdicts, then scores and costs."""
     heads, cells = table(runs)
     if not cells:
         return
-    console = Console(highlight=False, emoji=False)
-    console = console if console.is_terminal else Console(highlight=False, emoji=False, width=WIDTH)
-    console.print(visible(f"Did choosing help? {answer(runs)}"), markup=False, soft_wrap=True)
-    for columns in parts(heads):
-        shown = Table(*(Column(heads[i], no_wrap=i not in INTERVALS) for i in columns), box=box.SIMPLE, pad_edge=False)
-        for row in cells:
-            shown.add_row(*(escape(visible(row[i])) for i in columns))
-        console.print(shown)
+    out = console()
+    out.print(visible(f"Did choosing help? {answer(runs)}"), markup=False, soft_wrap=True)
+    for at in parts(heads):
+        breaking = [at.index(i) for i in INTERVALS if i in at]
+        out.print(tables.table([heads[i] for i in at], [[row[i] for i in at] for row in cells], breaking))
     for note in notes(runs):
-        console.print(visible(note), style="dim", markup=False, soft_wrap=True)
+        out.print(visible(note), style="dim", markup=False, soft_wrap=True)

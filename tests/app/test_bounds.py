@@ -177,7 +177,7 @@ def test_a_bound_that_is_imported_for_type_checkers_alone(tmp_path, mylab):
 
 
 @pytest.mark.parametrize(
-    ("bounds", "value", "wanted"),
+    ("bounds", "value", "expected"),
     [
         (at_least(1), 0, ("too small", ">=1")),
         (at_least(1), 2e9, ("too large", "<=1e+09")),
@@ -189,8 +189,8 @@ def test_a_bound_that_is_imported_for_type_checkers_alone(tmp_path, mylab):
         (Bounds(), 10**400, ("too large", "<=1e+09")),
     ],
 )
-def test_bounds(bounds, value, wanted):
-    assert bounds.fault(value) == wanted
+def test_bounds(bounds, value, expected):
+    assert bounds.fault(value) == expected
 
 
 def test_declarations_are_of_what_there_is():
@@ -199,7 +199,7 @@ def test_declarations_are_of_what_there_is():
     for script, target in SCRIPTS.items():
         cfg, known = composed(script, needed.get(script, ()))[1], options(target)
         assert set(cfg) <= set(known)
-        assert {name for name, wanted in known.items() if wanted.required} <= set(cfg)
+        assert {name for name, expected in known.items() if expected.required} <= set(cfg)
     cfg = composed("train", ())[1]
     for path, target in BOUNDED.items():
         assert parameters(target)[0].keys() <= parameters(OmegaConf.select(cfg, path)._target_)[0].keys()

@@ -113,7 +113,7 @@ def test_the_files_of_the_scripts_are_thin():
 def test_pages_are_written_in_the_repository_alone(monkeypatch, tmp_path):
     monkeypatch.setattr("near.app.pages.DOCS", tmp_path)
     for name in ("options", "keys"):
-        with pytest.raises(UserError, match="is not there; run this in a clone of near's repository"):
+        with pytest.raises(UserError, match="does not exist; run this in a clone of near's repository"):
             import_module(command.COMMANDS[name][0]).main()
 
 

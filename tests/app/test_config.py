@@ -84,7 +84,7 @@ def fault(*overrides: str) -> str:
         ("data.candidates=pool.jsonl", "data.candidates=pool.jsonl is not a group of options"),
         ("+data.candidates.colums=x", "data.candidates.colums is not in the configuration; did you mean"),
         ("+foo=1", "foo is not in the configuration"),
-        ("+trainer.job=1", "trainer.job is handed over by the program"),
+        ("+trainer.job=1", "trainer.job is set by the program; leave it out"),
         (
             "+trainer.args.hub_token=abc",
             "trainer.args.hub_token is a literal secret; put it into an environment variable",
@@ -210,12 +210,12 @@ def test_an_option_of_another_choice_says_whose_it_is():
     ("words", "says"),
     [
         ([], "data.candidates.path is missing"),
-        (["data.candidates.path=P"], "data.queries.path is missing, the target's rows, which selector Near looks at"),
-        (["data.candidates.path=P", "selector=less", "data.eval.path=P"], "selector Less looks at"),
-        (["data.candidates.path=P", "selector=queries", "data.eval.path=P"], "selector Queries looks at"),
-        (["data.candidates.path=P", "selector=tsds", "data.eval.path=P"], "selector Tsds looks at"),
-        (["data.candidates.path=P", "selector=random"], "evaluated on where data.eval.path is not set, either"),
-        (["data.candidates.path=P", "trainer=static"], "evaluated on where data.eval.path is not set, either"),
+        (["data.candidates.path=P"], "data.queries.path is missing, the target's rows, which selector Near needs"),
+        (["data.candidates.path=P", "selector=less", "data.eval.path=P"], "selector Less needs"),
+        (["data.candidates.path=P", "selector=queries", "data.eval.path=P"], "selector Queries needs"),
+        (["data.candidates.path=P", "selector=tsds", "data.eval.path=P"], "selector Tsds needs"),
+        (["data.candidates.path=P", "selector=random"], "the evaluation rows where data.eval.path is not set"),
+        (["data.candidates.path=P", "trainer=static"], "the evaluation rows where data.eval.path is not set"),
         (["data.candidates.path=P", "selector=random", "data.eval.path=P"], None),
         (["data.candidates.path=P", "trainer=static", "data.eval.path=P"], None),
         (["data.candidates.path=P", "data.queries.path=Q.jsonl"], "data.queries.path=Q.jsonl: no such file"),
@@ -240,8 +240,8 @@ def test_sources_that_are_not_there_are_said_before_anything_is_loaded(words, sa
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "whose nearest candidates are looked for"),
-        (["selector=uot", "n=2"], "which selector Uot looks at"),
+        ([], "whose nearest candidates are searched"),
+        (["selector=uot", "n=2"], "which selector Uot needs"),
         (["selector=random", "n=2"], None),
     ],
 )

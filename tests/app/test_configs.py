@@ -78,17 +78,17 @@ def test_every_mixer_and_weighter_composes(group, name, trainer):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "fault"),
     [
-        ("trainer=dynamic_mix selector=near", "picks rows by their source, and selector=near by something else; leave"),
-        ("mixer=odm", "mixer=odm would not be read; use trainer=dynamic_mix"),
+        ("trainer=dynamic_mix selector=near", "picks rows by their source, and selector=near does not; leave"),
+        ("mixer=odm", "mixer=odm would have no effect; use trainer=dynamic_mix"),
         ("trainer=dynamic_mix ~mixer", "selector=mix has no mixer; use mixer=static, random, doremi or odm"),
-        ("weighter=linupper", "weighter=linupper would not be read; use trainer=dynamic_weight"),
+        ("weighter=linupper", "weighter=linupper would have no effect; use trainer=dynamic_weight"),
         ("trainer=dynamic_weight ~weighter", "trainer=dynamic_weight has no weighter; use weighter=linupper"),
-        ("trainer=dynamic_weight selector=near", "trains on the whole pool, and selector=near would not be read"),
+        ("trainer=dynamic_weight selector=near", "trains on the whole pool, and selector=near would have no effect"),
         (
             "trainer=dynamic_weight trainer.train_step=4",
-            "trainer.train_step=4 holds trainer.warmup_step=4 and leaves no",
+            "trainer.train_step=4 includes trainer.warmup_step=4 and leaves no",
         ),
         ("trainer=dynamic_weight +trainer.args.max_steps=9", "trainer.args.max_steps is set by trainer.train_step"),
         ("trainer=dynamic_mix mixer.sample=0", "mixer.sample=0 is too small; use mixer.sample>=1"),
@@ -97,10 +97,10 @@ def test_every_mixer_and_weighter_composes(group, name, trainer):
         ("trainer=dynamic_mix mixer=doremi mixer.reference=3.5", "mixer.reference=3.5 is not a path or name"),
     ],
 )
-def test_parts_that_do_not_go_together_are_told(words, told):
+def test_groups_that_do_not_fit_together_are_refused(words, fault):
     with pytest.raises(UserError) as caught:
         configured("train", *words.split())
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert fault in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
@@ -143,7 +143,7 @@ def test_every_file_opens_with_its_command():
         assert any("python " in line or "torchrun " in line for line in head) or path.name == "base.yaml", path
 
 
-ASKED = [{"role": "user", "content": "cats"}]
+QUERY_PROMPTS = [{"role": "user", "content": "cats"}]
 
 
 @pytest.fixture()
@@ -166,7 +166,7 @@ def test_embedder_keeps_the_contract(name, cache, model_files):
     assert embedder.embed_field == ("chat" if name == "rds" else "prompt")
     assert (embedder.chunk, embedder.store_dtype, embedder.launcher) == (cfg.chunk, "float32", None)
     if "backend" in cfg:
-        assert embedder.query(ASKED).endswith("cats")
+        assert embedder.query(QUERY_PROMPTS).endswith("cats")
 
 
 def test_a_models_own_instruction_stands_before_queries_only(cache, model_files):
@@ -174,18 +174,18 @@ def test_a_models_own_instruction_stands_before_queries_only(cache, model_files)
     assert (cfg.model, cfg.query_prompt) == ("Qwen/Qwen3-Embedding-0.6B", "auto")
     cfg.model = model_files
     embedder = instantiate(cfg, cache_dir=str(cache))
-    assert embedder.query(ASKED) == (
+    assert embedder.query(QUERY_PROMPTS) == (
         "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:cats"
     )
-    assert embedder.document(ASKED) == "cats"
+    assert embedder.document(QUERY_PROMPTS) == "cats"
     cfg.query_prompt, cfg.document_prompt = None, "passage: "
     embedder = instantiate(cfg, cache_dir=str(cache))
-    assert (embedder.query(ASKED), embedder.document(ASKED)) == ("cats", "passage: cats")
+    assert (embedder.query(QUERY_PROMPTS), embedder.document(QUERY_PROMPTS)) == ("cats", "passage: cats")
 
 
 def test_e5_puts_its_prefix_before_both(cache):
     embedder = instantiate(configured("select", "embedder=e5").embedder, cache_dir=str(cache))
-    assert (embedder.query(ASKED), embedder.document(ASKED)) == ("query: cats", "query: cats")
+    assert (embedder.query(QUERY_PROMPTS), embedder.document(QUERY_PROMPTS)) == ("query: cats", "query: cats")
 
 
 @pytest.mark.parametrize("name", choices("selector"))

@@ -7,16 +7,16 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from near.app.from_yaml.components import PARAMS
 from near.app.from_yaml.expanded import expanded, translated
 from near.app.from_yaml.file import written
+from near.app.from_yaml.keys import COMPONENTS as TRANSLATED
 from near.app.from_yaml.keys import TRAIN
 from near.app.from_yaml.page import MARK, PAGE, tables
 from near.app.pages import page_to_write
 from near.common.errors import UserError
 from near.common.signature import keywords
 from tests.conftest import ROOT, configured
-from tests.dataflex_files import COMPONENTS, TARGETED, TRAIN_PY, told, words, wrote
+from tests.dataflex_files import COMPONENTS, TARGETED, TRAIN_PY, translate, words, wrote
 
 # --- values on a command line ---------------------------------------------------------------------------------------
 
@@ -31,7 +31,7 @@ def test_every_value_comes_back_from_hydra(tmp_path):
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         cfg = compose("c", overrides)
     assert [cfg[f"k{i}"] for i in range(len(VALUES))] == VALUES
-    with pytest.raises(UserError, match="holds a password") as caught:
+    with pytest.raises(UserError, match="contains a password") as caught:
         written("http://me:hunter2@host/x", "near.yaml: model_name_or_path")
     assert "hunter2" not in str(caught.value)
 
@@ -49,7 +49,7 @@ def test_code_of_the_model_is_run_by_no_file(dataflex):
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_files_compose(dataflex, component):
-    found, file = told(component)
+    options, file = translate(component)
     cfg = configured("train", *map(str, file.words))
     assert (cfg.model.name_or_path, cfg.model.template, cfg.model.trust_remote_code) == (
         "builtin:tiny",
@@ -67,61 +67,61 @@ def test_files_compose(dataflex, component):
     assert (args.warmup_steps, args.lr_scheduler_type, args.bf16, args.ddp_timeout) == (0.1, "cosine", True, 180000000)
     assert (args.save_steps, args.logging_steps, args.save_total_limit, args.save_only_model) == (100, 10, None, False)
     assert (cfg.output_dir, cfg.overwrite, cfg.resume, cfg.evaluation.answers) == ("saves/run", True, "auto", False)
-    assert found["selector"] == component
+    assert options["selector"] == component
     if component in TARGETED:
         assert (cfg.data.queries.path, cfg.data.eval.path) == ("sums", None)
     else:
         assert (cfg.data.queries.path, cfg.data.eval.path, cfg.data.eval.limit) == (None, "colours", 100)
-        assert cfg.data.leakage == "keep" and "first 100 rows of the pool" in file.said[0]
+        assert cfg.data.leakage == "keep" and "first 100 rows of the pool" in file.notes[0]
 
 
 def test_components(dataflex):
-    found, file = told("less")
-    assert (found["scoring.adam"], found["scoring.dim"], found["scoring.seed"]) == ("true", "64", "123")
+    options, file = translate("less")
+    assert (options["scoring.adam"], options["scoring.dim"], options["scoring.seed"]) == ("true", "64", "123")
     assert file.skipped == {}
-    found, _ = told("loss")
-    assert found["selector.focus"] == "medium"
-    found, _ = told("delta_loss")
-    assert found["selector.window_size"] == "0.3"
-    _, file = told("tsds")
+    options, _ = translate("loss")
+    assert options["selector.focus"] == "medium"
+    options, _ = translate("delta_loss")
+    assert options["selector.window_size"] == "0.3"
+    _, file = translate("tsds")
     assert list(file.skipped) == ["tsds.probs_path"]
-    found, file = told("near")
-    assert "./top_indices.npy is not there: the matrix is made here" in file.skipped["near.indices_path"]
-    assert (found["max_K"], "indices_path" in found) == ("6", False)  # as many as a round takes
+    options, file = translate("near")
+    assert "./top_indices.npy does not exist: the matrix is computed here" in file.skipped["near.indices_path"]
+    assert (options["max_K"], "indices_path" in options) == ("6", False)  # as many as a round takes
     (dataflex / "top_indices.npy").write_bytes(b"theirs")
-    assert "has no manifest.json that says whose rows" in told("near")[1].skipped["near.indices_path"]
+    assert "has no manifest.json that names its rows" in translate("near")[1].skipped["near.indices_path"]
     (dataflex / "manifest.json").write_text(json.dumps({"max_K": 17}))
-    found, file = told("near")
-    assert (found["indices_path"], found["max_K"], file.skipped) == ("top_indices.npy", "17", {})
+    options, file = translate("near")
+    assert (options["indices_path"], options["max_K"], file.skipped) == ("top_indices.npy", "17", {})
 
 
 def test_what_a_component_can_not_have_is_named(dataflex):
     def with_params(name, **params):
         path = dataflex / "mine.yaml"
         path.write_text(yaml.safe_dump({"selectors": {name: {"params": params}}}))
-        return told(name, "components_cfg_file: mine.yaml\n", without=("components_cfg_file",))
+        return translate(name, "components_cfg_file: mine.yaml\n", without=("components_cfg_file",))
 
     _, file = with_params("random", seed=7, replacement=True)
     assert set(file.skipped) == {"random.seed", "random.replacement"}
     _, file = with_params("loss", focuss="low")
     assert file.skipped == {"loss.focuss": "unknown param; did you mean focus?"}
-    found, file = with_params("less", gradient_type="sign")
-    assert (file.skipped, found["scoring.dim"]) == ({"less.gradient_type": "adam and sgd only"}, "8192")
+    options, file = with_params("less", gradient_type="sign")
+    assert (file.skipped, options["scoring.dim"]) == ({"less.gradient_type": "only adam and sgd are supported"}, "8192")
     api = {"api_url": "http://127.0.0.1:8000/v1/chat/completions", "model_name": "judge", "api_key": "DF_API_KEY"}
-    found, file = with_params("nice", reward_model_backend="api", reward_backend_params={"api": api}, mc_samples=2)
-    assert found["selector.judge.server.url"] == "http://127.0.0.1:8000/v1"
-    assert (found["selector.judge.server.api_key_env"], found["selector.samples"]) == ("DF_API_KEY", "2")
+    options, file = with_params("nice", reward_model_backend="api", reward_backend_params={"api": api}, mc_samples=2)
+    assert options["selector.judge.server.url"] == "http://127.0.0.1:8000/v1"
+    assert (options["selector.judge.server.api_key_env"], options["selector.samples"]) == ("DF_API_KEY", "2")
     api["api_key"] = "sk-abc"
-    found, file = with_params("nice", reward_model_backend="api", reward_backend_params={"api": api})
+    options, file = with_params("nice", reward_model_backend="api", reward_backend_params={"api": api})
     assert "nice.api_key" in file.skipped and "sk-abc" not in str(file.words) + str(file.skipped)
     _, file = with_params("nice", reward_model_backend="local_vllm")
     assert "selector.judge.server.url" in file.skipped["nice.reward_model_backend"]
-    found, _ = with_params("cluster_less", num_clusters=9, samples_per_cluster=2)
-    assert (found["selector.clusters"], found["selector.members"]) == ("9", "2")
+    options, _ = with_params("cluster_less", num_clusters=9, samples_per_cluster=2)
+    assert (options["selector.clusters"], options["selector.members"]) == ("9", "2")
 
 
 def test_a_components_file_that_is_elsewhere(dataflex, monkeypatch):
-    """It is looked for above the file, as a checkout of DataFlex has it; else DataFlex's own values are taken."""
+    """It is searched above the file, as in a checkout of DataFlex; otherwise DataFlex's published params are used."""
     inner = dataflex / "examples" / "train_lora"
     inner.mkdir(parents=True)
     path = wrote("delta_loss").rename(inner / "delta_loss.yaml")
@@ -133,17 +133,21 @@ def test_a_components_file_that_is_elsewhere(dataflex, monkeypatch):
     (dataflex / "src" / "dataflex" / "configs" / "components.yaml").unlink()
     file = translated("train", path, [])
     assert words(file)["selector.window_size"] == "0.2"
-    assert "is not there: the values of DataFlex's own are taken" in file.skipped["components_cfg_file"]
+    assert "does not exist: DataFlex's published params are used" in file.skipped["components_cfg_file"]
 
 
 def test_what_a_file_leaves_out_has_their_default(dataflex):
     gone = ("lora_rank", "lora_alpha", "cutoff_len", "learning_rate", "lr_scheduler_type", "warmup_ratio", "save_steps")
     gone += ("per_device_train_batch_size", "num_train_epochs", "overwrite_output_dir", "logging_steps", "template")
-    found, file = told("random", without=gone)
-    assert (found["finetuning.r"], found["finetuning.lora_alpha"], found["data.cutoff_len"]) == ("8", "16", "2048")
+    options, file = translate("random", without=gone)
+    assert (options["finetuning.r"], options["finetuning.lora_alpha"], options["data.cutoff_len"]) == (
+        "8",
+        "16",
+        "2048",
+    )
     args = ("learning_rate", "lr_scheduler_type", "warmup_steps", "per_device_train_batch_size", "save_steps")
-    assert [found[f"trainer.args.{name}"] for name in args] == ["5e-05", "linear", "0", "8", "500"]
-    assert (found["trainer.cycles"], "overwrite" in found, "model.template" in found) == ("3", False, False)
+    assert [options[f"trainer.args.{name}"] for name in args] == ["5e-05", "linear", "0", "8", "500"]
+    assert (options["trainer.cycles"], "overwrite" in options, "model.template" in options) == ("3", False, False)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +192,8 @@ def test_what_a_file_leaves_out_has_their_default(dataflex):
     ],
 )  # fmt: skip
 def test_what_keys_become(dataflex, text, without, expected):
-    found, file = told("random", text, without=without)
-    assert {key: found.get(key) for key in expected} == expected
+    options, file = translate("random", text, without=without)
+    assert {key: options.get(key) for key in expected} == expected
     assert not file.skipped
     if any(key.startswith(("+", "finetuning", "parallel", "data.candidates.path")) for key in expected):
         configured("train", *map(str, file.words))  # the others' keys are in every file
@@ -198,18 +202,18 @@ def test_what_keys_become(dataflex, text, without, expected):
 def test_deepspeed_by_its_file(dataflex):
     for stage, parallel in ((0, "z0"), (1, "z2"), (2, "z2"), (3, "z3")):
         (dataflex / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": stage}}))
-        found, file = told("random", "deepspeed: ds.json")
-        assert (found["parallel"], found["parallel.deepspeed"]) == (f"deepspeed_{parallel}", "ds.json")
+        options, file = translate("random", "deepspeed: ds.json")
+        assert (options["parallel"], options["parallel.deepspeed"]) == (f"deepspeed_{parallel}", "ds.json")
         assert configured("train", *map(str, file.words)).parallel.deepspeed == "ds.json"
 
 
 def test_static_is_llama_factory(dataflex):
     """Without train_type: an ordinary LLaMA-Factory file."""
     gone = ("train_type", "warmup_step", "update_step", "update_times", "components_cfg_file")
-    found, file = told("", "max_steps: 5\ngroup_by_length: true", without=gone)
-    assert (found["trainer"], found["selector"], found["trainer.args.max_steps"]) == ("static", "full", "5")
-    assert found["+trainer.args.train_sampling_strategy"] == "group_by_length"
-    assert found["trainer.args.num_train_epochs"] == "1"
+    options, file = translate("", "max_steps: 5\ngroup_by_length: true", without=gone)
+    assert (options["trainer"], options["selector"], options["trainer.args.max_steps"]) == ("static", "full", "5")
+    assert options["+trainer.args.train_sampling_strategy"] == "group_by_length"
+    assert options["trainer.args.num_train_epochs"] == "1"
     assert not file.skipped
     configured("train", *map(str, file.words))
 
@@ -252,22 +256,22 @@ mix_strategy: concat
     }
     assert named <= set(file.skipped)
     assert set(file.skipped) - named <= {"report_to=swanlab", "swanlab_project"}  # unless tracker=swanlab is there
-    assert file.skipped["hub_token"] == "a secret: put it into the environment"
+    assert file.skipped["hub_token"] == "a secret: put it into an environment variable"
     for key, why in file.skipped.items():
         assert f"  {key}: {why}" in printed
 
 
 def test_a_tracker_that_is_there_is_taken(dataflex):
-    found, file = told("random", "report_to: [mlflow2, wandb, tensorboard]\nproject: p", without=("report_to",))
-    assert (found["tracker"], found["tracker.project"]) == ("wandb", "p")
+    options, file = translate("random", "report_to: [mlflow2, wandb, tensorboard]\nproject: p", without=("report_to",))
+    assert (options["tracker"], options["tracker.project"]) == ("wandb", "p")
     assert set(file.skipped) == {"report_to=mlflow2", "report_to=tensorboard"}
     for text in ("all", "[all]"):
-        found, file = told("random", f"report_to: {text}", without=("report_to",))
-        assert found["tracker"] == "none"
-        assert file.skipped["report_to=all"].startswith("one tracker a run; name it: ")
+        options, file = translate("random", f"report_to: {text}", without=("report_to",))
+        assert options["tracker"] == "none"
+        assert file.skipped["report_to=all"].startswith("a run has one tracker; name it: ")
         assert "wandb" in file.skipped["report_to=all"]
-    found, file = told("random", "report_to: [all, wandb]", without=("report_to",))
-    assert found["tracker"] == "wandb" and set(file.skipped) == {"report_to=all"}
+    options, file = translate("random", "report_to: [all, wandb]", without=("report_to",))
+    assert options["tracker"] == "wandb" and set(file.skipped) == {"report_to=all"}
 
 
 MODES = [
@@ -285,18 +289,14 @@ def test_modes_are_taken_where_they_are_there(dataflex, mode, component, params)
     Path("c.yaml").write_text(yaml.safe_dump({kind: {component: {"params": params}}}))
     text = f"train_type: {mode}\ntrain_step: 16\ncomponents_cfg_file: c.yaml\ndataset: colours,sums\n"
     gone = ("train_type", "components_cfg_file", "dataset")
-    if not (ROOT / "conf" / "trainer" / f"{mode}.yaml").is_file():
-        with pytest.raises(UserError, match=f"train_type={mode} is not available in this version"):
-            told(component, text, without=gone)
-        return
-    found, file = told(component, text, without=gone)
-    assert found["trainer"] == mode and "selector" not in found
+    options, file = translate(component, text, without=gone)
+    assert options["trainer"] == mode and "selector" not in options
     cfg = configured("train", *map(str, file.words))
     if mode == "dynamic_weight":
-        assert (found["weighter"], found["weighter.delta"], cfg.trainer.train_step) == ("quadratic", "0.5", 16)
+        assert (options["weighter"], options["weighter.delta"], cfg.trainer.train_step) == ("quadratic", "0.5", 16)
     else:
-        assert (found["mixer"], cfg.trainer.update_step, cfg.trainer.cycles) == (component, 3, 1)
-        assert "train_step: the rounds decide the length, in DataFlex as here" in file.said
+        assert (options["mixer"], cfg.trainer.update_step, cfg.trainer.cycles) == (component, 3, 1)
+        assert "train_step: the rounds decide the length, in DataFlex too" in file.notes
     named = {"odm": {"odm.reward_scale"}, "doremi": {"doremi.reference_model_path"}}
     assert set(file.skipped) == named.get(component, set())
 
@@ -304,42 +304,42 @@ def test_modes_are_taken_where_they_are_there(dataflex, mode, component, params)
 @pytest.mark.parametrize(
     ("text", "without", "says"),
     [
-        ("stage: dpo", ("stage",), "stage=dpo is not trained here; only sft is"),
-        ("train_type: dynamic_lego", ("train_type",), "train_type=dynamic_lego is not trained here"),
+        ("stage: dpo", ("stage",), "stage=dpo trains on preferences, which near does not; use sft or pt"),
+        ("train_type: dynamic_lego", ("train_type",), "train_type=dynamic_lego is not known"),
         (
             "finetuning_type: freeze",
             ("finetuning_type",),
-            "finetuning_type=freeze is not trained here; use lora or full",
+            "finetuning_type=freeze is not supported; use lora or full",
         ),
-        ("quantization_bit: 3", (), "quantization_bit=3 can't be had; use 4 or 8"),
+        ("quantization_bit: 3", (), "quantization_bit=3 is not supported; use 4 or 8"),
         (
             "dataset: colors",
             ("dataset",),
-            "dataset=colors is no entry of data/dataset_info.json; did you mean colours?",
+            "dataset=colors is not an entry of data/dataset_info.json; did you mean colours?",
         ),
-        ("eval_dataset: summs", (), "eval_dataset=summs is no entry of data/dataset_info.json; did you mean sums?"),
-        ("dataset_dir: nowhere", (), "dataset_dir=nowhere holds no dataset_info.json"),
+        ("eval_dataset: summs", (), "eval_dataset=summs is not an entry of data/dataset_info.json; did you mean sums?"),
+        ("dataset_dir: nowhere", (), "dataset_dir=nowhere contains no dataset_info.json"),
         ("", ("dataset",), "dataset is missing"),
         ("", ("model_name_or_path",), "model_name_or_path is missing"),
         ("", ("update_step",), "update_step=0 trains no round; use update_step: 1 or more"),
         ("update_step: 2.5", ("update_step",), "update_step=2.5 is not a whole number"),
-        ("max_samples: few", (), "max_samples=few is not a number from 1 up"),
+        ("max_samples: few", (), "max_samples=few is not a number >=1"),
         ("num_train_epochs: .inf", ("num_train_epochs",), "num_train_epochs=inf is not a number"),
-        ("do_train: false", ("do_train",), "it asks for no training (do_train); python eval.py run=RUN"),
+        ("do_train: false", ("do_train",), "it asks for no training (do_train); set do_train: true"),
         ("do_predict: true", ("do_train",), "it asks for no training"),
-        ("lora_rank: big", ("lora_rank",), "lora_rank=big is not a number from 1 up"),
+        ("lora_rank: big", ("lora_rank",), "lora_rank=big is not a number >=1"),
         ("dataset: hub\nupdate_times: 0", ("dataset", "update_times"), "can't be counted; give train_step"),
-        ("deepspeed: nowhere.json", (), "deepspeed=nowhere.json is not there"),
+        ("deepspeed: nowhere.json", (), "deepspeed=nowhere.json does not exist"),
         (
             "model_name_or_path: http://me:hunter2@host/x",
             ("model_name_or_path",),
-            "model.name_or_path holds a password",
+            "model.name_or_path contains a password",
         ),
     ],
 )
 def test_faults_are_one_line(dataflex, text, without, says):
     with pytest.raises(UserError) as caught:
-        told("random", text, without=without)
+        translate("random", text, without=without)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value) and "hunter2" not in str(caught.value)
 
@@ -349,11 +349,11 @@ def test_faults_are_one_line(dataflex, text, without, says):
     [
         (None, "from_yaml=my.yaml can't be read (no such file or directory); did you mean me.yaml?"),
         ("a: [1,\nb: 2", "from_yaml=my.yaml is not YAML, line 2"),
-        ("a: 1e-4\nb: 2\na: 1e-3", "from_yaml=my.yaml is not YAML, line 3 (found duplicate key a); mend it"),
-        ("a: {b: 1, c: 2,\n  b: 3}", "from_yaml=my.yaml is not YAML, line 2 (found duplicate key b); mend it"),
-        ('{"a": 1, "a": 1}', "from_yaml=my.yaml is not YAML, line 1 (found duplicate key a); mend it"),
-        ("just text", "holds no keys"),
-        ("", "holds no keys"),
+        ("a: 1e-4\nb: 2\na: 1e-3", "from_yaml=my.yaml is not YAML, line 3 (found duplicate key a); fix it"),
+        ("a: {b: 1, c: 2,\n  b: 3}", "from_yaml=my.yaml is not YAML, line 2 (found duplicate key b); fix it"),
+        ('{"a": 1, "a": 1}', "from_yaml=my.yaml is not YAML, line 1 (found duplicate key a); fix it"),
+        ("just text", "has no keys"),
+        ("", "has no keys"),
         ("a: !!python/object/apply:os.system ['touch pwned']", "is not YAML, line 1"),
     ],
 )
@@ -367,25 +367,23 @@ def test_files_that_are_none(dataflex, content, says):
     assert not Path("pwned").exists()
 
 
-def test_a_target_is_asked_for(dataflex):
-    with pytest.raises(
-        UserError, match="eval_dataset is missing, the target that rows are selected by; name it, or type"
-    ):
-        told("near", without=("eval_dataset",))
-    found, _ = told("near", typed=("data.queries.path=mine.jsonl",), without=("eval_dataset",))
-    assert not [key for key in found if key.startswith(("data.queries", "data.eval"))]
-    found, file = told("near", "val_size: 4", without=("eval_dataset",))
-    assert (found["data.queries.path"], found["data.queries.limit"]) == ("colours", "4")
-    assert "the first 4 rows of each data set, in place of random ones" in file.said[0]
+def test_a_target_is_needed(dataflex):
+    with pytest.raises(UserError, match="eval_dataset is missing, the target of the selection; name it, or type"):
+        translate("near", without=("eval_dataset",))
+    options, _ = translate("near", typed=("data.queries.path=mine.jsonl",), without=("eval_dataset",))
+    assert not [key for key in options if key.startswith(("data.queries", "data.eval"))]
+    options, file = translate("near", "val_size: 4", without=("eval_dataset",))
+    assert (options["data.queries.path"], options["data.queries.limit"]) == ("colours", "4")
+    assert "the first 4 rows of each data set, in place of random ones" in file.notes[0]
 
 
 def test_component_names(dataflex):
-    with pytest.raises(UserError, match="component_name=icons is no selector here; there are: cluster_less"):
-        told("icons")
+    with pytest.raises(UserError, match="component_name=icons is not a selector here; there are: cluster_less"):
+        translate("icons")
     with pytest.raises(UserError, match="component_name is missing"):
-        told("")
+        translate("")
     with pytest.raises(UserError, match="component_name=nice is not among the selectors of src/dataflex"):
-        told("nice")
+        translate("nice")
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -393,7 +391,7 @@ def test_component_names(dataflex):
 
 def test_every_target_is_an_option():
     """What the table says a param or key becomes is there."""
-    for name, params in PARAMS.items():
+    for name, params in TRANSLATED["selectors"].items():
         cfg = configured("train", f"selector={name}")
         for key in params.values():
             target = key.becomes.split(",")[0].split(" ")[0]

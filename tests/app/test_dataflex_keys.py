@@ -8,7 +8,7 @@ from near.app.from_yaml.keys import MERGE, TRAIN, family
 from near.app.from_yaml.kinds import FIELDS
 from near.common.errors import UserError
 from near.common.signature import keywords
-from tests.dataflex_files import told, words, wrote
+from tests.dataflex_files import translate, words, wrote
 
 # Values where the default does not show what else there is.
 VALUES = {
@@ -89,7 +89,7 @@ def outcome(kind: str, key: str, text: str) -> tuple[set, dict, list[str], str]:
         file = translated("train", path, [])
     except UserError as error:
         return set(), {}, [], str(error)
-    return set(words(file).items()), file.skipped, file.said, ""
+    return set(words(file).items()), file.skipped, file.notes, ""
 
 
 @pytest.mark.parametrize("kind", ["static", *(pytest.param(k, marks=pytest.mark.slow) for k in ("select", "mix"))])
@@ -101,12 +101,12 @@ def test_a_value_off_its_default_is_never_dropped_in_silence(dataflex, key, kind
     beside = BESIDE.get(key, "")
     value = "0.3,0.7" if key == "interleave_probs" else off_default(key)
     text = f"{key}: {'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
-    found, skipped, said, refused = outcome(kind, key, f"{beside}\n{text}" if beside else text)
+    options, skipped, noted, refused = outcome(kind, key, f"{beside}\n{text}" if beside else text)
     without = outcome(kind, key, beside)
     if TRAIN.get(key) is not None and (TRAIN[key].needless or same(off_default(key), *TRAIN[key].quiet[:1] or ("?",))):
         assert key not in skipped and not refused
         return
-    assert key in refused or key in skipped or any(key in line for line in said) or found != without[0], (
+    assert key in refused or key in skipped or any(key in line for line in noted) or options != without[0], (
         "nothing came of it"
     )
 
@@ -142,20 +142,20 @@ def test_what_is_the_default():
         ("freeze_vision_tower: false", "texts only: no vision tower trains"),
         ("skip_special_tokens: false", "special tokens are left out of answers"),
         ("profiler_with_stack: false", "no profiler runs"),
-        ("use_distributed_optimizer: false", "Megatron's; parallel says how processes share the model"),
+        ("use_distributed_optimizer: false", "an option of Megatron; parallel decides how processes share the model"),
     ],
 )
 def test_false_counts(dataflex, text, named):
-    assert told("random", text)[1].skipped == {text.partition(":")[0]: named}
-    assert told("random", text.replace("false", "true"))[1].skipped == {}
+    assert translate("random", text)[1].skipped == {text.partition(":")[0]: named}
+    assert translate("random", text.replace("false", "true"))[1].skipped == {}
 
 
 def test_false_is_handed_on(dataflex):
     text = "average_tokens_across_devices: false\ndataloader_pin_memory: false\nlogging_nan_inf_filter: false\n"
-    found, file = told("random", f"{text}double_quantization: false\nquantization_bit: 4")
+    options, file = translate("random", f"{text}double_quantization: false\nquantization_bit: 4")
     for key in ("average_tokens_across_devices", "dataloader_pin_memory", "logging_nan_inf_filter"):
-        assert found[f"+trainer.args.{key}"] == "false"
-    assert found["model.quantization.bnb_4bit_use_double_quant"] == "false"
+        assert options[f"+trainer.args.{key}"] == "false"
+    assert options["model.quantization.bnb_4bit_use_double_quant"] == "false"
     assert not file.skipped
 
 
@@ -173,25 +173,25 @@ def test_false_is_handed_on(dataflex):
     ],
 )
 def test_thinking_means_something_to_reasoning_templates(dataflex, template, thinking, passed, named):
-    found, file = told("random", f"{template}enable_thinking: {thinking}", without=("template",))
-    assert {k: v for k, v in found.items() if k in ("model.enable_thinking", "data.reasoning")} == passed
+    options, file = translate("random", f"{template}enable_thinking: {thinking}", without=("template",))
+    assert {k: v for k, v in options.items() if k in ("model.enable_thinking", "data.reasoning")} == passed
     assert file.skipped.get("enable_thinking", "").startswith(named or "") and bool(file.skipped) == bool(named)
 
 
 def test_a_typed_template_decides_what_thinking_means(dataflex):
-    found, file = told("random", "enable_thinking: false", ("model.template=qwen3",))
-    assert found["model.enable_thinking"] == "false" and "data.reasoning" not in found and not file.skipped
-    assert told("random", "enable_thinking: false", ("model.template=null",))[0]["data.reasoning"] == "drop"
+    options, file = translate("random", "enable_thinking: false", ("model.template=qwen3",))
+    assert options["model.enable_thinking"] == "false" and "data.reasoning" not in options and not file.skipped
+    assert translate("random", "enable_thinking: false", ("model.template=null",))[0]["data.reasoning"] == "drop"
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("learning_rat: 1e-4", "learning_rat is no key of LLaMA-Factory or DataFlex; did you mean learning_rate"),
-        ("lora_rnk: 3", "lora_rnk is no key of LLaMA-Factory or DataFlex; did you mean lora_rank"),
-        ("Learning_Rate: 1e-4", "Learning_Rate is no key"),
-        ("quux: 1", "quux is no key of LLaMA-Factory or DataFlex; take it out"),
-        ("cutoff_length: 5\nval_sise: 3", "val_sise is no key of LLaMA-Factory or DataFlex; did you mean val_size"),
+        ("learning_rat: 1e-4", "learning_rat is not a key of LLaMA-Factory or DataFlex; did you mean learning_rate"),
+        ("lora_rnk: 3", "lora_rnk is not a key of LLaMA-Factory or DataFlex; did you mean lora_rank"),
+        ("Learning_Rate: 1e-4", "Learning_Rate is not a key"),
+        ("quux: 1", "quux is not a key of LLaMA-Factory or DataFlex; take it out"),
+        ("cutoff_length: 5\nval_sise: 3", "val_sise is not a key of LLaMA-Factory or DataFlex; did you mean val_size"),
     ],
 )
 def test_a_mistyped_key_stops(dataflex, line, says):
@@ -200,4 +200,4 @@ def test_a_mistyped_key_stops(dataflex, line, says):
             translated(script, wrote("near", line), [])
         assert says in str(caught.value) and "\n" not in str(caught.value)
     if "\n" in line:
-        assert "cutoff_length is no key of LLaMA-Factory or DataFlex; did you mean cutoff_len" in str(caught.value)
+        assert "cutoff_length is not a key of LLaMA-Factory or DataFlex; did you mean cutoff_len" in str(caught.value)

@@ -11,7 +11,7 @@ from near.app.from_yaml.names import MULTIMODAL, TEXT
 from near.common.errors import UserError
 from near.data.templates.named import TEMPLATES
 from tests.conftest import ROOT, configured, process
-from tests.dataflex_files import told, words, wrote
+from tests.dataflex_files import translate, words, wrote
 
 NAMED = {"model_name_or_path": "a/b", "template": "llama3"}
 ADAPTER = {**NAMED, "adapter_name_or_path": "saves/run", "export_dir": "out"}
@@ -26,7 +26,7 @@ KINDS = [
     ),
     ({"zero_optimization": {"stage": 3}, "bf16": {"enabled": "auto"}}, "configures DeepSpeed (zero_optimization)"),
     ({"train_micro_batch_size_per_gpu": "auto"}, "configures DeepSpeed (train_micro_batch_size_per_gpu)"),
-    ({"selectors": {"near": {}}}, "holds DataFlex's components (selectors)"),
+    ({"selectors": {"near": {}}}, "contains DataFlex's components (selectors)"),
     ({"identity": {"path": "a.json", "converter": "alpaca"}}, "lists data sets (identity: path)"),
     ({"colours": {"file_name": "colours.json"}}, "lists data sets (colours: file_name)"),
     ({"<|a|>": "begins", "<|b|>": "ends"}, "lists tokens (<|a|>, <|b|>)"),
@@ -34,7 +34,7 @@ KINDS = [
     (NAMED, "is for answering with a model (neither do_train nor dataset) and trains nothing"),
     (ADAPTER, "is for merging (export_dir): python merge.py from_yaml=FILE"),
     ({**NAMED, "task": "mmlu_test", "n_shot": 5}, "asks for an evaluation (task=mmlu_test)"),
-    ({"services": {"a": 1}, "version": 3}, "none of its keys is one of a training file (services, version)"),
+    ({"services": {"a": 1}, "version": 3}, "none of its keys is a key of a training file (services, version)"),
     ({**NAMED, "dataset": "colours", "stage": "sft"}, "it asks for no training (do_train)"),
     ({**NAMED, "do_predict": True, "eval_dataset": "sums"}, "it asks for no training (do_train)"),
 ]
@@ -55,15 +55,18 @@ def test_kinds(dataflex, values, says):
         ({**NAMED, "export_dir": "out"}, "nothing to merge (no adapter_name_or_path): a/b is a whole model"),
         (
             {**NAMED, "export_dir": "out", "export_quantization_bit": 4},
-            "nothing is quantised here (export_quantization_bit=4)",
+            "near does not quantise (export_quantization_bit=4)",
         ),
         (
             {**NAMED, "do_train": True, "dataset": "x"},
             "is for training (do_train, dataset): python train.py from_yaml=FILE",
         ),
         ({**NAMED, "infer_backend": "vllm"}, "is for answering (infer_backend), not for merging"),
-        ({**ADAPTER, "template": "qwen2_vl"}, "template=qwen2_vl is of a model that sees or hears"),
-        ({**ADAPTER, "exprt_size": 5}, "exprt_size is no key of LLaMA-Factory or DataFlex; did you mean export_size"),
+        ({**ADAPTER, "template": "qwen2_vl"}, "template=qwen2_vl is of a model for images or audio"),
+        (
+            {**ADAPTER, "exprt_size": 5},
+            "exprt_size is not a key of LLaMA-Factory or DataFlex; did you mean export_size",
+        ),
     ],
 )
 def test_what_is_not_for_merging(dataflex, values, says):
@@ -75,21 +78,19 @@ def test_what_is_not_for_merging(dataflex, values, says):
 
 @pytest.mark.parametrize("stage", ["rm", "ppo", "dpo", "kto"])
 def test_preferences_by_their_stage(dataflex, stage):
-    with pytest.raises(
-        UserError, match=f"stage={stage} is not trained here; only sft is, or pt; it is for preferences"
-    ):
-        told("random", f"stage: {stage}", without=("stage",))
+    with pytest.raises(UserError, match=f"stage={stage} trains on preferences, which near does not; use sft or pt"):
+        translate("random", f"stage: {stage}", without=("stage",))
 
 
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ({"ranking": True}, "holds preferences (ranking)"),
-        ({"columns": {"kto_tag": "label"}}, "holds preferences (columns.kto_tag)"),
-        ({"columns": {"chosen": "c", "rejected": "r"}}, "holds preferences (columns.chosen)"),
-        ({"columns": {"images": "images"}}, "holds images (columns.images)"),
-        ({"columns": {"videos": "v"}}, "holds videos (columns.videos)"),
-        ({"columns": {"audios": "a"}}, "holds audios (columns.audios)"),
+        ({"ranking": True}, "contains preferences (ranking)"),
+        ({"columns": {"kto_tag": "label"}}, "contains preferences (columns.kto_tag)"),
+        ({"columns": {"chosen": "c", "rejected": "r"}}, "contains preferences (columns.chosen)"),
+        ({"columns": {"images": "images"}}, "contains images (columns.images)"),
+        ({"columns": {"videos": "v"}}, "contains videos (columns.videos)"),
+        ({"columns": {"audios": "a"}}, "contains audios (columns.audios)"),
     ],
 )
 def test_data_sets_that_are_not_trained(dataflex, entry, says):
@@ -98,7 +99,7 @@ def test_data_sets_that_are_not_trained(dataflex, entry, says):
     Path("data/dataset_info.json").write_text(json.dumps({**entries, "odd": {"file_name": "gone.json", **entry}}))
     for text, without in (("dataset: colours,odd", ("dataset",)), ("eval_dataset: odd", ("eval_dataset",))):
         with pytest.raises(UserError) as caught:
-            told("random", text, without=without)
+            translate("random", text, without=without)
         assert f"dataset=odd {says}" in str(caught.value)
 
 
@@ -106,17 +107,17 @@ def test_templates(dataflex):
     assert not set(TEXT) & set(MULTIMODAL) and {"llama3", "alpaca", "chatml"} <= set(TEXT)
     far = next(name for name in TEXT if name not in TEMPLATES)
     for name, says in (
-        (far, f"template={far} is not built here; there are: "),
-        ("qwen2_vl", "template=qwen2_vl is of a model that sees or hears"),
-        ("llama33", "template=llama33 is not there; did you mean llama3"),
-        ("nosuch", "template=nosuch is not there"),
+        (far, f"near has no template={far}, only "),
+        ("qwen2_vl", "template=qwen2_vl is of a model for images or audio"),
+        ("llama33", "template=llama33 is not known; did you mean llama3"),
+        ("nosuch", "template=nosuch is not known"),
     ):
         with pytest.raises(UserError) as caught:
-            told("random", f"template: {name}", without=("template",))
+            translate("random", f"template: {name}", without=("template",))
         assert says in str(caught.value)
-        found, _ = told("random", f"template: {name}", ("model.template=null",), without=("template",))
-        assert "model.template" not in found
-    assert "model.template" not in told("random", without=("template",))[0]
+        options, _ = translate("random", f"template: {name}", ("model.template=null",), without=("template",))
+        assert "model.template" not in options
+    assert "model.template" not in translate("random", without=("template",))[0]
 
 
 # --- plain text -----------------------------------------------------------------------------------------------------
@@ -134,23 +135,23 @@ def plain_sets() -> None:
 
 def test_plain_text(dataflex):
     plain_sets()
-    found, file = told("random", "stage: pt\ndataset: wiki,web", without=("stage", "dataset"))
-    assert (found["data.candidates.format"], found["data.candidates.columns.text"]) == ("text", "text")
-    assert found["data.candidates.path"] == "{wiki:data/wiki.jsonl,web:data/web.jsonl}"
-    assert "data.candidates.dataset_info" not in found and found["data.eval.format"] == "text"
+    options, file = translate("random", "stage: pt\ndataset: wiki,web", without=("stage", "dataset"))
+    assert (options["data.candidates.format"], options["data.candidates.columns.text"]) == ("text", "text")
+    assert options["data.candidates.path"] == "{wiki:data/wiki.jsonl,web:data/web.jsonl}"
+    assert "data.candidates.dataset_info" not in options and options["data.eval.format"] == "text"
     assert file.skipped["packing"].startswith("stage: pt packs texts into rows of cutoff_len")
     configured("train", *map(str, file.words))
-    found, file = told("random", "stage: pt\npacking: false\ndataset: pages", without=("stage", "dataset"))
+    options, file = translate("random", "stage: pt\npacking: false\ndataset: pages", without=("stage", "dataset"))
     expected = {"path": "a/pages", "name": "en", "split": "train", "format": "text"}
-    assert {key: found[f"data.candidates.{key}"] for key in expected} == expected and not file.skipped
+    assert {key: options[f"data.candidates.{key}"] for key in expected} == expected and not file.skipped
     for sets, says in (
-        ("colours", "dataset=colours names no column of plain text alone"),
+        ("colours", "dataset=colours does not name one column of plain text"),
         ("web,bodies", "dataset=web,bodies differ in columns.text"),
     ):
         with pytest.raises(UserError, match=says):
-            told("random", f"stage: pt\ndataset: {sets}", without=("stage", "dataset"))
+            translate("random", f"stage: pt\ndataset: {sets}", without=("stage", "dataset"))
     with pytest.raises(UserError, match="mask_history goes with stage: sft"):
-        told("random", "stage: pt\ndataset: wiki\nmask_history: true", without=("stage", "dataset"))
+        translate("random", "stage: pt\ndataset: wiki\nmask_history: true", without=("stage", "dataset"))
 
 
 @pytest.mark.model
@@ -172,82 +173,82 @@ def test_advice_that_is_typed_works(dataflex):
     """What a refusal names, typed beside the file, is translated and composes."""
     remote = "dataset_dir: REMOTE:a/b\n"
     with pytest.raises(
-        UserError, match="dataset_dir=REMOTE:a/b is a hub's dataset_info.json, which is not fetched here"
+        UserError, match="dataset_dir=REMOTE:a/b is a hub's dataset_info.json, which near does not fetch"
     ):
-        told("random", remote)
-    with pytest.raises(UserError, match="holds no dataset_info.json"):
-        told("random", "dataset_dir: nowhere")
+        translate("random", remote)
+    with pytest.raises(UserError, match="contains no dataset_info.json"):
+        translate("random", "dataset_dir: nowhere")
     typed = ("data.candidates.path=mine.jsonl", "data.eval.path=mine.jsonl")
-    for text, own in ((remote, typed), ("dataset_dir: nowhere", typed), (remote, ("data=demo",))):
-        _, file = told("random", text, own)
-        configured("train", *map(str, file.words), *own)
+    for text, beside in ((remote, typed), ("dataset_dir: nowhere", typed), (remote, ("data=demo",))):
+        _, file = translate("random", text, beside)
+        configured("train", *map(str, file.words), *beside)
     gone = "deepspeed: nowhere.json"
-    with pytest.raises(UserError, match="deepspeed=nowhere.json is not there; name a JSON file, or type parallel="):
-        told("random", gone)
-    found, _ = told("random", gone, ("parallel=deepspeed_z2",))
-    assert "parallel" not in found
+    with pytest.raises(UserError, match="deepspeed=nowhere.json does not exist; name a JSON file, or type parallel="):
+        translate("random", gone)
+    options, _ = translate("random", gone, ("parallel=deepspeed_z2",))
+    assert "parallel" not in options
 
 
 def test_num_proc_is_cut_to_the_machine(dataflex, monkeypatch):
     monkeypatch.setattr("near.app.from_yaml.data.os.sched_getaffinity", lambda _: {0, 1, 2})
-    for wanted, made in ((16, "3"), (2, "2"), (3, "3")):
-        text = f"preprocessing_num_workers: {wanted}"
-        found, file = told("random", text, without=("preprocessing_num_workers",))
-        assert found["data.num_proc"] == made
-        assert any("as many as this machine has cores" in line for line in file.said) == (wanted > 3)
+    for workers, made in ((16, "3"), (2, "2"), (3, "3")):
+        text = f"preprocessing_num_workers: {workers}"
+        options, file = translate("random", text, without=("preprocessing_num_workers",))
+        assert options["data.num_proc"] == made
+        assert any("as many as this machine has cores" in line for line in file.notes) == (workers > 3)
 
 
 def test_how_rows_are_read(dataflex):
     text = "train_on_prompt: true\ndefault_system: 'Be brief, please: yes'\nsplit_special_tokens: true"
-    found, file = told("random", text)
-    assert (found["data.train_on_prompt"], found["model.split_special_tokens"]) == ("true", "true")
+    options, file = translate("random", text)
+    assert (options["data.train_on_prompt"], options["model.split_special_tokens"]) == ("true", "true")
     assert configured("train", *map(str, file.words)).data.default_system == "Be brief, please: yes"
-    _, file = told("random", 'default_system: ""')
+    _, file = translate("random", 'default_system: ""')
     assert configured("train", *map(str, file.words)).data.default_system == ""
-    assert "data.default_system" not in told("random", "default_system: null")[0]
-    assert told("random", "mask_history: true")[0]["data.mask_history"] == "true"
+    assert "data.default_system" not in translate("random", "default_system: null")[0]
+    assert translate("random", "mask_history: true")[0]["data.mask_history"] == "true"
     with pytest.raises(UserError, match="train_on_prompt and mask_history exclude each other"):
-        told("random", "train_on_prompt: true\nmask_history: true")
+        translate("random", "train_on_prompt: true\nmask_history: true")
     with pytest.raises(UserError, match="val_size=3 and eval_dataset exclude each other"):
-        told("random", "val_size: 3\neval_dataset: sums")
-    found, file = told("random", "eval_on_each_dataset: true\neval_dataset: colours,sums")
+        translate("random", "val_size: 3\neval_dataset: sums")
+    options, file = translate("random", "eval_on_each_dataset: true\neval_dataset: colours,sums")
     sets = configured("train", *map(str, file.words)).data.more_eval
     assert {name: one.path for name, one in sets.items()} == {"colours": "colours", "sums": "sums"}
 
 
 def test_answers_as_the_file_bounds_them(dataflex):
-    found, file = told("random", "predict_with_generate: true\ntemperature: 0.5\nmax_new_tokens: 7")
-    assert (found["evaluation.answers"], found["evaluation.max_new_tokens"]) == ("true", "7")
-    assert file.skipped == {"temperature": "answers are greedy"} and any("greedy" in line for line in file.said)
-    found, file = told("random", "predict_with_generate: true\ndo_sample: false")
-    assert found["evaluation.max_new_tokens"] == "1024" and not file.skipped
-    assert not any("greedy" in line for line in file.said)
+    options, file = translate("random", "predict_with_generate: true\ntemperature: 0.5\nmax_new_tokens: 7")
+    assert (options["evaluation.answers"], options["evaluation.max_new_tokens"]) == ("true", "7")
+    assert file.skipped == {"temperature": "answers are greedy"} and any("greedy" in line for line in file.notes)
+    options, file = translate("random", "predict_with_generate: true\ndo_sample: false")
+    assert options["evaluation.max_new_tokens"] == "1024" and not file.skipped
+    assert not any("greedy" in line for line in file.notes)
     assert words(file)["evaluation.answers"] == "true"
 
 
 def test_order_and_optimizers(dataflex, packages):
     gone = ("train_type", "components_cfg_file", "warmup_step", "update_step", "update_times")
-    found, _ = told("", "disable_shuffling: true", without=gone)
-    assert found["+trainer.args.train_sampling_strategy"] == "sequential"
-    assert told("random", "disable_shuffling: true")[1].skipped == {
+    options, _ = translate("", "disable_shuffling: true", without=gone)
+    assert options["+trainer.args.train_sampling_strategy"] == "sequential"
+    assert translate("random", "disable_shuffling: true")[1].skipped == {
         "disable_shuffling": "rows are shuffled by the seed"
     }
-    assert told("random", "adafactor: true")[0]["+trainer.args.optim"] == "adafactor"
-    found, _ = told("random", "loraplus_lr_ratio: 16.0\nloraplus_lr_embedding: 1e-5")
-    assert (found["trainer.loraplus.lr_ratio"], found["trainer.loraplus.lr_embedding"]) == ("16", "1e-05")
+    assert translate("random", "adafactor: true")[0]["+trainer.args.optim"] == "adafactor"
+    options, _ = translate("random", "loraplus_lr_ratio: 16.0\nloraplus_lr_embedding: 1e-5")
+    assert (options["trainer.loraplus.lr_ratio"], options["trainer.loraplus.lr_embedding"]) == ("16", "1e-05")
     packages(bitsandbytes=False, galore_torch=False)
     with pytest.raises(UserError, match="optim=paged_adamw_8bit needs bitsandbytes, which is not installed"):
-        told("random", "optim: paged_adamw_8bit")
+        translate("random", "optim: paged_adamw_8bit")
     full = "finetuning_type: full\nuse_galore: true\ngalore_rank: 128\ngalore_layerwise: true"
     assert (
         "needs galore_torch, which is not installed"
-        in told("random", full, without=("finetuning_type",))[1].skipped["use_galore"]
+        in translate("random", full, without=("finetuning_type",))[1].skipped["use_galore"]
     )
-    assert told("random", "use_galore: true")[1].skipped == {"use_galore": "it goes with finetuning_type: full"}
+    assert translate("random", "use_galore: true")[1].skipped == {"use_galore": "it goes with finetuning_type: full"}
     packages(galore_torch=True)
-    found, file = told("random", full, without=("finetuning_type",))
-    assert found["+trainer.args.optim"] == "galore_adamw_layerwise" and not file.skipped
-    assert found["+trainer.args.optim_target_modules"] == "all-linear"
-    assert found["+trainer.args.optim_args"] == '"rank=128,update_proj_gap=200,scale=2.0,proj_type=std"'
+    options, file = translate("random", full, without=("finetuning_type",))
+    assert options["+trainer.args.optim"] == "galore_adamw_layerwise" and not file.skipped
+    assert options["+trainer.args.optim_target_modules"] == "all-linear"
+    assert options["+trainer.args.optim_args"] == '"rank=128,update_proj_gap=200,scale=2.0,proj_type=std"'
     with pytest.raises(UserError, match="loraplus_lr_ratio=16 goes with finetuning_type: lora"):
-        told("random", "finetuning_type: full\nloraplus_lr_ratio: 16", without=("finetuning_type",))
+        translate("random", "finetuning_type: full\nloraplus_lr_ratio: 16", without=("finetuning_type",))

@@ -8,7 +8,7 @@ import pytest
 
 from near.common.errors import UserError
 from tests.conftest import ROOT, configured, process
-from tests.dataflex_files import told, wrote
+from tests.dataflex_files import translate, wrote
 
 GONE = ("train_type", "components_cfg_file", "dataset", "warmup_step", "update_step", "update_times")
 STATIC = "train_type: dynamic_mix\nstatic_mix: true\nmixture_sample_rule: mixture\ndataset: colours,sums\n"
@@ -17,8 +17,8 @@ ROUNDS = "train_type: dynamic_mix\ndataset: colours,sums\nwarmup_step: 4\nupdate
 
 def mixed(text: str, typed: tuple = (), component: str = "", gone: tuple = GONE):
     """The words and the configuration of a file with `text`; 30 colours and 5 sums, 2 rows a step, one epoch."""
-    found, file = told(component, text, typed, without=gone)
-    return found, configured("train", *map(str, file.words), *typed), file
+    options, file = translate(component, text, typed, without=gone)
+    return options, configured("train", *map(str, file.words), *typed), file
 
 
 def schedule(cfg) -> tuple[int, int, int, int]:
@@ -36,10 +36,10 @@ def schedule(cfg) -> tuple[int, int, int, int]:
     ],
 )
 def test_a_static_mix_keeps_its_proportions_and_its_length(dataflex, more, shares, steps):
-    found, cfg, file = mixed(STATIC + more, gone=(*GONE, "num_train_epochs") if "num_train" in more else GONE + ())
+    options, cfg, file = mixed(STATIC + more, gone=(*GONE, "num_train_epochs") if "num_train" in more else GONE + ())
     if "num_train" not in more:  # the file's own: one
         assert "num_train_epochs" not in file.skipped
-    assert (found["trainer"], found["mixer"], schedule(cfg)) == ("dynamic_mix", "static", (0, steps, 1, 1))
+    assert (options["trainer"], options["mixer"], schedule(cfg)) == ("dynamic_mix", "static", (0, steps, 1, 1))
     assert dict(cfg.mixer.proportions) == shares and cfg.selector._target_.endswith("Mix")
 
 
@@ -48,7 +48,7 @@ def test_a_static_mix_looks_at_no_component(dataflex):
               "components_cfg_file: nowhere.yaml\ninit_mixture_proportions: [0.5, 0.5]")  # fmt: skip
     _, cfg, file = mixed(STATIC + rounds)
     assert schedule(cfg) == (0, 17, 1, 1) and cfg.mixer._target_.endswith("Static") and not file.skipped
-    assert "static_mix: proportions stay, and component_name, components_cfg_file, warmup_step" in " ".join(file.said)
+    assert "static_mix: proportions stay, and component_name, components_cfg_file, warmup_step" in " ".join(file.notes)
 
 
 @pytest.mark.parametrize("component", ["random", "odm", "doremi", "static"])
@@ -60,7 +60,7 @@ def test_a_warm_up_begins_with_the_files_proportions(dataflex, component):
         assert dict(cfg.mixer.proportions) == {"colours": 1, "sums": 1}  # DataFlex's, where a component names none
     _, cfg, file = mixed(ROUNDS, component=component)
     assert dict(cfg.mixer.initial) == {"colours": 1, "sums": 1}
-    assert "mixture_sample_rule is missing, at which DataFlex stops: mixture" in file.said
+    assert "mixture_sample_rule is missing, for which DataFlex stops: mixture" in file.notes
 
 
 def test_rules_that_a_mixer_does_not_move(dataflex):
@@ -70,7 +70,7 @@ def test_rules_that_a_mixer_does_not_move(dataflex):
     assert dict(cfg.mixer.proportions) == {"colours": 1, "sums": 1}
     assert "mixture_sample_rule=uniform decides them" in file.skipped["init_mixture_proportions"]
     assert any(
-        line.startswith("mixture_sample_rule=uniform: proportions stay, and component_name") for line in file.said
+        line.startswith("mixture_sample_rule=uniform: proportions stay, and component_name") for line in file.notes
     )
 
 
@@ -91,7 +91,7 @@ def test_how_long_a_mix_of_rounds_is(dataflex, more, expected):
     assert schedule(cfg) == expected
     for key in ("train_step", "num_train_epochs"):
         if f"{key}:" in more and "-1" not in more:
-            assert f"{key}: the rounds decide the length, in DataFlex as here" in file.said
+            assert f"{key}: the rounds decide the length, in DataFlex too" in file.notes
 
 
 INTERLEAVED = "dataset: colours,sums\nmix_strategy: {}\n"
@@ -114,57 +114,57 @@ def test_interleaved_data_sets(dataflex, text, shares, steps):
 
 
 def test_what_interleaving_is_not(dataflex):
-    found, _, file = mixed(INTERLEAVED.format("interleave_once\ninterleave_probs: 0.5,0.5"))
-    assert found["trainer"] == "static" and not file.skipped  # all rows of both, shuffled: as concat
-    _, file = told("random", INTERLEAVED.format("interleave_under"), without=("dataset",))
+    options, _, file = mixed(INTERLEAVED.format("interleave_once\ninterleave_probs: 0.5,0.5"))
+    assert options["trainer"] == "static" and not file.skipped  # all rows of both, shuffled: as concat
+    _, file = translate("random", INTERLEAVED.format("interleave_under"), without=("dataset",))
     assert list(file.skipped) == ["mix_strategy"]
     for text, says in (
         ("dataset: colours,sums\ninterleave_probs: 0.5,0.5", "interleave_probs=0.5,0.5 goes with mix_strategy"),
         (
             INTERLEAVED.format("interleave_undr"),
-            "mix_strategy=interleave_undr is not there; did you mean interleave_under",
+            "mix_strategy=interleave_undr is not known; did you mean interleave_under",
         ),
-        (INTERLEAVED.format("interleave_under\ninterleave_probs: 0.5"), "are not a number from 0 on for each of 2"),
+        (INTERLEAVED.format("interleave_under\ninterleave_probs: 0.5"), "are not 2 numbers >=0, one for each"),
         (
             INTERLEAVED.format("interleave_under").replace("sums", "hub"),
-            "goes by the rows, which can't be counted here",
+            "depends on the rows, which can't be counted",
         ),
     ):
         with pytest.raises(UserError, match=says):
-            told("", text, without=GONE)
+            translate("", text, without=GONE)
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (f"{STATIC}init_mixture_proportions: [0.5]", "are not a number from 0 on for each of 2 data sets"),
-        (f"{STATIC}init_mixture_proportions: [1, -1]", "are not a number from 0 on"),
+        (f"{STATIC}init_mixture_proportions: [0.5]", "are not 2 numbers >=0, one for each data set"),
+        (f"{STATIC}init_mixture_proportions: [1, -1]", "are not 2 numbers >=0"),
         (f"{STATIC}init_mixture_proportions: [a, b]", "init_mixture_proportions=a,b are not numbers"),
         (
             STATIC.replace("rule: mixture", "rule: mixtur"),
-            "mixture_sample_rule=mixtur is not there; did you mean mixture",
+            "mixture_sample_rule=mixtur is not known; did you mean mixture",
         ),
-        (STATIC.replace("sums", "hub"), "static_mix goes by the rows, which can't be counted here; give train_step"),
+        (STATIC.replace("sums", "hub"), "static_mix depends on the rows, which can't be counted; give train_step"),
         (STATIC.replace("colours,sums", "colours"), "mixes data sets, and dataset=colours is one"),
     ],
 )
 def test_mixes_that_can_not_be(dataflex, text, says):
     with pytest.raises(UserError, match=says):
-        told("", text, without=GONE)
+        translate("", text, without=GONE)
 
 
 def test_a_length_that_is_typed_needs_no_rows(dataflex):
     typed = ("trainer.update_step=6",)
-    found, file = told("", STATIC.replace("sums", "hub"), typed, without=GONE)
-    assert found["trainer"] == "dynamic_mix"
+    options, file = translate("", STATIC.replace("sums", "hub"), typed, without=GONE)
+    assert options["trainer"] == "dynamic_mix"
     cfg = configured("train", *(str(word) for word in file.words if word.key != "trainer.update_step"), *typed)
     assert schedule(cfg) == (0, 6, 1, 1)
 
 
 def test_data_that_is_typed_has_sources_of_its_own(dataflex):
-    found, file = told("", f"{STATIC}train_step: 4", ("data=demo",), without=GONE)
-    assert found["mixer"] == "static" and not {"mixer.proportions", "mixer.initial"} & set(found)
-    assert any("type mixer.proportions" in line for line in file.said)
+    options, file = translate("", f"{STATIC}train_step: 4", ("data=demo",), without=GONE)
+    assert options["mixer"] == "static" and not {"mixer.proportions", "mixer.initial"} & set(options)
+    assert any("type mixer.proportions" in line for line in file.notes)
 
 
 @pytest.mark.model

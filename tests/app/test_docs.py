@@ -108,10 +108,10 @@ def test_inline_commands_compose_or_exist():
 def test_the_first_lines_of_python_run():
     """Of README.md, as they stand there."""
     (code,) = CODE.findall((ROOT / "README.md").read_text())
-    told: dict = {}
-    exec(code, told)
-    assert told["nearest"].ids.shape == told["nearest"].scores.shape == (20, 100)
-    assert len(set(told["subset"].ids.tolist())) == 500
+    quoted: dict = {}
+    exec(code, quoted)
+    assert quoted["nearest"].ids.shape == quoted["nearest"].scores.shape == (20, 100)
+    assert len(set(quoted["subset"].ids.tolist())) == 500
 
 
 def test_links_lead_somewhere():

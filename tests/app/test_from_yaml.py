@@ -20,17 +20,17 @@ def test_what_is_typed_wins(dataflex):
     path = wrote("less")
 
     def line(*typed: str) -> list[str]:
-        found = expanded(TRAIN_PY, [f"from_yaml={path}", *typed])
-        assert found[-len(typed) :] == [word for word in typed if "=" in word] + [w for w in typed if "=" not in w]
-        return [word for word in found if word != "-m"]
+        options = expanded(TRAIN_PY, [f"from_yaml={path}", *typed])
+        assert options[-len(typed) :] == [word for word in typed if "=" in word] + [w for w in typed if "=" not in w]
+        return [word for word in options if word != "-m"]
 
     assert "seed=42" not in line("-m", "seed=0,1")
-    found = line("-m", "selector=near,random", "seed=0,1")
-    assert not [word for word in found if word.startswith("selector=less") or word.startswith("seed=42")]
-    found = line("trainer=static", "trainer.args.max_steps=3")
-    assert "trainer.warmup_step=2" not in found and "trainer.args.learning_rate=0.001" in found
-    found = line("data.candidates.path=mine.jsonl")
-    assert not [word for word in found[:-1] if word.startswith("data.candidates.")]
+    options = line("-m", "selector=near,random", "seed=0,1")
+    assert not [word for word in options if word.startswith("selector=less") or word.startswith("seed=42")]
+    options = line("trainer=static", "trainer.args.max_steps=3")
+    assert "trainer.warmup_step=2" not in options and "trainer.args.learning_rate=0.001" in options
+    options = line("data.candidates.path=mine.jsonl")
+    assert not [word for word in options[:-1] if word.startswith("data.candidates.")]
     assert not [word for word in line("data=demo")[:-1] if word.startswith("data.")]
     assert "+trainer.args.bf16=true" not in line("+trainer.args.bf16=false")
     assert "+trainer.args.bf16=true" in line("trainer.args.bf16=false")  # an added one is there to be overridden
@@ -91,15 +91,15 @@ def test_merge_files(dataflex):
     path = Path("merge.yaml")
     path.write_text(MERGE_FILE + "export_quantization_bit: 4\ninfer_dtype: bfloat16\n")
     file = translated("merge", path, [])
-    found = words(file)
-    assert (found["adapter_name_or_path"], found["export_dir"], found["export_size"]) == (
+    options = words(file)
+    assert (options["adapter_name_or_path"], options["export_dir"], options["export_size"]) == (
         "saves/run",
         "saves/merged",
         "5",
     )
-    assert found["export_dtype"] == "bfloat16" and "trust_remote_code" not in found
+    assert options["export_dtype"] == "bfloat16" and "trust_remote_code" not in options
     assert sorted(file.skipped) == ["export_quantization_bit", "trust_remote_code"]
-    assert found["template"] == "chatml" and not file.said
+    assert options["template"] == "chatml" and not file.notes
     configured("merge", *map(str, file.words))
     Path("saves/run/adapter").mkdir(parents=True)
     Path("saves/run/adapter/adapter_config.json").write_text("{}")
@@ -107,7 +107,9 @@ def test_merge_files(dataflex):
     path.write_text(MERGE_FILE.replace("saves/run", "a,b"))
     file = translated("merge", path, [])
     assert words(file)["adapter_name_or_path"] == "[a,b]"
-    assert file.said == ["infer_dtype=auto: float32; LLaMA-Factory keeps the model's own (type export_dtype=bfloat16)"]
+    assert file.notes == [
+        "infer_dtype=auto: float32; LLaMA-Factory keeps the model's type (type export_dtype=bfloat16)"
+    ]
 
 
 OFFLINE_CODE = """
@@ -204,8 +206,8 @@ def test_a_sweep_of_a_file(dataflex):
     words = [f"from_yaml={path}", "output_dir=saves/sweep", "-m", "seed=0,1", "trainer.update_times=1"]
     done = process(str(ROOT / "train.py"), *words, cwd=dataflex, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = {path.parent.name for path in (dataflex / "saves" / "sweep").glob("*/metrics.json")}
-    assert found == {"seed-0", "seed-1"}
+    folders = {path.parent.name for path in (dataflex / "saves" / "sweep").glob("*/metrics.json")}
+    assert folders == {"seed-0", "seed-1"}
 
 
 @pytest.mark.process

@@ -28,16 +28,16 @@ def test_vectors_of_any_kind(index, kind, tmp_path):
     pool = POOL.astype(np.float16) if kind == "float16" else POOL
     np.save(tmp_path / "pool.npy", pool)
     given = {"list": pool.tolist(), "file": tmp_path / "pool.npy", "map": np.load(tmp_path / "pool.npy", mmap_mode="r")}
-    found = near.search(QUERIES, given.get(kind, pool), 300, index=index)
-    wanted = cosines(QUERIES, pool.astype(np.float64))
-    np.testing.assert_array_equal(found.ids, np.argsort(-wanted, axis=1, kind="stable"))
-    np.testing.assert_allclose(found.scores, -np.sort(-wanted, axis=1), atol=1e-6)
-    assert (found.ids.dtype, found.scores.dtype) == (np.int64, np.float32)
+    neighbours = near.search(QUERIES, given.get(kind, pool), 300, index=index)
+    expected = cosines(QUERIES, pool.astype(np.float64))
+    np.testing.assert_array_equal(neighbours.ids, np.argsort(-expected, axis=1, kind="stable"))
+    np.testing.assert_allclose(neighbours.scores, -np.sort(-expected, axis=1), atol=1e-6)
+    assert (neighbours.ids.dtype, neighbours.scores.dtype) == (np.int64, np.float32)
 
 
 def test_inner_products_of_vectors_as_they_are():
-    found = near.search(QUERIES, POOL, 5, normalise=False)
-    np.testing.assert_allclose(found.scores, -np.sort(-(QUERIES @ POOL.T), axis=1)[:, :5], rtol=1e-5)
+    neighbours = near.search(QUERIES, POOL, 5, normalise=False)
+    np.testing.assert_allclose(neighbours.scores, -np.sort(-(QUERIES @ POOL.T), axis=1)[:, :5], rtol=1e-5)
 
 
 def test_the_selectors_choice_among_vectors():
@@ -64,12 +64,12 @@ def test_rows_give_what_select_py_writes(rows, tmp_path):
     select(cfg, tmp_path / "out")
     options = {"overrides": ["embedder=hashing"], "cache_dir": tmp_path / "two, with=odd 'name'"}
     for given in (rows, [datasets.Dataset.from_list(part) for part in rows]):
-        found = near.search(*given, 11, **options)
-        np.testing.assert_array_equal(found.ids, np.load(tmp_path / "out" / "top_indices.npy"))
-        np.testing.assert_array_equal(found.scores, np.load(tmp_path / "out" / "top_scores.npy"))
+        neighbours = near.search(*given, 11, **options)
+        np.testing.assert_array_equal(neighbours.ids, np.load(tmp_path / "out" / "top_indices.npy"))
+        np.testing.assert_array_equal(neighbours.scores, np.load(tmp_path / "out" / "top_scores.npy"))
     pool = datasets.Dataset.from_list(pool)
     chosen = near.select(queries, pool, 3, 11, **options)
-    assert chosen.ids[:2].tolist() == found.ids[:, 0].tolist()
+    assert chosen.ids[:2].tolist() == neighbours.ids[:, 0].tolist()
     assert "add 30 and 31" not in pool.select(chosen.ids)["instruction"], "the query's own prompt is no candidate"
     texts = near.search(["boil rice"], ["how to boil rice", "the sky is blue"], 2, **options)
     assert texts.ids.tolist() == [[0, 1]]
@@ -91,8 +91,8 @@ def test_rows_with_columns_of_their_own(tmp_path):
     pool = [{"instruction": "x", "output": "a"}, {"instruction": "y", "input": "zebra", "output": ["a", 1][0]}]
     options = {"overrides": ["embedder=hashing"], "cache_dir": tmp_path}
     for order in (pool, pool[::-1]):
-        found = near.search([{"instruction": "zebra"}], order, 2, **options)
-        assert order[found.ids[0, 0]]["instruction"] == "y" and found.scores[0, 0] > 0.5
+        neighbours = near.search([{"instruction": "zebra"}], order, 2, **options)
+        assert order[neighbours.ids[0, 0]]["instruction"] == "y" and neighbours.scores[0, 0] > 0.5
 
 
 def test_under_a_hydra_of_the_callers(tmp_path):
@@ -114,18 +114,18 @@ def test_under_a_hydra_of_the_callers(tmp_path):
         (lambda: near.search("nowhere.npy", POOL, 1), "nowhere.npy is not a readable .npy file"),
         (lambda: near.search([], POOL, 1), "queries: .* is not a matrix"),
         (lambda: near.search(QUERIES, POOL, 0), "max_K"),
-        (lambda: near.select(QUERIES, POOL, 0, 3), "n=0 is no number of rows"),
+        (lambda: near.select(QUERIES, POOL, 0, 3), "n=0 is not a number of rows"),
         (lambda: near.select(QUERIES, POOL, 301, 3), "n=301 is more than the 300 rows"),
-        (lambda: near.select(QUERIES, POOL, 2.5, 3), "n=2.5 is no number of rows; use a whole number"),
-        (lambda: near.search(["a"], datasets.Dataset.from_list([]), 1), "candidates: no row; give some"),
+        (lambda: near.select(QUERIES, POOL, 2.5, 3), "n=2.5 is not a number of rows; use a whole number"),
+        (lambda: near.search(["a"], datasets.Dataset.from_list([]), 1), "candidates: no row; give at least one"),
         (lambda: near.search(["a"], ["b", {"instruction": "c"}], 1), "candidates: rows are str and dict"),
-        (lambda: near.search(["a"], [{"text": {1, 2}}], 1), "candidates: a row holds what JSON can't"),
+        (lambda: near.search(["a"], [{"text": {1, 2}}], 1), "candidates: a row is not JSON"),
         (lambda: near.search(QUERIES, POOL, 3, overrides=["index.blocks=3"]), "blocks"),
         (lambda: near.search(QUERIES, POOL, 3, overrides=["index=null"]), "overrides: "),
         (lambda: near.search(QUERIES, POOL, 3, overrides=["seed=${oc.env:NOPE}"]), "NOPE"),
-        (lambda: near.search(QUERIES, POOL, 3, overrides=[5]), "overrides: 5 is no override"),
-        (lambda: near.search(QUERIES, POOL, 3, cache_dir=5), "cache_dir=5 is no path"),
-        (lambda: near.search(["a"], ["b"], 1, cache_dir="x${y}"), "cache_dir=x.* holds"),
+        (lambda: near.search(QUERIES, POOL, 3, overrides=[5]), "overrides: 5 is not an override"),
+        (lambda: near.search(QUERIES, POOL, 3, cache_dir=5), "cache_dir=5 is not a path"),
+        (lambda: near.search(["a"], ["b"], 1, cache_dir="x${y}"), "cache_dir=x.* contains"),
     ],
 )
 def test_what_is_refused(call, says):

@@ -12,11 +12,13 @@ def test_the_page_is_in_step():
 
 def test_every_option_says_what_it_means():
     files = [read(CONF / f"{name}.yaml") for name in ("base", "select", "train", "merge", "eval", "report")]
-    told: dict[str, bool] = {}
+    commented: dict[str, bool] = {}
     for file in [*files, *(file for choices in groups().values() for file in choices.values())]:
         for option in file.options:
-            told[option.name] = told.get(option.name, False) or bool(option.told)
-    silent = [n for n, said in told.items() if not said and not FOREIGN.match(n) and ".queries." not in n]
+            commented[option.name] = commented.get(option.name, False) or bool(option.comment)
+    silent = [
+        n for n, has_comment in commented.items() if not has_comment and not FOREIGN.match(n) and ".queries." not in n
+    ]
     assert [n for n in silent if not n.startswith(("data.candidates.", "data.eval."))] == []
 
 
@@ -61,7 +63,7 @@ def test_a_files_lines_are_read(tmp_path):
     )
     file = read(path, "group")
     assert file.opening == ["python train.py group=one (why)"]
-    assert [(o.name, o.value, o.told) for o in file.options] == [
+    assert [(o.name, o.value, o.comment) for o in file.options] == [
         ("group.plain", "1", ""),
         ("group.parent.first", "a", "its own"),
         ("group.parent.second", "'x # y'", "of both"),

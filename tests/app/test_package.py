@@ -26,13 +26,13 @@ FOREIGN = {"near", "hydra_plugins", "wire", "select"}
 @functools.cache
 def imported() -> dict[str, str]:
     """Top-level modules that the package imports, each with a file that does."""
-    found = {}
+    modules = {}
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            found.update({name.partition(".")[0]: str(path) for name in names})
-    return {name: path for name, path in found.items() if name not in {*sys.stdlib_module_names, *FOREIGN}}
+            modules.update({name.partition(".")[0]: str(path) for name in names})
+    return {name: path for name, path in modules.items() if name not in {*sys.stdlib_module_names, *FOREIGN}}
 
 
 @functools.cache
@@ -72,8 +72,8 @@ def test_the_lock_holds_what_pyproject_asks_for():
     lock = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.txt").read_text().lower(), re.MULTILINE))
     lock = {name.replace("_", "-"): version for name, version in lock.items()}
     for text in project()[""] + project()["dev"]:
-        wanted = Requirement(text)
-        assert wanted.specifier.contains(lock[wanted.name.lower().replace("_", "-")]), text
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(lock[requirement.name.lower().replace("_", "-")]), text
     for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / ".ci" / "extras.txt").read_text(), re.MULTILINE):
         assert lock.get(name.lower().replace("_", "-"), version) == version, "one version in both files"
 
@@ -157,17 +157,17 @@ def test_the_command_with_the_base_dependencies(alone, installed, small_data, tm
         (["train", "max_k=3"], r"max_k is not in the configuration; did you mean max_K\?"),
         (["merge", "adapter_name_or_path=a", "export_dir=b"], r'near merge: .*; pip install "near\[train\]"'),
         (["eval", "run=a"], r'near eval: .*; pip install "near\[train\]"'),
-        (["report", "runs=."], r'near report: plotly, sklearn are not installed; pip install "near\[report\]"'),
+        (["report", "runs=."], r'near report: jinja2, plotly, sklearn are not installed; pip install "near\[report\]"'),
         (["select"], r'an embedder that is a model: .*; pip install "near\[embed\]"'),
         (["select", "embedder=rds"], r'an embedder that is a model: .*; pip install "near\[embed\]"'),
         (["select", "embedder=hashing", "selector=less", "n=3"], r'a selector that .*; pip install "near\[train\]"'),
-        (["options"], r".*docs/options.md is not there; run this in a clone of near's repository"),
-        (["keys"], r".*docs/from_dataflex.md is not there; run this in a clone of near's repository"),
+        (["options"], r".*docs/options.md does not exist; run this in a clone of near's repository"),
+        (["keys"], r".*docs/from_dataflex.md does not exist; run this in a clone of near's repository"),
         (["trian"], r"trian is not a command; did you mean train\?; near --help lists them"),
     )
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda case: alone(near, *case[0]), refused))
-    for (words, says), done in zip(refused, found, strict=True):
+        results = list(pool.map(lambda case: alone(near, *case[0]), refused))
+    for (words, says), done in zip(refused, results, strict=True):
         assert done.returncode == 1
         assert re.fullmatch(rf"error: {says}\n", done.stderr), (words, done.stderr[-500:])
     assert {p for p in (tmp_path / "empty").rglob("*") if p.is_file()} == before, "what is refused leaves nothing"
@@ -181,8 +181,8 @@ def done_by_near(installed: Path, folder: Path, *words: str) -> None:
 
 def commands(folder: Path) -> set[str]:
     """How the runs below `folder` say that they were started, without their options."""
-    found = [json.loads(path.read_text())["command"] for path in folder.rglob("*metrics.json")]
-    return {command.partition(" data=")[0] for command in found}
+    results = [json.loads(path.read_text())["command"] for path in folder.rglob("*metrics.json")]
+    return {command.partition(" data=")[0] for command in results}
 
 
 @pytest.mark.process

@@ -28,8 +28,8 @@ def test_help_and_a_mistyped_option_answer_before_heavy_imports(tmp_path):
         def start(case):
             return process("-X", "importtime", str(ROOT / f"{case[0]}.py"), *case[1], cwd=tmp_path)
 
-        found = list(pool.map(start, cases))
-    for (_, words, status), done in zip(cases, found, strict=True):
+        folders = list(pool.map(start, cases))
+    for (_, words, status), done in zip(cases, folders, strict=True):
         assert done.returncode == status, (words, done.stderr[-500:])
         imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
         assert "hydra" in imported
@@ -90,8 +90,7 @@ def test_a_sweep_goes_on_after_a_failing_job(tiny, tmp_path):
     done = process(str(ROOT / "train.py"), *words, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        "error: 1 of the sweep's jobs did not end well; the first: max_K=61 is more than the 60 candidates; "
-        "use max_K<=60"
+        "error: 1 of the sweep's jobs failed; the first: max_K=61 is more than the 60 candidates; use max_K<=60"
     )
     finished = [p.parent.name for p in (tmp_path / "sweep").glob("*/metrics.json")]
     assert len(finished) == 1

@@ -145,14 +145,14 @@ def test_what_may_be_a_fraction_above_1(accepted):
 
 @pytest.mark.parametrize("name", ["true", "text", "empty", "list", "mapping"])
 def test_numbers_and_switches_take_nothing_else(accepted, name):
-    wrong = {k for k, own in accepted[name].items() if isinstance(own, int | float) and not k.startswith(FREE)}
+    wrong = {k for k, default in accepted[name].items() if isinstance(default, int | float) and not k.startswith(FREE)}
     assert {k for k in wrong if name != "true" or not isinstance(accepted[""][k], bool)} == set()
 
 
 def test_numbers_that_may_be_null(accepted):
-    assert {k for k, own in accepted["null"].items() if isinstance(own, int | float) and not k.startswith(FREE)} == set(
-        NULL.split()
-    )
+    assert {
+        k for k, default in accepted["null"].items() if isinstance(default, int | float) and not k.startswith(FREE)
+    } == set(NULL.split())
 
 
 @pytest.mark.parametrize(

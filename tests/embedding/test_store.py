@@ -302,7 +302,7 @@ def test_a_space_that_lost_its_description_can_still_be_pruned(tmp_path, capsys)
     for days in ("-5", "nan"):
         with pytest.raises(SystemExit):
             cache.main(["prune", f"--unused-days={days}", "--cache-dir", str(tmp_path)])
-        assert "is no number of days" in capsys.readouterr().err
+        assert "is not a number of days" in capsys.readouterr().err
     leftover = tmp_path / "data" / ".x.12345678.part"
     leftover.mkdir(parents=True)
     os.utime(leftover, (time.time() - 2 * 86400,) * 2)

@@ -35,9 +35,9 @@ def run(root: Path, selector: str, seed: int, loss: float, tokens: int = 900, ma
     config = {"seed": seed, "max_K": max_K, "selector": {"policy": "repeat"}, "evaluation": {"batch_size": seed}}
     training = {"identity": {"config": config}, "distinct_rows": 8, "tokens_trained": tokens, "train_seconds": 1.5}
     (folder / "train_metrics.json").write_text(json.dumps({**training, "select_seconds": 0.5, "embed_seconds": 2.0}))
-    own = np.random.default_rng(seed).normal(0, 0.05, ROWS)
+    noise = np.random.default_rng(seed).normal(0, 0.05, ROWS)
     for name, mean in (("answers", loss), ("base_answers", BASE)):
-        losses = mean + own - own.mean()
+        losses = mean + noise - noise.mean()
         rows = [{"set": "target", "row": i, "loss": float(x), "tokens": 3} for i, x in enumerate(losses)]
         rows += [{"set": "law", "row": 0, "loss": 9.0, "tokens": 3}]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -90,19 +90,19 @@ def test_labels_are_what_was_typed(sweep):
 def test_beside_random(sweep):
     """Differences of the seeds: -0.4, -0.395, -0.405; t(2) = 4.3027, s = 0.005."""
     near, groups = group(sweep, "near")
-    found = beside_random(near, baseline_of(near, groups))
-    assert found.mean == pytest.approx(-0.4)
+    difference = beside_random(near, baseline_of(near, groups))
+    assert difference.mean == pytest.approx(-0.4)
     half = 4.30265 * 0.005 / 3**0.5
-    assert found.seeds == pytest.approx((-0.4 - half, -0.4 + half), abs=1e-6)
-    assert found.examples == pytest.approx((-0.4, -0.4), abs=1e-6), "examples move alike in these"
-    assert found.verdict == "better"
+    assert difference.seeds == pytest.approx((-0.4 - half, -0.4 + half), abs=1e-6)
+    assert difference.examples == pytest.approx((-0.4, -0.4), abs=1e-6), "examples move alike in these"
+    assert difference.verdict == "better"
     other, groups = group(sweep, "other")
     assert beside_random(other, baseline_of(other, groups)).verdict == NOTHING
 
 
 def test_beside_the_base(sweep):
-    found = beside_base(group(sweep, "near")[0])
-    assert found.mean == pytest.approx(-1.5) and found.verdict == "better"
+    difference = beside_base(group(sweep, "near")[0])
+    assert difference.mean == pytest.approx(-1.5) and difference.verdict == "better"
 
 
 def test_at_equal_tokens(sweep):
@@ -110,9 +110,9 @@ def test_at_equal_tokens(sweep):
     300 tokens and 0.9 at 900."""
     near, groups = group(sweep, "near")
     random = baseline_of(near, groups)
-    there = (2.0 - 1.1 / 3 + 0.9) / 2
-    assert at_equal_tokens(near, random).mean == pytest.approx(0.5 - there, abs=1e-6)
-    assert at_equal_tokens(random, near).mean == pytest.approx(there - 0.5, abs=1e-6)
+    interpolated = (2.0 - 1.1 / 3 + 0.9) / 2
+    assert at_equal_tokens(near, random).mean == pytest.approx(0.5 - interpolated, abs=1e-6)
+    assert at_equal_tokens(random, near).mean == pytest.approx(interpolated - 0.5, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -147,20 +147,20 @@ def test_the_table(sweep, capsys):
     assert NOTHING in printed and "in 88% where they are as skewed" in printed
 
 
-def test_answers_that_held_nothing_to_grade_are_counted_over_all_seeds(tmp_path, capsys):
+def test_answers_that_contain_nothing_to_grade_are_counted_over_all_seeds(tmp_path, capsys):
     for seed in (1, 2):
         scores = {"mean": 0.25, "graded": 30, "right": 7, "no_answer": 5 * seed}
         run(
             tmp_path, "near", seed, 0.5, scores={"number": scores, "exact": {"mean": 0.0, "graded": 30, "no_answer": 0}}
         )
-        run(tmp_path, "random", seed, 0.9, scores={"number": {"mean": 0.5}})  # as older runs say it
+        run(tmp_path, "random", seed, 0.9, scores={"number": {"mean": 0.5}})  # as older runs record it
     runs, _ = collect(tmp_path)
     heads, cells = table(runs)
     near, random = (dict(zip(heads, row, strict=True)) for row in cells)
     assert (near["number"], near["exact"]) == ("0.250 (15 of 60 no answer)", "0.000")
     assert (random["number"], random["exact"]) == ("0.500", "-")
     show(runs)
-    assert "no answer: the answer held nothing that the grader compares" in capsys.readouterr().out
+    assert "no answer: the answer contained nothing that the grader compares" in capsys.readouterr().out
     assert not any("no answer" in note for note in notes([r for r in runs if r.selector == "random"]))
 
 
@@ -170,7 +170,7 @@ def test_fewer_than_three_seeds_give_no_verdict(count, verdict):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_few_seeds_are_said_wherever_a_verdict_stands(count, tmp_path):
+def test_few_seeds_are_named_wherever_a_verdict_stands(count, tmp_path):
     for seed in range(count):
         run(tmp_path, "near", seed, 0.5)
         run(tmp_path, "random", seed, 0.9)
@@ -178,7 +178,7 @@ def test_few_seeds_are_said_wherever_a_verdict_stands(count, tmp_path):
     heads, cells = table(runs)
     near = dict(zip(heads, cells[0], strict=True))
     assert near["verdict"] == TOO_FEW and near["vs. base"] == f"-1.5000 ({TOO_FEW})"
-    assert answer(runs).startswith(f"That can't be said yet: {count} seed")
+    assert answer(runs).startswith(f"Can't tell yet: {count} seed")
     assert "near (-0.4000" in answer(runs)
 
 
@@ -191,7 +191,7 @@ def losses(root, **by_selector):
 
 
 @pytest.mark.parametrize(
-    ("by_selector", "says"),
+    ("by_selector", "pattern"),
     [
         (
             {"near": 0.5, "random": 0.9},
@@ -200,12 +200,12 @@ def losses(root, **by_selector):
         ({"near": 0.5, "tsds": 0.6, "random": 0.9}, "^Yes: .* with near .*, tsds .*[.]$"),
         ({"near": 0.5, "loss": 1.2, "random": 0.9}, "^Yes: .* near [^.]*.*[.] It is above random rows' with loss"),
         ({"loss": 1.2, "random": 0.9}, "^No: the target loss is above random rows' with loss .[+]0.3000"),
-        ({"near": 0.5}, "^That can't be said: no run on random rows"),
-        ({"random": 0.5}, "^That can't be said: no other selection"),
+        ({"near": 0.5}, "^Can't tell: no run on random rows"),
+        ({"random": 0.5}, "^Can't tell: no other selection"),
     ],
 )
-def test_the_answer_in_a_sentence(by_selector, says, tmp_path):
-    assert re.search(says, losses(tmp_path, **by_selector))
+def test_the_answer_in_a_sentence(by_selector, pattern, tmp_path):
+    assert re.search(pattern, losses(tmp_path, **by_selector))
 
 
 def test_the_answer_where_nothing_is_shown(sweep):
@@ -219,7 +219,7 @@ def test_what_selection_saw_is_in_the_answer(tmp_path):
     assert answer(collect(tmp_path)[0]).endswith("on the queries, which selection saw.")
 
 
-def test_a_sweep_is_shown_in_the_order_in_which_it_was_asked_for(sweep):
+def test_a_sweep_is_shown_in_the_order_of_its_jobs(sweep):
     (sweep / ".jobs").mkdir()
     for number, (selector, seed) in enumerate((s, n) for s in ("random", "other", "near") for n in (1, 2, 3)):
         path = sweep / ".jobs" / f"{selector}-10-{seed}.json"
@@ -236,22 +236,22 @@ def test_no_table_is_wider_than_a_page():
     assert sorted(i for at in shown for i in at if i) == list(range(1, 30))
 
 
-def test_embedding_is_charged_to_nobody_and_said_once(tmp_path):
+def test_embedding_is_charged_to_no_selection_and_noted_once(tmp_path):
     for selector in ("near", "random", "tsds"):
         run(tmp_path, selector, 1, 0.5)
         path = tmp_path / f"{selector}-10-1" / "train_metrics.json"
-        told = {**json.loads(path.read_text()), "embed_seconds": 33.2, "search_seconds": 0.4}
+        metrics = {**json.loads(path.read_text()), "embed_seconds": 33.2, "search_seconds": 0.4}
         if selector == "random":
-            told |= {"embed_seconds": None, "search_seconds": None}
-        path.write_text(json.dumps(told))
+            metrics |= {"embed_seconds": None, "search_seconds": None}
+        path.write_text(json.dumps(metrics))
     runs = collect(tmp_path)[0]
     heads, cells = table(runs)
     assert {row[heads.index("selection (s)")] for row in cells} == {"0.5"}
-    (line,) = [note for note in notes(runs) if "Embedding" in note]
+    (line,) = [note for note in notes(runs) if "embedding" in note]
     assert line.endswith("near, tsds: 33.2 s and 0.4 s.")
 
 
-def test_rows_of_the_warm_up_are_told_from_those_picked(tmp_path):
+def test_rows_of_the_warm_up_are_counted_apart_from_those_picked(tmp_path):
     run(tmp_path, "near", 1, 0.5)
     folder = tmp_path / "near-10-1" / "rounds"
     np.save(folder / "000.npy", np.arange(4))
@@ -262,13 +262,13 @@ def test_rows_of_the_warm_up_are_told_from_those_picked(tmp_path):
     runs = collect(tmp_path)[0]
     heads, cells = table(runs)
     assert cells[0][heads.index("distinct rows")] == "8 (5 picked)"
-    assert any("drawn by the warm-up" in note for note in notes(runs))
+    assert any("the warm-up drew" in note for note in notes(runs))
 
 
 def test_what_a_reader_must_know(tmp_path):
     run(tmp_path, "near", 1, 0.5)
     run(tmp_path, "near", 1, 0.5, max_K=20, same_rows_as="near-10-1")
-    found = " ".join(notes(collect(tmp_path)[0]))
-    assert "add selector=random" in found and "One seed" in found and "near-20-1: same rows as near-10-1" in found
+    text = " ".join(notes(collect(tmp_path)[0]))
+    assert "add selector=random" in text and "One seed" in text and "near-20-1: same rows as near-10-1" in text
     heads, cells = table(collect(tmp_path)[0])
     assert cells[0][heads.index("verdict")] == "-"

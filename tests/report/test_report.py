@@ -1,4 +1,4 @@
-"""The table and the page over runs that are there, unfinished or damaged."""
+"""The table and the page over runs that are finished, unfinished or damaged."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from near.report.page.settings import compared
 from near.report.page.taken import overlaps, taken
 from near.report.runs import collect
 from near.report.standing import standings
-from near.report.tables import cells, notes, shown
+from near.report.tables import cells, notes, run_table
 from tests.conftest import configured, report
 
 METRICS = {
@@ -70,18 +70,18 @@ def test_an_evaluated_model_is_the_base_only_where_a_run_began_from_it(tmp_path)
 
 def test_the_table_and_the_page(tmp_path, capsys):
     run(tmp_path / "selector-near", "near", 0.7)
-    (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "config.yaml").write_text("a: 1")
+    (tmp_path / "started").mkdir()
+    (tmp_path / "started" / "config.yaml").write_text("a: 1")
     report(configured("report", f"runs={tmp_path}"), tmp_path)
     shown = capsys.readouterr().out
     assert "0.7000" in shown
     assert "base" in shown
-    assert "begun: begun and not finished" in shown
+    assert "started: started but not finished" in shown
     text = (tmp_path / "report.html").read_text()
     assert "0.7000" in text
     assert "<script>alert(1)</script>" not in text  # text from the data is data
     assert "&lt;script&gt;alert(1)" in text
-    assert "No map and no queries: no run says which pool it selected from." in text
+    assert "No map and no queries: no run records which pool it selected from." in text
     for outside in ('src="http', "src='http", '<link rel="stylesheet" href="http'):
         assert outside not in text  # opens without a network
 
@@ -91,16 +91,16 @@ def test_what_a_reader_must_know(tmp_path, name):
     run(tmp_path / "a", "near", 0.7, selection_saw_them=True)
     run(tmp_path / "b", "random", 0.7, **{name: "other"})
     runs, unfinished = collect(tmp_path)
-    found = " ".join(notes(runs, standings(tmp_path, unfinished)))
-    assert "which selection saw" in found
-    assert "different rows" in found
+    text = " ".join(notes(runs, standings(tmp_path, unfinished)))
+    assert "which selection saw" in text
+    assert "different rows" in text
 
 
-def test_answers_that_held_nothing_to_grade(tmp_path):
+def test_answers_that_contain_nothing_to_grade(tmp_path):
     scores = {"number": {"mean": 0.2, "graded": 10, "no_answer": 3}, "exact": {"mean": 0.4, "no_answer": 0}, "old": {}}
     run(tmp_path / "a", "near", 0.7, scores=scores)
-    [_, found] = collect(tmp_path)[0]
-    assert "4/10 (no answer: number 3)" in cells(found, tmp_path)
+    [_, graded] = collect(tmp_path)[0]
+    assert "4/10 (no answer: number 3)" in cells(graded, tmp_path)
 
 
 def test_an_answerless_run_shows_a_dash(tmp_path):
@@ -112,9 +112,9 @@ def test_an_answerless_run_shows_a_dash(tmp_path):
 
 def test_the_model_is_a_column_where_there_are_several(tmp_path):
     run(tmp_path / "a", "near", 0.7)
-    assert "model" not in shown(collect(tmp_path)[0], tmp_path)[0]
+    assert "model" not in run_table(collect(tmp_path)[0], tmp_path)[0]
     run(tmp_path / "b", "near", 0.7, model="y/other")
-    names, rows = shown(collect(tmp_path)[0], tmp_path)
+    names, rows = run_table(collect(tmp_path)[0], tmp_path)
     assert {row[names.index("model")] for row in rows} == {"tiny", "other"}
 
 
@@ -134,33 +134,33 @@ def test_bad_input(tmp_path):
 def test_runs_without_a_result_are_shown_as_what_they_are(tmp_path, cache):
     jobs = tmp_path / ".jobs"
     jobs.mkdir()
-    for name, said in {
+    for name, record in {
         "gone": {"state": "failed", "error": "max_K=<9> is more than the 3 candidates"},  # before it wrote anything
         "killed": {"state": "running"},
         "going": {"state": "running"},
         "again": {"state": "failed", "error": "the disk was full"},  # and started once more
         "done": {"state": "done"},
     }.items():
-        (jobs / f"{name}.json").write_text(json.dumps(said))
+        (jobs / f"{name}.json").write_text(json.dumps(record))
     for name in ("killed", "going", "again"):
         (tmp_path / name / "rounds").mkdir(parents=True)
         (tmp_path / name / "config.yaml").write_text(f"cache_dir: {cache}")
         line = {"round": 1, "selector": "near", "step": 8}
         (tmp_path / name / "rounds" / "rounds.jsonl").write_text(json.dumps(line) + "\n")
     (tmp_path / "killed" / "checkpoints" / "checkpoint-6").mkdir(parents=True)
-    held = [lock_file(cache, f"run-{digest(str((tmp_path / name).resolve()))}") for name in ("going", "again")]
-    with locked(held[0], remove=True), locked(held[1], remove=True):
-        found = {s.name: s for s in standings(tmp_path, collect(tmp_path)[1])}
-    assert {name: s.state for name, s in found.items()} == {
+    locks = [lock_file(cache, f"run-{digest(str((tmp_path / name).resolve()))}") for name in ("going", "again")]
+    with locked(locks[0], remove=True), locked(locks[1], remove=True):
+        unfinished = {s.name: s for s in standings(tmp_path, collect(tmp_path)[1])}
+    assert {name: s.state for name, s in unfinished.items()} == {
         "gone": "failed",
         "killed": "stopped",
-        "going": "going",
-        "again": "going",
+        "going": "running",
+        "again": "running",
     }
-    assert found["gone"].told == "failed: max_K=<9> is more than the 3 candidates"
-    assert found["going"].told == "still going, round 1 (near) began at step 8"
-    assert found["killed"].told.endswith("at step 8, last checkpoint at step 6")
-    report(configured("report", f"runs={tmp_path}"), tmp_path)  # there is no result at all yet
+    assert unfinished["gone"].description == "failed: max_K=<9> is more than the 3 candidates"
+    assert unfinished["going"].description == "still running, round 1 (near) started at step 8"
+    assert unfinished["killed"].description.endswith("at step 8, last checkpoint at step 6")
+    report(configured("report", f"runs={tmp_path}"), tmp_path)  # no run has a result yet
     text = (tmp_path / "report.html").read_text()
     assert '<span class="state failed">failed</span>' in text and "max_K=&lt;9&gt;" in text
 
@@ -175,10 +175,10 @@ def test_what_selections_took_and_have_in_common(tmp_path):
         np.save(folder / "rounds" / "001_order.npy", np.array(first + first))
         np.save(folder / "rounds" / "002.npy", np.array(second))
     groups = {g.label: g for g in groups_of(collect(tmp_path)[0])}
-    found = taken(groups["near"])
-    assert found.ids.tolist() == [1, 2, 3, 4, 9]
-    assert found.runs.tolist() == [1, 2, 2, 1, 1] and found.rounds.tolist() == [1, 3, 2, 1, 1]
-    assert found.warmup.tolist() == [7]
+    rows = taken(groups["near"])
+    assert rows.ids.tolist() == [1, 2, 3, 4, 9]
+    assert rows.runs.tolist() == [1, 2, 2, 1, 1] and rows.rounds.tolist() == [1, 3, 2, 1, 1]
+    assert rows.warmup.tolist() == [7]
     seeds, between, other = overlaps([groups["near"], groups["other"]])[[0, 0, 1], [0, 1, 1]]
     assert seeds == 2 / 5 and between == 2 / 3 and other == 1  # {1, 2, 3} and {2, 3, 4, 9}; {1, 3}
     assert np.isnan(overlaps(list(groups.values()))).sum() == 0
@@ -192,11 +192,11 @@ def test_settings_that_differ_stand_side_by_side(tmp_path):
         (folder / "train_metrics.json").write_text(json.dumps(training))
         (folder / ".hydra").mkdir()
         (folder / ".hydra" / "overrides.yaml").write_text(f"- selector={name}\n- 'data.x={{a: 1}}'\n")
-    found = compared(groups_of(collect(tmp_path)[0]))
-    assert sorted(found.differing[0][1:]) == ["1", "2"] and found.differing[0][0] == "lr"
-    assert ["batch", "4"] in found.alike
-    assert found.facts == [["torch version", "2", "all runs"], ["candidates fingerprint", "f00", "all runs"]]
-    assert ["near", "python train.py selector=near 'data.x={a: 1}'"] in found.commands
+    settings = compared(groups_of(collect(tmp_path)[0]))
+    assert sorted(settings.differing[0][1:]) == ["1", "2"] and settings.differing[0][0] == "lr"
+    assert ["batch", "4"] in settings.alike
+    assert settings.facts == [["torch version", "2", "all runs"], ["candidates fingerprint", "f00", "all runs"]]
+    assert ["near", "python train.py selector=near 'data.x={a: 1}'"] in settings.commands
 
 
 def test_curves_over_steps_and_seconds(tmp_path):
@@ -242,10 +242,10 @@ def test_the_page_begins_with_the_answer_the_picture_and_the_numbers(tmp_path):
     three_seeds(tmp_path, near=0.5, random=0.9)
     runs, _ = collect(tmp_path)
     text = page(configured("report", f"runs={tmp_path}"), runs, tmp_path, [], read_run_config)
-    places = [
+    positions = [
         text.index(part) for part in ('<p id="answer">Yes: ', 'data-charts="differences"', "<th scope", "vs. random")
     ]
-    assert places == sorted(places)
+    assert positions == sorted(positions)
     assert "less random" not in text and "select s" not in text
 
 

@@ -67,8 +67,8 @@ def runs(tmp_path_factory) -> Path:
         + "\n"
     )
     (folder / "pool.jsonl").write_text("".join(pool))
-    asked = [{"instruction": f"law1 law2 law3 {HOSTILE} asked", "output": "x"}, *rows(30, 2, "law")]
-    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    queries = [{"instruction": f"law1 law2 law3 {HOSTILE} asked", "output": "x"}, *rows(30, 2, "law")]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
     (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(8, 3, "law")))
     made = folder / "runs"
     for selector in ("near", "random"):
@@ -135,10 +135,10 @@ def see(page, selector: str) -> None:
 
 def until(condition, seconds: float = 20):
     end = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < end, "the page did not get there"
         time.sleep(0.05)
-    return found
+    return result
 
 
 def test_nothing_is_fetched_and_nothing_of_the_data_runs(page):
@@ -195,7 +195,7 @@ def test_queries_are_searched_and_opened(page):
     assert "row 7," in by(page, "#query")[0].text
     by(page, "#search")[0].clear()
     by(page, "#search")[0].send_keys("no such words")
-    until(lambda: by(page, "#found")[0].text.startswith("0 of 31"))
+    until(lambda: by(page, "#count")[0].text.startswith("0 of 31"))
     page.refresh()
     see(page, "#queries")
     by(page, "#query-list li")[3].click()
@@ -203,7 +203,7 @@ def test_queries_are_searched_and_opened(page):
     page.execute_script("document.getElementById('query-list').focus()")
     page.switch_to.active_element.send_keys("\ue015")  # arrow down
     until(lambda: by(page, "#query")[0].text != before)
-    assert by(page, "#query .badge")[0].text.startswith("near"), "its nearest rows say who trained on them"
+    assert by(page, "#query .badge")[0].text.startswith("near"), "rows name who trained on them"
     by(page, "#only")[0].click()
     shown = by(page, "#query .row:not(.quote)")
     assert shown and all("seeds" in row.text for row in shown)

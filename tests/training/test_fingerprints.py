@@ -177,7 +177,7 @@ def test_a_mix_of_swapped_labels_is_another_run(tiny, tmp_path):
     with pytest.raises(UserError, match=r"another configuration \(fingerprints.candidates.sources was "):
         train(configured("train", *words), tmp_path / "run")
     [run] = [run for run in collect(tmp_path / "run")[0] if run.pool is not None]
-    with pytest.raises(UserError, match="the sources of .* have other labels than when they were selected from"):
+    with pytest.raises(UserError, match="the sources of .* have changed their labels since they were selected from"):
         _loaded(run, run.pool, read_run_config)
 
 

@@ -82,8 +82,7 @@ def test_a_sweep_ends_with_a_table_of_all_jobs(tiny, tmp_path):
     assert "max_K=61 is more than the 60 candidates; use max_K<=60" in table["max_K=61"]
     assert " done " in table["max_K=15"]
     assert done.stderr.strip().splitlines()[-1] == (
-        "error: 1 of the sweep's jobs did not end well; the first: max_K=61 is more than the 60 candidates; "
-        "use max_K<=60"
+        "error: 1 of the sweep's jobs failed; the first: max_K=61 is more than the 60 candidates; use max_K<=60"
     )
     again, _ = sweep(tiny, tmp_path, "selector=near", "max_K=15")
     assert again.returncode == 0 and "max_K=61" not in again.stdout, "another sweep's jobs"
@@ -112,7 +111,7 @@ def test_the_table_shows_what_was_killed_and_what_failed(tmp_path, monkeypatch, 
     write_json(tmp_path / ".jobs" / "b.json", {**bug, "traceback": "..."})
     assert len(jobs.ended()) == 2
     shown = " ".join(capsys.readouterr().out.split())
-    assert "seed=1 not finished" in shown and "it goes on where it was" in shown
+    assert "seed=1 not finished" in shown and "it continues where it stopped" in shown
     assert "seed=2 failed - 2.5 KeyError: [red] (traceback in" in shown and "x=1" not in shown
 
 

@@ -21,11 +21,16 @@ from near.training.options import ELSEWHERE, REFUSED, SCHEDULED
 
 
 def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
-    """Raise one UserError that lists every fault found in `cfg`; imports nothing heavy.
+    """Check a composed configuration; imports nothing heavy.
 
-    `typed`: the overrides of the command, to find those that add a key nobody reads.
+    Args:
+        cfg: it may change: whole numbers written as 1e3 become integers.
+        typed: the overrides of the command, to detect those that add a key that is never read.
+
+    Raises:
+        UserError: one, that lists every fault.
     """
-    if isinstance(cfg.get("sweeps"), DictConfig):  # what is swept stands at the top, under hydra.sweeper
+    if isinstance(cfg.get("sweeps"), DictConfig):  # of a sweep Hydra moves these keys to the top, under hydra.sweeper
         raise UserError("sweeps=wandb/NAME is for W&B's agents: wandb sweep sweeps/wandb/NAME.yaml; or use sweeps=NAME")
     update_targets(cfg)
     faults = [f"{key} is missing: set {key}=..." for key in _missing(OmegaConf.to_container(cfg))]
@@ -35,25 +40,25 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     except UserError as error:
         faults.append(str(error))
     faults += type_faults(cfg)
-    if whole and not any(isinstance(fault, ShapeFault) for fault in faults):  # what follows takes the shape for granted
+    if whole and not any(isinstance(fault, ShapeFault) for fault in faults):  # the other checks rely on the shape
         faults += _target_faults(cfg, "") + _unread_faults(cfg, typed) + secrets.faults(cfg)
         faults += _more_eval_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg) + mode_faults(cfg, typed)
         faults += _path_faults(cfg, "")
         if select(cfg, "data.train_on_prompt") is True and select(cfg, "data.mask_history") is True:
-            faults.append("data.train_on_prompt=true trains what data.mask_history=true leaves out; set one of them")
+            faults.append("data.train_on_prompt=true trains on what data.mask_history=true leaves out; set one of them")
     if faults:
         raise UserError("; ".join(faults))
 
 
 def read_run_config(path: Path, allow_targets: object = None) -> DictConfig:
-    """The configuration of a run's folder at `path`, config.yaml, checked like one that is composed."""
+    """The configuration at `path`, a run's config.yaml, checked like a composed one."""
     cfg = read_config(path, allow_targets)
     check(cfg)
     return cfg
 
 
 def _missing(node: object, path: str = "") -> list[str]:
-    """Keys that have no value yet (???); resolves nothing, as OmegaConf's missing_keys does."""
+    """Keys without a value (???). OmegaConf's missing_keys would resolve interpolations."""
     if isinstance(node, dict):
         return sorted(key for k, v in node.items() for key in _missing(v, below(path, k)))
     if isinstance(node, list):
@@ -62,7 +67,7 @@ def _missing(node: object, path: str = "") -> list[str]:
 
 
 def _present(cfg: DictConfig, key: str) -> bool:
-    """Whether `cfg` has `key`, be it null; what is refused to be read says so where it is."""
+    """Whether `cfg` has `key`, null included; values that may not be read count as absent."""
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(cfg, parent, throw_on_missing=False) if parent else cfg
     if not isinstance(node, DictConfig) or leaf not in node or OmegaConf.is_missing(node, leaf):
@@ -71,22 +76,22 @@ def _present(cfg: DictConfig, key: str) -> bool:
 
 
 def _more_eval_faults(cfg: DictConfig) -> list[str]:
-    """Faults of the further sets, whose names are the user's own."""
+    """Faults of the further evaluation sets, whose names are the user's choice."""
     sets = select(cfg, "data.more_eval")
     if not sets:
         return []
     known, faults = OmegaConf.load(CONF / "data" / "source" / "default.yaml"), []
-    for name, told in sets.items():
+    for name, source in sets.items():
         where = f"data.more_eval.{name}"
-        if not isinstance(told, DictConfig):
-            if not isinstance(told, str | ListConfig):
-                faults.append(f"{where}={told} is not a path, or a mapping with one")
+        if not isinstance(source, DictConfig):
+            if not isinstance(source, str | ListConfig):
+                faults.append(f"{where}={source} is not a path, or a mapping with one")
             continue
-        if told.get("path") is None:
+        if source.get("path") is None:
             faults.append(f"{where}.path is missing: set it to a file")
         faults += [
             f"{below(where, key)} is not in the configuration{did_you_mean(key, known)}"
-            for key in told
+            for key in source
             if key not in known
         ]
     return faults
@@ -101,7 +106,7 @@ FREE = (
 
 
 def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
-    """Keys added with + to a node that no class takes: nobody would read them."""
+    """Keys added with + to a node that has no class: no code would read them."""
     faults = []
     for override in typed:
         key = override.lstrip("+").split("=", 1)[0]
@@ -116,7 +121,7 @@ def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     return faults
 
 
-# Keys whose values are paths, and those that name a folder which is read whole.
+# Keys whose values are paths, and those among them that may name a folder whose files are all read.
 PATHS = {*("path", "dataset_info", "indices_path", "resume", "run", "runs", "adapter_name_or_path", "name_or_path")}
 PATHS |= {*("model_name_or_path", "model", "export_dir", "output_dir", "cache_dir", "include_path", "reference")}
 PATHS |= {"checkpoints"}
@@ -124,11 +129,11 @@ READ = {"model", "resume", "run", "adapter_name_or_path", "name_or_path", "model
 
 
 def _path_faults(node: DictConfig | ListConfig, path: str, name: str = "") -> list[str]:
-    """Values that are paths of devices, FIFOs and the like, or in the home of nobody; none is opened."""
+    """Faults of paths: devices, FIFOs and the like, and homes of unknown users. No file is opened."""
     faults = []
     for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
         child, full = node._get_node(key), below(path, key)
-        option = name if name in PATHS else str(key)  # of a list or mapping of paths, what it stands under
+        option = name if name in PATHS else str(key)  # of a list or mapping of paths, the key above it
         if isinstance(child, DictConfig | ListConfig):
             if not (child._is_none() or child._is_missing() or child._is_interpolation()):
                 faults += _path_faults(child, full, option)
@@ -147,12 +152,12 @@ def _path_fault(value: str, full: str, option: str) -> str | None:
         elif "\n" not in value:
             refuse_special(path, full)
     except (UserError, OSError) as error:
-        return str(error) if isinstance(error, UserError) else None  # whoever opens it says what is wrong
+        return str(error) if isinstance(error, UserError) else None  # the code that opens it reports this
     return None
 
 
 def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
-    """Keys of every `_target_` node that its class does not take (`+selector.foo=1` composes happily)."""
+    """Options that the class of their node does not accept: Hydra composes `+selector.foo=1` without complaint."""
     faults = []
     keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
     for key in keys:
@@ -162,31 +167,32 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
     if isinstance(node, DictConfig) and "_target_" in node:
         if not isinstance(node._target_, str):
             return [*faults, f"{path}._target_={node._target_} is not a dotted path to a class"]
-        faults += [f"{path}.{k} is handed over by the program" for k in RUNTIME.get(path, ()) if k in node]
+        faults += [f"{path}.{k} is set by the program; leave it out" for k in RUNTIME.get(path, ()) if k in node]
         carried = keywords(CARRIED[path]) if path in CARRIED else set()
         try:
-            taken = keywords(node._target_)
+            accepted = keywords(node._target_)
         except UserError as error:
             return [*faults, f"{path}: {error}"]
-        if taken is not None:
+        if accepted is not None:
             for key in node:
-                if key not in taken | carried and key not in HYDRA_KEYS:
+                if key not in accepted | carried and key not in HYDRA_KEYS:
                     cls = node._target_.rpartition(".")[2]
                     full = below(path, key)
-                    faults.append(f"{full} is not an option of {cls}{elsewhere(full, taken)}")
+                    faults.append(f"{full} is not an option of {cls}{elsewhere(full, accepted)}")
     return faults
 
 
-# Options that are taken for another one, and what does what is meant.
+# Options that users mistake for another one, and that other one.
 MEANT = {"trainer.warmup_step": "trainer.args.warmup_steps is the learning rate's warm-up"}
 
 
-def elsewhere(key: str, taken: set[str]) -> str:
-    """What to do about `key`, which its class does not take: the choices of the group that do, or near misses."""
+def elsewhere(key: str, accepted: set[str]) -> str:
+    """The fix for `key`, which its class does not accept: other choices of the group that do, or near misses among the
+    `accepted`."""
     group, _, option = key.rpartition(".")
     choices = choices_with(group, option) if "." not in group else []
     if not choices:
-        return did_you_mean(option, taken)
+        return did_you_mean(option, accepted)
     other = f"; {MEANT[key]}" if key in MEANT else ""
     return f"; leave it out, or use one that has it: {group}={', '.join(choices)}{other}"
 
@@ -217,12 +223,15 @@ def _schedule_faults(cfg: DictConfig) -> list[str]:
 
 
 def check_sources(cfg: DictConfig) -> None:
-    """Raise one UserError that lists the sources which the script can't do without and that have no path, and paths
-    where there is no file; imports nothing heavy."""
+    """Check that the data sources exist; imports nothing heavy.
+
+    Raises:
+        UserError: one, that lists required sources without a path, paths without a file, and a missing sandbox.
+    """
     faults = _missing_paths(cfg) + _sandbox_faults(cfg)
     for part in ("candidates", "queries", "eval"):
         source = select(cfg, f"data.{part}")
-        if source is None or source.get("dataset_info") is not None:  # whose paths are names of entries
+        if source is None or source.get("dataset_info") is not None:  # its paths are names of entries
             continue
         paths = source.path.values() if isinstance(source.path, DictConfig) else source.path
         for path in paths if not isinstance(paths, str | None) else [paths]:
@@ -232,7 +241,7 @@ def check_sources(cfg: DictConfig) -> None:
 
 
 def _sandbox_faults(cfg: DictConfig) -> list[str]:
-    """What keeps the answers' code from being isolated, where it is to be run."""
+    """Why the answers' code can't be isolated, if it is going to be run."""
     graders = (select(cfg, "evaluation.graders") or {}).values()
     if select(cfg, "evaluation.unsafe") is True or not any(
         isinstance(grader, DictConfig) and str(grader.get("_target_")).endswith(".PassAt1") for grader in graders
@@ -242,7 +251,7 @@ def _sandbox_faults(cfg: DictConfig) -> list[str]:
 
 
 def absence(path: object) -> str | None:
-    """What to say of a file or folder that is not there; None where it is, or may be a hub's."""
+    """Why the file or folder at `path` can't be read; None where it exists, or may be a hub's."""
     if not isinstance(path, str) or path.startswith("builtin:") or any(c in path for c in "*?["):
         return None
     local = Path(path).expanduser()
@@ -254,49 +263,49 @@ def absence(path: object) -> str | None:
 
 
 def _missing_paths(cfg: DictConfig) -> list[str]:
-    """Sources that the script can't do without and that have no path."""
+    """Sources that the script needs and that have no path."""
     training, selecting = _present(cfg, "trainer"), _present(cfg, "export")
     if not (training or selecting):
         return []
-    fix = "a file, a folder or a hub id"
-    faults = [] if _given(cfg, "candidates") else [f"data.candidates.path is missing: set it to {fix} (or data=demo)"]
-    if _given(cfg, "queries"):
+    fix = "set it to a file, a folder or a hub id (or data=demo)"
+    faults = [] if _has_path(cfg, "candidates") else [f"data.candidates.path is missing: {fix}"]
+    if _has_path(cfg, "queries"):
         return faults
     picks = select(cfg, "selector._target_") if selecting or _present(cfg, "trainer.update_step") else None
     if selecting and picks is None:
-        why = "whose nearest candidates are looked for"
-    elif picks is not None and _looks_at_queries(cfg, picks):
-        why = f"which selector {picks.rpartition('.')[2]} looks at"
-    elif training and not _given(cfg, "eval"):
-        why = "which are evaluated on where data.eval.path is not set, either"
+        why = "whose nearest candidates are searched"
+    elif picks is not None and _needs_queries(cfg, picks):
+        why = f"which selector {picks.rpartition('.')[2]} needs"
+    elif training and not _has_path(cfg, "eval"):
+        why = "which are the evaluation rows where data.eval.path is not set"
     else:
         return faults
-    return [*faults, f"data.queries.path is missing, the target's rows, {why}: set it to {fix} (or data=demo)"]
+    return [*faults, f"data.queries.path is missing, the target's rows, {why}: {fix}"]
 
 
-def _given(cfg: DictConfig, part: str) -> bool:
+def _has_path(cfg: DictConfig, part: str) -> bool:
     return select(cfg, f"data.{part}.path") is not None
 
 
-def _looks_at_queries(cfg: DictConfig, selector: str) -> bool:
-    """Whether a selector of ours needs the target, as its class says; of others it is told when they are loaded."""
+def _needs_queries(cfg: DictConfig, selector: str) -> bool:
+    """Whether the class of a selector of near needs the target; those of other projects are checked when loaded."""
     if not selector.startswith("near."):
         return False
-    wants = [attribute(selector, name) for name in ("needs_neighbours", "trains_on_queries", "requires")]
-    return wants[0] is True or wants[1] is True or wants[2] == "gradients"
+    needs = [attribute(selector, name) for name in ("needs_neighbours", "trains_on_queries", "requires")]
+    return needs[0] is True or needs[1] is True or needs[2] == "gradients"
 
 
 def _subset_faults(cfg: DictConfig) -> list[str]:
-    """select.py picks a subset by `selector` and `n` together; `export` writes its rows."""
+    """Faults of select.py's subset: `selector` and `n` together pick it, and `export` writes its rows."""
     if not _present(cfg, "export"):
         return []
-    given = {key: select(cfg, key) for key in ("export", "n", "selector")}
-    shown = [f"{key}={value}" if key != "selector" else key for key, value in given.items() if value is not None]
-    lacking = {key: fix for key, fix in (("selector", "selector=near"), ("n", "n=ROWS")) if given[key] is None}
+    options = {key: value for key in ("export", "n", "selector") if (value := select(cfg, key)) is not None}
+    typed = [f"{key}={value}" if key != "selector" else key for key, value in options.items()]
+    missing = {key: fix for key, fix in (("selector", "selector=near"), ("n", "n=ROWS")) if key not in options}
     faults = []
-    if shown and lacking:
+    if typed and missing:
         faults.append(
-            f"{' '.join(shown)} picks no rows without {' and '.join(lacking)}; add {' '.join(lacking.values())}"
+            f"{' '.join(typed)} picks no rows without {' and '.join(missing)}; add {' '.join(missing.values())}"
         )
     if size := select(cfg, "selector.subset_size"):
         faults.append(f"selector.subset_size={size} bounds a round of training; use n={size}")

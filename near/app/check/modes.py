@@ -1,4 +1,4 @@
-"""What the groups `mixer` and `weighter` need of trainer and selector, and the other way round."""
+"""Whether mixer and weighter fit the trainer and the selector."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ MIX, MIXING, WEIGHTING = (
 
 
 def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
-    """Faults of a configuration whose parts don't go together. `typed`: the overrides of the command."""
+    """Faults of a configuration whose groups don't fit together. `typed`: the overrides of the command."""
     words = dict(word.lstrip("+").split("=", 1) for word in typed if "=" in word)
     trainer, faults = select(cfg, "trainer._target_"), []
     mixes, weighs = select(cfg, "selector._target_") == MIX, trainer == WEIGHTING
@@ -22,26 +22,28 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     other = f"selector={words['selector']}" if "selector" in words else "another selector"
     if trainer == MIXING and not mixes:
         faults.append(
-            f"trainer=dynamic_mix picks rows by their source, and {other} by something else; leave it out, or say "
+            f"trainer=dynamic_mix picks rows by their source, and {other} does not; leave it out, or use "
             "selector=mix; for other selectors use trainer=dynamic_select"
         )
     elif mixer and not mixes:
-        faults.append(f"mixer={words.get('mixer', '...')} would not be read; use trainer=dynamic_mix, or leave it out")
+        faults.append(
+            f"mixer={words.get('mixer', '...')} would have no effect; use trainer=dynamic_mix, or leave it out"
+        )
     if mixes and not mixer:
         faults.append("selector=mix has no mixer; use mixer=static, random, doremi or odm")
     if weighter and not weighs:
         faults.append(
-            f"weighter={words.get('weighter', '...')} would not be read; use trainer=dynamic_weight, or leave it out"
+            f"weighter={words.get('weighter', '...')} would have no effect; use trainer=dynamic_weight, or leave it out"
         )
     if weighs and not weighter:
         faults.append("trainer=dynamic_weight has no weighter; use weighter=linupper, quadratic, extremes or uniform")
     if weighs and "selector" in words:
-        faults.append(f"trainer=dynamic_weight trains on the whole pool, and {other} would not be read; leave it out")
+        faults.append(
+            f"trainer=dynamic_weight trains on the whole pool, and {other} would have no effect; leave it out"
+        )
     if weighs:
         steps, first = cfg.trainer.train_step, cfg.trainer.warmup_step
         if isinstance(steps, int) and isinstance(first, int) and steps <= first:
-            faults.append(
-                f"trainer.train_step={steps} holds trainer.warmup_step={first} and leaves no step to be weighted; "
-                "raise it"
-            )
+            fault = f"trainer.train_step={steps} includes trainer.warmup_step={first}"
+            faults.append(f"{fault} and leaves no step to weight; raise it")
     return faults

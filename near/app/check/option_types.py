@@ -1,7 +1,7 @@
 """The types, bounds and choices of options, read from the signatures of the classes that have them.
 
-Options that no class of ours has are declared as TypedDicts in the room that reads them; the tables below say where.
-Everything is read from source (near/common/signature.py), so that nothing heavy is imported.
+Options that belong to no class are declared as TypedDicts in the package that reads them; the tables below list these.
+All is read from source (near/common/signature.py), so that nothing heavy is imported.
 """
 
 import ast
@@ -15,7 +15,7 @@ from near.common.bounds import BILLION, MARKERS, Bounds, KeyOf, MayBeEmpty
 from near.common.errors import UserError
 from near.common.signature import Parameter, alias_of, bases, constant, definition, is_typed_dict, parameters
 
-SCRIPTS = {  # where the options at the top of a script's configuration are declared
+SCRIPTS = {  # the declarations of the options at the top of a script's configuration
     "select": "near.selection.options.Select",
     "train": "near.training.options.Train",
     "merge": "near.export.options.Merge",
@@ -23,14 +23,14 @@ SCRIPTS = {  # where the options at the top of a script's configuration are decl
     "report": "near.report.options.Report",
 }
 
-BASE = "near.common.options.Base"  # those of every script
+BASE = "near.common.options.Base"  # of the options of every script
 
 CARRIED = {"trainer": "near.training.options.Carried"}  # options of a group beside those of its class
 
 # bounds of another library's options, for the class of a group
 BOUNDED = {"trainer.args": "near.training.options.ArgumentBounds", "finetuning": "near.training.options.AdapterBounds"}
 
-RUNTIME = {"embedder": ("cache_dir",), "trainer": ("model", "job")}  # keywords that the program hands over
+RUNTIME = {"embedder": ("cache_dir",), "trainer": ("model", "job")}  # keywords that the program sets
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
@@ -47,17 +47,17 @@ MAPPINGS = {"dict", "Dict", "Mapping", "TypedDict", "Group"}
 
 @dataclass(frozen=True)
 class Type:
-    """A union of what an option may be.
+    """A union of the values that an option accepts.
 
     Attributes:
         names: of int, float, bool, str, None, list, dict, group and any.
         choices: literal values.
-        bounds: of "int" and "float"; of several for one of them, one has to hold.
+        bounds: of "int" and "float"; of several for one of them, a value has to satisfy one.
         element: of a list's or mapping's values.
-        fields: the class whose keywords a mapping has.
-        key_of: the mapping that has a text as its key.
-        may_be_empty: whether a text may.
-        required: whether the option has to be there.
+        fields: the class whose keywords are the keys of a mapping.
+        key_of: the dotted path of a mapping, of which a text has to be a key.
+        may_be_empty: whether a text may be empty.
+        required: whether the option has to be present.
     """
 
     names: frozenset[str] = frozenset()
@@ -86,7 +86,7 @@ def plain(*names: str) -> Type:
 
 
 def script_of(cfg: DictConfig) -> str:
-    """Where the options of this script's configuration are declared; BASE for a part of one."""
+    """The declaration of this script's options; BASE for a part of a configuration."""
     known = {target: set(parameters(target)[0]) for target in SCRIPTS.values()}
     target = max(known, key=lambda name: len(known[name] & set(cfg)) - len(set(cfg) - known[name]))
     return target if len(known[target] & set(cfg)) > len(known[target]) / 2 else BASE
@@ -96,8 +96,8 @@ def script_of(cfg: DictConfig) -> str:
 def options(target: object, path: str = "") -> dict[str, Type]:
     """The type of every keyword of the class `target` in the group `path`.
 
-    Of classes of other projects those count that inherit from one of ours, and options with bounds; all others decide
-    themselves, which includes classes that can't be loaded: whoever loads them says so.
+    All annotations count of near's classes and of classes that inherit from them. Of other projects' classes, only
+    options with bounds count, and none of classes that can't be loaded: the code that loads them reports that.
     """
     known = dict(_parameters(target))
     for name, parameter in _parameters(BOUNDED.get(path)).items():
@@ -105,8 +105,8 @@ def options(target: object, path: str = "") -> dict[str, Type]:
             known[name] = parameter._replace(default=known[name].default)
     types = {name: _type_of(parameter) for name, parameter in (known | _parameters(CARRIED.get(path))).items()}
     if not _counts(target):
-        types = {name: found for name, found in types.items() if found.bounds or found.key_of}
-    return {name: found for name, found in types.items() if name not in RUNTIME.get(path, ())}
+        types = {name: kind for name, kind in types.items() if kind.bounds or kind.key_of}
+    return {name: kind for name, kind in types.items() if name not in RUNTIME.get(path, ())}
 
 
 def _parameters(target: object) -> dict[str, Parameter]:
@@ -128,8 +128,13 @@ def below(path: str, key: object) -> str:
 
 
 def typed(node: dict, path: str = "", target: object = None) -> Iterator[tuple[str, Type]]:
-    """Dotted names and types of all options of the class `target`, which stands at `path`, and of those below `node`,
-    its options as they are written."""
+    """Dotted names and types of all options of a class, and of the options below them.
+
+    Args:
+        node: the options as they are written.
+        path: the dotted name of the group.
+        target: the class; by default `_target_` of the node.
+    """
     known = options(target or node.get("_target_"), path)
     for key in {**known, **node}:
         full, child = below(path, key), node.get(key)
@@ -142,36 +147,36 @@ def typed(node: dict, path: str = "", target: object = None) -> Iterator[tuple[s
 
 @functools.cache
 def _type_of(parameter: Parameter) -> Type:
-    """The type of a keyword, with the bounds that numbers of our own classes and those of FOREIGN have anyway."""
+    """The type of a keyword; numbers of near's classes and of those of FOREIGN get default bounds."""
     room = parameter.module.partition(".")[0]
     try:
         default = None if parameter.default is None else constant(parameter.default, parameter.module)
     except ValueError:  # it is computed
         default = ...
     if parameter.annotation is not None:
-        wanted = _read(parameter.annotation, parameter.module)
+        kind = _read(parameter.annotation, parameter.module)
     else:
-        wanted = plain("any" if default is None or default is ... else type(default).__name__)
-    if room in FOREIGN:  # a text may be more than its annotation says, such as peft's pissa_niter_[number of iters]
-        wanted = replace(wanted | (plain("str") if wanted.choices else Type()), may_be_empty=True)
+        kind = plain("any" if default is None or default is ... else type(default).__name__)
+    if room in FOREIGN:  # it accepts more than its annotation lists, such as peft's pissa_niter_[number of iters]
+        kind = replace(kind | (plain("str") if kind.choices else Type()), may_be_empty=True)
     if default is None and parameter.default is not None:
-        wanted |= plain("None")
+        kind |= plain("None")
     if room in ("near", *FOREIGN):
-        wanted = _bounded(wanted, default)
-    return replace(wanted, required=parameter.default is None and room not in FOREIGN)
+        kind = _bounded(kind, default)
+    return replace(kind, required=parameter.default is None and room not in FOREIGN)
 
 
-def _bounded(wanted: Type, default: object = None) -> Type:
-    """Bounds for the numbers that have none; they reach down to a default that is lower."""
-    missing = {name: NUMBERS[name] for name in sorted(wanted.names & NUMBERS.keys() - dict(wanted.bounds).keys())}
+def _bounded(kind: Type, default: object = None) -> Type:
+    """`kind` with default bounds for numbers that have none; a lower default lowers the bound."""
+    missing = {name: NUMBERS[name] for name in sorted(kind.names & NUMBERS.keys() - dict(kind.bounds).keys())}
     if isinstance(default, int | float):
         missing = {name: min(least, default) for name, least in missing.items()}
     bounds = tuple((name, Bounds(least, BILLION)) for name, least in missing.items())
-    return replace(wanted, bounds=wanted.bounds + bounds, element=wanted.element and _bounded(wanted.element))
+    return replace(kind, bounds=kind.bounds + bounds, element=kind.element and _bounded(kind.element))
 
 
 def _read(node: ast.expr, module: str) -> Type:
-    """The type that an annotation names, as `module` knows its names."""
+    """The type that an annotation stands for, its names looked up in `module`."""
     if isinstance(node, ast.Constant):
         if isinstance(node.value, str):
             return _read(ast.parse(node.value, mode="eval").body, module)
@@ -184,13 +189,13 @@ def _read(node: ast.expr, module: str) -> Type:
         if name == "Literal":
             return _choices(parts, module)
         if name in ("Optional", "Union"):
-            wanted = functools.reduce(Type.__or__, (_read(part, module) for part in parts))
-            return wanted | plain("None") if name == "Optional" else wanted
+            kind = functools.reduce(Type.__or__, (_read(part, module) for part in parts))
+            return kind | plain("None") if name == "Optional" else kind
         if name in ("Annotated", "NotRequired", "Required", "Final"):
-            wanted = _read(parts[0], module)
+            kind = _read(parts[0], module)
             for part in parts[1:]:
-                wanted = _marked(wanted, part, module)
-            return wanted
+                kind = _marked(kind, part, module)
+            return kind
         if name in LISTS | MAPPINGS:
             parts = [part for part in parts if ast.unparse(part) != "..."]
             return Type(frozenset({"list" if name in LISTS else "dict"}), element=_read(parts[-1], module))
@@ -205,14 +210,15 @@ def _choices(parts: list[ast.expr], module: str) -> Type:
     return Type(frozenset({"None"} if None in values else ()), tuple(value for value in values if value is not None))
 
 
-def _marked(wanted: Type, node: ast.expr, module: str) -> Type:
-    """`wanted` with what a part of Annotated[...] adds. UserError where a bound can't be read, or bounds no number."""
+def _marked(kind: Type, node: ast.expr, module: str) -> Type:
+    """`kind` with what a part of Annotated[...] adds. UserError for a bound that can't be read, or that bounds no
+    number."""
     place = f"{module}: {ast.unparse(node)}"
     module, call = _followed(node, module)
     of, function = _followed(getattr(call, "func", call), module)
     name = getattr(function, "name", ast.unparse(function).rpartition(".")[2])
     if name not in MARKERS or isinstance(function, ast.FunctionDef) and of != MARKERS[name].__module__:
-        return wanted
+        return kind
     try:
         if not isinstance(call, ast.Call):
             raise TypeError("it is not called")
@@ -221,20 +227,20 @@ def _marked(wanted: Type, node: ast.expr, module: str) -> Type:
     except (ValueError, TypeError) as error:
         raise UserError(f"{place} can't be read: {error}; write numbers") from error
     if isinstance(mark, KeyOf):
-        return replace(wanted, key_of=mark.mapping)
+        return replace(kind, key_of=mark.mapping)
     if isinstance(mark, MayBeEmpty):
-        return replace(wanted, may_be_empty=True)
-    numbers = sorted(wanted.names & NUMBERS.keys())
+        return replace(kind, may_be_empty=True)
+    numbers = sorted(kind.names & NUMBERS.keys())
     if not numbers:
         raise UserError(f"{place} bounds no number; bound the elements of a list or mapping")
-    earlier = [(name, bounds & mark) for name, bounds in wanted.bounds]
-    return replace(wanted, bounds=(*earlier, *((name, mark) for name in numbers if name not in dict(earlier))))
+    earlier = [(name, bounds & mark) for name, bounds in kind.bounds]
+    return replace(kind, bounds=(*earlier, *((name, mark) for name in numbers if name not in dict(earlier))))
 
 
 def _followed(node: ast.AST, module: str) -> tuple[str, ast.AST]:
-    """What a name stands for, as far as it can be read."""
-    while isinstance(node, ast.Name | ast.Attribute) and (found := definition(module, ast.unparse(node))) is not None:
-        module, node = found[0], alias_of(found[1]) or found[1]
+    """The node that a name refers to, with its module, as far as it can be read."""
+    while isinstance(node, ast.Name | ast.Attribute) and (at := definition(module, ast.unparse(node))) is not None:
+        module, node = at[0], alias_of(at[1]) or at[1]
     return module, node
 
 
@@ -248,11 +254,11 @@ def _named(name: str, module: str) -> Type:
         return plain("any")
     if last in ("Path", "PathLike", "dtype"):
         return plain("str")
-    found = definition(module, name) or definition(name.rpartition(".")[0], last)  # at run time a name is whole
-    if found is not None and (value := alias_of(found[1])) is not None:
-        return _read(value, found[0])
-    if found is not None and isinstance(found[1], ast.ClassDef) and is_typed_dict(*found):
-        return Type(frozenset({"group"}), fields=f"{found[0]}.{found[1].name}")
+    at = definition(module, name) or definition(name.rpartition(".")[0], last)  # of an imported class a name is dotted
+    if at is not None and (value := alias_of(at[1])) is not None:
+        return _read(value, at[0])
+    if at is not None and isinstance(at[1], ast.ClassDef) and is_typed_dict(*at):
+        return Type(frozenset({"group"}), fields=f"{at[0]}.{at[1].name}")
     if module.partition(".")[0] == "near":  # a class, instantiated from its options
         return plain("group")
     return plain("group", "str")  # or an enumeration

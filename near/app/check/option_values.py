@@ -23,16 +23,18 @@ from near.common.bounds import LARGEST
 from near.common.config import is_refused, select
 from near.common.errors import did_you_mean
 
-MOST_SHOWN = 12  # choices that a message lists; of more only the near misses
+MOST_SHOWN = 12  # choices that a message lists; of more it names near misses
 
 
 class ShapeFault(str):
-    """A fault with which nothing else can be said of a configuration: a group that is gone or none."""
+    """A fault after which no other check makes sense: a group that is missing, or is not a group."""
 
 
 def type_faults(cfg: DictConfig) -> list[str]:
-    """Values of the wrong type, out of bounds or not finite, and options that are gone; whole numbers written as 1e3
-    become such, and texts that YAML reads as numbers become texts again."""
+    """Faults of values of the wrong type, out of bounds or not finite, and of missing options.
+
+    It changes `cfg`: whole numbers written as 1e3 become integers, and numbers where a text belongs become texts.
+    """
     return list(_node_faults(cfg, "", script_of(cfg)))
 
 
@@ -43,66 +45,66 @@ def _node_faults(node: DictConfig, path: str, target: object) -> Iterator[str]:
         raw = node._get_node(key)
         if key in HYDRA_KEYS or raw._is_missing() or key in RUNTIME.get(path, ()):
             continue
-        if is_refused(raw._value()):  # of a folder's configuration: it raises where it is read
+        if is_refused(raw._value()):  # in a run's config.yaml: it raises where it is read
             continue
         if raw._is_interpolation():
             try:
-                if node[key] is None:  # a group that near/app/check/modes.py asks for
+                if node[key] is None:  # a group that near/app/check/modes.py checks
                     continue
-            except InterpolationToMissingValueError:  # the check names the option that is missing
+            except InterpolationToMissingValueError:  # the check reports the missing option
                 continue
         yield from _value_faults(node, key, below(path, key), known.get(key, plain("any")))
-    for name, wanted in known.items():
-        if wanted.required and node._get_node(name) is None and target != BASE:
+    for name, expected in known.items():
+        if expected.required and node._get_node(name) is None and target != BASE:
             full = below(path, name)
             yield ShapeFault(f"{full} is missing; set {full}=..., or leave ~{full} out of the command")
 
 
-def _value_faults(node: DictConfig | ListConfig, key: str | int, full: str, wanted: Type) -> Iterator[str]:
+def _value_faults(node: DictConfig | ListConfig, key: str | int, full: str, expected: Type) -> Iterator[str]:
     raw = node._get_node(key)
     if is_refused(raw._value()):
         return
     value = (
         node[key] if raw._is_interpolation() or raw._is_none() else raw if OmegaConf.is_config(raw) else raw._value()
     )
-    names = wanted.names
+    names = expected.names
     if isinstance(value, DictConfig) and names & {"dict", "group", "any"}:
-        yield from _mapping_faults(value, full, wanted)
+        yield from _mapping_faults(value, full, expected)
     elif isinstance(value, ListConfig) and names & {"list", "any"}:
         for i in range(len(value)):
-            yield from _value_faults(value, i, full, wanted.element or plain("any"))
+            yield from _value_faults(value, i, full, expected.element or plain("any"))
     elif isinstance(value, DictConfig | ListConfig):
-        yield _not_so(full, value, wanted)
-    elif any(choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in wanted.choices):
+        yield _wrong_type(full, value, expected)
+    elif any(choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in expected.choices):
         if isinstance(value, float) and value.is_integer():
-            node[key] = next(choice for choice in wanted.choices if choice == value)
+            node[key] = next(choice for choice in expected.choices if choice == value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield from _number_faults(node, key, full, wanted)
+        yield from _number_faults(node, key, full, expected)
     elif not names & {"None" if value is None else type(value).__name__, "any"}:
-        yield _not_so(full, value, wanted)
+        yield _wrong_type(full, value, expected)
     elif isinstance(value, str) and "str" in names:
-        yield from _text_faults(value, full, wanted)
+        yield from _text_faults(value, full, expected)
 
 
-def _mapping_faults(value: DictConfig, full: str, wanted: Type) -> Iterator[str]:
-    target = select(value, "_target_") if "_target_" in value else wanted.fields
-    if target is None and "group" in wanted.names and not wanted.names & {"any", "dict", "str"} and len(value):
+def _mapping_faults(value: DictConfig, full: str, expected: Type) -> Iterator[str]:
+    target = select(value, "_target_") if "_target_" in value else expected.fields
+    if target is None and "group" in expected.names and not expected.names & {"any", "dict", "str"} and len(value):
         key = f"{full}._target_"
         yield ShapeFault(f"{key} is missing; set {key}=..., or leave ~{key} out of the command")
-    elif target is not None or wanted.element is None:
+    elif target is not None or expected.element is None:
         yield from _node_faults(value, full, target)
     else:
         for key in value:
-            yield from _value_faults(value, key, f"{full}.{key}", wanted.element)
+            yield from _value_faults(value, key, f"{full}.{key}", expected.element)
 
 
-def _number_faults(node: DictConfig | ListConfig, key: str | int, full: str, wanted: Type) -> Iterator[str]:
-    value, names = node[key], wanted.names
+def _number_faults(node: DictConfig | ListConfig, key: str | int, full: str, expected: Type) -> Iterator[str]:
+    value, names = node[key], expected.names
     if not names & {*NUMBERS, "any"}:
         if "str" in names and isinstance(value, int):
             node[key] = str(value)  # a folder may be named 2024
         else:
-            yield _not_so(full, value, wanted)
+            yield _wrong_type(full, value, expected)
         return
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{full}={value} is not a finite number"
@@ -113,31 +115,31 @@ def _number_faults(node: DictConfig | ListConfig, key: str | int, full: str, wan
             yield f"{full}={value} is not a whole number"
             return
         node[key] = value = int(value)  # 1e3
-    faults = [bounds.fault(value) for name, bounds in wanted.bounds if name == ("int" if whole else "float")]
+    faults = [bounds.fault(value) for name, bounds in expected.bounds if name == ("int" if whole else "float")]
     if not faults and abs(value) > LARGEST:
         faults = [("too large", f"<={LARGEST:g}")]
     if faults and all(faults):
         yield f"{full}={value} is {faults[0][0]}; use {full}{faults[0][1]}"
 
 
-def _text_faults(value: str, full: str, wanted: Type) -> Iterator[str]:
-    if not value and not wanted.may_be_empty:
+def _text_faults(value: str, full: str, expected: Type) -> Iterator[str]:
+    if not value and not expected.may_be_empty:
         yield f"{full}='' is not a path or name"
-    elif wanted.key_of is not None:
-        module, _, name = wanted.key_of.rpartition(".")
+    elif expected.key_of is not None:
+        module, _, name = expected.key_of.rpartition(".")
         known = getattr(importlib.import_module(module), name)
         if value not in known:
             yield f"{full}={value} is not known{did_you_mean(value, known)}"
 
 
-def _not_so(full: str, value: object, wanted: Type) -> str:
-    """The line for a value of another type."""
-    line = f"{full}={value} {_mismatch(full, value, wanted)}"
-    return ShapeFault(line) if wanted.names & {"group", "dict"} else line
+def _wrong_type(full: str, value: object, expected: Type) -> str:
+    """The fault of a value of another type."""
+    line = f"{full}={value} {_mismatch(full, value, expected)}"
+    return ShapeFault(line) if expected.names & {"group", "dict"} else line
 
 
-def _mismatch(full: str, value: object, wanted: Type) -> str:
-    names, words = wanted.names, [str(choice) for choice in wanted.choices]
+def _mismatch(full: str, value: object, expected: Type) -> str:
+    names, words = expected.names, [str(choice) for choice in expected.choices]
     if words and not names & (PLAIN | {"list", "dict"}):
         if len(words) <= MOST_SHOWN:
             return f"is not one of {', '.join(words)}"
@@ -147,12 +149,12 @@ def _mismatch(full: str, value: object, wanted: Type) -> str:
     if names >= {"str", "list", "dict"}:
         return "is not a path, a list of paths or {label: path}"
     if "str" in names:
-        kind = "text" if wanted.may_be_empty else "path or name"
+        kind = "text" if expected.may_be_empty else "path or name"
         return f"is not a {kind}" + ("" if "list" not in names else f"; a list is {full}=[a,b]")
     if "bool" in names:
         return "is not true or false" + (f" or {', '.join(words)}" if words else "")
     if "list" in names:
         return f"is not a list; write it like {full}=[{value}]"
-    if "group" in names and not (wanted.fields and "None" in names):
+    if "group" in names and not (expected.fields and "None" in names):
         return "is not a group of options; set the options below it"
     return "is not a mapping; write it like {name: value}"

@@ -1,2 +1,2 @@
-"""Files of DataFlex and LLaMA-Factory as overrides of the scripts here: `from_yaml=FILE`
+"""Files of DataFlex and LLaMA-Factory, translated into overrides of near's scripts: `from_yaml=FILE`
 (near/app/from_yaml/expanded.py)."""

@@ -1,4 +1,4 @@
-"""Data sets of a DataFlex or LLaMA-Factory file: entries of dataset_info.json as pool, target and evaluation set."""
+"""The data sets of a DataFlex or LLaMA-Factory file: entries of dataset_info.json as pool, target and evaluation."""
 
 import json
 import math
@@ -12,14 +12,14 @@ from near.data.dataset_info import read_entries
 from near.data.sources.readers import bounded
 from near.data.templates.named import TEMPLATES
 
-SHOWN = 100  # rows of the pool that are evaluated on where a file names no others
+SHOWN = 100  # rows of the pool that are the evaluation set of a file without one
 PREFERENCES = ("chosen", "rejected", "kto_tag")
 MEDIA = ("images", "videos", "audios")
 
 
 @dataclass(frozen=True)
 class PoolSizes:
-    """How many rows each of the file's data sets has, None where that can't be counted or other data is typed."""
+    """The number of rows of each data set of the file, None where it can't be counted; empty where data is typed."""
 
     counts: tuple[int | None, ...] = ()
 
@@ -29,10 +29,15 @@ class PoolSizes:
 
 
 def data(file: File, targeted: bool, plain: bool = False) -> PoolSizes:
-    """The data's overrides. `targeted`: the selector looks at a target, which the evaluation set then is. `plain`: of
-    each row one column of text is trained whole (stage: pt).
+    """Translate the keys of the data.
 
-    Raises UserError for a data set that is not named, not in dataset_info.json, or of a kind that is not trained.
+    Args:
+        file: to translate.
+        targeted: the selector needs a target, for which the evaluation set is used.
+        plain: stage: pt, which trains one column of text whole.
+
+    Raises:
+        UserError: a data set is not named, is not in dataset_info.json, or can't be trained on.
     """
     typed = file.typed_value("data") is not None
     if typed:
@@ -51,20 +56,20 @@ def data(file: File, targeted: bool, plain: bool = False) -> PoolSizes:
 def _processes(file: File) -> None:
     if file.take("preprocessing_num_workers") is None:
         return
-    wanted, there = file.whole("preprocessing_num_workers", 1, 1), len(os.sched_getaffinity(0))
-    file.put("data.num_proc", min(wanted, there))
-    if wanted > there:
-        file.said.append(f"preprocessing_num_workers={wanted}: {there}, as many as this machine has cores")
+    workers, cores = file.whole("preprocessing_num_workers", 1, 1), len(os.sched_getaffinity(0))
+    file.put("data.num_proc", min(workers, cores))
+    if workers > cores:
+        file.notes.append(f"preprocessing_num_workers={workers}: {cores}, as many as this machine has cores")
 
 
 def _reading(file: File, plain: bool) -> None:
-    """How rows become tokens and labels."""
-    both = [key for key in ("train_on_prompt", "mask_history") if file.take(key)]
-    if len(both) == 2:
+    """Translate how rows become tokens and labels."""
+    masks = [key for key in ("train_on_prompt", "mask_history") if file.take(key)]
+    if len(masks) == 2:
         raise UserError(f"{file.path}: train_on_prompt and mask_history exclude each other; use one")
-    if both and plain:
-        raise UserError(f"{file.path}: {both[0]} goes with stage: sft; stage: pt trains whole texts")
-    for key in both:
+    if masks and plain:
+        raise UserError(f"{file.path}: {masks[0]} goes with stage: sft; stage: pt trains whole texts")
+    for key in masks:
         file.put(f"data.{key}", True)
     if (system := file.take("default_system")) is not None:
         file.put("data.default_system", str(system))
@@ -75,10 +80,10 @@ def _reading(file: File, plain: bool) -> None:
 
 
 def _thinking(file: File) -> None:
-    """`enable_thinking`, which means something to templates of reasoning models, and to a tokenizer's own template.
+    """Translate `enable_thinking`, which matters to the templates of reasoning models and to a tokenizer's template.
 
-    A template by its name takes thinking out of answers itself. A tokenizer's own is handed the switch and may still
-    write thinking, so that it is dropped from the rows.
+    A template of near removes thinking from answers by itself. A tokenizer's template gets the switch but may still
+    write thinking, which is therefore dropped from the rows.
     """
     typed = file.typed_value("model.template")
     name = file.values.get("template") if typed is None else typed
@@ -86,10 +91,10 @@ def _thinking(file: File) -> None:
     thinking = file.take("enable_thinking")
     if template is not None and not template.reasoning:
         if thinking is not True:
-            why = f"template={name} is not of a reasoning model, so it changes nothing there either"
-            file.name("enable_thinking", f"{why}; data.reasoning=drop takes thinking out")
+            why = f"template={name} is not of a reasoning model, so it changes nothing there, either"
+            file.skip_always("enable_thinking", f"{why}; data.reasoning=drop removes thinking")
     elif thinking is None:
-        file.name("enable_thinking", "null keeps thinking and leaves its absence untrained; use true or false")
+        file.skip_always("enable_thinking", "null keeps thinking and does not train its absence; use true or false")
     elif isinstance(thinking, bool):
         file.put("model.enable_thinking", thinking)
         if template is None and not thinking:
@@ -97,99 +102,98 @@ def _thinking(file: File) -> None:
 
 
 def _sets(file: File, targeted: bool, plain: bool) -> PoolSizes:
-    pool, asked = file.names("dataset"), file.names("eval_dataset")
+    pool, evaluation = file.names("dataset"), file.names("eval_dataset")
     limit = None if file.take("max_samples") is None else file.whole("max_samples", 1, 1)
     part, share = "queries" if targeted else "eval", file.take("val_size")
     if not pool and file.typed_value("data.candidates.path") is None:
         raise UserError(f"{file.path}: dataset is missing; name an entry of dataset_info.json, or type data=...")
-    if asked and share:
+    if evaluation and share:
         raise UserError(f"{file.path}: val_size={share} and eval_dataset exclude each other; use one")
-    typed = {one for one in ("candidates", part) if file.typed_value(f"data.{one}.path") is not None}
-    needed = pool and "candidates" not in typed or (asked or pool) and part not in typed
+    typed = {name for name in ("candidates", part) if file.typed_value(f"data.{name}.path") is not None}
+    needed = pool and "candidates" not in typed or (evaluation or pool) and part not in typed
     info = _info(file) if needed else None
     source = _Sources(file, info, plain)
     source.put("candidates", pool, limit, "dataset")
     counts = [source.rows(name, limit) for name in pool]
     if "candidates" in typed:
         counts = []
-    found = PoolSizes(tuple(counts))
-    if asked:
-        source.put(part, asked, limit, "eval_dataset")
-        if set(asked) & set(pool):
+    sizes = PoolSizes(tuple(counts))
+    if evaluation:
+        source.put(part, evaluation, limit, "eval_dataset")
+        if set(evaluation) & set(pool):
             file.put("data.leakage", "keep")
-            file.said.append("a data set is both trained and evaluated on: data.leakage=keep")
-        _each(file, source, asked, limit)
+            file.notes.append("a data set is both trained on and evaluated on: data.leakage=keep")
+        _each(file, source, evaluation, limit)
     elif share:
-        _held_out(source, part, pool, found.rows, share)
+        _first_rows(source, part, pool, sizes.rows, share)
     elif part in typed:
         pass
     elif targeted:
         raise UserError(
-            f"{file.path}: eval_dataset is missing, the target that rows are selected by; name it, or type "
-            "data.queries.path=..."
+            f"{file.path}: eval_dataset is missing, the target of the selection; name it, or type data.queries.path=..."
         )
     elif pool and "candidates" not in typed:
         source.put(part, pool, math.ceil(SHOWN / len(pool)), "dataset")
         file.put("data.leakage", "keep")
-        file.said.append(
-            f"no eval_dataset: the target loss is taken on the first {SHOWN} rows of the pool, which training may see"
+        file.notes.append(
+            f"no eval_dataset: the target loss is that of the first {SHOWN} rows of the pool, which training may see"
         )
-    if not asked and file.take("eval_on_each_dataset"):
-        file.name("eval_on_each_dataset", "there is no eval_dataset")
-    return found
+    if not evaluation and file.take("eval_on_each_dataset"):
+        file.skip_always("eval_on_each_dataset", "there is no eval_dataset")
+    return sizes
 
 
-def _each(file: File, source: "_Sources", asked: list[str], limit: int | None) -> None:
-    """`eval_on_each_dataset`: every data set as a further set, beside all of them together."""
-    if file.take("eval_on_each_dataset") and len(asked) > 1:
-        file.put("data.more_eval", {name: source.options([name], limit) for name in asked})
+def _each(file: File, source: "_Sources", names: list[str], limit: int | None) -> None:
+    """Translate `eval_on_each_dataset`: every data set is evaluated on alone, too."""
+    if file.take("eval_on_each_dataset") and len(names) > 1:
+        file.put("data.more_eval", {name: source.options([name], limit) for name in names})
 
 
-def _held_out(source: "_Sources", part: str, pool: list[str], rows: int | None, share: object) -> None:
-    """`val_size`: the first rows as a set of their own, which data.leakage then leaves out of the pool."""
+def _first_rows(source: "_Sources", part: str, pool: list[str], rows: int | None, share: object) -> None:
+    """Translate `val_size`: the first rows become the set, and data.leakage leaves them out of the pool."""
     file = source.file
     if not isinstance(share, int | float) or isinstance(share, bool) or share < 0 or share < 1 and rows is None:
         if part == "queries":
             raise UserError(
-                f"{file.path}: val_size={share} goes by the rows, which can't be counted; give a number of rows"
+                f"{file.path}: val_size={share} is a share of rows, which can't be counted; give a number of rows"
             )
-        file.name("val_size", "the rows can't be counted here; give a number of rows, or eval_dataset")
+        file.skip_always("val_size", "the rows can't be counted here; give a number of rows, or eval_dataset")
         return
     count = math.ceil((share if share >= 1 else share * rows) / max(1, len(pool)))
     source.put(part, pool, count, "dataset")
-    file.said.append(f"val_size={share}: the first {count} rows of each data set, in place of random ones")
+    file.notes.append(f"val_size={share}: the first {count} rows of each data set, in place of random ones")
 
 
 def _info(file: File) -> Path | None:
-    """The dataset_info.json; None where data sets are named by their hub ids."""
+    """The path of dataset_info.json; None where data sets are hub ids."""
     folder = str(file.take("dataset_dir", "data"))
     if folder == "ONLINE":
         return None
     if folder.startswith("REMOTE:"):
         name = folder.removeprefix("REMOTE:")
         raise UserError(
-            f"{file.path}: dataset_dir={folder} is a hub's dataset_info.json, which is not fetched here; download it "
+            f"{file.path}: dataset_dir={folder} is a hub's dataset_info.json, which near does not fetch; download it "
             f"(hf download {name} --repo-type dataset --local-dir data) and write dataset_dir: data"
         )
-    path = file.found(f"{folder}/dataset_info.json")
+    path = file.locate(f"{folder}/dataset_info.json")
     if path is None:
         raise UserError(
-            f"{file.path}: dataset_dir={folder} holds no dataset_info.json, neither here nor above the file; "
-            "run in the folder it is relative to, or mend dataset_dir"
+            f"{file.path}: dataset_dir={folder} contains no dataset_info.json, neither here nor above the file; "
+            "run in the folder to which it is relative, or correct dataset_dir"
         )
     return Path(path)
 
 
 @dataclass
 class _Sources:
-    """Entries of `info` (None: hub ids) as sources of rows."""
+    """Data sets as sources of rows: entries of the dataset_info.json at `info`, or hub ids where that is None."""
 
     file: File
     info: Path | None
     plain: bool
 
     def put(self, part: str, names: list[str], limit: int | None, key: str) -> None:
-        """`data.<part>` as the entries `names`; nothing where another path was typed for it."""
+        """Set `data.<part>` to the data sets `names`, unless another path was typed for it."""
         if not names or self.file.typed_value(f"data.{part}.path") is not None:
             return
         for name in names:
@@ -198,17 +202,17 @@ class _Sources:
             self.file.put(f"data.{part}.{option}", value)
 
     def options(self, names: list[str], limit: int | None) -> dict[str, object]:
-        """Of a source of rows."""
+        """The options of a source of rows."""
         if self.info is None:
-            found = {"split": "train", "path": names[0] if len(names) == 1 else names}
+            options: dict[str, object] = {"split": "train", "path": names[0] if len(names) == 1 else names}
         elif self.plain:
-            found = self._texts(names)
+            options = self._texts(names)
         else:
-            found = {"dataset_info": str(self.info), "path": names[0] if len(names) == 1 else names}
-        return found if limit is None else {**found, "limit": limit}
+            options = {"dataset_info": str(self.info), "path": names[0] if len(names) == 1 else names}
+        return options if limit is None else {**options, "limit": limit}
 
     def rows(self, name: str, limit: int | None) -> int | None:
-        """How many rows an entry has; None where that takes more than reading a JSON file."""
+        """The number of rows of an entry; None where it takes more than reading a JSON file."""
         entry = self._entry(name)
         path = None if "file_name" not in entry else self.info.parent / entry["file_name"]
         try:
@@ -221,7 +225,7 @@ class _Sources:
                     count = sum(bool(line.strip()) for line in bounded(lines, path))
             else:
                 return None
-        except (OSError, ValueError, TypeError):  # whoever loads it says what is wrong
+        except (OSError, ValueError, TypeError):  # the code that loads it reports this
             return None
         samples = entry.get("num_samples")
         count = samples if isinstance(samples, int) else count
@@ -231,48 +235,47 @@ class _Sources:
         return {} if self.info is None else read_entries(self.info, "dataset_info.json").get(name, {})
 
     def _check(self, name: str, key: str) -> None:
-        """UserError for an entry that is not there, or of a kind that is not trained."""
+        """UserError for an entry that does not exist, or that can't be trained on."""
         if self.info is None:
             return
         entries = read_entries(self.info, "dataset_info.json")
         where = f"{self.file.path}: {key}={name}"
         if name not in entries:
-            raise UserError(f"{where} is no entry of {self.info}{did_you_mean(name, entries)}")
+            raise UserError(f"{where} is not an entry of {self.info}{did_you_mean(name, entries)}")
         entry = entries[name]
         columns = entry.get("columns") if isinstance(entry.get("columns"), dict) else {}
-        if entry.get("ranking") or (found := [name for name in PREFERENCES if name in columns]):
-            told = "ranking" if entry.get("ranking") else f"columns.{found[0]}"
-            raise UserError(f"{where} holds preferences ({told}), which are not trained on; name other rows")
-        if found := [name for name in MEDIA if name in columns]:
-            raise UserError(f"{where} holds {found[0]} (columns.{found[0]}); only text is trained on; name other rows")
+        if keys := [*["ranking"] * bool(entry.get("ranking")), *(f"columns.{c}" for c in PREFERENCES if c in columns)]:
+            raise UserError(f"{where} contains preferences ({keys[0]}), on which near does not train; name other rows")
+        if media := [name for name in MEDIA if name in columns]:
+            raise UserError(f"{where} contains {media[0]} (columns.{media[0]}); near trains on text; name other rows")
 
     def _texts(self, names: list[str]) -> dict[str, object]:
-        """Columns of plain text, which entries name as their prompt."""
-        paths, told = {}, {}
+        """The options of plain text, whose column entries name as their prompt."""
+        paths, values = {}, {}
         for name in names:
             entry = self._entry(name)
             columns = entry.get("columns") or {}
             extra = sorted(set(columns) - {"prompt"})
             if entry.get("formatting", "alpaca") != "alpaca" or "prompt" not in columns or extra:
                 raise UserError(
-                    f"{self.file.path}: dataset={name} names no column of plain text alone "
-                    "(columns: {prompt: NAME}), which stage: pt trains on"
+                    f"{self.file.path}: dataset={name} does not name one column of plain text "
+                    "(columns: {prompt: NAME}), as stage: pt requires"
                 )
-            told.setdefault("columns.text", set()).add(columns["prompt"])
+            values.setdefault("columns.text", set()).add(columns["prompt"])
             for option, key in (("name", "subset"), ("split", "split")):
-                told.setdefault(option, set()).add(
+                values.setdefault(option, set()).add(
                     entry.get(key, "train" if key == "split" and "file_name" not in entry else None)
                 )
             paths[name] = (
                 str(self.info.parent / entry["file_name"]) if "file_name" in entry else entry.get("hf_hub_url")
             )
-        for option, values in told.items():
-            if len(values) > 1:
-                raise UserError(f"{self.file.path}: dataset={','.join(names)} differ in {option}; name those alike")
-        found = {option: next(iter(values)) for option, values in told.items()}
+        for option, different in values.items():
+            if len(different) > 1:
+                raise UserError(f"{self.file.path}: dataset={','.join(names)} differ in {option}; name ones that agree")
+        common = {option: next(iter(value)) for option, value in values.items()}
         path = paths[names[0]] if len(names) == 1 else paths
         return {
             "format": "text",
             "path": path,
-            **{option: value for option, value in found.items() if value is not None},
+            **{option: value for option, value in common.items() if value is not None},
         }

@@ -1,4 +1,4 @@
-"""`from_yaml=FILE`: a DataFlex or LLaMA-Factory file in the place of overrides, translated before Hydra composes."""
+"""`from_yaml=FILE`: a DataFlex or LLaMA-Factory file in place of overrides, translated before Hydra composes."""
 
 import shlex
 import sys
@@ -22,29 +22,36 @@ SCRIPTS: dict[str, Callable[[File], None]] = {
     "merge": merge,
     "select": select,
 }
-SHOWS = ("--cfg", "-c", "--info", "-i", "--help", "-h")  # of Hydra, whose output is what is asked for
+SHOWS = ("--cfg", "-c", "--info", "-i", "--help", "-h")  # Hydra prints what these ask for to stdout
 
 
 def expanded(command: Command, options: list[str]) -> list[str]:
-    """A command's options with their `from_yaml=FILE` as overrides, in front of what was typed; printed, with what is
-    not honoured of the file. Without one they are as they were.
+    """Translate `from_yaml=FILE` in the options of a command, and print the result with what is not honoured.
 
-    Raises UserError for a file that can't be read, or asks for what there is not.
+    Args:
+        command: that is running.
+        options: as they were typed.
+
+    Returns:
+        The overrides that the file becomes, in front of the other options; `options` where they name no file.
+
+    Raises:
+        UserError: the file can't be read, or asks for what near does not have.
     """
-    asked = [word for word in options if word.lstrip("+").partition("=")[0] == KEY]
-    if not asked:
+    files = [word for word in options if word.lstrip("+").partition("=")[0] == KEY]
+    if not files:
         return options
-    typed = [word for word in options if word not in asked]
-    path = asked[0].partition("=")[2].strip("'\"")
+    typed = [word for word in options if word not in files]
+    path = files[0].partition("=")[2].strip("'\"")
     if command.script not in SCRIPTS:
         raise UserError(f"{KEY} is for {', '.join(f'{name}.py' for name in SCRIPTS)}, not for {command.script}.py")
-    if len(asked) > 1 or not path:
+    if len(files) > 1 or not path:
         raise UserError(f"{KEY} takes one file: {KEY}=near.yaml")
     overrides = [word for word in typed if word.startswith("~") or "=" in word and not word.startswith("-")]
-    flags = [word for word in typed if word not in overrides]  # and their values; Hydra wants overrides in one row
+    flags = [word for word in typed if word not in overrides]  # and their values; Hydra needs overrides in one block
     file = translated(command.script, expanded_user(path, KEY), overrides)
-    kept = left(file.words, overrides)
-    words = [*map(str, kept), *_naming(kept, typed), *overrides, *flags]
+    remaining = left(file.words, overrides)
+    words = [*map(str, remaining), *_naming(remaining, typed), *overrides, *flags]
     if is_main():
         out = sys.stderr if any(word.split("=")[0] in SHOWS for word in typed) else sys.stdout
         print(report(file, shlex.join([*command.start, *words])), file=out, flush=True)
@@ -52,15 +59,15 @@ def expanded(command: Command, options: list[str]) -> list[str]:
 
 
 def translated(script: str, path: Path, typed: list[str]) -> File:
-    """The file, translated for `script` beside the overrides `typed`."""
+    """The file, translated for `script`; the overrides `typed` take precedence."""
     file = File(path, read(path), typed)
     SCRIPTS[script](file)
     return file
 
 
 def left(words: list[Word], typed: list[str]) -> list[Word]:
-    """`words` without those that what is typed replaces: the same key, an option of a group that is typed, or a source
-    whose path is."""
+    """`words` without those that typed overrides replace: the same key, an option of a typed group, or a source whose
+    path is typed."""
     keys = set()
     for word in typed:
         key, _, value = word.partition("=")
@@ -71,7 +78,7 @@ def left(words: list[Word], typed: list[str]) -> list[Word]:
 
 
 def _naming(words: list[Word], typed: list[str]) -> list[str]:
-    """In a sweep: its jobs' folders are not named by what all of them have from the file."""
+    """In a sweep, an override that keeps the file's keys, which all jobs share, out of the names of their folders."""
     if not any(word in ("-m", "--multirun") or word.startswith("sweeps=") for word in typed):
         return []
     key = "hydra.job.config.override_dirname.exclude_keys"
@@ -98,10 +105,10 @@ def _swept(name: str) -> set[str]:
 
 
 def report(file: File, command: str) -> str:
-    """The command that does the same, what was taken otherwise, and what is not honoured."""
-    lines = [f"{KEY}={file.path} reads", command]
-    if file.said:
-        lines += ["taken so:", *(f"  {line}" for line in file.said)]
+    """The command that the file becomes, the notes on it, and what is not honoured."""
+    lines = [f"{KEY}={file.path} becomes", command]
+    if file.notes:
+        lines += ["notes:", *(f"  {line}" for line in file.notes)]
     if file.skipped:
         lines += ["not honoured:", *(f"  {key}: {why}" for key, why in file.skipped.items())]
     return "\n".join(lines)

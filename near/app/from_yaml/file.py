@@ -1,5 +1,4 @@
-"""A YAML file of another system while it is translated: what was read of it, the overrides so far and what is to be
-said."""
+"""A YAML file of another system during its translation: its values, the overrides so far, and notes for the user."""
 
 import ast
 import json
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf._utils import get_yaml_loader  # what those systems read their files with: 1e-4 is a number
+from omegaconf._utils import get_yaml_loader  # the loader of those systems: 1e-4 is a number
 
 from near.app.from_yaml.defaults import changes_nothing, defaults, same
 from near.common import secrets
@@ -20,12 +19,12 @@ from near.common.files import expanded_user, refuse_special
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # in quotes
 PLAIN = re.compile(r"[A-Za-z_./][\w./:@+-]*", re.ASCII)
-PARENTS = 6  # folders above the file in which what it names is looked for
+PARENTS = 6  # folders above the file in which its paths are searched
 
 
 @dataclass(frozen=True)
 class Word:
-    """An override: `key=text`, or `+key=text` of one that the configuration does not list."""
+    """An override: `key=text`, or `+key=text` for a key that the configuration does not list."""
 
     key: str
     text: str
@@ -37,14 +36,24 @@ class Word:
 
 @dataclass
 class File:
-    """`values`: the file's keys. `typed`: the overrides beside it on the command line, which win."""
+    """A file that is being translated.
+
+    Attributes:
+        path: of the file.
+        values: its keys.
+        typed: the overrides on the command line, which take precedence.
+        used: the keys that were read.
+        words: the overrides that the file becomes.
+        notes: lines for the user about values that were translated in another way than written.
+        skipped: the keys that are not honoured, with the reasons.
+    """
 
     path: Path
     values: dict
     typed: Sequence[str] = ()
-    taken: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
     words: list[Word] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -52,56 +61,56 @@ class File:
         return self.values.get("seed", 42)
 
     def take(self, key: str, default: object = None) -> object:
-        """The file's value for `key`, which is then read; `default` where it has none."""
-        self.taken.add(key)
+        """The file's value for `key`, which counts as used from now on; `default` where it has none."""
+        self.used.add(key)
         value = self.values.get(key)
         return default if value is None else value
 
     def rename(self, old: str, new: str) -> None:
-        """Take the value of an older name of `new`, before which it goes."""
+        """Use the value of `old`, an older name of `new`, for `new`; it takes precedence."""
         if (value := self.take(old)) is not None:
             self.values[new] = value
 
     def default(self, key: str) -> object:
-        """What `key` is there where a file leaves it out."""
+        """The other system's default of `key`."""
         return defaults()[key]
 
     def names(self, key: str) -> list[str]:
-        """Names written as a list, or in one word with commas."""
+        """The names under `key`, written as a list or separated by commas."""
         value = self.take(key, [])
         parts = value if isinstance(value, list) else str(value).split(",")
         return [str(part).strip() for part in parts if str(part).strip()]
 
     def number(self, key: str, default: float, least: float = 0) -> float:
-        """A number; UserError for what is none, or too small."""
+        """The number under `key`; UserError for another value, or one below `least`."""
         value = self.take(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-            raise UserError(f"{self.path}: {key}={value} is not a number from {least} up")
+            raise UserError(f"{self.path}: {key}={value} is not a number >={least}")
         return int(value) if float(value).is_integer() else value
 
     def whole(self, key: str, default: int, least: float = 0) -> int:
-        """A whole number; UserError for what is none, or too small."""
+        """The whole number under `key`; UserError for another value, or one below `least`."""
         value = self.number(key, default, least)
         if not isinstance(value, int):
             raise UserError(f"{self.path}: {key}={value} is not a whole number")
         return value
 
     def put(self, key: str, value: object, added: bool = False) -> None:
-        """The override `key=value`; a second one of the same key is the last word."""
+        """Add the override `key=value`, in place of an earlier one of the same key."""
         self.words = [word for word in self.words if word.key != key]
         self.words.append(Word(key, written(value, f"{self.path}: {key}"), added))
 
     def skip(self, key: str, reason: str, value: object = True, quiet: tuple = ()) -> None:
-        """Name `key` as not honoured, unless its value is its default there, or one of `quiet`."""
+        """List `key` as not honoured, unless its value is the other system's default, or one of `quiet`."""
         if not changes_nothing(key, value) and not any(same(value, other) for other in quiet):
             self.skipped[key] = reason
 
-    def name(self, key: str, reason: str) -> None:
-        """Name `key` as not honoured, whatever its value."""
+    def skip_always(self, key: str, reason: str) -> None:
+        """List `key` as not honoured, whatever its value."""
         self.skipped[key] = reason
 
     def typed_value(self, key: str) -> str | None:
-        """What was typed for `key`, be it a group or an option."""
+        """The value that was typed for `key`, a group or an option; None where none was."""
         for word in self.typed:
             name, _, value = word.lstrip("+").partition("=")
             if name == key:
@@ -109,24 +118,24 @@ class File:
         return None
 
     def typed_number(self, key: str) -> int | None:
-        """The whole number that was typed for `key`, the largest of several; None where there is none."""
+        """The whole number that was typed for `key`, of several the largest; None where none was."""
         texts = (self.typed_value(key) or "").split(",")
         numbers = [int(text) for text in texts if text.strip().isdecimal()]
         return max(numbers) if len(numbers) == len(texts) else None
 
-    def found(self, path: str) -> str | None:
-        """`path` where it is: from the current folder, else from one above the file; None where it is nowhere."""
-        told = expanded_user(path, str(self.path))
+    def locate(self, path: str) -> str | None:
+        """`path`, relative to the current folder or else to one above the file; None where it exists in neither."""
+        relative = expanded_user(path, str(self.path))
         for base in (Path(), *self.path.resolve().parents[:PARENTS]):
-            if (base / told).exists():
-                return str(base / told)
+            if (base / relative).exists():
+                return str(base / relative)
         return None
 
 
 def read(path: Path) -> dict:
     """The keys of a YAML (or JSON) file, or the keywords of DataFlex's offline selector in a Python file.
 
-    Raises UserError for one that is not there, can't be read, or holds no keys.
+    Raises UserError for a file that does not exist, can't be read, or has no keys.
     """
     refuse_special(path, "from_yaml")
     try:
@@ -141,10 +150,10 @@ def read(path: Path) -> dict:
     except (yaml.YAMLError, ValueError, SyntaxError) as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}" if place else ""
-        told = getattr(error, "problem", None) or one_line(error)
-        raise UserError(f"from_yaml={path} is not YAML{where} ({told}); mend it") from error
+        problem = getattr(error, "problem", None) or one_line(error)
+        raise UserError(f"from_yaml={path} is not YAML{where} ({problem}); fix it") from error
     if not isinstance(values, dict) or not values:
-        raise UserError(f"from_yaml={path} holds no keys; it should read like `model_name_or_path: NAME`")
+        raise UserError(f"from_yaml={path} has no keys; it should look like `model_name_or_path: NAME`")
     return {str(key): value for key, value in _number(values).items()}
 
 
@@ -156,7 +165,7 @@ def _keywords(text: str) -> dict:
 
 
 def _number(value: object) -> Any:
-    """`value` with the numbers that are written as text, on every level."""
+    """`value` with texts that are numbers as numbers, on every level."""
     if isinstance(value, dict):
         return {key: _number(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -172,12 +181,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def is_secret(key: str) -> bool:
-    return secrets.is_secret(key)
-
-
 def written(value: object, where: str) -> str:
-    """`value` as Hydra reads it on a command line; UserError for one that holds a password."""
+    """`value` as Hydra reads it on a command line; UserError for one that contains a password."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, int | float):
@@ -188,7 +193,9 @@ def written(value: object, where: str) -> str:
         return f"{{{','.join(f'{written(str(k), where)}:{written(v, where)}' for k, v in value.items())}}}"
     text = str(value)
     if secrets.has_secret(text):
-        raise UserError(f"{where} holds a password; put it into the environment, or leave it out of the address")
+        raise UserError(
+            f"{where} contains a password; put it into an environment variable, or leave it out of the address"
+        )
     if PLAIN.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf") and not _is_number(text):
         return text
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # text, not a reference

@@ -1,12 +1,13 @@
-"""What kind of file a YAML file is, by its keys: what is not for the script at hand is refused at once, with the key
-that tells."""
+"""The kind of a YAML file, by its keys: a file for another script or program is refused at once, with the key that
+shows it."""
 
 import re
 
 from near.app.from_yaml.defaults import defaults
-from near.app.from_yaml.file import File, is_secret
+from near.app.from_yaml.file import File
 from near.app.from_yaml.keys import TRAIN
 from near.common.errors import UserError, did_you_mean
+from near.common.secrets import is_secret
 from near.common.signature import keywords
 
 FIELDS = "transformers.training_args.TrainingArguments"
@@ -15,63 +16,66 @@ V1 = """
 model model_class train_dataset micro_batch_size global_batch_size peft_config dist_config kernel_config quant_config
 init_config optim_config lr_scheduler_config sample_backend batching_strategy custom_chat_template
 """.split()
-
-ACCELERATE = ("distributed_type", "compute_environment", "num_machines", "machine_rank", "main_training_function")
-DEEPSPEED = ("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "zero_allow_untested_optimizer")
-COMPONENTS = ("selectors", "mixers", "weighters")
+# The keys of files that name no model, and what to say of such a file.
+OTHERS = (
+    (V1, "is a file of LLaMA-Factory v1 ({}), which near does not read; write it for v0"),
+    (
+        ("distributed_type", "compute_environment", "num_machines", "machine_rank", "main_training_function"),
+        "configures accelerate ({}) and trains nothing; give the training file, and type parallel=fsdp or "
+        "parallel=deepspeed_z3 beside it",
+    ),
+    (
+        ("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "zero_allow_untested_optimizer"),
+        "configures DeepSpeed ({}) and trains nothing; give the training file, and type parallel=deepspeed_z3 "
+        "parallel.deepspeed=THIS_FILE beside it",
+    ),
+    (
+        ("selectors", "mixers", "weighters"),
+        "contains DataFlex's components ({}); give a training file whose components_cfg_file it is",
+    ),
+)
 EVALUATION = ("task", "n_shot", "task_dir", "save_dir")
 DATA = ("path", "file_name", "hf_hub_url", "ms_hub_url", "script_url", "cloud_file_name")  # of an entry of data sets
 
 
 def check_kind(file: File, script: str) -> None:
-    """UserError for a file that `script` can't take, and for a key that nobody there knows."""
+    """UserError for a file that `script` can't read, and for a key that the other systems don't have."""
     if says := _elsewhere(file.values) or _another_script(file.values, script):
         raise UserError(f"{file.path} {says}")
     known = {*defaults(), *TRAIN, *(keywords(FIELDS) or ())}
-    strange = [key for key in file.values if key not in known and not is_secret(key)]
-    if strange and len(strange) == len(file.values):
-        raise UserError(f"{file.path}: none of its keys is one of a training file ({_some(strange)})")
-    if strange:
-        told = "; ".join(f"{key} is no key of LLaMA-Factory or DataFlex{_near(key, known)}" for key in strange)
-        raise UserError(f"{file.path}: {told}")
+    unknown = [key for key in file.values if key not in known and not is_secret(key)]
+    if unknown and len(unknown) == len(file.values):
+        raise UserError(f"{file.path}: none of its keys is a key of a training file ({_listed(unknown)})")
+    if unknown:
+        faults = (f"{key} is not a key of LLaMA-Factory or DataFlex{_near(key, known)}" for key in unknown)
+        raise UserError(f"{file.path}: {'; '.join(faults)}")
 
 
 def _elsewhere(values: dict) -> str:
-    """What a file is for that no script here takes; empty for any other."""
-    ours = "model_name_or_path" in values
-    if not ours and (keys := _those(values, V1)) and (len(keys) > 1 or "model" not in keys):
-        return f"is in the form of LLaMA-Factory's v1 ({_some(keys)}), which is not read; write it in that of v0"
-    if not ours and (keys := _those(values, ACCELERATE)):
-        return (
-            f"configures accelerate ({_some(keys)}) and trains nothing; give the training file, and type parallel=fsdp "
-            "or parallel=deepspeed_z3 beside it"
-        )
-    if not ours and (keys := _those(values, DEEPSPEED)):
-        return (
-            f"configures DeepSpeed ({_some(keys)}) and trains nothing; give the training file, and type "
-            "parallel=deepspeed_z3 parallel.deepspeed=THIS_FILE beside it"
-        )
-    if not ours and (keys := _those(values, COMPONENTS)):
-        return f"holds DataFlex's components ({_some(keys)}); give a training file, whose components_cfg_file it is"
-    if not ours and all(isinstance(value, dict) and set(value) & set(DATA) for value in values.values()):
+    """What a file is for that no script of near reads; empty for any other."""
+    has_model = "model_name_or_path" in values
+    for known, text in OTHERS if not has_model else ():
+        if (keys := _present(values, known)) and keys != ["model"]:
+            return text.format(_listed(keys))
+    if not has_model and all(isinstance(value, dict) and set(value) & set(DATA) for value in values.values()):
         name, entry = next(iter(values.items()))
         key = next(key for key in DATA if key in entry)
         return f"lists data sets ({name}: {key}); give a training file that names them"
     if all(re.fullmatch(r"<.+>", key) for key in values):
-        return f"lists tokens ({_some(list(values))}); give a training file, whose new_special_tokens_config it is"
-    if (keys := _those(values, EVALUATION)) and "task" in keys:
+        return f"lists tokens ({_listed(list(values))}); give a training file whose new_special_tokens_config it is"
+    if (keys := _present(values, EVALUATION)) and "task" in keys:
         return f"asks for an evaluation (task={values['task']}): python eval.py run=RUN evaluation=mmlu"
     return ""
 
 
 def _another_script(values: dict, script: str) -> str:
-    """What a file is for that another script takes, or none; empty for one that is for `script`."""
-    trains, merges = _those(values, TRAINING), "export_dir" in values
+    """What a file is for that another script reads, or none; empty for one that is for `script`."""
+    trains, merges = _present(values, TRAINING), "export_dir" in values
     if script == "merge":
         if merges:
             return ""
         if trains:
-            return f"is for training ({_some(trains)}): python train.py from_yaml=FILE; a merge file names export_dir"
+            return f"is for training ({_listed(trains)}): python train.py from_yaml=FILE; a merge file names export_dir"
         return f"is for answering ({_answering(values)}), not for merging: a merge file names export_dir"
     if merges and "do_train" not in values and not any(key in values for key in ("dataset", "train_type")):
         return "is for merging (export_dir): python merge.py from_yaml=FILE"
@@ -87,11 +91,11 @@ def _answering(values: dict) -> str:
     return "infer_backend" if "infer_backend" in values else "neither do_train nor dataset"
 
 
-def _those(values: dict, keys: tuple | list) -> list[str]:
+def _present(values: dict, keys: tuple | list) -> list[str]:
     return [key for key in keys if key in values]
 
 
-def _some(keys: list[str]) -> str:
+def _listed(keys: list[str]) -> str:
     return ", ".join(map(str, keys[:3])) + (", ..." if len(keys) > 3 else "")
 
 

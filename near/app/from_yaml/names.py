@@ -1,4 +1,4 @@
-"""The names of LLaMA-Factory's templates, to tell one that is not built here from a mistyped one."""
+"""The names of LLaMA-Factory's templates, to distinguish one that near does not have from a mistyped one."""
 
 TEXT = """
 aeva alpaca bailing bailing_v2 breeze chatglm3 chatml chatml_de cohere cpm4 dbrx deepseek deepseek3 deepseekcoder

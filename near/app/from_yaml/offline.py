@@ -1,4 +1,4 @@
-"""What select.py takes: the keywords of DataFlex's offline NEAR, or the data of a training file."""
+"""Files for select.py: the keywords of DataFlex's offline NEAR, or the data of a training file."""
 
 from pathlib import Path
 
@@ -14,19 +14,19 @@ from near.common.errors import UserError, did_you_mean
 
 
 def select(file: File) -> None:
-    """Overrides of select.py: of DataFlex's offline selector, or of a training file's data."""
+    """Translate a file for select.py: of DataFlex's offline selector, or for training, of which it needs the data."""
     if "candidate_path" in file.values:
         _offline(file)
         for key in file.values:
             if key not in OFFLINE:
-                file.name(key, f"it is no option of the offline NEAR{did_you_mean(key, OFFLINE)}")
+                file.skip_always(key, f"it is not an option of the offline NEAR{did_you_mean(key, OFFLINE)}")
         return
     check_kind(file, "select")
     rows = data(file, True, is_plain(file)).rows
     if rows is not None:
         file.put("max_K", min(1000, rows))
     file.put("seed", file.number("seed", 42))
-    file.said.append("a file for training: its data and its seed are what select.py takes")
+    file.notes.append("a file for training: select.py uses its data and its seed")
 
 
 def _offline(file: File) -> None:
@@ -42,14 +42,16 @@ def _offline(file: File) -> None:
         if path is not None:
             file.put(f"data.{part}.path", str(path))
             if not Path(str(path)).suffix and str(path).count("/") == 1 and not Path(str(path)).exists():
-                held = part == "queries" and path == paths["candidates"]
-                file.put(f"data.{part}.split", "validation" if held else "train")
+                same = part == "queries" and path == paths["candidates"]
+                file.put(f"data.{part}.split", "validation" if same else "train")
     model = str(file.take("embed_model") or file.take("model_name") or "Qwen/Qwen3-Embedding-0.6B")
-    told = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONF / "embedder").glob("*.yaml")}
-    choices = {options.get("model"): name for name, options in told.items()}
+    options = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONF / "embedder").glob("*.yaml")
+    }
+    choices = {values.get("model"): name for name, values in options.items()}
     if model in choices:
         file.put("embedder", choices[model])
-    else:  # its options as of the nearest choice
+    else:  # with the other options of the most similar choice
         file.put("embedder", "qwen3" if "qwen3-embedding" in model.lower() else "minilm")
         file.put("embedder.model", model)
     method = file.take("embed_method", "auto")
@@ -62,4 +64,4 @@ def _offline(file: File) -> None:
     if saved.parent != Path():
         file.put("output_dir", str(saved.parent))
     if saved.name != "top_indices.npy" or saved.parent == Path():
-        file.said.append(f"save_indices_path={saved}: the matrix is top_indices.npy in the run's folder")
+        file.notes.append(f"save_indices_path={saved}: the matrix is top_indices.npy in the run's folder")

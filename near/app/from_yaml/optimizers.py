@@ -1,10 +1,10 @@
-"""Which optimizer a file asks for, as TrainingArguments names it."""
+"""The optimizer of a file, under its name in TrainingArguments."""
 
 from near.app.from_yaml.file import File
 from near.common.errors import UserError
 from near.models.optimizers import PACKAGES, is_installed, optimizer_faults
 
-# What optim_args calls the options of GaLore and APOLLO.
+# The names in optim_args of the options of GaLore and APOLLO.
 GALORE = {"rank": "galore_rank", "update_proj_gap": "galore_update_interval", "scale": "galore_scale"}
 GALORE |= {"proj_type": "galore_proj_type"}
 APOLLO = {"rank": "apollo_rank", "proj": "apollo_proj", "scale_type": "apollo_scale_type", "scale": "apollo_scale"}
@@ -12,26 +12,26 @@ APOLLO |= {"update_proj_gap": "apollo_update_interval", "proj_type": "apollo_pro
 
 
 def optimizer(file: File, lora: bool) -> dict[str, object]:
-    """Arguments of the optimizer. UserError for one whose package is not installed, or that goes with LoRA only."""
-    found = {"optim": "adafactor"} if file.take("adafactor") else {}
+    """The arguments of the optimizer. UserError where its package is not installed, or it needs LoRA."""
+    arguments = {"optim": "adafactor"} if file.take("adafactor") else {}
     if optim := file.take("optim"):
         if faults := optimizer_faults(optim, "optim"):
             raise UserError(f"{file.path}: {faults[0]}")
-        found["optim"] = optim
+        arguments["optim"] = optim
     for name, options in (("galore", GALORE), ("apollo", APOLLO)):
         if file.take(f"use_{name}"):
-            found |= _low_rank(file, name, options, lora)
+            arguments |= _low_rank(file, name, options, lora)
     _loraplus(file, lora)
-    return found
+    return arguments
 
 
 def _low_rank(file: File, name: str, options: dict[str, str], lora: bool) -> dict[str, object]:
     if lora:
-        file.name(f"use_{name}", "it goes with finetuning_type: full")
+        file.skip_always(f"use_{name}", "it goes with finetuning_type: full")
         return {}
     if not is_installed(name):
         module, how = PACKAGES[name]
-        file.name(f"use_{name}", f"it needs {module}, which is not installed ({how})")
+        file.skip_always(f"use_{name}", f"it needs {module}, which is not installed ({how})")
         return {}
     target = file.names(f"{name}_target") or ["all"]
     arguments = ",".join(f"{theirs}={file.take(key, file.default(key))}" for theirs, key in options.items())

@@ -1,4 +1,4 @@
-"""How long a file trains: the trainer, its rounds and steps, and how many rows a round needs."""
+"""The length of training: the trainer, its rounds and steps, and how many rows a round needs."""
 
 import math
 
@@ -14,10 +14,10 @@ BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}  # 
 
 
 def options(mode: str) -> DictConfig:
-    """What conf/trainer/<mode>.yaml lists below `trainer`; of a mode made of rounds, what dynamic_select does."""
-    own = OmegaConf.load(CONF / "trainer" / f"{mode}.yaml")
-    own = own.get("trainer", own)
-    return own if "args" in own else OmegaConf.load(CONF / "trainer" / "dynamic_select.yaml")
+    """The options in conf/trainer/<mode>.yaml; of a mode of rounds, those of dynamic_select."""
+    listed = OmegaConf.load(CONF / "trainer" / f"{mode}.yaml")
+    listed = listed.get("trainer", listed)
+    return listed if "args" in listed else OmegaConf.load(CONF / "trainer" / "dynamic_select.yaml")
 
 
 def has_rounds(mode: str) -> bool:
@@ -25,15 +25,21 @@ def has_rounds(mode: str) -> bool:
 
 
 def draws(file: File) -> int:
-    """Rows that an optimizer step trains, over all processes; what is typed beside the file goes before it."""
+    """Rows of an optimizer step, over all processes; typed batch sizes take precedence over the file's."""
     sizes = [file.typed_number(f"trainer.args.{key}") or file.whole(key, usual, 1) for key, usual in BATCH.items()]
     return math.prod(sizes) * world_size()
 
 
 def trainer(file: File, mode: str, rows: int | None) -> None:
-    """The trainer and the length of its training.
+    """Translate the trainer and the length of its training.
 
-    Raises UserError for a schedule that trains nothing, or whose length hangs on rows that can't be counted.
+    Args:
+        file: to translate.
+        mode: the trainer.
+        rows: of the pool; None where they can't be counted.
+
+    Raises:
+        UserError: the schedule trains nothing, or its length depends on rows that can't be counted.
     """
     file.put("trainer", mode)
     passes = file.number("num_train_epochs", 3)
@@ -42,7 +48,7 @@ def trainer(file: File, mode: str, rows: int | None) -> None:
         if (steps := file.take("max_steps", -1)) != -1:
             file.put("trainer.args.max_steps", steps)
         return
-    file.skip("max_steps", "the schedule decides the length, in DataFlex as here", file.take("max_steps"))
+    file.skip("max_steps", "the schedule decides the length, in DataFlex too", file.take("max_steps"))
     warmup, step = file.whole("warmup_step", 0), file.whole("update_step", 0)
     times, total = file.whole("update_times", 1, -math.inf), file.whole("train_step", 0)
     if not has_rounds(mode):
@@ -54,7 +60,7 @@ def trainer(file: File, mode: str, rows: int | None) -> None:
     if times < 1:
         if not total and rows is None:
             raise UserError(
-                f"{file.path}: update_times={times} goes by the rows, which can't be counted; give train_step"
+                f"{file.path}: update_times={times} depends on the rows, which can't be counted; give train_step"
             )
         total = total or math.ceil(passes * math.ceil(rows / draws(file)))
         times = max(1, math.ceil((total - warmup) / step))
@@ -64,13 +70,18 @@ def trainer(file: File, mode: str, rows: int | None) -> None:
     if total != cycles * (warmup + step * times):
         by = "train_step" if file.take("train_step") else "num_train_epochs"
         whole = cycles * (warmup + step * times)
-        file.said.append(f"a round is trained whole: {whole} steps in place of {total}, by {by}")
+        file.notes.append(f"rounds are trained whole: {whole} steps in place of {total}, by {by}")
+    put_rounds(file, warmup, step, times, cycles)
+
+
+def put_rounds(file: File, warmup: int, step: int, times: int, cycles: int = 1) -> None:
+    """Set `cycles` times a warm-up and `times` rounds of `step` steps."""
     for key, value in (("warmup_step", warmup), ("update_step", step), ("update_times", times), ("cycles", cycles)):
         file.put(f"trainer.{key}", value)
 
 
 def _weighted(file: File, warmup: int, total: int, passes: float, rows: int | None) -> None:
-    """The length of training that has no rounds: train_step, or passes over the pool."""
+    """Translate the length of training without rounds: train_step, or passes over the pool."""
     if not total and rows is None:
         raise UserError(f"{file.path}: train_step is missing, and the rows can't be counted; give it")
     file.put("trainer.warmup_step", warmup)
@@ -78,8 +89,11 @@ def _weighted(file: File, warmup: int, total: int, passes: float, rows: int | No
 
 
 def most(file: File, selectors: list[str], rows: int | None) -> int | None:
-    """max_K, which must not be more than there are rows: for near as many as a round draws, as it can take no more of a
-    query's nearest; of several lengths that are typed for a sweep, the longest. None: the script's own."""
+    """max_K, at most the number of rows; None for the default of the script.
+
+    For near it is the number of rows that a round draws (the longest of several that are typed for a sweep), because
+    near takes no more of a query's neighbours.
+    """
     if all(name in TARGETLESS for name in selectors):
         return None
     limit = min([1000, *(count for count in (rows, file.typed_number("data.candidates.limit")) if count)])

@@ -1,20 +1,21 @@
-"""How a DataFlex or LLaMA-Factory file trains: its component, where it writes, its processes and arguments."""
+"""The training of a DataFlex or LLaMA-Factory file: component, folder, processes and arguments."""
 
 import json
 import re
 from pathlib import Path
 
 from near.app.from_yaml.components import selector, weighter
-from near.app.from_yaml.file import File, is_secret
+from near.app.from_yaml.file import File
 from near.app.from_yaml.keys import TRAIN, family
 from near.app.from_yaml.optimizers import optimizer
 from near.app.from_yaml.schedule import BATCH, has_rounds, most, options
 from near.common.errors import UserError, one_line
+from near.common.secrets import is_secret
 from near.common.signature import keywords
 from near.training.options import REFUSED
 
 FIELDS = "transformers.training_args.TrainingArguments"
-# transformers' and LLaMA-Factory's own, where ours are other values
+# defaults of transformers and LLaMA-Factory where near's differ
 ARGS = {
     **BATCH,
     "learning_rate": 5e-5,
@@ -26,11 +27,11 @@ ARGS = {
 }
 RENAMED = {"warmup_ratio": "warmup_steps", "evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu"}
 RENAMED |= {"enable_liger_kernel": "use_liger_kernel"}
-ASKED = {*RENAMED, "ddp_timeout", *REFUSED}  # of the table's keys, those that become arguments
+ARGUMENTS = {*RENAMED, "ddp_timeout", *REFUSED}  # of the table's keys, those that become arguments
 
 
 def component(file: File, mode: str, name: str, rows: int | None) -> None:
-    """What `name` of components.yaml becomes. `rows`: of the pool, where they could be counted."""
+    """Translate the component `name` of components.yaml. `rows`: of the pool, None where they can't be counted."""
     if mode == "static":
         file.put("selector", name)
         for key in ("component_name", "components_cfg_file"):  # only dynamic training reads them
@@ -49,7 +50,7 @@ def component(file: File, mode: str, name: str, rows: int | None) -> None:
 
 
 def place(file: File) -> None:
-    """Seed and folder, and whether the run begins anew."""
+    """Translate seed and folder, and whether a run is resumed or replaced."""
     file.put("seed", file.number("seed", 42))
     if folder := file.take("output_dir"):
         file.put("output_dir", str(folder))
@@ -63,46 +64,48 @@ def place(file: File) -> None:
 
 
 def parallel(file: File) -> None:
-    """How processes share the model; UserError for options of DeepSpeed that can't be read."""
-    told = file.take("deepspeed")
+    """Translate how processes share the model; UserError for options of DeepSpeed that can't be read."""
+    deepspeed = file.take("deepspeed")
     if file.typed_value("parallel") is not None:
         file.take("fsdp")
         return
     if fsdp := file.take("fsdp"):
         file.put("parallel", "fsdp")
-        strange = set(re.findall(r"\w+", str(fsdp))) - {"True", "full_shard", "auto_wrap"}
-        if strange:
-            file.name("fsdp", f"{', '.join(sorted(strange))}: parallel.fsdp_config says it")
-    if told is None:
+        unknown = set(re.findall(r"\w+", str(fsdp))) - {"True", "full_shard", "auto_wrap"}
+        if unknown:
+            file.skip_always("fsdp", f"{', '.join(sorted(unknown))}: set parallel.fsdp_config")
+    if deepspeed is None:
         return
-    path = file.found(told) if isinstance(told, str) else None
-    options = told if isinstance(told, dict) else {}
+    path = file.locate(deepspeed) if isinstance(deepspeed, str) else None
+    options = deepspeed if isinstance(deepspeed, dict) else {}
     if path is not None:
         try:
             options = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise UserError(f"{file.path}: deepspeed={path} can't be read as JSON ({one_line(error)})") from error
         if not isinstance(options, dict):
-            raise UserError(f"{file.path}: deepspeed={path} holds no options by name")
-    named = re.search(r"z(?:ero)?[_-]?([0-3])", str(told))
+            raise UserError(f"{file.path}: deepspeed={path} is not a mapping")
+    named = re.search(r"z(?:ero)?[_-]?([0-3])", str(deepspeed))
     stage = (options.get("zero_optimization") or {}).get("stage", int(named[1]) if named and not options else 0)
     if not options and not named:
-        raise UserError(f"{file.path}: deepspeed={told} is not there; name a JSON file, or type parallel=deepspeed_z2")
+        raise UserError(
+            f"{file.path}: deepspeed={deepspeed} does not exist; name a JSON file, or type parallel=deepspeed_z2"
+        )
     if stage not in (0, 1, 2, 3):
-        raise UserError(f"{file.path}: deepspeed: stage={stage} is none of 0, 1, 2, 3")
+        raise UserError(f"{file.path}: deepspeed: stage={stage} is not one of 0, 1, 2, 3")
     file.put("parallel", f"deepspeed_z{2 if stage == 1 else stage}")
     if options:
-        file.put("parallel.deepspeed", path or told)
+        file.put("parallel.deepspeed", path or deepspeed)
     else:
-        file.said.append(f"deepspeed={told} is not there: the options of parallel=deepspeed_z{stage}")
+        file.notes.append(f"deepspeed={deepspeed} does not exist: the options are those of parallel=deepspeed_z{stage}")
 
 
 def arguments(file: File, mode: str, lora: bool) -> None:
-    """What goes to transformers' TrainingArguments. `mode`: of the trainer here."""
-    fields, found = keywords(FIELDS) or set(), dict(ARGS)
+    """Translate the fields of transformers' TrainingArguments. `mode`: the trainer."""
+    fields, args = keywords(FIELDS) or set(), dict(ARGS)
     for key in sorted(file.values, key=RENAMED.__contains__):
         name = RENAMED.get(key, key)
-        if name not in fields or is_secret(key) or family(key) or key in TRAIN and key not in ASKED:
+        if name not in fields or is_secret(key) or family(key) or key in TRAIN and key not in ARGUMENTS:
             continue
         if key in REFUSED and has_rounds(mode):
             continue
@@ -110,19 +113,19 @@ def arguments(file: File, mode: str, lora: bool) -> None:
         if value is None:
             continue
         if key == "ddp_timeout" and isinstance(value, bool):
-            file.name(key, f"{str(value).lower()} is no number of seconds")
+            file.skip_always(key, f"{str(value).lower()} is not a number of seconds")
         elif mode != "static" and name.endswith("_strategy") and value == "epoch":
-            file.name(key, "epoch would count slices of rounds; use steps")
-        elif key == name or not file.values.get(name):  # else the newer name goes before it, as there
-            found[name] = value
-    found |= optimizer(file, lora) | _order(file, mode)
+            file.skip_always(key, "epoch would count parts of rounds; use steps")
+        elif key == name or not file.values.get(name):  # else the newer name takes precedence, as there
+            args[name] = value
+    args |= optimizer(file, lora) | _order(file, mode)
     listed = options(mode).args
-    for name, value in found.items():
+    for name, value in args.items():
         file.put(f"trainer.args.{name}", value, added=name not in listed)
 
 
 def _order(file: File, mode: str) -> dict[str, object]:
-    """In what order rows come: of a plain training as TrainingArguments has it, of rounds by the seed."""
+    """Translate the order of rows: of a plain training by TrainingArguments; rounds shuffle by the seed."""
     order = str(file.take("train_sampling_strategy", "random"))
     order = "group_by_length" if file.take("group_by_length") else order
     order = "sequential" if file.take("disable_shuffling") else order
@@ -134,5 +137,5 @@ def _order(file: File, mode: str) -> dict[str, object]:
         return {"train_sampling_strategy": order}
     elif order != "random":
         key = "disable_shuffling" if file.take("disable_shuffling") else "train_sampling_strategy"
-        file.name(key, "rows are shuffled by the seed")
+        file.skip_always(key, "rows are shuffled by the seed")
     return {}

@@ -1,13 +1,13 @@
 """A DataFlex or LLaMA-Factory file as overrides of train.py, merge.py and select.py.
 
-What a file leaves out has the other system's default, not ours: the same file is to mean the same run.
+A key that a file leaves out gets the other system's default, not near's: the same file should mean the same run.
 """
 
 from pathlib import Path
 
 from near.app.from_yaml.components import TARGETLESS, named
 from near.app.from_yaml.data import data
-from near.app.from_yaml.file import File, is_secret
+from near.app.from_yaml.file import File
 from near.app.from_yaml.keys import MERGE, TRAIN, Key, family
 from near.app.from_yaml.kinds import check_kind
 from near.app.from_yaml.mixing import interleave, is_interleaved, is_static_mix, mix
@@ -15,8 +15,8 @@ from near.app.from_yaml.names import MULTIMODAL, TEXT
 from near.app.from_yaml.schedule import trainer
 from near.app.from_yaml.training import arguments, component, parallel, place
 from near.app.from_yaml.watching import tracker
-from near.common.config import CONF
 from near.common.errors import UserError, did_you_mean
+from near.common.secrets import is_secret
 from near.data.templates.named import TEMPLATES
 
 MODES = ("dynamic_select", "dynamic_weight", "dynamic_mix", "static")
@@ -24,7 +24,7 @@ PREFERENCES = ("rm", "ppo", "dpo", "kto")
 
 
 def train(file: File) -> None:
-    """Overrides of train.py; UserError for what could not be trained in a like manner."""
+    """Translate a file for train.py; UserError where near can't train in the same way."""
     check_kind(file, "train")
     for part in ("train", "eval"):
         file.rename(f"per_gpu_{part}_batch_size", f"per_device_{part}_batch_size")
@@ -34,7 +34,7 @@ def train(file: File) -> None:
     name = "full" if mode == "static" or mode == "dynamic_mix" and is_static_mix(file) else named(file, mode)
     interleaved = is_interleaved(file, mode)
     chosen = file.typed_value("selector") or name
-    targeted = mode == "dynamic_select" and any(one not in TARGETLESS for one in chosen.split(","))
+    targeted = mode == "dynamic_select" and any(selector not in TARGETLESS for selector in chosen.split(","))
     pool = data(file, targeted, plain)
     if mode == "dynamic_mix":
         mix(file, name, pool)
@@ -55,27 +55,28 @@ def _mode(file: File) -> str:
     mode = str(file.take("train_type", "static"))
     if not file.take("do_train"):
         raise UserError(
-            f"{file.path}: it asks for no training (do_train); python eval.py run=RUN evaluates a run; LLaMA-Factory "
-            "trains only with do_train: true"
+            f"{file.path}: it asks for no training (do_train); set do_train: true as LLaMA-Factory requires, or "
+            "evaluate a run: python eval.py run=RUN"
         )
     if mode not in MODES:
-        raise UserError(f"{file.path}: train_type={mode} is not trained here{did_you_mean(mode, MODES)}")
-    if not (CONF / "trainer" / f"{mode}.yaml").is_file():
-        raise UserError(f"{file.path}: train_type={mode} is not available in this version of near")
+        raise UserError(f"{file.path}: train_type={mode} is not known{did_you_mean(mode, MODES)}")
     return mode
 
 
 def is_plain(file: File) -> bool:
-    """Whether whole texts are trained (stage: pt); UserError for a stage that is not trained here."""
+    """Whether whole texts are trained (stage: pt); UserError for another stage than sft and pt."""
     stage = file.take("stage", "sft")
     if stage in PREFERENCES:
-        raise UserError(f"{file.path}: stage={stage} is not trained here; only sft is, or pt; it is for preferences")
+        raise UserError(f"{file.path}: stage={stage} trains on preferences, which near does not; use sft or pt")
     if stage not in ("sft", "pt"):
         raise UserError(
-            f"{file.path}: stage={stage} is not there{did_you_mean(str(stage), ('sft', 'pt', *PREFERENCES))}"
+            f"{file.path}: stage={stage} is not known{did_you_mean(str(stage), ('sft', 'pt', *PREFERENCES))}"
         )
     if stage == "pt" and file.take("packing") is not False:
-        file.name("packing", "stage: pt packs texts into rows of cutoff_len; here each text is a row, cut behind it")
+        file.skip_always(
+            "packing",
+            "stage: pt packs texts into rows of cutoff_len; here each text is a row, cut at that length",
+        )
     return stage == "pt"
 
 
@@ -95,8 +96,8 @@ def _model(file: File, plain: bool) -> None:
 
 
 def _template(file: File, key: str, plain: bool = False) -> None:
-    """The template by its name. UserError for one that is not built here, unless another choice was typed: its tokens
-    would not be those that were asked for. Plain text (`plain`) has none."""
+    """Translate the template by its name. UserError for one that near does not have, as another would give other
+    tokens, unless one was typed. Plain text (`plain`) has none."""
     name = file.take("template")
     typed = file.typed_value(key) is not None or file.typed_value(key.partition(".")[0]) is not None
     if name is None or typed:
@@ -106,34 +107,34 @@ def _template(file: File, key: str, plain: bool = False) -> None:
         file.put(key, name)
     elif name in MULTIMODAL:
         raise UserError(
-            f"{file.path}: template={name} is of a model that sees or hears; here models of text are trained and merged"
+            f"{file.path}: template={name} is of a model for images or audio; near trains and merges models of text"
         )
     elif plain and name in TEXT:
-        file.said.append(f"template={name}: plain text has none")
+        file.notes.append(f"template={name}: plain text has none")
     elif name in TEXT:
         raise UserError(
-            f"{file.path}: template={name} is not built here; there are: {', '.join(TEMPLATES)}; or type {key}=null "
-            "for the tokenizer's own"
+            f"{file.path}: near has no template={name}, only {', '.join(TEMPLATES)}; use one, or type {key}=null "
+            "for the tokenizer's template"
         )
     else:
-        raise UserError(f"{file.path}: template={name} is not there{did_you_mean(name, {*TEMPLATES, *TEXT})}")
+        raise UserError(f"{file.path}: template={name} is not known{did_you_mean(name, {*TEMPLATES, *TEXT})}")
 
 
 def _finetuning(file: File) -> bool:
-    """What is trained: whether an adapter is. UserError for another kind of fine-tuning, and for options that don't go
-    with it."""
+    """Translate the kind of fine-tuning; whether it trains an adapter. UserError for a kind that near does not have,
+    and for options that don't go with it."""
     kind, bits = file.take("finetuning_type", "lora"), file.take("quantization_bit")
     if kind not in ("lora", "full"):
-        raise UserError(f"{file.path}: finetuning_type={kind} is not trained here; use lora or full")
+        raise UserError(f"{file.path}: finetuning_type={kind} is not supported; use lora or full")
     if bits not in (None, 4, 8):
-        raise UserError(f"{file.path}: quantization_bit={bits} can't be had; use 4 or 8")
+        raise UserError(f"{file.path}: quantization_bit={bits} is not supported; use 4 or 8")
     if kind == "full":
         for key in ("use_dora", "use_rslora", "pissa_init", "quantization_bit"):
             if file.take(key):
                 raise UserError(f"{file.path}: {key}={file.take(key)} goes with finetuning_type: lora only")
         file.put("finetuning", "full")
         for key in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target"):
-            file.take(key)  # nor are they looked at there
+            file.take(key)  # LLaMA-Factory ignores them, too
         return False
     dora = file.take("use_dora")
     file.put("finetuning", "qlora" if bits else "dora" if dora else "lora")
@@ -149,7 +150,7 @@ def _finetuning(file: File) -> bool:
         file.put("finetuning.use_rslora", True, added=True)
     if file.take("pissa_init"):
         if bits:
-            raise UserError(f"{file.path}: pissa_init goes with whole weights; leave quantization_bit out")
+            raise UserError(f"{file.path}: pissa_init needs weights that are not quantised; leave quantization_bit out")
         steps = file.take("pissa_iter", 16)
         file.put("finetuning.init_lora_weights", "pissa" if steps == -1 else f"pissa_niter_{steps}", added=True)
     if bits:
@@ -175,27 +176,27 @@ def _evaluation(file: File) -> None:
     if answers:
         file.put("evaluation.max_new_tokens", file.whole("max_new_tokens", 1024, 1))
         if file.values.get("do_sample") is not False:
-            file.said.append("answers are greedy, where LLaMA-Factory samples them (do_sample, temperature, top_p)")
+            file.notes.append("answers are greedy, where LLaMA-Factory samples them (do_sample, temperature, top_p)")
 
 
 def others(file: File, table: dict[str, Key]) -> None:
-    """Name what is left: secrets, what the table says is not honoured, and what has no part in this file's training."""
+    """List the keys that are not honoured: secrets, those of the table, and those that this training does not use."""
     for key, value in file.values.items():
         known = table.get(key, Key())
         if is_secret(key):
-            file.skip(key, "a secret: put it into the environment", value)
-        elif key in file.taken or known.needless:
+            file.skip(key, "a secret: put it into an environment variable", value)
+        elif key in file.used or known.needless:
             continue
         elif known.reason:
             file.skip(key, known.reason, value, known.quiet)
-        elif f"use_{key.partition('_')[0]}" in file.skipped:  # written for what does not train here, whatever the value
-            file.name(key, family(key))
+        elif f"use_{key.partition('_')[0]}" in file.skipped:  # of an optimizer that is skipped
+            file.skip_always(key, family(key))
         else:
-            file.skip(key, family(key) or "it has no part in what this file asks for", value)
+            file.skip(key, family(key) or "this training does not use it", value)
 
 
 def merge(file: File) -> None:
-    """Overrides of merge.py."""
+    """Translate a file for merge.py."""
     check_kind(file, "merge")
     _template(file, "template")
     for key in ("model_name_or_path", "export_dir"):
@@ -215,12 +216,14 @@ def merge(file: File) -> None:
     if (dtype := file.take("infer_dtype", "auto")) != "auto":
         file.put("export_dtype", dtype)
     elif file.typed_value("export_dtype") is None:
-        file.said.append("infer_dtype=auto: float32; LLaMA-Factory keeps the model's own (type export_dtype=bfloat16)")
+        file.notes.append(
+            "infer_dtype=auto: float32; LLaMA-Factory keeps the model's type (type export_dtype=bfloat16)"
+        )
     others(file, MERGE)
 
 
 def _adapter(path: str) -> str:
-    """The adapter's folder; of a run's folder its adapter/."""
+    """The folder of the adapter: `path`, or adapter/ in it if it is a run's folder."""
     inner = Path(path) / "adapter"
     is_run = not (Path(path) / "adapter_config.json").is_file() and (inner / "adapter_config.json").is_file()
     return str(inner) if is_run else path
@@ -229,7 +232,5 @@ def _adapter(path: str) -> str:
 def _nothing_to_merge(file: File) -> str:
     model = file.take("model_name_or_path")
     if bits := file.take("export_quantization_bit"):
-        return (
-            f"nothing is quantised here (export_quantization_bit={bits}), and there is no adapter_name_or_path to merge"
-        )
-    return f"there is nothing to merge (no adapter_name_or_path): {model} is a whole model and can be used as it is"
+        return f"near does not quantise (export_quantization_bit={bits}), and there is no adapter_name_or_path to merge"
+    return f"there is nothing to merge (no adapter_name_or_path): {model} is a whole model that can be used as it is"

@@ -1,4 +1,4 @@
-"""Who watches a run: trackers, and their options."""
+"""The tracker of a run, and its options."""
 
 from omegaconf import OmegaConf
 
@@ -8,18 +8,18 @@ from near.common.errors import did_you_mean
 
 
 def tracker(file: File) -> None:
-    """Who watches the run: the first of report_to and use_swanlab that is there."""
-    there = {path.stem for path in (CONF / "tracker").glob("*.yaml")}
-    asked = [name for name in file.names("report_to") if name != "none"]
-    asked += ["swanlab"] * bool(file.take("use_swanlab") and "swanlab" not in asked)
-    chosen = next((name for name in asked if name in there), "none")
-    for name in asked:
+    """Translate the tracker: the first of report_to and use_swanlab that near has."""
+    trackers = {path.stem for path in (CONF / "tracker").glob("*.yaml")}
+    names = [name for name in file.names("report_to") if name != "none"]
+    names += ["swanlab"] * bool(file.take("use_swanlab") and "swanlab" not in names)
+    chosen = next((name for name in names if name in trackers), "none")
+    for name in names:
         if name != chosen:
-            why = "one tracker a run" if name in there else f"no such tracker{did_you_mean(name, there)}"
+            why = "a run has one tracker" if name in trackers else f"no such tracker{did_you_mean(name, trackers)}"
             if name == "all":
-                why = f"one tracker a run; name it: {', '.join(sorted(there - {'none'}))}"
+                why = f"a run has one tracker; name it: {', '.join(sorted(trackers - {'none'}))}"
             file.skip(f"report_to={name}", why)
-    if asked:
+    if names:
         file.put("tracker", chosen)
     listed = OmegaConf.load(CONF / "tracker" / f"{chosen}.yaml")
     prefix = "swanlab_" if chosen == "swanlab" else ""

@@ -1,6 +1,6 @@
 """The charts of a report, as plain Plotly figures ({"data", "layout"}): losses, cost, sources, overlap.
 
-Names come from data and configurations: they are escaped, as Plotly reads them as HTML.
+Names come from data and configurations. They are escaped, because Plotly reads them as HTML.
 """
 
 import html
@@ -12,39 +12,39 @@ from near.report.page.taken import overlaps
 from near.report.runs import Run
 
 Figure = dict
-# Distinct in light and dark, and for readers who see few colours (after Okabe and Ito); selections keep theirs in all
+# Distinct in light and dark, and for colour-blind readers (after Okabe and Ito). A selection has the same one in all
 # charts and on the map.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f7bd9", "#b0574f", "#6b8e23", "#00868b")
 COLOURS += ("#4b2e83", "#7f7f7f", "#c2185b", "#795548", "#3f7fbf", "#b8860b")
 
-SECONDS = "seconds of training and of the rounds' selections (not of embedding and searching, which are kept)"
+SECONDS = "seconds of training and of the rounds' selections (not of embedding and searching, which are cached)"
 
 
 def colour(place: int) -> str:
-    """Of the selection at `place`."""
+    """The colour of the selection at `place`."""
     return COLOURS[place % len(COLOURS)]
 
 
 def differences(groups: list[Group]) -> Figure | None:
-    """Each selection's difference to random rows: a dot with the interval in which both of its intervals lie, so that
-    zero is inside it where no difference is shown."""
+    """Each selection's difference to random rows: a dot, with the span of its two intervals. The span contains zero
+    where no difference is shown."""
     data, labels = [], []
     for place, group in enumerate(groups):
         other = baseline_of(group, groups)
-        found = None if other in (None, group) else beside_random(group, other)
-        if found is None:
+        difference = None if other in (None, group) else beside_random(group, other)
+        if difference is None:
             continue
-        low, high = found.interval or (found.mean, found.mean)
+        low, high = difference.interval or (difference.mean, difference.mean)
         labels.append(html.escape(group.label))
-        arms = {"array": [round(high - found.mean, 6)], "arrayminus": [round(found.mean - low, 6)]}
+        arms = {"array": [round(high - difference.mean, 6)], "arrayminus": [round(difference.mean - low, 6)]}
         data.append(
             {
                 "type": "scatter",
                 "mode": "markers",
                 "name": html.escape(group.label),
-                "x": [round(found.mean, 6)],
+                "x": [round(difference.mean, 6)],
                 "y": [labels[-1]],
-                "text": [html.escape(f"{found.told()}: {found.verdict}")],
+                "text": [html.escape(f"{difference}: {difference.verdict}")],
                 "hovertemplate": "%{text}<extra></extra>",
                 "showlegend": False,
                 "error_x": {
@@ -74,7 +74,7 @@ def differences(groups: list[Group]) -> Figure | None:
 
 
 def target_loss(groups: list[Group], by: str) -> Figure | None:
-    """Target loss as rounds begin and at the end, `by` step or seconds; a line for each run."""
+    """Target loss at the start of each round and at the end, `by` step or seconds; a line for each run."""
     data = []
     for place, group in enumerate(groups):
         for seed, run in group.runs.items():
@@ -90,7 +90,7 @@ def target_loss(groups: list[Group], by: str) -> Figure | None:
 
 
 def curve(run: Run, by: str) -> list[tuple[float, float]]:
-    """(step or seconds, target loss) as every round began, and at the end; none where a run did not keep them."""
+    """(step or seconds, target loss) at the start of every round and at the end; empty where they were not recorded."""
     points = []
     for line in run.rounds:
         x = line.get("step" if by == "step" else "seconds")
@@ -108,7 +108,7 @@ def _spent(run: Run) -> float | None:
 
 
 def training_loss(groups: list[Group]) -> Figure | None:
-    """The Trainer's own loss, on the rows that it trained: of different rows, so not to be compared."""
+    """The Trainer's training loss. Each run trains other rows, so these losses can't be compared."""
     data = []
     for place, group in enumerate(groups):
         for seed, run in group.runs.items():
@@ -121,7 +121,7 @@ def training_loss(groups: list[Group]) -> Figure | None:
 
 
 def cost_and_gain(groups: list[Group]) -> Figure | None:
-    """What a run took, and what it gained on the target against the untrained model."""
+    """The seconds of each run, and by how much its target loss is below the untrained model's."""
     data = []
     for place, group in enumerate(groups):
         base = beside_base(group)
@@ -129,7 +129,6 @@ def cost_and_gain(groups: list[Group]) -> Figure | None:
         if base is None or not points:
             continue
         gains = [run.metrics["base"]["target_loss"] - run.metrics["target_loss"] for _, run in points]
-        told = [_cost(run) for _, run in points]
         data.append(
             {
                 "type": "scatter",
@@ -137,15 +136,14 @@ def cost_and_gain(groups: list[Group]) -> Figure | None:
                 "name": html.escape(group.label),
                 "x": [round(spent, 3) for spent, _ in points],
                 "y": gains,
-                "text": told,
+                "text": [_cost(run) for _, run in points],
                 "hovertemplate": "%{text}<br>%{x:.1f} s, gain %{y:.4f}",
                 "marker": {"color": colour(place), "size": 11, "symbol": place % 8},
             }
         )
     if not data:
         return None
-    axis = SECONDS
-    return _figure(data, "Cost and gain", axis, "target loss gained on the untrained model")
+    return _figure(data, "Cost and gain", SECONDS, "target loss gained on the untrained model")
 
 
 def _cost(run: Run) -> str:
@@ -170,9 +168,9 @@ def _line(group: Group, place: int, seed: object, x: list, y: list, legend: bool
 
 
 def sources(groups: list[Group], colours: dict[str, str]) -> list[tuple[str, Figure]]:
-    """For each selection, what its rounds took from each source as stacked bars, a mean over its seeds; `colours`: of
-    the sources, the same in every picture."""
-    found = []
+    """For each selection, the rows of each source that its rounds took, as stacked bars: the mean over its seeds.
+    `colours`: of the sources, the same in every chart."""
+    figures = []
     for group in groups:
         runs = [run for run in group.runs.values() if run.rounds]
         if not runs:
@@ -197,17 +195,17 @@ def sources(groups: list[Group], colours: dict[str, str]) -> list[tuple[str, Fig
         title = f"{html.escape(group.label)}: distinct rows by source, mean of seeds"
         figure = _figure(data, title, "", "")
         figure["layout"] |= {"barmode": "stack", "height": 440}
-        found.append((group.label, figure))
-    return found
+        figures.append((group.label, figure))
+    return figures
 
 
 def source_colour(place: int) -> str:
-    """Of the source at `place`, around the colour circle by the golden angle."""
+    """The colour of the source at `place`: steps of the golden angle around the colour circle."""
     return f"hsl({(place * 137.508 + 20) % 360:.0f},{55 + place % 3 * 10}%,{48 + place % 2 * 10}%)"
 
 
 def overlap(groups: list[Group]) -> Figure | None:
-    """A heat map of which share of rows two selections have in common."""
+    """A heat map of the share of rows that two selections have in common."""
     values = overlaps(groups)
     if len(groups) < 2 or np.isnan(values).all():
         return None
@@ -235,7 +233,7 @@ def _figure(data: list[dict], title: str, x: str, y: str) -> Figure:
 
 
 def source_colours(groups: list[Group], pool: list[str] = ()) -> dict[str, str]:
-    """The colour of every source in all pictures: of those that rounds took from, most taken from first, then of the
+    """The colour of every source in all charts: first the sources that rounds took from, by how many rows, then the
     others of the pool."""
     totals: dict[str, int] = {}
     for run in (run for group in groups for run in group.runs.values()):
@@ -247,7 +245,7 @@ def source_colours(groups: list[Group], pool: list[str] = ()) -> dict[str, str]:
 
 
 def all_charts(groups: list[Group], colours: dict[str, str]) -> dict[str, list[Figure]]:
-    """By section of the page."""
+    """The charts by section of the page."""
     losses = [target_loss(groups, "step"), target_loss(groups, "seconds"), training_loss(groups)]
     return {
         "differences": [f for f in [differences(groups)] if f],

@@ -1,10 +1,8 @@
-"""The pool and the queries as the runs of a report had them: loaded again by a run's own configuration. Nothing is
-embedded for a report; what the store does not hold is not shown."""
+"""The pool and the queries of the runs of a report, loaded again by a run's configuration. Nothing is embedded for a
+report: rows whose vectors are not in the store are left out."""
 
-import contextlib
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +20,7 @@ from near.embedding.embed import embedder_of, reads_answers
 from near.embedding.missing import RowTexts, look_up
 from near.embedding.store import Store
 from near.report.compare import Group
-from near.report.runs import Run
+from near.report.runs import Run, quiet
 from near.searching.find import SearchSettings
 from near.searching.material import Material, load_queries
 from near.selection.needs import needs_of
@@ -34,8 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Pool:
-    """`search`: of the run that it was loaded by; `fingerprint`: as that run kept it; `queries` and `neighbours` are
-    None where no run had them."""
+    """The pool that the runs selected from.
+
+    Attributes:
+        search: of the run by which it was loaded.
+        fingerprint: of the rows, as that run recorded it.
+        rows: the candidates.
+        queries: None where no run has any.
+        neighbours: the matrix; None where no run has one.
+    """
 
     search: SearchSettings
     fingerprint: str
@@ -45,43 +50,51 @@ class Pool:
 
     @property
     def embedder(self) -> str:
-        """Whose vectors these are."""
+        """The name of the embedder, for the page."""
         embedder = self.search.embedder
         return str(embedder.get("model") or embedder["_target_"].rpartition(".")[2])
 
 
 def pool_of(groups: list[Group], read_config: Callable[[Path], DictConfig]) -> Pool:
-    """The pool that most runs selected from. UserError where it can't be loaded as it was."""
+    """The pool that most runs selected from.
+
+    Args:
+        groups: the selections.
+        read_config: reads and checks a run's config.yaml.
+
+    Raises:
+        UserError: its rows can't be loaded, or have changed since.
+    """
     runs = [run for group in groups for run in group.runs.values() if run.pool is not None]
     if not runs:
-        raise UserError("no run says which pool it selected from")
+        raise UserError("no run records which pool it selected from")
     most = Counter(run.pool for run in runs).most_common(1)[0][0]
     runs = [run for run in runs if run.pool == most]
-    best, fault = None, UserError("its configuration is gone")
+    best, fault = None, UserError("no run has its config.yaml any more")
     for run in _different(runs):
         try:
-            with _quiet():
-                found = _loaded(run, most, read_config)
+            with quiet():
+                pool = _loaded(run, most, read_config)
         except (UserError, OSError, ValueError, HydraException, OmegaConfBaseException) as error:
             fault = error
             continue
-        if found.neighbours is not None:
-            return found
-        best = best or found
+        if pool.neighbours is not None:
+            return pool
+        best = best or pool
     if best is None:
         raise UserError(f"the pool can't be shown: {one_line(fault)}")
     return best
 
 
 def _different(runs: list[Run]) -> list[Run]:
-    """One run of each selector: what they load is decided by that."""
+    """One run of each selector, which decides what a run loads."""
     return list({run.selector: run for run in reversed(runs)}.values())
 
 
 def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig]) -> Pool:
     path = run.files / CONFIG
     if not path.is_file():
-        raise UserError(f"{path} is gone")
+        raise UserError(f"{path} is missing")
     cfg = read_config(path)
     search = SearchSettings.of(cfg, cfg.cache_dir)
     needs = needs_of(cfg, selector_of(cfg.selector))
@@ -91,10 +104,10 @@ def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig
     rows = material.candidates
     pools = [rows] if queries is None else [rows, rows.followed_by(queries)]
     if fingerprint not in [pool.fingerprint for pool in pools]:
-        raise UserError(f"the rows of {cfg.data.candidates.path} are not those that were selected from")
+        raise UserError(f"the rows of {cfg.data.candidates.path} have changed since they were selected from")
     if run.labels is not None and run.labels not in [pool.labels for pool in pools]:
         raise UserError(
-            f"the sources of {cfg.data.candidates.path} have other labels than when they were selected from"
+            f"the sources of {cfg.data.candidates.path} have changed their labels since they were selected from"
         )
     if not needs.trains_on_queries:
         material = material.distinct(cfg.data, search, compute=False)
@@ -102,34 +115,36 @@ def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig
     return Pool(search, fingerprint, material.candidates, queries, neighbours)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What loading tells was told when the run began."""
-    logger = logging.getLogger("near")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def stored_vectors(
+    pool: Pool, ids: np.ndarray, query_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
+    """The vectors of rows and queries that are in the store.
 
+    Args:
+        pool: whose rows and queries they are.
+        ids: int64 (n,), of rows of the pool.
+        query_ids: int64 (q,), of queries.
 
-def stored_vectors(pool: Pool, ids: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
-    """Vectors of pool rows `ids` and of queries `asked` as far as the store holds them: positions in `ids` int64 (m,),
-    vectors float32 (m, dim), vectors of all queries float32 (q, dim), and the space. UserError where too few are there.
+    Returns:
+        Positions in `ids` of the rows that have a vector, int64 (m,); their vectors, float32 (m, dim); the queries'
+        vectors, float32 (q, dim), or (0, 0) where one is missing; and the space.
+
+    Raises:
+        UserError: fewer than 90% of the rows have a vector.
     """
     cache_dir = pool.search.cache_dir
     embedder = embedder_of(pool.search.embedder, cache_dir)
     if not cache_folder(cache_dir, "embeddings", digest(embedder.space)).is_dir():
         raise UserError("these rows were never embedded")
     with Store.of(embedder, cache_dir) as store:
-        looked = look_up(store, RowTexts(pool.rows, ids, embedder), len(ids), embedder.chunk)
-        there = np.flatnonzero(looked.offsets >= 0)
-        if len(there) < 0.9 * len(ids):
-            raise UserError(f"the store holds vectors of {len(there)} of {len(ids)} rows")
-        vectors, queries = store.read(looked.offsets[there]), np.empty((0, 0), dtype=np.float32)
-        if len(asked):
-            places = look_up(store, RowTexts(pool.queries, asked, embedder, query=True), len(asked), embedder.chunk)
-            if (places.offsets >= 0).all():
-                queries = store.read(places.offsets)
-    return there, vectors, queries, embedder.space
+        offsets = look_up(store, RowTexts(pool.rows, ids, embedder), len(ids), embedder.chunk).offsets  # (n,)
+        stored = np.flatnonzero(offsets >= 0)
+        if len(stored) < 0.9 * len(ids):
+            raise UserError(f"the store has vectors of {len(stored)} of {len(ids)} rows")
+        vectors, queries = store.read(offsets[stored]), np.empty((0, 0), dtype=np.float32)
+        if len(query_ids):
+            query_texts = RowTexts(pool.queries, query_ids, embedder, query=True)
+            offsets = look_up(store, query_texts, len(query_ids), embedder.chunk).offsets  # (q,)
+            if (offsets >= 0).all():
+                queries = store.read(offsets)
+    return stored, vectors, queries, embedder.space

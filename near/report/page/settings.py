@@ -1,4 +1,4 @@
-"""What was compared: the settings in which the selections differ, the versions, the data, and how to repeat it."""
+"""The settings of a comparison: where the selections differ, versions, data, and the commands that repeat the runs."""
 
 import shlex
 from dataclasses import dataclass, field
@@ -11,8 +11,14 @@ LONG = 120  # characters of a value
 
 @dataclass
 class Compared:
-    """`differing`: setting, then its value in every group; `alike`: settings that all have in common; `facts`: what
-    holds for which runs (name, value, runs); `commands`: a run's name and the command that repeats it."""
+    """Rows of the page's tables.
+
+    Attributes:
+        differing: setting, then its value in every group.
+        alike: setting and value, of those that all groups have in common.
+        facts: versions and fingerprints: name, value, and of how many runs.
+        commands: a run's name and the command that repeats it.
+    """
 
     differing: list[list[str]] = field(default_factory=list)
     alike: list[list[str]] = field(default_factory=list)
@@ -21,29 +27,29 @@ class Compared:
 
 
 def compared(groups: list[Group]) -> Compared:
-    """Of all runs of `groups`."""
+    """The settings of all runs of `groups`."""
     of = [settings_of(group.one) for group in groups]
-    found = Compared()
+    result = Compared()
     for key in sorted(set().union(*of)):
         values = [_short(s.get(key, "-")) for s in of]
         if len(set(values)) > 1:
-            found.differing.append([key, *values])
+            result.differing.append([key, *values])
         else:
-            found.alike.append([key, values[0]])
+            result.alike.append([key, values[0]])
     runs = [run for group in groups for run in group.runs.values()]
-    found.facts = _facts(runs)
-    found.commands = [[run.folder.name, command] for run in runs if (command := _command(run))]
-    return found
+    result.facts = _facts(runs)
+    result.commands = [[run.folder.name, command] for run in runs if (command := _command(run))]
+    return result
 
 
 def _facts(runs: list[Run]) -> list[list[str]]:
     """Versions and fingerprints: one line where all runs have the same, else a line for each value."""
     seen: dict[str, dict[str, int]] = {}
     for run in runs:
-        told = {f"{name} version": v for name, v in (run.training.get("versions") or {}).items()}
+        facts = {f"{name} version": v for name, v in (run.training.get("versions") or {}).items()}
         prints = (run.training.get("identity") or {}).get("fingerprints") or {}
-        told |= {f"{name} fingerprint": v for name, v in prints.items()}
-        for name, value in told.items():
+        facts |= {f"{name} fingerprint": v for name, v in prints.items()}
+        for name, value in facts.items():
             counts = seen.setdefault(name, {})
             counts[str(value)] = counts.get(str(value), 0) + 1
     return [
@@ -54,7 +60,7 @@ def _facts(runs: list[Run]) -> list[list[str]]:
 
 
 def _command(run: Run) -> str | None:
-    """What repeats the run, as Hydra kept its overrides."""
+    """The command that repeats the run, from the overrides that Hydra recorded."""
     if not (words := run.files.overrides):
         return None
     return shlex.join(["python", "train.py", *(word for word in words if not word.startswith("sweeps="))])

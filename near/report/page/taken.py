@@ -1,4 +1,4 @@
-"""Which rows of the pool each selection took, over its seeds."""
+"""The rows of the pool that each selection took, over its seeds."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,14 @@ from near.report.runs import Run
 
 @dataclass(frozen=True)
 class Taken:
-    """Rows that a group's selector picked and that were drawn: ids int64 (m,) ascending, in how many runs each, and
-    `rounds`: in how many rounds over all of them; `warmup`: ids that only a warm-up drew."""
+    """The rows that a group's selector picked and that training drew.
+
+    Attributes:
+        ids: int64 (m,), ascending.
+        runs: int64 (m,), in how many runs each was drawn.
+        rounds: int64 (m,), in how many rounds of all runs.
+        warmup: int64 (w,), ids that warm-ups alone drew.
+    """
 
     ids: np.ndarray
     runs: np.ndarray
@@ -19,13 +25,13 @@ class Taken:
     warmup: np.ndarray
 
     @classmethod
-    def nothing(cls) -> "Taken":
-        """Of a selection from another pool."""
+    def empty(cls) -> "Taken":
+        """For a selection from another pool."""
         return cls(*[np.empty(0, dtype=np.int64)] * 4)
 
 
 def taken(group: Group) -> Taken:
-    """Of the runs whose rounds can be read."""
+    """The rows that `group` took, in the runs whose rounds can be read."""
     per_run = [run.drawn for run in group.runs.values()]
     picked = [rounds for rounds, _ in per_run]
     ids, runs = _counts([np.unique(np.concatenate(r)) for r in picked if r])
@@ -41,11 +47,13 @@ def _counts(sets: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def overlaps(groups: list[Group]) -> np.ndarray:
-    """Jaccard index of what two selections took, float64 (g, g): the mean over pairs of runs with the same seed; where
-    they share no seed, over all pairs. On the diagonal: of different seeds of one selection (1 for one seed). NaN where
-    nothing can be read, and between selections from different pools."""
+    """The Jaccard index of the rows that two selections took, float64 (n_groups, n_groups).
+
+    It is the mean over pairs of runs with the same seed, or over all pairs where they share no seed. On the diagonal it
+    compares the seeds of one selection (1 for one seed). NaN where no round can be read, and between different pools.
+    """
     rows = [{seed: _all(run) for seed, run in group.runs.items()} for group in groups]
-    found = np.full((len(groups), len(groups)), np.nan)
+    indices = np.full((len(groups), len(groups)), np.nan)
     for i, first in enumerate(rows):
         for j, second in enumerate(rows[: i + 1]):
             if groups[i].one.pool != groups[j].one.pool:
@@ -54,8 +62,8 @@ def overlaps(groups: list[Group]) -> np.ndarray:
             pairs = pairs or [(a, b) for a in first.values() for b in second.values()]
             values = [_jaccard(a, b) for a, b in pairs if len(a) and len(b)]
             if values:
-                found[i, j] = found[j, i] = float(np.mean(values))
-    return found
+                indices[i, j] = indices[j, i] = np.mean(values)
+    return indices
 
 
 def _all(run: Run) -> np.ndarray:

@@ -1,5 +1,5 @@
 "use strict";
-// Charts are drawn when they come into view; each has its values as a table, for readers who do not see or point.
+// A chart is drawn when it comes into view. Each also has its values as a table, for screen readers and keyboards.
 {
   const themed = () => {
     const axis = { gridcolor: near.css("--line"), zerolinecolor: near.css("--line"), linecolor: near.css("--line"), automargin: true };
@@ -41,7 +41,7 @@
   }, { rootMargin: "300px" });
   for (const place of document.querySelectorAll("[data-charts]")) {
     const figures = near.data.charts[place.dataset.charts];
-    if (!figures.length && place.tagName === "SECTION") place.append(near.element("p", { className: "note" }, "These runs kept nothing to show here."));
+    if (!figures.length && place.tagName === "SECTION") place.append(near.element("p", { className: "note" }, "These runs recorded nothing to show here."));
     for (const figure of figures) {
       const chart = near.element("div", { className: "chart", role: "img", "aria-label": decoded(figure.layout.title.text) });
       chart.figure = figure;

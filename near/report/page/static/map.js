@@ -1,11 +1,11 @@
 "use strict";
-// The map: a canvas that is drawn anew for every frame in which something moved.
+// The map: a canvas that is redrawn for every frame in which something moved.
 if (near.data.map) {
   const map = near.data.map, canvas = document.getElementById("map-canvas"), tip = document.getElementById("map-tip");
   const pen = canvas.getContext("2d", { alpha: false });
   const x = near.unpacked(map.x, Int16Array), y = near.unpacked(map.y, Int16Array);
   const source = near.unpacked(map.source, Uint16Array), ids = near.unpacked(map.ids, Int32Array);
-  const asked = { x: near.unpacked(map.queries.x, Int16Array), y: near.unpacked(map.queries.y, Int16Array) };
+  const crosses = { x: near.unpacked(map.queries.x, Int16Array), y: near.unpacked(map.queries.y, Int16Array) };
   const taken = map.taken.map((group) => near.unpacked(group.at, Int32Array));
   const shown = taken.map(() => true), sources = map.sources.map(() => true);
   const order = taken.map((rows, g) => g).sort((a, b) => taken[b].length - taken[a].length); // small ones on top
@@ -20,7 +20,7 @@ if (near.data.map) {
   document.getElementById("map-note").textContent = `${placed} Rows whose embeddings by ${map.embedder} are alike lie close together. Large dots were picked by a selector and trained on (rows that only a warm-up drew are not marked), crosses are queries.`;
 
   const fit = () => Math.min(width, height) * 0.47 / 32000;
-  const ask = () => { if (!waiting) { waiting = true; requestAnimationFrame(draw); } };
+  const redraw = () => { if (!waiting) { waiting = true; requestAnimationFrame(draw); } };
   const draw = () => {
     waiting = false;
     const scale = fit() * view.scale, left = width / 2 - view.x * scale, top = height / 2 + view.y * scale;
@@ -56,8 +56,8 @@ if (near.data.map) {
     pen.strokeStyle = near.css("--fore");
     pen.lineWidth = 1.3;
     pen.beginPath();
-    for (let q = 0; q < asked.x.length; q++) {
-      const a = left + asked.x[q] * scale, b = top - asked.y[q] * scale;
+    for (let q = 0; q < crosses.x.length; q++) {
+      const a = left + crosses.x[q] * scale, b = top - crosses.y[q] * scale;
       pen.moveTo(a - 4, b - 4); pen.lineTo(a + 4, b + 4); pen.moveTo(a - 4, b + 4); pen.lineTo(a + 4, b - 4);
     }
     pen.stroke();
@@ -77,18 +77,18 @@ if (near.data.map) {
     width = canvas.clientWidth; height = canvas.clientHeight;
     ratio = Math.min(2, devicePixelRatio || 1);
     canvas.width = width * ratio; canvas.height = height * ratio;
-    ask();
+    redraw();
   };
   const zoom = (by, a = width / 2, b = height / 2) => {
     const scale = fit() * view.scale, next = Math.max(0.5, Math.min(400, view.scale * by));
-    const px = (a - width / 2) / scale, py = (b - height / 2) / scale, kept = view.scale / next;
-    view.x += px * (1 - kept); view.y -= py * (1 - kept);
+    const px = (a - width / 2) / scale, py = (b - height / 2) / scale, shrink = view.scale / next;
+    view.x += px * (1 - shrink); view.y -= py * (1 - shrink);
     view.scale = next;
-    ask();
+    redraw();
   };
-  const move = (a, b) => { const scale = fit() * view.scale; view.x -= a / scale; view.y += b / scale; ask(); };
-  const all = () => { Object.assign(view, { x: 0, y: 0, scale: 1 }); ask(); };
-  const tell = (a, b, reach) => {
+  const move = (a, b) => { const scale = fit() * view.scale; view.x -= a / scale; view.y += b / scale; redraw(); };
+  const all = () => { Object.assign(view, { x: 0, y: 0, scale: 1 }); redraw(); };
+  const showRow = (a, b, reach) => {
     const scale = fit() * view.scale, left = width / 2 - view.x * scale, top = height / 2 + view.y * scale;
     let best = -1, least = reach * reach;
     for (let i = 0; i < x.length; i++) {
@@ -103,16 +103,16 @@ if (near.data.map) {
       const head = near.element("div", { className: "head" }, `row ${ids[best]}, ${map.sources[source[best]][0]} `, ...near.badges(by, []));
       tip.replaceChildren(head, near.element("div", {}, map.text[best]));
     }
-    ask();
+    redraw();
   };
 
   // Pointers: one drags, two zoom; on a touch screen one finger up or down scrolls the page.
-  const held = new Map();
+  const pressed = new Map();
   let dragged = 0;
-  canvas.addEventListener("pointerdown", (e) => { held.set(e.pointerId, e); dragged = 0; canvas.setPointerCapture(e.pointerId); });
+  canvas.addEventListener("pointerdown", (e) => { pressed.set(e.pointerId, e); dragged = 0; canvas.setPointerCapture(e.pointerId); });
   canvas.addEventListener("pointermove", (e) => {
-    if (!held.has(e.pointerId)) return;
-    const before = held.get(e.pointerId), others = [...held.values()].filter((o) => o.pointerId !== e.pointerId);
+    if (!pressed.has(e.pointerId)) return;
+    const before = pressed.get(e.pointerId), others = [...pressed.values()].filter((o) => o.pointerId !== e.pointerId);
     dragged += Math.abs(e.clientX - before.clientX) + Math.abs(e.clientY - before.clientY);
     if (others.length) {
       const box = canvas.getBoundingClientRect(), o = others[0];
@@ -120,10 +120,10 @@ if (near.data.map) {
       zoom(apart(e) / apart(before), (e.clientX + o.clientX) / 2 - box.left, (e.clientY + o.clientY) / 2 - box.top);
     }
     move((e.clientX - before.clientX) / (others.length + 1), (e.clientY - before.clientY) / (others.length + 1));
-    held.set(e.pointerId, e);
+    pressed.set(e.pointerId, e);
   });
   const leave = (e) => {
-    if (held.delete(e.pointerId) && e.type === "pointerup" && dragged < 5) tell(e.offsetX, e.offsetY, 14);
+    if (pressed.delete(e.pointerId) && e.type === "pointerup" && dragged < 5) showRow(e.offsetX, e.offsetY, 14);
   };
   canvas.addEventListener("pointerup", leave);
   canvas.addEventListener("pointercancel", leave);
@@ -132,23 +132,23 @@ if (near.data.map) {
     const step = 60, keys = {
       ArrowLeft: () => move(step, 0), ArrowRight: () => move(-step, 0), ArrowUp: () => move(0, step), ArrowDown: () => move(0, -step),
       "+": () => zoom(1.3), "=": () => zoom(1.3), "-": () => zoom(1 / 1.3), "0": all,
-      Enter: () => tell(width / 2, height / 2, Infinity), Escape: () => { picked = -1; tip.hidden = true; ask(); },
+      Enter: () => showRow(width / 2, height / 2, Infinity), Escape: () => { picked = -1; tip.hidden = true; redraw(); },
     };
     if (keys[e.key] && !e.ctrlKey && !e.metaKey) { e.preventDefault(); keys[e.key](); }
   });
-  canvas.addEventListener("focus", ask);
-  canvas.addEventListener("blur", ask);
+  canvas.addEventListener("focus", redraw);
+  canvas.addEventListener("blur", redraw);
   for (const button of document.querySelectorAll("[data-zoom]")) {
     button.addEventListener("click", () => (+button.dataset.zoom ? zoom(+button.dataset.zoom) : all()));
   }
   const chip = (place, list, at, colour, text) => {
     const button = near.element("button", { type: "button", "aria-pressed": "true" }, near.element("span", { className: "dot", style: { background: colour } }), text);
-    button.addEventListener("click", () => { list[at] = !list[at]; button.setAttribute("aria-pressed", list[at]); ask(); });
+    button.addEventListener("click", () => { list[at] = !list[at]; button.setAttribute("aria-pressed", list[at]); redraw(); });
     document.getElementById(place).append(button);
   };
   map.taken.forEach((group, g) => chip("map-taken", shown, g, near.data.groups[g].colour, `${near.data.groups[g].label}: ${group.all} rows picked${near.data.groups[g].runs > 1 ? ` by ${near.data.groups[g].runs} seeds` : ""}`));
   map.sources.forEach(([name, colour], s) => chip("map-sources", sources, s, colour, `${name} (${bySource[s].length})`));
   new ResizeObserver(resize).observe(canvas);
-  near.themed.push(ask);
+  near.themed.push(redraw);
   near.map = { view, move, zoom };
 }

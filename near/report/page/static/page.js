@@ -1,16 +1,16 @@
 "use strict";
-// What all parts of the page share: the data, the theme, and how text gets onto the page (always as text).
+// What all parts of the page share: the data, the theme, and how texts get onto the page (never as markup).
 const near = { data: JSON.parse(document.getElementById("data").textContent), themed: [] };
 
 near.element = (tag, properties = {}, ...children) => {
-  const made = document.createElement(tag);
+  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name === "style") Object.assign(made.style, value);
-    else if (name in made) made[name] = value;
-    else made.setAttribute(name, value);
+    if (name === "style") Object.assign(node.style, value);
+    else if (name in node) node[name] = value;
+    else node.setAttribute(name, value);
   }
-  made.append(...children.filter((child) => child !== null));
-  return made;
+  node.append(...children.filter((child) => child !== null));
+  return node;
 };
 
 near.css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -29,7 +29,7 @@ near.badges = (by, warm) => [
   ...(warm.length ? [near.element("span", { className: "badge" }, "warm-up only")] : []),
 ];
 
-// `text` with every place where `words` stands marked
+// `text` with every occurrence of `words` marked
 near.marked = (text, words) => {
   if (!words) return [text];
   const parts = [], low = text.toLowerCase();
@@ -42,9 +42,9 @@ near.marked = (text, words) => {
 };
 
 {
-  const asked = matchMedia("(prefers-color-scheme: dark)"), root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)"), root = document.documentElement;
   const apply = (theme) => { root.dataset.theme = theme; near.themed.forEach((f) => f()); };
-  apply(asked.matches ? "dark" : "light");
-  asked.addEventListener("change", () => apply(asked.matches ? "dark" : "light"));
+  apply(dark.matches ? "dark" : "light");
+  dark.addEventListener("change", () => apply(dark.matches ? "dark" : "light"));
   document.getElementById("theme").addEventListener("click", () => apply(root.dataset.theme === "dark" ? "light" : "dark"));
 }
