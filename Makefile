@@ -1,4 +1,4 @@
-# `make help` lists the targets. VENV, NEAR_CACHE, RUNS and WORKERS (processes that test) can be set.
+# `make help` lists the targets. Variables: VENV, NEAR_CACHE, RUNS, WORKERS (test processes).
 VENV ?= .venv
 PYTHON ?= python3
 RUNS ?= runs/demo
@@ -8,7 +8,7 @@ PY = $(VENV)/bin/python
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 PIP = -m pip install --quiet --disable-pip-version-check
 
@@ -37,21 +37,21 @@ $(VENV)-extras/.installed: pyproject.toml .ci/extras.txt
 	$(VENV)-extras/bin/python $(PIP) -c .ci/extras.txt -e '.[dev,deepspeed,qlora,sweeps,lm-eval,maths,trackers,workspaces]'
 	touch $@
 
-lock: ## requirements.txt anew, of the newest that pyproject.toml takes, in an environment of its own
+lock: ## write requirements.txt with the newest versions that pyproject.toml allows, in an environment of its own
 	$(PYTHON) -m venv --clear $(VENV)-lock
 	$(VENV)-lock/bin/python $(PIP) -e '.[dev]'
 	(grep '^#' requirements.txt; $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//') > $(VENV)-lock/requirements.txt
 	mv $(VENV)-lock/requirements.txt requirements.txt
 
-install: $(VENV)/.installed ## create .venv and install near in it, with the versions of requirements.txt
+install: $(VENV)/.installed ## create .venv and install near with the versions of requirements.txt
 
-assets: $(VENV)/.installed ## fetch the built-in model, embedder and data into the cache
+assets: $(VENV)/.installed ## download the built-in model, embedder and data into the cache
 	@$(PY) -m near assets
 
-demo: assets ## the whole job on real data: select, train, merge, evaluate, report
+demo: assets ## everything on real data: select, train, merge, evaluate, report
 	@$(PY) bench/demo.py $(RUNS)
 
-bubblewrap: # for graded programs; where it can't be installed, the tests that need it are skipped
+bubblewrap: # for graded programs; the tests that need it are skipped if it cannot be installed
 	command -v bwrap >/dev/null || (apt-get -qq update && apt-get -qq install -y bubblewrap >/dev/null) || echo "bubblewrap is missing: graded programs are not tested"
 
 test: $(VENV)/.installed-dev bubblewrap ## the tests (under 12 minutes from nothing)
@@ -60,13 +60,13 @@ test: $(VENV)/.installed-dev bubblewrap ## the tests (under 12 minutes from noth
 test-quick: $(VENV)/.installed-dev ## the tests that need no model and no process of their own (under a minute)
 	$(PY) -m pytest -m "not (slow or real or model or process or ray or vllm or extras or browser)"
 
-test-slow: $(VENV)/.installed-dev ## what takes minutes
+test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 	$(PY) -m pytest -m slow
 
 test-ray: $(VENV)/.installed-ray ## embedding, searching and sweeps on a local Ray cluster
 	$(PY) -m pytest -m ray
 
-test-browser: $(VENV)/.installed-dev ## the report in headless Chromium (Debian's, installed where it is missing)
+test-browser: $(VENV)/.installed-dev ## the report in headless Chromium (Debian's, installed if it is missing)
 	command -v chromium >/dev/null && command -v chromedriver >/dev/null || (apt-get -qq update && apt-get -qq install -y chromium chromium-driver >/dev/null)
 	$(PY) -m pytest -m browser
 
@@ -76,9 +76,9 @@ test-vllm: $(VENV)-vllm/.installed ## the real vLLM, CPU build, in an environmen
 test-extras: $(VENV)-extras/.installed ## DeepSpeed on two CPU ranks, bitsandbytes, submitit, Optuna, lm-eval, SwanLab, MLflow and Trackio, in an environment of their own (2 GB)
 	$(VENV)-extras/bin/python -m pytest -m extras
 
-test-elsewhere: test-ray test-vllm test-extras ## what needs an environment of its own: before a release, and where a change touches it
+test-elsewhere: test-ray test-vllm test-extras ## the tests that need an environment of their own: before a release, and after changes to such code
 
-lint: $(VENV)/.installed-dev ## ruff, which room imports which, and types
+lint: $(VENV)/.installed-dev ## ruff, imports between rooms, and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	@$(VENV)/bin/lint-imports

@@ -1,10 +1,10 @@
-"""What all scripts of this folder share: their arguments, the head of their output, and work in a process of its own.
+"""Shared by all scripts of this folder: their arguments, the head of their output, and work in a separate process.
 
     if __name__ == "__main__":
         script(main, work)
 
-`python bench/NAME.py rows=1000 sizes=10,20 FILE` calls main(FILE, rows=1000, sizes=[10, 20]): main's annotations say
-what a value has to be. `--help` prints the script's docstring.
+`python bench/NAME.py rows=1000 sizes=10,20 FILE` calls main(FILE, rows=1000, sizes=[10, 20]). main's annotations
+give the type of each value. `--help` prints the script's docstring.
 """
 
 import inspect
@@ -34,7 +34,7 @@ def script(main: Callable[..., object], *workers: Callable[..., object]) -> None
     A UserError ends the process with one line and status 1.
     """
     words = sys.argv[1:]
-    os.environ.setdefault("NEAR_CACHE", str(ROOT / ".cache"))  # whatever folder it is started in
+    os.environ.setdefault("NEAR_CACHE", str(ROOT / ".cache"))  # independent of the current folder
     try:
         if words[:1] == [APART]:
             worker = {worker.__name__: worker for worker in workers}[words[1]]
@@ -50,10 +50,10 @@ def script(main: Callable[..., object], *workers: Callable[..., object]) -> None
 
 
 def options(main: Callable[..., object], words: Sequence[str]) -> inspect.BoundArguments:
-    """What was typed, as arguments of `main`; where it takes `*overrides`, all that it does not know are these.
+    """The words of the command line as arguments of `main`. Unknown options become its `*overrides`, if it has them.
 
     Raises:
-        UserError: an option that `main` does not have, or a value of another kind.
+        UserError: an option that `main` does not have, or a value of another type.
     """
     signature = inspect.signature(main)
     named = {p.name: p for p in signature.parameters.values() if p.kind is not p.VAR_POSITIONAL}
@@ -71,7 +71,7 @@ def options(main: Callable[..., object], words: Sequence[str]) -> inspect.BoundA
     try:
         return signature.bind(*files, **keywords)
     except TypeError as error:
-        raise UserError(f"{' '.join(words) or 'nothing typed'}: {error}; --help says what is expected") from None
+        raise UserError(f"{' '.join(words) or 'no arguments'}: {error}; --help says what is expected") from None
 
 
 def _value(word: str, value: str, kind: type) -> object:
@@ -86,12 +86,12 @@ def _value(word: str, value: str, kind: type) -> object:
             raise UserError(f"{word}: expected a whole number, 0 or more")
         return int(value)
     if not value:
-        raise UserError(f"{word}: expected a value behind the =")
+        raise UserError(f"{word}: expected a value after the =")
     return value
 
 
 def head() -> str:
-    """Date, machine, versions and the commit, as lines that stand above every table."""
+    """Date, machine, versions and the commit: the lines above every table."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     machine = f"{cpu()}, {cores()} of {os.cpu_count()} cores, {memory / 1e9:.1f} GB, load {os.getloadavg()[0]:.1f}"
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
@@ -100,12 +100,12 @@ def head() -> str:
 
 
 def cpu() -> str:
-    """The processor's name, as the system has it."""
+    """The processor's name, from the system."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found.group(1) if found else platform.processor() or platform.machine()
+        model = None
+    return model.group(1) if model else platform.processor() or platform.machine()
 
 
 def cores() -> int:
@@ -130,17 +130,17 @@ def commit() -> str:
             return None
         return None if done.returncode else done.stdout.strip()
 
-    found = git("rev-parse", "--short", "HEAD")
-    if found is None:
+    head = git("rev-parse", "--short", "HEAD")
+    if head is None:
         return "of no commit"
-    return f"at {found}{' with changes' if git('status', '--porcelain') else ''}"
+    return f"at {head}{' with changes' if git('status', '--porcelain') else ''}"
 
 
 def apart(worker: Callable[..., object], *args: object, env: dict[str, str] | None = None) -> Any:
-    """`worker(*args)` in a process of its own, so that its memory and imports are its own; what it returns, by JSON.
+    """Run `worker(*args)` in a separate process, with its own memory and imports; its result comes back as JSON.
 
     Raises:
-        UserError: the process failed; what it said goes to stderr.
+        UserError: the process failed; its error output goes to stderr.
     """
     words = [sys.executable, inspect.getfile(worker), APART, worker.__name__, json.dumps(args, default=str)]
     done = subprocess.run(words, cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, text=True)
@@ -152,7 +152,7 @@ def apart(worker: Callable[..., object], *args: object, env: dict[str, str] | No
 
 
 def composed(name: str, *overrides: str):
-    """The configuration of a script of ours, `name` such as "train", as a job of it would have it."""
+    """The configuration of one of near's scripts, `name` such as "train", as a job of it would have it."""
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
@@ -173,18 +173,18 @@ def composed(name: str, *overrides: str):
 
 
 def timed(work: Callable[[], Result]) -> tuple[float, Result]:
-    """Seconds that `work` took, and what it returned."""
+    """The seconds and the result of `work()`."""
     started = time.perf_counter()
     result = work()
     return time.perf_counter() - started, result
 
 
 def peak() -> int:
-    """The most memory that this process has held, in bytes (VmHWM: unlike ru_maxrss nothing of its parent)."""
+    """Peak memory of this process, in bytes (VmHWM: unlike ru_maxrss it does not include its parent's)."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"^VmHWM:\s+(\d+)", status, re.MULTILINE).group(1)) * 1024
 
 
 def not_measured(name: str, error: Exception) -> None:
-    """The row of what can't be had here: a peer's package, above all."""
+    """Print the row of something that cannot be measured here, such as a peer's package."""
     print(f"{name:30} not measured: {one_line(error)}", flush=True)

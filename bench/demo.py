@@ -1,14 +1,14 @@
-"""The whole job on the built-in data, each step as a user would type it; what is done already is not done again.
+"""All steps on the built-in data, each as a user would type it; finished steps are not repeated.
 
     python bench/demo.py [runs/demo]
 
-Ends with the table of report.py, the seconds of each step and the largest process's peak memory.
+It ends with the table of report.py, the seconds of each step and the peak memory of the largest process.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import resource
 import subprocess
@@ -33,7 +33,7 @@ def steps(runs: str) -> list[list[str]]:
 
 
 def step(*words: str) -> None:
-    """Show the command and run it from the repository's root; stop where it fails."""
+    """Print the command and run it in the repository's root; exit if it fails."""
     print(f"\n$ python {' '.join(words)}", flush=True)
     if status := subprocess.run([sys.executable, *words], cwd=common.ROOT).returncode:
         sys.exit(abs(status))
@@ -43,12 +43,12 @@ def main(runs: str = "runs/demo") -> None:
     seconds = {}
     for words in steps(runs):
         if words[0] == "merge.py" and (common.ROOT / runs / "merged" / "config.json").is_file():
-            print(f"\n{runs}/merged is there already")
+            print(f"\n{runs}/merged exists already")
             continue
         seconds[words[0]], _ = common.timed(lambda words=words: step(*words))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # kilobytes on Linux
     each = ", ".join(f"{name} {taken:.0f}" for name, taken in seconds.items())
-    print(f"\nThe demo took {sum(seconds.values()):.0f} seconds ({each}); the largest process held {peak:.1f} GB.")
+    print(f"\nThe demo took {sum(seconds.values()):.0f} seconds ({each}); the largest process used {peak:.1f} GB.")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Embedding real rows: ours against sentence-transformers' own encode, and what later runs cost beside the first.
+"""Embedding real rows: near against sentence-transformers' encode, and the cost of later runs relative to the first.
 
     python bench/embed.py [rows=20000 sample=2000 queries=100 max_K=100 turns=3 tasks=all|demo]
 
-First the same texts through both (alternating, the median of `turns`), and the padding. Then select.py's work on `rows`
-rows of OpenAI's evals in a process for each run: cold, the same pool again, and the pool with 1% new rows; seconds with
-and without the process's start and imports, as shares of the cold run.
+First both embed the same texts (alternating, the median of `turns`); the share of padding is printed, too. Then
+select.py runs on `rows` rows of OpenAI's evals, each run in its own process: cold, the same pool again, and the pool
+with 1% new rows. Seconds are with and without the start and the imports of the process, and as shares of the cold run.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import json
 import statistics
@@ -21,7 +21,7 @@ from bench.material import evals_rows
 
 
 def against_encode(cfg, texts: list[str], turns: int) -> None:
-    """Print texts a second of both, and the share of padding."""
+    """Print texts per second of both, and the share of padding."""
     from hydra.utils import instantiate
 
     embedder = instantiate(cfg.embedder, cache_dir=cfg.cache_dir)
@@ -39,7 +39,7 @@ def against_encode(cfg, texts: list[str], turns: int) -> None:
 
 
 def work(folder: str, pool: str, max_K: int, model: str) -> list[float]:
-    """One run of select in this process: seconds without imports, and how many texts were embedded."""
+    """One run of select in this process: seconds without imports, and the number of embedded texts."""
     import faiss  # noqa: F401
     import sentence_transformers  # noqa: F401
     import torch  # noqa: F401
@@ -55,7 +55,7 @@ def work(folder: str, pool: str, max_K: int, model: str) -> list[float]:
 
 
 def runs(texts: list[str], model: str, queries: int, max_K: int) -> None:
-    """Print what a cold run and those after it take."""
+    """Print the seconds of a cold run and of the runs after it."""
     with tempfile.TemporaryDirectory() as folder:
         target, texts = texts[:queries], texts[queries:]
         new = max(1, len(texts) // 101)

@@ -1,15 +1,15 @@
-"""What of a row to embed: how often a query's nearest rows are of its own task, for prompt, answer and both.
+"""Which part of a row to embed: how often a query's nearest rows are of its task, for prompt, answer and both.
 
     python bench/embed_field.py [embedder=minilm targets=all depths=10,100]
 
-Every task of the demo is the target in turn: 64 of its questions are the queries, the pool holds its other rows among
-those of ten other tasks. Shown is the share of the target's rows among each query's nearest, at each depth.
+Every task of the demo is the target once: 64 of its questions are the queries, and the pool has its other rows and
+those of ten other tasks. The table has the share of the target's rows among each query's nearest rows, at each depth.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import logging
 
@@ -26,7 +26,7 @@ FIELDS = ("prompt", "answer", "both")
 
 
 def shares(embedder: str, target: str, field: str, depths: list[int]) -> list[float]:
-    """The share of the target's rows among the nearest, for each depth; empty where all of its rows are queries."""
+    """The share of the target's rows among the nearest, for each depth; empty if all of its rows are queries."""
     words = [f"embedder={embedder}", f"data.target={target}", f"embedder.embed={field}", f"max_K={max(depths)}"]
     cfg = common.composed("select", *words)
     queries = load(cfg.data, "queries", cfg.cache_dir)
@@ -34,8 +34,8 @@ def shares(embedder: str, target: str, field: str, depths: list[int]) -> list[fl
     if target not in set(pool.sources()):  # a task so small that all of it became queries and evaluation
         return []
     neighbours = find_neighbours(SearchSettings.of(cfg, cfg.cache_dir), pool, queries)
-    found = pool.sources(neighbours.ids.ravel()).reshape(neighbours.ids.shape)
-    return [float((found[:, :k] == target).mean()) for k in depths]
+    sources = pool.sources(neighbours.ids.ravel()).reshape(neighbours.ids.shape)
+    return [float((sources[:, :k] == target).mean()) for k in depths]
 
 
 def main(embedder: str = "minilm", targets: list[str] = ("all",), depths: list[int] = (10, 100)) -> None:

@@ -1,16 +1,16 @@
-"""What making tokens of rows takes: microseconds a row by template, and one very long row.
+"""Tokenisation: microseconds a row by template, and one very long row.
 
     python bench/encode.py [rows=800 turns=5 megabytes=50 model=smollm2 templates=own,qwen]
 
-Rows of a question and a short answer are encoded as train.py does it (near/models/encoding.py), the fastest of `turns`;
-`own` is the model's own chat template. Then one row whose question has `megabytes`, in a process of its own: seconds,
-and by how much the peak memory rose.
+Rows of a question and a short answer are encoded as in train.py (near/models/encoding.py), the fastest of `turns`;
+`own` is the model's chat template. Then one row with a question of `megabytes`, in a separate process: seconds and the
+increase of the peak memory.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import functools
 
@@ -19,7 +19,7 @@ from near.common.errors import UserError
 
 
 def encoder(model: str, template: str):
-    """As training has it."""
+    """The encoder of train.py."""
     from near.models.encoding import Encoder
     from near.models.loading import load_tokenizer
 
@@ -32,7 +32,7 @@ def chat(question: str, answer: str) -> list[dict[str, str]]:
 
 
 def long(model: str, megabytes: int) -> list[float]:
-    """Encode one row of so many megabytes: seconds, bytes by which the peak rose, tokens that were left."""
+    """Encode one row of so many megabytes: seconds, increase of the peak memory in bytes, remaining tokens."""
     encode = encoder(model, "own").encode
     encode(chat("what is one and one", "two"))
     text = "what is the name of number 17? " * (megabytes * 1_000_000 // 31 + 1)
@@ -59,7 +59,7 @@ def main(
             f"template {template:12}{seconds / rows * 1e6:10.0f} us a row, {tokens / rows:.1f} tokens each", flush=True
         )
     seconds, rise, tokens = common.apart(long, model, megabytes)
-    print(f"a row of {megabytes} MB: {seconds:.1f} s, {rise / 1e6:.0f} MB more at the peak, {tokens} tokens left")
+    print(f"a row of {megabytes} MB: {seconds:.1f} s, {rise / 1e6:.0f} MB more at the peak, {tokens} tokens remain")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""How often graders read a text as a person does, beside lm-eval's filters.
+"""How often graders read a text as a person does, compared with lm-eval's filters.
 
     python bench/graders.py [GSM8K.jsonl ...]
 
-First on the cases of tests/, each with its reason; then, of files in GSM8K's form, on the solutions without their last
-line ("#### 42"), and with "The answer is 42. It took 7 steps." in its place.
+First on the cases of tests/, each with its reason; then, for files in GSM8K's form, on the solutions without their last
+line ("#### 42"), and with "The answer is 42. It took 7 steps." instead of it.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import json
 import re
@@ -48,20 +48,20 @@ LETTERS: Reads = {
 def table(title: str, reads: Reads, cases: list[tuple[str, object]]) -> None:
     print(f"{title}, {len(cases)} texts:")
     for name, read in reads.items():
-        print(f"  {name}: {sum(read(text) == wanted for text, wanted in cases)}")
+        print(f"  {name}: {sum(read(text) == expected for text, expected in cases)}")
 
 
 def solutions_of(path: str) -> list[tuple[str, Fraction]]:
-    """Solutions of a file in GSM8K's form without their last line, and the number that stood there."""
-    found = []
+    """Solutions of a file in GSM8K's form without their last line, and the number in it."""
+    solutions = []
     try:
         for line in Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n"):
             solution, _, number = json.loads(line)["answer"].rpartition("####")
             text = re.sub(r"<<.*?>>", "", solution).strip()
-            found.append((text, Fraction(number.strip().replace(",", "").replace("$", ""))))
+            solutions.append((text, Fraction(number.strip().replace(",", "").replace("$", ""))))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a file in GSM8K's form ({type(error).__name__}: {error})") from error
-    return found
+    return solutions
 
 
 def main(*files: str) -> None:

@@ -1,25 +1,26 @@
-"""Per-example gradients with their projection, beside a plain backward pass and the seed system's loop.
+"""Per-example gradients with their projection, compared with a plain backward pass and DataFlex's loop.
 
     python bench/gradients.py [rows=160 timed=48 seeds=6 turns=3 dims=1024,2048,4096,8192 model=smollm2]
 
-SmolLM2-135M unless another `model` is named, LoRA on all linear layers, rows of the demo. What else is typed
-are overrides of train.py. Three parts:
+SmolLM2-135M unless another `model` is named, LoRA on all linear layers, rows of the demo. Other
+options are overrides of train.py. Three parts:
 
 1. Seconds an example, on `timed` rows: a plain batched forward and backward pass under the same token budget; features
-   of near/selection/scoring/gradients.py, with Adam's direction, at 4096 and 8192 dimensions; and the seed system's
-   way: batches of one, its gradients in a buffer of 16, projected by traker 0.3.2's BasicProjector (Rademacher, 8192
+   of near/selection/scoring/gradients.py, with Adam's direction, at 4096 and 8192 dimensions; and DataFlex's
+   method: batches of one, its gradients in a buffer of 16, projected by traker 0.3.2's BasicProjector (Rademacher, 8192
    dimensions, blocks of 128). The latter projects two of its 64 blocks and is multiplied by 32. In turns, the fastest
-   of `turns`; the seed's once, and without its projection where traker can't be fetched.
+   of `turns`; DataFlex's once, and without its projection if traker cannot be downloaded.
 2. The error of projected inner products: unit gradients of `rows` rows (LoRA of rank 2) in Adam's direction, root mean
-   square over all pairs and `seeds` seeds, of our sparse projection with 1 and 4 hashes and of a dense Rademacher one.
+   square over all pairs and `seeds` seeds, of near's sparse projection with 1 and 4 hashes and of a dense Rademacher
+   one.
 3. Final scores of LESS for these rows and 16 queries: rank correlation with an exact reference (one by one by autograd,
-   no projection), and the share of the top tenth that is the reference's, means over the seeds.
+   no projection), and the share of the reference's top tenth in theirs, means over the seeds.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import hashlib
 import importlib
@@ -44,11 +45,11 @@ from near.models.tokens import Collator, Tokens, tokenize
 from near.models.weights import trained
 from near.selection.scoring.gradients import PerExample, Projection, moments_of
 
-TOKENS = 1024  # of a batch with its padding
+TOKENS = 1024  # of a batch, with its padding
 DIMS = (1024, 2048, 4096, 8192)
-TIMED = (4096, 8192)  # dimensions whose seconds are told
-BLOCK = 128  # dimensions of a dense projection that are drawn at a time, as in the seed system
-BUFFER = 16  # its gradients that are projected together
+TIMED = (4096, 8192)  # dimensions that are timed
+BLOCK = 128  # dimensions of a dense projection that are drawn at a time, as in DataFlex
+BUFFER = 16  # gradients that DataFlex projects together
 TRAKER = "6a3702b7ab749c57c6d8838fad1772f90c12a58bda572f1e8c02628fd7f091ec"
 
 
@@ -89,14 +90,14 @@ def batched(rows: list[dict]) -> list[dict[str, torch.Tensor]]:
 def timings(words: list[str], timed: int, turns: int) -> None:
     model, optimizer, pool, _ = loaded(words, 16)
     rows, weights = drawn(pool, timed, seed=0), trained(model)
-    some = batched(rows)
+    inputs = batched(rows)
     size = sum(weight.numel() for weight in weights.values())
     print(
         f"\n{timed} rows, {sum(len(r['input_ids']) for r in rows) / timed:.0f} tokens each, {size / 1e6:.1f}M weights"
     )
 
     def plain() -> None:
-        for batch in some:
+        for batch in inputs:
             model(**batch, use_cache=False).loss.backward()
         optimizer.zero_grad()
 
@@ -106,7 +107,7 @@ def timings(words: list[str], timed: int, turns: int) -> None:
 
         def features(projection=projection) -> None:
             with PerExample(model, projection) as per_example:
-                for batch in some:
+                for batch in inputs:
                     per_example(batch, moments=moments)
 
         methods[f"features, {dim} dimensions"] = features
@@ -116,44 +117,45 @@ def timings(words: list[str], timed: int, turns: int) -> None:
             seconds, _ = common.timed(work)
             took[name] += [seconds] if turn else []
     base = min(took["plain forward and backward"]) / timed
-    for name, found in took.items():
-        spread = "  ".join(f"{seconds / timed:.3f}" for seconds in found)
-        print(f"{name:34}{min(found) / timed:8.3f} s{min(found) / timed / base:8.2f}   ({spread})", flush=True)
-    loop, buffer = seed_system(model, optimizer, rows[:BUFFER])
-    print(f"{'seed system: batches of one':34}{loop:8.3f} s{loop / base:8.2f}")
+    for name, runs in took.items():
+        spread = "  ".join(f"{seconds / timed:.3f}" for seconds in runs)
+        print(f"{name:34}{min(runs) / timed:8.3f} s{min(runs) / timed / base:8.2f}   ({spread})", flush=True)
+    loop, buffer = dataflex_loop(model, optimizer, rows[:BUFFER])
+    print(f"{'DataFlex: batches of one':34}{loop:8.3f} s{loop / base:8.2f}")
     try:
-        dense = seed_projection(buffer)
+        projection_seconds = dataflex_projection(buffer)
     except UserError as error:
-        return common.not_measured("seed system: its projection", error)
+        return common.not_measured("DataFlex: its projection", error)
     ours = min(took["features, 8192 dimensions"]) / timed
-    print(f"{'seed system: its projection':34}{dense:8.3f} s{dense / base:8.2f}")
-    print(f"seed system, together: {loop + dense:.2f} s an example, {(loop + dense) / ours:.1f} times ours")
+    print(f"{'DataFlex: its projection':34}{projection_seconds:8.3f} s{projection_seconds / base:8.2f}")
+    together = loop + projection_seconds
+    print(f"DataFlex, together: {together:.2f} s an example, {together / ours:.1f} times near's")
 
 
-def seed_system(model, optimizer, rows: list[dict]) -> tuple[float, torch.Tensor]:
-    """Seconds an example of its forward, backward and Adam, its code's steps in its order; its buffer of gradients."""
+def dataflex_loop(model, optimizer, rows: list[dict]) -> tuple[float, torch.Tensor]:
+    """Seconds an example of DataFlex's forward, backward and Adam, in its order; its buffer of gradients."""
     weights = list(trained(model).values())
     size = sum(weight.numel() for weight in weights)
     first, second = (torch.cat([optimizer.state[w][k].flatten() for w in weights]) for k in ("exp_avg", "exp_avg_sq"))
     buffer = torch.zeros(len(rows), size, dtype=torch.float16)
-    model.train()  # as there: dropout stays on
-    begun = time.perf_counter()
-    for place, row in enumerate(rows):
+    model.train()  # as in DataFlex: dropout is on
+    started = time.perf_counter()
+    for i, row in enumerate(rows):
         model(**Collator(0)([row])).loss.backward()
         gradient = torch.cat([weight.grad.view(-1) for weight in weights])
         denominator = second.mul(0.999).addcmul_(gradient, gradient, value=0.001).sqrt_().add_(1e-8)
         gradient.mul_(0.1).add_(first, alpha=0.9).div_(denominator)
         model.zero_grad()
-        buffer[place].copy_(gradient)
-    return (time.perf_counter() - begun) / len(rows), buffer
+        buffer[i].copy_(gradient)
+    return (time.perf_counter() - started) / len(rows), buffer
 
 
-def seed_projection(buffer: torch.Tensor) -> float:
-    """Seconds an example of its projection; UserError where traker's package can't be had."""
+def dataflex_projection(buffer: torch.Tensor) -> float:
+    """Seconds an example of DataFlex's projection; UserError if traker's package cannot be downloaded."""
     with tempfile.TemporaryDirectory() as folder:
         module = trak_projectors(Path(folder))
         best = 1e9
-        for dtype in (torch.float16, torch.float32):  # its own; and what a CPU is quicker at
+        for dtype in (torch.float16, torch.float32):  # DataFlex's dtype; and the one that is faster on a CPU
             projector = module.BasicProjector(
                 buffer.shape[1], 2 * BLOCK, 42, module.ProjectionType.rademacher, torch.device("cpu"), BLOCK, dtype
             )
@@ -164,14 +166,14 @@ def seed_projection(buffer: torch.Tensor) -> float:
 
 
 def trak_projectors(folder: Path):
-    """traker's module of projectors, out of its own package, which is fetched into `folder` and checked."""
+    """traker's module of projectors, from its package, which is downloaded into `folder` and verified."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     command += ["--no-build-isolation", "--disable-pip-version-check", "--dest", str(folder), "traker==0.3.2"]
     if subprocess.run(command, capture_output=True).returncode:
         raise UserError("could not download traker==0.3.2 from the package index")
     (path,) = folder.glob("*.tar.gz")
     if hashlib.sha256(path.read_bytes()).hexdigest() != TRAKER:
-        raise UserError(f"{path.name} is another file than was measured; fetch it again")
+        raise UserError(f"{path.name} is not the file that was measured; download it again")
     with tarfile.open(path) as archive:
         for name in ("projectors.py", "utils.py"):
             (folder / name).write_bytes(archive.extractfile(f"traker-0.3.2/trak/{name}").read())
@@ -191,22 +193,22 @@ def quality(words: list[str], rows: int, seeds: int, dims: Sequence[int]) -> Non
     target = one_by_one(model, drawn(queries, 16, seed=2))
     ours = features(model, drawn(pool, rows, seed=1), moments_of(optimizer, names))
     apart = ((ours - directions).norm(dim=1) / directions.norm(dim=1)).max()
-    print(f"\n{rows} rows, {directions.shape[1] / 1e6:.2f}M weights; batched gradients are {apart:.1e} of their length")
-    print("from one-by-one ones at most")
-    units, wanted = (torch.nn.functional.normalize(g, dim=1) for g in (directions, target))
-    exact, scores = units @ units.T, (units @ wanted.T).mean(1)
-    both = torch.cat([units, wanted])
-    found: dict[tuple[str, int], list] = {}
+    print(f"\n{rows} rows, {directions.shape[1] / 1e6:.2f}M weights; batched gradients differ by at")
+    print(f"most {apart:.1e} of their length from gradients computed one by one")
+    units, target_units = (torch.nn.functional.normalize(g, dim=1) for g in (directions, target))
+    exact, scores = units @ units.T, (units @ target_units.T).mean(1)
+    both = torch.cat([units, target_units])
+    projected: dict[tuple[str, int], list] = {}
     for seed in range(seeds):
         for dim in dims:
             for hashes in (1, 4):
                 low = sparse(both, dim, hashes, seed, {n: w.numel() for n, w in names.items()})
-                found.setdefault((f"sparse, {hashes} a coordinate", dim), []).append(low)
+                projected.setdefault((f"sparse, {hashes} a coordinate", dim), []).append(low)
         for dim, low in dense(both, seed, dims).items():
-            found.setdefault(("dense Rademacher", dim), []).append(low)
+            projected.setdefault(("dense Rademacher", dim), []).append(low)
     print(f"{'':26}{'dims':>6}{'error':>9}{'rank corr.':>12}{'top tenth':>11}")
     pairs = torch.triu_indices(rows, rows, 1)
-    for (name, dim), lows in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
+    for (name, dim), lows in sorted(projected.items(), key=lambda item: (item[0][1], item[0][0])):
         errors, ranks, shares = [], [], []
         for low in lows:
             products = low[:rows] @ low[:rows].T
@@ -223,34 +225,34 @@ def quality(words: list[str], rows: int, seeds: int, dims: Sequence[int]) -> Non
 def one_by_one(model, rows: list[dict]) -> torch.Tensor:
     """Gradients float32 (rows, p) by autograd, dropout off."""
     model.eval()
-    found = []
+    gradients = []
     for row in rows:
         model.zero_grad()
         model(**Collator(0)([row]), use_cache=False).loss.backward()
-        found.append(torch.cat([weight.grad.flatten() for weight in trained(model).values()]))
+        gradients.append(torch.cat([weight.grad.flatten() for weight in trained(model).values()]))
     model.zero_grad()
-    return torch.stack(found)
+    return torch.stack(gradients)
 
 
 def features(model, rows: list[dict], moments) -> torch.Tensor:
-    """Ours without a projection, float32 (rows, p)."""
+    """near's gradients without a projection, float32 (rows, p)."""
     order = batches([len(r["input_ids"]) for r in rows], 64, TOKENS)
     with PerExample(model, Projection(None)) as per_example:
-        found = [per_example(batch, moments=moments) for batch in batched(rows)]
-    out = torch.empty_like(torch.cat(found))
-    out[np.concatenate(order)] = torch.cat(found)
+        gradients = [per_example(batch, moments=moments) for batch in batched(rows)]
+    out = torch.empty_like(torch.cat(gradients))
+    out[np.concatenate(order)] = torch.cat(gradients)
     return out
 
 
 def directed(gradients: torch.Tensor, optimizer, names) -> torch.Tensor:
-    """Adam's direction by the textbook."""
+    """Adam's direction (Kingma and Ba 2015), float32 (rows, p)."""
     states = [optimizer.state[weight] for weight in names.values()]
     first, second = (torch.cat([s[key].flatten() for s in states]) for key in ("exp_avg", "exp_avg_sq"))
     steps = int(states[0]["step"]) + 1
     out = torch.empty_like(gradients)
-    for place, gradient in enumerate(gradients):
+    for i, gradient in enumerate(gradients):
         m, v = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
-        out[place] = m / (1 - 0.9**steps) / ((v / (1 - 0.999**steps)).sqrt() + 1e-8)
+        out[i] = m / (1 - 0.9**steps) / ((v / (1 - 0.999**steps)).sqrt() + 1e-8)
     return out
 
 

@@ -1,17 +1,17 @@
-"""How often the 95% intervals of a comparison hold zero where there is no difference.
+"""How often the 95% intervals of a comparison contain zero if there is no difference.
 
     python bench/intervals.py [times=2000 examples=8,12,24,48,200,1000 compared=48 runs=2,3,4,5,10]
 
-Over pairs: two models on the same examples, whose losses are skewed (gamma), alike between the models, and weighted by
-their tokens; or answers that are right or not. Over seeds: differences of two selectors that are normal, skewed (a
-centred exponential) or heavy-tailed (Student's t with three degrees of freedom). 2,000 comparisons tell a share
-to 1%, the ten times as many over seeds to 0.3%. `compared` examples are also judged by other intervals.
+Over pairs: two models on the same examples, with skewed losses (gamma) that correlate between the models, weighted by
+their tokens; or answers that are right or wrong. Over seeds: differences of two selectors that are normal, skewed (a
+centred exponential) or heavy-tailed (Student's t with three degrees of freedom). 2,000 comparisons estimate a share
+to 1%, ten times as many over seeds to 0.3%. For `compared` examples other intervals are computed, too.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 from collections.abc import Callable
 
@@ -41,31 +41,31 @@ def answers(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pairs(n: int, draw: Callable, times: int, resamples: int = 1000) -> float:
-    """The share of comparisons over `n` examples whose interval holds zero."""
-    held = 0
+    """The share of comparisons over `n` examples whose interval contains zero."""
+    contained = 0
     for seed in range(times):
         differences, weights = draw(np.random.default_rng((1, n, seed)), n)
-        held += holds_zero(over_pairs(differences, weights, seed, resamples))
-    return held / times
+        contained += holds_zero(over_pairs(differences, weights, seed, resamples))
+    return contained / times
 
 
 def peers(n: int, draw: Callable, times: int, resamples: int = 1000) -> dict[str, float]:
-    """The same share for other intervals over examples: percentiles of pairs drawn with replacement, those taken
-    farther out (near.evaluation.intervals.over_examples), studentised ones, and Student's t of the linearised ratio."""
+    """The same share for other intervals over examples: percentiles of pairs drawn with replacement, expanded
+    percentiles (near.evaluation.intervals.over_examples), studentised ones, and Student's t of the linearised ratio."""
     from scipy.stats import t
 
-    held = dict.fromkeys(("percentiles", "expanded", "studentised", "t"), 0)
+    contained = dict.fromkeys(("percentiles", "expanded", "studentised", "t"), 0)
     for seed in range(times):
         sums, weights = draw(np.random.default_rng((1, n, seed)), n)
         mean, error = _ratio(sums, weights)
         drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
         means, errors = _ratio(sums[drawn], weights[drawn])
-        held["percentiles"] += holds_zero(tuple(np.quantile(means, [0.025, 0.975])))
-        held["expanded"] += holds_zero(over_examples(sums, weights, seed, resamples))
+        contained["percentiles"] += holds_zero(tuple(np.quantile(means, [0.025, 0.975])))
+        contained["expanded"] += holds_zero(over_examples(sums, weights, seed, resamples))
         low, high = np.quantile((means - mean) / np.maximum(errors, 1e-300), [0.025, 0.975])
-        held["studentised"] += holds_zero((mean - high * error, mean - low * error))
-        held["t"] += abs(mean) <= t.ppf(0.975, n - 1) * error
-    return {name: count / times for name, count in held.items()}
+        contained["studentised"] += holds_zero((mean - high * error, mean - low * error))
+        contained["t"] += abs(mean) <= t.ppf(0.975, n - 1) * error
+    return {name: count / times for name, count in contained.items()}
 
 
 def _ratio(sums: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +77,7 @@ def _ratio(sums: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def seeds(k: int, shape: str, times: int) -> float:
-    """The share of comparisons over `k` seeds whose interval holds zero."""
+    """The share of comparisons over `k` seeds whose interval contains zero."""
     rng = np.random.default_rng((2, k))
     return sum(holds_zero(over_seeds(SHAPES[shape](rng, k))) for _ in range(times)) / times
 
@@ -88,7 +88,7 @@ def main(
     compared: int = 48,
     runs: list[int] = (2, 3, 4, 5, 10),
 ) -> None:
-    print(f"{times} comparisons without a true difference: 95% intervals that hold zero")
+    print(f"{times} comparisons without a true difference: 95% intervals that contain zero")
     for n in examples:
         print(f"over {n:4} examples: losses {pairs(n, losses, times):.1%}, right {pairs(n, answers, times):.1%}")
     others = ", ".join(f"{name} {share:.1%}" for name, share in peers(compared, losses, times).items())

@@ -1,4 +1,4 @@
-"""Rows and vectors that several scripts of this folder measure with."""
+"""Rows and vectors for several scripts of this folder."""
 
 import json
 import os
@@ -10,29 +10,31 @@ import numpy as np
 
 from near.common.errors import UserError
 
-LARGEST = 4000  # rows of a task, so that none outweighs the others
+LARGEST = 4000  # rows of a task; larger tasks are left out, so that none outweighs the others
 
 
 def evals_rows(cache_dir: str, count: int, tasks: str = "all", answered: bool = False) -> list[tuple[str, str | None]]:
     """Distinct questions (the user turns) of OpenAI's evals with their answers, drawn at random.
 
     Args:
-        count: how many.
-        tasks: "all", from the whole package (fetched once; 727 MB on the disk), or "demo", the tasks of the demo.
-        answered: leave out questions without an answer that is a text. Of others the answer may be None.
+        count: number of questions.
+        tasks: "all", from the whole package (downloaded once; 727 MB on disk), or "demo", the tasks of the demo.
+        answered: leave out questions whose answer is no text. Otherwise an answer may be None.
 
     Raises:
         UserError: fewer than `count`.
     """
-    found: dict[str, str | None] = {}
+    answers: dict[str, str | None] = {}
     for task in sorted(_tasks(cache_dir, tasks).iterdir()):
         rows = [row for path in sorted(task.glob("*.jsonl")) for row in _rows(path) if row[1] or not answered]
         if len(rows) <= LARGEST:
-            found.update(rows)
-    if count > len(found):
-        raise UserError(f"{count} rows, queries and new ones included, are more than the {len(found)} there are")
-    questions = list(found)
-    return [(questions[i], found[questions[i]]) for i in np.random.default_rng(0).permutation(len(found))[:count]]
+            answers.update(rows)
+    questions = list(answers)
+    if count > len(questions):
+        raise UserError(
+            f"{count} rows, with queries and new rows, are more than the {len(questions)} questions; use fewer rows"
+        )
+    return [(questions[i], answers[questions[i]]) for i in np.random.default_rng(0).permutation(len(questions))[:count]]
 
 
 def _tasks(cache_dir: str, tasks: str) -> Path:
@@ -67,15 +69,15 @@ def _rows(path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def clustered(n: int, dim: int, seed: int) -> np.ndarray:
-    """Unit vectors float32 (n, dim) around 200 centres, in no order."""
+    """Unit vectors float32 (n, dim) around 200 centres, in random order."""
     centres = np.random.default_rng(0).normal(size=(200, dim)).astype(np.float32)
     rng = np.random.default_rng(seed)
-    found = centres[rng.integers(0, 200, n)] + rng.normal(size=(n, dim)).astype(np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    vectors = centres[rng.integers(0, 200, n)] + rng.normal(size=(n, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def write_vectors(path: Path, rows: int, dim: int) -> None:
-    """Unit vectors float32 (rows, dim) in no order, in a .npy file; a block at a time."""
+    """Unit vectors float32 (rows, dim) in random order, written to a .npy file block by block."""
     out = np.lib.format.open_memmap(path, "w+", np.float32, (rows, dim))
     for start in range(0, rows, 10_000):
         part = np.random.default_rng(start).normal(size=(min(10_000, rows - start), dim)).astype(np.float32)
@@ -84,11 +86,11 @@ def write_vectors(path: Path, rows: int, dim: int) -> None:
 
 
 def disk_speed(path: Path) -> float:
-    """Bytes a second of reading a file that is not in the page cache."""
+    """Bytes per second of reading a file that is not in the page cache."""
     with open(path, "rb", buffering=0) as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         buffer, started, size = bytearray(1 << 24), time.perf_counter(), 0
-        while got := file.readinto(buffer):
-            size += got
+        while count := file.readinto(buffer):
+            size += count
         return size / (time.perf_counter() - started)

@@ -1,20 +1,21 @@
-"""Peak memory of loading, hashing and embedding at 100,000 and 1,000,000 short rows, and what a row of the pool adds.
+"""Peak memory of loading, hashing and embedding for 100,000 and 1,000,000 short rows, and the bytes per row.
 
     python bench/memory.py [small=100000 large=1000000 only=pool|search]
     python bench/memory.py only=search [searched=100000,300000,1000000 queries=256 max_K=1000 dim=384 turns=3]
 
-Each size runs in a process of its own with an empty cache: it loads a JSON-lines file, looks its texts up and embeds
-them (hashing, 16 dimensions, so that the embedder's own memory does not hide the rest), then reads the vectors back.
+Each size runs in a separate process with an empty cache. It loads a JSON-lines file, looks its texts up and embeds
+them (hashing, 16 dimensions, so that the embedder's memory does not hide the rest), then reads the vectors back.
 
 Then the search: 256 queries, max_K=1000, of 100,000, 300,000 and 1,000,000 vectors of 384 dimensions in a file on disk.
-Its peak is VmHWM above what the process held before, set back through /proc/self/clear_refs; slopes are of logarithms
-over logarithms of rows: 1 is in proportion. The disk is read past the page cache, for a pool that no cache holds.
+Its peak is the increase of VmHWM, which is reset through /proc/self/clear_refs before the search. Slopes are on
+logarithmic scales: 1 means proportional to the rows. The speed of the disk is measured without the page cache, for a
+pool that is larger than memory.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import json
 import math
@@ -25,7 +26,7 @@ from bench import common
 from bench.material import disk_speed, write_vectors
 from near.common.errors import UserError
 
-TARGET = 10  # rows, each of them in the pool too, where it is left out
+TARGET = 10  # rows, each of them also in the pool, from which it is left out
 
 
 def write_pool(path: Path, rows: int) -> None:
@@ -35,7 +36,7 @@ def write_pool(path: Path, rows: int) -> None:
 
 
 def work(folder: str) -> dict[str, list[float]]:
-    """Load, embed and read; the peak after each, in bytes, and the seconds until then."""
+    """Load, embed and read; the peak after each, in bytes, and the seconds so far."""
     from hydra.utils import instantiate
 
     from near.data.loading import load
@@ -71,25 +72,25 @@ def work(folder: str) -> dict[str, list[float]]:
 
 
 def search(path: str, queries: int, max_K: int) -> list[float]:
-    """Search a file of vectors (N, dim): seconds, and by how many bytes the peak rose."""
+    """Search a file of vectors (N, dim): seconds, and the increase of the peak memory in bytes."""
     import numpy as np
 
     from near.searching.indexes.flat import Flat
     from near.searching.vectors import ArrayVectors
 
     pool = ArrayVectors(np.load(path, mmap_mode="r"))
-    asked = np.random.default_rng(7).normal(size=(queries, pool.dim)).astype(np.float32)
-    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
-    Flat().search(asked[:2], ArrayVectors(np.ones((10, pool.dim), dtype=np.float32)), 5)  # libraries are loaded by now
+    query_vectors = np.random.default_rng(7).normal(size=(queries, pool.dim)).astype(np.float32)
+    query_vectors /= np.linalg.norm(query_vectors, axis=1, keepdims=True)
+    Flat().search(query_vectors[:2], ArrayVectors(np.ones((10, pool.dim), dtype=np.float32)), 5)  # loads the libraries
     Path("/proc/self/clear_refs").write_text("5")
     before = common.peak()
-    seconds, (scores, ids) = common.timed(lambda: Flat().search(asked, pool, max_K))
+    seconds, (scores, ids) = common.timed(lambda: Flat().search(query_vectors, pool, max_K))
     assert ids.shape == scores.shape == (queries, max_K)
     return [seconds, common.peak() - before]
 
 
 def searches(sizes: list[int], queries: int, max_K: int, dim: int, turns: int) -> None:
-    """Print seconds and memory of searching `sizes` vectors, their slopes, and what ten millions would take."""
+    """Print seconds and memory of searching `sizes` vectors, their slopes, and an estimate for ten million."""
     table = []
     print(f"\nsearch, {queries} queries, max_K={max_K}, {dim} dimensions")
     print(f"{'rows':>10}{'seconds':>10}{'MB more':>10}{'MB of vectors':>16}")
@@ -97,8 +98,8 @@ def searches(sizes: list[int], queries: int, max_K: int, dim: int, turns: int) -
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "pool.npy"
             write_vectors(path, rows, dim)
-            found = [common.apart(search, path, queries, max_K) for _ in range(turns)]
-            seconds, peak = min(took for took, _ in found), max(rise for _, rise in found)
+            runs = [common.apart(search, path, queries, max_K) for _ in range(turns)]
+            seconds, peak = min(took for took, _ in runs), max(rise for _, rise in runs)
             table.append((rows, seconds, peak))
             print(f"{rows:>10}{seconds:10.2f}{peak / 1e6:10.1f}{rows * dim * 4 / 1e6:16.1f}", flush=True)
             speed = disk_speed(path)
@@ -108,13 +109,13 @@ def searches(sizes: list[int], queries: int, max_K: int, dim: int, turns: int) -
         print(f"slope of {name}: {slope:.2f}")
     large = 10_000_000
     print(
-        f"{large} rows, reckoned: {large * dim * 4 / 1e9:.0f} GB, {high[0] / last * large:.0f} s of products, "
+        f"{large} rows, estimated: {large * dim * 4 / 1e9:.0f} GB, {high[0] / last * large:.0f} s of products, "
         f"{large * dim * 4 / speed:.0f} s of reading at the disk's {speed / 1e6:.0f} MB/s while they run"
     )
 
 
 def pools(sizes: list[int]) -> None:
-    """Print the peak memory of each part of the work at both sizes, and what a row adds."""
+    """Print the peak memory after each part of the work at both sizes, and the bytes per row."""
     peaks = []
     for rows in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +142,7 @@ def main(
     if only not in ("", "pool", "search"):
         raise UserError(f"only={only}: use pool or search")
     if not TARGET < small < large:
-        raise UserError(f"small={small} large={large}: use {TARGET} < small < large, the target having {TARGET} rows")
+        raise UserError(f"small={small} large={large}: use {TARGET} < small < large; the target has {TARGET} rows")
     if len(searched) < 2 or min(searched) < max_K or turns < 1:
         raise UserError(
             f"searched={','.join(map(str, searched))} turns={turns}: use two sizes or more, each "

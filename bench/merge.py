@@ -1,17 +1,17 @@
-"""What a merge holds in memory, beside peft's merge_and_unload and save_pretrained in float32.
+"""Peak memory of a merge, compared with peft's merge_and_unload and save_pretrained in float32.
 
     python bench/merge.py [layers=13 width=1536 dtype=bfloat16 smollm2=true]
 
-Each is a process of its own; memory is the most that it held (VmHWM), the files it maps included. Ours also compares
-logits and reads the files back; peft's does neither. First SmolLM2-135M with an adapter of random weights, then a
-model of `layers` layers of `width` (13 of 1,536: 2.0 GB in float32, 35: 5.3 GB) made on the spot, on the disk in
-`dtype`; `tokenizer` names the folder or built-in whose tokenizer it has.
+Each runs in a separate process; memory is its peak (VmHWM), mapped files included. merge.py also compares logits and
+reads the files back; peft does neither. First SmolLM2-135M with an adapter of random weights, then a model of `layers`
+layers of `width` with random weights (13 of 1,536: 2.0 GB in float32, 35: 5.3 GB), on disk in `dtype`; `tokenizer`
+names the folder or built-in of its tokenizer.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import os
 import tempfile
@@ -23,13 +23,13 @@ SMOLLM2 = "builtin:SmolLM2-135M-Instruct"
 
 
 def make(folder: str, layers: int, width: int, dtype: str, tokenizer: str) -> None:
-    """A model of random weights in `folder`/base, and an adapter in `folder`/adapter."""
+    """Write a model of random weights to `folder`/base, and an adapter to `folder`/adapter."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    words = AutoTokenizer.from_pretrained(resolved(tokenizer))
+    loaded = AutoTokenizer.from_pretrained(resolved(tokenizer))
     config = LlamaConfig(
-        vocab_size=len(words),
+        vocab_size=len(loaded),
         hidden_size=width,
         intermediate_size=4 * width,
         num_hidden_layers=layers,
@@ -42,7 +42,7 @@ def make(folder: str, layers: int, width: int, dtype: str, tokenizer: str) -> No
     model = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(f"{folder}/base")
-    words.save_pretrained(f"{folder}/base")
+    loaded.save_pretrained(f"{folder}/base")
     adapter(model, f"{folder}/adapter", f"{folder}/base")
 
 
@@ -53,14 +53,14 @@ def resolved(path: str) -> str:
 
 
 def adapt(folder: str, base: str) -> None:
-    """An adapter for the model in `base`, in `folder`/adapter."""
+    """Write an adapter for the model in `base` to `folder`/adapter."""
     from transformers import AutoModelForCausalLM
 
     adapter(AutoModelForCausalLM.from_pretrained(base), f"{folder}/adapter", base)
 
 
 def adapter(model, folder: str, base: str) -> None:
-    """An adapter of random weights in `folder`."""
+    """Write an adapter of random weights to `folder`."""
     from peft import LoraConfig, get_peft_model
 
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=16, target_modules="all-linear"))
@@ -72,7 +72,7 @@ def adapter(model, folder: str, base: str) -> None:
 
 
 def by_near(folder: str, base: str) -> int:
-    """The most memory that merge.py holds, in bytes."""
+    """Peak memory of merge.py, in bytes."""
     import runpy
 
     words = [f"adapter_name_or_path={folder}/adapter", f"model_name_or_path={base}", f"export_dir={folder}/near"]
@@ -82,7 +82,7 @@ def by_near(folder: str, base: str) -> int:
 
 
 def by_peft(folder: str, base: str) -> int:
-    """The most memory that peft's own merge holds, in bytes."""
+    """Peak memory of peft's merge, in bytes."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -95,7 +95,7 @@ def by_peft(folder: str, base: str) -> int:
 
 
 def compare(name: str, folder: str, base: str) -> None:
-    """Print what both hold, beside the model's size."""
+    """Print the peak memory of both, and the model's size."""
     from near.export.weight_files import count_weights
 
     size = count_weights(base) * 4
@@ -115,11 +115,11 @@ def main(
     if smollm2:
         with tempfile.TemporaryDirectory() as folder:
             common.apart(adapt, folder, resolved(SMOLLM2))
-            compare("SmolLM2-135M in float32 on the disk", folder, resolved(SMOLLM2))
+            compare("SmolLM2-135M in float32 on disk", folder, resolved(SMOLLM2))
     if layers:
         with tempfile.TemporaryDirectory() as folder:
             common.apart(make, folder, layers, width, dtype, tokenizer)
-            compare(f"{layers} layers of {width} in {dtype} on the disk", folder, f"{folder}/base")
+            compare(f"{layers} layers of {width} in {dtype} on disk", folder, f"{folder}/base")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""The seed system's offline NEAR selector, dataflex 1.1.0 out of its own wheel, for benchmarks to measure against.
+"""DataFlex's offline NEAR selector (dataflex 1.1.0, from its wheel), as the peer that benchmarks compare with.
 
-    from bench.peer import peer_ivf    # its index on any vectors
+    from bench.peer import peer_ivf    # DataFlex's index on any vectors
     ids, seconds_build, seconds_search = peer_ivf(vectors, queries, k)
 
-The wheel is fetched from the package index once, checked against its SHA-256 and unpacked into the cache. Its code runs
-as it is, in a process of its own with that folder on PYTHONPATH; around its own methods there are timers and nothing
-else. It needs no stand-ins: what its module imports besides numpy, faiss and its own logger it takes for not installed
-where the import fails. So vllm is hidden from it, which embed_method=sentence-transformer has no use for and would only
-wait for, and from its index and its texts sentence_transformers too.
+The wheel is downloaded from the package index once, verified by its SHA-256 and unpacked into the cache. Its code runs
+unchanged in a separate process with that folder on PYTHONPATH; only timers are put around its methods. Its module
+treats packages whose import fails as not installed, except numpy, faiss and its logger. So vllm is hidden from it,
+because embed_method=sentence-transformer does not use it and would only wait for its import; sentence_transformers is
+also hidden when only its index or its texts are needed.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import functools
 import importlib
@@ -33,8 +33,8 @@ MODULE = "dataflex.offline_selector.offline_near_selector"
 
 
 def peer_ivf(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, float, float]:
-    """Rows int64 (Q, k) of the k nearest of `vectors` (N, D) by its IVF index with its defaults, -1 where it found
-    fewer; the seconds its building took; the seconds of the search. In a process of its own, which is not in them."""
+    """Rows int64 (Q, k) of the k nearest of `vectors` (N, D) by DataFlex's IVF index with its defaults, -1 where it
+    returns fewer; the seconds of building it; the seconds of the search. Neither includes the start of the process."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/vectors.npy", vectors)
         np.save(f"{folder}/queries.npy", queries)
@@ -43,29 +43,29 @@ def peer_ivf(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarr
 
 
 def peer_texts(path: str | Path) -> list[str]:
-    """What it embeds of the rows in an alpaca JSON file."""
+    """The texts that DataFlex embeds for the rows in an alpaca JSON file."""
     return common.apart(texts, path, env=environment())
 
 
 def peer_select(candidates: Path, queries: Path, model: str, max_K: int, folder: Path) -> tuple[list[str], dict]:
-    """Command and environment of one whole selection with its defaults and embed_method=sentence-transformer.
+    """Command and environment of one selection with DataFlex's defaults and embed_method=sentence-transformer.
 
-    It leaves top_indices.npy in `folder`, and beside it candidates.npy and queries.npy: the vectors it embedded. The
-    last line it prints is JSON, the seconds of its parts, `saving` being those of the vectors, which are ours.
+    It writes top_indices.npy to `folder`, and the vectors it embedded to candidates.npy and queries.npy. The last line
+    it prints is JSON: the seconds of its parts. `saving` is the time for saving the vectors, which this benchmark adds.
     """
     words = json.dumps([str(candidates), str(queries), model, max_K, str(folder)])
     return [sys.executable, __file__, common.APART, "select", words], environment()
 
 
 def environment() -> dict[str, str]:
-    """What to add to the environment of a process that imports its package; UserError where that can't be had."""
+    """Environment variables for a process that imports DataFlex; UserError if its wheel cannot be downloaded."""
     paths = [str(unpacked()), os.environ.get("PYTHONPATH", "")]
     return {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
 
 
 @functools.cache
 def unpacked() -> Path:
-    """The folder that holds its package; UserError where it can't be fetched."""
+    """The folder with DataFlex's package; UserError if its wheel cannot be downloaded."""
     from near.common.files import folder_aside
     from near.data.builtin.assets import Wheel, unpack
 
@@ -76,32 +76,32 @@ def unpacked() -> Path:
     return folder
 
 
-# What follows runs in the process of its own.
+# The functions below run in the separate process.
 
 
 def peer(*hidden: str):
-    """Its module, imported as if `hidden` were not installed."""
+    """DataFlex's module, imported as if `hidden` were not installed."""
     sys.modules.update(dict.fromkeys(hidden))
     return importlib.import_module(MODULE)
 
 
 def _timed(owner: type, method: str, seconds: dict[str, float], results: list) -> None:
-    """Put a timer around a method of its class, and keep what the method returns."""
+    """Put a timer around a method of a class, and append its results to `results`."""
     inner = getattr(owner, method)
 
     @functools.wraps(inner)
     def outer(*args, **kwargs):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         results.append(inner(*args, **kwargs))
         name = method.strip("_")
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begun
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
         return results[-1]
 
     setattr(owner, method, outer)
 
 
 def ivf(folder: str, k: int) -> dict[str, float]:
-    """Build its index of the vectors in `folder` and search it; seconds."""
+    """Build DataFlex's index of the vectors in `folder` and search it; seconds."""
     module = peer("vllm", "sentence_transformers")
     vectors, queries = np.load(f"{folder}/vectors.npy"), np.load(f"{folder}/queries.npy")
     build, index = common.timed(lambda: module.FaissIndexIVFFlat(vectors))
@@ -111,12 +111,12 @@ def ivf(folder: str, k: int) -> dict[str, float]:
 
 
 def texts(path: str) -> list[str]:
-    """What it embeds of the rows of a file."""
+    """The texts that DataFlex embeds for the rows of a file."""
     return peer("vllm", "sentence_transformers").offline_near_Selector()._load_alpaca_json(path)
 
 
 def select(candidates: str, queries: str, model: str, max_K: int, folder: str) -> dict[str, float]:
-    """Its whole selection; seconds of its parts."""
+    """One selection by DataFlex; seconds of its parts."""
     module, seconds, vectors = peer("vllm"), {}, []
     selector, index = module.offline_near_Selector, module.FaissIndexIVFFlat
     _timed(selector, "_embed_texts", seconds, vectors)
@@ -130,10 +130,10 @@ def select(candidates: str, queries: str, model: str, max_K: int, folder: str) -
         save_indices_path=f"{folder}/top_indices.npy",
         max_K=max_K,
     ).selector()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for name, matrix in zip(("candidates", "queries"), vectors, strict=True):
         np.save(f"{folder}/{name}.npy", matrix)
-    return {**seconds, "saving": time.perf_counter() - begun}
+    return {**seconds, "saving": time.perf_counter() - started}
 
 
 def main() -> None:

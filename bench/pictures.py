@@ -6,7 +6,7 @@ python bench/pictures.py FOLDER [into=docs/pictures]    (a folder with report.ht
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import importlib.util
 import shutil
@@ -16,7 +16,7 @@ from bench import common
 from near.common.errors import UserError
 
 WIDTH, HEIGHT = 1100, 700
-# what to scroll to, whether dark, and what is done there first
+# name: (section to scroll to, dark, script to run first)
 VIEWS = {
     "verdict": ("verdict", False, ""),
     "losses": ("losses", False, "document.querySelectorAll('#losses > div')[1].scrollIntoView(); scrollBy(0, -70)"),
@@ -27,9 +27,9 @@ VIEWS = {
 
 
 def missing() -> str | None:
-    """What pictures need and what is not here."""
+    """The message about missing programs or packages, or None."""
     if importlib.util.find_spec("selenium") is None:
-        return "selenium is not installed: pip install -r requirements-dev.txt"
+        return "selenium is not installed: pip install -e '.[dev]'"
     programs = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     return f"{' and '.join(programs)} not found: `make test-browser` installs them" if programs else None
 

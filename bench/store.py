@@ -1,14 +1,14 @@
-"""The store at 1,000,000 keys: writes, look-ups of all texts, reads and appends, beside SQLite with the same content.
+"""The store with 1,000,000 keys: writes, look-ups of all texts, reads and appends, compared with SQLite.
 
     python bench/store.py [keys=1000000 dim=384 appended=20480]
 
-Each step runs in a process of its own, so that its peak memory is its own.
+Both have the same content. Each step runs in a separate process, so that its peak memory is its own.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import sqlite3
 import tempfile
@@ -39,8 +39,8 @@ def chunks(start: int, stop: int):
 
 def near_write(folder: str, start: int, stop: int, dim: int) -> None:
     with Store(folder, {"bench": dim}) as store:
-        looked = look_up(store, lambda at: texts(start + at[0], start + at[-1] + 1), stop - start, CHUNK)
-        assert len(looked.missing) == stop - start
+        result = look_up(store, lambda at: texts(start + at[0], start + at[-1] + 1), stop - start, CHUNK)
+        assert len(result.missing) == stop - start
         for a, b in chunks(start, stop):
             keys = hashed(texts(a, b))
             with store.claim(keys) as mine:
@@ -49,13 +49,13 @@ def near_write(folder: str, start: int, stop: int, dim: int) -> None:
 
 def near_look_up(folder: str, n: int, dim: int, read: bool) -> None:
     with Store(folder, {"bench": dim}) as store:
-        looked = look_up(store, lambda at: texts(at[0], at[-1] + 1), n, CHUNK)
-        assert len(looked.missing) == 0
+        result = look_up(store, lambda at: texts(at[0], at[-1] + 1), n, CHUNK)
+        assert len(result.missing) == 0
         if read:
             out = np.empty((50_000, dim), dtype=np.float32)
             for a in range(0, n, len(out)):
-                store.read(looked.offsets[a : a + len(out)], out[: min(len(out), n - a)])
-            np.testing.assert_array_equal(store.read(looked.offsets[:CHUNK]), vectors(0, min(CHUNK, n), dim))
+                store.read(result.offsets[a : a + len(out)], out[: min(len(out), n - a)])
+            np.testing.assert_array_equal(store.read(result.offsets[:CHUNK]), vectors(0, min(CHUNK, n), dim))
 
 
 def sqlite_write(folder: str, start: int, stop: int, dim: int) -> None:
@@ -75,13 +75,13 @@ def sqlite_look_up(folder: str, n: int, dim: int, read: bool) -> None:
     column = "vector" if read else "rowid"
     for a, b in chunks(0, n):
         for key in hashed(texts(a, b)):
-            (found,) = base.execute(f"SELECT {column} FROM vectors WHERE key = ?", (key.tobytes(),)).fetchone()
+            (value,) = base.execute(f"SELECT {column} FROM vectors WHERE key = ?", (key.tobytes(),)).fetchone()
             if read:
-                np.frombuffer(found, dtype=np.float32)
+                np.frombuffer(value, dtype=np.float32)
 
 
 def step(store: str, work: str, folder: str, start: int, stop: int, dim: int) -> list[float]:
-    """One step, on the keys `start` to `stop`: seconds, and by how many bytes it raised this process's peak."""
+    """One step, on the keys `start` to `stop`: seconds, and the increase of this process's peak memory in bytes."""
     write, look_up_ = (near_write, near_look_up) if store == "near" else (sqlite_write, sqlite_look_up)
     before = common.peak()
     if work == "write":
@@ -96,7 +96,7 @@ def main(keys: int = 1_000_000, dim: int = 384, appended: int = 10 * CHUNK) -> N
         raise UserError(f"keys={keys} dim={dim} appended={appended}: use 1 or more of each")
     steps = {
         f"write {keys} vectors": ("write", 0, keys),
-        f"look up {keys} known texts": ("look up", 0, keys),
+        f"look up {keys} stored texts": ("look up", 0, keys),
         "look up and read all vectors": ("read", 0, keys),
         f"append {appended} vectors": ("write", keys, keys + appended),
     }

@@ -1,21 +1,22 @@
-"""A training step beside the plain Hugging Face Trainer's on the same rows in the same order, and what a resume costs.
+"""A training step compared with the plain Hugging Face Trainer on the same rows; the cost of a resume.
 
     python bench/trainer.py [pairs=5 steps=24 model=smollm2 resumed=10,1000] [data=files data.candidates.path=FILE ...]
 
-Each run is a process of its own, in turns: rounds (near: a warm-up of 4 steps, rounds of 4) and transformers' Trainer
-with the rows those rounds trained, in order, 4 rows a step of at most 64 tokens, LoRA. A step's seconds: from the first
-step's begin to the last one's end, selections included, over the steps; what lies between steps, where rounds begin,
-is told apart, as steps themselves differ by more from run to run. Memory: the most the process held (VmHWM).
-What else is typed are overrides of train.py for all runs.
-Then, on the model of random weights: seconds from train() to the first step of a run resumed at the steps `resumed`,
-with the batches made before that step; and a schedule whose rounds share no divisor (10, 7), so that each step
-is an epoch of the Trainer, with 0 and 2 dataloader workers.
+Each run is a separate process, in turns: rounds (near: a warm-up of 4 steps, rounds of 4) and transformers' Trainer
+with the rows of those rounds, in order, 4 rows a step of at most 64 tokens, LoRA. Seconds a step: from the start of the
+first step to the end of the last, selections included, divided by the steps. The time between steps, where rounds
+begin, is listed separately, because steps themselves vary more from run to run. Memory: the peak of the process
+(VmHWM). Other options are overrides of train.py for all runs.
+
+Then, on the model with random weights: seconds from train() to the first step of a run resumed at the steps `resumed`,
+with the batches built before that step; and a schedule whose rounds share no divisor (10, 7), so that each step is an
+epoch of the Trainer, with 0 and 2 dataloader workers.
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this folder, whose select.py hides another
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import logging
 import statistics
@@ -30,7 +31,7 @@ RANDOM = ("model=tiny", "embedder=hashing")
 
 
 def trainer_of(folder: Path, *overrides: str):
-    """A DynamicSelectTrainer of a run in `folder`, put together in the order in which train.py does it."""
+    """A DynamicSelectTrainer of a run in `folder`, built in the same order as in train.py."""
     from transformers import set_seed
 
     from near.models.loading import add_finetuning, load_base
@@ -59,14 +60,14 @@ def trainer_of(folder: Path, *overrides: str):
 
 
 def clock():
-    """A callback that keeps when each step began and ended."""
+    """A callback that records the start and the end of each step."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
-        begun, ended = [], []
+        started, ended = [], []
 
         def on_step_begin(self, *args, **kwargs):
-            self.begun.append(time.perf_counter())
+            self.started.append(time.perf_counter())
 
         def on_step_end(self, *args, **kwargs):
             self.ended.append(time.perf_counter())
@@ -75,7 +76,7 @@ def clock():
 
 
 def plain(trainer):
-    """transformers' own Trainer with the rows that `trainer`, which has run, trained, in their order."""
+    """transformers' Trainer with the rows that `trainer` has trained on, in their order."""
     import numpy as np
     import torch
     from transformers import Trainer
@@ -94,20 +95,20 @@ def plain(trainer):
 
 
 def step(folder: str, kind: str, overrides: list[str]) -> dict[str, float]:
-    """Train as `kind`; seconds a step and the most memory held. The plain one finds the rows of an earlier run."""
+    """Train as `kind`: seconds a step and peak memory. The plain Trainer uses the rows of an earlier run."""
     logging.disable(logging.WARNING)
     trainer, watch = trainer_of(Path(folder), *overrides, "trainer.args.save_strategy=no"), clock()
     if kind == "plain":
         trainer = plain(trainer)
     trainer.add_callback(watch)
     trainer.train()
-    steps, outside = len(watch.ended), sum(b - e for e, b in zip(watch.ended, watch.begun[1:], strict=False))
-    seconds = (watch.ended[-1] - watch.begun[0]) / steps
+    steps, outside = len(watch.ended), sum(b - e for e, b in zip(watch.ended, watch.started[1:], strict=False))
+    seconds = (watch.ended[-1] - watch.started[0]) / steps
     return {"seconds": seconds, "outside": outside / steps, "peak": common.peak(), "steps": steps}
 
 
 def resume(folder: str, step: int, overrides: list[str]) -> dict[str, float]:
-    """Train to `step`, and then in a trainer of its own a few steps more."""
+    """Train to `step`, then resume in a new trainer for a few more steps."""
     logging.disable(logging.WARNING)
     schedule = [*overrides, "trainer.warmup_step=2", "trainer.update_step=2", f"trainer.update_times={step // 2 + 2}"]
     schedule += [*RANDOM, f"trainer.args.save_steps={step}"]
@@ -131,34 +132,33 @@ def resume(folder: str, step: int, overrides: list[str]) -> dict[str, float]:
     again.data_collator = collated
     checkpoint = Path(folder) / "checkpoints" / f"checkpoint-{step}"
     again.restore(checkpoint)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     again.train(resume_from_checkpoint=str(checkpoint))
-    before = sum(at < watch.begun[0] for at in made)
-    return {"seconds": watch.begun[0] - begun, "before": before, "batches": len(made), "steps": len(watch.begun)}
+    before = sum(at < watch.started[0] for at in made)
+    return {"seconds": watch.started[0] - started, "before": before, "batches": len(made), "steps": len(watch.started)}
 
 
 def pairs_of(model: str, steps: int, pairs: int, overrides: list[str]) -> None:
     """Print seconds a step of both, and their ratios pair by pair."""
-    found: dict[str, list] = {"rounds": [], "plain": []}
+    runs_of: dict[str, list] = {"rounds": [], "plain": []}
     schedule = ["trainer.warmup_step=4", "trainer.update_step=4", f"trainer.update_times={steps // 4 - 1}"]
     words = [f"model={model}", *schedule, *overrides]
     with tempfile.TemporaryDirectory() as folder:
-        common.apart(step, folder, "rounds", words)  # not counted: it makes what all share, and the order of the rows
-        for pair in range(pairs):  # the second of a pair meets a warmer machine: each is it in turn
-            for kind in list(found)[:: 1 if pair % 2 else -1]:
-                found[kind].append(common.apart(step, folder, kind, words))
-    print(f"{model}, {found['plain'][0]['steps']} steps of {ROWS} rows, {pairs} pairs")
-    for kind, runs in found.items():
+        common.apart(step, folder, "rounds", words)  # not counted: it fills the cache and writes the order of the rows
+        for pair in range(pairs):  # the second of a pair runs on a warmer machine, so the order alternates
+            for kind in list(runs_of)[:: 1 if pair % 2 else -1]:
+                runs_of[kind].append(common.apart(step, folder, kind, words))
+    print(f"{model}, {runs_of['plain'][0]['steps']} steps of {ROWS} rows, {pairs} pairs")
+    for kind, runs in runs_of.items():
         each = [run["seconds"] for run in runs]
         spread = f"{min(each):.4f} to {max(each):.4f}"
         outside = statistics.median(run["outside"] for run in runs)
         memory = statistics.median(run["peak"] for run in runs) / 1e6
         print(
-            f"{kind:8} {statistics.median(each):.4f} s a step ({spread}), of it between steps {outside:.4f}, "
-            f"{memory:.0f} MB",
+            f"{kind:8} {statistics.median(each):.4f} s a step ({spread}), between steps {outside:.4f}, {memory:.0f} MB",
             flush=True,
         )
-    ratios = [a["seconds"] / b["seconds"] for a, b in zip(found["rounds"], found["plain"], strict=True)]
+    ratios = [a["seconds"] / b["seconds"] for a, b in zip(runs_of["rounds"], runs_of["plain"], strict=True)]
     print(
         f"rounds / plain, pair by pair: median {statistics.median(ratios):.4f}, {min(ratios):.4f} to {max(ratios):.4f}"
     )
@@ -175,13 +175,15 @@ def main(
     if pairs < 1 or steps < 8 or steps % 4:
         raise UserError(f"pairs={pairs} steps={steps}: use pairs>=1 and a multiple of 4 steps, 8 or more")
     if any(at < 2 or at % 2 for at in resumed):
-        raise UserError(f"resumed={','.join(map(str, resumed))}: use even steps, 2 or more: rounds are of 2 steps")
+        raise UserError(
+            f"resumed={','.join(map(str, resumed))}: use even steps of 2 or more, because rounds have 2 steps"
+        )
     pairs_of(model, steps, pairs, list(overrides))
     for at in resumed:
         with tempfile.TemporaryDirectory() as folder:
             run = common.apart(resume, folder, at, list(overrides))
         print(
-            f"resumed at step {at}: {run['seconds']:.2f} s to its first step, {run['before']} batches made before "
+            f"resumed at step {at}: {run['seconds']:.2f} s to its first step, {run['before']} batches built before "
             f"it, {run['batches']} batches for {run['steps']} steps",
             flush=True,
         )
@@ -189,7 +191,7 @@ def main(
         words = ["trainer.warmup_step=10", "trainer.update_step=7", "trainer.update_times=4", *RANDOM, *overrides]
         with tempfile.TemporaryDirectory() as folder:
             run = common.apart(step, folder, "rounds", [f"+trainer.args.dataloader_num_workers={count}", *words])
-        print(f"schedule (10, 7), {count} workers, model of random weights: {run['seconds']:.4f} s a step", flush=True)
+        print(f"schedule (10, 7), {count} workers, random weights: {run['seconds']:.4f} s a step", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,14 +24,14 @@ from near.common.config import CONF, register_resolvers
 from near.evaluation import sandbox
 
 ROOT = Path(__file__).resolve().parent.parent
-# two processes, at a port that is free
+# two processes, at a free port
 RANKS = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-backend=c10d"]
 register_resolvers()
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing a test does may ask a hub
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may use a hub
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leaving out `model` also spares the import of files that are all about models: that is most of the time."""
+    """With `not model`, do not import files whose tests all need a model: importing them takes most of the time."""
     if re.search(r"not (\([^)]*\b)?model\b", config.option.markexpr) and collection_path.suffix == ".py":
         text = collection_path.read_text(encoding="utf-8")
         return True if re.search(r"^pytestmark = pytest\.mark\.(model|real)$", text, re.MULTILINE) else None
@@ -40,27 +40,27 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @functools.cache
 def needs_sandbox() -> pytest.MarkDecorator:
-    """The mark of a test that runs graded programs: skipped, with the reason, where they can't be isolated."""
+    """The mark of a test that runs graded programs: skipped, with the reason, if they cannot be isolated."""
     missing = sandbox.missing()
     return pytest.mark.skipif(missing is not None, reason=f"no sandbox for graded programs: {missing}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with tests that take long come first, so that no process waits for another one's last file."""
+    """Files with slow tests come first, so that no worker waits for the last file of another."""
     long = {item.path for item in items if item.get_closest_marker("real") or item.get_closest_marker("process")}
     items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture()
 def packages(monkeypatch) -> Callable[..., None]:
-    """`packages(ray=False, vllm=True)`: whether these seem to be installed; any other is where it is."""
-    real, told = importlib.util.find_spec, {}
+    """`packages(ray=False, vllm=True)`: pretend that these are missing or installed; others are unchanged."""
+    real, pretended = importlib.util.find_spec, {}
 
     def find_spec(name: str, package: str | None = None) -> object:
-        return real(name, package) if name not in told else object() if told[name] else None
+        return real(name, package) if name not in pretended else object() if pretended[name] else None
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    return lambda **installed: told.update(installed)
+    return lambda **installed: pretended.update(installed)
 
 
 def evaluate(cfg: DictConfig, output_dir: Path) -> None:
@@ -79,7 +79,7 @@ def report(cfg: DictConfig, output_dir: Path) -> None:
 
 @functools.lru_cache(maxsize=512)
 def composed(script: str, overrides: tuple[str, ...]):
-    """The whole configuration, and its part without Hydra's, checked; once for each command."""
+    """The composed configuration with and without Hydra's part, the latter checked; cached by command."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         whole = compose(script, overrides=list(overrides), return_hydra_config=True)
     cfg = copy.deepcopy(whole)
@@ -91,14 +91,14 @@ def composed(script: str, overrides: tuple[str, ...]):
 
 
 def configured(script: str, *overrides: str):
-    """The configuration of `script` under `overrides`, checked, with Hydra's own part set as a running job has it."""
+    """The configuration of `script` under `overrides`, checked, with HydraConfig set as in a running job."""
     whole, cfg = composed(script, overrides)
     HydraConfig.instance().set_config(whole)
     return copy.deepcopy(cfg)
 
 
 def process(*command: str, cwd: Path = ROOT, env: dict | None = None) -> subprocess.CompletedProcess:
-    """Run python with `command` as a process of its own."""
+    """Run python with `command` in a separate process."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=cwd,
@@ -122,7 +122,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def real_cache() -> Path:
-    """The project's own cache, so that the real model is fetched and its texts embedded once."""
+    """The project's cache, so that the real model is downloaded and its texts are embedded once."""
     return Path(os.environ.get("NEAR_CACHE", ROOT / ".cache")).resolve()
 
 
@@ -133,13 +133,13 @@ def small_data(tmp_path_factory) -> list[str]:
     rng, numbers = np.random.default_rng(0), itertools.count(100)
 
     def row(domain: str) -> dict:
-        a, b = next(numbers), int(rng.integers(1, 50))  # every row is another one
-        told = {
+        a, b = next(numbers), int(rng.integers(1, 50))  # so that all rows differ
+        texts = {
             "sum": (f"what is the sum of {a} and {b}", str(a + b)),
             "colour": (f"name the colour of paint pot {a}", "red"),
             "animal": (f"which animal lives in cage {a}", "a cat"),
         }
-        question, answer = told[domain]
+        question, answer = texts[domain]
         return {"instruction": question, "input": "", "output": answer, "domain": domain}
 
     pool = [row(domain) for _ in range(20) for domain in ("colour", "sum", "animal")]
@@ -174,7 +174,7 @@ def tiny(small_data, cache) -> list[str]:
 
 @pytest.fixture()
 def dataflex(tmp_path, monkeypatch) -> Path:
-    """A folder laid out as DataFlex's examples take it, and the current one."""
+    """A folder with the layout that DataFlex's examples expect, as the current folder."""
     from tests.dataflex_files import lay_out
 
     monkeypatch.chdir(tmp_path)
@@ -183,7 +183,7 @@ def dataflex(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture()
 def small_disk(tmp_path):
-    """A file system of its own, and how to give it another size."""
+    """A folder on a separate small file system, and a function that changes its size."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder)], capture_output=True)
@@ -195,7 +195,7 @@ def small_disk(tmp_path):
 
 @pytest.fixture(autouse=True, scope="module")
 def _settled_heap():
-    """What modules of tests leave behind, imports above all, is not walked again by every later collection: with some
-    millions of objects one takes seconds."""
+    """Freeze the objects of earlier test modules (mostly imports), so that later collections skip them: with millions
+    of objects one collection takes seconds."""
     gc.collect()
     gc.freeze()

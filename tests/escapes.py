@@ -1,6 +1,6 @@
-"""Programs that try to get out of the sandbox, and run under it: python -m tests.escapes prints what each ended with.
+"""Programs that try to escape from the sandbox: python -m tests.escapes runs them and prints how each ended.
 
-A program that comes to its end has escaped. Only the standard library, as another user's Python runs it too.
+A program that reaches its end has escaped. Only the standard library, because another user's Python runs it, too.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Chat templates written out by hand from LLaMA-Factory's published slots, without near's: what the ids and labels of
-a chat should be. One entry a template: its prompt turns with what opens the answer, its answers, its tools.
+"""Chat templates written out by hand from LLaMA-Factory's published slots, without near's code: the expected ids
+and labels of a chat. One entry per template: its prompt turns with the opening of the answer, its answers, its tools.
 
-A slot is a list of texts that are encoded apart; BOS and EOS stand for the tokenizer's tokens.
+A slot is a list of texts that are encoded separately; BOS and EOS stand for the tokenizer's tokens.
 """
 
 import json

@@ -5,7 +5,7 @@ import signal
 
 
 class Ends:
-    """A job that ends as it is told to."""
+    """A job that ends in a given way: well, fails, killed or exits."""
 
     label, environment = "seed=1", {}
 

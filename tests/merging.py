@@ -1,4 +1,4 @@
-"""Adapters made on the spot, and what merging one gives."""
+"""Generated adapters, and the result of merging one."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def tiny_base(cache):
 
 
 def write_adapter(folder: Path, model, seed: int = 0, base: str = "builtin:tiny", **options) -> torch.Tensor:
-    """An adapter of random weights on `model`, large enough to be seen, in `folder`; its logits on IDS."""
+    """Write an adapter of random weights, large enough to have an effect, to `folder`; returns its logits on IDS."""
     options = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options
     adapted = get_peft_model(model, LoraConfig(**options)).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -36,7 +36,7 @@ def write_adapter(folder: Path, model, seed: int = 0, base: str = "builtin:tiny"
 
 
 def merged(adapter, cache, folder: Path, *more: str):
-    """The export of `adapter` (a path, or what stands after adapter_name_or_path=), as transformers loads it."""
+    """The export of `adapter` (a path, or another value of adapter_name_or_path), as transformers loads it."""
     cfg = configured("merge", f"adapter_name_or_path={adapter}", f"export_dir={folder}", f"cache_dir={cache}", *more)
     merge(cfg, folder.parent)
     return AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -49,7 +49,7 @@ def logits(model) -> torch.Tensor:
 
 @torch.no_grad()
 def adapted_logits(adapter, cache) -> tuple[torch.Tensor, torch.Tensor]:
-    """Those of the tiny model without and with the adapter in a folder."""
+    """Logits of the tiny model without and with the adapter in a folder."""
     base = tiny_base(cache)
     plain = base(IDS).logits
     return plain, with_adapter(base, adapter).eval()(IDS).logits

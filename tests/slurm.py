@@ -1,4 +1,4 @@
-"""Stand-ins for Slurm's commands that run a job array on this machine; a real cluster is not at hand."""
+"""Stand-ins for Slurm's commands that run a job array on this machine; no real cluster is available."""
 
 import os
 import sys
@@ -43,7 +43,7 @@ for job in (path.name[7:] for path in Path("{folder}").glob("script_*")):
 
 
 def stand_in(folder: Path) -> dict[str, str]:
-    """Write the commands into `folder`; the environment in which they are found."""
+    """Write the commands into `folder`; returns the environment with them on PATH."""
     folder.mkdir()
     for name, code in COMMANDS.items():
         path = folder / name

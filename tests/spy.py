@@ -1,5 +1,5 @@
-"""Classes from outside the package, named by `_target_`: a trainer that writes down which rows each process trained, a
-selector that writes down what it was asked."""
+"""Classes from outside the package, named by `_target_`: a trainer that records which rows each process trained on,
+and selectors that record their calls."""
 
 import hashlib
 import json
@@ -42,13 +42,13 @@ class SpyTrainer(DynamicSelectTrainer):
             return collate(batch)
 
         self.data_collator = watching
-        if self.args.dataloader_num_workers:  # which have collators of their own
+        if self.args.dataloader_num_workers:  # workers have their own collators
             self.data_collator = collate
         self.add_callback(After(job.output_dir / f"after-{self.args.process_index}.jsonl"))
 
 
 class After(TrainerCallback):
-    """Writes down a digest of the trained weights after every step."""
+    """Records a digest of the trained weights after every step."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -58,7 +58,7 @@ class After(TrainerCallback):
 
 
 class Sees(Near):
-    """NEAR that writes down the step and a digest of the weights it was shown."""
+    """NEAR that records the step and a digest of the weights in its round."""
 
     def __init__(self, subset_size=None, policy: str = "repeat", temperature: float = 0.05, mix: float = 0.0):
         super().__init__(subset_size, policy, temperature, mix)
@@ -70,31 +70,31 @@ class Sees(Near):
 
 
 def weights(model) -> str:
-    """A digest of all weights that are trained."""
-    found = hashlib.sha256()
+    """A digest of all trained weights."""
+    digest = hashlib.sha256()
     for weight in model.parameters():
         if weight.requires_grad:
-            found.update(weight.detach().numpy().tobytes())
-    return found.hexdigest()
+            digest.update(weight.detach().numpy().tobytes())
+    return digest.hexdigest()
 
 
-def note(path: Path, told: dict) -> None:
+def note(path: Path, record: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(told) + "\n")
+        file.write(json.dumps(record) + "\n")
 
 
 class Wrapped(SpyTrainer):
-    """Writes down what DeepSpeed made of the model."""
+    """Records the classes that DeepSpeed wraps around the model."""
 
     def begin_epoch(self, step: int) -> None:
         super().begin_epoch(step)
         engine = self.model_wrapped
-        told = {"wrapped": type(engine).__name__, "stage": engine.zero_optimization_stage()}
-        told["held"] = sum(p.numel() for p in self.model.parameters())  # ZeRO-3 leaves empty ones between steps
-        told["optimizer"] = type(engine.optimizer).__name__
+        record = {"wrapped": type(engine).__name__, "stage": engine.zero_optimization_stage()}
+        record["elements"] = sum(p.numel() for p in self.model.parameters())  # ZeRO-3 leaves empty ones between steps
+        record["optimizer"] = type(engine.optimizer).__name__
         path = self.job.output_dir / f"wrapped-{self.args.process_index}.json"
-        path.write_text(json.dumps(told), encoding="utf-8")
+        path.write_text(json.dumps(record), encoding="utf-8")
 
 
 class FailsOnRank1(Near):
@@ -110,7 +110,7 @@ class FailsOnRank1(Near):
 
 
 class SlowNear(Near):
-    """NEAR that takes its time and writes down which rounds it was asked for."""
+    """NEAR that is slow and records the index of every round."""
 
     def __init__(self, subset_size=None, policy: str = "repeat", temperature: float = 0.05, mix: float = 0.0):
         super().__init__(subset_size, policy, temperature, mix)

@@ -1,4 +1,4 @@
-"""Random chats and a tokenizer made on the spot, for the tests of chat templates."""
+"""Random chats and a generated tokenizer, for the tests of chat templates."""
 
 import functools
 import json
@@ -56,8 +56,8 @@ def chat(rng: random.Random, calls: int = 3) -> list[dict]:
     messages, tools = [], rng.random() < 0.4
     if tools:
         bare = rng.sample(TOOLS, rng.randint(1, 3))
-        given = [{"type": "function", "function": tool} for tool in bare] if rng.random() < 0.7 else bare
-        messages.append({"role": "tools", "content": json.dumps(given, ensure_ascii=False)})
+        descriptions = [{"type": "function", "function": tool} for tool in bare] if rng.random() < 0.7 else bare
+        messages.append({"role": "tools", "content": json.dumps(descriptions, ensure_ascii=False)})
     if rng.random() < 0.5:
         messages.append({"role": "system", "content": text(rng)})
     for _ in range(rng.randint(1, 3)):
@@ -101,7 +101,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @functools.cache
 def ids_of(text: str) -> list[int]:
-    """What the tokenizer makes of `text`; not to be changed."""
+    """The token ids of `text`; callers must not change the list."""
     return _backend().encode(text, add_special_tokens=False).ids
 
 

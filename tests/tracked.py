@@ -1,4 +1,4 @@
-"""What W&B recorded, read back from the folders it writes without a server."""
+"""Records of W&B, read from the folders that it writes without a server."""
 
 import json
 import subprocess
@@ -13,13 +13,13 @@ def records(folder: Path) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def of_type(told: list[dict], kind: str) -> list[dict]:
-    return [record[kind] for record in told if record["type"] == kind]
+def of_type(lines: list[dict], kind: str) -> list[dict]:
+    return [record[kind] for record in lines if record["type"] == kind]
 
 
-def history(told: list[dict], metric: str) -> list[tuple[int, float]]:
+def history(lines: list[dict], metric: str) -> list[tuple[int, float]]:
     """(optimizer step, value) of a metric, as logged."""
-    items = [record["item"] for record in of_type(told, "history")]
+    items = [record["item"] for record in of_type(lines, "history")]
     return [(item["step"], item[metric]) for item in items if metric in item]
 
 
@@ -29,7 +29,7 @@ def folders(job: Path) -> list[Path]:
 
 def tables(folder: Path) -> dict[str, dict]:
     """Columns and data of every table, by the name it was logged under."""
-    found = {}
+    logged = {}
     for path in (folder / "files" / "media" / "table").rglob("*.table.json"):
-        found[f"{path.parent.name}/{path.name.rsplit('_', 2)[0]}"] = json.loads(path.read_text())
-    return found
+        logged[f"{path.parent.name}/{path.name.rsplit('_', 2)[0]}"] = json.loads(path.read_text())
+    return logged

@@ -1,4 +1,4 @@
-"""A stand-in for W&B's server: it keeps the history lines of runs, as `wandb sync` and online runs send them."""
+"""A stand-in for W&B's server: it stores the history lines of runs that `wandb sync` and online runs send."""
 
 import json
 import re
@@ -10,7 +10,7 @@ VIEWER = {"id": "U", "entity": "me", "username": "me", "flags": "{}", "teams": {
 
 
 class Server(ThreadingHTTPServer):
-    """`runs`: by id, its history lines as they stand; `upserted`: what runs say of themselves; `artifacts`: names."""
+    """`runs`: history lines by run id; `upserted`: the variables that describe runs; `artifacts`: names."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -34,7 +34,7 @@ class Server(ThreadingHTTPServer):
             inserted = run not in self.runs
             self.runs.setdefault(run, [])
             return {"upsertBucket": {"bucket": {**self._bucket(run), "project": PROJECT}, "inserted": inserted}}
-        if name == "CreateArtifact":  # as if its files were here
+        if name == "CreateArtifact":  # as if its files were uploaded already
             self.artifacts.append(variables["input"]["artifactCollectionName"])
             artifact = {"id": "A", "state": "COMMITTED", "artifactSequence": {"id": "S", "latestArtifact": None}}
             return {"createArtifact": {"artifact": artifact}}
@@ -44,10 +44,10 @@ class Server(ThreadingHTTPServer):
 
     def _bucket(self, run: str) -> dict:
         lines = self.runs.get(run, [])
-        told = {"id": f"B-{run}", "name": run, "displayName": run, "config": "{}", "tags": [], "sweepName": None}
-        told |= {"historyLineCount": len(lines), "logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]"}
-        told |= {"historyTail": json.dumps([json.dumps(line) for line in lines[-1:]]), "wandbConfig": '{"t": 1}'}
-        return {**told, "summaryMetrics": json.dumps(lines[-1] if lines else {})}
+        bucket = {"id": f"B-{run}", "name": run, "displayName": run, "config": "{}", "tags": [], "sweepName": None}
+        bucket |= {"historyLineCount": len(lines), "logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]"}
+        bucket |= {"historyTail": json.dumps([json.dumps(line) for line in lines[-1:]]), "wandbConfig": '{"t": 1}'}
+        return {**bucket, "summaryMetrics": json.dumps(lines[-1] if lines else {})}
 
     def stream(self, run: str, files: dict) -> None:
         if history := files.get("wandb-history.jsonl"):
@@ -67,13 +67,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self._read()
-        told = json.loads(body) if body.startswith(b"{") else {}
-        if "query" in told:
-            name = re.search(r"(?:query|mutation)\s+(\w+)", told["query"])
-            self._answer({"data": self.server.query(name.group(1) if name else "", told.get("variables") or {})})
+        request = json.loads(body) if body.startswith(b"{") else {}
+        if "query" in request:
+            name = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
+            self._answer({"data": self.server.query(name.group(1) if name else "", request.get("variables") or {})})
             return
         if self.path.endswith("/file_stream"):
-            self.server.stream(self.path.split("/")[-2], told.get("files") or {})
+            self.server.stream(self.path.split("/")[-2], request.get("files") or {})
         self._answer({})
 
     def _read(self) -> bytes:

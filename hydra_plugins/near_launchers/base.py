@@ -1,6 +1,6 @@
-"""What launchers share: every job is a process of its own, and one that dies takes no other with it.
+"""Shared by all launchers: every job is a separate process, and if one dies, the others continue.
 
-Hydra's published launchers end the whole sweep when one of their workers is killed.
+Hydra's published launchers end the whole sweep if one of their workers is killed.
 """
 
 import contextlib
@@ -30,26 +30,26 @@ log = logging.getLogger("near")
 
 
 class Outcome(TypedDict, total=False):
-    """How a job ended: one of both."""
+    """How a job ended: exactly one of the two keys."""
 
-    value: int | float | str | None  # what it returned
-    error: str  # its line
+    value: int | float | str | None  # the return value
+    error: str  # the error line
 
 
 @dataclass
 class SweepJob:
-    """One job of a sweep: called in a process of its own, it leaves what it prints in `printed`."""
+    """One job of a sweep, to be called in a separate process; its output goes to the file `printed`."""
 
-    config: DictConfig  # composed, Hydra's own part included
+    config: DictConfig  # composed, including Hydra's part
     task: TaskFunction
     callbacks: object
     cwd: str
     argv: list[str]  # of the process that started the sweep
-    command: Command  # how that was started
-    version: str  # of Hydra's ways
+    command: Command  # how that process was started
+    version: str  # version_base of Hydra
     name: str
     printed: str  # a file
-    label: str = ""  # what sets it apart from the others
+    label: str = ""  # the overrides that distinguish it from the others
     environment: dict[str, str] = field(default_factory=dict)  # set before anything is computed
 
     def __call__(self) -> Outcome:
@@ -77,8 +77,8 @@ class SweepJob:
 
 @contextlib.contextmanager
 def _into(path: str) -> Iterator[None]:
-    """Write what this process and its children print to the end of the file at `path`."""
-    kept = [os.dup(1), os.dup(2)]
+    """Append the output of this process and its children to the file at `path`."""
+    originals = [os.dup(1), os.dup(2)]
     with open(path, "ab") as file:
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
             stream.flush()
@@ -86,43 +86,43 @@ def _into(path: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for stream, number, before in ((sys.stdout, 1, kept[0]), (sys.stderr, 2, kept[1])):
+        for stream, number, original in ((sys.stdout, 1, originals[0]), (sys.stderr, 2, originals[1])):
             stream.flush()
-            os.dup2(before, number)
-            os.close(before)
+            os.dup2(original, number)
+            os.close(original)
 
 
 class ProcessLauncher(Launcher):
-    """Calls the jobs of a sweep in processes of their own; how these are started is for its children to say."""
+    """Runs the jobs of a sweep in separate processes; its subclasses start these."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run one job for each list of overrides. The results stand in their order; of a job that failed or died, the
-        result raises UserError when it is looked at."""
+        """Run one job for each list of overrides. The results have the same order; the result of a job that failed or
+        died raises UserError when it is read."""
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         jobs = [self._job(list(words), initial_job_idx + i) for i, words in enumerate(job_overrides)]
-        shown = labels({job.name: raw_words(job.config.hydra.overrides.task) for job in jobs})
+        names = labels({job.name: raw_words(job.config.hydra.overrides.task) for job in jobs})
         for job in jobs:
-            job.label = shown[job.name]
+            job.label = names[job.name]
         folder = Path(jobs[0].printed).parent
         folder.mkdir(parents=True, exist_ok=True)
-        log.info(f"{len(jobs)} jobs; what each of them prints is in {folder}/<job>.log")
+        log.info(f"{len(jobs)} jobs; their output is in {folder}/<job>.log")
         outcomes = self.run(jobs)
         return [_returned(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
 
     @abstractmethod
     def run(self, jobs: list[SweepJob]) -> list[Outcome]:
-        """Call them, each in a process; their outcomes in the same order, `died` for what came to no end."""
+        """Call each job in a process; outcomes in the same order, from `died` for a job whose process died."""
 
     def _job(self, overrides: list[str], number: int) -> SweepJob:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
         before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(config)  # what the folder's name is made of
+        HydraConfig.instance().set_config(config)  # the resolvers of the folder's name read it
         folder, name = Path(config.hydra.sweep.dir).resolve(), str(config.hydra.sweep.subdir)
         HydraConfig.instance().cfg = before
         printed = folder / ".jobs" / f"{name}.log"
@@ -141,11 +141,11 @@ class ProcessLauncher(Launcher):
 
 def died(job: SweepJob, how: str) -> Outcome:
     """The outcome of a job whose process ended before the job did."""
-    return {"error": f"{job.label}: its process died ({how}); start the sweep again, it goes on where it was"}
+    return {"error": f"{job.label}: its process died ({how}); start the sweep again to resume it"}
 
 
 def ended(job: SweepJob, outcome: Outcome) -> Outcome:
-    """Say how it went, and hand it on."""
+    """Log the outcome and return it."""
     log.info(f"{job.label}: {printable(str(outcome['error']), 200) if 'error' in outcome else 'done'}")
     return outcome
 

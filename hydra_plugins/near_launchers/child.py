@@ -1,5 +1,5 @@
-"""The process of one job that the joblib launcher started: the job comes in by standard input, its outcome goes out as
-one line of JSON."""
+"""The process of one job of the joblib launcher: it reads the job from standard input and writes the outcome as one
+line of JSON."""
 
 import json
 import os
@@ -10,13 +10,13 @@ import threading
 
 
 def _end_with_parent() -> None:
-    """Standard input closes when the launcher is gone, killed ones included."""
+    """End this process when the launcher ends, also if that is killed: standard input then closes."""
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:
-    job = pickle.load(sys.stdin.buffer)  # from the launcher that started this process, by a pipe only it holds
+    job = pickle.load(sys.stdin.buffer)  # from the launcher that started this process, through a pipe that only it has
     threading.Thread(target=_end_with_parent, daemon=True).start()
     outcome = json.dumps(job())
     sys.stdout.write(outcome + "\n")

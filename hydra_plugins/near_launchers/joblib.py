@@ -1,4 +1,4 @@
-"""hydra/launcher=joblib: several jobs at once on this machine, each in a process of its own."""
+"""hydra/launcher=joblib: several jobs at once on this machine, each in a separate process."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from near.common.processes import python_path
 
 
 class JoblibLauncher(ProcessLauncher):
-    """joblib says which job runs when; its threads each wait for a process.
+    """joblib schedules the jobs; each of its threads waits for a process.
 
-    n_jobs: how many at once; None: one for each GPU, without one two.
+    n_jobs: parallel jobs; None: one for each GPU, or two without GPUs.
     """
 
     def __init__(self, n_jobs: int | None = None):
@@ -34,7 +34,7 @@ class JoblibLauncher(ProcessLauncher):
 
 
 def _in_process(job: SweepJob, environment: dict[str, str]) -> Outcome:
-    """Call `job` in a new interpreter. It lives no longer than this process, whose end closes its standard input."""
+    """Call `job` in a new interpreter, which ends with this process, because its standard input closes then."""
     import cloudpickle
 
     command = [sys.executable, "-m", "hydra_plugins.near_launchers.child"]

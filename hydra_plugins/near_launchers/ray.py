@@ -1,14 +1,16 @@
-"""hydra/launcher=ray: every job a task of a Ray cluster whose machines share this file system."""
+"""hydra/launcher=ray: every job is a task of a Ray cluster; its machines share this file system."""
 
 from hydra_plugins.near_launchers.base import Outcome, ProcessLauncher, SweepJob, died, ended
 from near.common.errors import UserError, one_line
 
 
 class RayLauncher(ProcessLauncher):
-    """Jobs on the cluster that RAY_ADDRESS names, or on one of this machine.
+    """Jobs on the cluster in RAY_ADDRESS, or on a local one.
 
-    num_gpus, num_cpus: of a job; None: one GPU where the cluster has some. max_retries: how often a job whose process
-    or machine was lost is started again, from its newest checkpoint.
+    Args:
+        num_gpus: GPUs of a job; None: one if the cluster has GPUs, otherwise none.
+        num_cpus: CPUs of a job.
+        max_retries: how often a job is started again from its newest checkpoint after a lost process or machine.
     """
 
     def __init__(self, num_gpus: float | None = None, num_cpus: int = 1, max_retries: int = 1):
@@ -21,22 +23,22 @@ class RayLauncher(ProcessLauncher):
             import ray
 
             gpus = self.num_gpus if self.num_gpus is not None else min(1, ray.cluster_resources().get("GPU", 0))
-            self._look(ray.cluster_resources(), gpus)
-            # a process for each job alone: what one leaves behind, memory on a GPU too, is gone with it
+            self._check(ray.cluster_resources(), gpus)
+            # a new process for each job, so that its memory is freed, also on a GPU
             task = ray.remote(num_gpus=gpus, num_cpus=self.num_cpus, max_retries=self.max_retries, max_calls=1)(_call)
-            waiting = {task.remote(job): place for place, job in enumerate(jobs)}
+            waiting = {task.remote(job): i for i, job in enumerate(jobs)}
             outcomes: list[Outcome] = [{} for _ in jobs]
             while waiting:
                 (done,), _ = ray.wait(list(waiting))
-                place = waiting.pop(done)
-                outcomes[place] = ended(jobs[place], _outcome(jobs[place], done))
+                i = waiting.pop(done)
+                outcomes[i] = ended(jobs[i], _outcome(jobs[i], done))
             return outcomes
 
-    def _look(self, resources: dict[str, float], gpus: float) -> None:
-        for name, asked in (("GPU", gpus), ("CPU", self.num_cpus)):
-            if asked > (there := resources.get(name, 0)):
+    def _check(self, resources: dict[str, float], gpus: float) -> None:
+        for name, required in (("GPU", gpus), ("CPU", self.num_cpus)):
+            if required > (available := resources.get(name, 0)):
                 option = f"hydra.launcher.num_{name.lower()}s"
-                raise UserError(f"{option}={asked:g}: the cluster has {there:g}, and a job would wait for ever")
+                raise UserError(f"{option}={required:g}: the cluster has {available:g}, and a job would wait for ever")
 
 
 def _call(job: SweepJob) -> Outcome:

@@ -1,4 +1,4 @@
-"""hydra/launcher=submitit_local and submitit_slurm: jobs by way of submitit, on this machine or on a Slurm cluster."""
+"""hydra/launcher=submitit_local and submitit_slurm: jobs through submitit, on this machine or on a Slurm cluster."""
 
 import contextlib
 import importlib.util
@@ -16,7 +16,7 @@ from near.common.processes import python_path
 
 
 class SubmititJob:
-    """A job that Slurm may stop and start again: it goes on from its newest checkpoint."""
+    """A job that Slurm may stop and start again; it resumes from its newest checkpoint."""
 
     def __init__(self, job: SweepJob):
         self.job = job
@@ -25,14 +25,14 @@ class SubmititJob:
         import submitit
 
         environment = submitit.JobEnvironment()
-        if environment.num_tasks > 1:  # one process for each GPU of the job, as torchrun would start them
+        if environment.num_tasks > 1:  # one process for each GPU of the job, as with torchrun
             submitit.helpers.TorchDistributedEnvironment().export(overwrite=True)
             if environment.global_rank:
                 self.job.printed += f".{environment.global_rank}"
         return self.job()
 
     def checkpoint(self) -> object:
-        """What submitit runs next when the time is over or the job's place was taken."""
+        """What submitit runs next after a time limit or a preemption."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
@@ -41,8 +41,11 @@ class SubmititJob:
 class LocalLauncher(ProcessLauncher):
     """Jobs on this machine, as Slurm would run them.
 
-    n_jobs: how many at once; None: one for each GPU, without one two. timeout_min: minutes that a job may take.
-    tasks_per_node: processes of a job. folder: where submitit keeps its notes.
+    Args:
+        folder: for submitit's files.
+        n_jobs: parallel jobs; None: one for each GPU, or two without GPUs.
+        timeout_min: minutes that a job may take.
+        tasks_per_node: processes of a job.
     """
 
     def __init__(self, folder: str, n_jobs: int | None = None, timeout_min: int = 1440, tasks_per_node: int = 1):
@@ -69,9 +72,10 @@ class LocalLauncher(ProcessLauncher):
 class SlurmLauncher(ProcessLauncher):
     """Jobs as one array of a Slurm cluster that shares this file system.
 
-    max_num_timeout: how often a job that ran out of time is started again. Everything else goes to submitit:
-    timeout_min, gpus_per_node, tasks_per_node, cpus_per_task, mem_gb, nodes, name, and with `slurm_` before it what
-    sbatch takes (slurm_partition, slurm_array_parallelism, ...).
+    Args:
+        max_num_timeout: how often a job that ran out of time is started again.
+        parameters: passed to submitit: timeout_min, gpus_per_node, tasks_per_node, cpus_per_task, mem_gb, nodes, name,
+            and options of sbatch with the prefix `slurm_` (slurm_partition, slurm_array_parallelism, ...).
     """
 
     def __init__(self, folder: str, max_num_timeout: int = 3, **parameters: object):
@@ -101,7 +105,7 @@ def _installed() -> None:
 
 
 def _outcome(job: SweepJob, submitted) -> Outcome:
-    """Wait for a job that submitit runs."""
+    """Wait for a job of submitit."""
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
     try:
@@ -113,7 +117,7 @@ def _outcome(job: SweepJob, submitted) -> Outcome:
 
 @contextlib.contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    """Set variables for processes that are started in the block."""
+    """Set environment variables for processes that are started in the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -89,7 +89,7 @@ def loses_only_the_killed(tiny, plain, tmp_path, launcher: list[str], env: dict)
 def test_joblib_tells_how_a_process_ended():
     """One after another and together: none of them ends the others."""
     hows = ["killed", "exits", "well", "badly"]
-    end = "start the sweep again, it goes on where it was"
+    end = "start the sweep again to resume it"
     assert JoblibLauncher(n_jobs=2).run([Ends(how) for how in hows]) == [
         {"error": f"seed=1: its process died (SIGKILL, out of memory?); {end}"},
         {"error": f"seed=1: its process died (status 3); {end}"},

@@ -1,4 +1,4 @@
-"""Scripts of bench/ as they are typed, with what they start as processes of their own called in this one."""
+"""Run scripts of bench/ with their command lines; their separate processes run in this one."""
 
 import importlib
 import json
@@ -18,7 +18,7 @@ HEAD = re.compile(
 
 
 def below_head(printed: str) -> list[str]:
-    """The lines of a table; the head stands above it, and no figure is missing or endless."""
+    """The lines of a table below the head; no figure is NaN or infinite."""
     head = HEAD.match(printed)
     assert head, printed
     assert not re.search(r"\b(nan|inf)\b", printed), printed
@@ -31,13 +31,13 @@ def numbers(text: str) -> list[float]:
 
 
 def row(lines: list[str], name: str) -> list[float]:
-    """The numbers behind the name of the one row that begins so."""
-    (found,) = [line for line in lines if line.strip().startswith(name)]
-    return numbers(found.strip().removeprefix(name))
+    """The numbers in the one row that begins with `name`."""
+    (match,) = [line for line in lines if line.strip().startswith(name)]
+    return numbers(match.strip().removeprefix(name))
 
 
 def _here(worker: Callable, *args: object, env: dict | None = None) -> object:
-    """As common.apart hands arguments over and back."""
+    """As common.apart passes arguments and results."""
     return json.loads(json.dumps(worker(*json.loads(json.dumps(args, default=str)))))
 
 
@@ -63,6 +63,6 @@ def run(monkeypatch, capsys, cache) -> Callable[..., list[str]]:
 
 @pytest.fixture()
 def run_real(run, real_cache, monkeypatch) -> Callable[..., list[str]]:
-    """The same with the project's own cache: the built-in model, embedder and data are fetched once."""
+    """The same with the project's own cache: the built-in model, embedder and data are downloaded once."""
     monkeypatch.setenv("NEAR_CACHE", str(real_cache))
     return run

@@ -1,4 +1,4 @@
-"""Scripts that measure with vectors and rows made on the spot."""
+"""Scripts that measure with generated vectors and rows."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_store(run):
     lines = run("store", "keys=5000", "dim=4", "appended=100")
     for step in (
         "write 5000 vectors",
-        "look up 5000 known texts",
+        "look up 5000 stored texts",
         "look up and read all vectors",
         "append 100 vectors",
     ):
@@ -58,7 +58,7 @@ def test_memory(run):
         seconds, more, vectors = row(lines, f"{rows} ")
         assert seconds >= 0 and more >= 0 and vectors == pytest.approx(rows * 8 * 4 / 1e6, abs=0.1)
     assert row(lines, "slope of seconds:") and row(lines, "slope of memory:")
-    assert row(lines, "10000000 rows, reckoned:")
+    assert row(lines, "10000000 rows, estimated:")
 
 
 def test_memory_measures_a_part_alone(run):
@@ -76,7 +76,7 @@ def test_memory_measures_a_part_alone(run):
 
 
 def test_search_without_the_peer(run, monkeypatch):
-    """Its package can't be fetched: its row says so, the others are there."""
+    """If its wheel cannot be downloaded, its row says so, and the others are measured."""
     import bench.search
 
     def missing(*args):
@@ -85,8 +85,8 @@ def test_search_without_the_peer(run, monkeypatch):
     monkeypatch.setattr(bench.search, "peer_ivf", missing)
     monkeypatch.setattr(bench.search, "REST", 0.0)
     lines = run("search", "rows=2000", "dim=16", "queries=20", "max_K=10", "turns=1", "demo=false")
-    (bare,) = [line for line in lines if line.startswith("bare product")]
-    assert numbers(bare)[-1] == 1.0
+    (product,) = [line for line in lines if line.startswith("product alone")]
+    assert numbers(product)[-1] == 1.0
     for name in ("near index=flat", "faiss.knn, in memory", "faiss contrib, 50k blocks"):
         seconds, factor, recall, short = numbers(
             next(line for line in lines if line.startswith(name)).removeprefix(name)
@@ -95,7 +95,7 @@ def test_search_without_the_peer(run, monkeypatch):
     for name in ("near index=ivf", "near index=hnsw"):
         seconds, factor, built, recall, short = row(lines, name)
         assert 0.3 < recall <= 1 and short == 0
-    assert "not measured: could not download" in next(line for line in lines if line.startswith("seed system"))
+    assert "not measured: could not download" in next(line for line in lines if line.startswith("DataFlex"))
     assert not any(
         "hnsw" in line
         for line in run("search", *"rows=500 dim=8 queries=5 max_K=5 turns=1 demo=false hnsw=false".split())
@@ -111,8 +111,8 @@ def test_vectors_are_of_length_one_and_the_disk_is_read_whole(tmp_path):
     import numpy as np
 
     write_vectors(tmp_path / "pool.npy", 12, 5)
-    found = np.load(tmp_path / "pool.npy")
-    assert found.shape == (12, 5) and found.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
+    vectors = np.load(tmp_path / "pool.npy")
+    assert vectors.shape == (12, 5) and vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(clustered(9, 3, 1), axis=1), 1, rtol=1e-6)
     assert disk_speed(tmp_path / "pool.npy") > 0

@@ -1,4 +1,4 @@
-"""What all scripts share: their arguments, the head, work in a process of its own; and that each of them has a test."""
+"""Shared by all scripts: arguments, the head, separate processes; and each script has a test."""
 
 import ast
 import importlib.util
@@ -23,7 +23,7 @@ def example(*files: str, rows: int = 5, sizes: list[int] = (1, 2), deep: bool = 
 
 
 def passes_on(*overrides: str, rows: int = 5) -> None:
-    """Hands on what it does not know."""
+    """Passes unknown options on."""
 
 
 def typed(*words: str, main=example) -> tuple[tuple, dict]:
@@ -121,7 +121,7 @@ def test_a_worker_is_a_process_of_its_own(scripted, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["/", str(ROOT / "bench")])
 def test_a_script_starts_from_any_folder(folder):
-    """Its own folder has a select.py, which must not be taken for the standard library's."""
+    """Its folder has a select.py, which must not hide the standard library's."""
     done = process(str(ROOT / "bench/store.py"), "keys=20", "dim=4", "appended=3", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "write 20 vectors" in done.stdout
@@ -151,26 +151,26 @@ def test_every_script_is_run_by_a_test():
         assert re.search(rf"""run(_real)?\(\s*"{path.stem}\"""", tests), path.name
 
 
-def test_what_pages_and_docstrings_type_is_taken():
-    """Every `python bench/...` of the documentation has a script, and only options that this has."""
+def test_commands_in_pages_and_docstrings_are_valid():
+    """Every `python bench/...` of the documentation names a script and only options that it has."""
     import importlib
 
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *SCRIPTS]
-    found = set()
+    mentioned = set()
     for page in pages:
         for name, words in MENTIONED.findall(page.read_text().replace("\n", " ")):
             if name.isupper():  # NAME
                 continue
-            found.add(name)
+            mentioned.add(name)
             module = importlib.import_module(f"bench.{name}")
             options = [w for w in words.split() if "=" in w and "|" not in w]
             needed = ["FOLDER"] if name == "pictures" else []
             common.options(module.main, [*needed, *(w.rstrip(",.") for w in options)])
-    assert {"search", "select", "embed", "trainer"} <= found
+    assert {"search", "select", "embed", "trainer"} <= mentioned
 
 
 def test_scripts_hide_no_module_of_the_standard_library():
-    """Their folder, with its select.py, leaves the path before anything is imported that may need the library's own."""
+    """Their folder, with its select.py, is removed from the path before an import may need the library's select."""
     for path in SCRIPTS:
         docstring, *first = ast.parse(path.read_text()).body[:4]
         assert [ast.unparse(statement).split("(")[0] for statement in first] == [

@@ -1,4 +1,4 @@
-"""Scripts that need a model: here one of random weights."""
+"""Scripts that need a model: here one with random weights."""
 
 import pytest
 
@@ -8,11 +8,11 @@ pytestmark = pytest.mark.model
 
 
 def test_trainer(run, small_data):
-    """Both train the same rows in the same order; a resume makes no batch of the steps before it."""
+    """Both train on the same rows in the same order; a resume builds no batch of the steps before it."""
     lines = run(
         "trainer", "model=tiny", "embedder=hashing", "pairs=1", "steps=8", "resumed=4", "workers=0", *small_data
     )
-    lines = [line for line in lines if not line.startswith("{")]  # of the Trainer, which a process of its own keeps
+    lines = [line for line in lines if not line.startswith("{")]  # the Trainer's
     assert lines[0] == "tiny, 8 steps of 4 rows, 1 pairs"
     for kind in ("rounds", "plain"):
         seconds, least, most, outside, memory = row(lines, f"{kind:8} ")
@@ -24,7 +24,7 @@ def test_trainer(run, small_data):
         *numbers(next(line for line in lines if line.startswith("resumed")).partition("first step,")[2]),
     )
     assert seconds > 0 and steps == batches == 6 and before <= 2
-    assert row(lines, "schedule (10, 7), 0 workers, model of random weights:")[0] > 0
+    assert row(lines, "schedule (10, 7), 0 workers, random weights:")[0] > 0
 
 
 def test_the_plain_trainer_gets_the_rows_of_the_rounds(run, small_data, tmp_path):
@@ -50,7 +50,7 @@ def test_the_plain_trainer_gets_the_rows_of_the_rounds(run, small_data, tmp_path
     assert len(batches) == plain.args.max_steps == 6
     first = rounds.data_collator([rounds.train_dataset[int(i)] for i in trained[:4]])["input_ids"]
     assert torch.equal(batches[0], first)
-    plain.train()  # from the same first weights, on the same rows: the same weights at the end
+    plain.train()  # same initial weights and rows, so the same weights at the end
     ours, theirs = (dict(t.model.named_parameters()) for t in (rounds, plain))
     for name, weight in ours.items():
         assert torch.allclose(weight, theirs[name], atol=1e-6), name
@@ -66,7 +66,7 @@ def test_trainer_refuses(run, words):
 
 def test_merge(run):
     lines = run("merge", "layers=2", "width=32", "smollm2=false", "tokenizer=builtin:tiny", "dtype=bfloat16")
-    assert lines[0].startswith("2 layers of 32 in bfloat16 on the disk: ")
+    assert lines[0].startswith("2 layers of 32 in bfloat16 on disk: ")
     for kind in ("peft", "near"):
         most, above, seconds = row(lines, f"{kind}:")
         assert most > 50 and seconds >= 0
@@ -89,14 +89,14 @@ def test_encode(run):
 
 @pytest.mark.slow
 def test_gradients_without_traker(run, small_data, monkeypatch):
-    """Its package can't be fetched: its row says so, and all else is measured."""
+    """If traker cannot be downloaded, its row says so, and everything else is measured."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     words = "model=tiny rows=10 timed=3 seeds=1 turns=1 dims=256,512".split()
     lines = run("gradients", *words, *small_data)
     for name in ("plain forward and backward", "features, 4096 dimensions", "features, 8192 dimensions"):
         seconds, factor, *_ = row(lines, name)
         assert seconds > 0 and factor > 0
-    assert row(lines, "seed system: batches of one")[0] > 0
+    assert row(lines, "DataFlex: batches of one")[0] > 0
     assert "not measured: could not download traker" in next(line for line in lines if "its projection" in line)
     for dim in (256, 512):
         for kind in ("sparse, 1 a coordinate", "sparse, 4 a coordinate", "dense Rademacher"):
@@ -131,7 +131,7 @@ def test_embed_field(run_real):
 @pytest.mark.real
 @pytest.mark.slow
 def test_select(run_real):
-    """Real processes, and the peer's own package."""
+    """With real processes and the peer's package."""
     words = "rows=40 queries=3 embed=prompt swept=4,8 cold=8 larger=10,12 smaller=4,2 tasks=demo turns=1"
     lines = run_real("select", *words.split(), "peer_sweep=estimate")
     assert row(lines, "near, embed=prompt")[0] > 0 and row(lines, "dataflex   ")[0] > 0
@@ -152,9 +152,7 @@ def test_search_on_the_demos_vectors_beside_the_peer(run_real, monkeypatch):
 
     monkeypatch.setattr(bench.search, "REST", 0.0)
     lines = run_real("search", *"rows=3000 dim=16 queries=20 max_K=10 depths=20 turns=1 hnsw=false".split())
-    peers = [
-        numbers(line.removeprefix("seed system, IVF nprobe 10")) for line in lines if line.startswith("seed system")
-    ]
+    peers = [numbers(line.removeprefix("DataFlex, IVF nprobe 10")) for line in lines if line.startswith("DataFlex")]
     assert len(peers) == 2
     for *_, recall, short in peers:
         assert 0 < recall <= 1 and short >= 0

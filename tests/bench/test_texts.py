@@ -24,7 +24,7 @@ def test_graders(run, tmp_path):
     )
     lines = run("graders", str(file))
     assert lines[0] == f"numbers, {len(NUMBERS)} texts:"
-    assert row(lines[:4], "number:") == [len(NUMBERS)]  # all of our own cases
+    assert row(lines[:4], "number:") == [len(NUMBERS)]  # all cases of tests/
     whole, others = next(line for line in lines if line.startswith("one letter")), lines.index("solutions, 2 texts:")
     assert numbers(whole)[0] <= len(CHOICES)
     assert row(lines[others : others + 4], "number:") == [2]
@@ -60,9 +60,9 @@ def test_foreign_keys(run, tmp_path):
         "    lora_alpha: int = 3\n"
     )
     lines = run("foreign_files", str(tmp_path), "keys=true")
-    assert "unheard_of (default x) is not known here" in lines
-    assert any(line.startswith("lora_rank: the default is 9, here ") for line in lines)
-    assert any(line.endswith("is not there any more") for line in lines)
+    assert "unheard_of (default x) is not known to near" in lines
+    assert any(line.startswith("lora_rank: the default is 9, near has ") for line in lines)
+    assert any(line.endswith("no longer exists") for line in lines)
 
 
 def test_foreign_files_need_a_folder(run, tmp_path):
@@ -115,7 +115,7 @@ def test_sandbox_needs_one(run, monkeypatch):
     from near.evaluation import sandbox
 
     monkeypatch.setattr(sandbox, "missing", lambda: "bubblewrap is not installed")
-    with pytest.raises(SystemExit, match="^error: no sandbox for programs here: bubblewrap is not installed$"):
+    with pytest.raises(SystemExit, match="^error: no sandbox for programs: bubblewrap is not installed$"):
         run("sandbox")
 
 
@@ -138,7 +138,7 @@ def test_the_peer_is_no_script_of_its_own(run):
 
 
 def test_demo(run, monkeypatch, tmp_path):
-    """Its steps are commands of ours, in order; what was merged already is not merged again."""
+    """Its steps are near's commands, in order; a finished merge is not repeated."""
     typed = []
     monkeypatch.setattr(demo, "step", lambda *words: typed.append(words))
     lines = run("demo", str(tmp_path / "runs"))
@@ -146,16 +146,16 @@ def test_demo(run, monkeypatch, tmp_path):
     for script, *overrides in typed:
         words = [word.replace("near,random", "near") for word in overrides if word != "-m"]
         configured(script.removesuffix(".py"), *words)
-    assert numbers(lines[-1])[0] == 0 and "the largest process held" in lines[-1]
+    assert numbers(lines[-1])[0] == 0 and "the largest process used" in lines[-1]
     (tmp_path / "runs" / "merged").mkdir(parents=True)
     (tmp_path / "runs" / "merged" / "config.json").write_text("{}")
     typed.clear()
     lines = run("demo", str(tmp_path / "runs"))
-    assert len(typed) == 4 and any("is there already" in line for line in lines)
+    assert len(typed) == 4 and any("exists already" in line for line in lines)
 
 
 def test_a_step_is_a_process_that_runs_a_script_as_it_is_typed(tmp_path, monkeypatch, capfd):
-    """From the repository's root, with its words; one that fails ends the demo."""
+    """In the repository's root, with its words; a failed step ends the demo."""
     monkeypatch.setattr(common, "ROOT", tmp_path)
     (tmp_path / "good.py").write_text("import os, sys; print(__name__, sys.argv, os.getcwd(), os.getppid())")
     demo.step("good.py", "a=1", "b=2")
@@ -179,7 +179,7 @@ def test_a_step_is_a_process_that_runs_a_script_as_it_is_typed(tmp_path, monkeyp
 
 
 def test_rows_of_evals(tmp_path):
-    """Distinct questions, those that are answered alone where that is asked; a task of too many rows is left out."""
+    """Distinct questions, or with `answered` only those with an answer; a task with too many rows is left out."""
     folder = tmp_path / "assets" / "evals-all"
     rows = {
         "a/one.jsonl": [
@@ -196,10 +196,10 @@ def test_rows_of_evals(tmp_path):
         (folder / name).parent.mkdir(parents=True)
         write_rows(folder / name, lines)
     (folder / "b" / "three.jsonl").write_text("no json\n")
-    found = dict(material.evals_rows(tmp_path, 4))
-    assert found == {"what is 1": "eins", "q": "x", "no answer": None, "blank answer": None}
+    answers = dict(material.evals_rows(tmp_path, 4))
+    assert answers == {"what is 1": "eins", "q": "x", "no answer": None, "blank answer": None}
     assert dict(material.evals_rows(tmp_path, 2, answered=True)) == {"what is 1": "eins", "q": "x"}
-    with pytest.raises(UserError, match="5 rows.* more than the 4 there are"):
+    with pytest.raises(UserError, match="5 rows.* more than the 4 questions"):
         material.evals_rows(tmp_path, 5)
     with pytest.raises(UserError, match="tasks=some: use all or demo"):
         material.evals_rows(tmp_path, 1, tasks="some")

@@ -26,14 +26,14 @@ def test_verdicts_are_grades_and_are_requested_once(serve, tmp_path):  # noqa: F
     server, options = serve(lambda body, count: (200, chat("Yes!" if right(body) else "No, another day.")))
     grades = JudgeGrader(options).grade(ANSWERS, str(tmp_path))
     assert [g.score for g in grades] == [1, 0, 1, 0, 1, 0]
-    assert grades[1].detail == "No, another day." and len(server.asked) == 6
+    assert grades[1].detail == "No, another day." and len(server.requests) == 6
     again = JudgeGrader(options).grade([*ANSWERS, ANSWERS[0]], str(tmp_path))
-    assert [g.score for g in again] == [1, 0, 1, 0, 1, 0, 1] and len(server.asked) == 6
+    assert [g.score for g in again] == [1, 0, 1, 0, 1, 0, 1] and len(server.requests) == 6
     (folder,) = (tmp_path / "verdicts").iterdir()
     assert json.loads((folder / "judge.json").read_text())["model"] == "wise"
     assert "a-key" not in "".join(p.read_text() for p in folder.iterdir() if p.is_file())
     JudgeGrader({**options, "model": "wiser"}).grade(ANSWERS[:1], str(tmp_path))
-    assert len(server.asked) == 7, "another judge is another opinion"
+    assert len(server.requests) == 7, "another judge is another opinion"
 
 
 @pytest.mark.parametrize("fault", [(500, {}), (200, chat("perhaps")), (200, {})])
@@ -44,9 +44,9 @@ def test_a_judge_that_fails_midway_costs_nothing_already_judged(serve, tmp_path,
     done = len(saved(tmp_path))
     assert done == 3
     server.say = lambda body, count: (200, chat("yes" if right(body) else "no"))
-    before = len(server.asked)
+    before = len(server.requests)
     JudgeGrader(options).grade(ANSWERS, str(tmp_path))
-    assert len(server.asked) - before == 6 - done and len(saved(tmp_path)) == 6
+    assert len(server.requests) - before == 6 - done and len(saved(tmp_path)) == 6
 
 
 def test_a_line_that_was_cut_short_is_passed_over(tmp_path):

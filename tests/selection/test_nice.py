@@ -144,14 +144,14 @@ def test_verdicts_come_in_order_and_braces_of_the_data_stay(judge):
     asker, server = judge(say)
     cases = [("q {answer}", "r", f"{'right' if i % 3 else 'wrong'} {i}") for i in range(7)]
     assert asker.verdicts(cases) == [bool(i % 3) for i in range(7)]
-    path, key, body = server.asked[0]
+    path, key, body = server.requests[0]
     assert path == "/v1/chat/completions" and key == "Bearer a-key"
     assert body["model"] == "wise" and body["temperature"] == 0 and "q {answer}" in body["messages"][0]["content"]
 
 
 def test_a_busy_judge_gets_the_request_again(judge):
     asker, server = judge(lambda body, count: (503, {}) if count < 3 else (200, chat("yes")))
-    assert asker.verdicts([("q", "r", "a")]) == [True] and len(server.asked) == 3
+    assert asker.verdicts([("q", "r", "a")]) == [True] and len(server.requests) == 3
 
 
 @pytest.mark.parametrize(

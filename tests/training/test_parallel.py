@@ -82,7 +82,7 @@ def test_two_ranks_under_deepspeed(tiny, tmp_path, plain, stage, finetuning):
         wrapped = json.loads((run / f"wrapped-{rank}.json").read_text())
         assert (wrapped["wrapped"], wrapped["stage"]) == ("DeepSpeedEngine", stage)
         assert wrapped["optimizer"].startswith(WRAPPED[stage])
-        assert (wrapped["held"] == 0) == (stage == 3)
+        assert (wrapped["elements"] == 0) == (stage == 3)
     batches = [[json.loads(x) for x in (run / f"trained-{r}.jsonl").read_text().splitlines()] for r in (0, 1)]
     ids = np.load(run / "rounds" / "001.npy")
     trained = [row for rank in batches for batch in rank[2:6] for row in batch]
