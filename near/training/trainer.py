@@ -27,12 +27,13 @@ from near.common.moved import class_names
 from near.common.outputs import prune_checkpoints
 from near.common.records import RoundRecord
 from near.models.losses import following_answers
+from near.models.tokens import lengths
 from near.selection.round import Round, Subset
 from near.training.divergence import Watch, diverged, warn_of
 from near.training.job import Job
 from near.training.picking import Batching, Picker
 from near.training.rounds.record import Record
-from near.training.rounds.sampler import RoundSampler
+from near.training.rounds.sampler import RoundSampler, sorted_in_steps
 from near.training.rounds.schedule import Schedule, Stretch
 from near.training.rounds.state import SELECTED, STATE, read_checkpoint, read_state, write_parts, write_state
 from near.training.trackers.log import log_round
@@ -262,7 +263,9 @@ class DynamicSelectTrainer(_Checkpoints):
             self._draws = self.picker.order(stretch)
         size = self.sampler.slice_size
         start = (step - stretch.start) // self.schedule.slice_steps * size
-        self.sampler.rows = self._draws[start : start + size]
+        self.sampler.rows = rows = self._draws[start : start + size]
+        if self.picker.batching.batch < self.draws_per_step and self.model_accepts_loss_kwargs:
+            self.sampler.rows = sorted_in_steps(rows, lengths(self.job.tokens.table.select(rows)), self.draws_per_step)
 
     def _restore(self, lines: list[RoundRecord], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:
         drawn = self.picker.restore(subsets, orders)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from near.training.rounds.sampler import RoundSampler, draws, grouped_by_length
+from near.training.rounds.sampler import RoundSampler, draws, grouped_by_length, sorted_in_steps
 
 IDS = np.array([7, 8, 9, 20, 31])
 
@@ -64,3 +64,18 @@ def test_batches_by_length_keep_every_pass_whole():
 def test_the_documented_grouping():
     grouped = grouped_by_length(np.arange(6), 6, np.array([9, 1, 8, 2, 9, 1]), batch=2, seed=0, round=0)
     assert grouped.tolist() == [0, 4, 2, 3, 1, 5]
+
+
+def test_a_steps_rows_stay_together_and_its_batches_are_alike_in_length():
+    rng = np.random.default_rng(0)
+    order, lengths = rng.permutation(40), rng.integers(5, 200, size=40)
+    by_length = dict(zip(order.tolist(), lengths.tolist(), strict=True))
+    rows = sorted_in_steps(order, lengths, step=8)
+    for start in range(0, 40, 8):
+        step = rows[start : start + 8].tolist()
+        assert sorted(step) == sorted(order[start : start + 8].tolist())
+        assert [by_length[row] for row in step] == sorted((by_length[row] for row in step), reverse=True)
+
+
+def test_a_row_that_a_step_draws_twice_stays_in_it_twice():
+    assert sorted_in_steps(np.array([3, 3, 1, 3]), np.array([4, 4, 9, 4]), step=4).tolist() == [1, 3, 3, 3]

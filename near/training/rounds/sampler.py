@@ -60,6 +60,23 @@ def grouped_by_length(
     return np.concatenate(grouped)
 
 
+def sorted_in_steps(order: np.ndarray, lengths: np.ndarray, step: int) -> np.ndarray:
+    """`order` with the rows of every optimizer step sorted by length, the longest first.
+
+    The batches that a step accumulates then have less padding. Its rows, and so its gradient, stay the same.
+
+    Args:
+        order: int64 (draws,), whole steps.
+        lengths: tokens of each of these rows, int64 (draws,).
+        step: rows of a step.
+
+    >>> sorted_in_steps(np.array([5, 6, 7, 8]), np.array([1, 9, 2, 3]), step=2)
+    array([6, 5, 8, 7])
+    """
+    by_length = np.argsort(-lengths.reshape(-1, step), axis=1, kind="stable")  # (steps, step)
+    return np.take_along_axis(order.reshape(-1, step), by_length, axis=1).reshape(-1)
+
+
 class RoundSampler(torch.utils.data.Sampler):
     """Yields one slice of a round's draws per epoch of the Trainer; `rows` is set before each epoch.
 
