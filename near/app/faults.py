@@ -87,7 +87,7 @@ def _hydra_line(error: Exception) -> str:
         accepted = keywords(node._target_)
         if accepted is None or leaf in accepted:
             return f"{key} is not in the configuration yet: write +{key}=..."
-        return f"{key} is not an option of {_choice(parent, node)}{elsewhere(key, accepted)}"
+        return f"{key} is not an option of {_choice(parent, node)}{elsewhere(key, accepted, node._target_)}"
     known = [k for k in flat_keys(cfg) if k.rpartition(".")[0] == parent] if node is not None else flat_keys(cfg)
     return f"{key} is not in the configuration{did_you_mean(key, known if parent else [*known, 'from_yaml'])}"
 

@@ -21,6 +21,7 @@ from near.app.installed import check_installed
 from near.common.config import CONF, register_resolvers
 from near.common.errors import UserError, missing_choice, one_line
 from near.common.files import refuse_special, write_jsonl
+from near.common.records import SelectionManifest
 from near.embedding.embed import reads_answers
 from near.searching.find import SearchSettings, width_of, widths
 from near.searching.material import Material, load_queries
@@ -216,7 +217,7 @@ def _search_vectors(
         scores, rows = index.search(in_memory, pool, width)
         if reach and len(np.unique(rows)) >= reach:
             break
-    return Neighbours(rows, scores, {"index": index.signature, "max_K": width, "figures": dict(index.figures)})
+    return Neighbours(rows, scores, SelectionManifest(index=index.signature, max_K=width, figures=dict(index.figures)))
 
 
 def _in_memory(vectors: ArrayVectors) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -181,8 +182,14 @@ def merged(choices: dict[str, OptionsFile]) -> list[Row]:
         everywhere = len(of) == len(choices)
         values = _by_choice({choice: _code(option.value) for choice, option in of.items()}, everywhere)
         allowed = _by_choice({choice: option.allowed for choice, option in of.items() if option.allowed}, True)
-        rows.append((name, values, allowed, max((option.comment for option in of.values()), key=len)))
+        rows.append((name, values, allowed, _commonest(option.comment for option in of.values())))
     return rows
+
+
+def _commonest(comments: Iterable[str]) -> str:
+    """The comment that most choices have; of several the longest."""
+    counts = Counter(comment for comment in comments if comment)
+    return max(counts, key=lambda comment: (counts[comment], len(comment)), default="")
 
 
 def _by_choice(cells: dict[str, str], everywhere: bool) -> str:

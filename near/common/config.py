@@ -143,8 +143,12 @@ def _agent_dir(overrides: Sequence[str]) -> str:
     return f"{folder}/{job_name('_'.join(words))}"
 
 
-def choices_with(group: str, option: str) -> list[str]:
-    """The choices of a group that have `option`: `trainer`, `warmup_step` -> dynamic_mix, dynamic_select, ..."""
+def choices_with(group: str, option: str, other_than: str | None = None) -> list[str]:
+    """The choices of a group that have `option`: `trainer`, `warmup_step` -> dynamic_mix, dynamic_select, ...
+
+    Args:
+        other_than: leave out choices of this class.
+    """
     choices = []
     for path in sorted((CONF / group).glob("*.yaml")):
         node = OmegaConf.load(path)
@@ -154,7 +158,8 @@ def choices_with(group: str, option: str) -> list[str]:
             node.get(group),
             *(OmegaConf.load(p) for b in bases if (p := CONF / group / f"{b}.yaml").is_file()),
         ]
-        if any(isinstance(part, DictConfig) and option in part for part in parts):
+        targets = {part.get("_target_") for part in parts if isinstance(part, DictConfig)}
+        if other_than not in targets - {None} and any(isinstance(p, DictConfig) and option in p for p in parts):
             choices.append(path.stem)
     return choices
 

@@ -1,4 +1,5 @@
-"""The records that a run leaves: its rounds (rounds.jsonl), train_metrics.json and metrics.json."""
+"""The records that scripts leave: a run's rounds.jsonl, train_metrics.json and metrics.json, and a selection's
+manifest.json."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -213,3 +214,51 @@ class EvalMetrics(ModelMetrics, Provenance):
     def of(cls, measured: ModelMetrics, **described: Any) -> "EvalMetrics":
         """`measured` with the fields of this class, by name."""
         return cls(**{one.name: getattr(measured, one.name) for one in fields(ModelMetrics)}, **described)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsRecord(JsonRecord):
+    """Rows that a selection was made from, or for.
+
+    Args:
+        fingerprint: of their messages.
+        rows: their number.
+        eligible: how many may be selected; of candidates.
+        eligible_digest: which rows are eligible, if not all; of queries.
+    """
+
+    fingerprint: str | None = None
+    rows: int | None = None
+    eligible: int | None = only_if_set()
+    eligible_digest: str | None = only_if_set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionManifest(Provenance):
+    """manifest.json of select.py, and of a matrix in the cache: what it was made from.
+
+    Args:
+        candidates, queries: queries is None for a selection that needs none.
+        eligible_digest: which candidates may be selected.
+        embedder, index: what decides the vectors and the search; None without a matrix.
+        searched_max_K, max_K: columns that were searched, and those of the matrix.
+        key: of the matrix, or of the pool if there is none.
+        figures: numbers and seconds of embedding and searching.
+        sha256: of the matrix's files, by name.
+        subset: what the subset was selected by, and its number of rows; None if there is none.
+        config: the configuration.
+    """
+
+    schema_version: int = 3
+    candidates: RowsRecord | None = container(RowsRecord, default=None)
+    eligible_digest: str | None = only_if_set()
+    queries: RowsRecord | None = container(RowsRecord, default=None)
+    embedder: dict[str, Any] | None = container(dict, default=None)
+    index: dict[str, Any] | None = container(dict, default=None)
+    searched_max_K: int | None = only_if_set()
+    max_K: int | None = only_if_set()
+    key: str | None = only_if_set()
+    figures: dict[str, Any] = container(dict, default_factory=dict)
+    sha256: Any = only_if_set()
+    subset: Any = only_if_set()
+    config: Any = only_if_set()

@@ -190,7 +190,7 @@ class _Writing:
             if column not in self.names and not may_lack and name in fields_of(self.form.format):
                 raise UserError(
                     f"{self.where}.path={self.opened.path}: no column '{column}' (columns.{name}); "
-                    f"{shown_columns(self.names)}"
+                    f"{shown_columns(self.names)}; set {self.where}.columns.{name}, or data=files for files of your own"
                 )
 
 

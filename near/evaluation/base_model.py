@@ -13,7 +13,7 @@ from near.common.records import ModelMetrics, SetMetrics
 from near.data.rows import Rows
 from near.evaluation.benchmarks import base_benchmarks
 from near.evaluation.generation import answering
-from near.evaluation.graded_columns import graded_columns
+from near.evaluation.graded_columns import graded_columns, grader_code
 from near.evaluation.measure import Sets, measure, measure_all
 from near.evaluation.settings import EvalSettings
 from near.models.fingerprint import of_model
@@ -97,6 +97,7 @@ def _folder(settings: EvalSettings, model: DictConfig, rows: Rows) -> Path:
         rows.fingerprint,
         graded_columns(settings.evaluation, data, rows, cache_dir),
         settings.key_parts,
+        grader_code(settings.evaluation),
     ]
     if settings.evaluation.get("unsafe"):
         key_parts.append("unsafe")

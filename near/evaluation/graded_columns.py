@@ -1,4 +1,6 @@
-"""The columns of a source that graders read beside its messages, and their fingerprint."""
+"""What decides grades beside answers and messages: the columns of a source that graders read, and their own code."""
+
+import inspect
 
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
@@ -6,6 +8,7 @@ from omegaconf import DictConfig
 from near.common.files import digest
 from near.data.loading import raw_rows
 from near.data.rows import Rows
+from near.evaluation.graders.base import Grader
 
 
 def graded_columns(evaluation: DictConfig, data: DictConfig, rows: Rows, cache_dir: str) -> str | None:
@@ -16,6 +19,21 @@ def graded_columns(evaluation: DictConfig, data: DictConfig, rows: Rows, cache_d
     if names is not None:
         chosen = ({name: row.get(name) for name in names} for row in chosen)
     return digest([digest(row) for row in chosen])
+
+
+def grader_code(evaluation: DictConfig) -> dict[str, str]:
+    """Digests of the source of each grader's class and its bases; none without answers. Modules may move."""
+    if not evaluation.answers:
+        return {}
+    return {name: _code(get_class(options._target_)) for name, options in (evaluation.graders or {}).items()}
+
+
+def _code(cls: type) -> str:
+    bases = [base for base in cls.__mro__ if base not in Grader.__mro__]
+    try:
+        return digest([inspect.getsource(base) for base in bases])
+    except (OSError, TypeError):  # no source file
+        return digest([base.__qualname__ for base in bases])
 
 
 def columns_read(evaluation: DictConfig) -> tuple[str, ...] | None:

@@ -22,7 +22,7 @@ from near.data.rows import Rows
 from near.evaluation.benchmarks import check_benchmarks
 from near.evaluation.generation import Answerer, check_backend, with_transformers
 from near.evaluation.graded_columns import graded_columns
-from near.evaluation.graders.base import Answer, Grade, Grader
+from near.evaluation.graders.base import Answer, Grade, Grader, checked_grades
 from near.evaluation.intervals import over_examples
 from near.evaluation.settings import EvalSettings
 from near.models.encoding import Encoded, Encoder
@@ -217,7 +217,7 @@ def _graded(
     scores = {}
     for name, grader in graders.items():
         try:
-            grades = grader.grade(answers, settings.cache_dir)
+            grades = checked_grades(name, grader.grade(answers, settings.cache_dir), answers)
         except UserError as error:
             if not lenient:
                 raise

@@ -18,11 +18,12 @@ from near.common import secrets
 from near.common.cluster import cluster
 from near.common.config import differences
 from near.common.errors import UserError
-from near.common.files import cache_folder, digest, folder_aside, write_json, write_npy
+from near.common.files import cache_folder, digest, folder_aside, provenance, write_npy
 from near.common.locks import lock_file, locked
 from near.common.outputs import remove_folder
 from near.common.processes import is_main, rank_shown
 from near.common.progress import bar
+from near.common.records import SelectionManifest
 from near.common.sweep import swept
 from near.data.rows import Rows
 from near.embedding.embed import Embedded, embed_rows, embedder_of
@@ -65,14 +66,15 @@ def widths(max_K: int | None, candidates: int, reach: int) -> Iterator[int]:
         yield width
 
 
-def _check_same(folder: Path, manifest: dict, key_parts: dict, width: int | None) -> None:
-    """UserError where the selection in `folder` differs from `key_parts`, or from `width` columns (None: any)."""
+def _check_same(folder: Path, existing: SelectionManifest, new: SelectionManifest, width: int | None) -> None:
+    """UserError where the selection in `folder` differs from `new`, or has not `width` columns (None: any)."""
     keys = ("schema_version", "candidates", "eligible_digest", "queries", "embedder", "index")
-    before, now = ({key: parts.get(key) for key in keys} for parts in (manifest, json.loads(json.dumps(key_parts))))
+    values = (existing.to_json(), json.loads(json.dumps(new.to_json())))
+    before, now = ({key: manifest.get(key) for key in keys} for manifest in values)
     if differing := differences(before, now):
-        how = f" ({differing[0]})" if "embedder" in manifest else ""
+        how = f" ({differing[0]})" if existing.embedder is not None else ""
         raise UserError(f"{folder} holds another selection{how}; set overwrite=true or another output_dir")
-    if width is not None and (previous_K := manifest.get("max_K")) != width:
+    if width is not None and (previous_K := existing.max_K) != width:
         raise UserError(
             f"{folder} holds another selection (max_K was {previous_K}, now {width}); "
             f"output_dir={folder}-max_K-{width} keeps both (no text is embedded again), overwrite=true replaces it"
@@ -103,7 +105,11 @@ class SearchSettings:
 
 
 def find_neighbours(
-    search: SearchSettings, candidates: Rows, queries: Rows, reach: int = 0, existing: tuple[Path, dict] | None = None
+    search: SearchSettings,
+    candidates: Rows,
+    queries: Rows,
+    reach: int = 0,
+    existing: tuple[Path, SelectionManifest] | None = None,
 ) -> Neighbours:
     """The neighbour matrix: read from the cache, or embedded and searched.
 
@@ -120,16 +126,14 @@ def find_neighbours(
         UserError: max_K is more than the candidates, or `existing` is another selection; before anything is embedded.
     """
     eligible = len(candidates.eligible())
-    embedder, index, cache_dir = (
-        embedder_of(search.embedder, search.cache_dir),
-        instantiate(search.index),
-        search.cache_dir,
-    )
+    cache_dir = search.cache_dir
+    embedder = embedder_of(search.embedder, cache_dir)
+    index = instantiate(search.index)  # the class that conf/index/*.yaml names: indexes/flat.py unless index=... is set
     key_parts = _key_parts(embedder, index, candidates, queries)
     key = digest(key_parts)
     key_parts = secrets.without_values(key_parts)
     if existing is not None:
-        _check_same(*existing, key_parts, search.max_K)
+        _check_same(*existing, SelectionManifest.from_json(key_parts, "the search"), search.max_K)
     searched = False
     for width in widths(search.max_K, eligible, reach):
         matrix = _cached(cache_dir, key, width)
@@ -143,7 +147,7 @@ def find_neighbours(
     _warn_of_equal(neighbours)
     if search.max_K is None:
         log.info(f"max_K: the {width} nearest of {eligible} candidates for each query, as needed")
-    manifest = {**neighbours.manifest, "max_K": width, "key": digest([key, width])}
+    manifest = dataclasses.replace(neighbours.manifest, max_K=width, key=digest([key, width]))
     return dataclasses.replace(neighbours, manifest=manifest, cached=not searched)
 
 
@@ -243,8 +247,9 @@ def _search(
                     write_npy(new / "top_indices.npy", eligible[rows])
                     write_npy(new / "top_scores.npy", scores)
                     write_npy(new / "typical_scores.npy", typical_scores(query_vectors, vectors))
-                    manifest = {**key_parts, "searched_max_K": width, "figures": figures}
-                    write_json(new / "manifest.json", {**manifest, "sha256": _digests(new)})
+                    made = {"searched_max_K": width, "figures": figures, "sha256": _digests(new)}
+                    manifest = SelectionManifest.from_json({**key_parts, **made, **provenance()}, folder)
+                    manifest.write(new / "manifest.json")
                 clear(unfinished)
     return _read(folder)
 

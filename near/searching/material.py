@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from near.common.records import SelectionManifest
 from near.data.loading import is_set, load
 from near.data.pool import load_pool
 from near.data.rows import Rows
@@ -43,7 +44,11 @@ class Material:
         return dataclasses.replace(self, candidates=pool)
 
     def neighbours(
-        self, search: SearchSettings, reach: int = 0, existing: tuple[Path, dict] | None = None, compute: bool = True
+        self,
+        search: SearchSettings,
+        reach: int = 0,
+        existing: tuple[Path, SelectionManifest] | None = None,
+        compute: bool = True,
     ) -> Neighbours | None:
         """The matrix: read from search.indices_path if it is set, else from the cache, else embedded and searched.
 

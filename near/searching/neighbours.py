@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from near.common.errors import UserError
-from near.common.files import file_digest, read_json
+from near.common.files import file_digest
+from near.common.records import SelectionManifest
 from near.data.rows import Rows
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = SelectionManifest.schema_version
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Neighbours:
 
     ids: np.ndarray
     scores: np.ndarray
-    manifest: dict
+    manifest: SelectionManifest
     typical: np.ndarray | None = None
     cached: bool = False
 
@@ -59,13 +60,13 @@ def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: in
             raise UserError(f"indices_path={path}: no {name} in {folder}; give a top_indices.npy that select.py wrote")
     neighbours = _read(folder)
     for name, rows in (("candidates", candidates), ("queries", queries)):
-        source = neighbours.manifest.get(name)
-        if not isinstance(source, dict):
+        source = getattr(neighbours.manifest, name)
+        if source is None:
             raise UserError(f"{folder / 'manifest.json'} does not say which {name} it was made for; select again")
-        if source.get("fingerprint") != rows.fingerprint:
+        if source.fingerprint != rows.fingerprint:
             raise UserError(
-                f"indices_path={path} was made for other {name} ({str(source.get('fingerprint'))[:12]}, "
-                f"{source.get('rows')} rows) than data.{name} ({rows.fingerprint[:12]}, {len(rows)} rows); "
+                f"indices_path={path} was made for other {name} ({str(source.fingerprint)[:12]}, "
+                f"{source.rows} rows) than data.{name} ({rows.fingerprint[:12]}, {len(rows)} rows); "
                 "run select.py on these"
             )
     width = neighbours.ids.shape[1]
@@ -91,20 +92,19 @@ def _read(folder: Path) -> Neighbours:
     try:
         ids, scores = (np.load(folder / f"top_{name}.npy", "r", allow_pickle=False) for name in ("indices", "scores"))
         typical = np.load(path, allow_pickle=False) if (path := folder / "typical_scores.npy").is_file() else None
-        manifest = read_json(folder / "manifest.json")
+        manifest = SelectionManifest.read(folder / "manifest.json")
         digests = _digests(folder)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(
             f"the selection in {folder} is damaged ({error}); delete the folder and select again"
         ) from error
-    if not isinstance(manifest.get("sha256"), dict) or not digests.keys() <= manifest["sha256"].keys():
+    if not isinstance(manifest.sha256, dict) or not digests.keys() <= manifest.sha256.keys():
         raise UserError(f"{folder / 'manifest.json'} holds no digests of its files; select again")
-    if any(digests.get(n) != d for n, d in manifest["sha256"].items()):
+    if any(digests.get(n) != d for n, d in manifest.sha256.items()):
         raise UserError(f"the selection in {folder} is damaged (its bytes changed); delete the folder and select again")
-    if manifest.get("schema_version") != SCHEMA_VERSION:
+    if manifest.schema_version != SCHEMA_VERSION:
         raise UserError(
-            f"{folder / 'manifest.json'} has schema {manifest.get('schema_version')}, not {SCHEMA_VERSION}; "
-            "select again"
+            f"{folder / 'manifest.json'} has schema {manifest.schema_version}, not {SCHEMA_VERSION}; select again"
         )
     if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape != scores.shape or ids.size and ids.min() < 0:
         raise UserError(

@@ -43,9 +43,9 @@ def summarise(neighbours: "Neighbours", candidates: Rows, queries: Rows) -> None
 
 
 def _table(neighbours: "Neighbours", candidates: Rows, query_ids: np.ndarray) -> Table:
-    figures, ids = neighbours.manifest["figures"], neighbours.ids
+    figures, ids = neighbours.manifest.figures, neighbours.ids
     embedded = 0 if neighbours.cached else figures["embedded"]
-    eligible = neighbours.manifest["candidates"]["eligible"]
+    eligible = neighbours.manifest.candidates.eligible
     sources = Counter(map(str, candidates.sources(ids[:, :NEAREST].ravel())))
     shares = [f"{printable(name, LABEL)} {count / sources.total():.0%}" for name, count in sources.most_common(5)]
     others = [f"{len(sources) - 5} others"] if len(sources) > 5 else []
@@ -58,7 +58,7 @@ def _table(neighbours: "Neighbours", candidates: Rows, query_ids: np.ndarray) ->
         "distinct texts", f"{texts}, and {of_queries} of queries: {embedded} embedded now{_here()}, {in_store} before"
     )
     table.add_row("truncated", f"{figures['truncated']} of the texts embedded {'then' if neighbours.cached else 'now'}")
-    method = "the same search as before" if neighbours.cached else neighbours.manifest["index"]["index"]
+    method = "the same search as before" if neighbours.cached else neighbours.manifest.index["index"]
     recall = f", recall {figures['recall']:.3f}" if "recall" in figures else ""
     table.add_row("search", f"{0 if neighbours.cached else figures['search_seconds']:.1f} s, {method}{recall}")
     width = ids.shape[1]

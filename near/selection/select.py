@@ -1,5 +1,6 @@
 """What select.py does."""
 
+import dataclasses
 import hashlib
 import logging
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from near.common.config import public
-from near.common.files import digest, provenance, read_json, write_json, write_npy
+from near.common.files import digest, provenance, write_npy
 from near.common.locks import lock_file, locked
 from near.common.outputs import claim, remove
 from near.common.processes import is_main
+from near.common.records import SelectionManifest
 from near.data.pool import held_out
 from near.embedding.embed import reads_answers
 from near.searching.equal_rows import warn_of_equal
@@ -29,7 +31,7 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     manifest, cache_dir = output_dir / "manifest.json", cfg.cache_dir
     search, answers = SearchSettings.of(cfg, cache_dir), reads_answers(cfg.embedder)
     export = SubsetExport(cfg, output_dir, cache_dir)
-    existing = (output_dir, read_json(manifest)) if manifest.exists() and not cfg.overwrite else None
+    existing = (output_dir, SelectionManifest.read(manifest)) if manifest.exists() and not cfg.overwrite else None
     queries = load_queries(cfg.data, cache_dir, export.needs_matrix, export.needs.answers or answers)
     material = Material.load(cfg.data, queries, cache_dir)
     export.check(material.candidates)
@@ -65,26 +67,26 @@ def _write(
     path = folder / "manifest.json"
     with locked(lock_file(export.cache_dir, digest(str(folder.resolve())))):
         if path.exists() and not cfg.overwrite:  # another run may just have written it
-            existing = read_json(path)
+            existing = SelectionManifest.read(path)
             if neighbours is not None:
                 _check_same(folder, existing, manifest, neighbours.ids.shape[1])
-            elif existing.get("key", manifest["key"]) != manifest["key"]:
+            elif existing.key not in (None, manifest.key):
                 raise export.occupied("another selection")
-        with export.prepared(manifest["key"], material, neighbours) as move:
+        with export.prepared(manifest.key, material, neighbours) as move:
             claim(folder, "select")
             unused = ("top_indices.npy", "top_scores.npy") if neighbours is None else ()
             remove(folder, "manifest.json", *unused)  # the manifest is written last, beside complete files of its own
             if neighbours is not None:
                 write_npy(folder / "top_indices.npy", neighbours.ids)
                 write_npy(folder / "top_scores.npy", neighbours.scores)
-                manifest = {**manifest, "sha256": _digests(folder)}
-            write_json(path, {**manifest, **move(), **provenance(), "config": public(cfg)})
+                manifest = dataclasses.replace(manifest, sha256=_digests(folder))
+            dataclasses.replace(manifest, **move(), **provenance(), config=public(cfg)).write(path)
     if neighbours is not None:
         summarise(neighbours, material.candidates, material.queries)
         log.info(f"wrote {folder / 'top_indices.npy'} ({' x '.join(map(str, neighbours.ids.shape))})")
 
 
-def _pool_manifest(export: SubsetExport, material: Material) -> dict:
+def _pool_manifest(export: SubsetExport, material: Material) -> SelectionManifest:
     """The manifest of a selection without neighbours: its pool, and the queries if the model's gradients use them."""
     candidates, queries = material.candidates, material.queries
     eligible = candidates.eligible()
@@ -94,4 +96,4 @@ def _pool_manifest(export: SubsetExport, material: Material) -> dict:
     }
     if export.needs.requires and queries is not None:
         parts["queries"] = {"fingerprint": queries.fingerprint, "rows": len(queries)}
-    return {**parts, "key": digest(["no matrix", parts])}
+    return SelectionManifest.from_json({**parts, "key": digest(["no matrix", parts])}, "the pool")

@@ -26,10 +26,11 @@ from omegaconf import DictConfig
 
 from near.common.config import differences, public
 from near.common.errors import UserError, printable
-from near.common.files import aside, read_json, write_npy
+from near.common.files import aside, write_npy
 from near.common.moved import class_names
 from near.common.outputs import SUBSET, remove
 from near.common.processes import is_main
+from near.common.records import SelectionManifest
 from near.data.loading import raw_rows, raw_types
 from near.data.rows import Rows
 from near.searching.material import Material
@@ -75,7 +76,7 @@ class SubsetExport:
         eligible = len(candidates.eligible())
         if self.cfg.n > eligible:
             raise UserError(f"n={self.cfg.n} is more than the {eligible} rows that may be selected; use n<={eligible}")
-        existing = self._manifest().get("subset")
+        existing = self._manifest().subset
         if existing is not None and not self.cfg.overwrite:
             existing = class_names({key: existing.get(key) for key in self.settings})
             if differing := differences(existing, self.settings):
@@ -115,12 +116,12 @@ class SubsetExport:
         """
         if self.selector is None:
             existing = self._manifest()
-            stays = "subset" in existing and existing.get("key") == key
+            stays = existing.subset is not None and existing.key == key
 
             def keep() -> dict[str, Any]:
                 if not stays:
                     self._remove_except()
-                return {"subset": existing["subset"]} if stays else {}
+                return {"subset": existing.subset} if stays else {}
 
             yield keep
             return
@@ -148,11 +149,11 @@ class SubsetExport:
     def occupied(self, content: str) -> UserError:
         return UserError(f"{self.folder} holds {content}; set overwrite=true or another output_dir")
 
-    def _manifest(self) -> dict:
+    def _manifest(self) -> SelectionManifest:
         path = self.folder / "manifest.json"
         with contextlib.suppress(UserError if self.cfg.overwrite else ()):  # a damaged one is replaced
-            return read_json(path) if path.is_file() else {}
-        return {}
+            return SelectionManifest.read(path) if path.is_file() else SelectionManifest()
+        return SelectionManifest()
 
     def _remove_except(self, *names: str) -> None:
         remove(self.folder, *(name for name in SUBSET if name not in names))

@@ -63,7 +63,7 @@ def write_outcome(
     select_seconds = sum(line.select_seconds for line in rounds)
     train_seconds = trainer.seconds - select_seconds - sum(line.evaluate_seconds or 0.0 for line in rounds)
     # of the search for the neighbours, in this run or in an earlier one
-    figures = inputs.neighbours.manifest.get("figures", {}) if inputs.neighbours else {}
+    figures = inputs.neighbours.manifest.figures if inputs.neighbours else {}
     _plot(history, output_dir / "loss.png")
     trained = trainer.state.global_step * trainer.draws_per_step
     if trainer.schedule is None:  # the last batch of an epoch of the plain Trainer may be short

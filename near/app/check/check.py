@@ -178,7 +178,7 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
                 if key not in accepted | carried and key not in HYDRA_KEYS:
                     cls = node._target_.rpartition(".")[2]
                     full = below(path, key)
-                    faults.append(f"{full} is not an option of {cls}{elsewhere(full, accepted)}")
+                    faults.append(f"{full} is not an option of {cls}{elsewhere(full, accepted, node._target_)}")
     return faults
 
 
@@ -186,11 +186,11 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
 MEANT = {"trainer.warmup_step": "trainer.args.warmup_steps is the learning rate's warm-up"}
 
 
-def elsewhere(key: str, accepted: set[str]) -> str:
+def elsewhere(key: str, accepted: set[str], target: str | None = None) -> str:
     """The fix for `key`, which its class does not accept: other choices of the group that do, or near misses among the
     `accepted`."""
     group, _, option = key.rpartition(".")
-    choices = choices_with(group, option) if "." not in group else []
+    choices = choices_with(group, option, target) if "." not in group else []
     if not choices:
         return did_you_mean(option, accepted)
     other = f"; {MEANT[key]}" if key in MEANT else ""

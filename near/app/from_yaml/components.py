@@ -9,7 +9,7 @@ from near.app.from_yaml.file import File
 from near.app.from_yaml.keys import COMPONENTS, TABLES
 from near.common.config import CONF
 from near.common.errors import UserError, did_you_mean
-from near.common.files import read_json
+from near.common.records import SelectionManifest
 
 TARGETLESS = ("random", "loss", "delta_loss", "full")  # selectors that need no target
 
@@ -118,7 +118,7 @@ def _indices_path(file: File, name: str, key: str, value: object, params: dict) 
         file.skip(f"{name}.{key}", f"{path} has no manifest.json that names its rows: the matrix is computed here")
     else:
         file.put("indices_path", path)
-        file.put("max_K", read_json(manifest)["max_K"])
+        file.put("max_K", SelectionManifest.read(manifest).max_K)
 
 
 def _reward(file: File, name: str, key: str, value: object, params: dict) -> None:

@@ -3,8 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
+from near.common.errors import UserError
 from near.common.moved import Contract
 
 NO_ANSWER = "no answer"  # in tables: an answer without anything to grade
@@ -57,6 +59,23 @@ class Grader(Contract, ABC):
     @abstractmethod
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
         """A grade for each answer. `cache_dir`: where a grader may cache results that cost money or time."""
+
+
+def checked_grades(name: str, grades: object, answers: Sequence[Answer]) -> list[Grade]:
+    """`grades` of grader `name`; UserError unless they are a Grade for each answer, each from 0 to 1 or None."""
+    if not isinstance(grades, Sequence) or len(grades) != len(answers):
+        count = len(grades) if isinstance(grades, Sequence) else f"a {type(grades).__name__}, not"
+        raise UserError(
+            f"grader {name} returned {count} grades for {len(answers)} answers; return a list with one each"
+        )
+    for grade in grades:
+        if not isinstance(grade, Grade):
+            raise UserError(
+                f"grader {name} returned a {type(grade).__name__}; return near.evaluation.graders.base.Grade"
+            )
+        if grade.score is not None and not (isinstance(grade.score, Real) and 0 <= grade.score <= 1):
+            raise UserError(f"grader {name} returned a score of {grade.score}; use a number from 0 to 1, or None")
+    return list(grades)
 
 
 class Compares(Grader):

@@ -68,10 +68,10 @@ def _settled(queries, pool, keys, k, close):
         """Queries, columns and rows of scores that are close to another one; and queries that may have more of them."""
         group_scores, group_rows = whole(keys[group])
         limits = close[group, None]
-        near = np.diff(group_scores, axis=1) >= -limits  # (n_group, width - 1)
+        is_close = np.diff(group_scores, axis=1) >= -limits  # (n_group, width - 1)
         is_tied = np.zeros(group_scores.shape, dtype=bool)
-        is_tied[:, :-1] |= near
-        is_tied[:, 1:] |= near
+        is_tied[:, :-1] |= is_close
+        is_tied[:, 1:] |= is_close
         last = group_scores[:, k - 1 : k] - limits
         is_tied[:, k:] &= group_scores[:, k:] >= last
         query, column = np.nonzero(is_tied)
@@ -81,7 +81,7 @@ def _settled(queries, pool, keys, k, close):
     def sort(group: slice, query: np.ndarray, column: np.ndarray, products: np.ndarray) -> None:
         again = keys[group].copy()
         again[query - group.start, column] = pack(products, rows_of(again[query - group.start, column]))
-        again.sort(axis=1, kind="stable")  # quick where most keys are in order
+        again.sort(axis=1, kind="stable")  # of equal scores the lower row is the larger key
         scores[group], rows[group] = unpack(again[:, : -k - 1 : -1])
 
     with one_blas_thread(), ThreadPoolExecutor(threads_to_use()) as workers:
