@@ -51,8 +51,8 @@ def decide(format: str, columns: Mapping[str, str], first: Mapping, where: str, 
             )
         if column and column not in first and key in (prompt, "source"):
             raise UserError(
-                f"{where}.path={file}: no column '{column}' (columns.{key}); {available}; set {where}.columns.{key}, or "
-                "data=files for files of your own"
+                f"{where}.path={file}: no column '{column}' (columns.{key}); {available}; set {where}.columns.{key}, "
+                "or data=files for files of your own"
             )
     if columns.get(prompt, prompt) not in first:
         raise UserError(
