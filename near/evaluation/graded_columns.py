@@ -1,6 +1,8 @@
 """What decides grades beside answers and messages: the columns of a source that graders read, and their own code."""
 
+import ast
 import inspect
+import sys
 
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
@@ -22,7 +24,8 @@ def graded_columns(evaluation: DictConfig, data: DictConfig, rows: Rows, cache_d
 
 
 def grader_code(evaluation: DictConfig) -> dict[str, str]:
-    """Digests of the source of each grader's class and its bases; none without answers. Modules may move."""
+    """Digests of the code of each grader: the modules of its class and bases, without imports and comments, so that a
+    module may move. None without answers."""
     if not evaluation.answers:
         return {}
     return {name: _code(get_class(options._target_)) for name, options in (evaluation.graders or {}).items()}
@@ -30,10 +33,15 @@ def grader_code(evaluation: DictConfig) -> dict[str, str]:
 
 def _code(cls: type) -> str:
     bases = [base for base in cls.__mro__ if base not in Grader.__mro__]
+    return digest([base.__qualname__ for base in bases] + [_module_code(base.__module__) for base in bases])
+
+
+def _module_code(name: str) -> str | None:
     try:
-        return digest([inspect.getsource(base) for base in bases])
+        tree = ast.parse(inspect.getsource(sys.modules[name]))
     except (OSError, TypeError):  # no source file
-        return digest([base.__qualname__ for base in bases])
+        return None
+    return ast.dump(ast.Module([node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)], []))
 
 
 def columns_read(evaluation: DictConfig) -> tuple[str, ...] | None:

@@ -38,12 +38,12 @@ def test_other_results_are_one_line(grades, line):
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
-def code_of(tmp_path, monkeypatch, body: str, module: str = "my_graders") -> dict[str, str]:
+def code_of(tmp_path, monkeypatch, body: str, module: str = "my_graders", helper: str = "") -> dict[str, str]:
     """The digests for a grader class of this source, in a module of a user's."""
     path = tmp_path / f"{module}.py"
     path.write_text(
         "from near.evaluation.graders.base import Compares\n\n\nclass Base(Compares):\n    bonus = 0\n\n\n"
-        f"class Mine(Base):\n    def value(self, text):\n        return {body}\n"
+        f"class Mine(Base):\n    def value(self, text):\n        return {body}\n\n\n{helper}\n"
     )
     loaded = types.ModuleType(module)
     loaded.__file__ = str(path)
@@ -58,7 +58,9 @@ def code_of(tmp_path, monkeypatch, body: str, module: str = "my_graders") -> dic
 def test_changed_code_of_a_grader_is_another_grader(tmp_path, monkeypatch):
     first = code_of(tmp_path, monkeypatch, "text.strip()")
     assert code_of(tmp_path, monkeypatch, "text.strip()") == first
-    assert code_of(tmp_path, monkeypatch, "text.lower()  ") != first
+    assert code_of(tmp_path, monkeypatch, "text.lower()") != first
+    assert code_of(tmp_path, monkeypatch, "text.strip()", helper="STOP = '.'") != first, "a helper of its module"
+    assert code_of(tmp_path, monkeypatch, "text.strip()", helper="# a comment") == first
     assert code_of(tmp_path, monkeypatch, "text.strip()", "moved") == first, "a module's name decides nothing"
 
 
