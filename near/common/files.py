@@ -105,6 +105,14 @@ def _locked_folder(path: Path) -> tuple[Path, int]:
         os.close(lock)  # another process removed it before it was locked
 
 
+def link(source: str | Path, target: str | Path) -> None:
+    """Make `target` the same file as `source`, or a copy where that is not possible."""
+    try:
+        os.link(source, target)
+    except OSError:  # another device, or a file system without links
+        shutil.copy2(source, target)
+
+
 def discard_left(path: Path, remove: Callable[[Path], None]) -> None:
     """Remove temporary folders of `path` whose process has ended; replaced folders (`.old`) by `remove`."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):

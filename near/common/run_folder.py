@@ -32,7 +32,7 @@ CONFIG, METRICS, TRAINING, FAILED = "config.yaml", "metrics.json", "train_metric
 ANSWERS, BASE_ANSWERS = "answers.jsonl", "base_answers.jsonl"
 ROUNDS, LINES = "rounds", "rounds.jsonl"
 CHECKPOINTS, ADAPTER, MODEL = "checkpoints", "adapter", "model"
-JOBS = ".jobs"
+JOBS, WARM_UPS = ".jobs", "warm-ups"
 
 
 @dataclass(frozen=True)
