@@ -200,7 +200,7 @@ def losses(model, tokenizer, coded: list[Encoded], batch_size: int) -> tuple[np.
     sums, counts = np.zeros(len(coded)), np.zeros(len(coded), dtype=np.int64)
     for part in batches([len(c.input_ids) for c in coded], batch_size, LOSS_TOKENS):
         batch = {k: v.to(model.device) for k, v in collate([vars(coded[i]) for i in part]).items()}
-        row_losses = by_row(*answer_losses(model, batch), len(part))
+        row_losses = by_row(*answer_losses(model, batch, padding_free=True), len(part))
         sums[part], counts[part] = (values.cpu().numpy() for values in row_losses)
     return sums, counts
 
