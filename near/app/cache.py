@@ -18,6 +18,7 @@ from near.common.errors import UserError
 from near.common.files import TEMPORARY, cache_folder, discard, read_json
 from near.common.locks import acquire
 from near.common.outputs import removable_folder, remove_folder
+from near.common.text import plural
 from near.embedding.store import SUFFIX, stored_rows
 from near.searching.shards import clear
 
@@ -207,7 +208,7 @@ def main(words: list[str] | None = None) -> None:
             return _shown(listed, cache_dir)
         days = arguments.unused_days
         for space in _chosen(listed, arguments.signature, days):
-            label = f"{space.digest[:12]}: {space.vectors} vectors, {space.bytes / 1e6:.1f} MB"
+            label = f"{space.digest[:12]}: {plural(space.vectors, 'vector')}, {space.bytes / 1e6:.1f} MB"
             print(f"removed {label}" if prune(space) else f"in use, left alone: {label}")
         if days is not None and not arguments.signature:
             _prune_unused(cache_dir, days)

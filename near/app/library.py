@@ -22,6 +22,7 @@ from near.common.config import CONF, register_resolvers
 from near.common.errors import UserError, missing_choice, one_line
 from near.common.files import refuse_special, write_jsonl
 from near.common.records import SelectionManifest
+from near.common.text import plural
 from near.embedding.embed import reads_answers
 from near.searching.find import SearchSettings, width_of, widths
 from near.searching.material import Material, load_queries
@@ -137,7 +138,7 @@ def select(
 
 def _picked(picker: Selector, name: str, round: Round) -> Subset:
     if round.size > (most := len(round.eligible)):
-        raise UserError(f"n={round.size} is more than the {most} rows that may be selected; use n<={most}")
+        raise UserError(f"n={round.size} is more than the {plural(most, 'row')} that may be selected; use n<={most}")
     return checked(picker.select(round), round, name)
 
 
@@ -146,7 +147,7 @@ def _configured(overrides: Sequence[str], cache_dir: str | os.PathLike | None) -
     if wrong := next((word for word in overrides if not isinstance(word, str)), None):
         raise UserError(f"overrides: {wrong!r} is not an override; give strings such as 'embedder=qwen3'")
     if not isinstance(cache_dir, str | os.PathLike | None):
-        raise UserError(f"cache_dir={cache_dir!r} is not a path")
+        raise UserError(f"cache_dir={cache_dir!r} is not a path; give a folder's")
     if "${" in os.fspath(cache_dir or ""):
         raise UserError(f"cache_dir={cache_dir} contains ${{, which configurations resolve; name another folder")
     surrounding, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # the caller may run under Hydra
@@ -183,7 +184,9 @@ def _as_array(value: Rows) -> np.ndarray | None:
         try:
             return np.load(value, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{value} is not a readable .npy file of vectors ({error})") from error
+            raise UserError(
+                f"{value} is not a readable .npy file of vectors ({error}); save it with numpy.save"
+            ) from error
     if (
         isinstance(value, datasets.Dataset)
         or isinstance(value, Sequence)
@@ -208,7 +211,8 @@ def _search_vectors(
     query_vectors, pool = ArrayVectors(queries, "queries", normalise), ArrayVectors(candidates, "candidates", normalise)
     if query_vectors.dim != pool.dim:
         raise UserError(
-            f"queries have {query_vectors.dim} dimensions, candidates {pool.dim}; embed both with one embedder"
+            f"queries have {plural(query_vectors.dim, 'dimension')}, candidates {pool.dim}; embed both with one "
+            "embedder"
         )
     width_of(cfg.max_K, pool.n)
     in_memory = _in_memory(query_vectors)

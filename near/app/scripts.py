@@ -1,6 +1,7 @@
 """Entry scripts: compose, check, call, and report faults in one line with a status of 1."""
 
 import functools
+import logging
 import os
 import sys
 import traceback
@@ -20,14 +21,18 @@ from near.app import jobs
 from near.app.check.check import check, check_sources
 from near.app.faults import fault_line
 from near.app.installed import check_installed
+from near.app.user_code import failed_class, traceback_of
 from near.common.command_line import current
 from near.common.config import CONF, raw_words, register_resolvers
 from near.common.disk import watch
-from near.common.errors import UserError, one_line, visible
+from near.common.errors import UserError, one_line, user_error, visible
 from near.common.outputs import REMOVED, removable, remove_folder
 from near.common.outputs import check as check_outputs
 from near.common.secrets import check_words, faults, scrub
 from near.common.sweep import in_sweep
+from near.common.text import plural
+
+log = logging.getLogger(__name__)
 
 register_resolvers()
 # Hydra then raises instead of printing a report, and `run` prints one line.
@@ -71,7 +76,7 @@ def _with_table(main: Callable[[], object]) -> None:
         verdict.show(runs.collect(folder)[0])
     if failed:
         first = failed[0].get("error", "it was killed")
-        raise UserError(f"{len(failed)} of the sweep's jobs failed; the first: {first}") from fault
+        raise UserError(f"{plural(len(failed), 'job')} of the sweep failed; the first: {first}") from fault
     if fault is not None:
         raise fault
 
@@ -170,13 +175,17 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                 raise
             except Exception as error:
                 fault = fault_line(error)
+                users = fault is not None and user_error(error) is None and failed_class(error) is not None
+                if users:
+                    log.error(traceback_of(error))
                 if faults(cfg):
                     _remove_notes()
                 if in_sweep():
                     _let_go(error)
                 if fault is None:
                     raise
-                drop_empty_output(new)
+                if not users:  # whose folder has the log with the traceback
+                    drop_empty_output(new)
                 if in_sweep():  # the other jobs continue; Hydra raises it again at the end
                     raise UserError(fault) from error
                 _stop(error)

@@ -66,9 +66,9 @@ def read_entries(file: Path, where: str) -> dict:
     try:
         entries = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{where}={file} can't be read ({one_line(error)})") from error
+        raise UserError(f"{where}={file} can't be read ({one_line(error)}); mend the file or name another") from error
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise UserError(f"{where}={file} is not an object with one entry per name")
+        raise UserError(f"{where}={file} is not an object with one entry per name; see docs/data.md")
     return entries
 
 
@@ -112,28 +112,33 @@ def _form(entry: Mapping, prefix: str) -> tuple[str, dict, dict]:
     """An entry's formatting, columns and tags; UserError if training does not support its kind."""
     form = entry.get("formatting") or "alpaca"
     if form not in COLUMNS:
-        raise UserError(f"{prefix}: formatting={form} is none of {', '.join(COLUMNS)}")
+        raise UserError(f"{prefix}: formatting={form} is unknown; use {' or '.join(COLUMNS)}")
     for key, kind, shown in (
         ("columns", dict, "an object"),
         ("tags", dict, "an object"),
         ("num_samples", int, "a number"),
     ):
         if entry.get(key) is not None and (not isinstance(entry[key], kind) or isinstance(entry[key], bool)):
-            raise UserError(f"{prefix}: {key} is of type {type(entry[key]).__name__}, not {shown}")
+            raise UserError(f"{prefix}: {key} is of type {type(entry[key]).__name__}; write {shown}")
     for key in ("split", "subset", "folder"):
         if entry.get(key) is not None and not isinstance(entry[key], str):
-            raise UserError(f"{prefix}: {key} is of type {type(entry[key]).__name__}, not text")
+            raise UserError(f"{prefix}: {key} is of type {type(entry[key]).__name__}; write text")
     if entry.get("num_samples") is not None and entry["num_samples"] < 1:
-        raise UserError(f"{prefix}: num_samples={entry['num_samples']} is less than one row")
+        raise UserError(
+            f"{prefix}: num_samples={entry['num_samples']} is less than one row; leave it out, or set 1 or more"
+        )
     named, tags = entry.get("columns") or {}, entry.get("tags") or {}
     for part, values in (("columns", named), ("tags", tags)):
         for key, value in values.items():
             if value is not None and not isinstance(value, str):
-                raise UserError(f"{prefix}: {part}.{key} is of type {type(value).__name__}, not text")
+                raise UserError(f"{prefix}: {part}.{key} is of type {type(value).__name__}; write text")
     if entry.get("ranking"):
-        raise UserError(f"{prefix}: ranking=true is preference data (chosen and rejected answers), not trained here")
+        raise UserError(
+            f"{prefix}: ranking=true is preference data (chosen and rejected answers), not trained here; name "
+            "another entry"
+        )
     if named.get("kto_tag"):
-        raise UserError(f"{prefix}: columns.kto_tag is preference data, not trained here")
+        raise UserError(f"{prefix}: columns.kto_tag is preference data, not trained here; name another entry")
     if media := [key for key in MEDIA if named.get(key)]:
         raise UserError(f"{prefix}: columns.{media[0]} is multimodal data; only text is trained here")
     prompts = ("prompt", "query") if form == "alpaca" else ("messages",)
@@ -150,7 +155,7 @@ def _path(entry: Mapping, file: Path, prefix: str) -> tuple[str | list[str], boo
     """
     for key in ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name"):
         if key in entry and not (isinstance(entry[key], str) and entry[key]):
-            raise UserError(f"{prefix}: {key}={entry[key]!r} is not a text")
+            raise UserError(f"{prefix}: {key}={entry[key]!r} is not a text; write one")
     if "hf_hub_url" in entry:
         return entry["hf_hub_url"], False
     for key, place in (("ms_hub_url", "ModelScope"), ("om_hub_url", "Openmind")):
@@ -167,7 +172,7 @@ def _path(entry: Mapping, file: Path, prefix: str) -> tuple[str | list[str], boo
             f"{prefix}: cloud_file_name={entry['cloud_file_name']} is in cloud storage; download it and set file_name"
         )
     if "file_name" not in entry:
-        raise UserError(f"{prefix} names no data: no file_name and no hf_hub_url")
+        raise UserError(f"{prefix} names no data; give it file_name or hf_hub_url")
     path = file.parent / entry["file_name"]
     if not path.is_dir() or any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return str(path), True

@@ -40,7 +40,9 @@ def _tasks(options: str):
     try:
         manager = TaskManager(include_path=options["include_path"])
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"evaluation.lm_eval.include_path={options['include_path']}: {one_line(error)}") from error
+        raise UserError(
+            f"evaluation.lm_eval.include_path={options['include_path']}: {one_line(error)}; name a folder of task files"
+        ) from error
     for name in options["tasks"]:
         if name not in manager.all_tasks:
             raise UserError(f"evaluation.lm_eval.tasks: {name} is no task{did_you_mean(name, manager.all_tasks)}")
@@ -48,7 +50,7 @@ def _tasks(options: str):
         return manager, manager.load(options["tasks"])["tasks"]
     except Exception as error:  # task files and the libraries that read their data raise anything
         raise UserError(
-            f"evaluation.lm_eval.tasks={options['tasks']} can't be loaded ({one_line(error)[:200]})"
+            f"evaluation.lm_eval.tasks={options['tasks']} can't be loaded ({one_line(error)[:200]}); name other tasks"
         ) from error
 
 
@@ -71,7 +73,7 @@ def benchmarks(model, tokenizer, evaluation: DictConfig, lenient: bool = False) 
         return _scores(model, tokenizer, options, manager)
     except Exception as error:
         if not lenient:
-            raise UserError(f"evaluation.lm_eval: {one_line(error)[:300]}") from error
+            raise UserError(f"evaluation.lm_eval failed ({one_line(error)[:300]}); name other tasks") from error
         log.warning(f"no benchmarks: {one_line(error)[:300]}; later: python eval.py run=RUN")
         return None
     finally:

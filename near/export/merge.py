@@ -176,7 +176,9 @@ def _merged(cfg: DictConfig, adapters: list[Adapter], folder: str, tokenizer, pr
         try:  # not safe_merge: it copies weights to find NaN, which the comparison finds anyway
             model = adapted.merge_and_unload()
         except (ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
-            raise UserError(f"{adapter.path} cannot be merged ({one_line(error)[:160]})") from error
+            raise UserError(
+                f"{adapter.path} cannot be merged ({one_line(error)[:160]}); name the base it was trained on"
+            ) from error
         retie(model)
         differences.append(difference(expected, logits_of(model, prompts)))
         _refuse(differences[-1].max, cfg.tolerance, "tolerance", f"with {adapter.path} merged, the model's logits")

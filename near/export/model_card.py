@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from near.common.config import public
 from near.common.files import provenance
 from near.common.records import EvalMetrics, Score, SetMetrics
+from near.common.text import plural
 from near.export.lineage import Adapter, AdapterRun
 
 # the folders of a path from /, ~ or the working folder, which may contain spaces; no URL (https://)
@@ -83,7 +84,7 @@ def without_folders(text: str) -> str:
 def model_card(export: Export) -> str:
     """The card: Markdown with YAML front matter, which hubs read."""
     last = export.adapters[-1]
-    parts = [f"---\n{yaml.safe_dump(_front(export), sort_keys=False, allow_unicode=True)}---", _title(export)]
+    parts = [f"---\n{yaml.safe_dump(front_matter(export), sort_keys=False, allow_unicode=True)}---", _title(export)]
     for adapter in export.adapters:
         if adapter.run is not None:
             parts.append(_training(adapter, len(export.adapters) > 1))
@@ -93,7 +94,7 @@ def model_card(export: Export) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _front(export: Export) -> dict:
+def front_matter(export: Export) -> dict:
     front: dict = {}
     if not on_disk(export.base) and not export.base.startswith("builtin:"):
         front |= {"base_model": export.base, "base_model_relation": "finetune"}
@@ -166,7 +167,10 @@ def _schedule(run: AdapterRun, trainer: dict) -> list[str]:
     if rounds:
         keys = ("warmup_step", "update_step", "update_times", "cycles")
         schedule = ", ".join(f"{key}={trainer[key]}" for key in keys if key in trainer)
-        items.append(f"- Schedule: {len(rounds)} rounds, {sum(line.steps or 0 for line in rounds)} steps ({schedule})")
+        items.append(
+            f"- Schedule: {plural(len(rounds), 'round')}, "
+            f"{plural(sum(line.steps or 0 for line in rounds), 'step')} ({schedule})"
+        )
     if trained.rows_trained is not None:
         distinct = "" if trained.distinct_rows is None else f", {trained.distinct_rows:,} distinct ones"
         items.append(f"- Rows trained: {trained.rows_trained:,}{distinct}; seed {trained.seed}")
@@ -176,7 +180,9 @@ def _schedule(run: AdapterRun, trainer: dict) -> list[str]:
     args = trainer["args"]
     options = {key: args[key] for key in ("learning_rate", "lr_scheduler_type") if args.get(key) is not None}
     size = args.get("per_device_train_batch_size", 1) * args.get("gradient_accumulation_steps", 1)
-    items.append(f"- Optimizer: {', '.join(f'{k}={v}' for k, v in options.items())}, {size} rows per step and process")
+    items.append(
+        f"- Optimizer: {', '.join(f'{k}={v}' for k, v in options.items())}, {plural(size, 'row')} per step and process"
+    )
     return items
 
 
@@ -214,7 +220,7 @@ def _metrics(metrics: EvalMetrics) -> str:
         sets[name] = (values, base.more.get(name) if base else None)
     lines = ["## Evaluation", "", "| set | metric | this model | base model |", "|---|---|---|---|"]
     for name, (ours, theirs) in sets.items():
-        lines.append(f"| {name} ({ours.rows} rows) | loss | {_loss(ours)} | {_loss(theirs)} |")
+        lines.append(f"| {name} ({plural(ours.rows, 'row')}) | loss | {_loss(ours)} | {_loss(theirs)} |")
         for grader, score in ours.scores.items():
             other = theirs.scores.get(grader) if theirs else None
             lines.append(f"| {name} | {grader} | {_score(score)} | {_score(other)} |")

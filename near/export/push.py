@@ -18,14 +18,14 @@ def check_push(name: str, overwrite: bool) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"push_to_hub={name} is not of the form ORG/NAME")
+        raise UserError(f"push_to_hub={name} is not of that form; use ORG/NAME")
     api = HfApi(token=_token(name))
     try:
         api.whoami()
         exists = api.repo_exists(name)
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(
-            f"push_to_hub={name}: the hub refuses HF_TOKEN or is unreachable ({one_line(error)[:160]})"
+            f"push_to_hub={name}: the hub refuses HF_TOKEN or is unreachable ({one_line(error)[:160]}); check both"
         ) from error
     if exists and not overwrite:
         raise UserError(f"push_to_hub={name} exists already; name another model or set overwrite=true")

@@ -15,7 +15,7 @@ from near.common.config import CONF, public
 from near.common.errors import user_error
 from near.common.foreign import allowed_modules, read_config, read_overrides
 from near.common.records import EvalMetrics, RunIdentity, TrainMetrics
-from near.evaluation.eval import _with_run, evaluate
+from near.evaluation.eval import evaluate
 from near.evaluation.measure import graders_of
 from near.export.lineage import adapters_of
 from near.report.compare import Group
@@ -309,7 +309,7 @@ def test_eval_takes_what_is_typed_again(folder, tmp_path, monkeypatch):
 
     def with_run(*words: str):
         cfg = configured("eval", f"run={run}", *words)
-        return _with_run(cfg, read_config(run / "config.yaml", cfg.allow_targets, retyped=True))
+        return with_run(cfg, read_config(run / "config.yaml", cfg.allow_targets, retyped=True))
 
     assert "allow_targets=tests.scored" in refused(lambda: graders_of(with_run().evaluation))
     for words in (["allow_targets=tests.scored"], ["++evaluation.graders.x._target_=tests.scored.Away"]):

@@ -45,7 +45,10 @@ def check_kind(file: File, script: str) -> None:
     known = {*defaults(), *TRAIN, *(keywords(FIELDS) or ())}
     unknown = [key for key in file.values if key not in known and not is_secret(key)]
     if unknown and len(unknown) == len(file.values):
-        raise UserError(f"{file.path}: none of its keys is a key of a training file ({_listed(unknown)})")
+        raise UserError(
+            f"{file.path}: none of its keys is a key of a training file ({_listed(unknown)}); name a file of "
+            "DataFlex or LLaMA-Factory"
+        )
     if unknown:
         faults = (f"{key} is not a key of LLaMA-Factory or DataFlex{_near(key, known)}" for key in unknown)
         raise UserError(f"{file.path}: {'; '.join(faults)}")

@@ -82,9 +82,11 @@ def parallel(file: File) -> None:
         try:
             options = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{file.path}: deepspeed={path} can't be read as JSON ({one_line(error)})") from error
+            raise UserError(
+                f"{file.path}: deepspeed={path} can't be read as JSON ({one_line(error)}); give DeepSpeed's JSON file"
+            ) from error
         if not isinstance(options, dict):
-            raise UserError(f"{file.path}: deepspeed={path} is not a mapping")
+            raise UserError(f"{file.path}: deepspeed={path} is not a mapping; give DeepSpeed's JSON file")
     named = re.search(r"z(?:ero)?[_-]?([0-3])", str(deepspeed))
     stage = (options.get("zero_optimization") or {}).get("stage", int(named[1]) if named and not options else 0)
     if not options and not named:
@@ -92,7 +94,7 @@ def parallel(file: File) -> None:
             f"{file.path}: deepspeed={deepspeed} does not exist; name a JSON file, or type parallel=deepspeed_z2"
         )
     if stage not in (0, 1, 2, 3):
-        raise UserError(f"{file.path}: deepspeed: stage={stage} is not one of 0, 1, 2, 3")
+        raise UserError(f"{file.path}: deepspeed: stage={stage} is unknown; use 0, 1, 2 or 3")
     file.put("parallel", f"deepspeed_z{2 if stage == 1 else stage}")
     if options:
         file.put("parallel.deepspeed", path or deepspeed)

@@ -131,7 +131,10 @@ def _finetuning(file: File) -> bool:
     if kind == "full":
         for key in ("use_dora", "use_rslora", "pissa_init", "quantization_bit"):
             if file.take(key):
-                raise UserError(f"{file.path}: {key}={file.take(key)} goes with finetuning_type: lora only")
+                raise UserError(
+                    f"{file.path}: {key}={file.take(key)} goes with finetuning_type: lora only; set that, or leave it "
+                    "out"
+                )
         file.put("finetuning", "full")
         for key in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target"):
             file.take(key)  # LLaMA-Factory ignores them, too

@@ -100,7 +100,9 @@ class RdsEmbedder(ModelEmbedder):
         try:
             return model.to(self.devices[0] or accelerator).eval()
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"embedder.device={self.device} can't be used ({one_line(error)[:160]})") from error
+            raise UserError(
+                f"embedder.device={self.device} can't be used ({one_line(error)[:160]}); use embedder.device=cpu"
+            ) from error
 
     @property
     def limit(self) -> int | None:

@@ -30,7 +30,10 @@ class SentenceTransformerEmbedder(ModelEmbedder):
                 model_kwargs={"dtype": getattr(torch, self.dtype)},
             )
         except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-            raise UserError(f"embedder.model={self.model} could not be loaded ({one_line(error)[:200]})") from error
+            raise UserError(
+                f"embedder.model={self.model} could not be loaded ({one_line(error)[:200]}); check the name, or use "
+                "a folder"
+            ) from error
         if self.max_length is not None:
             limit = model.max_seq_length
             model.max_seq_length = min(self.max_length, limit) if limit else self.max_length
