@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from near.app.check.check import check
 from near.app.installed import check_installed
 from near.common.config import CONF, register_resolvers
-from near.common.errors import UserError, missing_choice, one_line
+from near.common.errors import UserError, as_user_error, missing_choice, one_line
 from near.common.files import refuse_special, write_jsonl
 from near.common.records import SelectionManifest
 from near.common.text import plural
@@ -181,12 +181,9 @@ def _both(queries: Rows, candidates: Rows) -> tuple[np.ndarray, np.ndarray] | No
 def _as_array(value: Rows) -> np.ndarray | None:
     if isinstance(value, str | os.PathLike):
         refuse_special(value)
-        try:
+        what = f"{value} is not a readable .npy file of vectors"
+        with as_user_error((ValueError, OSError, EOFError), what, "save it with numpy.save"):
             return np.load(value, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise UserError(
-                f"{value} is not a readable .npy file of vectors ({error}); save it with numpy.save"
-            ) from error
     if (
         isinstance(value, datasets.Dataset)
         or isinstance(value, Sequence)
@@ -248,22 +245,16 @@ def _saved(rows: Rows, path: Path, name: str) -> str:
     if not len(rows):
         raise UserError(f"{name}: no row; give at least one")
     if isinstance(rows, datasets.Dataset):
-        try:
-            with _quiet():
-                rows.save_to_disk(str(path))
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{name}: the data set can't be saved ({one_line(error)}); give its rows as dicts"
-            ) from error
+        what, fix = f"{name}: the data set can't be saved", "give its rows as dicts"
+        with as_user_error((TypeError, ValueError), what, fix), _quiet():
+            rows.save_to_disk(str(path))
         return str(path)
     kind = type(rows[0])
     if wrong := next((row for row in rows if not isinstance(row, kind)), None):
         raise UserError(f"{name}: rows are {kind.__name__} and {type(wrong).__name__}; give rows of one kind")
     path = path.with_suffix(".jsonl")
-    try:
+    with as_user_error((TypeError, ValueError), f"{name}: a row is not JSON", "give a datasets.Dataset"):
         write_jsonl(path, ({"text": row} if isinstance(row, str) else dict(row) for row in rows))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: a row is not JSON ({one_line(error)}); give a datasets.Dataset") from error
     return str(path)
 
 

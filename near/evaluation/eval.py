@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from near.common.config import public, raw_words
-from near.common.errors import UserError, one_line
+from near.common.errors import UserError, as_user_error
 from near.common.files import provenance, write_jsonl
 from near.common.outputs import ANSWERS, claim, remove
 from near.common.records import EvalMetrics, ModelMetrics
@@ -81,15 +81,13 @@ def _run_parts(folder: Path, allow_targets: object) -> tuple[DictConfig, str | N
     if not files.has_config:
         raise UserError(f"run={folder} has no config.yaml; give the output_dir of a finished train.py")
     trained, config = files.training, files.config(allow_targets, retyped=True)
-    try:
+    with as_user_error(OmegaConfBaseException, f"run={folder}: its config.yaml is damaged", "name another run"):
         described = {
             "selector": trained.selector,
             "seed": config.seed,
             "max_K": config.max_K if trained.max_K is None else trained.max_K,
             "run": str(folder),
         }
-    except OmegaConfBaseException as error:
-        raise UserError(f"run={folder}: its config.yaml is damaged ({one_line(error)}); name another run") from error
     if (weights := files.weights()) is None:
         raise UserError(f"run={folder} has neither adapter/ nor model/; train it again")
     return config, str(weights[1]) if weights[0] == "adapter" else None, described

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from near.common.batches import batches
-from near.common.errors import UserError, one_line
+from near.common.errors import UserError, as_user_error
 from near.common.extras import install
 from near.common.files import read_json
 from near.evaluation.settings import EvalSettings
@@ -121,13 +121,9 @@ class Engine:
                 raise UserError("evaluation.backend=vllm: vLLM has no DoRA; use evaluation.backend=transformers")
             rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
             options |= {"enable_lora": True, "max_lora_rank": next((r for r in RANKS if r >= rank), rank)}
-        try:
+        what, fix = f"vLLM could not load {self.folder} to answer", "see above, or use evaluation.backend=transformers"
+        with as_user_error((OSError, ValueError, TypeError, RuntimeError), what, fix):
             return vllm.LLM(**options, **OmegaConf.to_container(self.settings.evaluation.engine, resolve=True))
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(
-                f"vLLM could not load {self.folder} to answer ({one_line(error)[:200]}); see above, or use "
-                "evaluation.backend=transformers"
-            ) from error
 
     def close(self) -> None:
         """End the engine and free its memory."""

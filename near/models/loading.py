@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from safetensors import safe_open
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from near.common.errors import UserError, one_line, reading
+from near.common.errors import UserError, as_user_error, reading
 from near.common.extras import install
 from near.common.files import read_json
 from near.common.text import plural
@@ -132,10 +132,8 @@ def add_finetuning(model, finetuning: DictConfig):
     if getattr(model, "is_quantized", False):
         # norms and embeddings become float32; trainer.args decides on gradient checkpointing
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    try:
+    with as_user_error((ValueError, TypeError), "finetuning: peft refuses these values", "change them"):
         adapted = get_peft_model(model, instantiate(finetuning, _convert_="all"))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"finetuning: peft refuses these values ({one_line(error)[:200]}); change them") from error
     keep_initial(adapted)
     return adapted
 

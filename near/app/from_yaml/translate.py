@@ -8,10 +8,9 @@ from pathlib import Path
 from near.app.from_yaml.components import TARGETLESS, named
 from near.app.from_yaml.data import data
 from near.app.from_yaml.file import File
-from near.app.from_yaml.keys import MERGE, TRAIN, Key, family
+from near.app.from_yaml.keys import MERGE, MULTIMODAL, TEXT, TRAIN, Key, family
 from near.app.from_yaml.kinds import check_kind
 from near.app.from_yaml.mixing import interleave, is_interleaved, is_static_mix, mix
-from near.app.from_yaml.names import MULTIMODAL, TEXT
 from near.app.from_yaml.schedule import trainer
 from near.app.from_yaml.training import arguments, component, parallel, place
 from near.app.from_yaml.watching import tracker

@@ -11,7 +11,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet
 
-from near.common.errors import UserError, one_line
+from near.common.errors import UserError, as_user_error, one_line
 from near.common.text import plural
 from near.data.formats.turns import Fault
 from near.data.sources.compression import OPENERS, unpacked
@@ -75,16 +75,12 @@ def types_of(path: Path, kind: Kind) -> dict[str, pa.DataType]:
     """The column types that the file declares; {} if its kind declares none."""
     if kind.ending not in TABLES:
         return {}
-    try:
+    with as_user_error(ARROW_ERRORS, f"{path} is not a readable {kind.ending[1:]} file", "write it again"):
         if kind.ending == ".parquet":
             schema = pyarrow.parquet.read_schema(path)
         else:
             with pa.OSFile(str(path)) as file:
                 schema = _opened_arrow(file).schema
-    except ARROW_ERRORS as error:
-        raise UserError(
-            f"{path} is not a readable {kind.ending[1:]} file ({one_line(error)}); mend it or name another"
-        ) from error
     return dict(zip(schema.names, schema.types, strict=True))
 
 
@@ -206,25 +202,21 @@ def chosen_columns(names: list[str], choose: Choose | None, path: object) -> lis
 
 
 def _parquet(path: Path, choose: Choose | None) -> Iterator[Raw]:
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = chosen_columns(file.schema_arrow.names, choose, path)
-            yield from _batches(batch.select(names) for batch in file.iter_batches(BATCH, columns=names))
-    except ARROW_ERRORS as error:
-        raise UserError(f"{path} is not a readable parquet file ({one_line(error)}); write it again") from error
+    what = f"{path} is not a readable parquet file"
+    with as_user_error(ARROW_ERRORS, what, "write it again"), pyarrow.parquet.ParquetFile(path) as file:
+        names = chosen_columns(file.schema_arrow.names, choose, path)
+        yield from _batches(batch.select(names) for batch in file.iter_batches(BATCH, columns=names))
 
 
 def _arrow(path: Path, choose: Choose | None) -> Iterator[Raw]:
     """An Arrow stream (as `datasets` writes it) or an Arrow file (Feather)."""
-    try:
-        with pa.OSFile(str(path)) as file:
-            opened = _opened_arrow(file)
-            names = chosen_columns(opened.schema.names, choose, path)
-            stored = isinstance(opened, pa.ipc.RecordBatchFileReader)
-            batches = (opened.get_batch(i) for i in range(opened.num_record_batches)) if stored else opened
-            yield from _batches(batch.select(names) for batch in batches)
-    except ARROW_ERRORS as error:
-        raise UserError(f"{path} is not a readable Arrow file ({one_line(error)}); write it again") from error
+    what = f"{path} is not a readable Arrow file"
+    with as_user_error(ARROW_ERRORS, what, "write it again"), pa.OSFile(str(path)) as file:
+        opened = _opened_arrow(file)
+        names = chosen_columns(opened.schema.names, choose, path)
+        stored = isinstance(opened, pa.ipc.RecordBatchFileReader)
+        batches = (opened.get_batch(i) for i in range(opened.num_record_batches)) if stored else opened
+        yield from _batches(batch.select(names) for batch in batches)
 
 
 def _opened_arrow(file: pa.OSFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:

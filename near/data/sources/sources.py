@@ -8,7 +8,7 @@ import datasets
 import pyarrow as pa
 from omegaconf import DictConfig
 
-from near.common.errors import UserError, one_line, reading
+from near.common.errors import UserError, as_user_error, one_line, reading
 from near.common.files import file_digest, folder_digest, read_json, refuse_special, refuse_special_in
 from near.data.builtin.assets import resolve
 from near.data.sources.paths import absence
@@ -139,8 +139,6 @@ def _hub(path: str, source: DictConfig, where: str) -> datasets.Dataset:
 
 
 def _rows(data: datasets.Dataset, path: str, choose: Choose | None) -> Iterator[Raw]:
-    try:
+    with as_user_error(ARROW_ERRORS, f"{path} is damaged", "get or save it again"):
         for i, row in enumerate(data.select_columns(chosen_columns(data.column_names, choose, path))):
             yield f"row {i}", row
-    except ARROW_ERRORS as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}); get or save it again") from error
