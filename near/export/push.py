@@ -18,7 +18,7 @@ def check_push(name: str, overwrite: bool) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"push_to_hub={name} is not of that form; use ORG/NAME")
+        raise UserError(f"push_to_hub={name} is not of the form ORG/NAME; write it so")
     api = HfApi(token=_token(name))
     what = f"push_to_hub={name}: the hub refuses HF_TOKEN or is unreachable"
     with as_user_error((HfHubHTTPError, OSError, ValueError), what, "check both"):
