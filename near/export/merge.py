@@ -123,9 +123,7 @@ def _export(cfg: DictConfig, cache_dir: str, export: Export, folder: str, key: s
         record["sizes"] = _sizes(new, (p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file()))
         list_files(new, merged=record)
         if not cfg.overwrite and export_dir.exists() and any(export_dir.iterdir()):
-            raise UserError(
-                f"export_dir={export_dir} was filled by another process in the meantime; name another folder"
-            )
+            raise UserError(f"export_dir={export_dir} was filled by another process meanwhile; name another folder")
     return record
 
 

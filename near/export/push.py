@@ -48,5 +48,5 @@ def _token(name: str) -> str:
     if token := os.environ.get("HF_TOKEN"):
         return token
     raise UserError(
-        f"push_to_hub={name} needs a token with write access: put it into the environment variable HF_TOKEN"
+        f"push_to_hub={name} needs a token with write access; put it into the environment variable HF_TOKEN"
     )

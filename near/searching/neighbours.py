@@ -78,9 +78,7 @@ def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: in
             f"max_K<={width}"
         )
     if neighbours.ids.max() >= len(candidates):
-        raise UserError(
-            f"indices_path={path} names row {neighbours.ids.max()} of a pool of {len(candidates)}; select again"
-        )
+        raise UserError(f"indices_path={path} names row {neighbours.ids.max()} of {len(candidates)}; select again")
     return first_columns(neighbours, max_K)
 
 
@@ -105,12 +103,10 @@ def read_matrix(folder: Path) -> Neighbours:
     if any(digests.get(n) != d for n, d in manifest.sha256.items()):
         raise UserError(f"the selection in {folder} is damaged (its bytes changed); delete the folder and select again")
     if manifest.schema_version != SCHEMA_VERSION:
-        raise UserError(
-            f"{folder / 'manifest.json'} has schema {manifest.schema_version}, not {SCHEMA_VERSION}; select again"
-        )
+        raise UserError(f"{folder / 'manifest.json'} has schema {manifest.schema_version}; select again")
     if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape != scores.shape or ids.size and ids.min() < 0:
         raise UserError(
-            f"{folder / 'top_indices.npy'} is not an int64 matrix of row ids of the scores' shape; select again"
+            f"{folder / 'top_indices.npy'} is no int64 matrix of row ids of the scores' shape; select again"
         )
     if scores.dtype.kind != "f" or not all(map(_is_ranked, *_blocks(ids, scores))):
         raise UserError(

@@ -193,9 +193,7 @@ def written(value: object, where: str) -> str:
         return f"{{{','.join(f'{written(str(k), where)}:{written(v, where)}' for k, v in value.items())}}}"
     text = str(value)
     if secrets.has_secret(text):
-        raise UserError(
-            f"{where} contains a password; put it into an environment variable, or leave it out of the address"
-        )
+        raise UserError(f"{where} contains a password; put it into an environment variable, or leave it out")
     if PLAIN.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf") and not _is_number(text):
         return text
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # text, not a reference
