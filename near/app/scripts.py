@@ -30,7 +30,6 @@ from near.common.outputs import REMOVED, removable, remove_folder
 from near.common.outputs import check as check_outputs
 from near.common.secrets import check_words, faults, scrub
 from near.common.sweep import in_sweep
-from near.common.text import plural
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ def _with_table(main: Callable[[], object]) -> None:
         verdict.show(runs.collect(folder)[0])
     if failed:
         first = failed[0].get("error", "it was killed")
-        raise UserError(f"{plural(len(failed), 'job')} of the sweep failed; the first: {first}") from fault
+        raise UserError(f"{len(failed)} of the sweep's jobs failed; the first: {first}") from fault
     if fault is not None:
         raise fault
 

@@ -117,17 +117,17 @@ def _form(entry: Mapping, prefix: str) -> tuple[str, dict, dict]:
     """An entry's formatting, columns and tags; UserError if training does not support its kind."""
     form = entry.get("formatting") or "alpaca"
     if form not in COLUMNS:
-        raise UserError(f"{prefix}: formatting={form} is unknown; use {' or '.join(COLUMNS)}")
+        raise UserError(f"{prefix}: formatting={form} is none of {', '.join(COLUMNS)}; use one")
     for key, (kind, shown) in TYPES.items():
         if entry.get(key) is not None and (not isinstance(entry[key], kind) or isinstance(entry[key], bool)):
-            raise UserError(f"{prefix}: {key} is of type {type(entry[key]).__name__}; write {shown}")
+            raise UserError(f"{prefix}: {key} is of type {type(entry[key]).__name__}, not {shown}; correct it")
     if entry.get("num_samples") is not None and entry["num_samples"] < 1:
         raise UserError(f"{prefix}: num_samples={entry['num_samples']} is less than one row; set 1 or more")
     named, tags = entry.get("columns") or {}, entry.get("tags") or {}
     for part, values in (("columns", named), ("tags", tags)):
         for key, value in values.items():
             if value is not None and not isinstance(value, str):
-                raise UserError(f"{prefix}: {part}.{key} is of type {type(value).__name__}; write text")
+                raise UserError(f"{prefix}: {part}.{key} is of type {type(value).__name__}, not text; correct it")
     if entry.get("ranking"):
         raise UserError(f"{prefix}: ranking=true is preference data, not trained here; name another entry")
     if named.get("kto_tag"):
@@ -154,7 +154,7 @@ def _path(entry: Mapping, file: Path, prefix: str) -> tuple[str | list[str], boo
     if other := next((key for key in ELSEWHERE if key in entry), None):
         raise UserError(f"{prefix}: {other}={entry[other]} {ELSEWHERE[other]}")
     if "file_name" not in entry:
-        raise UserError(f"{prefix} names no data; give it file_name or hf_hub_url")
+        raise UserError(f"{prefix} names no data: no file_name and no hf_hub_url; add one")
     path = file.parent / entry["file_name"]
     if not path.is_dir() or any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return str(path), True

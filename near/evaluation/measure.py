@@ -63,7 +63,7 @@ def graders_of(evaluation: DictConfig) -> dict[str, Grader]:
     for name, grader in graders.items():
         if not isinstance(grader, Grader):
             raise UserError(
-                f"evaluation.graders.{name} is not a grader; its class must inherit near.evaluation.graders.base.Grader"
+                f"evaluation.graders.{name} is not a grader (near.evaluation.graders.base.Grader); inherit it"
             )
         grader.unsafe = evaluation.get("unsafe") is True
         grader.check()

@@ -88,7 +88,7 @@ FILES = [
     ("p.parquet", b"PAR1 not really", (), "is not a readable parquet file"),
     ("p.txt", b"a line\n\xff\xfe\n", (), "row 1 (line 2): field 'line' is not UTF-8"),
     ("p.txt", b"", (), "p.txt has no rows"),
-    ("p.xlsx", b"x", (), "unknown kind of file; use .jsonl"),
+    ("p.xlsx", b"x", (), "files can be .jsonl"),
     ("p.jsonl", lines(*GOOD), ("data.candidates.path=FOLDER",), "is a folder without a saved data set"),
     ("p.jsonl", lines(*GOOD), ("data.candidates.path=FOLDER/*.csv",), "no file matches"),
     ("p.jsonl", lines(*GOOD), ("data.candidates.path=[FOLDER/p.jsonl, FOLDER/q.jsonl]",), "q.jsonl: no such file"),

@@ -145,7 +145,7 @@ def test_plain_text(dataflex):
     expected = {"path": "a/pages", "name": "en", "split": "train", "format": "text"}
     assert {key: options[f"data.candidates.{key}"] for key in expected} == expected and not file.skipped
     for sets, says in (
-        ("colours", "dataset=colours names no column of plain text"),
+        ("colours", "dataset=colours does not name one column of plain text"),
         ("web,bodies", "dataset=web,bodies differ in columns.text"),
     ):
         with pytest.raises(UserError, match=says):

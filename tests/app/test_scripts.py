@@ -90,7 +90,7 @@ def test_a_sweep_goes_on_after_a_failing_job(tiny, tmp_path):
     done = process(str(ROOT / "train.py"), *words, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        "error: 1 job of the sweep failed; the first: max_K=61 is more than the 60 candidates; use max_K<=60"
+        "error: 1 of the sweep's jobs failed; the first: max_K=61 is more than the 60 candidates; use max_K<=60"
     )
     finished = [p.parent.name for p in (tmp_path / "sweep").glob("*/metrics.json")]
     assert len(finished) == 1

@@ -82,7 +82,7 @@ def test_a_sweep_ends_with_a_table_of_all_jobs(tiny, tmp_path):
     assert "max_K=61 is more than the 60 candidates; use max_K<=60" in table["max_K=61"]
     assert " done " in table["max_K=15"]
     assert done.stderr.strip().splitlines()[-1] == (
-        "error: 1 job of the sweep failed; the first: max_K=61 is more than the 60 candidates; use max_K<=60"
+        "error: 1 of the sweep's jobs failed; the first: max_K=61 is more than the 60 candidates; use max_K<=60"
     )
     again, _ = sweep(tiny, tmp_path, "selector=near", "max_K=15")
     assert again.returncode == 0 and "max_K=61" not in again.stdout, "another sweep's jobs"

@@ -259,8 +259,8 @@ class _Sources:
             extra = sorted(set(columns) - {"prompt"})
             if entry.get("formatting", "alpaca") != "alpaca" or "prompt" not in columns or extra:
                 raise UserError(
-                    f"{self.file.path}: dataset={name} names no column of plain text, "
-                    "as stage: pt requires; add columns: {prompt: NAME}"
+                    f"{self.file.path}: dataset={name} does not name one column of plain text "
+                    "(columns: {prompt: NAME}), as stage: pt requires; add it"
                 )
             values.setdefault("columns.text", set()).add(columns["prompt"])
             for option, key in (("name", "subset"), ("split", "split")):

@@ -91,7 +91,7 @@ def parallel(file: File) -> None:
             f"{file.path}: deepspeed={deepspeed} does not exist; name a JSON file, or type parallel=deepspeed_z2"
         )
     if stage not in (0, 1, 2, 3):
-        raise UserError(f"{file.path}: deepspeed: stage={stage} is unknown; use 0, 1, 2 or 3")
+        raise UserError(f"{file.path}: deepspeed: stage={stage} is not one of 0, 1, 2, 3; use one")
     file.put("parallel", f"deepspeed_z{2 if stage == 1 else stage}")
     if options:
         file.put("parallel.deepspeed", path or deepspeed)

@@ -65,7 +65,7 @@ def _open(path: str, label: str | None, source: DictConfig, where: str, cache_di
     if local.is_file():
         kind = Kind.of(local.name)
         if kind is None:
-            raise UserError(f"{where}.path={path}: unknown kind of file; use {kinds_shown()}")
+            raise UserError(f"{where}.path={path}: files can be {kinds_shown()}; name one of these")
         if source.split is not None or source.name is not None:
             raise UserError(f"{where}: a file has no name or split; leave {where}.name and {where}.split null")
         if key is not None and kind.ending != ".json":
