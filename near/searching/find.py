@@ -282,11 +282,13 @@ def check_alike(pool: Embedded, queries: Embedded) -> None:
 
 
 def _log_embedding(embedder: Embedder, pool: Embedded, queries: Embedded, rows: int, seconds: float) -> None:
-    """Log how many texts this process embedded and how many were already stored."""
-    now, cached = pool.now + queries.now, pool.distinct - pool.now
+    """Log how many texts this process embedded, how many others did, and how many were stored before."""
+    now, before = pool.now + queries.now, pool.distinct - pool.missing
+    others = pool.missing + queries.missing - now
+    elsewhere = f" and {others} by other processes" if others > 0 else ""
     log.info(
-        f"{rank_shown()}embedded {plural(now, 'text')} ({seconds:.1f} s); {cached} of the pool's {pool.distinct} "
-        f"distinct texts were embedded before, {1 - pool.distinct / rows:.1%} of its rows repeat a text"
+        f"{rank_shown()}embedded {plural(now, 'text')} ({seconds:.1f} s){elsewhere}; {before} of the pool's "
+        f"{pool.distinct} distinct texts were embedded before, {1 - pool.distinct / rows:.1%} of its rows repeat a text"
     )
     if embedder.tokens:
         share = embedder.padding / (embedder.tokens + embedder.padding)

@@ -15,7 +15,7 @@ from near.common.config import CONF, public
 from near.common.errors import user_error
 from near.common.foreign import allowed_modules, read_config, read_overrides
 from near.common.records import EvalMetrics, RunIdentity, TrainMetrics
-from near.evaluation.eval import evaluate
+from near.evaluation.eval import evaluate, with_run
 from near.evaluation.measure import graders_of
 from near.export.lineage import adapters_of
 from near.report.compare import Group
