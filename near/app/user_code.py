@@ -30,7 +30,8 @@ def failure_line(where: str, error: BaseException) -> str:
         classes = (vars(module).get(wrong.group(1)) for name, module in list(sys.modules.items()) if _is_ours(name))
         cls = next(filter(inspect.isclass, classes), None)
         fields = [] if cls is None else list(inspect.signature(cls).parameters)
-        fix = did_you_mean(wrong.group(2), fields)
+        new = getattr(cls, "renamed", {}).get(wrong.group(2))
+        fix = f"; {wrong.group(2)} is now {new}" if new else did_you_mean(wrong.group(2), fields)
     return (
         f"{where} failed ({type(error).__name__}: {one_line(error)}){fix or '; mend it'}; its traceback is in the log"
     )

@@ -32,6 +32,9 @@ class Grade(NamedTuple):
     no_answer: bool = False
 
 
+Grade.renamed = {"told": "detail"}  # type: ignore[attr-defined] # old names of fields, for error messages
+
+
 @dataclass(frozen=True)
 class Answer:
     """One generated answer. `raw`: its row of the source, for graders with `columns`."""
