@@ -45,7 +45,7 @@ def model_folder(key: str, path: str, revision: str | None, cache_dir: str, inst
         ) from error
     except (OSError, ValueError, HFValidationError, RuntimeError) as error:
         raise UserError(
-            f"{key}={path}: no such folder; name a model's folder or hub id, and the hub did not provide it "
+            f"{key}={path}: no such folder, and the hub did not provide it "
             f"({one_line(error)[:160]}); without access to a hub use {instead}, which is built in"
         ) from error
 

@@ -191,6 +191,6 @@ def _numbers(file: File, key: str, sets: list[str]) -> list[float] | None:
         raise UserError(f"{file.path}: {key}={','.join(texts)} are not numbers; give one for each data set") from error
     if len(numbers) != len(sets) or min(numbers) < 0 or not 0 < sum(numbers) < math.inf:
         raise UserError(
-            f"{file.path}: {key}={','.join(texts)} are not {len(sets)} numbers >=0; give one for each data set"
+            f"{file.path}: {key}={','.join(texts)} are not {len(sets)} numbers >=0, one for each data set; mend it"
         )
     return numbers
