@@ -31,7 +31,7 @@ def end_to_end(
         does not support it.
     """
     lengths = batch["attention_mask"].sum(dim=1).tolist()
-    if not _cheaper(model, lengths, batch["input_ids"].shape[1]) or not _keeps_apart(model):
+    if not cheaper(model, lengths, batch["input_ids"].shape[1]) or not keeps_apart(model):
         return None
     device = batch["input_ids"].device
     rows = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))  # (S,)
@@ -42,7 +42,7 @@ def end_to_end(
     return inputs, following[rows, positions][None], rows
 
 
-def _cheaper(model, lengths: list[int], width: int) -> bool:
+def cheaper(model, lengths: list[int], width: int) -> bool:
     """Whether S tokens in one sequence take less work than B rows of `width` tokens.
 
     A token of a decoder takes about 24 d^2 operations in a layer of width d, and 4 d for each key (Kaplan et al. 2020):
@@ -60,7 +60,7 @@ def _inner(model):
     return extract_model_from_parallel(model)
 
 
-def _keeps_apart(model) -> bool:
+def keeps_apart(model) -> bool:
     """Whether `model` keeps rows apart; tried once, with two short rows."""
     inner = _inner(model)
     if inner not in _supported:

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from near.models import padding_free
 from near.models.losses import answer_inputs, answer_losses, by_row
-from near.models.padding_free import _cheaper, _keeps_apart
+from near.models.padding_free import cheaper, keeps_apart
 from near.models.tokens import IGNORED, Collator
 from tests.models.test_losses import MODELS, made, twice
 
@@ -28,7 +28,7 @@ def rows(sizes=(60, 4, 9, 5), answers=3) -> list[dict]:
 @pytest.mark.parametrize("kind", MODELS)
 def test_losses_and_gradients_are_the_padded_batchs(kind):
     model, batch = made(kind, **MODELS[kind]), Collator(0)(rows())
-    if not _keeps_apart(model):
+    if not keeps_apart(model):
         pytest.skip("padded, see below")
     expected, of = answer_losses(model, batch)
     actual, owner = answer_losses(model, batch, padding_free=True)
@@ -57,7 +57,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_kinds_of_attention(attention):
-    assert _keeps_apart(made("llama", **MODELS["llama"], attn_implementation=attention))
+    assert keeps_apart(made("llama", **MODELS["llama"], attn_implementation=attention))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_model_that_lets_rows_see_each_other_is_found_out(monkeypatch):
 
 def test_the_mode_of_the_model_stays():
     model = made("llama", **MODELS["llama"]).train()
-    assert _keeps_apart(model) and model.training
+    assert keeps_apart(model) and model.training
 
 
 @pytest.mark.parametrize(
@@ -111,4 +111,4 @@ def test_the_mode_of_the_model_stays():
 def test_what_is_less_work(attention, lengths, width, less):
     model = made("llama", **MODELS["llama"])
     model.config._attn_implementation = attention
-    assert _cheaper(model, lengths, width) == less
+    assert cheaper(model, lengths, width) == less
