@@ -1,6 +1,5 @@
 """Shared by all tests: a cache, small data on disk, and scripts called in-process or as real processes."""
 
-import copy
 import functools
 import gc
 import importlib.util
@@ -22,11 +21,14 @@ from omegaconf import DictConfig, open_dict
 from near.app.check.check import check, read_run_config
 from near.common.config import CONF, register_resolvers
 from near.evaluation import sandbox
+from tests import hydra_cache
+from tests.hydra_cache import copied
 
 ROOT = Path(__file__).resolve().parent.parent
 # two processes, at a free port
 RANKS = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-backend=c10d"]
 register_resolvers()
+hydra_cache.install()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may use a hub
 
 
@@ -82,7 +84,7 @@ def composed(script: str, overrides: tuple[str, ...]):
     """The composed configuration with and without Hydra's part, the latter checked; cached by command."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         whole = compose(script, overrides=list(overrides), return_hydra_config=True)
-    cfg = copy.deepcopy(whole)
+    cfg = copied(whole)
     HydraConfig.instance().set_config(whole)
     with open_dict(cfg):
         del cfg["hydra"]
@@ -94,7 +96,7 @@ def configured(script: str, *overrides: str):
     """The configuration of `script` under `overrides`, checked, with HydraConfig set as in a running job."""
     whole, cfg = composed(script, overrides)
     HydraConfig.instance().set_config(whole)
-    return copy.deepcopy(cfg)
+    return copied(cfg)
 
 
 def process(*command: str, cwd: Path = ROOT, env: dict | None = None) -> subprocess.CompletedProcess:
