@@ -3,10 +3,12 @@
 Reading and merging some 25 YAML files takes Hydra 0.4 s; most tests compose the same choices with other values.
 """
 
+import functools
 import pickle
 from collections.abc import Sequence
 from typing import Any
 
+import omegaconf.base
 from hydra._internal import config_loader_impl as loader
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import DefaultsList, Overrides
@@ -63,6 +65,7 @@ def install() -> None:
             merged[id(defaults)] = pickle.dumps(merge(self, defaults, repo))
         return pickle.loads(merged[id(defaults)])
 
+    omegaconf.base.parse = functools.lru_cache(4096)(omegaconf.base.parse)  # references: a tree that nobody changes
     ConfigRepository.load_config = load_config
     loader.create_defaults_list = create_defaults_list
     loader.ConfigLoaderImpl._compose_config_from_defaults_list = compose
