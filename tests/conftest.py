@@ -22,6 +22,7 @@ from near.app.check.check import check, read_run_config
 from near.common.config import CONF, register_resolvers
 from near.evaluation import sandbox
 from tests import hydra_cache
+from tests.forked import forked
 from tests.hydra_cache import copied
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,7 +101,7 @@ def configured(script: str, *overrides: str):
 
 
 def process(*command: str, cwd: Path = ROOT, env: dict | None = None) -> subprocess.CompletedProcess:
-    """Run python with `command` in a separate process."""
+    """Run python with `command` in a separate process, which takes seconds to import what it needs."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=cwd,
@@ -109,6 +110,15 @@ def process(*command: str, cwd: Path = ROOT, env: dict | None = None) -> subproc
         timeout=600,
         env={**os.environ, **(env or {})},
     )
+
+
+def run_script(*command: str, cwd: Path = ROOT, env: dict | None = None) -> subprocess.CompletedProcess:
+    """Run python with `command` (after RANKS in two processes) in forked children, for what it does and says.
+
+    What imports, launchers and signals do to a process, `process` shows.
+    """
+    ranks = command[: len(RANKS)] == tuple(RANKS)
+    return forked(command[len(RANKS) :] if ranks else command, cwd, env, ranks=2 if ranks else 1)
 
 
 def write_rows(path: Path, rows: list) -> Path:

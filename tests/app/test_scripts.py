@@ -11,7 +11,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from near.training.rounds.sampler import draws
-from tests.conftest import RANKS, ROOT, process
+from tests.conftest import RANKS, ROOT, process, run_script
 
 SCRIPTS = ("select", "train", "merge", "eval", "report")
 
@@ -113,12 +113,12 @@ def test_a_sweep_file_runs_its_jobs_in_folders_of_their_own(tiny, tmp_path):
 def test_select_from_another_folder_embeds_nothing_the_second_time(small_data, tmp_path):
     words = [str(ROOT / "select.py"), *small_data, "embedder=hashing", "max_K=7"]
     env = {"NEAR_CACHE": str(tmp_path / "cache")}
-    first = process(*words, "output_dir=one", cwd=tmp_path, env=env)
+    first = run_script(*words, "output_dir=one", cwd=tmp_path, env=env)
     assert first.returncode == 0, first.stderr
     assert "embedded 64 texts" in first.stdout
-    second = process(*words, "output_dir=two", cwd=tmp_path, env=env)
+    second = run_script(*words, "output_dir=two", cwd=tmp_path, env=env)
     assert "embedded 0 texts" in second.stdout
-    third = process(*words[:-1], "max_K=9", "output_dir=three", cwd=tmp_path, env=env)
+    third = run_script(*words[:-1], "max_K=9", "output_dir=three", cwd=tmp_path, env=env)
     assert "embedded 0 texts" in third.stdout  # another max_K costs a search, no embedding
     ids = [np.load(tmp_path / n / "top_indices.npy") for n in ("one", "two", "three")]
     assert (ids[0].dtype, ids[0].shape) == (np.int64, (4, 7))
@@ -148,7 +148,7 @@ def test_ranks_train_exactly_the_rounds_rows(tiny, tmp_path, ranks, accumulation
     words += [f"trainer.args.gradient_accumulation_steps={accumulation}"]
     words += [f"+trainer.args.dataloader_num_workers={workers}"]
     env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NEAR_TEST_SEEN": str(run)}
-    done = process(*words, cwd=tmp_path, env=env)
+    done = run_script(*words, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
 
     def lines(name: str) -> list[list]:
