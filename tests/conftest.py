@@ -205,6 +205,13 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """Runs leave an empty loss.png: drawing it takes a fifth of a tiny run's time, and one test draws it."""
+    if outcome := sys.modules.get("near.training.outcome"):
+        monkeypatch.setattr(outcome, "_plot", lambda history, path: path.touch())
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _settled_heap():
     """Freeze the objects of earlier test modules (mostly imports), so that later collections skip them: with millions
