@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -30,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RANKS = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-backend=c10d"]
 register_resolvers()
 hydra_cache.install()
+# Every saved adapter has a card of the same template
+jinja2.Environment.compile = functools.lru_cache(256)(jinja2.Environment.compile)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may use a hub
 
 
