@@ -329,8 +329,9 @@ def test_eval_takes_what_is_typed_again(folder, tmp_path, monkeypatch):
 
 def test_reports_take_no_class_of_a_folder(folder, tmp_path):
     mark = tmp_path / "mark"
-    for key in ("selector", "embedder", "similarity", "index", "scoring", "tracker"):
-        for node in evil(mark)[::4]:
+    keys = ("selector", "embedder", "similarity", "index", "scoring", "tracker")
+    for at, key in enumerate(keys):  # each attack at one of them
+        for node in evil(mark)[at :: len(keys)]:
             training = TrainMetrics(identity=RunIdentity(fingerprints={"candidates": "x"}))
             numbers = {"target_loss": 0.5, "rows": 1, "tokens": 1, "answers_right": 0, "eval_fingerprint": "e"}
             metrics = EvalMetrics(selector="near", seed=1, model="x", **numbers)
