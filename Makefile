@@ -10,7 +10,8 @@ PY = $(VENV)/bin/python
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
-PIP = -m pip install --quiet --disable-pip-version-check
+# Compiling all modules takes pip as long as the rest; Python compiles those that are imported, a third of them
+PIP = -m pip install --quiet --disable-pip-version-check --no-compile
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)

@@ -1,6 +1,5 @@
 """Shared by all tests: a cache, small data on disk, and scripts called in-process or as real processes."""
 
-import copy
 import functools
 import gc
 import importlib.util
@@ -13,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -22,11 +22,17 @@ from omegaconf import DictConfig, open_dict
 from near.app.check.check import check, read_run_config
 from near.common.config import CONF, register_resolvers
 from near.evaluation import sandbox
+from tests import hydra_cache
+from tests.forked import forked
+from tests.hydra_cache import copied
 
 ROOT = Path(__file__).resolve().parent.parent
 # two processes, at a free port
 RANKS = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-backend=c10d"]
 register_resolvers()
+hydra_cache.install()
+# Every saved adapter has a card of the same template
+jinja2.Environment.compile = functools.lru_cache(256)(jinja2.Environment.compile)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may use a hub
 
 
@@ -82,7 +88,7 @@ def composed(script: str, overrides: tuple[str, ...]):
     """The composed configuration with and without Hydra's part, the latter checked; cached by command."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         whole = compose(script, overrides=list(overrides), return_hydra_config=True)
-    cfg = copy.deepcopy(whole)
+    cfg = copied(whole)
     HydraConfig.instance().set_config(whole)
     with open_dict(cfg):
         del cfg["hydra"]
@@ -94,11 +100,11 @@ def configured(script: str, *overrides: str):
     """The configuration of `script` under `overrides`, checked, with HydraConfig set as in a running job."""
     whole, cfg = composed(script, overrides)
     HydraConfig.instance().set_config(whole)
-    return copy.deepcopy(cfg)
+    return copied(cfg)
 
 
 def process(*command: str, cwd: Path = ROOT, env: dict | None = None) -> subprocess.CompletedProcess:
-    """Run python with `command` in a separate process."""
+    """Run python with `command` in a separate process, which takes seconds to import what it needs."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=cwd,
@@ -107,6 +113,15 @@ def process(*command: str, cwd: Path = ROOT, env: dict | None = None) -> subproc
         timeout=600,
         env={**os.environ, **(env or {})},
     )
+
+
+def run_script(*command: str, cwd: Path = ROOT, env: dict | None = None) -> subprocess.CompletedProcess:
+    """Run python with `command` (after RANKS in two processes) in forked children, for what it does and says.
+
+    What imports, launchers and signals do to a process, `process` shows.
+    """
+    ranks = command[: len(RANKS)] == tuple(RANKS)
+    return forked(command[len(RANKS) :] if ranks else command, cwd, env, ranks=2 if ranks else 1)
 
 
 def write_rows(path: Path, rows: list) -> Path:
@@ -191,6 +206,13 @@ def small_disk(tmp_path):
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     yield folder, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """Runs leave an empty loss.png: drawing it takes a fifth of a tiny run's time, and one test draws it."""
+    if outcome := sys.modules.get("near.training.outcome"):
+        monkeypatch.setattr(outcome, "_plot", lambda history, path: path.touch())
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from near.common import secrets
@@ -42,6 +42,14 @@ def refusal(value: str, line: str) -> str:
 def is_refused(raw: object) -> bool:
     """Whether `raw` is a reference that `refusal` made."""
     return isinstance(raw, str) and raw.startswith("${near.refused:")
+
+
+def raw_nodes(node: DictConfig | ListConfig) -> list[tuple[Any, Node]]:
+    """Keys (or indices) and nodes of a mapping or list, references unresolved. Looking up each costs far more."""
+    content = node._content
+    if isinstance(content, dict | list):
+        return list(content.items() if isinstance(content, dict) else enumerate(content))
+    return []  # null, missing or a reference
 
 
 def _refused(value: str, line: str) -> None:

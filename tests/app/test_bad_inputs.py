@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from near.app import scripts as app
 from near.app.check.check import check
 from near.selection.select import select
-from tests.conftest import ROOT, configured, process, write_rows
+from tests.conftest import ROOT, configured, process, run_script, write_rows
 
 GOOD = [{"instruction": f"say {i}", "output": str(i)} for i in range(6)]
 CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
@@ -191,13 +191,13 @@ def test_there_are_enough_of_them():
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("case", [3, 24])
-def test_a_process_ends_with_one_line_and_status_1(tmp_path, case):
+@pytest.mark.parametrize(("case", "started"), [(3, process), (24, run_script)])
+def test_a_process_ends_with_one_line_and_status_1(tmp_path, case, started):
     name, content, overrides, says = FILES[case]
     (tmp_path / name).write_bytes(content)
     target = write_rows(tmp_path / "target.jsonl", GOOD[:1])
     words = ["data=files", "embedder=hashing", f"data.candidates.path={tmp_path / name}", f"data.queries.path={target}"]
-    done = process("select.py", *words, *overrides, f"cache_dir={tmp_path}/c", f"output_dir={tmp_path}/out")
+    done = started("select.py", *words, *overrides, f"cache_dir={tmp_path}/c", f"output_dir={tmp_path}/out")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and says in line
@@ -207,5 +207,5 @@ def test_a_process_ends_with_one_line_and_status_1(tmp_path, case):
 @pytest.mark.process
 @pytest.mark.parametrize(("script", "key"), [("report", "runs"), ("merge", "export_dir")])
 def test_a_missing_option_is_named_once(script, key, tmp_path):
-    done = process(str(ROOT / f"{script}.py"), cwd=tmp_path)
+    done = run_script(str(ROOT / f"{script}.py"), cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.count(f"{key} is missing") == 1 and f"set {key}=..." in done.stderr

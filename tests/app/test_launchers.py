@@ -16,7 +16,7 @@ import pytest
 from hydra_plugins.near_launchers.gpus import Gpus
 from hydra_plugins.near_launchers.joblib import JoblibLauncher
 from near.common.processes import is_main
-from tests.conftest import ROOT, configured, process
+from tests.conftest import ROOT, configured, process, run_script
 from tests.launched import Ends
 from tests.slurm import stand_in
 from tests.training.test_twins import outcomes, with_checkpoint
@@ -43,7 +43,7 @@ def plain(tiny, shared) -> dict[str, tuple]:
     """What Hydra's own launcher comes to, one job after another in one process; made once."""
     folder = shared / "plain"
     if not (folder / "multirun.yaml").is_file():
-        done = process(*script(tiny, folder, *JOBS), cwd=shared, env=ONE_THREAD)
+        done = run_script(*script(tiny, folder, *JOBS), cwd=shared, env=ONE_THREAD)
         assert done.returncode == 0, done.stderr[-2000:]
     return outcomes(folder)
 

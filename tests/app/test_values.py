@@ -1,6 +1,5 @@
 """Every option of every script under hostile values: refused in a line, or of the right type, finite and in bounds."""
 
-import copy
 import math
 import re
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from near.common.errors import UserError
 from near.common.signature import inspected, parameters
 from near.training.options import ELSEWHERE
 from tests.conftest import composed
+from tests.hydra_cache import copied
 
 NEEDED = {"merge": ("adapter_name_or_path=a", "export_dir=b"), "report": ("runs=r",)}
 MODES = {"mixer": ["trainer=dynamic_mix"], "weighter": ["trainer=dynamic_weight"]}
@@ -60,7 +60,7 @@ def commands() -> Iterator[tuple[str, ...]]:
 
 def whole(command: tuple[str, ...]) -> DictConfig:
     """The configuration, with every option that TrainingArguments and LoraConfig have beside those in conf/."""
-    cfg = copy.deepcopy(composed(command[0], command[1:])[1])
+    cfg = copied(composed(command[0], command[1:])[1])
     OmegaConf.set_struct(cfg, False)
     for path in ("trainer.args", "finetuning"):
         node = OmegaConf.select(cfg, path)
@@ -101,7 +101,7 @@ def accepted() -> dict[str, dict[str, object]]:
         new = {k: OmegaConf.select(base, k) for k in leaves(base) if k not in found[""]}
         found[""] |= new
         for name, value in (NUMBERS | OTHERS).items() if new else ():
-            cfg = copy.deepcopy(base)
+            cfg = copied(base)
             for key in new:
                 OmegaConf.update(cfg, key, value, merge=False)
             faults = []
@@ -181,7 +181,7 @@ def test_numbers_that_may_be_null(accepted):
     ],
 )
 def test_what_a_value_becomes(key, value, becomes):
-    cfg = copy.deepcopy(composed("train", ("selector=less",) if "shortlist" in key else ())[1])
+    cfg = copied(composed("train", ("selector=less",) if "shortlist" in key else ())[1])
     OmegaConf.update(cfg, key, value, merge=False)
     if becomes is None:
         with pytest.raises(UserError, match=re.escape(key)):
@@ -192,7 +192,7 @@ def test_what_a_value_becomes(key, value, becomes):
 
 
 def test_the_classes_of_another_project_decide_themselves_but_for_what_is_not_finite():
-    cfg = copy.deepcopy(composed("train", ())[1])
+    cfg = copied(composed("train", ())[1])
     OmegaConf.update(cfg, "selector", {"_target_": "collections.Counter", "mix": -5, "temperature": 0}, merge=False)
     check(cfg)
     OmegaConf.update(cfg, "selector.temperature", math.nan)
@@ -202,7 +202,7 @@ def test_the_classes_of_another_project_decide_themselves_but_for_what_is_not_fi
 
 @pytest.mark.parametrize("key", ["seed", "data", "trainer", "trainer.args", "selector", "selector._target_", "model"])
 def test_an_option_that_is_gone_is_said_with_the_fix(key):
-    cfg = copy.deepcopy(composed("train", ())[1])
+    cfg = copied(composed("train", ())[1])
     OmegaConf.set_struct(cfg, False)
     parent, _, leaf = key.rpartition(".")
     del (OmegaConf.select(cfg, parent) if parent else cfg)[leaf]

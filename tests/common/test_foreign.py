@@ -24,6 +24,7 @@ from near.report.runs import Run
 from near.selection.selectors.model import named
 from tests.conftest import configured
 
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 NODES = [
     *("selector", "selector.shortlist.selector", "selector.mixer", "embedder", "index", "similarity", "scoring"),
     *("tracker", "trainer", "trainer.args", "finetuning", "model.quantization", "mixer", "weighter"),
@@ -91,7 +92,7 @@ def evil(mark: Path) -> list[dict]:
 
 
 def written(folder: Path, config: object) -> Path:
-    (folder / "config.yaml").write_text(config if isinstance(config, str) else yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(config if isinstance(config, str) else yaml.dump(config, Dumper=DUMPER))
     return folder / "config.yaml"
 
 
@@ -296,8 +297,9 @@ def folder(tmp_path):
 
 def test_eval_takes_no_class_of_a_folder(folder, tmp_path):
     mark = tmp_path / "mark"
-    for key in ("evaluation__graders__exact", "evaluation__graders__more", "model__quantization"):
-        for node in evil(mark):
+    places = {"evaluation__graders__exact": 1, "evaluation__graders__more": 4, "model__quantization": 4}
+    for key, every in places.items():
+        for node in evil(mark)[::every]:
             run = folder(**{key: node})
             fault = refused(lambda run=run: evaluate(configured("eval", f"run={run}"), tmp_path, check))
             assert fault.startswith(f"{run}/config.yaml: {key.replace('__', '.')}"), fault
@@ -327,8 +329,9 @@ def test_eval_takes_what_is_typed_again(folder, tmp_path, monkeypatch):
 
 def test_reports_take_no_class_of_a_folder(folder, tmp_path):
     mark = tmp_path / "mark"
-    for key in ("selector", "embedder", "similarity", "index", "scoring", "tracker"):
-        for node in evil(mark)[::4]:
+    keys = ("selector", "embedder", "similarity", "index", "scoring", "tracker")
+    for at, key in enumerate(keys):  # each attack at one of them
+        for node in evil(mark)[at :: len(keys)]:
             training = TrainMetrics(identity=RunIdentity(fingerprints={"candidates": "x"}))
             numbers = {"target_loss": 0.5, "rows": 1, "tokens": 1, "answers_right": 0, "eval_fingerprint": "e"}
             metrics = EvalMetrics(selector="near", seed=1, model="x", **numbers)

@@ -13,7 +13,7 @@ from near.app.faults import fault_line
 from near.common import secrets
 from near.common.config import CONF, folder_name, identity, public
 from near.common.errors import UserError
-from tests.conftest import ROOT, configured, process
+from tests.conftest import ROOT, configured, run_script
 
 HEX = "0123456789abcdef0123456789abcdef01234567"
 WRITTEN_OUT = [
@@ -260,7 +260,7 @@ def test_nothing_of_a_secret_is_left(tiny, tmp_path):
     lines = "\n".join("\t".join([str(ROOT / script), *words]) for script, *words in commands)
     (tmp_path / "commands").write_text(lines)
     hidden = {"ORDINARY": "swordfish-a", "SYSTEM_TEXT": "swordfish-b says", "HF_TOKEN": "hf_swordfish-c"}
-    done = process("-c", SCRIPT, str(ROOT), str(tmp_path / "commands"), cwd=tmp_path, env=hidden)
+    done = run_script("-c", SCRIPT, str(ROOT), str(tmp_path / "commands"), cwd=tmp_path, env=hidden)
     output = "\n".join(line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("$ ["))
     (mine / "secret.yaml").unlink()
     (tmp_path / "commands").unlink()

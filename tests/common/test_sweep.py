@@ -8,11 +8,11 @@ import pytest
 from near.common.sweep import swept
 from near.searching import find as selection
 from near.selection.select import select
-from tests.conftest import ROOT, configured, process
+from tests.conftest import ROOT, configured, run_script
 
 
 def sweep(small_data, tmp_path, *words):
-    return process("select.py", "-m", *small_data, f"cache_dir={tmp_path}/cache", "embedder=hashing", *words)
+    return run_script("select.py", "-m", *small_data, f"cache_dir={tmp_path}/cache", "embedder=hashing", *words)
 
 
 def jobs(tmp_path):

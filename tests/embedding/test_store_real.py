@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from near.app import cache
-from tests.conftest import RANKS, ROOT, process, write_rows
+from tests.conftest import RANKS, ROOT, process, run_script, write_rows
 
 pytestmark = pytest.mark.real
 ROWS = 2500
@@ -121,11 +121,11 @@ def test_two_processes_share_the_embedding_and_end_alike(tmp_path, words):
     )
 
 
-def test_ranks_under_torchrun_embed_disjoint_chunks(tmp_path, words):
+def test_two_ranks_embed_disjoint_chunks(tmp_path, words):
     words = [*words, "data.candidates.limit=4000", "embedder=hashing", "embedder.chunk=32"]
     words = [w for w in words if not w.startswith("embedder.model")]
-    assert process(*command(tmp_path / "one", words)).returncode == 0
-    done = process(*RANKS, *command(tmp_path / "two", words))
+    assert run_script(*command(tmp_path / "one", words)).returncode == 0
+    done = run_script(*RANKS, *command(tmp_path / "two", words))
     assert done.returncode == 0, done.stderr[-2000:]
     now = [int(count) for count in re.findall(r"rank [01]: embedded (\d+) texts", done.stdout)]
     assert len(now) == 2 and sum(now) == _distinct(tmp_path / "one"), done.stdout
@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_line_and_leaves_a_usable_store(tmp_path, small_disk)
     paths = [f"data.candidates.path={write_rows(tmp_path / 'p.jsonl', rows)}"]
     paths.append(f"data.queries.path={write_rows(tmp_path / 't.jsonl', [{'instruction': 'target', 'output': 'b'}])}")
     words = ["data=files", *paths, "embedder=hashing", "embedder.chunk=256", "max_K=5", f"output_dir={tmp_path}/out"]
-    done = process("select.py", *words, f"cache_dir={disk}/cache")
+    done = run_script("select.py", *words, f"cache_dir={disk}/cache")
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: no space left on the device")
@@ -148,7 +148,7 @@ def test_a_full_disk_is_one_line_and_leaves_a_usable_store(tmp_path, small_disk)
     assert 0 < stored < 3000 and stored % 256 == 0
     assert not list(disk.rglob("*.part"))
     resize("200m")
-    done = process("select.py", *words, f"cache_dir={disk}/cache")
+    done = run_script("select.py", *words, f"cache_dir={disk}/cache")
     assert done.returncode == 0, done.stderr
     assert f"embedded {3001 - stored} texts" in done.stdout
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())

@@ -17,6 +17,7 @@ from near.selection.round import Round, Subset
 from near.selection.selectors.base import Selector
 from near.selection.selectors.near import Near
 from near.training import train as training
+from near.training.outcome import _plot
 from near.training.train import train
 from near.training.trainer import DynamicSelectTrainer
 from tests.conftest import configured
@@ -115,6 +116,17 @@ def test_fewer_rows_than_draws_are_passed_over_again(tiny, tmp_path, spied, capl
     rows = [row for batch in spied[2:6] for row in batch]
     assert sorted(np.bincount(rows)[np.unique(rows)].tolist()) == [2, 3, 3]
     assert "3 distinct rows, 2.7 passes" in caplog.text
+
+
+def test_the_losses_are_drawn(tmp_path):
+    """By the function itself: tests/conftest.py leaves the curves of other runs empty."""
+    sizes = []
+    for losses in ([], [2.0, 1.0, 1.5]):
+        _plot([{"step": step, "loss": loss} for step, loss in enumerate(losses)], tmp_path / "loss.png")
+        content = (tmp_path / "loss.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
+        sizes.append(len(content))
+    assert sizes[0] < sizes[1], "a line more"
 
 
 @pytest.mark.parametrize("selector", ["near", "random", "full"])

@@ -9,7 +9,7 @@ from near.app.check.modes import mode_faults
 from near.app.check.option_types import CARRIED, HYDRA_KEYS, RUNTIME, below
 from near.app.check.option_values import ShapeFault, type_faults
 from near.common import secrets
-from near.common.config import CONF, choices_with, flat_keys, is_refused, select
+from near.common.config import CONF, choices_with, flat_keys, is_refused, raw_nodes, select
 from near.common.errors import UserError, did_you_mean
 from near.common.files import expanded_user, refuse_special, refuse_special_in
 from near.common.foreign import allowed_modules, read_config
@@ -132,15 +132,17 @@ READ = {"model", "resume", "run", "adapter_name_or_path", "name_or_path", "model
 def _path_faults(node: DictConfig | ListConfig, path: str, name: str = "") -> list[str]:
     """Faults of paths: devices, FIFOs and the like, and homes of unknown users. No file is opened."""
     faults = []
-    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
-        child, full = node._get_node(key), below(path, key)
+    for key, child in raw_nodes(node):
+        full = below(path, key)
         option = name if name in PATHS else str(key)  # of a list or mapping of paths, the key above it
         if isinstance(child, DictConfig | ListConfig):
             if not (child._is_none() or child._is_missing() or child._is_interpolation()):
                 faults += _path_faults(child, full, option)
         elif is_refused(child._value()) or child._is_missing():
             continue
-        elif isinstance(value := node[key], str) and (value or option in PATHS):
+        elif isinstance(value := node[key] if child._is_interpolation() else child._value(), str) and (
+            value or option in PATHS
+        ):
             faults += [fault] if (fault := _path_fault(value, full, option)) else []
     return faults
 
@@ -160,9 +162,7 @@ def _path_fault(value: str, full: str, option: str) -> str | None:
 def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
     """Options that the class of their node does not accept: Hydra composes `+selector.foo=1` without complaint."""
     faults = []
-    keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
-    for key in keys:
-        child = node._get_node(key)
+    for key, child in raw_nodes(node):
         if isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_missing():
             faults += _target_faults(child, below(path, key))
     if isinstance(node, DictConfig) and "_target_" in node:

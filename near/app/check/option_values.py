@@ -4,7 +4,7 @@ import importlib
 import math
 from collections.abc import Iterator
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
 from near.app.check.option_types import (
@@ -20,7 +20,7 @@ from near.app.check.option_types import (
     script_of,
 )
 from near.common.bounds import LARGEST
-from near.common.config import is_refused, select
+from near.common.config import is_refused, raw_nodes, select
 from near.common.errors import did_you_mean
 
 MOST_SHOWN = 12  # choices that a message lists; of more it names near misses
@@ -41,8 +41,7 @@ def type_faults(cfg: DictConfig) -> list[str]:
 def _node_faults(node: DictConfig, path: str, target: object) -> Iterator[str]:
     """Faults of a mapping's options, typed by `target`'s keywords."""
     known = options(target, path)
-    for key in list(node):
-        raw = node._get_node(key)
+    for key, raw in raw_nodes(node):
         if key in HYDRA_KEYS or raw._is_missing() or key in RUNTIME.get(path, ()):
             continue
         if is_refused(raw._value()):  # in a run's config.yaml: it raises where it is read
@@ -53,15 +52,15 @@ def _node_faults(node: DictConfig, path: str, target: object) -> Iterator[str]:
                     continue
             except InterpolationToMissingValueError:  # the check reports the missing option
                 continue
-        yield from _value_faults(node, key, below(path, key), known.get(key, plain("any")))
+        yield from _value_faults(node, key, raw, below(path, key), known.get(key, plain("any")))
     for name, expected in known.items():
-        if expected.required and node._get_node(name) is None and target != BASE:
+        if expected.required and name not in node._content and target != BASE:
             full = below(path, name)
             yield ShapeFault(f"{full} is missing; set {full}=..., or leave ~{full} out of the command")
 
 
-def _value_faults(node: DictConfig | ListConfig, key: str | int, full: str, expected: Type) -> Iterator[str]:
-    raw = node._get_node(key)
+def _value_faults(node: DictConfig | ListConfig, key: str | int, raw: Node, full: str, expected: Type) -> Iterator[str]:
+    """Faults of the value at `key`; `raw`: its node, a reference unresolved."""
     if is_refused(raw._value()):
         return
     value = (
@@ -71,8 +70,8 @@ def _value_faults(node: DictConfig | ListConfig, key: str | int, full: str, expe
     if isinstance(value, DictConfig) and names & {"dict", "group", "any"}:
         yield from _mapping_faults(value, full, expected)
     elif isinstance(value, ListConfig) and names & {"list", "any"}:
-        for i in range(len(value)):
-            yield from _value_faults(value, i, full, expected.element or plain("any"))
+        for i, element in raw_nodes(value):
+            yield from _value_faults(value, i, element, full, expected.element or plain("any"))
     elif isinstance(value, DictConfig | ListConfig):
         yield _wrong_type(full, value, expected)
     elif any(choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in expected.choices):
@@ -94,8 +93,8 @@ def _mapping_faults(value: DictConfig, full: str, expected: Type) -> Iterator[st
     elif target is not None or expected.element is None:
         yield from _node_faults(value, full, target)
     else:
-        for key in value:
-            yield from _value_faults(value, key, f"{full}.{key}", expected.element)
+        for key, element in raw_nodes(value):
+            yield from _value_faults(value, key, element, f"{full}.{key}", expected.element)
 
 
 def _number_faults(node: DictConfig | ListConfig, key: str | int, full: str, expected: Type) -> Iterator[str]:
