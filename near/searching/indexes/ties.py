@@ -27,28 +27,28 @@ def with_slack(k: int, n: int) -> int:
     return min(k + SLACK, n)
 
 
-def settle(search_again, most: int, queries: np.ndarray, pool: Vectors, keys: np.ndarray, k: int):
+def settle(search_again, queries: np.ndarray, pool: Vectors, keys: np.ndarray, k: int, close: float = CLOSE):
     """Each query's k best rows, ties by lower row.
 
     Args:
         search_again: (query ids int64 (m,), width) -> keys uint64 (m, width); called for queries with more ties.
-        most: the largest width that it takes.
         queries: float32 (n_queries, dim).
         keys: uint64 (n_queries, with_slack(k)), best first, from a search of `pool`.
+        close: scores of unit vectors that differ by less are settled.
 
     Returns:
         scores float32 (n_queries, k), descending; rows int64 (n_queries, k).
     """
     width = keys.shape[1]
-    close = CLOSE * pool.largest * np.linalg.norm(queries, axis=1)
-    most = min(max(2 * width, MAX_TIES), most, pool.n)
-    *settled, unsettled = _settled(queries, pool, keys, k, close)
+    limits = close * pool.largest * np.linalg.norm(queries, axis=1)
+    most = min(max(2 * width, MAX_TIES), pool.n)
+    *settled, unsettled = _settled(queries, pool, keys, k, limits)
     if width >= most:
         return tuple(settled)
     for start in range(0, len(unsettled), max(1, MAX_KEYS // most)):
         group = unsettled[start : start + max(1, MAX_KEYS // most)]
         wide = search_again(group, most)
-        *again, _ = _settled(queries[group], pool, wide, k, close[group])
+        *again, _ = _settled(queries[group], pool, wide, k, limits[group])
         for result, part in zip(settled, again, strict=True):
             result[group] = part
     return tuple(settled)
