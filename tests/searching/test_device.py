@@ -64,8 +64,11 @@ def mixed(rng, n, d):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_the_ids_of_the_cpu(seed, small):
+def test_the_ids_of_the_cpu(seed, small, monkeypatch):
+    """Wherever near ties are settled: on the device while the pool fits into its memory, or on the CPU."""
     rng = np.random.default_rng(seed)
+    monkeypatch.setattr(device, "MEMORY", int(rng.choice([1 << 31, 1 << 18, 1 << 15])))
+    monkeypatch.setattr(device, "PRODUCTS", int(rng.choice([1, 100, 1 << 24])))
     n, d, q = int(rng.integers(1, 700)), int(rng.choice([1, 3, 16, 64])), int(rng.integers(1, 40))
     pool = mixed(rng, n, d)
     queries = vectors(q, d, seed) if rng.random() < 0.5 else pool[rng.integers(n, size=q)]
@@ -74,7 +77,6 @@ def test_the_ids_of_the_cpu(seed, small):
     index.count = int(rng.integers(1, 4))
     scores, rows = Flat(device="cpu").search(queries, ArrayVectors(pool), k)
     again = index.search(queries, ArrayVectors(pool), k)
-    # scores that round alike in float64 tie, whichever path; all others are ordered as the exact products are
     np.testing.assert_array_equal(again[1], rows)
     np.testing.assert_allclose(again[0], scores, atol=1e-6)
 
@@ -229,6 +231,24 @@ def test_blocks_get_smaller_until_they_fit(monkeypatch, caplog):
     limit = 0
     with pytest.raises(UserError, match="too little free memory"):
         OnTorch().search(vectors(3, 8), ArrayVectors(vectors(50, 8)), 5)
+
+
+@pytest.mark.parametrize("least", [1, 300, 0])
+def test_out_of_memory_while_near_ties_are_settled(least, monkeypatch):
+    double = torch.Tensor.double
+
+    def limited(vectors):
+        if len(vectors) > least:
+            raise torch.OutOfMemoryError("out of memory")
+        return double(vectors)
+
+    monkeypatch.setattr(torch.Tensor, "double", limited)
+    pool = np.repeat(vectors(300, 8), 2, axis=0)
+    if least:
+        check_same(vectors(9, 8, 1), pool, 20, 256)
+    else:
+        with pytest.raises(UserError, match="too little free memory"):
+            OnTorch().search(vectors(9, 8, 1), ArrayVectors(pool), 20)
 
 
 def test_another_fault_of_the_device_is_not_hidden(monkeypatch):

@@ -56,8 +56,10 @@ class Best:
         floor.copy_(raised)
 
     def result(self, size: int) -> np.ndarray:
-        """uint64 (n_queries, k), best first, 0 where there is no row; `size` queries are sorted at a time."""
+        """uint64 (n_queries, k), best first, 0 where there is no row; `size` queries are sorted at a time. Frees the
+        keys."""
         parts = [part.topk(self.k, dim=1).values.cpu() for part in self.keys.split(size)]
+        self.keys = self.keys[:0].clone()
         return torch.cat(parts).numpy().view(np.uint64) ^ np.uint64(1 << 63)
 
 

@@ -61,11 +61,12 @@ class Flat(Index):
 
     def search(self, queries, pool, k, progress=lambda rows: None, cache=None):
         """See Index.search. Nothing is built. `figures` are the device and the rows of a block."""
-        self.figures = {}
-        return self.settled(queries, pool, self.best(queries, pool, with_slack(k, pool.n), 0, pool.n, progress), k)
+        self.figures, products = {}, []
+        keys = self.best(queries, pool, with_slack(k, pool.n), 0, pool.n, progress, products=products)
+        return self.settled(queries, pool, keys, k, *products)
 
-    def settled(self, queries, pool, keys, k):
-        """The result of a search (see Index.search) from each query's `with_slack` best keys."""
+    def settled(self, queries, pool, keys, k, products=None):
+        """The result of a search (see Index.search) from each query's `with_slack` best keys; products: see settle."""
         close = CLOSE
         if self.devices(len(queries) * pool.n * pool.dim):
             from near.searching.indexes.device import rounding
@@ -75,7 +76,7 @@ class Flat(Index):
         def again(query_ids: np.ndarray, width: int) -> np.ndarray:
             return self.best(queries, pool, width, 0, pool.n, only=query_ids)
 
-        return settle(again, queries, pool, keys, k, close)
+        return settle(again, queries, pool, keys, k, close, products)
 
     def check(self):
         """See Index.check."""
@@ -101,6 +102,7 @@ class Flat(Index):
         stop: int,
         progress: Progress = lambda rows: None,
         only: np.ndarray | None = None,
+        products: list | None = None,
     ) -> np.ndarray:
         """Each query's k best rows among rows `start` to `stop` of the pool, as keys (near/searching/indexes/topk.py).
 
@@ -109,6 +111,7 @@ class Flat(Index):
             start: a multiple of TILE.
             only: int64 (m,), ascending: search for these queries alone. Whole batches are multiplied all the same, so
                 that scores are the same bits.
+            products: see search_on (near/searching/indexes/device.py).
 
         Returns:
             uint64 (n_queries, k), or (m, k) with `only`; best first, 0 where there are fewer rows.
@@ -118,7 +121,7 @@ class Flat(Index):
             from near.searching.indexes.device import search_on
 
             block_rows = None if self.block_rows == "auto" else self.block_rows
-            keys, rows = search_on(devices, selected, pool, k, start, stop, block_rows, progress)
+            keys, rows = search_on(devices, selected, pool, k, start, stop, block_rows, progress, products)
             self._note(", ".join(devices), rows)
             return keys
         self._note("cpu", self._rows)
