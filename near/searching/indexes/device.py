@@ -25,7 +25,7 @@ from near.searching.indexes.topk import merged
 log = logging.getLogger(__name__)
 
 BUFFERS = 3  # blocks in memory: one is searched, one is ready, one is read
-LEAST, MOST = 4096, 65_536  # rows of a block that is sized by memory
+LEAST, MOST = 4096, 32_768  # rows of a block that is sized by memory
 BLOCK_BYTES = 1 << 27  # of such a block, at most: pinning memory takes time
 SCORE_BYTES = 96  # memory for one score of a tile while it is packed
 AREA = 1 << 27  # scores of a tile, at most
