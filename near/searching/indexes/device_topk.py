@@ -5,7 +5,7 @@ import torch
 
 from near.searching.indexes.topk import ROWS
 
-ROOM = 4096  # keys of a query beyond the k best, at least
+ROOM = 2048  # keys of a query beyond the k best, at least
 NONE = torch.iinfo(torch.int64).min  # no row
 
 
@@ -65,7 +65,7 @@ class Best:
 
 def room(k: int, rows: int) -> int:
     """Keys of a query beyond the k best: as many as are left of `rows`, or so many that dropping them is rare."""
-    return max(0, min(max(k, ROOM), rows - k))
+    return max(0, min(max(2 * k, ROOM), rows - k))
 
 
 def _positions(above: torch.Tensor, total: int) -> tuple[torch.Tensor, torch.Tensor]:
