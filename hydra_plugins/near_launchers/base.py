@@ -25,6 +25,7 @@ from near.common.command_line import Command, current, set_command
 from near.common.config import raw_words
 from near.common.errors import UserError, one_line, printable
 from near.common.secrets import scrub
+from near.common.text import plural
 
 log = logging.getLogger("near")
 
@@ -109,7 +110,7 @@ class ProcessLauncher(Launcher):
             job.label = names[job.name]
         folder = Path(jobs[0].printed).parent
         folder.mkdir(parents=True, exist_ok=True)
-        log.info(f"{len(jobs)} jobs; their output is in {folder}/<job>.log")
+        log.info(f"{plural(len(jobs), 'job')}; output in {folder}/<job>.log")
         outcomes = self.run(jobs)
         return [_returned(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
 

@@ -18,6 +18,7 @@ from near.common.errors import UserError
 from near.common.files import TEMPORARY, cache_folder, discard, read_json
 from near.common.locks import acquire
 from near.common.outputs import removable_folder, remove_folder
+from near.common.text import plural
 from near.embedding.store import SUFFIX, stored_rows
 from near.searching.shards import clear
 
@@ -86,23 +87,17 @@ def _size(path: Path) -> int:
         return 0
 
 
-def indexes(cache_dir: str | Path) -> list[tuple[Path, int, float]]:
-    """Built indexes (near/searching/indexes/approximate.py): folder, bytes, last use in seconds since the epoch."""
-    return _entries(cache_dir, "indexes", "manifest.json")
+# built indexes (near/searching/indexes/approximate.py), and losses and gradients of rows
+# (near/selection/scoring/scoring.py): the file in each folder whose time is that of its last use
+TOUCHED = {"indexes": "manifest.json", "scores": "."}
 
 
-def scores(cache_dir: str | Path) -> list[tuple[Path, int, float]]:
-    """Losses and gradients of rows (near/selection/scoring/scoring.py): folder, bytes, last use in seconds since the
-    epoch."""
-    return _entries(cache_dir, "scores", ".")
-
-
-def _entries(cache_dir: str | Path, part: str, touched: str) -> list[tuple[Path, int, float]]:
-    """The folders of a part of the cache. `touched`: the file in each whose time is that of its last use."""
+def entries(cache_dir: str | Path, part: str) -> list[tuple[Path, int, float]]:
+    """The folders of a part of the cache: path, bytes, last use in seconds since the epoch. `part`: of TOUCHED."""
     result = []
     for folder in _folders(cache_dir, part):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # a lock, or pruned at this moment
-            result.append((folder, sum(map(_size, folder.rglob("*"))), (folder / touched).stat().st_mtime))
+            result.append((folder, sum(map(_size, folder.rglob("*"))), (folder / TOUCHED[part]).stat().st_mtime))
     return result
 
 
@@ -159,11 +154,11 @@ def _chosen(matches: list[Space], signature: str | None, unused_days: float | No
 def _prune_unused(cache_dir: str | Path, days: float) -> None:
     """Remove the built indexes and scores that were not used for so many days."""
     before = time.time() - days * DAY
-    for folder, size, used in indexes(cache_dir):
+    for folder, size, used in entries(cache_dir, "indexes"):
         if used < before:
             label = f"index {folder.name[:12]}, {size / 1e6:.1f} MB"
             print(f"removed {label}" if prune_index(folder) else f"in use, left alone: {label}")
-    for folder, size, used in scores(cache_dir):
+    for folder, size, used in entries(cache_dir, "scores"):
         if used < before:  # a run that reads scores has used them just now
             remove_folder(folder, CHUNKS)
             print(f"removed scores {folder.name[:12]}, {size / 1e6:.1f} MB")
@@ -179,12 +174,9 @@ def _shown(listed: list[Space], cache_dir: str | Path) -> None:
             space.digest[:12], str(space.metadata.get("embedder", "?")), model, str(space.vectors), size, used
         )
     Console().print(table if listed else "nothing is stored")
-    if entries := indexes(cache_dir):
-        Console().print(f"and {len(entries)} built indexes, {sum(size for _, size, _ in entries) / 1e6:.1f} MB")
-    if entries := scores(cache_dir):
-        Console().print(
-            f"and losses and gradients of {len(entries)} scorings, {sum(s for _, s, _ in entries) / 1e6:.1f} MB"
-        )
+    for part, name in (("indexes", "built indexes: {}"), ("scores", "losses and gradients of rows: {}")):
+        if listed_part := entries(cache_dir, part):
+            Console().print(f"{name.format(len(listed_part))}, {sum(size for _, size, _ in listed_part) / 1e6:.1f} MB")
 
 
 def main(words: list[str] | None = None) -> None:
@@ -207,7 +199,7 @@ def main(words: list[str] | None = None) -> None:
             return _shown(listed, cache_dir)
         days = arguments.unused_days
         for space in _chosen(listed, arguments.signature, days):
-            label = f"{space.digest[:12]}: {space.vectors} vectors, {space.bytes / 1e6:.1f} MB"
+            label = f"{space.digest[:12]}: {plural(space.vectors, 'vector')}, {space.bytes / 1e6:.1f} MB"
             print(f"removed {label}" if prune(space) else f"in use, left alone: {label}")
         if days is not None and not arguments.signature:
             _prune_unused(cache_dir, days)

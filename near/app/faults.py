@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from near.app.check.check import elsewhere
+from near.app.user_code import failed_class, failure_line
 from near.common.command_line import current
 from near.common.config import CONF, flat_keys
 from near.common.disk import full_line, read_only_line
@@ -64,6 +65,8 @@ def _fault_line(error: BaseException) -> str | None:
         if (refused := user_error(error)) is not None:
             return str(refused)
         return _hydra_line(error)
+    if (where := failed_class(error)) is not None:
+        return failure_line(where, error)
     return None
 
 

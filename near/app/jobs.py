@@ -21,10 +21,10 @@ from omegaconf import DictConfig, open_dict, read_write
 from near.common.config import raw_words, swept_keys
 from near.common.errors import UserError, one_line, printable
 from near.common.files import read_json, refuse_special, write_json
+from near.common.outputs import CHECKPOINT, check_notes, remove_folder
 from near.common.outputs import check as check_outputs
-from near.common.outputs import check_notes
 from near.common.processes import is_main
-from near.common.run_folder import JOBS, METRICS, RunFolder
+from near.common.run_folder import JOBS, METRICS, WARM_UPS, RunFolder
 from near.common.secrets import scrub
 from near.common.sweep import in_sweep
 
@@ -107,7 +107,7 @@ def _written(folder: Path) -> int | None:
 
 def ended() -> list[dict]:
     """Print the jobs of the sweep that this process ran, and return the records of those that are not done. Without a
-    sweep there are none."""
+    sweep there are none. Once all are done, the warm-ups that they shared are removed."""
     if Sweeps.folder is None:
         return []
     from near.common.tables import console, table
@@ -119,7 +119,11 @@ def ended() -> list[dict]:
     if records:
         rows = [_cells(name, record, names) for name, record in records.items()]
         console().print(table(HEADS, rows, breaking=None))
-    return [record for record in records.values() if record["state"] != "done"]
+    unfinished = [record for record in records.values() if record["state"] != "done"]
+    if not unfinished:
+        with contextlib.suppress(UserError):  # another file lies there
+            remove_folder(Sweeps.folder / JOBS / WARM_UPS, [f"*/checkpoint-*/{name}" for name in CHECKPOINT])
+    return unfinished
 
 
 def labels(overrides: dict[str, list[str]]) -> dict[str, str]:

@@ -19,9 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from near.app.check.check import check
 from near.app.installed import check_installed
 from near.common.config import CONF, register_resolvers
-from near.common.errors import UserError, missing_choice, one_line
+from near.common.errors import UserError, as_user_error, missing_choice, one_line
 from near.common.files import refuse_special, write_jsonl
 from near.common.records import SelectionManifest
+from near.common.text import plural
 from near.embedding.embed import reads_answers
 from near.searching.find import SearchSettings, width_of, widths
 from near.searching.material import Material, load_queries
@@ -137,7 +138,7 @@ def select(
 
 def _picked(picker: Selector, name: str, round: Round) -> Subset:
     if round.size > (most := len(round.eligible)):
-        raise UserError(f"n={round.size} is more than the {most} rows that may be selected; use n<={most}")
+        raise UserError(f"n={round.size} is more than the {plural(most, 'row')} that may be selected; use n<={most}")
     return checked(picker.select(round), round, name)
 
 
@@ -146,7 +147,7 @@ def _configured(overrides: Sequence[str], cache_dir: str | os.PathLike | None) -
     if wrong := next((word for word in overrides if not isinstance(word, str)), None):
         raise UserError(f"overrides: {wrong!r} is not an override; give strings such as 'embedder=qwen3'")
     if not isinstance(cache_dir, str | os.PathLike | None):
-        raise UserError(f"cache_dir={cache_dir!r} is not a path")
+        raise UserError(f"cache_dir={cache_dir!r} is not a path; give a folder's")
     if "${" in os.fspath(cache_dir or ""):
         raise UserError(f"cache_dir={cache_dir} contains ${{, which configurations resolve; name another folder")
     surrounding, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # the caller may run under Hydra
@@ -180,10 +181,9 @@ def _both(queries: Rows, candidates: Rows) -> tuple[np.ndarray, np.ndarray] | No
 def _as_array(value: Rows) -> np.ndarray | None:
     if isinstance(value, str | os.PathLike):
         refuse_special(value)
-        try:
+        what = f"{value} is not a readable .npy file of vectors"
+        with as_user_error((ValueError, OSError, EOFError), what, "save it with numpy.save"):
             return np.load(value, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{value} is not a readable .npy file of vectors ({error})") from error
     if (
         isinstance(value, datasets.Dataset)
         or isinstance(value, Sequence)
@@ -208,7 +208,8 @@ def _search_vectors(
     query_vectors, pool = ArrayVectors(queries, "queries", normalise), ArrayVectors(candidates, "candidates", normalise)
     if query_vectors.dim != pool.dim:
         raise UserError(
-            f"queries have {query_vectors.dim} dimensions, candidates {pool.dim}; embed both with one embedder"
+            f"queries have {plural(query_vectors.dim, 'dimension')}, candidates {pool.dim}; embed both with one "
+            "embedder"
         )
     width_of(cfg.max_K, pool.n)
     in_memory = _in_memory(query_vectors)
@@ -244,22 +245,16 @@ def _saved(rows: Rows, path: Path, name: str) -> str:
     if not len(rows):
         raise UserError(f"{name}: no row; give at least one")
     if isinstance(rows, datasets.Dataset):
-        try:
-            with _quiet():
-                rows.save_to_disk(str(path))
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{name}: the data set can't be saved ({one_line(error)}); give its rows as dicts"
-            ) from error
+        what, fix = f"{name}: the data set can't be saved", "give its rows as dicts"
+        with as_user_error((TypeError, ValueError), what, fix), _quiet():
+            rows.save_to_disk(str(path))
         return str(path)
     kind = type(rows[0])
     if wrong := next((row for row in rows if not isinstance(row, kind)), None):
         raise UserError(f"{name}: rows are {kind.__name__} and {type(wrong).__name__}; give rows of one kind")
     path = path.with_suffix(".jsonl")
-    try:
+    with as_user_error((TypeError, ValueError), f"{name}: a row is not JSON", "give a datasets.Dataset"):
         write_jsonl(path, ({"text": row} if isinstance(row, str) else dict(row) for row in rows))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: a row is not JSON ({one_line(error)}); give a datasets.Dataset") from error
     return str(path)
 
 

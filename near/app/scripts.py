@@ -1,6 +1,7 @@
 """Entry scripts: compose, check, call, and report faults in one line with a status of 1."""
 
 import functools
+import logging
 import os
 import sys
 import traceback
@@ -20,14 +21,17 @@ from near.app import jobs
 from near.app.check.check import check, check_sources
 from near.app.faults import fault_line
 from near.app.installed import check_installed
+from near.app.user_code import failed_class, traceback_of
 from near.common.command_line import current
 from near.common.config import CONF, raw_words, register_resolvers
 from near.common.disk import watch
-from near.common.errors import UserError, one_line, visible
+from near.common.errors import UserError, one_line, user_error, visible
 from near.common.outputs import REMOVED, removable, remove_folder
 from near.common.outputs import check as check_outputs
 from near.common.secrets import check_words, faults, scrub
 from near.common.sweep import in_sweep
+
+log = logging.getLogger(__name__)
 
 register_resolvers()
 # Hydra then raises instead of printing a report, and `run` prints one line.
@@ -170,13 +174,17 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                 raise
             except Exception as error:
                 fault = fault_line(error)
+                users = fault is not None and user_error(error) is None and failed_class(error) is not None
+                if users:
+                    log.error(traceback_of(error))
                 if faults(cfg):
                     _remove_notes()
                 if in_sweep():
                     _let_go(error)
                 if fault is None:
                     raise
-                drop_empty_output(new)
+                if not users:  # whose folder has the log with the traceback
+                    drop_empty_output(new)
                 if in_sweep():  # the other jobs continue; Hydra raises it again at the end
                     raise UserError(fault) from error
                 _stop(error)

@@ -231,7 +231,7 @@ NOT_OUTCOME = (
 )
 NOT_OUTCOME_BELOW = {
     "data": ("num_proc", "refresh"),
-    "trainer": ("nonfinite_steps",),
+    "trainer": ("nonfinite_steps", "padding_free"),
     "embedder": ("device", "batch_size", "batch_tokens", "chunk", "launcher", "workers"),
     "embedder.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "evaluation.graders.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),

@@ -62,6 +62,15 @@ def reading(subject: object, fix: str = "") -> Iterator[None]:
         raise UserError(f"{subject} can't be read ({reason})" + (f"; {fix}" if fix else "")) from error
 
 
+@contextlib.contextmanager
+def as_user_error(errors: type[BaseException] | tuple[type[BaseException], ...], what: str, fix: str) -> Iterator[None]:
+    """Convert `errors` of a library into a UserError: "`what` (reason); `fix`"."""
+    try:
+        yield
+    except errors as error:
+        raise UserError(f"{what} ({one_line(error)[:200]}); {fix}") from error
+
+
 def printable(text: object, most: int) -> str:
     """`text` from data for a terminal or log: one line, at most `most` characters, no control characters."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))

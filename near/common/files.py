@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from near.common.command_line import current
-from near.common.errors import UserError, one_line, reading
+from near.common.errors import UserError, as_user_error, reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,6 +103,14 @@ def _locked_folder(path: Path) -> tuple[Path, int]:
         if temporary.is_dir():
             return temporary, lock
         os.close(lock)  # another process removed it before it was locked
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """Make `target` the same file as `source`, or a copy where that is not possible."""
+    try:
+        os.link(source, target)
+    except OSError:  # another device, or a file system without links
+        shutil.copy2(source, target)
 
 
 def discard_left(path: Path, remove: Callable[[Path], None]) -> None:
@@ -223,23 +231,22 @@ def _finite(value: object) -> object:
 def read_json(path: str | Path) -> dict:
     """The object in a JSON file; UserError if it is damaged."""
     refuse_special(path)
-    try:
+    with as_user_error((ValueError, RecursionError), f"{path} is damaged", "delete it and run again"):
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (it is a {type(value).__name__}, not an object); delete it and run again")
     return value
 
 
-def read_jsonl(path: str | Path) -> list[dict]:
-    """The objects in a file with one JSON object per line; UserError if it is damaged."""
+def read_jsonl(path: str | Path, growing: bool = False) -> list[dict]:
+    """The objects in a file with one JSON object per line; UserError if it is damaged.
+
+    growing: lines are appended to it, so that an unfinished last line is left out.
+    """
     refuse_special(path)
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines would split at U+2028 in a text, too
-        rows = [json.loads(line) for line in lines if line]
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}); delete it and run again") from error
+    with as_user_error((ValueError, RecursionError), f"{path} is damaged", "delete it and run again"):
+        lines = Path(path).read_bytes().split(b"\n")  # a text's lines would end at U+2028, too
+        rows = [json.loads(line) for line in (lines[:-1] if growing else lines) if line]
     if not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} is damaged (not one object per line); delete it and run again")
     return rows
@@ -289,6 +296,12 @@ def write_npy(path: str | Path, array: "np.ndarray") -> None:
 
     with aside(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array, allow_pickle=False)
+
+
+def append_jsonl(path: str | Path, row: dict) -> None:
+    """Append a line to a file of JSON lines; a process that is killed meanwhile leaves a part of it."""
+    with naming_full_disk(Path(path).parent), open(path, "ab", buffering=0) as file:
+        file.write(_encoded(_dumped(row) + "\n"))
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from near.common.config import CONF, refusal
-from near.common.errors import UserError, one_line, printable
+from near.common.errors import UserError, as_user_error, printable
 from near.common.files import read_yaml, read_yaml_list
 from near.common.moved import current
 from near.common.signature import bases, class_definition
@@ -102,10 +102,9 @@ def read_config(path: Path, allow: object = None, retyped: bool = False) -> Dict
         UserError: the file is damaged.
         OSError: the file can't be read.
     """
-    try:
+    errors = (ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException)
+    with as_user_error(errors, f"{path} is damaged", "name another folder"):
         return _Reader(path, allowed_modules(allow), retyped).read()
-    except (ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}); name another folder") from error
 
 
 def read_overrides(folder: Path) -> list[str]:

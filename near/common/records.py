@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from near.common.files import read_jsonl, write_jsonl
+from near.common.files import append_jsonl, read_jsonl, write_jsonl
 from near.common.schema import JsonRecord, container, only_if_set
 
 Interval = Sequence[float] | None  # low and high end of a 95% interval
@@ -57,12 +57,17 @@ class RoundRecord(JsonRecord):
 
 
 def read_rounds(path: Path) -> list[RoundRecord]:
-    """The lines of a rounds.jsonl; [] if it is missing."""
-    return [RoundRecord.from_json(line, path) for line in read_jsonl(path)] if path.is_file() else []
+    """The whole lines of a rounds.jsonl; [] if it is missing."""
+    return [RoundRecord.from_json(line, path) for line in read_jsonl(path, growing=True)] if path.is_file() else []
 
 
 def write_rounds(path: Path, rounds: Sequence[RoundRecord]) -> None:
     write_jsonl(path, (line.to_json() for line in rounds))
+
+
+def append_round(path: Path, line: RoundRecord) -> None:
+    """Add a line to a rounds.jsonl whose earlier lines this process wrote."""
+    append_jsonl(path, line.to_json())
 
 
 @dataclass(frozen=True, kw_only=True)

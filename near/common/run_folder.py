@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from near.common.errors import UserError, one_line
+from near.common.errors import UserError, as_user_error
 from near.common.files import digest, read_json, read_jsonl
 from near.common.foreign import read_config, read_overrides
 from near.common.locks import lock_file
@@ -32,7 +32,7 @@ CONFIG, METRICS, TRAINING, FAILED = "config.yaml", "metrics.json", "train_metric
 ANSWERS, BASE_ANSWERS = "answers.jsonl", "base_answers.jsonl"
 ROUNDS, LINES = "rounds", "rounds.jsonl"
 CHECKPOINTS, ADAPTER, MODEL = "checkpoints", "adapter", "model"
-JOBS = ".jobs"
+JOBS, WARM_UPS = ".jobs", "warm-ups"
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,9 @@ class RunFolder:
         path = self.round_file(index, part)
         if not path.is_file():
             return None
-        try:
+        fix = "train that run again with overwrite=true"
+        with as_user_error((OSError, ValueError, EOFError), f"{path} can't be read", fix):
             return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(
-                f"{path} can't be read ({one_line(error)}); train that run again with overwrite=true"
-            ) from error
 
     def answers(self, base: bool = False) -> list[dict]:
         """The lines of answers.jsonl for the target set, sorted by row id. base: the untrained model's."""

@@ -49,11 +49,11 @@ def parameters(target: str) -> tuple[dict[str, Parameter], bool]:
     """The parameters of `target` by name, and whether it has **kwargs. UserError as for `keywords`."""
     module, _, name = target.rpartition(".")
     if not module:
-        raise UserError(f"_target_={target} is not a dotted path to a class")
+        raise UserError(f"_target_={target} is not a dotted path to a class; write it like package.module.Class")
     try:
         return _read(module, name)
     except _Unreadable:
-        return _inspected(target, module, name)
+        return inspected(target, module, name)
 
 
 def definition(module: str, name: str) -> tuple[str, ast.AST] | None:
@@ -125,12 +125,14 @@ def bases(target: str) -> set[str]:
     return modules
 
 
-def _inspected(target: str, module: str, name: str) -> tuple[dict[str, Parameter], bool]:
+def inspected(target: str, module: str, name: str) -> tuple[dict[str, Parameter], bool]:
     try:
         inspected = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         reason = missing_module(error) if isinstance(error, ModuleNotFoundError) else None
-        raise UserError(f"_target_={target} cannot be loaded: {reason or error}") from error
+        raise UserError(
+            f"_target_={target} cannot be loaded: {reason or error}; mend it, or name another class"
+        ) from error
     try:
         parameters = inspect.signature(inspected).parameters.values()
     except (TypeError, ValueError):  # compiled, without a signature: accept anything

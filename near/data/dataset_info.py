@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from near.common.errors import UserError, did_you_mean, one_line
+from near.common.errors import UserError, as_user_error, did_you_mean
 from near.common.files import refuse_special
 from near.data.formats.sharegpt import LISTED
 from near.data.sources.readers import Kind, kinds_shown
@@ -32,9 +32,15 @@ DEFAULTS = {
     "openai": {"conversations": "conversations"},
 }
 MEDIA = ("images", "videos", "audios")
-TYPES = {"columns": dict, "tags": dict, "num_samples": int, "split": str, "subset": str, "folder": str}
-KEYS = ("formatting", "ranking", "subset", "split", "folder", "num_samples", "columns", "tags", "file_name")
-KEYS += ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+TYPES = {"columns": (dict, "an object"), "tags": (dict, "an object"), "num_samples": (int, "a number")}
+TYPES |= dict.fromkeys(("split", "subset", "folder"), (str, "text"))
+ELSEWHERE = {  # keys of data that near does not fetch
+    "ms_hub_url": "is on ModelScope, which is not supported; download it and set file_name",
+    "om_hub_url": "is on Openmind, which is not supported; download it and set file_name",
+    "script_url": "is a program that loads data; set file_name instead",
+    "cloud_file_name": "is in cloud storage; download it and set file_name",
+}
+KEYS = ("formatting", "ranking", *TYPES, "file_name", "hf_hub_url", *ELSEWHERE)
 
 
 def from_dataset_info(source: DictConfig, where: str) -> list[DictConfig]:
@@ -63,12 +69,11 @@ def from_dataset_info(source: DictConfig, where: str) -> list[DictConfig]:
 def read_entries(file: Path, where: str) -> dict:
     """The entries of a dataset_info.json by name; UserError if it can't be read."""
     refuse_special(file, where)
-    try:
+    errors = (OSError, ValueError, RecursionError)
+    with as_user_error(errors, f"{where}={file} can't be read", "mend the file or name another"):
         entries = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{where}={file} can't be read ({one_line(error)})") from error
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise UserError(f"{where}={file} is not an object with one entry per name")
+        raise UserError(f"{where}={file} is not an object with one entry per name; see docs/data.md")
     return entries
 
 
@@ -112,28 +117,21 @@ def _form(entry: Mapping, prefix: str) -> tuple[str, dict, dict]:
     """An entry's formatting, columns and tags; UserError if training does not support its kind."""
     form = entry.get("formatting") or "alpaca"
     if form not in COLUMNS:
-        raise UserError(f"{prefix}: formatting={form} is none of {', '.join(COLUMNS)}")
-    for key, kind, shown in (
-        ("columns", dict, "an object"),
-        ("tags", dict, "an object"),
-        ("num_samples", int, "a number"),
-    ):
+        raise UserError(f"{prefix}: formatting={form} is none of {', '.join(COLUMNS)}; use one")
+    for key, (kind, shown) in TYPES.items():
         if entry.get(key) is not None and (not isinstance(entry[key], kind) or isinstance(entry[key], bool)):
-            raise UserError(f"{prefix}: {key} is of type {type(entry[key]).__name__}, not {shown}")
-    for key in ("split", "subset", "folder"):
-        if entry.get(key) is not None and not isinstance(entry[key], str):
-            raise UserError(f"{prefix}: {key} is of type {type(entry[key]).__name__}, not text")
+            raise UserError(f"{prefix}: {key} is of type {type(entry[key]).__name__}, not {shown}; correct it")
     if entry.get("num_samples") is not None and entry["num_samples"] < 1:
-        raise UserError(f"{prefix}: num_samples={entry['num_samples']} is less than one row")
+        raise UserError(f"{prefix}: num_samples={entry['num_samples']} is less than one row; set 1 or more")
     named, tags = entry.get("columns") or {}, entry.get("tags") or {}
     for part, values in (("columns", named), ("tags", tags)):
         for key, value in values.items():
             if value is not None and not isinstance(value, str):
-                raise UserError(f"{prefix}: {part}.{key} is of type {type(value).__name__}, not text")
+                raise UserError(f"{prefix}: {part}.{key} is of type {type(value).__name__}, not text; correct it")
     if entry.get("ranking"):
-        raise UserError(f"{prefix}: ranking=true is preference data (chosen and rejected answers), not trained here")
+        raise UserError(f"{prefix}: ranking=true is preference data, not trained here; name another entry")
     if named.get("kto_tag"):
-        raise UserError(f"{prefix}: columns.kto_tag is preference data, not trained here")
+        raise UserError(f"{prefix}: columns.kto_tag is preference data, not trained here; name another entry")
     if media := [key for key in MEDIA if named.get(key)]:
         raise UserError(f"{prefix}: columns.{media[0]} is multimodal data; only text is trained here")
     prompts = ("prompt", "query") if form == "alpaca" else ("messages",)
@@ -148,26 +146,15 @@ def _path(entry: Mapping, file: Path, prefix: str) -> tuple[str | list[str], boo
 
     That is the id of a hub's data set, a file, or the files of a folder.
     """
-    for key in ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name"):
+    for key in ("hf_hub_url", *ELSEWHERE, "file_name"):
         if key in entry and not (isinstance(entry[key], str) and entry[key]):
-            raise UserError(f"{prefix}: {key}={entry[key]!r} is not a text")
+            raise UserError(f"{prefix}: {key}={entry[key]!r} is not a text; write one")
     if "hf_hub_url" in entry:
         return entry["hf_hub_url"], False
-    for key, place in (("ms_hub_url", "ModelScope"), ("om_hub_url", "Openmind")):
-        if key in entry:
-            raise UserError(
-                f"{prefix}: {key}={entry[key]} is on {place}, which is not supported; download it and set file_name"
-            )
-    if "script_url" in entry:
-        raise UserError(
-            f"{prefix}: script_url={entry['script_url']} is a program that loads data; set file_name instead"
-        )
-    if "cloud_file_name" in entry:
-        raise UserError(
-            f"{prefix}: cloud_file_name={entry['cloud_file_name']} is in cloud storage; download it and set file_name"
-        )
+    if other := next((key for key in ELSEWHERE if key in entry), None):
+        raise UserError(f"{prefix}: {other}={entry[other]} {ELSEWHERE[other]}")
     if "file_name" not in entry:
-        raise UserError(f"{prefix} names no data: no file_name and no hf_hub_url")
+        raise UserError(f"{prefix} names no data: no file_name and no hf_hub_url; add one")
     path = file.parent / entry["file_name"]
     if not path.is_dir() or any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return str(path), True

@@ -18,6 +18,7 @@ from near.common.config import CONF
 from near.common.errors import UserError
 from near.common.files import cache_folder, digest, read_json, write_json
 from near.common.processes import is_main
+from near.common.text import plural
 from near.data.dataset_info import from_dataset_info
 from near.data.reading import Reading, log_lines
 from near.data.rows import Rows
@@ -83,7 +84,7 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
         rows = Rows(part, parts, fingerprint, answer, labels=labels)
     if filtered := int(rows.flagged(FILTERED).sum()):
         by = "the filter" if source.filter else "split or num_samples of their entry"
-        log.info(f"{where}: {filtered} of {len(rows)} rows left out by {by}")
+        log.info(f"{where}: {filtered} of {plural(len(rows), 'row')} left out by {by}")
     if not rows.usable().any():
         present = "; ".join(
             f"{column}: {', '.join(dict.fromkeys(v for one in values for v in one.get(column, ())))}"
@@ -215,6 +216,6 @@ def _check_rows(rows: Rows, info: dict, where: str, on_error: str) -> None:
     if faults and on_error == "raise":
         raise UserError(f"{where}, {first[1]}; fix the row or set data.on_error=skip")
     if faults == len(rows):
-        raise UserError(f"{where} has no usable row ({first[1]})")
+        raise UserError(f"{where} has no usable row ({first[1]}); check {where}.format and {where}.columns")
     if faults:
-        log.info(f"{where}: {faults} of {len(rows)} rows left out as faulty, first: {first[1]}")
+        log.info(f"{where}: {faults} of {plural(len(rows), 'row')} left out as faulty, first: {first[1]}")

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from near.common.errors import UserError
 from near.common.keys import Sorted
+from near.common.text import plural
 from near.data.leakage import leaks
 from near.data.loading import is_set, load, more_sets
 from near.data.rows import Rows
@@ -32,15 +33,17 @@ def load_pool(data: DictConfig, queries: Rows | None, cache_dir: str) -> Rows:
     if data.leakage == "drop":
         excluded |= leaked
         if count:
-            log.info(f"candidates: {count} rows left out, their prompts are those of queries or eval rows (leakage)")
+            log.info(f"candidates: {plural(count, 'row')} left out with the prompt of a query or an eval row (leakage)")
     elif count:
         log.warning(
-            f"candidates: {count} rows have the prompt of a query or an eval row; they stay, as data.leakage=keep"
+            f"candidates: {plural(count, 'row')} with the prompt of a query or an eval row kept, as data.leakage=keep"
         )
     if shared:
-        log.info(f"candidates: {shared} rows share the last of several turns with a query or an eval row; they stay")
+        log.info(
+            f"candidates: {plural(shared, 'row')} kept that share the last of several turns with a query or an eval row"
+        )
     if data.dedup != "none" and (repeated := _exclude_repeats(pool, excluded)):
-        log.info(f"candidates: {repeated} rows left out, they repeat an earlier row")
+        log.info(f"candidates: {plural(repeated, 'row')} left out as a repeat of an earlier row")
     if excluded.any() and not (pool.usable() & ~excluded).any():
         raise UserError("data.candidates: every row is one of the queries or eval rows; set data.leakage=keep if meant")
     return pool.without(excluded)
@@ -58,7 +61,8 @@ def without_prompts_of(rows: Rows, held_out: Rows, leakage: str) -> Rows:
     excluded = leaks(rows, held_out)[0] if leakage == "drop" else np.zeros(len(rows), dtype=bool)
     if count := int((excluded & rows.usable()).sum()):
         log.info(
-            f"{rows.name}: {count} rows are not trained on, as {held_out.name} rows have the same prompts (leakage)"
+            f"{rows.name}: {plural(count, 'row')} not trained on, as {held_out.name} rows have the same prompts "
+            "(leakage)"
         )
     if not (rows.usable() & ~excluded).any():
         raise UserError(f"data.{rows.name}: every row is one of data.{held_out.name}; set data.leakage=keep if meant")

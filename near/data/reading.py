@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from near.common.errors import UserError, printable
 from near.common.files import digest
+from near.common.text import plural
 from near.data.filters import Filter
 from near.data.formats.format_choice import decide, is_informative, is_informative_in_turn, read_columns, shown_columns
 from near.data.formats.formats import FORMATS, Form, canonical, check_text, fields_of
@@ -201,10 +202,13 @@ def log_lines(info: dict, where: str, path: str, graded: Collection[str] = ()) -
         others = " or ".join(info["other_formats"])
         lines.append(f"{prefix}: read as {info['format']}; its columns also fit {where}.format={others}")
     if notes.get("empty"):
-        lines.append(f"{prefix}: {notes['empty']} rows have an empty answer in the middle, which is not trained on")
+        lines.append(
+            f"{prefix}: {plural(notes['empty'], 'row')} with an empty answer in the middle, which is not trained on"
+        )
     if notes.get("system"):
         lines.append(
-            f"{prefix}: {notes['system']} rows have several system texts; a system turn takes precedence over a column"
+            f"{prefix}: {plural(notes['system'], 'row')} with several system texts; a system turn takes "
+            "precedence over a column"
         )
     if unused := [name for name in info["unused"] if name not in graded]:
         lines.append(f"{prefix}: not used: {printable(', '.join(unused), 300)}")

@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from near.common.errors import UserError, one_line
+from near.common.errors import as_user_error
 from near.common.files import write_npy
 
 BATCH = 1000  # rows per batch; reading one row reads its batch
@@ -153,15 +153,14 @@ class Table:
         if self._cached is None or self._cached[0] != number:
             if not self.folder.is_dir():  # a refresh is replacing it by the same table
                 time.sleep(0.2)
-            try:
-                with pa.OSFile(str(self.folder / "rows.arrow")) as file:
-                    file.seek(int(self._offsets[number]))
+            errors, what = (OSError, EOFError, pa.ArrowInvalid), f"the cached rows in {self.folder} are damaged"
+            with (
+                as_user_error(errors, what, "set data.refresh=true"),
+                pa.OSFile(str(self.folder / "rows.arrow")) as file,
+            ):
+                file.seek(int(self._offsets[number]))
+                message = pa.ipc.read_message(file)
+                if message.type == "schema":  # the stream opens with it
                     message = pa.ipc.read_message(file)
-                    if message.type == "schema":  # the stream opens with it
-                        message = pa.ipc.read_message(file)
-                    self._cached = number, pa.ipc.read_record_batch(message, SCHEMA)
-            except (OSError, EOFError, pa.ArrowInvalid) as error:
-                raise UserError(
-                    f"the cached rows in {self.folder} are damaged ({one_line(error)}); set data.refresh=true"
-                ) from error
+                self._cached = number, pa.ipc.read_record_batch(message, SCHEMA)
         return self._cached[1]

@@ -14,6 +14,7 @@ from near.common.cached import cached, existing
 from near.common.errors import UserError
 from near.common.files import cache_folder, digest, write_npy
 from near.common.progress import bar
+from near.common.text import plural
 from near.data.rows import Rows
 from near.embedding.embed import embed_rows, embedder_of
 from near.embedding.store import Store
@@ -54,7 +55,7 @@ def without_near_duplicates(
 
             duplicates = cached(folder, make, _read)
     log.info(
-        f"candidates: {len(duplicates)} rows left out, their similarity to an earlier row is above "
+        f"candidates: {plural(len(duplicates), 'row')} left out: similarity to an earlier row is above "
         f"data.dedup_threshold={data.dedup_threshold}"
     )
     excluded = np.zeros(len(pool), dtype=bool) if pool.excluded is None else pool.excluded.copy()
@@ -71,7 +72,7 @@ def _duplicates(store: Store, offsets: np.ndarray, threshold: float) -> np.ndarr
     first = np.sort(np.unique(offsets, return_index=True)[1])
     exact, started = len(first) <= EXACT_ROWS, time.perf_counter()
     method = f"every pair compared, as up to {EXACT_ROWS}" if exact else f"an HNSW graph, as beyond {EXACT_ROWS}"
-    log.info(f"data.dedup=near: {len(first)} distinct texts, {method}")
+    log.info(f"data.dedup=near: {plural(len(first), 'distinct text')}, {method}")
     with bar(len(first), "near duplicates") as progress:
         is_kept = greedy(lambda a, b: store.read(offsets[first[a:b]]), len(first), threshold, exact, progress.update)
     log.info(f"data.dedup=near: {time.perf_counter() - started:.1f} s")

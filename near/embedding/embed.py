@@ -31,12 +31,14 @@ class Embedded:
         signature: of the embedder.
         offsets: int64 (n,), where each vector is in the store.
         distinct: how many texts differ.
+        missing: how many of them were not in the store before.
         now: how many texts this process embedded.
     """
 
     signature: dict
     offsets: np.ndarray
     distinct: int
+    missing: int
     now: int
 
 
@@ -50,12 +52,12 @@ def embed_rows(store: Store, embedder: Embedder, rows: Rows, ids: np.ndarray, qu
     read = RowTexts(rows, ids, embedder, query)
     with bar(len(ids), "looking up") as progress:
         lookup = look_up(store, read, len(ids), embedder.chunk, progress.update)
-    now = 0
-    if len(lookup.missing):
-        with bar(len(lookup.missing), "embedding") as embedding:
+    now, missing = 0, len(lookup.missing)
+    if missing:
+        with bar(missing, "embedding") as embedding:
             embed = embed_missing
             if embedder.launcher == "ray":
                 from near.embedding.on_ray import embed_on_ray as embed
             now = embed(store, lookup, read, embedder, embedding.update)
             embedding.update(embedding.total - embedding.n)
-    return Embedded(embedder.signature, lookup.offsets, lookup.distinct, now)
+    return Embedded(embedder.signature, lookup.offsets, lookup.distinct, missing, now)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from near.common.errors import UserError
 from near.common.keys import Sorted, hashed
 from near.common.progress import Progress
+from near.common.text import plural
 from near.data.rows import Rows
 from near.embedding.embedders.base import Embedder
 from near.embedding.store import Store
@@ -86,7 +88,7 @@ def embed_missing(
         left = np.concatenate(left)
         if len(left) and not worked:
             if wait == WAIT:
-                log.info(f"waiting for {len(left)} texts that another process is embedding")
+                log.info(f"waiting for {plural(len(left), 'text')} that another process is embedding")
             time.sleep(wait)
             wait = min(1.5 * wait, LONGEST_WAIT)
         parts = [left[:0]]
@@ -115,7 +117,13 @@ def embed_chunk(
     with store.claim(keys) as is_ours:
         if not is_ours.any():
             return is_ours, np.empty(0, dtype=np.int64)
-        vectors = embedder.embed([t for t, m in zip(texts, is_ours, strict=True) if m], progress)
+        ours = [t for t, m in zip(texts, is_ours, strict=True) if m]
+        vectors = np.asarray(embedder.embed(ours, progress))
+        if vectors.shape != (len(ours), embedder.dim):
+            raise UserError(
+                f"embedder {type(embedder).__name__} returned an array of {vectors.shape} for {len(ours)} texts; "
+                f"return float32 ({len(ours)}, {embedder.dim})"
+            )
         return is_ours, store.add(keys[is_ours], vectors)
 
 

@@ -25,6 +25,7 @@ from near.common.errors import UserError, one_line
 from near.common.files import aside, cache_folder, digest, note_use, read_whole, write_json
 from near.common.keys import Sorted
 from near.common.locks import acquire, locked
+from near.common.text import plural
 from near.embedding.embedders.base import Embedder
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,8 @@ class Store:
         stored = np.ascontiguousarray(vectors, dtype=self.dtype)
         if not np.isfinite(stored).all():
             raise UserError(
-                f"the embedder returned {int((~np.isfinite(stored)).any(axis=1).sum())} vectors with NaN or inf"
+                f"the embedder returned {plural(int((~np.isfinite(stored)).any(axis=1).sum()), 'vector')} with NaN "
+                "or inf; try embedder.dtype=float32"
             )
         content = save({"keys": np.ascontiguousarray(keys), "vectors": stored})
         name = hashlib.sha256(content).hexdigest()[:32] + SUFFIX

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from near.common.cached import cached
-from near.common.errors import UserError, did_you_mean, one_line
+from near.common.errors import UserError, as_user_error, did_you_mean, one_line
 from near.common.extras import install
 from near.common.files import cache_folder, digest, read_json, write_json
 from near.models.fingerprint import of_model
@@ -37,19 +37,15 @@ def _tasks(options: str):
         raise UserError(f"evaluation.lm_eval.tasks: lm-eval is not installed; {install('lm-eval')}")
     from lm_eval.tasks import TaskManager
 
-    try:
+    what = f"evaluation.lm_eval.include_path={options['include_path']} can't be read"
+    with as_user_error((OSError, ValueError, TypeError), what, "name a folder of task files"):
         manager = TaskManager(include_path=options["include_path"])
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"evaluation.lm_eval.include_path={options['include_path']}: {one_line(error)}") from error
     for name in options["tasks"]:
         if name not in manager.all_tasks:
             raise UserError(f"evaluation.lm_eval.tasks: {name} is no task{did_you_mean(name, manager.all_tasks)}")
-    try:
+    what = f"evaluation.lm_eval.tasks={options['tasks']} can't be loaded"
+    with as_user_error(Exception, what, "name other tasks"):  # task files and libraries for their data raise anything
         return manager, manager.load(options["tasks"])["tasks"]
-    except Exception as error:  # task files and the libraries that read their data raise anything
-        raise UserError(
-            f"evaluation.lm_eval.tasks={options['tasks']} can't be loaded ({one_line(error)[:200]})"
-        ) from error
 
 
 def benchmarks(model, tokenizer, evaluation: DictConfig, lenient: bool = False) -> dict | None:
@@ -71,7 +67,7 @@ def benchmarks(model, tokenizer, evaluation: DictConfig, lenient: bool = False) 
         return _scores(model, tokenizer, options, manager)
     except Exception as error:
         if not lenient:
-            raise UserError(f"evaluation.lm_eval: {one_line(error)[:300]}") from error
+            raise UserError(f"evaluation.lm_eval failed ({one_line(error)[:300]}); name other tasks") from error
         log.warning(f"no benchmarks: {one_line(error)[:300]}; later: python eval.py run=RUN")
         return None
     finally:

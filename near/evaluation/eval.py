@@ -13,11 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from near.common.config import public, raw_words
-from near.common.errors import UserError, one_line
+from near.common.errors import UserError, as_user_error
 from near.common.files import provenance, write_jsonl
 from near.common.outputs import ANSWERS, claim, remove
 from near.common.records import EvalMetrics, ModelMetrics
 from near.common.run_folder import METRICS, TRAINING, RunFolder
+from near.common.text import plural
 from near.evaluation.base_model import base_metrics
 from near.evaluation.benchmarks import benchmarks, shown
 from near.evaluation.generation import answering
@@ -39,7 +40,7 @@ def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], No
     adapter, described, base_model = cfg.adapter_name_or_path, {"selector": None, "seed": None}, cfg.model
     if cfg.run is not None:
         config, adapter, described = _run_parts(Path(cfg.run), cfg.allow_targets)
-        cfg = _with_run(cfg, config)
+        cfg = with_run(cfg, config)
         check(cfg)
         base_model = cfg.model
         if adapter is None:
@@ -80,21 +81,19 @@ def _run_parts(folder: Path, allow_targets: object) -> tuple[DictConfig, str | N
     if not files.has_config:
         raise UserError(f"run={folder} has no config.yaml; give the output_dir of a finished train.py")
     trained, config = files.training, files.config(allow_targets, retyped=True)
-    try:
+    with as_user_error(OmegaConfBaseException, f"run={folder}: its config.yaml is damaged", "name another run"):
         described = {
             "selector": trained.selector,
             "seed": config.seed,
             "max_K": config.max_K if trained.max_K is None else trained.max_K,
             "run": str(folder),
         }
-    except OmegaConfBaseException as error:
-        raise UserError(f"run={folder}: its config.yaml is damaged ({one_line(error)})") from error
     if (weights := files.weights()) is None:
         raise UserError(f"run={folder} has neither adapter/ nor model/; train it again")
     return config, str(weights[1]) if weights[0] == "adapter" else None, described
 
 
-def _with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
+def with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
     """`cfg` with the run's data, model and evaluation settings, except those set by the command."""
     typed = OverridesParser.create().parse_overrides(raw_words(HydraConfig.get().overrides.task))
     groups = {override.key_or_group for override in typed}
@@ -102,7 +101,7 @@ def _with_run(cfg: DictConfig, run: DictConfig) -> DictConfig:
     for part in ("data", "model", "evaluation"):
         if part not in groups:
             if not isinstance(run.get(part), DictConfig):
-                raise UserError(f"run={cfg.run}: its config.yaml is damaged (no group {part})")
+                raise UserError(f"run={cfg.run}: its config.yaml is damaged (no group {part}); name another run")
             cfg[part] = run[part]
             if part == "evaluation":  # a run's configuration must not turn the sandbox off
                 OmegaConf.update(cfg, "evaluation.unsafe", False, force_add=True)
@@ -145,7 +144,7 @@ def summary(metrics: ModelMetrics) -> str:
     right = "" if metrics.answers_right is None else f", answers right {metrics.answers_right}/{metrics.rows}"
     value = metrics.target_loss
     shown_loss = "not a finite number" if value is None or not math.isfinite(value) else f"{value:.4f}"
-    loss = f"target loss {shown_loss} on {metrics.rows} {metrics.evaluated_on} rows"
+    loss = f"target loss {shown_loss} on {plural(metrics.rows, f'{metrics.evaluated_on} row')}"
     right += "".join(
         f", {name} {score.mean:.3f}" + no_answers(score.no_answer, score.graded)
         for name, score in metrics.scores.items()

@@ -10,10 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from near.common.batches import batches
-from near.common.errors import UserError, one_line
+from near.common.errors import UserError, as_user_error
 from near.common.extras import install
 from near.common.files import read_json
 from near.evaluation.settings import EvalSettings
+from near.models.generation import generated
 from near.models.tokens import stop_ids
 
 Answerer = Callable[[list[list[int]]], list[str]]  # token ids of prompts -> greedy answers
@@ -67,29 +68,10 @@ def with_transformers(model, tokenizer, prompts: list[list[int]], evaluation: Di
         prompts: token ids of each prompt.
         evaluation: the configuration's `evaluation`.
     """
-    from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method  # a second to import
-
-    if isinstance(model, FSDPModule) and "generate" not in vars(model):
-        register_fsdp_forward_method(model, "generate")  # otherwise generate would not gather the root's weights
-    answers = [""] * len(prompts)
-    for part in tqdm(batches(list(map(len, prompts)), evaluation.batch_size), desc="answering", mininterval=1):
-        batch = tokenizer.pad({"input_ids": [prompts[i] for i in part]}, padding_side="left", return_tensors="pt").to(
-            model.device
-        )
-        tokens = model.generate(
-            **batch,
-            max_new_tokens=evaluation.max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=stop_ids(model, tokenizer) or None,
-        )
-        texts = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(part, texts, strict=True):
-            answers[i] = text
-    return answers
+    parts = tqdm(batches(list(map(len, prompts)), evaluation.batch_size), desc="answering", mininterval=1)
+    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    answers = dict(generated(model, tokenizer, prompts, parts, max_new_tokens=evaluation.max_new_tokens, **greedy))
+    return tokenizer.batch_decode([answers[i] for i in range(len(prompts))], skip_special_tokens=True)
 
 
 class Engine:
@@ -139,13 +121,9 @@ class Engine:
                 raise UserError("evaluation.backend=vllm: vLLM has no DoRA; use evaluation.backend=transformers")
             rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
             options |= {"enable_lora": True, "max_lora_rank": next((r for r in RANKS if r >= rank), rank)}
-        try:
+        what, fix = f"vLLM could not load {self.folder} to answer", "see above, or use evaluation.backend=transformers"
+        with as_user_error((OSError, ValueError, TypeError, RuntimeError), what, fix):
             return vllm.LLM(**options, **OmegaConf.to_container(self.settings.evaluation.engine, resolve=True))
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(
-                f"vLLM could not load {self.folder} to answer ({one_line(error)[:200]}); see above, or use "
-                "evaluation.backend=transformers"
-            ) from error
 
     def close(self) -> None:
         """End the engine and free its memory."""

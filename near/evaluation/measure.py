@@ -16,6 +16,7 @@ from near.common.batches import batches
 from near.common.errors import UserError, one_line
 from near.common.processes import is_main
 from near.common.records import ModelMetrics, Score, SetMetrics
+from near.common.text import plural
 from near.data.formats.formats import is_plain
 from near.data.loading import is_set, load, more_sets, raw_rows
 from near.data.rows import Rows
@@ -61,7 +62,9 @@ def graders_of(evaluation: DictConfig) -> dict[str, Grader]:
     graders = {name: instantiate(options) for name, options in (evaluation.graders or {}).items()}
     for name, grader in graders.items():
         if not isinstance(grader, Grader):
-            raise UserError(f"evaluation.graders.{name} is not a grader (near.evaluation.graders.base.Grader)")
+            raise UserError(
+                f"evaluation.graders.{name} is not a grader (near.evaluation.graders.base.Grader); inherit it"
+            )
         grader.unsafe = evaluation.get("unsafe") is True
         grader.check()
     return graders
@@ -170,10 +173,11 @@ def encoded(tokenizer, rows: Rows, data: DictConfig) -> tuple[np.ndarray, list, 
         ids.append(row)
         chats.append(chat)
     if faults and data.on_error != "skip" or not ids:
-        raise UserError(f"data.{rows.name}, {faults[0]}")
+        raise UserError(f"data.{rows.name}, {faults[0]}; use another template, or data.on_error=skip")
     if faults:
         log.info(
-            f"{rows.name}: {len(faults)} rows are not evaluated because the chat template fails on them; {faults[0]}"
+            f"{rows.name}: {plural(len(faults), 'row is', 'rows are')} not evaluated, as the chat template "
+            f"fails; {faults[0]}"
         )
     return np.array(ids, dtype=np.int64), chats, coded, encoder
 
@@ -200,7 +204,7 @@ def losses(model, tokenizer, coded: list[Encoded], batch_size: int) -> tuple[np.
     sums, counts = np.zeros(len(coded)), np.zeros(len(coded), dtype=np.int64)
     for part in batches([len(c.input_ids) for c in coded], batch_size, LOSS_TOKENS):
         batch = {k: v.to(model.device) for k, v in collate([vars(coded[i]) for i in part]).items()}
-        row_losses = by_row(*answer_losses(model, batch), len(part))
+        row_losses = by_row(*answer_losses(model, batch, padding_free=True), len(part))
         sums[part], counts[part] = (values.cpu().numpy() for values in row_losses)
     return sums, counts
 
@@ -245,6 +249,8 @@ def _graded(
 def _log_ungraded(name: str, score: Score, rows: Rows) -> None:
     """Log how many answers and references had nothing to compare."""
     if score.no_answer:
-        log.info(f"{name}: {score.no_answer} of {score.graded} answers have nothing to grade and count as wrong")
+        log.info(
+            f"{name}: {score.no_answer} of {plural(score.graded, 'answer')} without anything to grade, counted as wrong"
+        )
     if 0 < score.graded < (count := len(rows.eligible())):
         log.info(f"{name}: {count - score.graded} of {count} references have nothing to grade and are left out")

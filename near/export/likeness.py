@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from near.common.text import plural
 from near.export.lineage import AdapterRun
 from near.models.encoding import Encoder
 
 PROMPTS = 8  # of a run's evaluation, at most
 LONGEST = 96  # last tokens of a prompt that are used
 POSITIONS = 32  # last positions of a prompt whose logits are compared; logits are as wide as the vocabulary
+
 QUESTIONS = (
     "What is the capital of France?",
     "Convert 1927-05-17 to a sentence with weekday, month, day and year.",
@@ -50,7 +52,7 @@ def prompts_of(run: AdapterRun | None, tokenizer) -> tuple[list[list[int]], str]
     encoder = Encoder(tokenizer, {"cutoff_len": 1 << 30})
     if rows:
         coded = [encoder.encode(_chat(row)).input_ids.tolist() for row in rows]
-        name = f"{len(rows)} rows of the run's evaluation"
+        name = f"{plural(len(rows), 'row')} of the run's evaluation"
     else:
         coded = [encoder.prompt_ids([{"role": "user", "content": question}]) for question in QUESTIONS]
         name = f"{len(coded)} built-in prompts"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from near.common.errors import UserError, one_line
+from near.common.errors import UserError, as_user_error, one_line
 from near.common.files import digest, file_digest, folder_aside, folder_digest, provenance, write_json
 from near.common.locks import lock_file, locked
 from near.common.outputs import check as check_outputs
@@ -123,9 +123,7 @@ def _export(cfg: DictConfig, cache_dir: str, export: Export, folder: str, key: s
         record["sizes"] = _sizes(new, (p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file()))
         list_files(new, merged=record)
         if not cfg.overwrite and export_dir.exists() and any(export_dir.iterdir()):
-            raise UserError(
-                f"export_dir={export_dir} was filled by another process in the meantime; name another folder"
-            )
+            raise UserError(f"export_dir={export_dir} was filled by another process meanwhile; name another folder")
     return record
 
 
@@ -173,10 +171,9 @@ def _merged(cfg: DictConfig, adapters: list[Adapter], folder: str, tokenizer, pr
         adapted = with_adapter(model, adapter.path).eval()
         untie(adapted)
         expected = logits_of(adapted, prompts)
-        try:  # not safe_merge: it copies weights to find NaN, which the comparison finds anyway
-            model = adapted.merge_and_unload()
-        except (ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
-            raise UserError(f"{adapter.path} cannot be merged ({one_line(error)[:160]})") from error
+        errors = (ValueError, AttributeError, NotImplementedError, RuntimeError)
+        with as_user_error(errors, f"{adapter.path} cannot be merged", "name the base it was trained on"):
+            model = adapted.merge_and_unload()  # safe_merge would copy weights to find NaN, which is found below
         retie(model)
         differences.append(difference(expected, logits_of(model, prompts)))
         _refuse(differences[-1].max, cfg.tolerance, "tolerance", f"with {adapter.path} merged, the model's logits")

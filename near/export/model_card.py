@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from near.common.config import public
 from near.common.files import provenance
 from near.common.records import EvalMetrics, Score, SetMetrics
+from near.common.text import plural
 from near.export.lineage import Adapter, AdapterRun
 
 # the folders of a path from /, ~ or the working folder, which may contain spaces; no URL (https://)
@@ -62,7 +64,7 @@ class Export:
         )
 
 
-def label(name: str | None) -> str:
+def label(name: str | Path | None) -> str:
     """A data set's or model's name without folders of this machine."""
     name = str(name)
     return Path(name).name if on_disk(name) else name
@@ -82,18 +84,44 @@ def without_folders(text: str) -> str:
 
 def model_card(export: Export) -> str:
     """The card: Markdown with YAML front matter, which hubs read."""
-    last = export.adapters[-1]
-    parts = [f"---\n{yaml.safe_dump(_front(export), sort_keys=False, allow_unicode=True)}---", _title(export)]
-    for adapter in export.adapters:
-        if adapter.run is not None:
-            parts.append(_training(adapter, len(export.adapters) > 1))
-    if last.run is not None and last.run.metrics:
-        parts.append(_metrics(last.run.metrics))
-    parts += [_merge(export), _lineage(export)]
-    return "\n\n".join(parts) + "\n"
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"label": label, "without_folders": without_folders, "versions": _versions}
+    last = export.adapters[-1].run
+    return environment.get_template("card.md").render(
+        export=export,
+        front=yaml.safe_dump(front_matter(export), sort_keys=False, allow_unicode=True),
+        name=Path(export.cfg.export_dir).name,
+        base=label(export.base) + (f" at revision {export.revision}" if export.revision else ""),
+        adapters=[_described(adapter) for adapter in export.adapters],
+        trainings=[_training(adapter) for adapter in export.adapters if adapter.run is not None],
+        metrics=_metrics(last.metrics) if last is not None and last.metrics else None,
+        compared=_compared(export),
+        bound=_bound(export.cfg),
+        merge=provenance(),
+    )
 
 
-def _front(export: Export) -> dict:
+def _described(adapter: Adapter) -> dict:
+    """Its names, and the run that trained it if its files say how."""
+    run = adapter.run
+    name = label(str(adapter.path)) if run is None else run.folder.name
+    trained = run.trained if run is not None and run.trained.command else None
+    return {
+        "path": adapter.path,
+        "name": f"`{name}`",
+        "run": run and run.folder.name,
+        "base": adapter.base[0],
+        "trained": trained,
+    }
+
+
+def front_matter(export: Export) -> dict:
     front: dict = {}
     if not on_disk(export.base) and not export.base.startswith("builtin:"):
         front |= {"base_model": export.base, "base_model_relation": "finetune"}
@@ -105,19 +133,6 @@ def _front(export: Export) -> dict:
     if datasets := [name for name in paths if HUB.fullmatch(name) and not on_disk(name)]:
         front["datasets"] = datasets
     return front
-
-
-def _title(export: Export) -> str:
-    names = ", then ".join(f"`{label(str(a.path)) if a.run is None else _run_name(a.run)}`" for a in export.adapters)
-    base = label(export.base) + (f" at revision {export.revision}" if export.revision else "")
-    return (
-        f"# {Path(export.cfg.export_dir).name}\n\n{base} with the fine-tuning of {names} merged into its weights "
-        f"({export.cfg.export_dtype}). The licence is that of the base model; its terms and those of the data hold."
-    )
-
-
-def _run_name(run: AdapterRun) -> str:
-    return run.folder.name
 
 
 def _parts(run: AdapterRun) -> list[str]:
@@ -140,24 +155,23 @@ def _sources(run: AdapterRun, part: str) -> str:
     return ", ".join(label(path) if key.isdigit() else f"{key}: {label(path)}" for key, path in named)
 
 
-def _training(adapter: Adapter, several: bool) -> str:
+def _training(adapter: Adapter) -> dict:
+    """What the card says of the run that trained an adapter."""
     run, config = adapter.run, public(adapter.run.config)
     prints = run.trained.identity.fingerprints
-    lines = [
-        f"## Training{f' of {_run_name(run)}' if several else ''}",
-        "",
-        "| data | source | fingerprint |",
-        "|---|---|---|",
+    parts = [
+        {
+            "name": part,
+            "sources": _sources(run, part),
+            "limit": config["data"][part].get("limit"),
+            "fingerprint": prints.get(part, ""),
+        }
+        for part in _parts(run)
     ]
-    for part in _parts(run):
-        limit = config["data"][part].get("limit")
-        more = f" (the first {limit:,} rows)" if limit else ""
-        lines.append(f"| {part} | {_sources(run, part)}{more} | {prints.get(part, '')} |")
-    items = [f"- Selector: {_selector(run, config)}", *_schedule(run, config["trainer"])]
-    items.append(f"- Adapter: {_adapter_kind(adapter)}")
+    items = [*_schedule(run, config["trainer"]), f"Adapter: {_adapter_kind(adapter)}"]
     if not run.final:
-        items.append(f"- Weights: of {adapter.path.name}, not of the run's end")
-    return "\n".join([*lines, "", *items])
+        items.append(f"Weights: of {adapter.path.name}, not of the run's end")
+    return {"name": run.folder.name, "parts": parts, "selector": _selector(run, config), "facts": items}
 
 
 def _schedule(run: AdapterRun, trainer: dict) -> list[str]:
@@ -166,17 +180,22 @@ def _schedule(run: AdapterRun, trainer: dict) -> list[str]:
     if rounds:
         keys = ("warmup_step", "update_step", "update_times", "cycles")
         schedule = ", ".join(f"{key}={trainer[key]}" for key in keys if key in trainer)
-        items.append(f"- Schedule: {len(rounds)} rounds, {sum(line.steps or 0 for line in rounds)} steps ({schedule})")
+        items.append(
+            f"Schedule: {plural(len(rounds), 'round')}, "
+            f"{plural(sum(line.steps or 0 for line in rounds), 'step')} ({schedule})"
+        )
     if trained.rows_trained is not None:
         distinct = "" if trained.distinct_rows is None else f", {trained.distinct_rows:,} distinct ones"
-        items.append(f"- Rows trained: {trained.rows_trained:,}{distinct}; seed {trained.seed}")
+        items.append(f"Rows trained: {trained.rows_trained:,}{distinct}; seed {trained.seed}")
     if counts := sum((Counter(line.sources) for line in rounds), Counter()):
         shown = ", ".join(f"{label(source)} {count:,}" for source, count in counts.most_common(SOURCES))
-        items.append(f"- Rows picked, by source, over all rounds: {shown}{', ...' if len(counts) > SOURCES else ''}")
+        items.append(f"Rows picked, by source, over all rounds: {shown}{', ...' if len(counts) > SOURCES else ''}")
     args = trainer["args"]
     options = {key: args[key] for key in ("learning_rate", "lr_scheduler_type") if args.get(key) is not None}
     size = args.get("per_device_train_batch_size", 1) * args.get("gradient_accumulation_steps", 1)
-    items.append(f"- Optimizer: {', '.join(f'{k}={v}' for k, v in options.items())}, {size} rows per step and process")
+    items.append(
+        f"Optimizer: {', '.join(f'{k}={v}' for k, v in options.items())}, {plural(size, 'row')} per step and process"
+    )
     return items
 
 
@@ -206,27 +225,24 @@ def _adapter_kind(adapter: Adapter) -> str:
     return f"{kind}{quantised} ({shape}{modules})"
 
 
-def _metrics(metrics: EvalMetrics) -> str:
+def _metrics(metrics: EvalMetrics) -> dict:
     """The run's evaluation of the adapter, beside the base's."""
     base = metrics.base
     sets: dict[str, tuple[SetMetrics, SetMetrics | None]] = {"target": (metrics, base)}
     for name, values in metrics.more.items():
         sets[name] = (values, base.more.get(name) if base else None)
-    lines = ["## Evaluation", "", "| set | metric | this model | base model |", "|---|---|---|---|"]
+    rows = []
     for name, (ours, theirs) in sets.items():
-        lines.append(f"| {name} ({ours.rows} rows) | loss | {_loss(ours)} | {_loss(theirs)} |")
+        rows.append((f"{name} ({plural(ours.rows, 'row')})", "loss", _loss(ours), _loss(theirs)))
         for grader, score in ours.scores.items():
-            other = theirs.scores.get(grader) if theirs else None
-            lines.append(f"| {name} | {grader} | {_score(score)} | {_score(other)} |")
+            rows.append((name, grader, _score(score), _score(theirs.scores.get(grader) if theirs else None)))
     base_tasks = (base.lm_eval if base else None) or {}
     for task, scores in (metrics.lm_eval or {}).items():
         for metric, value in scores.items():
             if isinstance(value, dict):
-                other_value = base_tasks.get(task, {}).get(metric, {}).get("value")
-                lines.append(f"| {task} | {metric} | {_number(value.get('value'))} | {_number(other_value)} |")
-    seen = " The selection saw these rows: they are its queries." if metrics.selection_saw_them else ""
-    about = f"Measured on the adapter before it was merged. Loss in nats a token, 95% intervals over examples.{seen}"
-    return "\n".join([*lines, "", about, f"Fingerprint of the target's rows: {metrics.eval_fingerprint}."])
+                other = base_tasks.get(task, {}).get(metric, {}).get("value")
+                rows.append((task, metric, _number(value.get("value")), _number(other)))
+    return {"rows": rows, "seen": metrics.selection_saw_them, "fingerprint": metrics.eval_fingerprint}
 
 
 def _number(value: float | None) -> str:
@@ -244,52 +260,17 @@ def _score(score: Score | None) -> str:
     return f"{_number(score.mean)} ({score.right} of {score.graded})" if score and score.graded else ""
 
 
-def _merge(export: Export) -> str:
-    read, cfg = export.reading, export.cfg
-    bound = f"{cfg.tolerance} (largest)" if cfg.export_dtype == "float32" else f"{cfg.rounding_tolerance} (share)"
-    lines = ["## Merge", "", f"Merged in float32, written in {cfg.export_dtype}. Logits on {export.compared_on}:", ""]
-    lines += ["| compared with the adapter | largest difference | share of the logits' spread | same likeliest token |"]
-    lines += ["|---|---|---|---|"]
-    rows = [
-        (f"{label(str(a.path)) if a.run is None else _run_name(a.run)}, merged", measured)
-        for a, measured in zip(export.adapters, export.merging, strict=True)
-    ]
+def _compared(export: Export) -> list[tuple[str, dict]]:
+    """Names and differences of all that was compared with the adapter."""
+    names = (label(str(a.path)) if a.run is None else a.run.folder.name for a in export.adapters)
+    rows = [(f"{name}, merged", measured) for name, measured in zip(names, export.merging, strict=True)]
     if export.quantised and "max_logit_difference" in export.quantised:
         rows.append(("the adapter on its quantised base", export.quantised))
-    for name, measured in [*rows, ("these files, read back", read)]:
-        largest, share = measured["max_logit_difference"], measured["share_logit_difference"]
-        lines.append(f"| {name} | {largest:.2e} | {share:.2e} | {measured['same_top_token']:.1%} |")
-    lines += ["", f"Files above {bound} are not written."]
-    if export.quantised is not None:
-        unmeasured = "" if "max_logit_difference" in export.quantised else " (by how much was not measured)"
-        lines.append(
-            "The adapter was trained on a quantised base; merged into the float32 base, the model differs from the "
-            f"one that was trained and evaluated{unmeasured}."
-        )
-    return "\n".join(lines)
+    return [*rows, ("these files, read back", export.reading)]
 
 
-def _lineage(export: Export) -> str:
-    merge = provenance()
-    lines = [
-        "## Lineage",
-        "",
-        f"- Base model: {label(export.base)}" + (f", revision {export.revision}" if export.revision else ""),
-    ]
-    commands = []
-    for adapter in export.adapters:
-        lines.append(
-            f"- Adapter: {label(str(adapter.path))}" + (f" of run {_run_name(adapter.run)}" if adapter.run else "")
-        )
-        if named := adapter.base[0]:
-            if named != export.base:
-                lines.append(f"  - It names {label(named)} as its base")
-        if adapter.run is not None and (trained := adapter.run.trained).command:
-            commands.append(without_folders(trained.command))
-            lines.append(f"  - Trained {trained.created} with {_versions(trained.versions)}")
-    lines.append(f"- Merged {merge['created']} with {_versions(merge['versions'])}")
-    commands.append(without_folders(merge["command"]))
-    return "\n".join([*lines, "", "Paths are cut to their last part:", "", "```bash", *commands, "```"])
+def _bound(cfg: DictConfig) -> str:
+    return f"{cfg.tolerance} (largest)" if cfg.export_dtype == "float32" else f"{cfg.rounding_tolerance} (share)"
 
 
 def _versions(versions: dict) -> str:

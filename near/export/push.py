@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from near.common.errors import UserError, one_line
+from near.common.errors import UserError, as_user_error
 from near.common.outputs import LIST
 
 
@@ -18,15 +18,12 @@ def check_push(name: str, overwrite: bool) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"push_to_hub={name} is not of the form ORG/NAME")
+        raise UserError(f"push_to_hub={name} is not of the form ORG/NAME; write it so")
     api = HfApi(token=_token(name))
-    try:
+    what = f"push_to_hub={name}: the hub refuses HF_TOKEN or is unreachable"
+    with as_user_error((HfHubHTTPError, OSError, ValueError), what, "check both"):
         api.whoami()
         exists = api.repo_exists(name)
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(
-            f"push_to_hub={name}: the hub refuses HF_TOKEN or is unreachable ({one_line(error)[:160]})"
-        ) from error
     if exists and not overwrite:
         raise UserError(f"push_to_hub={name} exists already; name another model or set overwrite=true")
 
@@ -37,15 +34,12 @@ def push(folder: Path, name: str, private: bool) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi(token=_token(name))
-    try:
+    fix = f"{folder} is complete: hf upload {name} {folder}"
+    with as_user_error((HfHubHTTPError, OSError, ValueError), f"push_to_hub={name} failed", fix):
         url = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(
             repo_id=name, folder_path=str(folder), ignore_patterns=[LIST], commit_message="Merged by near"
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(
-            f"push_to_hub={name} failed ({one_line(error)[:160]}); {folder} is complete: hf upload {name} {folder}"
-        ) from error
     return str(url)
 
 
@@ -54,5 +48,5 @@ def _token(name: str) -> str:
     if token := os.environ.get("HF_TOKEN"):
         return token
     raise UserError(
-        f"push_to_hub={name} needs a token with write access: put it into the environment variable HF_TOKEN"
+        f"push_to_hub={name} needs a token with write access; put it into the environment variable HF_TOKEN"
     )

@@ -87,7 +87,8 @@ def load_float32(folder: str | Path, trust_remote_code: bool, device: str | torc
     faulty = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if faulty:
         raise UserError(
-            f"the weights in {folder} are incomplete ({len(faulty)} are missing or of another shape, first {faulty[0]})"
+            f"the weights in {folder} are incomplete ({len(faulty)} are missing or of another shape, first "
+            f"{faulty[0]}); get them again"
         )
     if (Path(folder) / "generation_config.json").is_file():  # from_pretrained without a name does not read it
         with reading(Path(folder) / "generation_config.json"):

@@ -1,7 +1,6 @@
 """A judge model behind an OpenAI-compatible endpoint: compares an answer with its reference."""
 
 import re
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 
@@ -54,16 +53,13 @@ class Judge:
         try:
             reply = str(response["choices"][0]["message"]["content"])
         except (KeyError, IndexError, TypeError) as error:
-            raise UserError(f"{self.where}.server.url={self.server.url} did not return a chat completion") from error
+            raise UserError(
+                f"{self.where}.server.url={self.server.url} did not return a chat completion; is it an "
+                "OpenAI-compatible server?"
+            ) from error
         word = re.search(r"\b(yes|no)\b", reply.casefold())
         if word is None:
             raise UserError(
                 f"{self.where}: {self.model} replies {reply[:60]!r}, neither yes nor no; change {self.where}.prompt"
             )
         return word.group() == "yes", reply
-
-
-def normalise(text: str) -> str:
-    """Unicode NFKC, case folded, white space collapsed, closing punctuation dropped."""
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return folded.rstrip(".!。 ")

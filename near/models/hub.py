@@ -28,10 +28,10 @@ def model_folder(key: str, path: str, revision: str | None, cache_dir: str, inst
         folder = Path(resolved).expanduser()
         refuse_special_in(folder, key)
         if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
-            raise UserError(f"{key}={path}: the folder has no model (no config.json)")
+            raise UserError(f"{key}={path}: the folder has no model (no config.json); name another")
         return str(folder)
     if resolved.startswith((".", "/", "~")) or resolved.count("/") > 1:
-        raise UserError(f"{key}={path}: no such folder")
+        raise UserError(f"{key}={path}: no such folder; name a model's folder or hub id")
     from huggingface_hub import get_token, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
@@ -45,8 +45,8 @@ def model_folder(key: str, path: str, revision: str | None, cache_dir: str, inst
         ) from error
     except (OSError, ValueError, HFValidationError, RuntimeError) as error:
         raise UserError(
-            f"{key}={path}: no such folder, and the hub did not provide it ({one_line(error)[:160]}); "
-            f"without access to a hub use {instead}, which is built in"
+            f"{key}={path}: no such folder, and the hub did not provide it "
+            f"({one_line(error)[:160]}); without access to a hub use {instead}, which is built in"
         ) from error
 
 

@@ -8,9 +8,10 @@ from omegaconf import DictConfig
 from safetensors import safe_open
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from near.common.errors import UserError, one_line, reading
+from near.common.errors import UserError, as_user_error, reading
 from near.common.extras import install
 from near.common.files import read_json
+from near.common.text import plural
 from near.data.templates.named import set_template, set_thinking
 from near.models.hub import model_folder, resolve_dtype
 from near.models.patterns import check_patterns
@@ -41,7 +42,10 @@ def load_tokenizer(cfg: DictConfig, cache_dir: str, folder: str | None = None, t
     with reading(f"the tokenizer in {folder}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code, **options)
     if not tokenizer.is_fast:
-        raise UserError(f"the tokenizer in {folder} is not a fast one, which is needed to locate answers in a chat")
+        raise UserError(
+            f"the tokenizer in {folder} is not a fast one, which is needed to locate answers in a chat; use a "
+            "model with tokenizer.json"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     set_template(tokenizer, cfg.template, template_key)
@@ -128,10 +132,8 @@ def add_finetuning(model, finetuning: DictConfig):
     if getattr(model, "is_quantized", False):
         # norms and embeddings become float32; trainer.args decides on gradient checkpointing
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    try:
+    with as_user_error((ValueError, TypeError), "finetuning: peft refuses these values", "change them"):
         adapted = get_peft_model(model, instantiate(finetuning, _convert_="all"))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"finetuning: peft refuses these values ({one_line(error)[:200]})") from error
     keep_initial(adapted)
     return adapted
 
@@ -153,7 +155,10 @@ def with_adapter(model, path: str | Path, trainable: bool = False):
     path = Path(path)
     weights = path / "adapter_model.safetensors"
     if not (path / "adapter_config.json").is_file() or not weights.is_file():
-        raise UserError(f"adapter_name_or_path={path}: no adapter_config.json or no adapter_model.safetensors")
+        raise UserError(
+            f"adapter_name_or_path={path}: no adapter_config.json or no adapter_model.safetensors; name an "
+            "adapter's folder"
+        )
     check_patterns(path, read_json(path / "adapter_config.json"), (name for name, _ in model.named_modules()))
     misfit = f"adapter_name_or_path={path} does not fit the model {model.name_or_path}"
     with reading(weights), safe_open(weights, framework="numpy") as file:
@@ -164,5 +169,8 @@ def with_adapter(model, path: str | Path, trainable: bool = False):
     # an adapter may include embeddings
     whole = set(get_peft_model_state_dict(adapted, save_embedding_layers=True)) | known
     if odd := (stored - whole) | (known - stored):
-        raise UserError(f"{misfit} ({len(odd)} weights differ, first {min(odd)}); name the base it was trained on")
+        raise UserError(
+            f"{misfit} ({plural(len(odd), 'weight differs', 'weights differ')}, first {min(odd)}); name the "
+            "base it was trained on"
+        )
     return adapted

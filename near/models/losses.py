@@ -5,47 +5,69 @@ large batch's memory. If the model can compute the logits of some positions alon
 """
 
 import inspect
+from dataclasses import dataclass
 
 import torch
 
+from near.models.padding_free import end_to_end
 from near.models.tokens import IGNORED
 
 
-def answer_losses(model, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss of every answer token.
+@dataclass(frozen=True)
+class AnswerInputs:
+    """What a model gets to compute the logits that answers need, and nothing else if it can.
+
+    Attributes:
+        inputs: keywords of the model, without labels.
+        following: the label of the token after each of the U positions that have logits, int64 (B, U).
+        rows: the row of the batch of each position, int64 (B, U).
+        alone: whether the logits are of these positions alone.
+    """
+
+    inputs: dict
+    following: torch.Tensor
+    rows: torch.Tensor
+    alone: bool
+
+
+def answer_inputs(model, batch: dict[str, torch.Tensor], padding_free: bool = False) -> AnswerInputs:
+    """Arrange a batch for `model`.
 
     Args:
         model: a causal language model.
         batch: input_ids, attention_mask and labels, int64 (B, T), from models/tokens.py's Collator.
-
-    Returns:
-        losses float32 (m,), of the m answer tokens; rows int64 (m,), the row of the batch of each.
+        padding_free: lay the rows end to end, B = 1, where the model supports that and it is less work.
     """
-    following, keyword = following_answers(model, batch["labels"])  # (B, U)
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    logits = model(**inputs, use_cache=False, **keyword).logits  # (B, U, vocabulary)
-    rows, positions = torch.nonzero(following != IGNORED, as_tuple=True)
-    scores = logits[rows, positions].float()  # (m, vocabulary): float32 for answer tokens alone saves memory
-    losses = torch.nn.functional.cross_entropy(scores, following[rows, positions], reduction="none")
-    return losses, rows
+    following = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)  # (B, T)
+    inputs: dict = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    rows = torch.arange(len(following), device=following.device)[:, None].expand_as(following)
+    if not can_keep(model):
+        return AnswerInputs(inputs, following, rows, False)
+    if padding_free and (arranged := end_to_end(model, batch, following)) is not None:
+        inputs, following, rows = arranged[0], arranged[1], arranged[2][None]
+    positions = (following != IGNORED).any(dim=0).nonzero()[:, 0]  # (U,)
+    if not len(positions):
+        return AnswerInputs(inputs, following, rows, False)
+    return AnswerInputs({**inputs, "logits_to_keep": positions}, following[:, positions], rows[:, positions], True)
 
 
-def following_answers(model, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The labels of the positions whose logits are needed: those before an answer token of any row of the batch.
+def answer_losses(
+    model, batch: dict[str, torch.Tensor], padding_free: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of every answer token.
 
     Args:
-        model: a causal language model.
-        labels: int64 (B, T), IGNORED at tokens that are no answer.
+        model, batch, padding_free: see `answer_inputs`.
 
     Returns:
-        The next token's label at each of U positions, int64 (B, U); and the keyword argument with which `model`
-        computes the logits of these positions alone. U is T, and the keywords are empty, for other models.
+        losses float32 (m,), of the m answer tokens, row by row; rows int64 (m,), the row of the batch of each.
     """
-    following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)  # (B, T)
-    positions = (following != IGNORED).any(dim=0).nonzero()[:, 0]  # (U,)
-    if not len(positions) or not can_keep(model):
-        return following, {}
-    return following[:, positions], {"logits_to_keep": positions}
+    arranged = answer_inputs(model, batch, padding_free)
+    logits = model(**{**arranged.inputs, "use_cache": False}).logits  # (B, U, vocabulary)
+    at = torch.nonzero(arranged.following != IGNORED, as_tuple=True)
+    scores = logits[at].float()  # (m, vocabulary): float32 for answer tokens alone saves memory
+    losses = torch.nn.functional.cross_entropy(scores, arranged.following[at], reduction="none")
+    return losses, arranged.rows[at]
 
 
 def can_keep(model) -> bool:

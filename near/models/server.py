@@ -71,12 +71,15 @@ class Server:
                 raise UserError(f"{self.where}.url={self.url} refuses the key (status {answer.status_code}); {fix}")
             if answer.is_error:
                 raise UserError(
-                    f"{self.where}.url={self.url}{path} answers {answer.status_code}: {one_line(answer.text)[:200]}"
+                    f"{self.where}.url={self.url}{path} answers {answer.status_code}: {one_line(answer.text)[:200]}; "
+                    "check the URL, the model and the key"
                 )
             try:
                 return answer.json()
             except ValueError as error:
-                raise UserError(f"{self.where}.url={self.url}{path} did not return JSON") from error
+                raise UserError(
+                    f"{self.where}.url={self.url}{path} did not return JSON; is it an OpenAI-compatible server?"
+                ) from error
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((_Busy, httpx.TransportError)),
@@ -92,7 +95,9 @@ class Server:
                 f"({one_line(error) or type(error).__name__}); start it and run again; stored results are reused"
             ) from error
         except httpx.InvalidURL as error:
-            raise UserError(f"{self.where}.url={self.url} is not a URL ({one_line(error)})") from error
+            raise UserError(
+                f"{self.where}.url={self.url} is not a URL ({one_line(error)}); write it like http://127.0.0.1:8000/v1"
+            ) from error
 
 
 class _Busy(Exception):

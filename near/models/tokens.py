@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from near.common.errors import UserError, one_line
 from near.common.files import FULL, READ_ONLY, cache_folder, digest, naming_full_disk
+from near.common.text import plural
 from near.common.threads import threads_to_use
 from near.data.formats.formats import without_nulls
 from near.data.rows import Rows
@@ -127,7 +128,10 @@ def _check(rows: Rows, table: datasets.Dataset, usable: np.ndarray, on_error: st
     first = misfits[int(ids[0])].as_py()
     if on_error != "skip":
         raise UserError(f"data.{rows.name}, row {ids[0]}: {first}")
-    log.info(f"{rows.name}: {len(ids)} of {len(rows)} rows can't be encoded and are left out; row {ids[0]}: {first}")
+    log.info(
+        f"{rows.name}: {len(ids)} of {plural(len(rows), 'row')} left out, as they can't be encoded; row "
+        f"{ids[0]}: {first}"
+    )
 
 
 def _report(rows: Rows, table: datasets.Dataset, usable: np.ndarray, eligible: int, cutoff_len: int, tokenizer) -> None:
@@ -135,38 +139,39 @@ def _report(rows: Rows, table: datasets.Dataset, usable: np.ndarray, eligible: i
     counts = {name: table.data.column(name).to_numpy()[usable] for name in _COUNTED}
     rows_with = {name: int((values > 0).sum()) for name, values in counts.items()}
     if rows_with["cut_prompt"] or rows_with["cut_answer"]:
-        cut = f"{rows_with['cut_prompt']} prompts and {rows_with['cut_answer']} answers"
-        log.info(f"{rows.name}: {cut} of {len(rows)} rows cut to data.cutoff_len={cutoff_len} tokens")
+        cut = f"{plural(rows_with['cut_prompt'], 'prompt')} and {plural(rows_with['cut_answer'], 'answer')}"
+        log.info(f"{rows.name}: {cut} of {plural(len(rows), 'row')} cut to data.cutoff_len={cutoff_len} tokens")
     if rows_with["lost_question"] or rows_with["lost_answers"]:
         log.info(
-            f"{rows.name}: the cut leaves {rows_with['lost_question']} rows with an answer without its question, and "
-            f"removes {int(counts['lost_answers'].sum())} earlier answers from {rows_with['lost_answers']} rows"
+            f"{rows.name}: the cut leaves {plural(rows_with['lost_question'], 'row')} with an answer without its "
+            f"question, and removes {plural(int(counts['lost_answers'].sum()), 'earlier answer')} from "
+            f"{plural(rows_with['lost_answers'], 'row')}"
         )
     if rows_with["endless"]:
         log.info(
-            f"{rows.name}: answers of {rows_with['endless']} rows do not end: neither the chat template nor the "
-            "tokenizer has an end token"
+            f"{rows.name}: answers of {plural(rows_with['endless'], 'row')} do not end: neither the chat template "
+            "nor the tokenizer has an end token"
         )
     if rows_with["end_added"]:
         log.info(
-            f"{rows.name}: the chat template does not end the answers of {rows_with['end_added']} rows; the end token "
-            f"{tokenizer.eos_token} is added to them"
+            f"{rows.name}: the chat template does not end the answers of {plural(rows_with['end_added'], 'row')}; "
+            f"the end token {tokenizer.eos_token} is added to them"
         )
     if rows_with["unrendered"]:
         count = int(counts["unrendered"].sum())
-        log.info(f"{rows.name}: the chat template omits thinking, or text beside calls, of {count} answers")
+        log.info(f"{rows.name}: the chat template omits thinking, or text beside calls, of {plural(count, 'answer')}")
     if rows_with["dropped"]:
-        log.info(f"{rows.name}: thinking removed from {rows_with['dropped']} rows (data.reasoning=drop)")
+        log.info(f"{rows.name}: thinking removed from {plural(rows_with['dropped'], 'row')} (data.reasoning=drop)")
     if rows_with["reopened"]:
         log.info(
-            f"{rows.name}: the chat template opens {rows_with['reopened']} answers differently from generation; "
-            "see model.enable_thinking and data.reasoning"
+            f"{rows.name}: the chat template opens {plural(rows_with['reopened'], 'answer')} differently from "
+            "generation; see model.enable_thinking and data.reasoning"
         )
     refused = table.data.column("refused").drop_null()
     if len(refused):
-        log.info(f"{rows.name}: the chat template rejects {len(refused)} rows, the first with: {refused[0]}")
+        log.info(f"{rows.name}: the chat template rejects {plural(len(refused), 'row')}, the first with: {refused[0]}")
     if lost := len(usable) - eligible:
-        log.info(f"{rows.name}: {lost} rows have no answer token and are not eligible")
+        log.info(f"{rows.name}: {plural(lost, 'row')} without an answer token, not eligible")
 
 
 _EMPTY = np.empty(0, dtype=np.int64)

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from near.common.errors import UserError, one_line, printable, visible
 from near.common.records import RoundRecord
 from near.common.run_folder import LINES, ROUNDS, RunFolder, below
+from near.common.text import plural
 from near.data.loading import load
 from near.report.runs import quiet
 
@@ -58,7 +59,7 @@ def _ids(files: RunFolder, index: int, part: str = "") -> np.ndarray:
 def lookup(root: Path, row: int) -> None:
     """Print, for every run below `root` (finished or not), the row's text and where the run trained it."""
     if not root.is_dir():
-        raise UserError(f"runs={root}: no such folder")
+        raise UserError(f"runs={root}: no such folder; name a run's, or one above it")
     folders = [files.path for files in below(root, f"{ROUNDS}/{LINES}")]
     if not folders:
         raise UserError(f"runs={root}: no rounds/rounds.jsonl below it; give the output folder of train.py")
@@ -81,7 +82,7 @@ def _text(folder: Path, row: int) -> Iterator[str]:
         yield f"row {row}: its text can't be shown ({one_line(error)})"
         return
     if row >= len(rows):
-        raise UserError(f"row={row} is not in the pool of {len(rows)} rows; use row<={len(rows) - 1}")
+        raise UserError(f"row={row} is not in the pool of {plural(len(rows), 'row')}; use row<={len(rows) - 1}")
     yield f"row {row}, from {printable(rows.sources(np.array([row]))[0], 60)}"
     for message in rows.messages(row):
         trained = "" if message.get("train", True) else " (not trained on)"
@@ -93,9 +94,9 @@ def _appearances(folder: Path, row: int) -> Iterator[str]:
     rounds = seen(folder, row)
     count = len(RunFolder(folder).rounds)
     if not rounds:
-        yield f"{folder}: in none of its {count} rounds"
+        yield f"{folder}: in none of its {plural(count, 'round')}"
         return
-    yield f"{folder}: in {len(rounds)} of its {count} rounds"
+    yield f"{folder}: in {len(rounds)} of its {plural(count, 'round')}"
     for one in rounds:
         line = one.line
         if one.steps is None:

@@ -152,7 +152,7 @@ def collect(root: Path) -> tuple[list[Run], list[Path]]:
     """The finished runs below `root`, the base model first, and the folders of runs that started and did not finish, or
     whose target loss is not finite. UserError where there is neither."""
     if not root.is_dir():
-        raise UserError(f"runs={root}: no such folder")
+        raise UserError(f"runs={root}: no such folder; name one with runs")
     runs, models, bases, diverged = [], [], {}, []
     for files in below(root, METRICS):
         folder = files.path

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from near.common.files import cache_folder, digest
+from near.common.text import plural
 from near.data.rows import Rows
 from near.embedding.embed import embedder_of
 from near.embedding.embedders.base import Embedder
@@ -45,14 +46,17 @@ def report(search: SearchSettings, candidates: Rows, queries: Rows, dedup: str, 
     n, m = len(pool.ids), len(query_texts.ids)
     distinct, missing = sum(lookup.distinct for _, lookup in parts), sum(len(lookup.missing) for _, lookup in parts)
     start = "embedding" if training else "dry run"
-    log.info(f"{start}: {n} candidates, {m} queries, {distinct} distinct texts, {distinct - missing} stored already")
+    log.info(
+        f"{start}: {plural(n, 'candidate')}, {plural(m, 'query', 'queries')}, "
+        f"{plural(distinct, 'distinct text')}, {distinct - missing} stored already"
+    )
     sample = _sample(parts, COUNTED)
     if missing:
         tokens, exact = _tokens(embedder, sample, missing)
         counted = f", {'' if exact else 'about '}{tokens} tokens" if tokens else ""
-        log.info(f"to embed: {missing} texts{counted}")
+        log.info(f"to embed: {plural(missing, 'text')}{counted}")
         seconds, measured = _seconds(embedder, sample, missing)
-        log.info(f"embedding: about {_duration(seconds)}, from {measured} texts measured")
+        log.info(f"embedding: about {_duration(seconds)}, from {plural(measured, 'text')} measured")
     else:
         log.info("to embed: nothing")
     embedder.close()

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from near.common.cached import cached_array, existing
 from near.common.files import cache_folder, digest
 from near.common.processes import is_main
+from near.common.text import plural
 from near.data.rows import Rows
 from near.embedding.embed import embed_rows, embedder_of
 from near.embedding.embedders.base import Embedder
@@ -32,9 +33,9 @@ def warn_of_equal(candidates: Rows, sets: list[Rows], embedder: DictConfig, cach
     for rows in sets:
         equal, compared = _equal(candidates, rows, embedder_of(embedder, cache_dir), cache_dir)
         if len(equal) and is_main():
-            part = "" if compared == len(rows.eligible()) else f" (its first {compared} rows were compared)"
+            part = "" if compared == len(rows.eligible()) else f" (compared: its first {plural(compared, 'row')})"
             log.warning(
-                f"candidates: {len(equal)} rows have cosine 1 to a row of {rows.name}{part} and are kept, first row "
+                f"candidates: {plural(len(equal), 'row')} with cosine 1 to a row of {rows.name}{part}, kept, first row "
                 f"{equal[0]}; check whether they give away its answer"
             )
 

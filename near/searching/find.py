@@ -25,13 +25,14 @@ from near.common.processes import is_main, rank_shown
 from near.common.progress import bar
 from near.common.records import SelectionManifest
 from near.common.sweep import swept
+from near.common.text import plural
 from near.data.rows import Rows
 from near.embedding.embed import Embedded, embed_rows, embedder_of
 from near.embedding.embedders.base import Embedder
 from near.embedding.store import Store
 from near.searching.equal_rows import EQUAL
 from near.searching.indexes.base import Index, Vectors
-from near.searching.neighbours import SCHEMA_VERSION, Neighbours, _digests, _first, _read
+from near.searching.neighbours import SCHEMA_VERSION, Neighbours, first_columns, matrix_digests, read_matrix
 from near.searching.shards import clear, put_together, search_shards, shards_of
 from near.searching.vectors import StoredVectors
 
@@ -47,7 +48,7 @@ def width_of(max_K: int | None, candidates: int) -> int:
     if max_K is None:
         return min(AS_NEEDED, candidates)
     if max_K > candidates:
-        raise UserError(f"max_K={max_K} is more than the {candidates} candidates; use max_K<={candidates}")
+        raise UserError(f"max_K={max_K} is more than the {plural(candidates, 'candidate')}; use max_K<={candidates}")
     return max_K
 
 
@@ -66,7 +67,7 @@ def widths(max_K: int | None, candidates: int, reach: int) -> Iterator[int]:
         yield width
 
 
-def _check_same(folder: Path, existing: SelectionManifest, new: SelectionManifest, width: int | None) -> None:
+def check_same(folder: Path, existing: SelectionManifest, new: SelectionManifest, width: int | None) -> None:
     """UserError where the selection in `folder` differs from `new`, or has not `width` columns (None: any)."""
     keys = ("schema_version", "candidates", "eligible_digest", "queries", "embedder", "index")
     values = (existing.to_json(), json.loads(json.dumps(new.to_json())))
@@ -129,24 +130,24 @@ def find_neighbours(
     cache_dir = search.cache_dir
     embedder = embedder_of(search.embedder, cache_dir)
     index = instantiate(search.index)  # the class that conf/index/*.yaml names: indexes/flat.py unless index=... is set
-    key_parts = _key_parts(embedder, index, candidates, queries)
+    key_parts = matrix_key_parts(embedder, index, candidates, queries)
     key = digest(key_parts)
     key_parts = secrets.without_values(key_parts)
     if existing is not None:
-        _check_same(*existing, SelectionManifest.from_json(key_parts, "the search"), search.max_K)
+        check_same(*existing, SelectionManifest.from_json(key_parts, "the search"), search.max_K)
     searched = False
     for width in widths(search.max_K, eligible, reach):
         matrix = _cached(cache_dir, key, width)
         searched |= matrix is None
         wide = matrix or _search(cache_dir, width, key_parts, key, embedder, index, candidates, queries)
-        neighbours = _first(wide, width)
+        neighbours = first_columns(wide, width)
         if reach and len(np.unique(neighbours.ids)) >= reach:
             break
     if not searched:
         log.info(f"neighbours: read from the cache ({key[:12]}), embedded 0 texts")
     _warn_of_equal(neighbours)
     if search.max_K is None:
-        log.info(f"max_K: the {width} nearest of {eligible} candidates for each query, as needed")
+        log.info(f"max_K: the {width} nearest of {plural(eligible, 'candidate')} for each query, as needed")
     manifest = dataclasses.replace(neighbours.manifest, max_K=width, key=digest([key, width]))
     return dataclasses.replace(neighbours, manifest=manifest, cached=not searched)
 
@@ -157,8 +158,8 @@ def _warn_of_equal(neighbours: Neighbours) -> None:
     if equal.any() and is_main():
         rows, queries = len(np.unique(neighbours.ids[equal])), int(equal.any(axis=1).sum())
         log.warning(
-            f"candidates: {rows} rows have cosine 1 to a query ({queries} of {len(equal)} queries) and are kept; "
-            "check whether they give away its answer"
+            f"candidates: {plural(rows, 'row')} with cosine 1 to a query ({queries} of "
+            f"{plural(len(equal), 'query', 'queries')}), kept; check whether they give away its answer"
         )
 
 
@@ -166,11 +167,11 @@ def cached_neighbours(search: SearchSettings, candidates: Rows, queries: Rows) -
     """The matrix if it is in the cache, else None. Nothing is computed."""
     embedder, index = embedder_of(search.embedder, search.cache_dir), instantiate(search.index)
     width = width_of(search.max_K, len(candidates.eligible()))
-    neighbours = _cached(search.cache_dir, digest(_key_parts(embedder, index, candidates, queries)), width)
-    return None if neighbours is None else _first(neighbours, width)
+    neighbours = _cached(search.cache_dir, digest(matrix_key_parts(embedder, index, candidates, queries)), width)
+    return None if neighbours is None else first_columns(neighbours, width)
 
 
-def _key_parts(embedder: Embedder, index: Index, candidates: Rows, queries: Rows) -> dict:
+def matrix_key_parts(embedder: Embedder, index: Index, candidates: Rows, queries: Rows) -> dict:
     """What a matrix's cache key is computed from: all that decides its rows, except the width."""
     eligible = candidates.eligible()
     key_parts = {
@@ -196,7 +197,7 @@ def _cached(cache_dir: str, key: str, least: int) -> Neighbours | None:
     folders = {int(p.name.split("-")[1]): p for p in cache_folder(cache_dir, "neighbours").glob(f"{key}-*")}
     for width in sorted(w for w in folders if w >= least):
         try:
-            return _read(folders[width])
+            return read_matrix(folders[width])
         except UserError as error:
             log.warning(f"{error}: searching again")
             remove_folder(folders[width], MATRIX)
@@ -231,7 +232,7 @@ def _search(
         with bar(len(eligible), "searching", "row") as progress:
             if shards is not None:
                 if is_main():
-                    log.info(f"searching in {len(shards)} shards")
+                    log.info(f"searching in {plural(len(shards), 'shard')}")
                 search_shards(shards, progress.update)
                 progress.update(progress.total - progress.n)  # shards of other processes
             with locked(lock_file(cache_dir, key)):  # the first process to get here merges the shards
@@ -248,11 +249,11 @@ def _search(
                     write_npy(new / "top_indices.npy", eligible[rows])
                     write_npy(new / "top_scores.npy", scores)
                     write_npy(new / "typical_scores.npy", typical_scores(query_vectors, vectors))
-                    made = {"searched_max_K": width, "figures": figures, "sha256": _digests(new)}
+                    made = {"searched_max_K": width, "figures": figures, "sha256": matrix_digests(new)}
                     manifest = SelectionManifest.from_json({**key_parts, **made, **provenance()}, folder)
                     manifest.write(new / "manifest.json")
                 clear(unfinished)
-    return _read(folder)
+    return read_matrix(folder)
 
 
 def _embed(store: Store, embedder: Embedder, candidates: Rows, eligible: np.ndarray, queries: Rows):
@@ -282,15 +283,20 @@ def check_alike(pool: Embedded, queries: Embedded) -> None:
 
 
 def _log_embedding(embedder: Embedder, pool: Embedded, queries: Embedded, rows: int, seconds: float) -> None:
-    """Log how many texts this process embedded and how many were already stored."""
-    now, cached = pool.now + queries.now, pool.distinct - pool.now
+    """Log how many texts this process embedded, how many others did, and how many were stored before."""
+    now, before = pool.now + queries.now, pool.distinct - pool.missing
+    others = pool.missing + queries.missing - now
+    elsewhere = f" and {others} by other processes" if others > 0 else ""
     log.info(
-        f"{rank_shown()}embedded {now} texts ({seconds:.1f} s); {cached} of the pool's {pool.distinct} distinct texts "
-        f"were embedded before, {1 - pool.distinct / rows:.1%} of its rows repeat a text"
+        f"{rank_shown()}embedded {plural(now, 'text')} ({seconds:.1f} s){elsewhere}; {before} of the pool's "
+        f"{pool.distinct} distinct texts were embedded before, {1 - pool.distinct / rows:.1%} of its rows repeat a text"
     )
     if embedder.tokens:
         share = embedder.padding / (embedder.tokens + embedder.padding)
-        log.info(f"{embedder.tokens} tokens embedded, {share:.1%} padding; {embedder.truncated} texts cut")
+        log.info(
+            f"{plural(embedder.tokens, 'token')} embedded, {share:.1%} padding; "
+            f"{plural(embedder.truncated, 'text')} cut"
+        )
 
 
 SAMPLE = 1000  # random rows of the pool that show what similarity a query has with just any row

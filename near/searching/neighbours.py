@@ -9,6 +9,7 @@ import numpy as np
 from near.common.errors import UserError
 from near.common.files import file_digest
 from near.common.records import SelectionManifest
+from near.common.text import plural
 from near.data.rows import Rows
 
 SCHEMA_VERSION = SelectionManifest.schema_version
@@ -33,7 +34,7 @@ class Neighbours:
     cached: bool = False
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def matrix_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of a matrix's files."""
     names = ("top_indices.npy", "top_scores.npy", "typical_scores.npy")
     return {name: file_digest(folder / name) for name in names if (folder / name).is_file()}
@@ -58,7 +59,7 @@ def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: in
     for name in ("top_indices.npy", "top_scores.npy", "manifest.json"):
         if not (folder / name).is_file():
             raise UserError(f"indices_path={path}: no {name} in {folder}; give a top_indices.npy that select.py wrote")
-    neighbours = _read(folder)
+    neighbours = read_matrix(folder)
     for name, rows in (("candidates", candidates), ("queries", queries)):
         source = getattr(neighbours.manifest, name)
         if source is None:
@@ -66,34 +67,33 @@ def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: in
         if source.fingerprint != rows.fingerprint:
             raise UserError(
                 f"indices_path={path} was made for other {name} ({str(source.fingerprint)[:12]}, "
-                f"{source.rows} rows) than data.{name} ({rows.fingerprint[:12]}, {len(rows)} rows); "
-                "run select.py on these"
+                f"{plural(source.rows, 'row')}) than data.{name} ({rows.fingerprint[:12]}, "
+                f"{plural(len(rows), 'row')}); run select.py on these"
             )
     width = neighbours.ids.shape[1]
     max_K = width if max_K is None else max_K
     if width < max_K:
         raise UserError(
-            f"indices_path={path} holds {width} neighbours a query, fewer than max_K={max_K}; use max_K<={width}"
+            f"indices_path={path} holds {plural(width, 'neighbour')} a query, fewer than max_K={max_K}; use "
+            f"max_K<={width}"
         )
     if neighbours.ids.max() >= len(candidates):
-        raise UserError(
-            f"indices_path={path} names row {neighbours.ids.max()} of a pool of {len(candidates)}; select again"
-        )
-    return _first(neighbours, max_K)
+        raise UserError(f"indices_path={path} names row {neighbours.ids.max()} of {len(candidates)}; select again")
+    return first_columns(neighbours, max_K)
 
 
-def _first(neighbours: Neighbours, max_K: int) -> Neighbours:
+def first_columns(neighbours: Neighbours, max_K: int) -> Neighbours:
     """Each query's first `max_K` neighbours, copied from the memory-mapped files."""
     parts = (np.array(a[:, :max_K]) for a in (neighbours.ids, neighbours.scores))
     return dataclasses.replace(neighbours, **dict(zip(("ids", "scores"), parts, strict=True)))
 
 
-def _read(folder: Path) -> Neighbours:
+def read_matrix(folder: Path) -> Neighbours:
     try:
         ids, scores = (np.load(folder / f"top_{name}.npy", "r", allow_pickle=False) for name in ("indices", "scores"))
         typical = np.load(path, allow_pickle=False) if (path := folder / "typical_scores.npy").is_file() else None
         manifest = SelectionManifest.read(folder / "manifest.json")
-        digests = _digests(folder)
+        digests = matrix_digests(folder)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(
             f"the selection in {folder} is damaged ({error}); delete the folder and select again"
@@ -103,12 +103,10 @@ def _read(folder: Path) -> Neighbours:
     if any(digests.get(n) != d for n, d in manifest.sha256.items()):
         raise UserError(f"the selection in {folder} is damaged (its bytes changed); delete the folder and select again")
     if manifest.schema_version != SCHEMA_VERSION:
-        raise UserError(
-            f"{folder / 'manifest.json'} has schema {manifest.schema_version}, not {SCHEMA_VERSION}; select again"
-        )
+        raise UserError(f"{folder / 'manifest.json'} has schema {manifest.schema_version}; select again")
     if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape != scores.shape or ids.size and ids.min() < 0:
         raise UserError(
-            f"{folder / 'top_indices.npy'} is not an int64 matrix of row ids of the scores' shape; select again"
+            f"{folder / 'top_indices.npy'} is no int64 matrix of row ids of the scores' shape; select again"
         )
     if scores.dtype.kind != "f" or not all(map(_is_ranked, *_blocks(ids, scores))):
         raise UserError(

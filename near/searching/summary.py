@@ -10,6 +10,7 @@ from rich.table import Table
 
 from near.common.errors import printable
 from near.common.processes import world_size
+from near.common.text import plural
 from near.data.rows import Rows
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ def _table(neighbours: "Neighbours", candidates: Rows, query_ids: np.ndarray) ->
     eligible = neighbours.manifest.candidates.eligible
     sources = Counter(map(str, candidates.sources(ids[:, :NEAREST].ravel())))
     shares = [f"{printable(name, LABEL)} {count / sources.total():.0%}" for name, count in sources.most_common(5)]
-    others = [f"{len(sources) - 5} others"] if len(sources) > 5 else []
+    others = [plural(len(sources) - 5, "other")] if len(sources) > 5 else []
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("pool", f"{len(candidates)} rows, {eligible} may be selected")
+    table.add_row("pool", f"{plural(len(candidates), 'row')}, {eligible} may be selected")
     table.add_row("queries", str(len(query_ids)))
     texts, of_queries = figures["distinct_texts"], figures["query_texts"]
     in_store = texts + of_queries - embedded
@@ -93,7 +94,7 @@ def warn(scores: np.ndarray, typical: np.ndarray | None, query_ids: np.ndarray) 
         if len(far):
             q = far[0]
             log.warning(
-                f"{len(far)} of {len(query_ids)} queries have no near row in the pool: "
+                f"{len(far)} of {plural(len(query_ids), 'query', 'queries')} without a near row in the pool: "
                 f"query {query_ids[q]}'s nearest has similarity {scores[q, 0]:.3f}, just any row "
                 f"{typical[q]:.3f}; do pool and target fit together?"
             )

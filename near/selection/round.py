@@ -1,11 +1,13 @@
 """What a selector receives for a round, and what it returns."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from near.common.errors import UserError
+from near.common.text import plural
 
 if TYPE_CHECKING:
     from near.data.rows import Rows
@@ -89,18 +91,29 @@ class Round:
 
 def checked(subset: Subset, round: Round, name: str) -> Subset:
     """Return `subset`, or raise UserError if it breaks the contract. `name`: of the selector, for the message."""
+    if not isinstance(subset, Subset):
+        raise UserError(
+            f"selector {name} returned a {type(subset).__name__}; return near.selection.round.Subset(ids=...)"
+        )
     ids = np.asarray(subset.ids)
     if ids.dtype != np.int64 or ids.ndim != 1:
         raise UserError(f"selector {name} returned ids of {ids.dtype} {ids.shape}; they must be int64 in one dimension")
     if not 1 <= len(ids) <= round.size:
         raise UserError(
-            f"selector {name} returned {len(ids)} rows in round {round.index}; it may return 1 to {round.size}"
+            f"selector {name} returned {plural(len(ids), 'row')} in round {round.index}; it may return 1 to "
+            f"{round.size}"
         )
     if len(np.unique(ids)) != len(ids):
-        raise UserError(f"selector {name} returned {len(ids) - len(np.unique(ids))} rows twice in round {round.index}")
+        raise UserError(
+            f"selector {name} returned {plural(len(ids) - len(np.unique(ids)), 'row')} twice in round "
+            f"{round.index}; return distinct ones"
+        )
     ineligible = np.setdiff1d(ids, round.eligible)
     if len(ineligible):
-        raise UserError(f"selector {name} returned row {ineligible[0]}, which is not eligible, in round {round.index}")
+        raise UserError(
+            f"selector {name} returned row {ineligible[0]}, which is not eligible, in round {round.index}; use "
+            "ids of round.eligible"
+        )
     if subset.order is not None:
         order = np.asarray(subset.order)
         if (
@@ -112,4 +125,5 @@ def checked(subset: Subset, round: Round, name: str) -> Subset:
                 f"selector {name} returned an order of {order.dtype} {order.shape} in round {round.index}; it must be "
                 f"int64 ({round.draws},) and hold every row of its ids and no other"
             )
-    return subset
+        subset = dataclasses.replace(subset, order=order)
+    return dataclasses.replace(subset, ids=ids)

@@ -16,9 +16,9 @@ from near.common.records import SelectionManifest
 from near.data.pool import held_out
 from near.embedding.embed import reads_answers
 from near.searching.equal_rows import warn_of_equal
-from near.searching.find import SearchSettings, _check_same, width_of
+from near.searching.find import SearchSettings, check_same, width_of
 from near.searching.material import Material, load_queries
-from near.searching.neighbours import Neighbours, _digests
+from near.searching.neighbours import Neighbours, matrix_digests
 from near.searching.summary import summarise
 from near.selection.subset import SubsetExport
 
@@ -69,7 +69,7 @@ def _write(
         if path.exists() and not cfg.overwrite:  # another run may just have written it
             existing = SelectionManifest.read(path)
             if neighbours is not None:
-                _check_same(folder, existing, manifest, neighbours.ids.shape[1])
+                check_same(folder, existing, manifest, neighbours.ids.shape[1])
             elif existing.key not in (None, manifest.key):
                 raise export.occupied("another selection")
         with export.prepared(manifest.key, material, neighbours) as move:
@@ -79,7 +79,7 @@ def _write(
             if neighbours is not None:
                 write_npy(folder / "top_indices.npy", neighbours.ids)
                 write_npy(folder / "top_scores.npy", neighbours.scores)
-                manifest = dataclasses.replace(manifest, sha256=_digests(folder))
+                manifest = dataclasses.replace(manifest, sha256=matrix_digests(folder))
             dataclasses.replace(manifest, **move(), **provenance(), config=public(cfg)).write(path)
     if neighbours is not None:
         summarise(neighbours, material.candidates, material.queries)

@@ -31,6 +31,7 @@ from near.common.moved import class_names
 from near.common.outputs import SUBSET, remove
 from near.common.processes import is_main
 from near.common.records import SelectionManifest
+from near.common.text import plural
 from near.data.loading import raw_rows, raw_types
 from near.data.rows import Rows
 from near.searching.material import Material
@@ -75,7 +76,9 @@ class SubsetExport:
             return
         eligible = len(candidates.eligible())
         if self.cfg.n > eligible:
-            raise UserError(f"n={self.cfg.n} is more than the {eligible} rows that may be selected; use n<={eligible}")
+            raise UserError(
+                f"n={self.cfg.n} is more than the {plural(eligible, 'row')} that may be selected; use n<={eligible}"
+            )
         existing = self._manifest().subset
         if existing is not None and not self.cfg.overwrite:
             existing = class_names({key: existing.get(key) for key in self.settings})
@@ -100,7 +103,9 @@ class SubsetExport:
         if len(self.subset.ids) < cfg.n:
             width = None if neighbours is None else neighbours.ids.shape[1]
             more = f"; a larger max_K than {width} reaches more" if width and width < len(round.eligible) else ""
-            log.warning(f"selector {self.name} picked {len(self.subset.ids)} rows, fewer than n={cfg.n}{more}")
+            log.warning(
+                f"selector {self.name} picked {plural(len(self.subset.ids), 'row')}, fewer than n={cfg.n}{more}"
+            )
 
     @contextlib.contextmanager
     def prepared(
@@ -141,7 +146,7 @@ class SubsetExport:
                 count = len(subset.ids)
                 sources = Counter(candidates.sources(subset.ids).tolist()).most_common(3)
                 shares = ", ".join(f"{printable(source, 40)} {rows / count:.0%}" for source, rows in sources)
-                log.info(f"wrote {self.folder / names[-1]} ({count} rows by selector {self.name}: {shares})")
+                log.info(f"wrote {self.folder / names[-1]} ({plural(count, 'row')} by selector {self.name}: {shares})")
                 return {"subset": {**self.settings, "rows": count}}
 
             yield move

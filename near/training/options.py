@@ -32,6 +32,7 @@ class Carried(TypedDict):
 
     loraplus: LoraPlus
     nonfinite_steps: int
+    padding_free: bool
 
 
 class ArgumentBounds(TypedDict):

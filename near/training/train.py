@@ -19,7 +19,7 @@ from near.common.files import read_json
 from near.common.locks import locked
 from near.common.outputs import claim, removable
 from near.common.records import ModelMetrics
-from near.common.run_folder import RunFolder
+from near.common.run_folder import CHECKPOINTS, RunFolder
 from near.common.sweep import in_sweep
 from near.evaluation.benchmarks import benchmarks
 from near.evaluation.eval import summary
@@ -41,7 +41,8 @@ from near.training.job import job_of, selector_name
 from near.training.outcome import save, write_outcome
 from near.training.picking import Batching, Picker
 from near.training.rounds.schedule import Schedule
-from near.training.twins import adopt, alone, training_key, twin_of
+from near.training.twins import adopt, alone, training_key, twin_of, warm_up_key
+from near.training.warm_up import SharedWarmUp, shares_warm_up
 
 if TYPE_CHECKING:
     from near.training.job import Job
@@ -105,6 +106,10 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             locks.enter_context(alone(cache_dir, job.training_key))
             if twin := twin_of(output_dir, job.training_key):
                 return _adopted(cfg, output_dir, twin, job, inputs)
+            if shares_warm_up(cfg):
+                key = warm_up_key(inputs.identity, _picker(cfg, job, args), args.world_size)
+                job.warm_up = SharedWarmUp(output_dir, cache_dir, key)
+                locks.callback(job.warm_up.close)
         return _fit(cfg, cache_dir, output_dir, inputs, job, args, state)
 
 
@@ -132,13 +137,15 @@ def _earlier_loss(cfg: DictConfig, output_dir: Path, main_process: bool) -> floa
 
 def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
     """The training key, equal for this run's twins."""
-    picker = None
-    if is_dynamic(cfg):
-        schedule = Schedule.of(cfg.trainer)
-        # a new selector, because selectors may have state from round to round; its rounds go into job.planned
-        fresh = dataclasses.replace(job, selector=selector_of(cfg.selector))
-        picker = Picker(fresh, schedule, Batching.of(args, cfg.trainer.group_by_length))
+    picker = _picker(cfg, job, args) if is_dynamic(cfg) else None
     return training_key(cfg, inputs.identity, inputs.needs, picker, inputs.neighbours, args.world_size)
+
+
+def _picker(cfg: DictConfig, job: "Job", args) -> Picker:
+    """A new picker, with a new selector, because selectors may have state from round to round; the rounds that it
+    selects ahead go into job.planned."""
+    fresh = dataclasses.replace(job, selector=selector_of(cfg.selector))
+    return Picker(fresh, Schedule.of(cfg.trainer), Batching.of(args, cfg.trainer.group_by_length))
 
 
 def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: "Inputs") -> float:
@@ -183,8 +190,7 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
         watched_layers(model, cfg.scoring.modules)  # raises before training if gradients can't be computed
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(settings, inputs, base)
-    before = {} if resume is None else read_json(resume / "trainer_state.json")
-    resumed_at = before.get("global_step")
+    resumed_at = None if resume is None else read_json(resume / "trainer_state.json")["global_step"]
     with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process, resumed_at) as run:
         job.tracked = run
         job.callbacks.append(LogCallback(run))
@@ -193,15 +199,20 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
             job.scorer.probe(model)
         if is_sharded(args):  # whose weights are usable only once training starts
             trainer.add_callback(base)
-        if resume is not None:
-            trainer.restore(resume)
-            if state.is_main_process:
-                log_earlier(run, output_dir, trainer.record.rounds, before["log_history"], job.pool)
-        elif state.is_main_process:  # after everything that may raise was built
+        if resume is None and state.is_main_process:  # after everything that may raise was built
             clear(output_dir)
         if state.is_main_process:
             claim(output_dir, "train")
             removable(output_dir, "adapter", "model")  # the new weights replace them
+        if resume is None and job.warm_up is not None:
+            own = {"identity": trainer.run_identity()}
+            if resume := job.warm_up.adopt(output_dir / CHECKPOINTS, own, trainer.selector_state()):
+                run.logged_until = -1
+        if resume is not None:
+            trainer.restore(resume)
+            if state.is_main_process:
+                history = read_json(resume / "trainer_state.json")["log_history"]
+                log_earlier(run, output_dir, trainer.record.rounds, history, job.pool)
         write_config(cfg, output_dir, state.is_main_process)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = trainer.accelerator.unwrap_model(trainer.model)
@@ -273,7 +284,11 @@ def _trainer(cfg: DictConfig, job: "Job", model, args):
     try:
         cfg = copy.deepcopy(cfg)
         with open_dict(cfg):
-            for name in ("loraplus", "nonfinite_steps"):  # the job carries them: other trainer classes need not
+            for name in (
+                "loraplus",
+                "nonfinite_steps",
+                "padding_free",
+            ):  # the job carries them
                 cfg.trainer.pop(name, None)
         return instantiate(cfg.trainer)(model=model, job=job, args=args)
     except (ValueError, TypeError, OSError, ImportError) as error:

@@ -26,7 +26,7 @@ from near.common.files import digest, naming_full_disk
 from near.common.moved import class_names
 from near.common.outputs import prune_checkpoints
 from near.common.records import RoundRecord
-from near.models.losses import following_answers
+from near.models.losses import answer_inputs
 from near.models.tokens import lengths
 from near.selection.round import Round, Subset
 from near.training.divergence import Watch, diverged, warn_of
@@ -57,6 +57,7 @@ class _Checkpoints(Trainer):
         per_step = None if self.schedule is None else self.draws_per_step
         self.record = Record(job.output_dir / "rounds", job.selector_name, job.pool, per_step, self.args.should_save)
         self.seconds_before, self.started = 0.0, None
+        self.measured: dict[str, dict] = {}  # by a step: the target loss before it, where that was measured ahead
         self.watch = Watch(job.nonfinite_steps)
 
     @property
@@ -101,11 +102,12 @@ class _Checkpoints(Trainer):
         return super().train(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The Trainer's; in training, the model computes logits only at positions that are followed by an answer."""
+        """The Trainer's; in training, the model computes logits only at positions that are followed by an answer, and
+        rows are laid end to end where the model can do that."""
         if model.training and not return_outputs and self.label_smoother is None and not self.args.use_liger_kernel:
-            labels, positions = following_answers(model, inputs["labels"])
-            if positions:
-                inputs = {**inputs, **positions, "shift_labels": labels}
+            arranged = answer_inputs(model, inputs, self.job.padding_free)
+            if arranged.alone:
+                inputs = {**arranged.inputs, "labels": arranged.following, "shift_labels": arranged.following}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def training_step(self, *args, **kwargs):
@@ -131,9 +133,13 @@ class _Checkpoints(Trainer):
         finally:
             self.state.epoch = epoch
 
-    def _identity(self) -> dict:
+    def run_identity(self) -> dict:
         """The run's identity with the number of processes, as JSON values."""
         return dataclasses.replace(self.job.identity, processes=self.args.world_size).to_json()
+
+    def selector_state(self) -> dict[str, np.ndarray]:
+        """The selector's arrays, as a checkpoint names them."""
+        return {f"selector_{k}": v for k, v in self.job.selector.state_dict().items()}
 
     def _save_checkpoint(self, model, trial) -> None:
         """Write the rounds before the Trainer's state, and last the list of files, which marks it as complete."""
@@ -143,9 +149,10 @@ class _Checkpoints(Trainer):
         if self.args.should_save:
             arrays = {f"round_{i:06d}": ids for i, ids in enumerate(self.subsets)}
             arrays |= {f"order_{i:06d}": order for i, order in self.orders.items()}
-            arrays |= self._selector_state()
+            arrays |= self.selector_state()
             rounds = [line.to_json() for line in self.record.rounds]
-            metadata = {"identity": self._identity(), "rounds": rounds, "seconds": self.seconds}
+            metadata = {"identity": self.run_identity(), "rounds": rounds, "seconds": self.seconds}
+            metadata["measured"] = self.measured
             metadata |= {"lists_parts": True, "model_only": self.args.save_only_model}
             write_state(folder / STATE, arrays, metadata)
         # older checkpoints are removed once this one is complete
@@ -164,13 +171,13 @@ class _Checkpoints(Trainer):
     def restore(self, checkpoint: Path) -> None:
         """Restore the rounds of a checkpoint. Raises UserError if it belongs to another run."""
         arrays, metadata = read_checkpoint(checkpoint)
-        differing = differences(class_names(metadata["identity"]), json.loads(json.dumps(self._identity())))
+        differing = differences(class_names(metadata["identity"]), json.loads(json.dumps(self.run_identity())))
         if differing:
             raise UserError(
                 f"{checkpoint} belongs to another run: {'; '.join(differing[:6])}; set overwrite=true to start anew"
             )
         self._load_selector_state(arrays)
-        self.seconds_before = metadata["seconds"]
+        self.seconds_before, self.measured = metadata["seconds"], metadata.get("measured") or {}
         subsets = [arrays[name] for name in sorted(arrays) if name.startswith("round_")]
         orders = {int(name.removeprefix("order_")): arrays[name] for name in arrays if name.startswith("order_")}
         rounds = [RoundRecord.from_json(line, checkpoint / STATE) for line in metadata["rounds"]]
@@ -178,9 +185,6 @@ class _Checkpoints(Trainer):
 
     def _restore(self, lines: list[RoundRecord], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:
         raise NotImplementedError
-
-    def _selector_state(self) -> dict[str, np.ndarray]:
-        return {f"selector_{k}": v for k, v in self.job.selector.state_dict().items()}
 
     def _load_selector_state(self, arrays: dict[str, np.ndarray]) -> None:
         state = {k.removeprefix("selector_"): v for k, v in arrays.items() if k.startswith("selector_")}
@@ -254,6 +258,24 @@ class DynamicSelectTrainer(_Checkpoints):
     def _get_train_sampler(self, train_dataset=None) -> RoundSampler:
         return self.sampler
 
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs) -> None:
+        """Also saves the end of the warm-up for other jobs of the sweep, once, with the target loss there."""
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        step, shared = self.state.global_step, self.job.warm_up
+        if shared is None or step != self.schedule.warmup_step or str(step) in self.measured:
+            return
+        self.measured[str(step)] = self._measure(step)
+        folder = self.args.output_dir
+
+        def write(new: Path) -> None:
+            self.args.output_dir = str(new)
+            try:
+                self._save_checkpoint(model, trial)
+            finally:
+                self.args.output_dir = folder
+
+        shared.save(write)
+
     def begin_epoch(self, step: int) -> None:
         """Give the sampler the slice of optimizer step `step`, from 0; select first where a round starts."""
         stretch = self.schedule.at(step)
@@ -282,18 +304,21 @@ class DynamicSelectTrainer(_Checkpoints):
         earlier = self._selected_before(stretch) or self.job.planned.get(stretch.index)
         subset, seconds = earlier or self._select(stretch, round, started)
         self._draws = self.picker.take(subset, stretch)
-        measured = {"seconds": spent, "tokens": self.picker.tokens(self._draws), **self._measured(stretch)}
+        measured = self.measured.get(str(stretch.start)) or self._measure(stretch.start)
+        measured = {"seconds": spent, "tokens": self.picker.tokens(self._draws), **measured}
         line = self.record.add(stretch, subset, seconds, self._draws, measured)
         log_round(self.job.tracked, line, subset, self.job.pool)
 
     def _spent(self) -> float:
         """Seconds of training and selecting so far, without evaluation."""
-        return round(self.seconds - sum(line.evaluate_seconds or 0.0 for line in self.record.rounds), 3)
+        evaluated = {line.step: line.evaluate_seconds or 0.0 for line in self.record.rounds}
+        evaluated |= {int(step): measured["evaluate_seconds"] for step, measured in self.measured.items()}
+        return round(self.seconds - sum(evaluated.values()), 3)
 
-    def _measured(self, stretch: Stretch) -> dict:
-        """The target loss at the start of the round (None if it is not evaluated), and the evaluation's seconds."""
+    def _measure(self, step: int) -> dict:
+        """The target loss before optimizer step `step` (None if it is not evaluated), and the evaluation's seconds."""
         started = time.perf_counter()
-        loss = None if self.job.target_loss is None else self.job.target_loss(self, stretch.start)
+        loss = None if self.job.target_loss is None else self.job.target_loss(self, step)
         return {"target_loss": loss, "evaluate_seconds": round(time.perf_counter() - started, 4)}
 
     def _select(self, stretch: Stretch, round: Round, started: float) -> tuple[Subset, float]:
@@ -303,7 +328,7 @@ class DynamicSelectTrainer(_Checkpoints):
         if self.args.should_save:
             arrays = {name: getattr(subset, name) for name in PARTS if getattr(subset, name) is not None}
             metadata = {"of": self._selection_key(stretch), "seconds": seconds, "mix": subset.mix}
-            write_state(self.record.folder / SELECTED, arrays | self._selector_state(), metadata)
+            write_state(self.record.folder / SELECTED, arrays | self.selector_state(), metadata)
         return subset, seconds
 
     def _agreed(self, subset: Subset) -> Subset:
@@ -326,7 +351,7 @@ class DynamicSelectTrainer(_Checkpoints):
     def _selection_key(self, stretch: Stretch) -> list:
         """What a selection belongs to: the round, and a digest of the run and all rounds before."""
         before = [hashlib.sha256(ids.tobytes()).hexdigest() for ids in self.subsets]
-        return [stretch.index, digest([json.dumps(self._identity(), sort_keys=True), *before])]
+        return [stretch.index, digest([json.dumps(self.run_identity(), sort_keys=True), *before])]
 
 
 class DynamicMixTrainer(DynamicSelectTrainer):

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from omegaconf import DictConfig
 
 from near.common.config import public
 from near.common.errors import UserError
-from near.common.files import digest, read_json, write_json
+from near.common.files import digest, link, read_json, write_json
 from near.common.locks import lock_file, locked
 from near.common.moved import class_names
 from near.common.outputs import ANSWERS
@@ -34,6 +33,8 @@ log = logging.getLogger(__name__)
 
 # Options that decide nothing but the rounds.
 ROUND_OPTIONS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer")
+# Fingerprints of what only later rounds read: names, or groups of names
+LATER = ("queries", "embedder", "scoring", "mixer", "indices_path")
 
 ADOPTED = (ROUNDS, ADAPTER, MODEL, "loss.png", *ANSWERS)
 
@@ -71,6 +72,21 @@ def training_key(
         if picker.job.selector.requires is None:  # neighbours by gradients
             rounds["max_K"] = cfg.max_K
     return digest([config, identity.fingerprints, rounds, processes])
+
+
+def warm_up_key(identity: RunIdentity, picker: Picker, processes: int) -> str:
+    """A key that is equal for two jobs whose warm-up trains the same rows in the same order, under equal options.
+
+    Args:
+        picker: a new one; it picks the warm-up's rows.
+        processes: of the job.
+    """
+    stretch = picker.schedule.rounds()[0]
+    round = picker.round(stretch)
+    draws = picker.take(picker.checked(picker.pick(stretch, round), stretch, round), stretch)
+    config = {name: value for name, value in identity.config.items() if name not in ROUND_OPTIONS}
+    prints = {name: value for name, value in identity.fingerprints.items() if name.split(".")[0] not in LATER}
+    return digest([config, prints, draws.tolist(), processes])
 
 
 @contextlib.contextmanager
@@ -112,9 +128,9 @@ def adopt(twin: Path, output_dir: Path, selector: str, max_K: int | None, identi
     """
     for name in ADOPTED:
         if (twin / name).is_dir():
-            shutil.copytree(twin / name, output_dir / name, copy_function=_link)
+            shutil.copytree(twin / name, output_dir / name, copy_function=link)
         elif (twin / name).is_file():
-            _link(twin / name, output_dir / name)
+            link(twin / name, output_dir / name)
     files = RunFolder(twin)
     training, described = files.training, {"selector": selector, "max_K": max_K, "same_rows_as": twin.name}
     selectors = {training.selector: selector}  # a warm-up's name stays
@@ -125,10 +141,3 @@ def adopt(twin: Path, output_dir: Path, selector: str, max_K: int | None, identi
     metrics.write(output_dir / METRICS)
     log.info(f"same rows as {twin.name}: not trained again")
     return metrics
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another device, or a file system without links
-        shutil.copy2(source, target)

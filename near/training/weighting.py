@@ -46,7 +46,7 @@ class DynamicWeightTrainer(StaticTrainer):
         steps."""
         if return_outputs or not model.training or self._warming_up:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        losses, rows = answer_losses(model, inputs)
+        losses, rows = answer_losses(model, inputs, self.job.padding_free)
         measured = self._measured(losses.detach(), rows, len(inputs["labels"]))
         weights = self._ahead.pop(0) if self._ahead else self.weighter(*measured)
         self._since.append(torch.stack([(measured[0] * measured[1]).sum(), measured[1].sum(), weights.max()]))
@@ -76,7 +76,7 @@ class DynamicWeightTrainer(StaticTrainer):
         model.eval()
         parts = []
         for batch in map(self._prepare_inputs, batches):
-            parts.append(self._measured(*answer_losses(model, batch), len(batch["labels"])))
+            parts.append(self._measured(*answer_losses(model, batch, self.job.padding_free), len(batch["labels"])))
         model.train(was_training)
         weights = self.weighter(*torch.cat(parts, dim=1))  # (all rows of the step,)
         return list(weights.split([part.shape[1] for part in parts]))

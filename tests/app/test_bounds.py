@@ -9,10 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from near.app.check.check import check
-from near.app.check.option_types import BOUNDED, CARRIED, SCRIPTS, _type_of, options
+from near.app.check.option_types import BOUNDED, CARRIED, SCRIPTS, options, type_of
 from near.common.bounds import Bounds, at_least, at_most, between, less_than, more_than
 from near.common.errors import UserError
-from near.common.signature import _inspected, parameters
+from near.common.signature import inspected, parameters
 from tests.conftest import composed
 
 MODULE = """
@@ -134,8 +134,8 @@ def test_an_option_is_what_stands_beside_it(annotation, takes, refuses, mylab):
 @pytest.mark.parametrize("annotation", [case[0] for case in CASES])
 def test_what_is_read_is_what_python_makes_of_it(annotation, mylab):
     name = mylab(annotation)
-    read, imported = parameters(f"{name}.Mine")[0]["x"], _inspected(f"{name}.Mine", name, "Mine")[0]["x"]
-    types = [_type_of(parameter) for parameter in (read, imported)]
+    read, imported = parameters(f"{name}.Mine")[0]["x"], inspected(f"{name}.Mine", name, "Mine")[0]["x"]
+    types = [type_of(parameter) for parameter in (read, imported)]
     assert types[0].names - {"None"} == types[1].names - {"None"} and types[0].choices == types[1].choices
     assert types[0].bounds == types[1].bounds and types[0].key_of == types[1].key_of
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from near.app.from_yaml.expanded import translated
-from near.app.from_yaml.names import MULTIMODAL, TEXT
+from near.app.from_yaml.keys import MULTIMODAL, TEXT
 from near.common.errors import UserError
 from near.data.templates.named import TEMPLATES
 from tests.conftest import ROOT, configured, process

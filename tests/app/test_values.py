@@ -10,13 +10,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from near.app.check.check import check
-from near.app.check.option_types import HYDRA_KEYS, _type_of
+from near.app.check.option_types import HYDRA_KEYS, type_of
 from near.app.faults import fault_line
 from near.app.options import groups
 from near.common.command_line import Command
 from near.common.config import CONF
 from near.common.errors import UserError
-from near.common.signature import _inspected, parameters
+from near.common.signature import inspected, parameters
 from near.training.options import ELSEWHERE
 from tests.conftest import composed
 
@@ -244,10 +244,10 @@ def test_a_class_that_is_imported_is_typed_as_one_that_is_read():
     assert len(near) > 30
     for target in near:
         module, _, name = target.rpartition(".")
-        read, imported = parameters(target)[0], _inspected(target, module, name)[0]
+        read, imported = parameters(target)[0], inspected(target, module, name)[0]
         assert read.keys() == imported.keys()
         for key in read:
-            types = [_type_of(of[key]) for of in (read, imported)]
+            types = [type_of(of[key]) for of in (read, imported)]
             assert types[0].names - {"None"} == types[1].names - {"None"}, (target, key)
             assert types[0].choices == types[1].choices, (target, key)
             assert types[0].bounds == types[1].bounds, (target, key)

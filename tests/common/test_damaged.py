@@ -15,7 +15,7 @@ from near.common.errors import UserError, reading, visible
 from near.common.files import file_digest, read_json, read_jsonl, read_yaml, read_yaml_list
 from near.data.sources.sources import open_sources
 from near.export.lineage import adapters_of
-from near.searching.neighbours import SCHEMA_VERSION, _read
+from near.searching.neighbours import SCHEMA_VERSION, read_matrix
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
@@ -100,7 +100,7 @@ def seal(folder: Path, **more) -> None:
 
 
 def test_a_whole_selection_is_read(selection):
-    assert _read(selection).ids.tolist() == [[0, 1, 2], [2, 1, 0]]
+    assert read_matrix(selection).ids.tolist() == [[0, 1, 2], [2, 1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -125,13 +125,13 @@ def test_a_whole_selection_is_read(selection):
 def test_a_selection_of_other_numbers_is_refused(selection, name, array):
     np.save(selection / f"{name}.npy", array)
     seal(selection)
-    assert str(selection) in line(_read, selection)
+    assert str(selection) in line(read_matrix, selection)
 
 
 @pytest.mark.parametrize("sha256", [None, {}, "x", {"top_indices.npy": "0"}, [1], {"top_scores.npy": None}])
 def test_a_manifest_without_digests_is_refused(selection, sha256):
     seal(selection, sha256=sha256)
-    assert "select again" in line(_read, selection)
+    assert "select again" in line(read_matrix, selection)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -139,7 +139,7 @@ def test_a_manifest_without_digests_is_refused(selection, sha256):
 def test_a_damaged_selection(selection, name, damage):
     path = selection / name
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    assert str(selection) in line(_read, selection)
+    assert str(selection) in line(read_matrix, selection)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -15,7 +15,7 @@ from near.common.config import CONF, public
 from near.common.errors import user_error
 from near.common.foreign import allowed_modules, read_config, read_overrides
 from near.common.records import EvalMetrics, RunIdentity, TrainMetrics
-from near.evaluation.eval import _with_run, evaluate
+from near.evaluation.eval import evaluate, with_run
 from near.evaluation.measure import graders_of
 from near.export.lineage import adapters_of
 from near.report.compare import Group
@@ -307,20 +307,20 @@ def test_eval_takes_no_class_of_a_folder(folder, tmp_path):
 def test_eval_takes_what_is_typed_again(folder, tmp_path, monkeypatch):
     run = folder(evaluation__graders__x={"_target_": "tests.scored.Away"}, model__trust_remote_code=True)
 
-    def with_run(*words: str):
+    def typed(*words: str):
         cfg = configured("eval", f"run={run}", *words)
-        return _with_run(cfg, read_config(run / "config.yaml", cfg.allow_targets, retyped=True))
+        return with_run(cfg, read_config(run / "config.yaml", cfg.allow_targets, retyped=True))
 
-    assert "allow_targets=tests.scored" in refused(lambda: graders_of(with_run().evaluation))
+    assert "allow_targets=tests.scored" in refused(lambda: graders_of(typed().evaluation))
     for words in (["allow_targets=tests.scored"], ["++evaluation.graders.x._target_=tests.scored.Away"]):
-        cfg = with_run(*words)
+        cfg = typed(*words)
         check(cfg)
         assert set(graders_of(cfg.evaluation)) == {"exact", "x"} and cfg.model.trust_remote_code is False
-    assert with_run("model.trust_remote_code=true").model.trust_remote_code is True
+    assert typed("model.trust_remote_code=true").model.trust_remote_code is True
     monkeypatch.setenv("ROWS", "rows.jsonl")
     run = folder(data__eval__path="${oc.env:ROWS}", data__candidates__path="${oc.env:ROWS}")
-    assert "type data.eval.path='${oc.env:ROWS}'" in refused(lambda: with_run().data.eval.path)
-    cfg = with_run("data.eval.path=${oc.env:ROWS}")
+    assert "type data.eval.path='${oc.env:ROWS}'" in refused(lambda: typed().data.eval.path)
+    cfg = typed("data.eval.path=${oc.env:ROWS}")
     assert cfg.data.eval.path == "rows.jsonl" and public(cfg)["data"]["eval"]["path"] == "${oc.env:ROWS}"
     check(cfg)  # the candidates' path is nothing that an evaluation reads
 

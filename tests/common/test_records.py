@@ -6,7 +6,7 @@ import re
 import pytest
 
 from near.common.errors import UserError
-from near.common.records import EvalMetrics, RoundRecord, TrainMetrics, read_rounds, write_rounds
+from near.common.records import EvalMetrics, RoundRecord, TrainMetrics, append_round, read_rounds, write_rounds
 from near.common.run_folder import LINES, METRICS, ROUNDS, TRAINING, RunFolder
 from near.common.schema import ForeignRecord
 from near.report.runs import collect
@@ -145,4 +145,22 @@ def test_rounds_are_read_as_they_were_written(tmp_path):
     assert read_rounds(path) == rounds
     path.write_text(json.dumps({"round": 1}) + "\n")
     with pytest.raises(UserError, match="was not written by near .it has no selector"):
+        read_rounds(path)
+
+
+def test_rounds_are_appended_and_an_unfinished_line_is_left_out(tmp_path):
+    path = tmp_path / LINES
+    rounds = [RoundRecord(round=i, selector="näher", step=2 * i, rows=3, sources={"法": 3}) for i in range(3)]
+    write_rounds(path, rounds)
+    whole = path.read_bytes()
+    write_rounds(path, rounds[:1])
+    for line in rounds[1:]:
+        append_round(path, line)
+    assert path.read_bytes() == whole and read_rounds(path) == rounds
+    second = whole.rindex(b"\n", 0, -1) + 1
+    for cut in range(second, len(whole)):  # also within a character
+        path.write_bytes(whole[:cut])
+        assert read_rounds(path) == rounds[:2]
+    path.write_bytes(whole[:second].replace(b"}", b"", 1))
+    with pytest.raises(UserError, match="is damaged"):
         read_rounds(path)

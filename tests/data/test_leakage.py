@@ -99,13 +99,13 @@ def test_rows_that_share_the_last_turn_alone_are_counted(pool_of, caplog):
     caplog.set_level(logging.INFO)
     pool = pool_of([chat("Tell a tale", "Go on."), chat("And now", "go  on.")], [chat("Hi", "Go on.")])
     assert pool.eligible().tolist() == [0, 1, 2]
-    assert "2 rows share the last of several turns with a query or an eval row; they stay" in caplog.text
+    assert "2 rows kept that share the last of several turns with a query or an eval row" in caplog.text
 
 
 def test_rows_that_are_kept_are_counted(pool_of, caplog):
     pool = pool_of([chat(QUESTION), chat(QUESTION.lower())], [chat(QUESTION)], leakage="keep")
     assert len(pool.eligible()) == 3
-    assert "2 rows have the prompt of a query or an eval row; they stay, as data.leakage=keep" in caplog.text
+    assert "2 rows with the prompt of a query or an eval row kept, as data.leakage=keep" in caplog.text
 
 
 def test_turns_of_many_rows_are_found_in_every_source(tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_rows_with_a_querys_vector_are_counted(tmp_path, caplog):
     for run in range(2):
         caplog.clear()
         select(cfg, tmp_path / f"out{run}")
-        assert "2 rows have cosine 1 to a query (1 of 1 queries) and are kept" in caplog.text
+        assert "2 rows with cosine 1 to a query (1 of 1 query), kept" in caplog.text
     assert np.load(tmp_path / "out0" / "top_scores.npy").shape == (1, 2)
 
 
@@ -147,7 +147,7 @@ def test_rows_with_an_eval_rows_vector_are_counted(tmp_path, caplog, part):
     for run in range(2):
         caplog.clear()
         select(cfg, tmp_path / f"out{run}")
-        assert f"2 rows have cosine 1 to a row of {part} and are kept, first row 1; check" in caplog.text
+        assert f"2 rows with cosine 1 to a row of {part}, kept, first row 1; check" in caplog.text
 
 
 def test_vectors_of_one_direction_are_found_in_every_block(monkeypatch):

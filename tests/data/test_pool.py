@@ -33,7 +33,7 @@ def test_prompts_of_queries_and_eval_rows_are_left_out(cfg, caplog):
     pool = pool_of(cfg)
     assert pool.eligible().tolist() == [1, 3, 4, 7]  # 5 asks the same under another system message
     assert len(pool) == 8
-    assert "4 rows left out, their prompts are those of queries or eval rows" in caplog.text
+    assert "4 rows left out with the prompt of a query or an eval row" in caplog.text
     cfg.data.leakage = "keep"
     assert len(pool_of(cfg).eligible()) == 8
 
@@ -42,7 +42,7 @@ def test_exact_duplicates_keep_the_first(cfg, caplog):
     caplog.set_level(logging.INFO)
     cfg.data.dedup = "exact"
     assert pool_of(cfg).eligible().tolist() == [1, 3, 7]
-    assert "1 rows left out, they repeat an earlier row" in caplog.text
+    assert "1 row left out as a repeat of an earlier row" in caplog.text
 
 
 def test_a_pool_of_nothing_but_leaks(cfg):

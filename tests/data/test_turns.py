@@ -258,7 +258,7 @@ def test_an_empty_answer_in_the_middle_is_not_trained_on(read, caplog, empty):
     caplog.set_level(logging.INFO)
     rows = read(chat(USER, {**ANSWER, "content": empty}, USER, ANSWER), chat(USER, ANSWER))
     assert rows.messages(0)[1]["train"] is False
-    assert "1 rows have an empty answer in the middle, which is not trained on" in caplog.text
+    assert "1 row with an empty answer in the middle, which is not trained on" in caplog.text
     with pytest.raises(UserError, match="has no answer at its end"):
         read(chat(USER, ANSWER, USER, {**ANSWER, "content": empty}))
 
@@ -274,7 +274,7 @@ def test_the_systems_column_is_the_rows_system_turn(read, caplog):
     )
     first = [rows.messages(i)[0] for i in range(5)]
     assert [m["content"] for m in first] == ["two", "turn", "two", "one", "q"]
-    assert "2 rows have several system texts" in caplog.text
+    assert "2 rows with several system texts" in caplog.text
     assert read(chat(USER, ANSWER, rules="r", system="s"), system="rules").messages(0)[0]["content"] == "r"
 
 

@@ -69,7 +69,7 @@ def test_a_selection_leaves_them_out(command, tmp_path, caplog):
     select(configured("select", *command, "data.dedup_threshold=0.9"), tmp_path / "out")
     assert sorted(np.load(tmp_path / "out" / "top_indices.npy")[0]) == [0, 2] or "3 distinct" in caplog.text
     assert "4 distinct texts, every pair compared, as up to 100000" in caplog.text
-    assert "2 rows left out, their similarity to an earlier row is above data.dedup_threshold=0.9" in caplog.text
+    assert "2 rows left out: similarity to an earlier row is above data.dedup_threshold=0.9" in caplog.text
 
 
 def test_which_index_is_used_is_logged(command, tmp_path, caplog, monkeypatch):

@@ -92,7 +92,7 @@ def test_a_space_has_all_that_makes_vectors_differ(folder, override, other_space
 
 def test_two_signatures_are_not_mixed():
     empty = np.empty(0, dtype=np.int64)
-    pool, queries = Embedded({"model": "a"}, empty, 0, 0), Embedded({"model": "b"}, empty, 0, 0)
+    pool, queries = Embedded({"model": "a"}, empty, 0, 0, 0), Embedded({"model": "b"}, empty, 0, 0, 0)
     with pytest.raises(UserError, match="embedded differently .model was a, now b.; embed both with one embedder"):
         check_alike(pool, queries)
 

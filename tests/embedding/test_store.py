@@ -120,7 +120,7 @@ def test_a_damaged_shard_is_named_set_aside_and_embedded_again(tmp_path, damage,
 
 
 def test_vectors_that_are_not_finite_are_refused(tmp_path):
-    with Store(tmp_path, {}) as store, pytest.raises(UserError, match="1 vectors with NaN or inf"):
+    with Store(tmp_path, {}) as store, pytest.raises(UserError, match="1 vector with NaN or inf; try"):
         store.add(hashed(["a", "b"]), np.array([[1.0, np.nan], [1.0, 0.0]], dtype=np.float32))
     assert not shards(tmp_path)
 

@@ -124,7 +124,7 @@ def test_further_sets(tiny, small_data, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     pool = small_data[1].split("=")[1]
     train(configured("train", *tiny, f"data.more_eval={{colours: {{path: {pool}, limit: 1}}}}"), tmp_path)
-    assert "1 rows left out, their prompts are those of queries or eval rows" in caplog.text
+    assert "1 row left out with the prompt of a query or an eval row" in caplog.text
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["more"]["colours"]["rows"] == metrics["base"]["more"]["colours"]["rows"] == 1
     assert metrics["more"]["colours"]["target_loss"] != metrics["base"]["more"]["colours"]["target_loss"]
@@ -228,7 +228,7 @@ def test_answers_that_hold_nothing_to_grade_are_counted(tiny, tmp_path, cache, m
     assert (number.mean, number.graded, number.right, number.no_answer) == (pytest.approx(1 / 3), 3, 1, 1)
     assert [a["no_answer"] for a in answers] == [[], ["number"], [], []]
     assert [a["scores"]["number"] for a in answers] == [1, 0, 0, None]
-    assert "number: 1 of 3 answers have nothing to grade and count as wrong" in caplog.text
+    assert "number: 1 of 3 answers without anything to grade, counted as wrong" in caplog.text
     assert "number: 1 of 4 references have nothing to grade and are left out" in caplog.text
 
 

@@ -5,12 +5,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from near.common.text import normalise
 from near.evaluation.graders.base import Answer
 from near.evaluation.graders.choice import Choice, letters
 from near.evaluation.graders.exact import Exact
 from near.evaluation.graders.number import FinalNumber, final_number
 from near.evaluation.graders.rouge import RougeL, tokens
-from near.models.chat_judge import normalise
 
 
 @pytest.mark.parametrize(

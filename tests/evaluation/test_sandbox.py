@@ -355,13 +355,13 @@ def test_rows_without_tests():
     assert [g.score for g in PassAt1({"tests": "test"}).grade(two, "unused")] == [None, 0]
     with pytest.raises(UserError, match="column_names.tests=test: no row has such a column"):
         PassAt1({"tests": "test"}).grade(two[:1], "unused")
-    with pytest.raises(UserError, match="column_names.test is none of tests"):
+    with pytest.raises(UserError, match="column_names.test is unknown; use tests"):
         PassAt1({"test": "test"})
 
 
 def test_a_runs_configuration_does_not_turn_the_sandbox_off():
     """Only what is typed for this evaluation does."""
-    from near.evaluation.eval import _with_run as with_run
+    from near.evaluation.eval import with_run
 
     run_config = configured("train", "evaluation=code", "data=files", "evaluation.unsafe=true")
     assert not with_run(configured("eval", "run=r"), run_config).evaluation.unsafe

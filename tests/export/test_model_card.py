@@ -68,7 +68,7 @@ def test_metrics_beside_the_bases(card, run):
     ours = f"{metrics['target_loss']:.4f} [{low:.4f}, {high:.4f}]"
     assert f"| target (5 rows) | loss | {ours} | {metrics['base']['target_loss']:.4f} [" in text
     assert "| target | exact | 0.0000 (0 of 5) | 0.0000 (0 of 5) |" in text
-    assert f"| other (1 rows) | loss | {metrics['more']['other']['target_loss']:.4f} |" in text
+    assert f"| other (1 row) | loss | {metrics['more']['other']['target_loss']:.4f} |" in text
 
 
 def test_lineage(card):
@@ -114,13 +114,13 @@ def test_a_hubs_names_are_in_the_front_matter():
     from omegaconf import OmegaConf
 
     from near.export.lineage import Adapter, AdapterRun
-    from near.export.model_card import Export, _front
+    from near.export.model_card import Export, front_matter
 
     data = {"candidates": {"path": {"a": "org/pool", "b": "x.jsonl"}}, "queries": {"path": ["org/more", "org/pool"]}}
     config = OmegaConf.create({"data": data | {"eval": {"path": None}}})
     run = AdapterRun(RunFolder(Path("nowhere")), config, final=True)
     adapter = Adapter(run.folder, {}, run)
-    front = _front(Export(OmegaConf.create({}), "org/base", None, [adapter]))
+    front = front_matter(Export(OmegaConf.create({}), "org/base", None, [adapter]))
     assert front["base_model"] == "org/base"
     assert front["datasets"] == ["org/pool", "org/more"]
 

@@ -5,7 +5,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from near.models import losses
-from near.models.losses import answer_losses, following_answers
+from near.models.losses import answer_inputs, answer_losses
 from near.models.tokens import IGNORED, Collator
 
 pytestmark = pytest.mark.model
@@ -51,10 +51,23 @@ def batch() -> dict[str, torch.Tensor]:
 def test_positions_by_hand():
     model = made("llama", **MODELS["llama"])
     labels = torch.tensor([[-100, -100, 7, -100, -100], [9, -100, -100, 8, -100]])
-    following, keyword = following_answers(model, labels)
-    assert keyword["logits_to_keep"].tolist() == [1, 2] and following.tolist() == [[7, -100], [-100, 8]]
-    nothing = torch.tensor([[5, -100, -100]])  # the first token of a row follows nothing
-    assert following_answers(model, nothing)[1] == {} and following_answers(model, nothing)[0].tolist() == [[-100] * 3]
+    tokens = {"input_ids": torch.ones_like(labels), "attention_mask": torch.ones_like(labels)}
+    arranged = answer_inputs(model, {**tokens, "labels": labels})
+    assert arranged.inputs["logits_to_keep"].tolist() == [1, 2] and arranged.following.tolist() == [
+        [7, -100],
+        [-100, 8],
+    ]
+    assert arranged.rows.tolist() == [[0, 0], [1, 1]] and arranged.alone
+    nothing = {name: values[:1, :3] for name, values in tokens.items()}
+    nothing["labels"] = torch.tensor([[5, -100, -100]])  # the first token of a row follows nothing
+    arranged = answer_inputs(model, nothing)
+    assert (
+        not arranged.alone and arranged.following.tolist() == [[-100] * 3] and "logits_to_keep" not in arranged.inputs
+    )
+
+
+def twice(labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"labels": labels, "shift_labels": labels}
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -64,8 +77,8 @@ def test_they_are_those_of_all_positions(kind, monkeypatch):
     seen = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(output.shape[1]))
     actual, owner = answer_losses(model, rows)
-    following, keyword = following_answers(model, rows["labels"])
-    few = model(**rows, **keyword, shift_labels=following, num_items_in_batch=5).loss
+    arranged = answer_inputs(model, rows)
+    few = model(**arranged.inputs, **twice(arranged.following), num_items_in_batch=5).loss
     few.backward()
     gradients = {name: weight.grad for name, weight in model.named_parameters()}
     model.zero_grad()

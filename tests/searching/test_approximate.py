@@ -446,7 +446,7 @@ def test_built_indexes_are_listed_and_pruned_by_age(tmp_path, capsys):
     search(Ivf(), cache=keep)
     words = ["--cache-dir", str(tmp_path)]
     cache.main(words)
-    assert "and 1 built indexes, 0." in capsys.readouterr().out
+    assert "built indexes: 1, 0." in capsys.readouterr().out
     long_ago = os.stat(keep / MANIFEST).st_mtime - 40 * cache.DAY
     os.utime(keep / MANIFEST, (long_ago, long_ago))
     search(Ivf(), cache=keep)  # which uses it

@@ -31,10 +31,10 @@ def test_queries_whose_neighbours_are_far_or_the_same(caplog):
     assert warned(caplog, [[0.95, 0.93, 0.92]] * 3, [0.8] * 3) == "", "an embedder for which all is close"
     text = warned(caplog, [near, [0.35, 0.3, 0.2], near], spread)
     assert (
-        "1 of 3 queries have no near row in the pool: query 7's nearest has similarity 0.350, just any row 0.100"
+        "1 of 3 queries without a near row in the pool: query 7's nearest has similarity 0.350, just any row 0.100"
         in text
     )
-    assert "3 of 3 queries have no near row" in warned(caplog, [[0.85, 0.84, 0.8]] * 3, [0.8] * 3)
+    assert "3 of 3 queries without a near row" in warned(caplog, [[0.85, 0.84, 0.8]] * 3, [0.8] * 3)
     text = warned(caplog, [near, near, [0.9, 0.9, 0.9]], spread)
     assert "1 of 3 queries have neighbours that are all the same: the 3 of query 9 all have similarity 0.900" in text
     assert warned(caplog, [[0.9]] * 3, spread) == "", "one neighbour says nothing"
@@ -78,7 +78,7 @@ def test_a_query_of_another_kind_is_warned_of(words, tmp_path, caplog):
     write_rows(tmp_path / "target.jsonl", [{"instruction": "qwx zzkj vvbn", "output": "x"}])
     caplog.set_level(logging.WARNING)
     select(configured("select", *words, "max_K=3"), tmp_path / "a")
-    assert "1 of 1 queries have no near row in the pool: query 0's nearest" in caplog.text
+    assert "1 of 1 query without a near row in the pool: query 0's nearest" in caplog.text
 
 
 def test_a_source_is_data_too(words, tmp_path, capsys):

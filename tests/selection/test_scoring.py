@@ -264,7 +264,7 @@ def test_scores_are_listed_and_pruned_by_age(made, tmp_path, capsys):
     model, _, scorer = made
     scorer().losses(model, np.arange(4))
     main(["--cache-dir", str(tmp_path)])
-    assert "losses and gradients of 1 scorings" in capsys.readouterr().out
+    assert "losses and gradients of rows: 1, " in capsys.readouterr().out
     main(["prune", "--cache-dir", str(tmp_path), "--unused-days", "1"])
     (folder,) = (tmp_path / "scores").iterdir()
     os.utime(folder, (1, 1))

@@ -169,7 +169,7 @@ def test_the_contract_is_enforced():
 
     assert "returned 4 rows in round 1; it may return 1 to 3" in message([1, 2, 3, 4])
     assert "returned 0 rows" in message(np.empty(0, dtype=np.int64))
-    assert "returned 1 rows twice" in message([1, 1, 2])
+    assert "returned 1 row twice" in message([1, 1, 2])
     assert "returned row 7, which is not eligible" in message([1, 7])
     assert "must be int64" in message([1.0, 2.0])
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hydra.utils import instantiate
 
-import near.selection.embedding_similarity
 import near.selection.similarity
 from near.data.loading import load
 from near.data.pool import load_pool

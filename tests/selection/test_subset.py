@@ -263,7 +263,7 @@ def test_more_rows_than_may_be_picked(config, tmp_path, name, monkeypatch):
     with pytest.raises(UserError, match="n=25 is more than the 24 rows that may be selected; use n<=24"):
         select(config(path, name, n=25, data__dedup="exact"), tmp_path / "out")
     if name == "random":  # near duplicates are known later
-        with pytest.raises(UserError, match="n=24 is more than the 1 rows that may be selected; use n<=1"):
+        with pytest.raises(UserError, match="n=24 is more than the 1 row that may be selected; use n<=1"):
             select(config(path, name, n=24, data__dedup="near", data__dedup_threshold=0.0), tmp_path / "out")
     assert not files(tmp_path / "out")
 

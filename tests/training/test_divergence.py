@@ -59,15 +59,16 @@ def test_under_a_loss_scaler_only_the_loss_counts():
 @pytest.mark.model
 @pytest.mark.parametrize("trainer", ["dynamic_select", "static"])
 def test_training_stops_at_once_and_names_the_checkpoint(tiny, tmp_path, monkeypatch, trainer):
-    from near.training.train import train
-    from near.training.trainer import _Checkpoints
+    from transformers import Trainer
 
-    step = _Checkpoints.__mro__[1].training_step
+    from near.training.train import train
+
+    step = Trainer.training_step
 
     def breaks(self, *args, **kwargs):
         return step(self, *args, **kwargs) * (math.nan if self.state.global_step >= 4 else 1.0)
 
-    monkeypatch.setattr(_Checkpoints.__mro__[1], "training_step", breaks)
+    monkeypatch.setattr(Trainer, "training_step", breaks)
     words = [w for w in tiny if trainer == "dynamic_select" or not w.startswith(("trainer.w", "trainer.u", "max_K"))]
     words += ["trainer=static", "trainer.args.max_steps=9", "selector=full"] if trainer == "static" else []
     cfg = configured("train", *words, "trainer.args.save_steps=3", "trainer.nonfinite_steps=2")
@@ -78,7 +79,7 @@ def test_training_stops_at_once_and_names_the_checkpoint(tiny, tmp_path, monkeyp
     assert "checkpoint-3; lower trainer.args.learning_rate" in line
     assert not (tmp_path / "bad" / "metrics.json").exists()
     assert sorted(p.name for p in (tmp_path / "bad" / "checkpoints").iterdir()) == ["checkpoint-3"]
-    monkeypatch.setattr(_Checkpoints.__mro__[1], "training_step", step)
+    monkeypatch.setattr(Trainer, "training_step", step)
     assert math.isfinite(train(cfg, tmp_path / "bad")), "it resumes from the complete checkpoint"
     assert not (tmp_path / "bad" / FAILED).exists()
 

@@ -19,9 +19,9 @@ from near.evaluation.settings import EvalSettings
 from near.models.fingerprint import of_model
 from near.models.loading import base_folder, load_tokenizer
 from near.models.tokens import tokenize
-from near.report.page.pool import _loaded
+from near.report.page.pool import loaded
 from near.report.runs import collect
-from near.searching.find import _key_parts
+from near.searching.find import matrix_key_parts
 from near.selection.needs import needs_of
 from near.selection.selectors.base import selector_of
 from near.training.fingerprints import of_run
@@ -84,7 +84,7 @@ def depends(words: list[str]) -> dict[str, str]:
     pool = without_near_duplicates(load_pool(cfg.data, queries, cfg.cache_dir), cfg.data, cfg.embedder, cfg.cache_dir)
     keys = {f"run {name}": value for name, value in of_run(cfg, cfg.cache_dir, needs, sets, queries, pool).items()}
     embedder, index = (instantiate(cfg[name]) for name in ("embedder", "index"))
-    keys["matrix"] = json.dumps(_key_parts(embedder, index, pool, queries), sort_keys=True)
+    keys["matrix"] = json.dumps(matrix_key_parts(embedder, index, pool, queries), sort_keys=True)
     keys["tokens"] = tokenize(pool, load_tokenizer(cfg.model, cfg.cache_dir), cfg.data, cfg.cache_dir).fingerprint
     for one in sets.all():
         keys[f"base on {one.name}"] = base_model._folder(EvalSettings.of(cfg, cfg.cache_dir), cfg.model, one).name
@@ -180,7 +180,7 @@ def test_a_mix_of_swapped_labels_is_another_run(tiny, tmp_path):
         train(configured("train", *words), tmp_path / "run")
     [run] = [run for run in collect(tmp_path / "run")[0] if run.pool is not None]
     with pytest.raises(UserError, match="the sources of .* have changed their labels since they were selected from"):
-        _loaded(run, run.pool, read_run_config)
+        loaded(run, run.pool, read_run_config)
 
 
 def test_a_local_model_whose_files_change_is_another_model(tiny, tmp_path, cache):

@@ -104,3 +104,18 @@ def test_faults_of_a_lookup(tmp_path):
     (tmp_path / "rounds" / "001_order.npy").write_bytes(b"half")
     with pytest.raises(UserError, match="001_order.npy can't be read"):
         lookup(tmp_path, 6)
+
+
+def test_a_resumed_run_cuts_an_unfinished_line_and_a_new_one_replaces_all(tmp_path):
+    """What a killed process left does not stay in front of the lines that follow."""
+    whole = recorded(tmp_path)
+    path = tmp_path / "rounds" / "rounds.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content[:-7])
+    resumed = Record(tmp_path / "rounds", "near", Pool(), 2, True)
+    resumed.restore(whole.rounds[:1], [np.array([1, 2, 6, 7])], [np.array([7, 1, 2, 6])])
+    scores = np.array([0.9, 0.5, np.nan], dtype=np.float32)
+    resumed.add(Stretch(1, 2, 3, False), Subset(np.array([6, 2, 9]), scores), 0.25, np.array([2, 6, 9, 9, 6, 2]))
+    assert path.read_bytes() == content
+    recorded(tmp_path)
+    assert path.read_bytes() == content

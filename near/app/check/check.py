@@ -15,6 +15,7 @@ from near.common.files import expanded_user, refuse_special, refuse_special_in
 from near.common.foreign import allowed_modules, read_config
 from near.common.moved import update_targets
 from near.common.signature import attribute, keywords
+from near.data.sources.paths import absence
 from near.evaluation import sandbox
 from near.models.optimizers import optimizer_faults
 from near.training.options import ELSEWHERE, REFUSED, SCHEDULED
@@ -85,7 +86,7 @@ def _more_eval_faults(cfg: DictConfig) -> list[str]:
         where = f"data.more_eval.{name}"
         if not isinstance(source, DictConfig):
             if not isinstance(source, str | ListConfig):
-                faults.append(f"{where}={source} is not a path, or a mapping with one")
+                faults.append(f"{where}={source} is not a path, or a mapping with one; give one of them")
             continue
         if source.get("path") is None:
             faults.append(f"{where}.path is missing: set it to a file")
@@ -166,7 +167,10 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
             faults += _target_faults(child, below(path, key))
     if isinstance(node, DictConfig) and "_target_" in node:
         if not isinstance(node._target_, str):
-            return [*faults, f"{path}._target_={node._target_} is not a dotted path to a class"]
+            return [
+                *faults,
+                f"{path}._target_={node._target_} is not a dotted path to a class; write it like package.module.Class",
+            ]
         faults += [f"{path}.{k} is set by the program; leave it out" for k in RUNTIME.get(path, ()) if k in node]
         carried = keywords(CARRIED[path]) if path in CARRIED else set()
         try:
@@ -235,7 +239,8 @@ def check_sources(cfg: DictConfig) -> None:
             continue
         paths = source.path.values() if isinstance(source.path, DictConfig) else source.path
         for path in paths if not isinstance(paths, str | None) else [paths]:
-            faults += [f"data.{part}.path={path}: {absent}"] if (absent := absence(path)) else []
+            if isinstance(path, str) and (absent := absence(path)):
+                faults.append(f"data.{part}.path={path}: {absent}")
     if faults:
         raise UserError("; ".join(faults))
 
@@ -248,18 +253,6 @@ def _sandbox_faults(cfg: DictConfig) -> list[str]:
     ):
         return []
     return [sandbox.refusal(reason)] if (reason := sandbox.missing()) else []
-
-
-def absence(path: object) -> str | None:
-    """Why the file or folder at `path` can't be read; None where it exists, or may be a hub's."""
-    if not isinstance(path, str) or path.startswith("builtin:") or any(c in path for c in "*?["):
-        return None
-    local = Path(path).expanduser()
-    if local.exists() or not (local.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1):
-        return None
-    siblings = [p.name for p in local.parent.iterdir() if p.name != local.name] if local.parent.is_dir() else []
-    hint = did_you_mean(local.name, siblings) if siblings else f"; there is no folder {local.parent} either"
-    return f"no such file{'' if local.parent == Path() else hint}"
 
 
 def _missing_paths(cfg: DictConfig) -> list[str]:

@@ -103,7 +103,7 @@ def options(target: object, path: str = "") -> dict[str, Type]:
     for name, parameter in _parameters(BOUNDED.get(path)).items():
         if name in known:
             known[name] = parameter._replace(default=known[name].default)
-    types = {name: _type_of(parameter) for name, parameter in (known | _parameters(CARRIED.get(path))).items()}
+    types = {name: type_of(parameter) for name, parameter in (known | _parameters(CARRIED.get(path))).items()}
     if not _counts(target):
         types = {name: kind for name, kind in types.items() if kind.bounds or kind.key_of}
     return {name: kind for name, kind in types.items() if name not in RUNTIME.get(path, ())}
@@ -146,7 +146,7 @@ def typed(node: dict, path: str = "", target: object = None) -> Iterator[tuple[s
 
 
 @functools.cache
-def _type_of(parameter: Parameter) -> Type:
+def type_of(parameter: Parameter) -> Type:
     """The type of a keyword; numbers of near's classes and of those of FOREIGN get default bounds."""
     room = parameter.module.partition(".")[0]
     try:

@@ -107,12 +107,12 @@ def _number_faults(node: DictConfig | ListConfig, key: str | int, full: str, exp
             yield _wrong_type(full, value, expected)
         return
     if isinstance(value, float) and not math.isfinite(value):
-        yield f"{full}={value} is not a finite number"
+        yield f"{full}={value} is not a finite number; use one"
         return
     whole = "int" in names and ("float" not in names or value > 1)  # int | float: a number of rows, or a share of them
     if whole and isinstance(value, float):
         if not value.is_integer():
-            yield f"{full}={value} is not a whole number"
+            yield f"{full}={value} is not a whole number; use {full}={round(value)}"
             return
         node[key] = value = int(value)  # 1e3
     faults = [bounds.fault(value) for name, bounds in expected.bounds if name == ("int" if whole else "float")]
@@ -124,7 +124,7 @@ def _number_faults(node: DictConfig | ListConfig, key: str | int, full: str, exp
 
 def _text_faults(value: str, full: str, expected: Type) -> Iterator[str]:
     if not value and not expected.may_be_empty:
-        yield f"{full}='' is not a path or name"
+        yield f"{full}='' is not a path or name; give one"
     elif expected.key_of is not None:
         module, _, name = expected.key_of.rpartition(".")
         known = getattr(importlib.import_module(module), name)
@@ -145,12 +145,14 @@ def _mismatch(full: str, value: object, expected: Type) -> str:
             return f"is not one of {', '.join(words)}"
         return f"is not known{did_you_mean(str(value), words)}"
     if names & NUMBERS.keys():
-        return f"is not a {'' if 'float' in names else 'whole '}number" + (f" or {', '.join(words)}" if words else "")
+        return f"is not a {'' if 'float' in names else 'whole '}number" + (
+            f" or {', '.join(words)}; use one" if words else "; use one"
+        )
     if names >= {"str", "list", "dict"}:
-        return "is not a path, a list of paths or {label: path}"
+        return "is not a path, a list of paths or {label: path}; give one of them"
     if "str" in names:
         kind = "text" if expected.may_be_empty else "path or name"
-        return f"is not a {kind}" + ("" if "list" not in names else f"; a list is {full}=[a,b]")
+        return f"is not a {kind}; " + (f"a list is {full}=[a,b]" if "list" in names else "give one")
     if "bool" in names:
         return "is not true or false" + (f" or {', '.join(words)}" if words else "")
     if "list" in names:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import yaml
-from omegaconf._utils import get_yaml_loader
+from omegaconf._utils import get_yaml_loader  # noqa: PLC2701 - as in file.py
 
 from near.app.from_yaml.file import File
 from near.app.from_yaml.keys import COMPONENTS, TABLES
@@ -54,7 +54,9 @@ def params_of(file: File, kind: str, name: str) -> dict:
         raise UserError(f"component_name={name} is not among the {kind} of {path}{did_you_mean(name, entries)}")
     params = (entries[name].get("params") if isinstance(entries[name], dict) else entries[name]) or {}
     if not isinstance(params, dict):
-        raise UserError(f"components_cfg_file={path}: the params of {name} are not a mapping")
+        raise UserError(
+            f"components_cfg_file={path}: the params of {name} are not a mapping; write params: {{key: value}}"
+        )
     return {**TABLES["defaults"].get(name, {}), **params}
 
 
@@ -143,7 +145,7 @@ def _proportions(file: File, name: str, key: str, value: object, params: dict) -
     value = [1.0] * len(sets) if value is None else value
     if not isinstance(value, list) or len(value) != len(sets):
         raise UserError(
-            f"{file.path}: {key}={value} of {name} is not a list of {len(sets)} numbers, as many as data sets"
+            f"{file.path}: {key}={value} of {name} is not a list of {len(sets)} numbers; give one for each data set"
         )
     file.put("mixer.proportions", dict(zip(sets, value, strict=True)))
 

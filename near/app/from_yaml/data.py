@@ -8,6 +8,7 @@ from pathlib import Path
 
 from near.app.from_yaml.file import File
 from near.common.errors import UserError, did_you_mean
+from near.common.text import plural
 from near.data.dataset_info import read_entries
 from near.data.sources.readers import bounded
 from near.data.templates.named import TEMPLATES
@@ -161,7 +162,7 @@ def _first_rows(source: "_Sources", part: str, pool: list[str], rows: int | None
         return
     count = math.ceil((share if share >= 1 else share * rows) / max(1, len(pool)))
     source.put(part, pool, count, "dataset")
-    file.notes.append(f"val_size={share}: the first {count} rows of each data set, in place of random ones")
+    file.notes.append(f"val_size={share}: the first {plural(count, 'row')} of each data set, in place of random ones")
 
 
 def _info(file: File) -> Path | None:
@@ -259,7 +260,7 @@ class _Sources:
             if entry.get("formatting", "alpaca") != "alpaca" or "prompt" not in columns or extra:
                 raise UserError(
                     f"{self.file.path}: dataset={name} does not name one column of plain text "
-                    "(columns: {prompt: NAME}), as stage: pt requires"
+                    "(columns: {prompt: NAME}), as stage: pt requires; add it"
                 )
             values.setdefault("columns.text", set()).add(columns["prompt"])
             for option, key in (("name", "subset"), ("split", "split")):

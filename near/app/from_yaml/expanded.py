@@ -44,9 +44,11 @@ def expanded(command: Command, options: list[str]) -> list[str]:
     typed = [word for word in options if word not in files]
     path = files[0].partition("=")[2].strip("'\"")
     if command.script not in SCRIPTS:
-        raise UserError(f"{KEY} is for {', '.join(f'{name}.py' for name in SCRIPTS)}, not for {command.script}.py")
+        raise UserError(
+            f"{KEY} is for {', '.join(f'{name}.py' for name in SCRIPTS)}, not for {command.script}.py; leave it out"
+        )
     if len(files) > 1 or not path:
-        raise UserError(f"{KEY} takes one file: {KEY}=near.yaml")
+        raise UserError(f"{KEY} takes one file; write {KEY}=near.yaml")
     overrides = [word for word in typed if word.startswith("~") or "=" in word and not word.startswith("-")]
     flags = [word for word in typed if word not in overrides]  # and their values; Hydra needs overrides in one block
     file = translated(command.script, expanded_user(path, KEY), overrides)

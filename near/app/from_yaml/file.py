@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf._utils import get_yaml_loader  # the loader of those systems: 1e-4 is a number
+from omegaconf._utils import get_yaml_loader  # noqa: PLC2701 - the loader of those systems: 1e-4 is a number
 
 from near.app.from_yaml.defaults import changes_nothing, defaults, same
 from near.common import secrets
@@ -85,14 +85,14 @@ class File:
         """The number under `key`; UserError for another value, or one below `least`."""
         value = self.take(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-            raise UserError(f"{self.path}: {key}={value} is not a number >={least}")
+            raise UserError(f"{self.path}: {key}={value} is not a number >={least}; set one")
         return int(value) if float(value).is_integer() else value
 
     def whole(self, key: str, default: int, least: float = 0) -> int:
         """The whole number under `key`; UserError for another value, or one below `least`."""
         value = self.number(key, default, least)
         if not isinstance(value, int):
-            raise UserError(f"{self.path}: {key}={value} is not a whole number")
+            raise UserError(f"{self.path}: {key}={value} is not a whole number; use {round(value)}")
         return value
 
     def put(self, key: str, value: object, added: bool = False) -> None:
@@ -142,7 +142,7 @@ def read(path: Path) -> dict:
         text = path.read_text(encoding="utf-8-sig")
         values = _keywords(text) if path.suffix == ".py" else yaml.load(text, get_yaml_loader())
     except UnicodeDecodeError as error:
-        raise UserError(f"from_yaml={path} is not UTF-8 ({error.reason})") from error
+        raise UserError(f"from_yaml={path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
     except OSError as error:
         names = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         near = did_you_mean(path.name, names) if names else ""
@@ -193,9 +193,7 @@ def written(value: object, where: str) -> str:
         return f"{{{','.join(f'{written(str(k), where)}:{written(v, where)}' for k, v in value.items())}}}"
     text = str(value)
     if secrets.has_secret(text):
-        raise UserError(
-            f"{where} contains a password; put it into an environment variable, or leave it out of the address"
-        )
+        raise UserError(f"{where} contains a password; put it into an environment variable, or leave it out")
     if PLAIN.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf") and not _is_number(text):
         return text
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # text, not a reference

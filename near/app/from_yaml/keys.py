@@ -40,6 +40,7 @@ TRAIN, MERGE, OFFLINE = (_keys(TABLES[name]) for name in ("train", "merge", "off
 COMPONENTS: dict[str, dict[str, dict[str, Key]]] = {
     kind: {name: _keys(table) for name, table in TABLES[kind].items()} for kind in ("selectors", "weighters", "mixers")
 }
+TEXT, MULTIMODAL = (TABLES["templates"][kind].split() for kind in ("text", "multimodal"))
 FAMILIES: dict[str, str] = _by_key(TABLES["families"])
 MEGATRON = "an option of Megatron; parallel decides how processes share the model"
 

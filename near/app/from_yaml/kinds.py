@@ -5,35 +5,13 @@ import re
 
 from near.app.from_yaml.defaults import defaults
 from near.app.from_yaml.file import File
-from near.app.from_yaml.keys import TRAIN
+from near.app.from_yaml.keys import TABLES, TRAIN
 from near.common.errors import UserError, did_you_mean
 from near.common.secrets import is_secret
 from near.common.signature import keywords
 
 FIELDS = "transformers.training_args.TrainingArguments"
 TRAINING = ("do_train", "stage", "dataset", "do_predict", "do_eval", "train_type", "per_device_train_batch_size")
-V1 = """
-model model_class train_dataset micro_batch_size global_batch_size peft_config dist_config kernel_config quant_config
-init_config optim_config lr_scheduler_config sample_backend batching_strategy custom_chat_template
-""".split()
-# The keys of files that name no model, and what to say of such a file.
-OTHERS = (
-    (V1, "is a file of LLaMA-Factory v1 ({}), which near does not read; write it for v0"),
-    (
-        ("distributed_type", "compute_environment", "num_machines", "machine_rank", "main_training_function"),
-        "configures accelerate ({}) and trains nothing; give the training file, and type parallel=fsdp or "
-        "parallel=deepspeed_z3 beside it",
-    ),
-    (
-        ("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "zero_allow_untested_optimizer"),
-        "configures DeepSpeed ({}) and trains nothing; give the training file, and type parallel=deepspeed_z3 "
-        "parallel.deepspeed=THIS_FILE beside it",
-    ),
-    (
-        ("selectors", "mixers", "weighters"),
-        "contains DataFlex's components ({}); give a training file whose components_cfg_file it is",
-    ),
-)
 EVALUATION = ("task", "n_shot", "task_dir", "save_dir")
 DATA = ("path", "file_name", "hf_hub_url", "ms_hub_url", "script_url", "cloud_file_name")  # of an entry of data sets
 
@@ -45,7 +23,10 @@ def check_kind(file: File, script: str) -> None:
     known = {*defaults(), *TRAIN, *(keywords(FIELDS) or ())}
     unknown = [key for key in file.values if key not in known and not is_secret(key)]
     if unknown and len(unknown) == len(file.values):
-        raise UserError(f"{file.path}: none of its keys is a key of a training file ({_listed(unknown)})")
+        raise UserError(
+            f"{file.path}: none of its keys is a key of a training file ({_listed(unknown)}); name a file of "
+            "DataFlex or LLaMA-Factory"
+        )
     if unknown:
         faults = (f"{key} is not a key of LLaMA-Factory or DataFlex{_near(key, known)}" for key in unknown)
         raise UserError(f"{file.path}: {'; '.join(faults)}")
@@ -54,9 +35,9 @@ def check_kind(file: File, script: str) -> None:
 def _elsewhere(values: dict) -> str:
     """What a file is for that no script of near reads; empty for any other."""
     has_model = "model_name_or_path" in values
-    for known, text in OTHERS if not has_model else ():
-        if (keys := _present(values, known)) and keys != ["model"]:
-            return text.format(_listed(keys))
+    for other in TABLES["other files"] if not has_model else ():
+        if (keys := _present(values, other["keys"].split())) and keys != ["model"]:
+            return other["says"].format(_listed(keys))
     if not has_model and all(isinstance(value, dict) and set(value) & set(DATA) for value in values.values()):
         name, entry = next(iter(values.items()))
         key = next(key for key in DATA if key in entry)

@@ -7,6 +7,7 @@ from near.app.from_yaml.data import PoolSizes
 from near.app.from_yaml.file import File
 from near.app.from_yaml.schedule import draws, put_rounds
 from near.common.errors import UserError, did_you_mean
+from near.common.text import plural
 
 RULES = ("mixture", "stratified", "uniform")
 STRATEGIES = ("concat", "interleave_under", "interleave_over", "interleave_once")
@@ -27,7 +28,8 @@ def is_interleaved(file: File, mode: str) -> bool:
         raise UserError(f"{file.path}: mix_strategy={strategy} is not known{did_you_mean(str(strategy), STRATEGIES)}")
     if probabilities is not None and strategy == "concat":
         raise UserError(
-            f"{file.path}: interleave_probs={probabilities} goes with mix_strategy: interleave_under or _over"
+            f"{file.path}: interleave_probs={probabilities} goes with mix_strategy: interleave_under or "
+            "interleave_over; set one, or leave it out"
         )
     sets = file.names("dataset")
     if strategy in ("concat", "interleave_once") or len(sets) < 2:  # rows are shuffled afterwards
@@ -59,7 +61,7 @@ def interleave(file: File, pool: PoolSizes) -> None:
         ends = [count * sum(shares) / share for count, share in zip(pool.counts, shares, strict=True) if share]
         rows = math.floor(min(ends)) if strategy == "interleave_under" else math.ceil(max(ends))
         total = math.ceil(epochs * math.ceil(rows / draws(file)))
-        file.notes.append(f"mix_strategy={strategy}: about {rows} rows a pass, drawn by mixer=static")
+        file.notes.append(f"mix_strategy={strategy}: about {plural(rows, 'row')} a pass, drawn by mixer=static")
     _stretch(file, total)
     _static(file, dict(zip(sets, shares, strict=True)))
 
@@ -151,7 +153,7 @@ def _rounds(file: File, pool: PoolSizes) -> None:
         total = total or int(_steps_a_pass(file, pool, f"update_times={times}") * epochs)
         times = max(0, math.ceil((total - warmup) / step))
         if total != warmup + step * times:
-            file.notes.append(f"rounds are trained whole: {warmup + step * times} steps in place of {total}")
+            file.notes.append(f"rounds are trained whole: {plural(warmup + step * times, 'step')} in place of {total}")
     else:
         for key, idle in (("train_step", total), ("num_train_epochs", epochs if epochs != 1 else 0)):
             if idle:
@@ -186,7 +188,9 @@ def _numbers(file: File, key: str, sets: list[str]) -> list[float] | None:
     try:
         numbers = [float(text) for text in texts]
     except ValueError as error:
-        raise UserError(f"{file.path}: {key}={','.join(texts)} are not numbers") from error
+        raise UserError(f"{file.path}: {key}={','.join(texts)} are not numbers; give one for each data set") from error
     if len(numbers) != len(sets) or min(numbers) < 0 or not 0 < sum(numbers) < math.inf:
-        raise UserError(f"{file.path}: {key}={','.join(texts)} are not {len(sets)} numbers >=0, one for each data set")
+        raise UserError(
+            f"{file.path}: {key}={','.join(texts)} are not {len(sets)} numbers >=0, one for each data set; mend it"
+        )
     return numbers

@@ -47,6 +47,8 @@ def _loraplus(file: File, lora: bool) -> None:
     if ratio is None:
         return
     if not lora:
-        raise UserError(f"{file.path}: loraplus_lr_ratio={ratio} goes with finetuning_type: lora")
+        raise UserError(
+            f"{file.path}: loraplus_lr_ratio={ratio} goes with finetuning_type: lora; set that, or leave it out"
+        )
     file.put("trainer.loraplus.lr_ratio", file.number("loraplus_lr_ratio", 1))
     file.put("trainer.loraplus.lr_embedding", file.number("loraplus_lr_embedding", 1e-6))

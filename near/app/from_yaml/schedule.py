@@ -9,6 +9,7 @@ from near.app.from_yaml.file import File
 from near.common.config import CONF
 from near.common.errors import UserError
 from near.common.processes import world_size
+from near.common.text import plural
 
 BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}  # transformers' defaults
 
@@ -70,7 +71,7 @@ def trainer(file: File, mode: str, rows: int | None) -> None:
     if total != cycles * (warmup + step * times):
         by = "train_step" if file.take("train_step") else "num_train_epochs"
         whole = cycles * (warmup + step * times)
-        file.notes.append(f"rounds are trained whole: {whole} steps in place of {total}, by {by}")
+        file.notes.append(f"rounds are trained whole: {plural(whole, 'step')} in place of {total}, by {by}")
     put_rounds(file, warmup, step, times, cycles)
 
 

@@ -9,7 +9,7 @@ from near.app.from_yaml.file import File
 from near.app.from_yaml.keys import TRAIN, family
 from near.app.from_yaml.optimizers import optimizer
 from near.app.from_yaml.schedule import BATCH, has_rounds, most, options
-from near.common.errors import UserError, one_line
+from near.common.errors import UserError, as_user_error
 from near.common.secrets import is_secret
 from near.common.signature import keywords
 from near.training.options import REFUSED
@@ -79,12 +79,11 @@ def parallel(file: File) -> None:
     path = file.locate(deepspeed) if isinstance(deepspeed, str) else None
     options = deepspeed if isinstance(deepspeed, dict) else {}
     if path is not None:
-        try:
+        what = f"{file.path}: deepspeed={path} can't be read as JSON"
+        with as_user_error((OSError, ValueError), what, "give DeepSpeed's JSON file"):
             options = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file.path}: deepspeed={path} can't be read as JSON ({one_line(error)})") from error
         if not isinstance(options, dict):
-            raise UserError(f"{file.path}: deepspeed={path} is not a mapping")
+            raise UserError(f"{file.path}: deepspeed={path} is not a mapping; give DeepSpeed's JSON file")
     named = re.search(r"z(?:ero)?[_-]?([0-3])", str(deepspeed))
     stage = (options.get("zero_optimization") or {}).get("stage", int(named[1]) if named and not options else 0)
     if not options and not named:
@@ -92,7 +91,7 @@ def parallel(file: File) -> None:
             f"{file.path}: deepspeed={deepspeed} does not exist; name a JSON file, or type parallel=deepspeed_z2"
         )
     if stage not in (0, 1, 2, 3):
-        raise UserError(f"{file.path}: deepspeed: stage={stage} is not one of 0, 1, 2, 3")
+        raise UserError(f"{file.path}: deepspeed: stage={stage} is not one of 0, 1, 2, 3; use one")
     file.put("parallel", f"deepspeed_z{2 if stage == 1 else stage}")
     if options:
         file.put("parallel.deepspeed", path or deepspeed)

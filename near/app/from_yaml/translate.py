@@ -8,10 +8,9 @@ from pathlib import Path
 from near.app.from_yaml.components import TARGETLESS, named
 from near.app.from_yaml.data import data
 from near.app.from_yaml.file import File
-from near.app.from_yaml.keys import MERGE, TRAIN, Key, family
+from near.app.from_yaml.keys import MERGE, MULTIMODAL, TEXT, TRAIN, Key, family
 from near.app.from_yaml.kinds import check_kind
 from near.app.from_yaml.mixing import interleave, is_interleaved, is_static_mix, mix
-from near.app.from_yaml.names import MULTIMODAL, TEXT
 from near.app.from_yaml.schedule import trainer
 from near.app.from_yaml.training import arguments, component, parallel, place
 from near.app.from_yaml.watching import tracker
@@ -131,7 +130,10 @@ def _finetuning(file: File) -> bool:
     if kind == "full":
         for key in ("use_dora", "use_rslora", "pissa_init", "quantization_bit"):
             if file.take(key):
-                raise UserError(f"{file.path}: {key}={file.take(key)} goes with finetuning_type: lora only")
+                raise UserError(
+                    f"{file.path}: {key}={file.take(key)} goes with finetuning_type: lora only; set that, or leave it "
+                    "out"
+                )
         file.put("finetuning", "full")
         for key in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target"):
             file.take(key)  # LLaMA-Factory ignores them, too

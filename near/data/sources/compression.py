@@ -40,5 +40,5 @@ def unpacked(path: Path, packing: str) -> Iterator[IO[bytes]]:
             yield file
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         if packing == "":
-            raise UserError(f"{path} can't be read ({one_line(error)})") from error
-        raise UserError(f"{path} is a damaged {NAMES[packing]} file ({one_line(error)})") from error
+            raise UserError(f"{path} can't be read ({one_line(error)}); check the file and its name") from error
+        raise UserError(f"{path} is a damaged {NAMES[packing]} file ({one_line(error)}); get it again") from error

@@ -11,7 +11,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet
 
-from near.common.errors import UserError, one_line
+from near.common.errors import UserError, as_user_error, one_line
+from near.common.text import plural
 from near.data.formats.turns import Fault
 from near.data.sources.compression import OPENERS, unpacked
 from near.data.sources.json_stream import Missing, TooLong, has_lines, rows_at
@@ -74,14 +75,12 @@ def types_of(path: Path, kind: Kind) -> dict[str, pa.DataType]:
     """The column types that the file declares; {} if its kind declares none."""
     if kind.ending not in TABLES:
         return {}
-    try:
+    with as_user_error(ARROW_ERRORS, f"{path} is not a readable {kind.ending[1:]} file", "write it again"):
         if kind.ending == ".parquet":
             schema = pyarrow.parquet.read_schema(path)
         else:
             with pa.OSFile(str(path)) as file:
                 schema = _opened_arrow(file).schema
-    except ARROW_ERRORS as error:
-        raise UserError(f"{path} is not a readable {kind.ending[1:]} file ({one_line(error)})") from error
     return dict(zip(schema.names, schema.types, strict=True))
 
 
@@ -153,10 +152,10 @@ def _json(path: Path, packing: str, key: str | None, option: str) -> Iterator[Ra
     except TooLong as error:
         raise UserError(f"{path}, near row {row}: {error}, the limit for one row; split it") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 near row {row} ({error.reason})") from error
+        raise UserError(f"{path} is not UTF-8 near row {row} ({error.reason}); save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", None) or one_line(error)
-        raise UserError(f"{path} is not JSON near row {row} ({reason})") from error
+        raise UserError(f"{path} is not JSON near row {row} ({reason}); mend that line") from error
 
 
 def _no_list(path: Path, key: str | None, option: str, missing: Missing) -> UserError:
@@ -183,13 +182,13 @@ def _separated(delimiter: str) -> Callable[[IO[bytes], Path], Iterator[Raw]]:
             for row in reader:
                 missing, extra = list(row.values()).count(None), len(row.get(None, ()))
                 if missing or extra:
-                    columns = f"has {len(named) - missing + extra} columns, expected {len(named)}"
+                    columns = f"has {plural(len(named) - missing + extra, 'column')}, expected {len(named)}"
                     yield f"line {reader.line_num}", Fault("line", columns)
                 else:
                     yield f"line {reader.line_num}", row
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(
-                f"{path}: not readable as CSV near line {reader.line_num + 1} ({one_line(error)})"
+                f"{path}: not readable as CSV near line {reader.line_num + 1} ({one_line(error)}); mend that line"
             ) from error
 
     return read
@@ -203,25 +202,21 @@ def chosen_columns(names: list[str], choose: Choose | None, path: object) -> lis
 
 
 def _parquet(path: Path, choose: Choose | None) -> Iterator[Raw]:
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = chosen_columns(file.schema_arrow.names, choose, path)
-            yield from _batches(batch.select(names) for batch in file.iter_batches(BATCH, columns=names))
-    except ARROW_ERRORS as error:
-        raise UserError(f"{path} is not a readable parquet file ({one_line(error)})") from error
+    what = f"{path} is not a readable parquet file"
+    with as_user_error(ARROW_ERRORS, what, "write it again"), pyarrow.parquet.ParquetFile(path) as file:
+        names = chosen_columns(file.schema_arrow.names, choose, path)
+        yield from _batches(batch.select(names) for batch in file.iter_batches(BATCH, columns=names))
 
 
 def _arrow(path: Path, choose: Choose | None) -> Iterator[Raw]:
     """An Arrow stream (as `datasets` writes it) or an Arrow file (Feather)."""
-    try:
-        with pa.OSFile(str(path)) as file:
-            opened = _opened_arrow(file)
-            names = chosen_columns(opened.schema.names, choose, path)
-            stored = isinstance(opened, pa.ipc.RecordBatchFileReader)
-            batches = (opened.get_batch(i) for i in range(opened.num_record_batches)) if stored else opened
-            yield from _batches(batch.select(names) for batch in batches)
-    except ARROW_ERRORS as error:
-        raise UserError(f"{path} is not a readable Arrow file ({one_line(error)})") from error
+    what = f"{path} is not a readable Arrow file"
+    with as_user_error(ARROW_ERRORS, what, "write it again"), pa.OSFile(str(path)) as file:
+        opened = _opened_arrow(file)
+        names = chosen_columns(opened.schema.names, choose, path)
+        stored = isinstance(opened, pa.ipc.RecordBatchFileReader)
+        batches = (opened.get_batch(i) for i in range(opened.num_record_batches)) if stored else opened
+        yield from _batches(batch.select(names) for batch in batches)
 
 
 def _opened_arrow(file: pa.OSFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:

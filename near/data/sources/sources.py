@@ -8,9 +8,10 @@ import datasets
 import pyarrow as pa
 from omegaconf import DictConfig
 
-from near.common.errors import UserError, did_you_mean, one_line, reading
+from near.common.errors import UserError, as_user_error, one_line, reading
 from near.common.files import file_digest, folder_digest, read_json, refuse_special, refuse_special_in
 from near.data.builtin.assets import resolve
+from near.data.sources.paths import absence
 from near.data.sources.readers import ARROW_ERRORS, Choose, Kind, Raw, chosen_columns, kinds_shown, read_rows, types_of
 
 
@@ -41,7 +42,7 @@ def open_sources(source: DictConfig, where: str, cache_dir: str) -> list[Opened]
         for matched in _matches(path, where):
             opened.append(_open(matched, str(label) if label else None, source, where, cache_dir))
     if not opened:
-        raise UserError(f"{where}.path={source.path} names no file")
+        raise UserError(f"{where}.path={source.path} names no file; give at least one")
     return opened
 
 
@@ -52,7 +53,7 @@ def _matches(path: str, where: str) -> list[str]:
     pattern = Path(path).expanduser()
     files = sorted(str(p) for p in Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
     if not files:
-        raise UserError(f"{where}.path={path}: no file matches")
+        raise UserError(f"{where}.path={path}: no file matches; change the pattern")
     return files
 
 
@@ -64,7 +65,7 @@ def _open(path: str, label: str | None, source: DictConfig, where: str, cache_di
     if local.is_file():
         kind = Kind.of(local.name)
         if kind is None:
-            raise UserError(f"{where}.path={path}: files can be {kinds_shown()}")
+            raise UserError(f"{where}.path={path}: files can be {kinds_shown()}; name one of these")
         if source.split is not None or source.name is not None:
             raise UserError(f"{where}: a file has no name or split; leave {where}.name and {where}.split null")
         if key is not None and kind.ending != ".json":
@@ -81,10 +82,8 @@ def _open(path: str, label: str | None, source: DictConfig, where: str, cache_di
         raise _keyless(where, key, path)
     if local.is_dir():
         return _folder(local, path, label, source.split, where)
-    if local.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        siblings = [p.name for p in local.parent.iterdir() if p.name != local.name] if local.parent.is_dir() else []
-        hint = did_you_mean(local.name, siblings) if siblings else f"; there is no folder {local.parent} either"
-        raise UserError(f"{where}.path={path}: no such file{'' if local.parent == Path() else hint}")
+    if absent := absence(path):
+        raise UserError(f"{where}.path={path}: {absent}")
     data = _hub(path, source, where)
     return _data_set(data, path, label, data._fingerprint)
 
@@ -127,7 +126,7 @@ def _hub(path: str, source: DictConfig, where: str) -> datasets.Dataset:
     except (OSError, ValueError, KeyError) as error:
         line = one_line(error)[:200]
         if source.split is not None and "split" in line.lower():
-            raise UserError(f"{where}.split={source.split}: {line}") from error
+            raise UserError(f"{where}.split={source.split}: {line}; name a split of the data set") from error
         raise UserError(
             f"{where}.path={path} is neither a local file nor a data set on the hub ({line}); "
             "without access to a hub use data=demo, or data=files with your files"
@@ -140,8 +139,6 @@ def _hub(path: str, source: DictConfig, where: str) -> datasets.Dataset:
 
 
 def _rows(data: datasets.Dataset, path: str, choose: Choose | None) -> Iterator[Raw]:
-    try:
+    with as_user_error(ARROW_ERRORS, f"{path} is damaged", "get or save it again"):
         for i, row in enumerate(data.select_columns(chosen_columns(data.column_names, choose, path))):
             yield f"row {i}", row
-    except ARROW_ERRORS as error:
-        raise UserError(f"{path} is damaged ({one_line(error)})") from error

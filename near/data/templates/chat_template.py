@@ -96,7 +96,7 @@ class Template:
             elif role in ("user", "system"):
                 getattr(writer, role)(content)
             else:
-                raise UserError(f"template {self.name} has no slot for role {role!r} (turn {i})")
+                raise UserError(f"template {self.name} has no slot for role {role!r} (turn {i}); use another template")
         writer.end(generate, last)
         return writer.out
 

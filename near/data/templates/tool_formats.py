@@ -1,45 +1,62 @@
-"""Formats of tools and tool calls in a chat, under LLaMA-Factory's names, as text and in Jinja.
+"""Formats of tools and tool calls in a chat, under LLaMA-Factory's names, in Jinja.
 
-In Python `tools` is a list of descriptions ({"type": "function", "function": {...}}, or the inner object alone) and
-`calls` a list of {"name", "arguments"}. In Jinja they are `tools` and `message.tool_calls` of apply_chat_template.
+`tools` is a list of descriptions ({"type": "function", "function": {...}}, or the inner object alone) and `calls` a
+list of {"name", "arguments"}, or `tools` and `message.tool_calls` of apply_chat_template.
 """
 
+import functools
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from near.common.errors import UserError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 RESULTS = "\n</tool_response>\n<tool_response>\n"  # between the results of calls of one turn
 
 
 @dataclass(frozen=True)
 class ToolFormat:
-    describe: Callable[[list[dict]], str]  # tools to the text that follows the system text
-    call: Callable[[list[dict]], str]  # calls to the text of the answer
-    jinja_tools: str  # the same as `describe`, of `tools`
-    jinja_calls: str  # the same as `call`, of `calls`
-    verbatim: tuple[str, str] | None = None  # before and after tools that are written unchanged
+    """The text of tools, of `tools`, and that of an answer's calls, of `calls`, in Jinja.
+
+    verbatim: before and after tools that are written as the row has them.
+    """
+
+    jinja_tools: str
+    jinja_calls: str
+    verbatim: tuple[str, str] | None = None
+    one_call: bool = False  # of a turn
 
     def described(self, tools: str) -> str:
-        """The text for a row's `tools` (JSON); "" if there are none."""
+        """The text for a row's `tools` (JSON), which follows the system text; "" if there are none."""
         listed = json.loads(tools) if tools else []
         if listed and self.verbatim:
             return self.verbatim[0] + tools + self.verbatim[1]
-        return self.describe(listed) if listed else ""
+        return _compiled(self.jinja_tools).render(tools=listed) if listed else ""
+
+    def call(self, calls: list[dict]) -> str:
+        """The text of an answer's calls."""
+        if self.one_call and len(calls) > 1:
+            raise UserError(f"glm4 writes one tool call per turn, got {len(calls)}; give each call a separate turn")
+        return _compiled(self.jinja_calls).render(calls=calls)
+
+
+@functools.cache
+def _compiled(text: str) -> "Template":
+    """A part of a template with the functions that transformers gives to chat templates."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tojson"] = _json
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(text)
 
 
 def _json(value: object, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _bare(tool: dict) -> dict:
-    return tool.get("function", tool) if tool.get("type") == "function" else tool
-
-
-def _wrapped(tool: dict) -> dict:
-    return tool if tool.get("type") == "function" else {"type": "function", "function": tool}
 
 
 BARE = "{% set tool = tool['function'] if tool['type'] == 'function' and tool['function'] else tool %}"
@@ -67,31 +84,6 @@ DEFAULT_TAIL = (
     "Use the following format if using a tool:\n```\nAction: tool name (one of [{names}])\nAction Input: the input to "
     'the tool, in a JSON format representing the kwargs (e.g. ```{"input": "hello world", "num_beams": 5}```)\n```\n'
 )
-
-
-def _parameter(name: str, about: dict, required: list[str]) -> str:
-    kind = f"{about.get('type', '')}{', required' if name in required else ''}"
-    text = f"  - {name} ({kind}): {about.get('description', '')}"
-    if about.get("enum"):
-        text += f", should be one of [{', '.join(map(str, about['enum']))}]"
-    if about.get("items"):
-        text += f", where each item should be {about['items'].get('type', '')}"
-    return text + "\n"
-
-
-def _describe_default(tools: list[dict]) -> str:
-    text = DEFAULT_HEAD
-    for tool in map(_bare, tools):
-        about = tool.get("parameters") or {}
-        required = about.get("required") or []
-        arguments = "".join(_parameter(name, one, required) for name, one in (about.get("properties") or {}).items())
-        text += f"> Tool Name: {tool['name']}\nTool Description: {tool.get('description', '')}\n"
-        text += f"Tool Args:\n{arguments}\n"
-    return text + DEFAULT_TAIL.replace("{names}", ", ".join(_bare(tool)["name"] for tool in tools))
-
-
-def _call_default(calls: list[dict]) -> str:
-    return "\n".join(f"Action: {call['name']}\nAction Input: {_json(call['arguments'])}" for call in calls)
 
 
 BETWEEN = "{{ '' if loop.last else '\\n' }}"
@@ -129,16 +121,6 @@ LLAMA3_TAIL = (
 DAY = "%d %b %Y"
 
 
-def _describe_llama3(tools: list[dict]) -> str:
-    described = "".join(_json(_wrapped(tool), indent=4) + "\n\n" for tool in tools)
-    return LLAMA3_HEAD + datetime.now().strftime(DAY) + LLAMA3_TAIL + described
-
-
-def _call_llama3(calls: list[dict]) -> str:
-    objects = [{"name": call["name"], "parameters": call["arguments"]} for call in calls]
-    return _json(objects[0] if len(objects) == 1 else objects)
-
-
 JINJA_LLAMA3_TOOLS = (
     _quoted(LLAMA3_HEAD)
     + f"{{{{ strftime_now('{DAY}') }}}}"
@@ -154,14 +136,6 @@ JINJA_LLAMA3_CALLS = (
 
 
 # mistral: a JSON list between special tokens
-
-
-def _describe_mistral(tools: list[dict]) -> str:
-    return f"[AVAILABLE_TOOLS] {_json([_wrapped(tool) for tool in tools])}[/AVAILABLE_TOOLS]"
-
-
-def _call_mistral(calls: list[dict]) -> str:
-    return _json([{"name": call["name"], "arguments": call["arguments"]} for call in calls])
 
 
 JINJA_MISTRAL_TOOLS = _each(
@@ -200,18 +174,9 @@ QWEN35_TAIL = (
 )
 
 
-def _lines(head: str, tail: str, form: Callable[[dict], dict]) -> Callable[[list[dict]], str]:
-    """A describer that writes each tool as a line of JSON."""
-    return lambda tools: head + "".join("\n" + _json(form(tool)) for tool in tools) + tail
-
-
 def _jinja_lines(head: str, tail: str, form: str) -> str:
+    """Each tool as a line of JSON."""
     return _each("tools", head, form + '{{ "\\n" ~ (tool | tojson) }}', tail)
-
-
-def _call_qwen(calls: list[dict]) -> str:
-    objects = ({"name": call["name"], "arguments": call["arguments"]} for call in calls)
-    return "\n".join(f"<tool_call>\n{_json(one)}\n</tool_call>" for one in objects)
 
 
 JINJA_QWEN_CALLS = _each(
@@ -219,27 +184,6 @@ JINJA_QWEN_CALLS = _each(
     "",
     CALL + '{{ "<tool_call>\\n" }}' + OBJECT.replace("KEY", "arguments") + '{{ "\\n</tool_call>" }}' + BETWEEN,
 )
-
-
-def _tagged(call: dict, before: str, key: Callable[[str, str], str], after: str) -> str:
-    """A call whose arguments stand between tags: text as it is, the rest as JSON."""
-    arguments = call["arguments"].items()
-    return before + "".join(key(name, v if isinstance(v, str) else _json(v)) for name, v in arguments) + after
-
-
-def _call_qwen35(calls: list[dict]) -> str:
-    def key(name: str, value: str) -> str:
-        return f"\n<parameter={name}>\n{value}\n</parameter>"
-
-    ends = "\n</function>\n</tool_call>"
-    return "\n".join(_tagged(call, f"<tool_call>\n<function={call['name']}>", key, ends) for call in calls)
-
-
-def _call_glm4_moe(calls: list[dict]) -> str:
-    def key(name: str, value: str) -> str:
-        return f"\n<arg_key>{name}</arg_key>\n<arg_value>{value}</arg_value>"
-
-    return "\n".join(_tagged(call, f"\n<tool_call>{call['name']}", key, "") for call in calls)
 
 
 def _jinja_tagged(before: str, key: str, after: str) -> str:
@@ -268,17 +212,6 @@ GLM4_HEAD = (
 GLM4_EACH = "\n在调用上述函数时，请使用 Json 格式表示调用的参数。"
 
 
-def _describe_glm4(tools: list[dict]) -> str:
-    bare = map(_bare, tools)
-    return GLM4_HEAD + "".join(f"\n\n## {one['name']}\n\n{_json(one, indent=4)}{GLM4_EACH}" for one in bare)
-
-
-def _call_glm4(calls: list[dict]) -> str:
-    if len(calls) > 1:
-        raise UserError(f"glm4 writes one tool call per turn, got {len(calls)}; give each call a separate turn")
-    return f"{calls[0]['name']}\n{_json(calls[0]['arguments'])}"
-
-
 JINJA_GLM4_TOOLS = _each(
     "tools",
     GLM4_HEAD,
@@ -291,14 +224,7 @@ JINJA_GLM4_CALLS = _each("calls", "", CALL + '{{ call["name"] ~ "\\n" ~ argument
 LFM2_HEAD, LFM2_TAIL = "List of tools: <|tool_list_start|>", "<|tool_list_end|>"
 
 
-def _call_lfm2(calls: list[dict]) -> str:
-    def value(one: object) -> str:
-        return f'"{one}"' if isinstance(one, str) else _json(one)
-
-    texts = (f"{c['name']}({', '.join(f'{k}={value(v)}' for k, v in c['arguments'].items())})" for c in calls)
-    return f"<|tool_call_start|>[{', '.join(texts)}]<|tool_call_end|>"
-
-
+JINJA_LFM2_TOOLS = _each("tools", LFM2_HEAD + "[", BARE + "{{ tool | tojson }}" + COMMA, "]" + LFM2_TAIL)
 JINJA_LFM2_CALLS = _each(
     "calls",
     "<|tool_call_start|>[",
@@ -311,45 +237,16 @@ JINJA_LFM2_CALLS = _each(
 )
 
 TOOL_FORMATS = {
-    "default": ToolFormat(_describe_default, _call_default, JINJA_DEFAULT_TOOLS, JINJA_DEFAULT_CALLS),
-    "llama3": ToolFormat(_describe_llama3, _call_llama3, JINJA_LLAMA3_TOOLS, JINJA_LLAMA3_CALLS),
-    "mistral": ToolFormat(_describe_mistral, _call_mistral, JINJA_MISTRAL_TOOLS, JINJA_MISTRAL_CALLS),
-    "qwen": ToolFormat(
-        _lines(QWEN_HEAD, QWEN_TAIL, _wrapped),
-        _call_qwen,
-        _jinja_lines(QWEN_HEAD, QWEN_TAIL, WRAPPED),
-        JINJA_QWEN_CALLS,
-    ),
-    "ling": ToolFormat(
-        _lines(XML_HEAD, LING_TAIL, _wrapped),
-        _call_qwen,
-        _jinja_lines(XML_HEAD, LING_TAIL, WRAPPED),
-        JINJA_QWEN_CALLS,
-    ),
-    "qwen3_5": ToolFormat(
-        _lines(QWEN35_HEAD, QWEN35_TAIL, _bare),
-        _call_qwen35,
-        _jinja_lines(QWEN35_HEAD, QWEN35_TAIL, BARE),
-        JINJA_QWEN35_CALLS,
-    ),
-    "glm4": ToolFormat(_describe_glm4, _call_glm4, JINJA_GLM4_TOOLS, JINJA_GLM4_CALLS),
-    "glm4_moe": ToolFormat(
-        _lines(QWEN_HEAD, GLM4_MOE_TAIL, _wrapped),
-        _call_glm4_moe,
-        _jinja_lines(QWEN_HEAD, GLM4_MOE_TAIL, WRAPPED),
-        JINJA_GLM4_MOE_CALLS,
-    ),
-    "lfm2": ToolFormat(
-        lambda tools: LFM2_HEAD + _json([_bare(tool) for tool in tools]) + LFM2_TAIL,
-        _call_lfm2,
-        _each("tools", LFM2_HEAD + "[", BARE + "{{ tool | tojson }}" + COMMA, "]" + LFM2_TAIL),
-        JINJA_LFM2_CALLS,
-    ),
+    "default": ToolFormat(JINJA_DEFAULT_TOOLS, JINJA_DEFAULT_CALLS),
+    "llama3": ToolFormat(JINJA_LLAMA3_TOOLS, JINJA_LLAMA3_CALLS),
+    "mistral": ToolFormat(JINJA_MISTRAL_TOOLS, JINJA_MISTRAL_CALLS),
+    "qwen": ToolFormat(_jinja_lines(QWEN_HEAD, QWEN_TAIL, WRAPPED), JINJA_QWEN_CALLS),
+    "ling": ToolFormat(_jinja_lines(XML_HEAD, LING_TAIL, WRAPPED), JINJA_QWEN_CALLS),
+    "qwen3_5": ToolFormat(_jinja_lines(QWEN35_HEAD, QWEN35_TAIL, BARE), JINJA_QWEN35_CALLS),
+    "glm4": ToolFormat(JINJA_GLM4_TOOLS, JINJA_GLM4_CALLS, one_call=True),
+    "glm4_moe": ToolFormat(_jinja_lines(QWEN_HEAD, GLM4_MOE_TAIL, WRAPPED), JINJA_GLM4_MOE_CALLS),
+    "lfm2": ToolFormat(JINJA_LFM2_TOOLS, JINJA_LFM2_CALLS),
     "phi4_mini": ToolFormat(
-        lambda tools: f"<|tool|>{_json(tools)}<|/tool|>",
-        _call_default,
-        "{{ '<|tool|>' ~ (tools | tojson) ~ '<|/tool|>' }}",
-        JINJA_DEFAULT_CALLS,
-        ("<|tool|>", "<|/tool|>"),
+        "{{ '<|tool|>' ~ (tools | tojson) ~ '<|/tool|>' }}", JINJA_DEFAULT_CALLS, ("<|tool|>", "<|/tool|>")
     ),
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from near.common.batches import batches
-from near.common.errors import UserError, one_line, reading
+from near.common.errors import UserError, as_user_error, reading
 from near.data.formats.formats import Message, embedded_text
 from near.data.templates.named import set_template
 from near.embedding.embedders.base import BatchTokens, Dtype, Embed, Launcher, StoreDtype, Tokens, Workers
@@ -97,10 +97,9 @@ class RdsEmbedder(ModelEmbedder):
                 self.folder, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
             )
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        try:
+        what, fix = f"embedder.device={self.device} can't be used", "use embedder.device=cpu"
+        with as_user_error((RuntimeError, AssertionError), what, fix):
             return model.to(self.devices[0] or accelerator).eval()
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"embedder.device={self.device} can't be used ({one_line(error)[:160]})") from error
 
     @property
     def limit(self) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from near.common.batches import batches
-from near.common.errors import UserError, one_line
+from near.common.errors import as_user_error
 from near.embedding.embedders.model import ModelEmbedder
 
 ALIKE = 0.9  # of a batch's longest text: 3 to 4% padding on the demo's rows instead of 10% (bench/embed.py)
@@ -22,15 +22,16 @@ class SentenceTransformerEmbedder(ModelEmbedder):
         import torch
         from sentence_transformers import SentenceTransformer
 
-        try:
+        errors = (OSError, ValueError, KeyError, RuntimeError, AssertionError)
+        with as_user_error(
+            errors, f"embedder.model={self.model} could not be loaded", "check the name, or use a folder"
+        ):
             model = SentenceTransformer(
                 self.folder,
                 device=self.devices[0] if len(self.devices) == 1 else "cpu",  # the pool's processes move their copies
                 trust_remote_code=self.trust_remote_code,
                 model_kwargs={"dtype": getattr(torch, self.dtype)},
             )
-        except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-            raise UserError(f"embedder.model={self.model} could not be loaded ({one_line(error)[:200]})") from error
         if self.max_length is not None:
             limit = model.max_seq_length
             model.max_seq_length = min(self.max_length, limit) if limit else self.max_length

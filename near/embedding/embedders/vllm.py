@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from near.common.errors import UserError, one_line
+from near.common.errors import as_user_error
 from near.embedding.embedders.model import ModelEmbedder
 
 # Engine options that change where and how fast vLLM runs, not the vectors: no part of the space.
@@ -46,13 +46,10 @@ class VllmEmbedder(ModelEmbedder):
             "trust_remote_code": self.trust_remote_code,
             **self.engine,
         }
-        try:
+        what = f"embedder.model={self.model} could not be loaded by vLLM"
+        fix = "see above, or use embedder.backend=sentence-transformers"
+        with as_user_error((OSError, ValueError, TypeError, RuntimeError), what, fix):
             return vllm.LLM(**options)
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(
-                f"embedder.model={self.model} could not be loaded by vLLM ({one_line(error)[:200]}); see above, "
-                "or use embedder.backend=sentence-transformers"
-            ) from error
 
     @property
     def limit(self) -> int:

@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 import numpy as np
 
 from near.common.errors import UserError, one_line
+from near.common.text import plural
 from near.embedding.embedders.model import ModelEmbedder
 from near.models.server import Server
 
@@ -39,7 +40,10 @@ class VllmServerEmbedder(ModelEmbedder):
             cards = {str(card["id"]): card for card in self.server.json("GET", "/models")["data"]}
             longest = cards.get(self.served, {}).get("max_model_len")
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"embedder.server.url={self.url}/models did not return a list of models") from error
+            raise UserError(
+                f"embedder.server.url={self.url}/models did not return a list of models; is it an OpenAI-compatible "
+                "server?"
+            ) from error
         if self.served not in cards:
             raise UserError(
                 f"embedder.server.url={self.url} serves {', '.join(cards) or 'nothing'}, not {self.served}; "
@@ -88,11 +92,14 @@ class VllmServerEmbedder(ModelEmbedder):
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise UserError(
-                f"embedder.server.url={self.url}/embeddings did not return a vector for each of {len(ids)} texts "
-                f"({reason[:120]})"
+                f"embedder.server.url={self.url}/embeddings did not return a vector for each of "
+                f"{plural(len(ids), 'text')} ({reason[:120]}); is its model an embedding model?"
             ) from error
         if vectors.ndim != 2 or vectors.shape[1] != self.__dict__.get("full_dim", vectors.shape[1]):
-            raise UserError(f"embedder.server.url={self.url} returned vectors of changing length ({vectors.shape})")
+            raise UserError(
+                f"embedder.server.url={self.url} returned vectors of changing length ({vectors.shape}); use a "
+                "server of one model"
+            )
         return vectors
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from near.common.errors import UserError
 from near.common.moved import Contract
+from near.common.text import plural
 
 NO_ANSWER = "no answer"  # in tables: an answer without anything to grade
 
@@ -29,6 +30,9 @@ class Grade(NamedTuple):
     score: float | None
     detail: str | None = None
     no_answer: bool = False
+
+
+Grade.renamed = {"told": "detail"}  # type: ignore[attr-defined] # old names of fields, for error messages
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def checked_grades(name: str, grades: object, answers: Sequence[Answer]) -> list
     if not isinstance(grades, Sequence) or len(grades) != len(answers):
         count = len(grades) if isinstance(grades, Sequence) else f"a {type(grades).__name__}, not"
         raise UserError(
-            f"grader {name} returned {count} grades for {len(answers)} answers; return a list with one each"
+            f"grader {name} returned {count} grades for {plural(len(answers), 'answer')}; return a list with one each"
         )
     for grade in grades:
         if not isinstance(grade, Grade):

@@ -5,10 +5,10 @@ import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
+from near.common.text import normalise
 from near.evaluation.graders import choice_patterns as patterns
 from near.evaluation.graders.base import Answer, Compares, Grade
 from near.evaluation.graders.reading import before_remark, boxes, corrected, first_answer, spoken
-from near.models.chat_judge import normalise
 
 Letters = frozenset[str]
 UNDECIDED: Letters = frozenset()

@@ -1,7 +1,7 @@
 """Normalised exact match."""
 
+from near.common.text import normalise
 from near.evaluation.graders.base import Answer, Compares, Grade
-from near.models.chat_judge import normalise
 
 
 class Exact(Compares):

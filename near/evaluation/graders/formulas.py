@@ -29,7 +29,7 @@ class Formulas:
         try:
             return math_verify.parse(text)
         except ValueError as error:  # its timeouts are signals, which only the main thread may set
-            raise UserError(f"evaluation.graders.number.formulas=true: {one_line(error)[:200]}") from error
+            raise UserError(f"evaluation.graders.number.formulas=true: {one_line(error)[:200]}; use false") from error
 
     def same(self, expected: list, actual: list) -> bool:
         import math_verify

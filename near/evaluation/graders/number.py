@@ -290,7 +290,7 @@ class FinalNumber(Compares):
 
     def __init__(self, formulas: bool = False):
         if not isinstance(formulas, bool):
-            raise UserError(f"evaluation.graders.number.formulas={formulas} is not true or false")
+            raise UserError(f"evaluation.graders.number.formulas={formulas} is not true or false; use one")
         self.formulas = Formulas() if formulas else None
 
     def check(self) -> None:

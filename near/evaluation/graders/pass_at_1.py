@@ -51,7 +51,8 @@ class PassAt1(Grader):
         self.names = dict(column_names)
         if unknown := set(self.names) - {"tests", "setup", "entry_point", "prefix"}:
             raise UserError(
-                f"evaluation.graders.pass_at_1.column_names.{min(unknown)} is none of tests, setup, entry_point, prefix"
+                f"evaluation.graders.pass_at_1.column_names.{min(unknown)} is unknown; use tests, setup, "
+                "entry_point and prefix"
             )
         self.columns = tuple(sorted(map(str, self.names.values())))
         self.seconds, self.memory_mb = seconds, memory_mb
@@ -80,7 +81,8 @@ class PassAt1(Grader):
     def grade(self, answers: Sequence[Answer], cache_dir: str) -> list[Grade]:
         if answers and not any(self._column(answer, "tests") for answer in answers):
             raise UserError(
-                f"evaluation.graders.pass_at_1.column_names.tests={self.names.get('tests')}: no row has such a column"
+                f"evaluation.graders.pass_at_1.column_names.tests={self.names.get('tests')}: no row has such a "
+                "column; name one that does"
             )
         with ThreadPoolExecutor(self.workers) as pool:
             return list(pool.map(self._grade, answers))

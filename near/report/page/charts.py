@@ -7,11 +7,13 @@ import html
 
 import numpy as np
 
+from near.common.text import plural
 from near.report.compare import BASELINE, Group, baseline_of, beside_base, beside_random
 from near.report.page.taken import overlaps
 from near.report.runs import Run
 
 Figure = dict
+
 # Distinct in light and dark, and for colour-blind readers (after Okabe and Ito). A selection has the same one in all
 # charts and on the map.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f7bd9", "#b0574f", "#6b8e23", "#00868b")
@@ -149,7 +151,7 @@ def cost_and_gain(groups: list[Group]) -> Figure | None:
 def _cost(run: Run) -> str:
     tokens = run.training.tokens_trained
     parts = [f"seed {run.seed}", f"selecting {run.selecting:.1f} s", f"training {run.training.train_seconds:.1f} s"]
-    return html.escape(", ".join(parts + ([f"{tokens} tokens"] if tokens else [])))
+    return html.escape(", ".join(parts + ([plural(tokens, "token")] if tokens else [])))
 
 
 def _line(group: Group, place: int, seed: object, x: list, y: list, legend: bool) -> dict:

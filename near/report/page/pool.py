@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from near.common.errors import UserError, one_line
 from near.common.files import cache_folder, digest
 from near.common.run_folder import CONFIG
+from near.common.text import plural
 from near.data.rows import Rows
 from near.embedding.embed import embedder_of, reads_answers
 from near.embedding.missing import RowTexts, look_up
@@ -74,7 +75,7 @@ def pool_of(groups: list[Group], read_config: Callable[[Path], DictConfig]) -> P
     for run in _different(runs):
         try:
             with quiet():
-                pool = _loaded(run, most, read_config)
+                pool = loaded(run, most, read_config)
         except (UserError, OSError, ValueError, HydraException, OmegaConfBaseException) as error:
             fault = error
             continue
@@ -91,7 +92,7 @@ def _different(runs: list[Run]) -> list[Run]:
     return list({run.selector: run for run in reversed(runs)}.values())
 
 
-def _loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig]) -> Pool:
+def loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig]) -> Pool:
     path = run.files / CONFIG
     if not path.is_file():
         raise UserError(f"{path} is missing")
@@ -140,7 +141,7 @@ def stored_vectors(
         offsets = look_up(store, RowTexts(pool.rows, ids, embedder), len(ids), embedder.chunk).offsets  # (n,)
         stored = np.flatnonzero(offsets >= 0)
         if len(stored) < 0.9 * len(ids):
-            raise UserError(f"the store has vectors of {len(stored)} of {len(ids)} rows")
+            raise UserError(f"the store has vectors of {len(stored)} of {plural(len(ids), 'row')}")
         vectors, queries = store.read(offsets[stored]), np.empty((0, 0), dtype=np.float32)
         if len(query_ids):
             query_texts = RowTexts(pool.queries, query_ids, embedder, query=True)

@@ -10,6 +10,7 @@ import numpy as np
 from near.common.cached import cached_array
 from near.common.errors import UserError
 from near.common.files import cache_folder, digest
+from near.common.text import plural
 from near.report.page.pool import Pool, stored_vectors
 from near.report.page.taken import Taken
 
@@ -55,7 +56,7 @@ def laid_out(pool: Pool, ids: np.ndarray, method: str) -> tuple[np.ndarray, np.n
     query_ids = np.empty(0, dtype=np.int64) if pool.queries is None else pool.queries.eligible()
     stored, vectors, queries, space = stored_vectors(pool, ids, query_ids)
     if len(stored) < 3:
-        raise UserError(f"a map of {len(stored)} rows shows nothing")
+        raise UserError(f"a map of {plural(len(stored), 'row')} shows nothing")
     together = np.concatenate([vectors, queries]) if len(queries) else vectors  # (m + q, dim)
     key_parts = [VERSION, method, space, hashlib.sha256(np.ascontiguousarray(together)).hexdigest()]
     path = cache_folder(pool.search.cache_dir, "maps", f"{digest(key_parts)}.npy")
@@ -79,7 +80,7 @@ def _tsne(vectors: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     if len(vectors) >= LOGGED:
-        log.info(f"map: laying out {len(vectors)} rows, once (map=pca is faster)")
+        log.info(f"map: laying out {plural(len(vectors), 'row')}, once (map=pca is faster)")
     started = time.perf_counter()
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     layout = TSNE(2, init="pca", perplexity=perplexity, max_iter=500, random_state=0)

@@ -46,6 +46,7 @@ class Mix(Selector):
         return self._drawn(round, sources, proportions, self.mixer.metrics())
 
     def _drawn(self, round: Round, sources: Sources, proportions: np.ndarray, metrics: dict) -> Subset:
+        proportions = self._checked(proportions, sources)
         rng = np.random.default_rng((round.seed, round.index, 4))  # 4: not the stream of the sampler
         draws = counts(proportions, round.draws, rng.random())
         rows, times = [], []
@@ -57,6 +58,18 @@ class Mix(Selector):
         record = {"proportions": proportions, "draws": draws, **metrics}
         mix = {name: sources.by_name(values) for name, values in record.items()}
         return Subset(order[np.sort(first)], order=order, mix=mix)
+
+    def _checked(self, proportions: np.ndarray, sources: Sources) -> np.ndarray:
+        """`proportions` as float64 (n,); UserError if the mixer breaks its contract."""
+        shares, name = np.asarray(proportions), type(self.mixer).__name__
+        if shares.shape != (len(sources),) or shares.dtype.kind not in "iuf":
+            raise UserError(
+                f"mixer {name} returned shares of {shares.dtype} {shares.shape}; return one number for each of the "
+                f"{len(sources)} sources"
+            )
+        if not (np.isfinite(shares).all() and (shares >= 0).all() and shares.sum() > 0):
+            raise UserError(f"mixer {name} returned the shares {shares.tolist()}; return none below 0, and one above 0")
+        return shares.astype(np.float64)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         return self.mixer.state_dict()

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from near.common.errors import UserError, one_line
 from near.common.files import read_json
+from near.common.text import plural
 from near.models.trainer_state import trainer_state
 from near.models.weights import trained, weights_restored
 from near.selection.scoring.gradients import Moments, moments
@@ -38,7 +39,9 @@ class Checkpoint:
         steps = {}
         for folder in map(Path, folders):
             if not (folder / "trainer_state.json").is_file():
-                raise UserError(f"scoring.checkpoints: {folder} is no checkpoint (no trainer_state.json)")
+                raise UserError(
+                    f"scoring.checkpoints: {folder} is no checkpoint (no trainer_state.json); name checkpoints of a run"
+                )
             step = trainer_state(folder)["global_step"]
             if step in steps:
                 raise UserError(f"scoring.checkpoints: {steps[step]} and {folder} are both of step {step}; give one")
@@ -89,7 +92,7 @@ class Checkpoint:
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:
             raise self._misfit(one_line(error)[:120]) from error
         if missing:
-            raise self._misfit(f"{len(missing)} weights differ, first {missing[0]}")
+            raise self._misfit(f"{plural(len(missing), 'weight differs', 'weights differ')}, first {missing[0]}")
 
     def moments(self, model) -> dict[str, Moments]:
         """Adam's state of every trained weight, from optimizer.pt."""

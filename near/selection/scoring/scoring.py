@@ -202,7 +202,7 @@ class Scorer:
     def query_gradients(self, model) -> Features:
         """Plain gradients of all queries."""
         if self.queries is None:
-            raise UserError("gradients of the target need data.queries.path, and answers in it")
+            raise UserError("gradients of the target need queries with answers; set data.queries.path")
         return self._features(self._per_example(model), self.queries, self.queries.eligible, None)
 
     def reward_gradients(self, model, rows: list[dict], weights: np.ndarray) -> np.ndarray:

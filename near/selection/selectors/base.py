@@ -79,5 +79,8 @@ def selector_of(cfg: DictConfig) -> Selector:
     """Instantiate the group `selector` of a configuration; UserError if it is another kind of class."""
     selector = instantiate(cfg)
     if not isinstance(selector, Selector):
-        raise UserError(f"selector._target_={cfg._target_} is not a selector (near.selection.selectors.base.Selector)")
+        raise UserError(
+            f"selector._target_={cfg._target_} is not a selector; its class must inherit "
+            "near.selection.selectors.base.Selector"
+        )
     return selector

@@ -32,7 +32,9 @@ class Loss(ModelSelector):
     ):
         super().__init__(subset_size, shortlist)
         if len(quantiles) != 2 or not 0 <= quantiles[0] <= quantiles[1] <= 1:
-            raise UserError(f"selector.quantiles={list(quantiles)} are not two ascending shares, like [0.33,0.66]")
+            raise UserError(
+                f"selector.quantiles={list(quantiles)} are not two ascending shares; write them like [0.33,0.66]"
+            )
         self.focus, self.focus_weight = focus, focus_weight
         self.quantiles, self.temperature = tuple(quantiles), temperature
 

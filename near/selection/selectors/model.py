@@ -35,7 +35,7 @@ class Shortlist:
         if options is None:
             return
         if set(options) != {"selector", "size"}:
-            raise UserError(f"{group}.shortlist={dict(options)} is not like {{selector: near, size: 500}}")
+            raise UserError(f"{group}.shortlist={dict(options)} is not like {{selector: near, size: 500}}; write it so")
         self.cheap, self.size = cheap_selector(options["selector"]), options["size"]
 
     @property

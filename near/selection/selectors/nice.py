@@ -12,10 +12,12 @@ from near.common.batches import batches
 from near.common.bounds import between
 from near.common.errors import UserError
 from near.common.processes import is_main
+from near.common.text import normalise
 from near.data.formats.formats import is_plain
 from near.data.rows import Rows
-from near.models.chat_judge import PROMPT, Judge, JudgeOptions, normalise
+from near.models.chat_judge import PROMPT, Judge, JudgeOptions
 from near.models.encoding import IGNORED
+from near.models.generation import generated
 from near.models.tokens import stop_ids
 from near.selection.round import Round, Subset
 from near.selection.scoring.chunks import Chunks
@@ -124,25 +126,14 @@ class Nice(Less):
         model.eval()
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(int(np.random.default_rng(seed).integers(2**63)))
-            for part in batches(list(map(len, prompts)), BATCH, round.scorer.options.batch_tokens):
-                batch = tokenizer.pad(
-                    {"input_ids": [prompts[i] for i in part]}, padding_side="left", return_tensors="pt"
-                ).to(model.device)
-                generated = model.generate(
-                    **batch,
-                    max_new_tokens=self.max_new_tokens,
-                    do_sample=True,
-                    temperature=self.temperature,
-                    top_p=1.0,
-                    top_k=0,
-                    pad_token_id=tokenizer.pad_token_id,
-                    eos_token_id=ends or None,
-                )[:, batch["input_ids"].shape[1] :].cpu()
-                for i, tokens in zip(part, generated.tolist(), strict=True):
-                    rows[i] = answer_row(prompts[i], tokens, ends)
+            parts = batches(list(map(len, prompts)), BATCH, round.scorer.options.batch_tokens)
+            sampling = {"do_sample": True, "temperature": self.temperature, "top_p": 1.0, "top_k": 0}
+            answers = generated(model, tokenizer, prompts, parts, max_new_tokens=self.max_new_tokens, **sampling)
+            for i, tokens in answers:
+                rows[i] = answer_row(prompts[i], tokens, ends)
         model.train(was_training)
-        answers = [tokenizer.decode(r["input_ids"][r["start"] :], skip_special_tokens=True).strip() for r in rows]
-        cases = [(chat[-2]["content"], chat[-1]["content"], text) for chat, text in zip(chats, answers, strict=True)]
+        texts = [tokenizer.decode(r["input_ids"][r["start"] :], skip_special_tokens=True).strip() for r in rows]
+        cases = [(chat[-2]["content"], chat[-1]["content"], text) for chat, text in zip(chats, texts, strict=True)]
         if self.judge is not None:
             right = self.judge.verdicts(cases)
         else:

@@ -84,9 +84,7 @@ def transport(
             break
     else:
         if is_main():
-            log.warning(
-                f"uot: not converged after {STEPS} iterations (change {change:.1e}); use a larger selector.epsilon"
-            )
+            log.warning(f"uot: not converged in {STEPS} iterations (change {change:.1e}); raise selector.epsilon")
     u = power * (log_a - log_sums(kernel + v[target], queries))  # so that queries' masses are exact
     return np.exp(kernel + u[source] + v[target])
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from near.common.files import write_npy
-from near.common.records import RoundRecord, write_rounds
+from near.common.records import RoundRecord, append_round, write_rounds
 from near.common.run_folder import LINES, round_file
 from near.data.rows import Rows
 from near.selection.round import Subset
@@ -79,7 +79,10 @@ class Record:
             self._write(stretch.index, ids, order)
             if scores is not None:
                 write_npy(round_file(self.folder, stretch.index, "scores"), np.asarray(scores, dtype=np.float32))
-            write_rounds(self.folder / LINES, self.rounds)
+            if len(self.rounds) == 1:  # in place of the lines of a run that it replaces
+                write_rounds(self.folder / LINES, self.rounds)
+            else:
+                append_round(self.folder / LINES, line)
             log.info(summary(line))
         return line
 

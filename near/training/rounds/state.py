@@ -40,6 +40,7 @@ def read_state(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 
 def write_parts(folder: Path) -> None:
     """List the files of a checkpoint with their sizes, once all processes have written theirs."""
+    (folder / PARTS).unlink(missing_ok=True)
     sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
     write_json(folder / PARTS, {"schema_version": 1, "bytes": sizes})
 
