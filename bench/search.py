@@ -5,9 +5,10 @@
 First vectors drawn around 200 centres, in a store on disk that is read during the search, warm; then the demo's real
 embeddings (minilm) at each of `depths`, computed first if `make demo` has not done so; demo=false leaves them out. The
 product alone is `q @ b.T` in blocks into one buffer, the fastest of several block sizes of numpy and torch in the same
-run. Recall is against float64: the share of rows whose score is at most 1e-6 below the k-th best. DataFlex's index is
-its class with its defaults (bench/peer.py). Exact methods run in turns and the fastest of `turns` counts, so that other
-load on the machine affects all of them. Approximate ones are timed once, after they were built.
+run. `torch on the CPU` is the search that runs on GPUs, with torch's CPU as its device. Recall is against float64: the
+share of rows whose score is at most 1e-6 below the k-th best. DataFlex's index is its class with its defaults
+(bench/peer.py). Exact methods run in turns and the fastest of `turns` counts, so that other load on the machine affects
+all of them. Approximate ones are timed once, after they were built.
 """
 
 import sys
@@ -34,7 +35,7 @@ from near.embedding.store import Store
 from near.searching.indexes.flat import Flat
 from near.searching.indexes.hnsw import Hnsw
 from near.searching.indexes.ivf import Ivf
-from near.searching.vectors import StoredVectors
+from near.searching.vectors import ArrayVectors, StoredVectors
 
 CHUNK = 2048  # vectors of a shard of the store, as embedding writes them
 REST = 0.3  # seconds before each method, because threads of the one before still spin for a while
@@ -125,6 +126,9 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool, turns: int) -> Non
         methods = {
             "product": products(q, b)[shape],
             "near index=flat": keep("near index=flat", lambda: Flat().search(q, pool, k)[1]),
+            "near, torch on the CPU": keep(
+                "near, torch on the CPU", lambda: Flat(device=["cpu"]).search(q, pool, k)[1]
+            ),
             "faiss.knn, in memory": keep(
                 "faiss.knn, in memory", lambda: faiss.knn(q, b, k, metric=faiss.METRIC_INNER_PRODUCT)[1]
             ),
@@ -159,6 +163,84 @@ def compare(b: np.ndarray, q: np.ndarray, k: int, hnsw: bool, turns: int) -> Non
         if why:
             common.not_measured(peer, why)
         pool.store.close()
+
+
+def search_rows(device: str, rows: int, queries: int, K: int, dim: int = 384, turns: int = 3) -> dict:
+    """Exact search on a device of torch, beside torch's product and top-k in blocks, and the product alone.
+
+    Both searches read the same array in host memory; `near, from the store` reads files. The product alone has its
+    pool on the device.
+
+    Returns:
+        seconds: of the fastest of `turns`, by method; relative: near's to torch's blocks; same_ids: bool, whether
+        near's ids are those of its search on the CPU, for up to 200 queries; same_as_torch: the share of torch's ids,
+        rank by rank (near ties differ); peak_bytes: by method, the most memory on the device, None on a CPU.
+    """
+    b, q = clustered(rows, dim, 1), clustered(queries, dim, 2)
+    index, results, peaks = Flat(device=[device]), {}, {}
+    on_device = torch.from_numpy(b).to(device)
+
+    def measured(name: str, work: Callable[[], np.ndarray | None]) -> Callable[[], object]:
+        def run():
+            _reset_peak(device)
+            results[name] = work()
+            peaks[name] = _peak(device)
+            return True
+
+        return run
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = stored(folder, b)
+        methods = {
+            "near": lambda: index.search(q, ArrayVectors(b), K)[1],
+            "near, from the store": lambda: index.search(q, store, K)[1],
+            "torch blocks": lambda: torch_blocks(q, b, K, device),
+        }
+        took = in_turns({name: measured(name, work) for name, work in methods.items()}, turns)
+        took |= in_turns({"product": measured("product", lambda: product_on(q, on_device))}, turns)
+        store.store.close()
+    exact = Flat(device="cpu").search(q[:200], ArrayVectors(b), K)[1]
+    return {
+        "device": device,
+        **{"rows": rows, "queries": queries, "K": K, "dim": dim},
+        "seconds": took,
+        "relative": took["near"] / took["torch blocks"],
+        "same_ids": all(bool((results[name][:200] == exact).all()) for name in ("near", "near, from the store")),
+        "same_as_torch": float((results["near"] == results["torch blocks"]).mean()),
+        "peak_bytes": peaks,
+    }
+
+
+def torch_blocks(q: np.ndarray, b: np.ndarray, k: int, device: str, size: int = 65_536) -> np.ndarray:
+    """Ids of each query's k best rows: the loop that one writes with torch, with blocks from host memory."""
+    tq, best, ids = torch.from_numpy(q).to(device), None, None
+    for a in range(0, len(b), size):
+        scores = tq @ torch.from_numpy(b[a : a + size]).to(device).T
+        top, at = scores.topk(min(k, scores.shape[1]))
+        at += a
+        if best is not None:
+            top, at = torch.cat([best, top], 1), torch.cat([ids, at], 1)
+            top, order = top.topk(min(k, top.shape[1]))
+            at = at.gather(1, order)
+        best, ids = top, at
+    return ids.cpu().numpy()
+
+
+def product_on(q: np.ndarray, pool: torch.Tensor, size: int = 65_536) -> None:
+    """The product alone, of a pool that is on its device."""
+    tq = torch.from_numpy(q).to(pool.device)
+    for a in range(0, len(pool), size):
+        scores = tq @ pool[a : a + size].T
+    scores[-1, -1].item()  # wait for the device
+
+
+def _reset_peak(device: str) -> None:
+    if torch.device(device).type != "cpu":
+        torch.accelerator.reset_peak_memory_stats(device)
+
+
+def _peak(device: str) -> int | None:
+    return None if torch.device(device).type == "cpu" else torch.accelerator.max_memory_allocated(device)
 
 
 def demo_vectors() -> tuple[np.ndarray, np.ndarray]:

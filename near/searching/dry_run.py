@@ -17,7 +17,7 @@ from near.embedding.embedders.base import Embedder
 from near.embedding.missing import Lookup, RowTexts, look_up
 from near.embedding.store import Store
 from near.searching.find import SearchSettings, width_of
-from near.searching.indexes.flat import TILE
+from near.searching.indexes.flat import BLOCK_ROWS, TILE
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ def report(search: SearchSettings, candidates: Rows, queries: Rows, dedup: str, 
     short = "" if disk < free else f"; that is too little, free {_size(disk - free)}"
     log.info(f"disk: {_size(disk)} of {_size(free)} free{short}")
     # exact search reads one block while it searches another, and keeps twice the neighbours; a built index holds all
-    block = min(n, 2 * index.block_rows if "block_rows" in index else n) * embedder.dim * 4
+    rows = index.get("block_rows", n)
+    block = min(n, 2 * (BLOCK_ROWS if rows == "auto" else rows)) * embedder.dim * 4
     memory = n * ROW_BYTES + block + m * (2 * width + TILE) * 8 + matrix + embedder.chunk * embedder.dim * 4
     log.info(f"memory: {_size(memory)} beside the embedding model, {_size(block)} of it vectors being searched")
     if dedup == "near":

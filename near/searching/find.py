@@ -215,6 +215,7 @@ def _search(
     queries: Rows,
 ) -> Neighbours:
     """Embed, search and cache the matrix, sharing the work with all processes that do the same."""
+    index.check()
     eligible = candidates.eligible()
     others = [int(k) for k in swept("max_K") if isinstance(k, int | float) and k == int(k)]
     width = max([least, *(k for k in others if k <= len(eligible))])

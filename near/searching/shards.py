@@ -23,7 +23,7 @@ from near.common.processes import world_size
 from near.common.progress import Progress
 from near.searching.indexes.base import Index, Vectors
 from near.searching.indexes.flat import TILE, Flat
-from near.searching.indexes.ties import settle, with_slack
+from near.searching.indexes.ties import with_slack
 from near.searching.indexes.topk import ROWS, merged
 
 log = logging.getLogger(__name__)
@@ -139,10 +139,7 @@ def put_together(shards: Shards, k: int) -> tuple[np.ndarray, np.ndarray]:
     best = shards.keys(0)
     for number in range(1, len(shards)):
         best = merged([best, shards.keys(number)], shards.k)
-    index = shards.index
-    return settle(
-        index.again(shards.queries, shards.pool), index.most(best.shape[1]), shards.queries, shards.pool, best, k
-    )
+    return shards.index.settled(shards.queries, shards.pool, best, k)
 
 
 def clear(folder: Path) -> None:

@@ -1,10 +1,14 @@
 """Vectors of the store, an array or a memory-mapped file, read block by block into the caller's buffer."""
 
+import threading
+
 import numpy as np
 
 from near.common.errors import UserError
 from near.common.files import read_whole
 from near.embedding.store import Store
+
+_largest_lock = threading.Lock()  # of ArrayVectors.largest, as blocks are read by several threads
 
 
 class StoredVectors:
@@ -58,7 +62,8 @@ class ArrayVectors:
                 out[:] = values
             check_finite(out, rows, self.name, "is too large for float32")
         squares = np.einsum("ij,ij->i", out, out).max(initial=0.0)
-        self.largest = max(self.largest, float(squares) ** 0.5)
+        with _largest_lock:
+            self.largest = max(self.largest, float(squares) ** 0.5)
 
     def _from_file(self, rows: slice | np.ndarray, out: np.ndarray) -> None:
         width = self.dim * self.array.dtype.itemsize

@@ -1,5 +1,7 @@
 """Scripts that measure with generated vectors and rows."""
 
+import json
+
 import pytest
 
 from bench.material import clustered, disk_speed, write_vectors
@@ -87,7 +89,7 @@ def test_search_without_the_peer(run, monkeypatch):
     lines = run("search", "rows=2000", "dim=16", "queries=20", "max_K=10", "turns=1", "demo=false")
     (product,) = [line for line in lines if line.startswith("product alone")]
     assert numbers(product)[-1] == 1.0
-    for name in ("near index=flat", "faiss.knn, in memory", "faiss contrib, 50k blocks"):
+    for name in ("near index=flat", "near, torch on the CPU", "faiss.knn, in memory", "faiss contrib, 50k blocks"):
         seconds, factor, recall, short = numbers(
             next(line for line in lines if line.startswith(name)).removeprefix(name)
         )[-4:]
@@ -100,6 +102,17 @@ def test_search_without_the_peer(run, monkeypatch):
         "hnsw" in line
         for line in run("search", *"rows=500 dim=8 queries=5 max_K=5 turns=1 demo=false hnsw=false".split())
     )
+
+
+def test_search_on_a_device_beside_torch(monkeypatch):
+    import bench.search
+
+    monkeypatch.setattr(bench.search, "REST", 0.0)
+    measured = bench.search.search_rows("cpu", 3000, 20, 50, dim=16, turns=1)
+    assert set(measured["seconds"]) == set(measured["peak_bytes"])
+    assert set(measured["seconds"]) == {"near", "near, from the store", "torch blocks", "product"}
+    assert measured["same_ids"] is True and measured["same_as_torch"] > 0.99 and measured["relative"] > 0
+    assert json.loads(json.dumps(measured)) == measured
 
 
 def test_search_refuses(run):

@@ -1,8 +1,7 @@
-"""Exact search: the same bits however it is cut, against float64, over its thresholds; GPU kernels by a stand-in."""
+"""Exact search on the CPU: the same bits however it is cut, against float64, over its thresholds."""
 
 import threading
 
-import faiss
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
@@ -151,47 +150,6 @@ def test_products_that_overflow_are_refused(pool):
         Flat().search(np.full((1, 4), 1e30, dtype=np.float32), ArrayVectors(pool), 2)
 
 
-class StandIn:
-    """FAISS's GPU entry points, answered by its CPU kernels: no GPU is here to try the real ones."""
-
-    def __init__(self, monkeypatch, count):
-        self.used = []
-        monkeypatch.setattr(faiss, "get_num_gpus", lambda: count)
-        monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
-        monkeypatch.setattr(faiss, "knn_gpu", self.knn, raising=False)
-
-    def knn(self, resources, queries, pool, k, metric, device):
-        self.used.append((device, len(pool)))
-        return faiss.knn(queries, pool, k, metric=metric)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_blocks_go_over_all_gpus(count, monkeypatch):
-    pool, queries = np.repeat(vectors(3 * TILE // 2, 16), 3, axis=0), vectors(9, 16, 1)
-    scores, rows = Flat(device="cpu").search(queries, ArrayVectors(pool), 100)
-    gpu = StandIn(monkeypatch, count)
-    reported = []
-    again = Flat(TILE).search(queries, ArrayVectors(pool), 100, reported.append)
-    assert sorted(size for _, size in gpu.used) == [TILE // 2] + [TILE] * 4
-    assert {device for device, _ in gpu.used} == set(range(count))
-    assert sum(reported) == len(pool)
-    np.testing.assert_allclose(again[0], scores, atol=1e-6)
-    np.testing.assert_array_equal(again[1], rows)
-
-
-def test_limits_of_gpus(monkeypatch, caplog):
-    pool = ArrayVectors(vectors(3000, 4))
-    with pytest.raises(UserError, match="index.device=gpu: FAISS sees no GPU; install faiss-gpu-cu12, or set"):
-        Flat(device="gpu").search(vectors(1, 4), pool, 5)
-    gpu = StandIn(monkeypatch, 1)
-    with pytest.raises(UserError, match="find at most 2048 neighbours, not 2500 and 64 more for ties; use max_K<=1984"):
-        Flat(device="gpu").search(vectors(1, 4), pool, 2500)
-    caplog.set_level("INFO")
-    assert Flat().search(vectors(1, 4), pool, 2500)[1].shape == (1, 2500)
-    assert "searching on the CPU" in caplog.text
-    assert not gpu.used
-
-
 @pytest.mark.parametrize("copies", [3, 200, 1500])
 @pytest.mark.parametrize("k", [1, 10, 100, 700])
 def test_equal_vectors_tie_to_the_lower_row(copies, k):
@@ -225,13 +183,6 @@ def test_equal_vectors_tie_where_scores_are_near_zero():
         for vector in across:
             copies = np.flatnonzero((pool[neighbours] == vector).all(axis=1))
             assert (np.diff(neighbours[copies]) > 0).all()
-
-
-def test_more_ties_than_a_gpu_finds(monkeypatch):
-    pool = np.zeros((5000, 8), dtype=np.float32)
-    StandIn(monkeypatch, 2)
-    scores, rows = Flat(device="gpu").search(vectors(3, 8), ArrayVectors(pool), 100)
-    assert not scores.any() and all(len(set(neighbours)) == 100 for neighbours in rows.tolist())
 
 
 def test_queries_with_many_ties_are_searched_again_in_groups(monkeypatch):

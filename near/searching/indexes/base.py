@@ -38,6 +38,9 @@ class Index(Contract, ABC):
     def signature(self) -> dict:
         """All options that decide the result: part of the neighbours' cache key."""
 
+    def check(self) -> None:  # noqa: B027
+        """Raise UserError where this machine can't search as configured; called before anything is embedded."""
+
     @abstractmethod
     def search(
         self,

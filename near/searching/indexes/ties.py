@@ -27,35 +27,40 @@ def with_slack(k: int, n: int) -> int:
     return min(k + SLACK, n)
 
 
-def settle(search_again, most: int, queries: np.ndarray, pool: Vectors, keys: np.ndarray, k: int):
+def settle(
+    search_again, queries: np.ndarray, pool: Vectors, keys: np.ndarray, k: int, close: float = CLOSE, products=None
+):
     """Each query's k best rows, ties by lower row.
 
     Args:
         search_again: (query ids int64 (m,), width) -> keys uint64 (m, width); called for queries with more ties.
-        most: the largest width that it takes.
         queries: float32 (n_queries, dim).
         keys: uint64 (n_queries, with_slack(k)), best first, from a search of `pool`.
+        close: scores of unit vectors that differ by less are settled.
+        products: (queries int64 (m,), rows int64 (m,)) -> inner products float32 (m,), computed in float64; None: here.
 
     Returns:
         scores float32 (n_queries, k), descending; rows int64 (n_queries, k).
     """
     width = keys.shape[1]
-    close = CLOSE * pool.largest * np.linalg.norm(queries, axis=1)
-    most = min(max(2 * width, MAX_TIES), most, pool.n)
-    *settled, unsettled = _settled(queries, pool, keys, k, close)
+    limits = close * pool.largest * np.linalg.norm(queries, axis=1)
+    most = min(max(2 * width, MAX_TIES), pool.n)
+    *settled, unsettled = _settled(queries, pool, keys, k, limits, products)
     if width >= most:
         return tuple(settled)
     for start in range(0, len(unsettled), max(1, MAX_KEYS // most)):
         group = unsettled[start : start + max(1, MAX_KEYS // most)]
         wide = search_again(group, most)
-        *again, _ = _settled(queries[group], pool, wide, k, close[group])
+        of_group = products and (lambda query, row, group=group: products(group[query], row))
+        *again, _ = _settled(queries[group], pool, wide, k, limits[group], of_group)
         for result, part in zip(settled, again, strict=True):
             result[group] = part
     return tuple(settled)
 
 
-def _settled(queries, pool, keys, k, close):
-    """The k best rows by `keys`, with scores closer to each other than `close`, (n_queries,), computed again.
+def _settled(queries, pool, keys, k, close, multiply=None):
+    """The k best rows by `keys`, with scores closer to each other than `close`, (n_queries,), computed again
+    by `multiply` (None: `_products`).
 
     Returns:
         scores float32 (n_queries, k); rows int64 (n_queries, k); the queries, int64 (m,), for which rows beyond `keys`
@@ -87,7 +92,7 @@ def _settled(queries, pool, keys, k, close):
     with one_blas_thread(), ThreadPoolExecutor(threads_to_use()) as workers:
         parts = list(workers.map(tied, groups))
         query, column, row, short = (np.concatenate(part) for part in zip(*parts, strict=True))
-        products = _products(queries, pool, query, row, workers)
+        products = multiply(query, row) if multiply else _products(queries, pool, query, row, workers)
         ends = np.cumsum([len(part[0]) for part in parts])[:-1]
         list(workers.map(sort, groups, *(np.split(part, ends) for part in (query, column, products))))
     return scores, rows, short
