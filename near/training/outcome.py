@@ -64,7 +64,7 @@ def write_outcome(
     train_seconds = trainer.seconds - select_seconds - sum(line.evaluate_seconds or 0.0 for line in rounds)
     # of the search for the neighbours, in this run or in an earlier one
     figures = inputs.neighbours.manifest.figures if inputs.neighbours else {}
-    _plot(history, output_dir / "loss.png")
+    plot(history, output_dir / "loss.png")
     trained = trainer.state.global_step * trainer.draws_per_step
     if trainer.schedule is None:  # the last batch of an epoch of the plain Trainer may be short
         trained = round(trainer.state.epoch * len(trainer.train_dataset))
@@ -92,7 +92,7 @@ def write_outcome(
     write_metrics(output_dir, EvalMetrics.of(metrics, **described), answers, base.answers, cfg)
 
 
-def _plot(history: list[dict], path: Path) -> None:
+def plot(history: list[dict], path: Path) -> None:
     """Draw the loss curve into the PNG file `path`. history: lines of the Trainer's log."""
     import matplotlib
 

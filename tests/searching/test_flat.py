@@ -10,7 +10,7 @@ from near.common.errors import UserError
 from near.embedding.embedders.base import normalised
 from near.searching.indexes import flat, ties
 from near.searching.indexes.flat import TILE, Flat
-from near.searching.indexes.topk import Best, _positions, merged, pack, unpack
+from near.searching.indexes.topk import Best, merged, pack, positions, unpack
 from near.searching.vectors import ArrayVectors
 
 
@@ -141,7 +141,7 @@ def test_vectors_that_are_not_finite_are_named(bad):
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 1])
 def test_positions_of_flags(share):
     flags = np.random.default_rng(0).random(8 * 1000) < share
-    np.testing.assert_array_equal(_positions(flags), np.flatnonzero(flags))
+    np.testing.assert_array_equal(positions(flags), np.flatnonzero(flags))
 
 
 @pytest.mark.parametrize("pool", [np.full((3, 4), 1e30) * [1, -1, 1, -1], np.full((3, 4), 1e30)])

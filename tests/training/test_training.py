@@ -17,7 +17,7 @@ from near.selection.round import Round, Subset
 from near.selection.selectors.base import Selector
 from near.selection.selectors.near import Near
 from near.training import train as training
-from near.training.outcome import _plot
+from near.training.outcome import plot
 from near.training.train import train
 from near.training.trainer import DynamicSelectTrainer
 from tests.conftest import configured
@@ -122,7 +122,7 @@ def test_the_losses_are_drawn(tmp_path):
     """By the function itself: tests/conftest.py leaves the curves of other runs empty."""
     sizes = []
     for losses in ([], [2.0, 1.0, 1.5]):
-        _plot([{"step": step, "loss": loss} for step, loss in enumerate(losses)], tmp_path / "loss.png")
+        plot([{"step": step, "loss": loss} for step, loss in enumerate(losses)], tmp_path / "loss.png")
         content = (tmp_path / "loss.png").read_bytes()
         assert content.startswith(b"\x89PNG")
         sizes.append(len(content))

@@ -62,7 +62,7 @@ def whole(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scores, rows
 
 
-def _positions(flags: np.ndarray) -> np.ndarray:
+def positions(flags: np.ndarray) -> np.ndarray:
     """np.flatnonzero of contiguous bool (8 m,), in half its time where few are set: first over words of eight flags,
     then over the words that are not 0."""
     words = flags.view(np.uint64)
@@ -96,7 +96,7 @@ class Best:
         """
         shift = scores.shape[1].bit_length() - 1
         np.greater(scores, self.floor[:, None], out=above)
-        at = _positions(above.reshape(-1))
+        at = positions(above.reshape(-1))
         if not len(at):
             return
         query, column = at >> shift, at & ((1 << shift) - 1)
