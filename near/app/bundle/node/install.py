@@ -1,0 +1,219 @@
+"""The second half of install.sh, which has checked the files and the Python's version: environment and assets.
+
+It runs from a bundle, before near and its packages are installed: with the standard library, and the bundle's pip.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+INSTALLED = "near-bundle.json"  # in the environment: which bundle it has
+INHERITED = "near-bundle.pth"  # in its site-packages: where the packages lie that the bundle leaves out
+
+VERSIONS = """
+import json, sys
+from importlib import metadata
+packages = [metadata.distribution(name) for name in sys.argv[1:]]
+print(json.dumps([[package.version, str(package.locate_file(""))] for package in packages]))
+"""
+
+
+class Refused(Exception):
+    """One line for the user, with the fix."""
+
+
+def install(bundle: Path, venv: Path, cache: Path) -> None:
+    """Make the environment `venv` from `bundle`, and put its assets into `cache`; what is there already stays."""
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    check_list(bundle, manifest)
+    check_machine(manifest)
+    check_left_out(bundle, manifest)
+    digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    mark = venv.with_name(f".{venv.name}.near-bundle")  # there while an environment is unfinished
+    venv.parent.mkdir(parents=True, exist_ok=True)
+    with locked(mark, wait=False):
+        unfinished = mark.stat().st_size > 0
+        if not unfinished and venv.exists() and any(venv.iterdir()):
+            check_existing(venv, digest)
+            print(f"{venv} has this bundle already")
+        else:
+            mark.write_text(digest)
+            make(bundle, venv, manifest)
+            (venv / INSTALLED).write_text(json.dumps({"manifest": digest}) + "\n")
+        check_versions(venv, manifest)
+        mark.unlink()
+    for asset in manifest["assets"]:
+        copy_asset(bundle / "assets" / asset, cache / "assets" / asset)
+
+
+def check_list(bundle: Path, manifest: dict) -> None:
+    """Refuse a bundle whose list of sums, by which its files were checked, is not complete."""
+    checked = (bundle / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    if missing := [f["name"] for f in manifest["files"] if f"{f['sha256']}  {f['name']}" not in checked]:
+        raise Refused(f"{bundle / 'SHA256SUMS'} is damaged (it lacks {missing[0]}); copy the bundle again")
+
+
+def check_machine(manifest: dict) -> None:
+    minor, machine = re.fullmatch(r"manylinux_2_(\d+)_(\w+)", manifest["platform"]).groups()
+    if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise Refused(f"{sys.executable} is not a CPython with its global lock; set PYTHON to one")
+    if platform.machine() != machine:
+        raise Refused(
+            f"this machine is a {platform.machine()}, the bundle is for {machine}; make one with near bundle "
+            f"--platform manylinux_2_{minor}_{platform.machine()}"
+        )
+    libc = c_library()
+    found = re.fullmatch(r"glibc 2\.(\d+).*", libc)
+    if not found:
+        raise Refused(f"this machine has {libc}, the bundle needs glibc 2.{minor} or later; use another machine")
+    if int(found[1]) < int(minor):
+        raise Refused(
+            f"this machine has {libc}, the bundle is for glibc 2.{minor} or later; make one with near bundle "
+            f"--platform manylinux_2_{found[1]}_{machine}"
+        )
+
+
+def c_library() -> str:
+    """Such as `glibc 2.36`."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or "no glibc"
+    except (ValueError, OSError):
+        return "no glibc"
+
+
+def pip_wheel(bundle: Path) -> Path:
+    return next((bundle / "wheels").glob("pip-*.whl"))
+
+
+def check_left_out(bundle: Path, manifest: dict) -> None:
+    """Refuse a Python that lacks a package which the bundle leaves out, or has another version than near works with."""
+    sys.path.append(str(pip_wheel(bundle)))
+    specifiers = importlib.import_module("pip._vendor.packaging.specifiers")
+    for name, versions in manifest["left_out"].items():
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            raise Refused(
+                f"the bundle leaves {name} out, and {sys.executable} has none; load it (module load ...), set PYTHON "
+                f"to a Python that has it, or make a bundle without --without {name}"
+            ) from None
+        if not specifiers.SpecifierSet(versions).contains(version, prereleases=True):
+            raise Refused(
+                f"{sys.executable} has {name} {version}, near needs {name}{versions}; load another version, or make a "
+                f"bundle without --without {name}"
+            )
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Keep the lock at `path`, a file, during the block; on a file system without locks, go on without."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Refused(f"another install.sh is at work ({path} is locked); wait until it has finished") from None
+        except OSError:
+            pass
+        yield
+
+
+def check_existing(venv: Path, digest: str) -> None:
+    try:
+        installed = json.loads((venv / INSTALLED).read_text())["manifest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise Refused(f"{venv} exists and is not from a bundle; name another folder: sh install.sh VENV") from None
+    if installed != digest:
+        raise Refused(f"{venv} is from another bundle; remove it, or name another folder: sh install.sh VENV")
+
+
+def make(bundle: Path, venv: Path, manifest: dict) -> None:
+    """The environment, with all wheels of the bundle; an unfinished one is removed first."""
+    print(f"installing {len(manifest['packages'])} packages into {venv}", flush=True)
+    if venv.exists():
+        shutil.rmtree(venv)
+    inherits = ["--system-site-packages"] if manifest["left_out"] else []
+    run([sys.executable, "-m", "venv", "--without-pip", *inherits, str(venv)], os.environ, "python -m venv")
+    # pip from its wheel: the Python's may be missing, or too old for the wheels
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    env |= {"PIP_CONFIG_FILE": os.devnull, "PYTHONPATH": str(pip_wheel(bundle))}
+    start = [str(venv / "bin" / "python"), "-P", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    options = ["--no-index", "--no-deps", "--ignore-installed", "--no-compile", "--no-cache-dir"]
+    run([*start, *options, *map(str, sorted((bundle / "wheels").glob("*.whl")))], env, "pip install")
+    if inherits:
+        (site,) = venv.glob("lib/python*/site-packages")
+        (site / INHERITED).write_text("".join(f"{path}\n" for path in package_folders()))
+
+
+def package_folders() -> list[str]:
+    """Where this Python finds packages: of a virtual environment or PYTHONPATH, too, which another would not see."""
+    ours = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(os.path.abspath(__file__))}
+    return [path for path in sys.path if os.path.isdir(path) and path not in ours and not path.endswith("lib-dynload")]
+
+
+def run(command: list[str], env, what: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    if done.returncode:
+        lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["no output"]
+        errors = [line for line in lines if "rror" in line] or lines
+        raise Refused(f"{what} failed ({errors[-1][:300]}); mend that, then run install.sh again")
+
+
+def check_versions(venv: Path, manifest: dict) -> None:
+    """Refuse an environment in which packages from elsewhere hide those of the bundle, or near does not start."""
+    python = str(venv / "bin" / "python")
+    done = subprocess.run([python, "-P", "-c", VERSIONS, *manifest["packages"]], capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2]
+        raise Refused(f"{venv} is damaged ({reason}); remove it, then run install.sh again")
+    for name, (version, folder) in zip(manifest["packages"], json.loads(done.stdout), strict=True):
+        if version != manifest["packages"][name]:
+            raise Refused(
+                f"{name} {version} of {folder} hides the bundle's {manifest['packages'][name]}; unset PYTHONPATH, then "
+                "run install.sh again, and near without it, too"
+            )
+    run([python, "-P", "-m", "near", "--version"], os.environ, "near --version")
+
+
+def copy_asset(source: Path, target: Path) -> None:
+    """Copy a folder into the cache, complete or not at all, under the lock by which near itself makes it."""
+    with locked(target.with_name(f".{target.name}.lock")):
+        if target.is_dir():
+            return print(f"{target} is there already")
+        for left in target.parent.glob(f".{target.name}.????????.part"):  # of an installation that was killed
+            shutil.rmtree(left)
+        temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
+        print(f"copying {target.name} into {target.parent}", flush=True)
+        try:
+            shutil.copytree(source, temporary)
+            os.rename(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def main() -> None:
+    bundle, venv = Path(__file__).resolve().parent, Path(os.path.abspath(os.path.expanduser(sys.argv[1])))
+    cache = Path(os.path.abspath(os.path.expanduser(os.environ.get("NEAR_CACHE") or ".cache")))
+    try:
+        install(bundle, venv, cache)
+    except (Refused, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    print(f"next: NEAR_CACHE={shlex.quote(str(cache))} {shlex.quote(str(venv / 'bin' / 'near'))} select max_K=100")
+
+
+if __name__ == "__main__":
+    main()
