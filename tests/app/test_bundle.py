@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,10 +22,23 @@ from near.app.bundle import bundle, parts, wheels
 from near.app.bundle.node import install
 from near.app.bundle.wheels import Target, Wheels
 from near.common.errors import UserError
+from tests.app.test_docs import composes
+from tests.conftest import ROOT
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 PLATFORM = f"manylinux_2_17_{os.uname().machine}"
-NEAR = {"near/__init__.py": "", "near/__main__.py": "import tiny_base; print('near', tiny_base.answer)"}
+MAIN = """
+import sys, tiny_base
+def main():
+    print("near", tiny_base.answer, *sys.argv[1:])
+if __name__ == "__main__":
+    main()
+"""
+NEAR = {
+    "near/__init__.py": "",
+    "near/__main__.py": MAIN,
+    "near-0.1.0.dist-info/entry_points.txt": "[console_scripts]\nnear = near.__main__:main\n",
+}
 BACKEND = """
 import zipfile
 def build_wheel(folder, config_settings=None, metadata_directory=None):
@@ -152,6 +166,7 @@ def refused(done: subprocess.CompletedProcess) -> str:
     return line
 
 
+@pytest.mark.process
 def test_a_bundle_has_what_near_requires_and_says_what(made):
     names = {path.name.split("-")[0] for path in (made / "wheels").iterdir()}
     assert names == {"near", "pip", "tiny_base", "tiny_extra"}
@@ -167,6 +182,7 @@ def test_a_bundle_has_what_near_requires_and_says_what(made):
     assert (made / "project" / "LICENSE").is_file()
 
 
+@pytest.mark.process
 def test_no_path_of_the_index_is_in_it(made, wheelhouse):
     for name in ("manifest.json", "SHA256SUMS", "install.sh", "install.py", "join.sh", "README.md"):
         assert str(wheelhouse) not in (made / name).read_text()
@@ -194,6 +210,28 @@ def test_it_installs_and_runs_without_a_network(made, tmp_path):
 
 
 @pytest.mark.process
+def test_the_job_of_the_recipes_runs(made, tmp_path):
+    (job,) = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / "recipes.md").read_text(), re.MULTILINE | re.DOTALL)
+    for command in re.findall(r"env/bin/(near .*)", job):
+        composes(command)
+    (tmp_path / "bin").mkdir()
+    for name, content in (("module", ""), ("srun", 'exec "$@"')):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{content}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "job.sh").write_text(job)
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "near-bundle").symlink_to(made)
+    env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "PYTHON": sys.executable, "SCRATCH": str(tmp_path)}
+    env |= {"SLURM_CPUS_PER_TASK": "2"}
+    done = subprocess.run(["bash", tmp_path / "job.sh"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [
+        "near 42 train -m selector=near,random seed=1,2,3 sweep_name=ablation",
+        "near 42 report runs=runs/ablation",
+    ]
+
+
+@pytest.mark.process
 def test_an_installation_that_was_killed_is_done_again(made, tmp_path):
     env = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}
     words = ["sh", str(made / "install.sh"), "env"]
@@ -209,6 +247,17 @@ def test_an_installation_that_was_killed_is_done_again(made, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"env"}
 
 
+@pytest.mark.process
+def test_two_jobs_install_once(made, tmp_path):
+    env = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}
+    words = ["sh", str(made / "install.sh"), "env"]
+    jobs = [subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [job.communicate()[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0]
+    assert sorted("has this bundle already" in output for output in outputs) == [False, True]
+
+
+@pytest.mark.process
 def test_a_folder_that_is_not_from_this_bundle_stays(made, copied, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
@@ -222,6 +271,7 @@ def test_a_folder_that_is_not_from_this_bundle_stays(made, copied, tmp_path):
     assert "one argument at most" in refused(shell(made / "install.sh", "a", "b"))
 
 
+@pytest.mark.process
 def test_a_damaged_bundle_is_refused(copied):
     path = copied / "wheels" / "tiny_base-1.0-py3-none-any.whl"
     content = path.read_bytes()
@@ -241,6 +291,7 @@ def test_a_damaged_bundle_is_refused(copied):
     assert not (copied.parent / ".venv").exists()
 
 
+@pytest.mark.process
 def test_another_python_is_refused(copied, tmp_path):
     sealed(copied, python="3.99")
     line = refused(shell(copied / "install.sh"))
@@ -248,6 +299,7 @@ def test_another_python_is_refused(copied, tmp_path):
     assert "no Python was found" in refused(shell(copied / "install.sh", python="/none"))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("platform", "says"),
     [
@@ -259,6 +311,7 @@ def test_another_platform_is_refused(copied, platform, says):
     assert says in refused(shell(sealed(copied, platform=platform) / "install.sh"))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("left_out", "says"),
     [
@@ -297,6 +350,7 @@ def in_parts(shelf, tmp_path_factory) -> Path:
     return shelf(folder, "--without", "torch", "--part-size", "300K", requires=REQUIRES)
 
 
+@pytest.mark.process
 def test_parts_become_the_bundle(in_parts, made, tmp_path):
     pieces = sorted(in_parts.glob("near-bundle.tar.*"))
     assert len(pieces) > 2 and {p.stat().st_size for p in pieces[:-1]} == {300_000}
@@ -314,6 +368,7 @@ def test_parts_become_the_bundle(in_parts, made, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["near-bundle"]
 
 
+@pytest.mark.process
 def test_a_missing_or_damaged_part_is_named(in_parts, tmp_path):
     subprocess.run(["cp", "-r", in_parts, tmp_path / "parts"], check=True)
     part = tmp_path / "parts" / "near-bundle.tar.001"
@@ -333,12 +388,14 @@ def test_a_missing_or_damaged_part_is_named(in_parts, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["parts"], "nothing is left"
 
 
+@pytest.mark.process
 def test_a_source_that_suits_every_machine_becomes_a_wheel(shelf, tmp_path):
     folder = shelf(tmp_path / "bundle", requires=("tiny-source==1.0", "tiny-base"))
     assert (folder / "wheels" / "tiny_source-1.0-py3-none-any.whl").is_file()
     assert "tiny-source" in json.loads((folder / "manifest.json").read_text())["packages"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("requires", "words", "says"),
     [
@@ -358,6 +415,7 @@ def test_what_can_not_be_had_is_named_and_nothing_is_left(shelf, tmp_path, requi
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_a_full_disk_is_one_line_and_leaves_nothing(shelf, tmp_path, monkeypatch):
     full = subprocess.CompletedProcess([], 1, "", f"ERROR: [Errno {errno.ENOSPC}] No space left on device")
     monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: full)

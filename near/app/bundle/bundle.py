@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 from near import __version__
 from near.app.bundle.parts import NAME, cut, read_size
 from near.app.bundle.wheels import PLATFORM, Target, Wheels
+from near.app.command import SCRIPTS
 from near.common.errors import UserError, did_you_mean
 from near.common.extras import EXTRAS
 from near.common.files import expanded_user, file_digest, folder_aside, link, refuse_special, write_json
@@ -28,7 +29,10 @@ from near.data.builtin.assets import PREFIX, defaults, resolve
 
 ROOT = Path(__file__).resolve().parents[3]
 NODE = Path(__file__).parent / "node"
-PROJECT = ("bench", "conf", "docs", "hydra_plugins", "near", "sweeps", "*.py", "*.md", "*.toml", "*.txt", "LICENSE")
+PROJECT = (
+    *("bench", "conf", "docs", "hydra_plugins", "near", "sweeps", "LICENSE", "README.md", "pyproject.toml"),
+    *("requirements.txt", *(f"{name}.py" for name in SCRIPTS)),
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def write_bundle(
 
 def _copy_project(into: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__", ".*")
-    for path in sorted({path for pattern in PROJECT for path in ROOT.glob(pattern)}):
+    for path in [ROOT / name for name in PROJECT]:
         if path.is_dir():
             shutil.copytree(path, into / path.name, symlinks=True, ignore=ignored)
         else:
@@ -203,7 +207,7 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         assets = [] if arguments.no_assets else defaults()
         manifest = write_bundle(folder, target, extras, without, assets, part_size)
-    except OSError as error:
+    except (OSError, ModuleNotFoundError) as error:
         if (line := fault_line(error)) is None:
             raise
         raise UserError(line) from error

@@ -1,6 +1,7 @@
 """A folder as parts of a tar file, for media and services that take files of a limited size."""
 
 import hashlib
+import io
 import os
 import re
 import tarfile
@@ -22,10 +23,11 @@ def read_size(text: str) -> int:
     return size
 
 
-class Parts:
+class Parts(io.RawIOBase):
     """A file for tarfile to write to, cut into files of at most `size` bytes: near-bundle.tar.000, 001, ..."""
 
     def __init__(self, folder: Path, size: int):
+        super().__init__()
         self.folder, self.size = folder, size
         self.sums: list[tuple[str, str]] = []  # SHA-256 and name of each part
         self._file: BinaryIO | None = None
@@ -43,13 +45,17 @@ class Parts:
         return len(content)
 
     def close(self) -> None:
+        self._end()
+        super().close()
+
+    def _end(self) -> None:
         if self._file is not None:
             self._file.close()
             self.sums.append((self._sum.hexdigest(), Path(self._file.name).name))
             self._file = None
 
     def _next(self) -> None:
-        self.close()
+        self._end()
         self._file = open(self.folder / f"{NAME}.tar.{len(self.sums):03d}", "wb")
         self._sum, self._left = hashlib.sha256(), self.size
 

@@ -42,9 +42,9 @@ def install(bundle: Path, venv: Path, cache: Path) -> None:
     check_machine(manifest)
     check_left_out(bundle, manifest)
     digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
-    mark = venv.with_name(f".{venv.name}.near-bundle")  # there while an environment is unfinished
+    mark = venv.with_name(f".{venv.name}.near-bundle")  # a lock; not empty while the environment is unfinished
     venv.parent.mkdir(parents=True, exist_ok=True)
-    with locked(mark, wait=False):
+    with locked(mark):
         unfinished = mark.stat().st_size > 0
         if not unfinished and venv.exists() and any(venv.iterdir()):
             check_existing(venv, digest)
@@ -118,17 +118,17 @@ def check_left_out(bundle: Path, manifest: dict) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Keep the lock at `path`, a file, during the block; on a file system without locks, go on without."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise Refused(f"another install.sh is at work ({path} is locked); wait until it has finished") from None
-        except OSError:
-            pass
-        yield
+    while True:
+        with open(path, "a") as file:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield
+                return
+        # the previous owner has removed the file: a lock on it excludes nobody
 
 
 def check_existing(venv: Path, digest: str) -> None:
@@ -210,8 +210,12 @@ def main() -> None:
     try:
         install(bundle, venv, cache)
     except (Refused, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # the first of many files
+        print(f"error: {' '.join(str(line).split())}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped; run install.sh again to go on", file=sys.stderr)
+        sys.exit(130)
     print(f"next: NEAR_CACHE={shlex.quote(str(cache))} {shlex.quote(str(venv / 'bin' / 'near'))} select max_K=100")
 
 
