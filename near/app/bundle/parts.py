@@ -1,12 +1,11 @@
 """A folder as parts of a tar file, for media and services that take files of a limited size."""
 
 import hashlib
-import io
 import os
 import re
 import tarfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from near.common.errors import UserError
 
@@ -23,11 +22,10 @@ def read_size(text: str) -> int:
     return size
 
 
-class Parts(io.RawIOBase):
+class Parts:
     """A file for tarfile to write to, cut into files of at most `size` bytes: near-bundle.tar.000, 001, ..."""
 
     def __init__(self, folder: Path, size: int):
-        super().__init__()
         self.folder, self.size = folder, size
         self.sums: list[tuple[str, str]] = []  # SHA-256 and name of each part
         self._file: BinaryIO | None = None
@@ -45,17 +43,13 @@ class Parts(io.RawIOBase):
         return len(content)
 
     def close(self) -> None:
-        self._end()
-        super().close()
-
-    def _end(self) -> None:
         if self._file is not None:
             self._file.close()
             self.sums.append((self._sum.hexdigest(), Path(self._file.name).name))
             self._file = None
 
     def _next(self) -> None:
-        self._end()
+        self.close()
         self._file = open(self.folder / f"{NAME}.tar.{len(self.sums):03d}", "wb")
         self._sum, self._left = hashlib.sha256(), self.size
 
@@ -63,7 +57,7 @@ class Parts(io.RawIOBase):
 def cut(bundle: Path, into: Path, size: int) -> int:
     """Move the files of `bundle` into parts of a tar file in `into`; PARTS.sha256 lists them. Returns their number."""
     parts = Parts(into, size)
-    with tarfile.open(fileobj=parts, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+    with tarfile.open(fileobj=cast(BinaryIO, parts), mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for path in sorted(bundle.rglob("*")):
             if path.is_symlink() or not path.is_dir():
                 info = archive.gettarinfo(path, f"{NAME}/{path.relative_to(bundle)}")

@@ -16,18 +16,27 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
-from importlib import metadata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 INSTALLED = "near-bundle.json"  # in the environment: which bundle it has
-INHERITED = "near-bundle.pth"  # in its site-packages: where the packages lie that the bundle leaves out
+PATHS = "near_bundle_paths"  # in its site-packages: a .pth, read at every start of its Python, and a module
+
+# PYTHONPATH, which environment modules set, would hide the bundle's packages by older ones: it goes to the end
+PYTHONPATH_LAST = """
+import os
+import sys
+
+late = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
+sys.path.sort(key=lambda path: os.path.abspath(path) in late)
+"""
 
 VERSIONS = """
 import json, sys
 from importlib import metadata
-packages = [metadata.distribution(name) for name in sys.argv[1:]]
-print(json.dumps([[package.version, str(package.locate_file(""))] for package in packages]))
+for name in sys.argv[1:]:
+    package = next(iter(metadata.distributions(name=name)), None)
+    print(json.dumps([name, package and [package.version, str(package.locate_file(""))]]))
 """
 
 
@@ -40,7 +49,6 @@ def install(bundle: Path, venv: Path, cache: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     check_list(bundle, manifest)
     check_machine(manifest)
-    check_left_out(bundle, manifest)
     digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
     mark = venv.with_name(f".{venv.name}.near-bundle")  # a lock; not empty while the environment is unfinished
     venv.parent.mkdir(parents=True, exist_ok=True)
@@ -50,10 +58,11 @@ def install(bundle: Path, venv: Path, cache: Path) -> None:
             check_existing(venv, digest)
             print(f"{venv} has this bundle already")
         else:
+            check_left_out(bundle, manifest, sys.executable)
             mark.write_text(digest)
             make(bundle, venv, manifest)
             (venv / INSTALLED).write_text(json.dumps({"manifest": digest}) + "\n")
-        check_versions(venv, manifest)
+        check_packages(bundle, manifest, str(venv / "bin" / "python"))
         mark.unlink()
     for asset in manifest["assets"]:
         copy_asset(bundle / "assets" / asset, cache / "assets" / asset)
@@ -98,21 +107,27 @@ def pip_wheel(bundle: Path) -> Path:
     return next((bundle / "wheels").glob("pip-*.whl"))
 
 
-def check_left_out(bundle: Path, manifest: dict) -> None:
+def packages(python: str, names: list[str]) -> dict[str, list[str] | None]:
+    """Version and folder of each package that a Python finds; None for one that it does not find."""
+    command = [python, "-P", "-c", VERSIONS, *names]
+    return dict(map(json.loads, run(command, os.environ, f"{python} -c ...").splitlines()))
+
+
+def check_left_out(bundle: Path, manifest: dict, python: str) -> None:
     """Refuse a Python that lacks a package which the bundle leaves out, or has another version than near works with."""
     sys.path.append(str(pip_wheel(bundle)))
     specifiers = importlib.import_module("pip._vendor.packaging.specifiers")
-    for name, versions in manifest["left_out"].items():
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
+    sys.path.pop()
+    for name, package in packages(python, list(manifest["left_out"])).items():
+        versions = manifest["left_out"][name]
+        if package is None:
             raise Refused(
-                f"the bundle leaves {name} out, and {sys.executable} has none; load it (module load ...), set PYTHON "
-                f"to a Python that has it, or make a bundle without --without {name}"
-            ) from None
-        if not specifiers.SpecifierSet(versions).contains(version, prereleases=True):
+                f"the bundle leaves {name} out, and {python} has none; load it (module load ...), set PYTHON to a "
+                f"Python that has it, or make a bundle without --without {name}"
+            )
+        if not specifiers.SpecifierSet(versions).contains(package[0], prereleases=True):
             raise Refused(
-                f"{sys.executable} has {name} {version}, near needs {name}{versions}; load another version, or make a "
+                f"{python} has {name} {package[0]}, near needs {name}{versions}; load another version, or make a "
                 f"bundle without --without {name}"
             )
 
@@ -153,9 +168,10 @@ def make(bundle: Path, venv: Path, manifest: dict) -> None:
     start = [str(venv / "bin" / "python"), "-P", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     options = ["--no-index", "--no-deps", "--ignore-installed", "--no-compile", "--no-cache-dir"]
     run([*start, *options, *map(str, sorted((bundle / "wheels").glob("*.whl")))], env, "pip install")
-    if inherits:
-        (site,) = venv.glob("lib/python*/site-packages")
-        (site / INHERITED).write_text("".join(f"{path}\n" for path in package_folders()))
+    (site,) = venv.glob("lib/python*/site-packages")
+    folders = package_folders() if manifest["left_out"] else []
+    (site / f"{PATHS}.py").write_text(PYTHONPATH_LAST)
+    (site / f"{PATHS}.pth").write_text("".join(f"{line}\n" for line in [*folders, f"import {PATHS}"]))
 
 
 def package_folders() -> list[str]:
@@ -164,27 +180,28 @@ def package_folders() -> list[str]:
     return [path for path in sys.path if os.path.isdir(path) and path not in ours and not path.endswith("lib-dynload")]
 
 
-def run(command: list[str], env, what: str) -> None:
+def run(command: list[str], env: Mapping[str, str], what: str) -> str:
+    """The output of a command."""
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["no output"]
         errors = [line for line in lines if "rror" in line] or lines
         raise Refused(f"{what} failed ({errors[-1][:300]}); mend that, then run install.sh again")
+    return done.stdout
 
 
-def check_versions(venv: Path, manifest: dict) -> None:
-    """Refuse an environment in which packages from elsewhere hide those of the bundle, or near does not start."""
-    python = str(venv / "bin" / "python")
-    done = subprocess.run([python, "-P", "-c", VERSIONS, *manifest["packages"]], capture_output=True, text=True)
-    if done.returncode:
-        reason = done.stderr.strip().rpartition("\n")[2]
-        raise Refused(f"{venv} is damaged ({reason}); remove it, then run install.sh again")
-    for name, (version, folder) in zip(manifest["packages"], json.loads(done.stdout), strict=True):
-        if version != manifest["packages"][name]:
+def check_packages(bundle: Path, manifest: dict, python: str) -> None:
+    """Refuse an environment with other packages than the bundle's, or in which near does not start."""
+    for name, package in packages(python, list(manifest["packages"])).items():
+        wanted = manifest["packages"][name]
+        if package is None:
+            raise Refused(f"{python} lacks {name}; remove its environment, then run install.sh again")
+        if package[0] != wanted:
             raise Refused(
-                f"{name} {version} of {folder} hides the bundle's {manifest['packages'][name]}; unset PYTHONPATH, then "
-                "run install.sh again, and near without it, too"
+                f"{name} {package[0]} of {package[1]} hides the bundle's {wanted}; remove it there, or unset the "
+                "variable that puts it first, then run install.sh again"
             )
+    check_left_out(bundle, manifest, python)
     run([python, "-P", "-m", "near", "--version"], os.environ, "near --version")
 
 
