@@ -81,7 +81,7 @@ def check_machine(manifest: dict) -> None:
         raise Refused(f"{sys.executable} is not a CPython with its global lock; set PYTHON to one")
     if platform.machine() != machine:
         raise Refused(
-            f"this machine is a {platform.machine()}, the bundle is for {machine}; make one with near bundle "
+            f"this machine is {platform.machine()}, the bundle is for {machine}; make one with near bundle "
             f"--platform manylinux_2_{minor}_{platform.machine()}"
         )
     libc = c_library()
