@@ -431,7 +431,7 @@ def test_what_can_not_be_had_is_named_and_nothing_is_left(shelf, tmp_path, requi
 def test_a_full_disk_is_one_line_and_leaves_nothing(shelf, tmp_path, monkeypatch):
     full = subprocess.CompletedProcess([], 1, "", f"ERROR: [Errno {errno.ENOSPC}] No space left on device")
     monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: full)
-    with pytest.raises(UserError, match=f"^no space left on the device of {tmp_path}"):
+    with pytest.raises(UserError, match=f"^no space left for the bundle on the device of {tmp_path}; free some"):
         shelf(tmp_path / "bundle", requires=("tiny-base",))
     assert list(tmp_path.iterdir()) == []
 

@@ -23,7 +23,7 @@ from near.app.bundle.wheels import PLATFORM, Target, Wheels
 from near.app.command import SCRIPTS
 from near.common.errors import UserError, did_you_mean
 from near.common.extras import EXTRAS
-from near.common.files import expanded_user, file_digest, folder_aside, link, refuse_special, write_json
+from near.common.files import FULL, expanded_user, file_digest, folder_aside, link, refuse_special, write_json
 from near.common.text import plural
 from near.data.builtin.assets import PREFIX, defaults, resolve
 
@@ -208,6 +208,10 @@ def main(words: Sequence[str] | None = None) -> None:
         assets = [] if arguments.no_assets else defaults()
         manifest = write_bundle(folder, target, extras, without, assets, part_size)
     except (OSError, ModuleNotFoundError) as error:
+        if getattr(error, "errno", None) in FULL:
+            raise UserError(
+                f"no space left for the bundle on the device of {folder.parent}; free some, or name another folder"
+            ) from error
         if (line := fault_line(error)) is None:
             raise
         raise UserError(line) from error

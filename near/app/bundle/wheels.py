@@ -96,7 +96,8 @@ class Wheels:
         done = self._pip("wheel", "--no-deps", "--wheel-dir", str(self.folder), str(source))
         made = set(self.folder.glob("*.whl")) - before
         if done.returncode or len(made) != 1:
-            raise UserError(f"{Path(source).name}: no wheel can be built ({reason(done.stderr)}); {NETWORK}")
+            name = "near" if isinstance(source, Path) else source
+            raise UserError(f"{name}: no wheel can be built ({reason(done.stderr)}); {NETWORK}")
         (path,) = made
         if not PURE.search(path.name):
             raise UserError(f"{path.name} is for this machine only")

@@ -26,7 +26,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 while read -r _ name; do
     cat -- "$name"
-done <PARTS.sha256 | tar -xof - -C "$into/.near-bundle.part" ||
+done <PARTS.sha256 2>/dev/null | tar -xof - -C "$into/.near-bundle.part" 2>/dev/null ||
     fail "the parts can't be unpacked into $into; free space there, and copy PARTS.sha256 again if it is cut off"
 mv -- "$into/.near-bundle.part/near-bundle" "$into/near-bundle"
 printf '%s\nnext: sh %s\n' "$into/near-bundle" "$into/near-bundle/install.sh"
