@@ -148,7 +148,8 @@ def test_every_script_is_run_by_a_test():
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     assert len(SCRIPTS) >= 17
     for path in SCRIPTS:
-        assert re.search(rf"""run(_real)?\(\s*"{path.stem}\"""", tests), path.name
+        called = rf"""run(_real)?\(\s*"{path.stem}"|{path.stem}\.main\("""
+        assert re.search(called, tests), path.name
 
 
 def test_commands_in_pages_and_docstrings_are_valid():

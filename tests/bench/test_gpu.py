@@ -1,12 +1,19 @@
 """bench/gpu.py on a CPU, with small sizes, its parts in this process."""
 
 import json
+import logging
 
 import pytest
 
 from bench import common, gpu
 
 pytestmark = pytest.mark.real
+
+
+@pytest.fixture(autouse=True)
+def logs_again():
+    yield
+    logging.disable(logging.NOTSET)  # its parts silence their processes
 
 
 def test_every_part_is_measured_beside_its_peer(monkeypatch, real_cache, small_data, tmp_path, capsys):
