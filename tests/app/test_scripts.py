@@ -241,9 +241,8 @@ def test_processes_started_with_the_root_on_the_path(name, launcher, tmp_path):
 @pytest.mark.process
 def test_pytest_as_a_module_from_the_root(tmp_path):
     path = tmp_path / "test_it.py"
-    path.write_text(
-        f"def test_it():\n    {USES_SELECT}\n    assert getattr(select, '__file__', '') != {str(ROOT / 'select.py')!r}\n"
-    )
+    ours = str(ROOT / "select.py")
+    path.write_text(f"def test_it():\n    {USES_SELECT}\n    assert getattr(select, '__file__', '') != {ours!r}\n")
     done = process("-m", "pytest", "-p", "no:cacheprovider", str(path), cwd=ROOT)
     assert "1 passed" in done.stdout, done.stdout
 
