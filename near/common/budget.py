@@ -5,6 +5,7 @@ are computed, and their results by rounding alone; it is no part of a key.
 """
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from near.common.batches import batch_end, longest_first
 from near.common.errors import UserError
-from near.common.files import read_json, write_json
+from near.common.files import note_use, read_json, write_json
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -71,7 +72,8 @@ class Budget:
             cached = _cached(self.path)
             self.tokens, self.calibrating = cached or FIRST, cached is None
             if cached:
-                log.info(f"{name}=auto: {cached} tokens a batch, as measured before on {self.meter.device}")
+                note_use(self.path)  # its last use, for pruning
+                _log_cached(f"{name}=auto: {cached} tokens a batch, as measured before on {self.meter.device}")
         self._best, self._rates, self._peak = 0.0, [], 0.0
 
     def rows(self, limit: int) -> int:
@@ -159,6 +161,12 @@ class Budget:
             return
         with contextlib.suppress(OSError, UserError):  # a full disk or a read-only cache: the next run measures again
             write_json(self.path, {"batch_tokens": self.tokens, "option": self.name, "device": self.meter.device})
+
+
+@functools.cache
+def _log_cached(line: str) -> None:
+    """Log a line once."""
+    log.info(line)
 
 
 def _cached(path: Path | None) -> int | None:

@@ -110,7 +110,8 @@ def measure(
     with_answers = evaluation.answers and not any(map(is_plain, chats))  # plain text has no question
     graders = graders_of(evaluation) if with_answers else {}
     with torch.no_grad():  # in inference_mode, weights that ZeRO-3 gathers could not be trained afterwards
-        loss_sums, counts = losses(model, tokenizer, coded, settings)
+        budget = _loss_budget(model, settings)
+        loss_sums, counts = losses(model, tokenizer, coded, budget, evaluation.batch_size)
         prompts = [encoder.prompt_ids(chat[:-1])[-data.cutoff_len :] for chat in chats] if with_answers else []
         if not with_answers:
             answers = None
@@ -149,6 +150,7 @@ def measure(
         eval_fingerprint=rows.fingerprint,
         columns_fingerprint=graded_columns(evaluation, data, rows, settings.cache_dir),
         evaluation_seconds=round(time.perf_counter() - started, 3),
+        batch_tokens=budget.tokens,
     )
     return metrics, records
 
@@ -192,12 +194,13 @@ def loss_of(model, tokenizer, rows: Rows, settings: EvalSettings) -> float:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        sums, counts = losses(model, tokenizer, encoded(tokenizer, rows, settings.data)[2], settings)
+        coded, budget = encoded(tokenizer, rows, settings.data)[2], _loss_budget(model, settings)
+        sums, counts = losses(model, tokenizer, coded, budget, settings.evaluation.batch_size)
     model.train(was_training)
     return float(sums.sum() / counts.sum())
 
 
-def losses(model, tokenizer, coded: list[Encoded], settings: EvalSettings) -> tuple[np.ndarray, np.ndarray]:
+def losses(model, tokenizer, coded: list[Encoded], budget: Budget, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Each row's negative log likelihood summed over its answer tokens, float64 (n,), and their number, int64 (n,)."""
     collate = Collator(tokenizer.pad_token_id)
     sums, counts = np.zeros(len(coded)), np.zeros(len(coded), dtype=np.int64)
@@ -207,9 +210,8 @@ def losses(model, tokenizer, coded: list[Encoded], settings: EvalSettings) -> tu
         row_losses = by_row(*answer_losses(model, batch, padding_free=True), len(part))
         return [values.cpu().numpy() for values in row_losses]
 
-    budget = _loss_budget(model, settings)
-    lengths, rows = [len(c.input_ids) for c in coded], budget.rows(settings.evaluation.batch_size)
-    for part, (row_sums, row_counts) in budget.run(lengths, work, rows):
+    lengths = [len(c.input_ids) for c in coded]
+    for part, (row_sums, row_counts) in budget.run(lengths, work, budget.rows(batch_size)):
         sums[part], counts[part] = row_sums, row_counts
     return sums, counts
 

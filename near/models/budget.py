@@ -87,5 +87,5 @@ def _path(model, weight: torch.Tensor, work: str, cache_dir: str, meter: TorchMe
 def _has_figures(device: torch.device) -> bool:
     try:
         return free_memory(device) > 0
-    except (RuntimeError, NotImplementedError, AttributeError):  # as on MPS
+    except (RuntimeError, ValueError, AttributeError):  # as on MPS
         return False

@@ -159,3 +159,22 @@ def test_a_read_only_cache_costs_only_the_next_measurement(tmp_path):
     budget = budget_of(device, path=tmp_path / "file" / "x.json")
     ran(budget, device, ROWS)
     assert not budget.calibrating
+
+
+@pytest.mark.parametrize("group", ["embedder", "scoring", "evaluation"])
+def test_a_budget_is_no_part_of_a_runs_identity(group):
+    from near.common.config import identity
+    from tests.conftest import configured
+
+    runs = [configured("train", f"{group}.batch_tokens={value}") for value in ("auto", 1024, 77)]
+    assert identity(runs[0]) == identity(runs[1]) == identity(runs[2])
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "automatic", "1.5", "null"])
+@pytest.mark.parametrize("group", ["embedder", "scoring", "evaluation"])
+def test_other_values_are_refused(group, value):
+    from near.app.check.check import check
+    from tests.conftest import configured
+
+    with pytest.raises(UserError, match=f"{group}.batch_tokens"):
+        check(configured("train", f"{group}.batch_tokens={value}"), "train")

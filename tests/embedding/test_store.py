@@ -11,7 +11,7 @@ import pytest
 
 from near.app import cache
 from near.common.errors import UserError
-from near.common.files import digest
+from near.common.files import digest, write_json
 from near.common.keys import hashed
 from near.common.locks import acquire
 from near.embedding.embedders.hashing import HashingEmbedder
@@ -232,6 +232,18 @@ def test_the_cache_is_listed_and_pruned(tmp_path, capsys):
         assert says in capsys.readouterr().err
     cache.main(["--cache-dir", str(tmp_path), "prune", "--signature", new.name[:6]])
     assert not list((tmp_path / "embeddings").iterdir())
+
+
+def test_measured_budgets_are_listed_and_pruned_by_age(tmp_path, capsys):
+    paths = [tmp_path / "budgets" / f"{digest(name)}.json" for name in ("old", "new")]
+    for path in paths:
+        write_json(path, {"batch_tokens": 1})
+    os.utime(paths[0], (time.time() - 40 * 86400,) * 2)
+    cache.main(["--cache-dir", str(tmp_path)])
+    assert "measured on accelerators: 2" in capsys.readouterr().out
+    cache.main(["--cache-dir", str(tmp_path), "prune", "--unused-days", "30"])
+    assert f"removed budget {paths[0].stem[:12]}" in capsys.readouterr().out
+    assert [path.exists() for path in paths] == [False, True]
 
 
 def test_pruning_leaves_a_space_that_a_run_reads(tmp_path, capsys):
