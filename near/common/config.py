@@ -252,6 +252,9 @@ NOT_OUTCOME_BELOW = {
 }
 
 
+LATER = {("trainer", "packing"): False}  # options that came later, with the value that runs before them had
+
+
 def identity(cfg: DictConfig) -> dict:
     """The part of `cfg` that determines a run's outcome: without output folders, trackers, options of speed, and the
     modules of classes."""
@@ -263,6 +266,9 @@ def identity(cfg: DictConfig) -> dict:
             node = node.get(parent) or {}
         if isinstance(node.get(group), dict):
             node[group] = {k: v for k, v in node[group].items() if k not in keys}
+    for (group, key), before in LATER.items():
+        if isinstance(values.get(group), dict) and values[group].get(key) == before:
+            del values[group][key]
     return class_names(values)
 
 

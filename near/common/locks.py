@@ -108,6 +108,11 @@ def locked(path: str | Path, remove: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        if remove and lock:  # waiting processes notice that the file is gone and create it again
-            Path(path).unlink(missing_ok=True)
-        lock.close()
+        free(lock, path if remove else None)
+
+
+def free(lock: Lock, remove: str | Path | None = None) -> None:
+    """Free a lock. `remove`: its file, which is removed."""
+    if remove and lock:  # waiting processes notice that the file is gone and create it again
+        Path(remove).unlink(missing_ok=True)
+    lock.close()

@@ -5,12 +5,15 @@ large batch's memory. If the model can compute the logits of some positions alon
 """
 
 import inspect
+import weakref
 from dataclasses import dataclass
 
 import torch
 
-from near.models.padding_free import end_to_end
+from near.models.padding_free import end_to_end, unwrapped
 from near.models.tokens import IGNORED
+
+_keeping: "weakref.WeakKeyDictionary[torch.nn.Module, bool]" = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,13 @@ def can_keep(model) -> bool:
     In transformers 5.19 all decoders do, except for halves of encoder-decoders, multimodal models, and models with
     their own loss: CPM-Ant, XLNet and XLM. DataParallel would split the positions as if they were rows.
     """
-    from accelerate.utils import extract_model_from_parallel
+    if model not in _keeping:
+        _keeping[model] = _can_keep(model)
+    return _keeping[model]
 
-    inner = extract_model_from_parallel(model)
+
+def _can_keep(model) -> bool:
+    inner = unwrapped(model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     parameters = inspect.signature(type(inner).forward).parameters
     return (

@@ -10,6 +10,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
+_unwrapped: "weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref]" = weakref.WeakKeyDictionary()
 _supported: "weakref.WeakKeyDictionary[torch.nn.Module, bool]" = weakref.WeakKeyDictionary()
 FIRST, SECOND = (3, 10, 17, 24, 31, 38), (5, 16, 27, 38, 49)  # tokens of the two rows that are tried
 APART = 0.2  # of the difference that it makes to attend to the other row; more is not rounding, even in bfloat16
@@ -48,21 +49,24 @@ def cheaper(model, lengths: list[int], width: int) -> bool:
     A token of a decoder takes about 24 d^2 operations in a layer of width d, and 4 d for each key (Kaplan et al. 2020):
     as many as for 6 d keys. Without FlashAttention the keys are all of the sequence, masked or not.
     """
-    config = _inner(model).config.get_text_config()
+    config = unwrapped(model).config.get_text_config()
     tokens, per_token = sum(lengths), 6 * config.hidden_size
     keys = 0 if "flash" in str(config._attn_implementation) else tokens
     return tokens * (per_token + keys) < len(lengths) * width * (per_token + width)
 
 
-def _inner(model):
-    from accelerate.utils import extract_model_from_parallel
+def unwrapped(model):
+    """The model in the wrappers of accelerate; looked for once, because that walks all modules."""
+    if model not in _unwrapped:
+        from accelerate.utils import extract_model_from_parallel
 
-    return extract_model_from_parallel(model)
+        _unwrapped[model] = weakref.ref(extract_model_from_parallel(model))
+    return _unwrapped[model]()
 
 
 def keeps_apart(model) -> bool:
     """Whether `model` keeps rows apart; tried once, with two short rows."""
-    inner = _inner(model)
+    inner = unwrapped(model)
     if inner not in _supported:
         _supported[inner] = _is_whole(model) and _tried(inner)
         if not _supported[inner]:

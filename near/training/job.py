@@ -45,6 +45,7 @@ def job_of(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector
         eval_table=inputs.eval_table,
         loraplus=cfg.trainer.get("loraplus") or {},
         nonfinite_steps=cfg.trainer.get("nonfinite_steps", 3),
+        cutoff_len=cfg.data.cutoff_len,
         padding_free=cfg.trainer.get("padding_free", True),
     )
     if inputs.needs.requires:
@@ -96,6 +97,7 @@ class Job:
     planned: dict[int, tuple[Subset, float]] = field(default_factory=dict)  # rounds selected ahead, and their seconds
     loraplus: Mapping = field(default_factory=dict)  # lr_ratio and lr_embedding, if they are set
     nonfinite_steps: int = 3  # so many steps in a row without finite loss and gradient norm end training
+    cutoff_len: int = 0  # tokens of a row at most
     padding_free: bool = True  # rows of a batch end to end (near/models/padding_free.py)
     training_key: str | None = None  # in a sweep: equal for twins (near/training/twins.py)
     warm_up: SharedWarmUp | None = None  # in a sweep: shared with jobs that have the same

@@ -67,7 +67,7 @@ def write_outcome(
     plot(history, output_dir / "loss.png")
     trained = trainer.state.global_step * trainer.draws_per_step
     if trainer.schedule is None:  # the last batch of an epoch of the plain Trainer may be short
-        trained = round(trainer.state.epoch * len(trainer.train_dataset))
+        trained = round(trainer.state.epoch * len(inputs.tokens.eligible))
     described = {"selector": trainer.job.selector_name, "seed": cfg.seed, "max_K": inputs.width(cfg)}
     TrainMetrics(
         **described,

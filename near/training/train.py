@@ -38,6 +38,7 @@ from near.training.divergence import FIX
 from near.training.folder import clear, newest_checkpoint, write_config
 from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
 from near.training.job import job_of, selector_name
+from near.training.options import Carried
 from near.training.outcome import save, write_outcome
 from near.training.picking import Batching, Picker
 from near.training.rounds.schedule import Schedule
@@ -74,6 +75,11 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
     cfg = _with_backend(_with_dtype(cfg), needs.neighbours or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
+    if cfg.trainer.get("packing") and not cfg.trainer.padding_free:
+        raise UserError(
+            "trainer.packing=true lays rows end to end, which trainer.padding_free=false forbids; use "
+            "trainer.padding_free=true"
+        )
     search = SearchSettings.of(cfg, cache_dir)
     if "weighter" in cfg.trainer:
         from near.training.weighting import check_weighting
@@ -284,11 +290,7 @@ def _trainer(cfg: DictConfig, job: "Job", model, args):
     try:
         cfg = copy.deepcopy(cfg)
         with open_dict(cfg):
-            for name in (
-                "loraplus",
-                "nonfinite_steps",
-                "padding_free",
-            ):  # the job carries them
+            for name in Carried.__annotations__:  # the job carries them
                 cfg.trainer.pop(name, None)
         return instantiate(cfg.trainer)(model=model, job=job, args=args)
     except (ValueError, TypeError, OSError, ImportError) as error:

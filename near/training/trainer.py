@@ -11,10 +11,12 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 from accelerate.utils import broadcast_object_list
 from peft.optimizers import create_loraplus_optimizer
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -26,11 +28,13 @@ from near.common.files import digest, naming_full_disk
 from near.common.moved import class_names
 from near.common.outputs import prune_checkpoints
 from near.common.records import RoundRecord
+from near.common.text import plural
 from near.models.losses import answer_inputs
 from near.models.tokens import lengths
 from near.selection.round import Round, Subset
 from near.training.divergence import Watch, diverged, warn_of
 from near.training.job import Job
+from near.training.packing import PackedRows, of_sequences
 from near.training.picking import Batching, Picker
 from near.training.rounds.record import Record
 from near.training.rounds.sampler import RoundSampler, sorted_in_steps
@@ -50,6 +54,7 @@ class _Checkpoints(Trainer):
     """
 
     job: Job
+    data_collator: Callable
     schedule: Schedule | None = None
 
     def _setup(self, job: Job) -> None:
@@ -192,18 +197,36 @@ class _Checkpoints(Trainer):
 
 
 class StaticTrainer(_Checkpoints):
-    """The plain Trainer on every eligible row, for trainer.args.max_steps steps or num_train_epochs epochs."""
+    """The plain Trainer on every eligible row, for trainer.args.max_steps steps or num_train_epochs epochs.
 
-    def __init__(self, *, args: TrainingArguments, model=None, job: Job = None):
+    packing: a batch has sequences of packed rows in the place of rows.
+    """
+
+    def __init__(self, *, args: TrainingArguments, packing: bool = False, model=None, job: Job = None):
+        self.packing = packing
+        rows: torch.utils.data.Dataset = job.tokens.table.select(job.tokens.eligible)
+        if packing:
+            rows = PackedRows(job.tokens.table, job.tokens.eligible, job.cutoff_len, job.seed)
+            log.info(f"packed {plural(len(job.tokens.eligible), 'row')} into {plural(len(rows), 'sequence')}")
         super().__init__(
             model=model,
             args=args,
-            train_dataset=job.tokens.table.select(job.tokens.eligible),
+            train_dataset=rows,
             eval_dataset=job.eval_table,
             data_collator=job.collator,
             callbacks=job.callbacks,
         )
         self._setup(job)
+
+    def get_train_dataloader(self):
+        """The Trainer's; the batches of packed rows are those of all their rows."""
+        collate = self.data_collator
+        if self.packing:
+            self.data_collator = of_sequences(collate)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collate  # of evaluation rows
 
     def train(self, *args, **kwargs):
         if not self.record.rounds:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from near.common.errors import UserError, one_line
 from near.common.files import folder_aside, link
-from near.common.locks import Lock, acquire, lock_file
+from near.common.locks import Lock, acquire, free, lock_file
 from near.common.run_folder import JOBS, WARM_UPS
 from near.training.rounds.state import STATE, read_checkpoint, write_parts, write_state
 
@@ -82,7 +82,5 @@ class SharedWarmUp:
     def close(self) -> None:
         """Let other jobs train the warm-up, if this one has not saved it."""
         if self._lock is not None:
-            if self._lock:
-                self._lock_file.unlink(missing_ok=True)  # waiting jobs notice that, and create it again
-            self._lock.close()
+            free(self._lock, remove=self._lock_file)
             self._lock = None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from near.app.faults import fault_line
-from near.app.user_code import traceback_of
+from near.app.user_code import failed_class, traceback_of
 from near.common.errors import UserError
 from near.embedding.embedders.base import Embedder
 from near.evaluation.graders.base import Compares, Grade, Grader
@@ -124,3 +124,12 @@ def test_select_ends_with_the_line_and_logs_the_traceback(tmp_path):
     assert "did you mean ids" in done.stderr
     logged = next(tmp_path.rglob("select.log")).read_text()
     assert "return Subset(id=round.eligible)" in logged
+
+
+def test_a_failure_in_a_library_that_calls_our_classes_is_no_users():
+    """The Trainer's loop is transformers', and its `self` is a class of ours."""
+    from near.training.trainer import StaticTrainer
+
+    with pytest.raises(AttributeError) as caught:
+        object.__new__(StaticTrainer).get_train_dataloader()
+    assert failed_class(caught.value) is None

@@ -178,7 +178,7 @@ class ShortOfMemory:
     """A device on which only tiles of up to `most` scores fit; the first call of `stage` fails, too."""
 
     def __init__(self, monkeypatch, most):
-        self.failed, offer = 0, device_topk.Best.offer
+        self.failed, offer = 0, device_topk.DeviceBest.offer
 
         def limited(best, batch, block, first):
             if len(block) * (batch.stop - batch.start) > most:
@@ -186,7 +186,7 @@ class ShortOfMemory:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return offer(best, batch, block, first)
 
-        monkeypatch.setattr(device_topk.Best, "offer", limited)
+        monkeypatch.setattr(device_topk.DeviceBest, "offer", limited)
 
 
 @pytest.mark.parametrize("most", [1, 50, 400])
@@ -353,9 +353,9 @@ def test_a_device_that_finds_wrong_rows_is_not_used(machine, monkeypatch, caplog
     devices_of.cache_clear()
     assert devices_of("auto") == ("cpu",), "the trial succeeds here"
     devices_of.cache_clear()
-    offer = device_topk.Best.offer
+    offer = device_topk.DeviceBest.offer
     monkeypatch.setattr(
-        device_topk.Best, "offer", lambda best, q, block, a: offer(best, q, block.bfloat16().float(), a)
+        device_topk.DeviceBest, "offer", lambda best, q, block, a: offer(best, q, block.bfloat16().float(), a)
     )
     assert devices_of("auto") == ()
     assert "searching on the CPU, not on cpu: torch can't search on it (a trial search found wrong rows" in caplog.text

@@ -116,7 +116,7 @@ def test_iterations_that_do_not_converge_are_logged(caplog, monkeypatch):
     monkeypatch.setattr("near.selection.selectors.uot.STEPS", 2)
     with caplog.at_level("WARNING", logger="near"):
         select(np.random.default_rng(0).uniform(-1, 1, (4, N)), reg_rows=10.0)
-    assert "after 2 iterations" in caplog.text
+    assert "in 2 iterations" in caplog.text
 
 
 @pytest.mark.parametrize("seed", range(3))

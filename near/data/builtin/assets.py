@@ -172,15 +172,20 @@ ASSETS: dict[str, Callable[[Path, str | Path], None]] = {
 }
 
 
+def defaults() -> list[str]:
+    """Names of the assets that the default configuration needs."""
+    from near.data.builtin.demo_data import TARGET
+
+    return ["SmolLM2-135M-Instruct", "all-MiniLM-L6-v2", f"evals-demo-{TARGET}"]
+
+
 def main(words: Sequence[str] = ()) -> None:
     """Download what the default configuration needs: `python -m near assets`. It takes no arguments."""
     import os
-
-    from near.data.builtin.demo_data import TARGET
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("near").setLevel(logging.INFO)
     log.setLevel(logging.INFO)
-    for name in ("SmolLM2-135M-Instruct", "all-MiniLM-L6-v2", f"evals-demo-{TARGET}"):
+    for name in defaults():
         resolve(PREFIX + name, os.environ.get("NEAR_CACHE", ".cache"))

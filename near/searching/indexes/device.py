@@ -19,7 +19,7 @@ from near.common.errors import UserError
 from near.common.progress import Progress
 from near.common.threads import threads_to_use
 from near.searching.indexes.base import Vectors
-from near.searching.indexes.device_topk import Best, room
+from near.searching.indexes.device_topk import DeviceBest, room
 from near.searching.indexes.topk import merged
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class _Search:
         self.device, self.pool, self.start = device, pool, bounds[0]
         total = bounds[1] - bounds[0]
         self.area = max(1024, min(AREA, budget // SCORE_BYTES))  # scores of a tile
-        self.best = Best(queries, k, total, device)
+        self.best = DeviceBest(queries, k, total, device)
         capacity = self.best.keys.shape[1]
         self.room, self.seen, self.warned = (total if capacity >= total else capacity - k), 0, False
         cuda = torch.device(device).type == "cuda"

@@ -9,7 +9,7 @@ ROOM = 2048  # keys of a query beyond the k best, at least
 NONE = torch.iinfo(torch.int64).min  # no row
 
 
-class Best:
+class DeviceBest:
     """The best k rows of each query so far, on a device: int64 keys, whose order is that of topk.py's uint64 keys.
 
     `floor`, float32 (n_queries,): only scores above it are taken.

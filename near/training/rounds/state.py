@@ -40,8 +40,8 @@ def read_state(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 
 def write_parts(folder: Path) -> None:
     """List the files of a checkpoint with their sizes, once all processes have written theirs."""
-    (folder / PARTS).unlink(missing_ok=True)
-    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / PARTS]
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
     write_json(folder / PARTS, {"schema_version": 1, "bytes": sizes})
 
 
