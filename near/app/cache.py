@@ -29,8 +29,8 @@ SPACE = ("space.json", "lock", "claims.lock", "damaged.lock", "claims/*", f"*{SU
 BUILT = ("index.faiss", "vector_of.npy", "manifest.json")  # see near/searching/indexes/approximate.py
 
 CHUNKS = (f"*{SUFFIX}", "*.lock")
-PARTS = ("assets", "benchmarks", "data", "dedup", "embeddings", "evaluations", "indexes", "maps", "neighbours")
-PARTS += ("scores", "similarities", "tokens", "verdicts")
+PARTS = ("assets", "benchmarks", "budgets", "data", "dedup", "embeddings", "evaluations", "indexes", "maps")
+PARTS += ("neighbours", "scores", "similarities", "tokens", "verdicts")
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}-\d+\.part")  # a search in shards, see near/searching/find.py
 
@@ -101,6 +101,11 @@ def entries(cache_dir: str | Path, part: str) -> list[tuple[Path, int, float]]:
     return result
 
 
+def budgets(cache_dir: str | Path) -> list[Path]:
+    """The files of budgets that were measured (near/common/budget.py)."""
+    return [p for p in cache_folder(cache_dir, "budgets").glob("*.json") if NAME.fullmatch(p.stem)]
+
+
 def prune_index(folder: Path) -> bool:
     """Remove a built index; False where a run is opening or building it. One that is in memory needs no file."""
     lock = acquire(folder.with_name(f"{folder.name}.lock"), wait=False)
@@ -152,7 +157,7 @@ def _chosen(matches: list[Space], signature: str | None, unused_days: float | No
 
 
 def _prune_unused(cache_dir: str | Path, days: float) -> None:
-    """Remove the built indexes and scores that were not used for so many days."""
+    """Remove the built indexes and scores that were not used for so many days, and such budgets."""
     before = time.time() - days * DAY
     for folder, size, used in entries(cache_dir, "indexes"):
         if used < before:
@@ -162,6 +167,11 @@ def _prune_unused(cache_dir: str | Path, days: float) -> None:
         if used < before:  # a run that reads scores has used them just now
             remove_folder(folder, CHUNKS)
             print(f"removed scores {folder.name[:12]}, {size / 1e6:.1f} MB")
+    for path in budgets(cache_dir):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < before:
+                path.unlink()
+                print(f"removed budget {path.stem[:12]}: it is measured again when it is needed")
 
 
 def _shown(listed: list[Space], cache_dir: str | Path) -> None:
@@ -177,11 +187,13 @@ def _shown(listed: list[Space], cache_dir: str | Path) -> None:
     for part, name in (("indexes", "built indexes: {}"), ("scores", "losses and gradients of rows: {}")):
         if listed_part := entries(cache_dir, part):
             Console().print(f"{name.format(len(listed_part))}, {sum(size for _, size, _ in listed_part) / 1e6:.1f} MB")
+    if measured := budgets(cache_dir):
+        Console().print(f"budgets of tokens a batch, measured on accelerators: {len(measured)}")
 
 
 def main(words: list[str] | None = None) -> None:
     """The command `near cache`: `list` (the default) shows signature, vectors, size and last use; `prune` removes
-    embeddings by signature or age, and built indexes and scores by age."""
+    embeddings by signature or age, and built indexes, scores and budgets by age."""
     parser = argparse.ArgumentParser(prog="near cache", description=__doc__)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--cache-dir", default=argparse.SUPPRESS, help="default: $NEAR_CACHE or .cache")

@@ -24,13 +24,24 @@ def batches(
     [[1, 3], [2, 0]]
     """
     lengths = np.asarray(lengths, dtype=np.int64)
-    order = np.argsort(-lengths, kind="stable")
-    result, start = [], 0
+    order = longest_first(lengths)
+    descending, result, start = lengths[order], [], 0
     while start < len(order):
-        longest = max(1, int(lengths[order[start]]))
-        fit = size if tokens is None else min(size, max(1, tokens // longest))
-        close = int((lengths[order[start : start + fit]] >= alike * longest).sum())
-        fit = min(fit, max(close, FEWEST))
-        result.append(order[start : start + fit])
-        start += fit
+        stop = batch_end(descending, start, size, tokens, alike)
+        result.append(order[start:stop])
+        start = stop
     return result
+
+
+def longest_first(lengths: np.ndarray) -> np.ndarray:
+    """Positions of the rows, int64 (n,), longest rows first."""
+    return np.argsort(-lengths, kind="stable")
+
+
+def batch_end(descending: np.ndarray, start: int, size: int, tokens: int | None, alike: float = 0.0) -> int:
+    """Where the batch that starts at row `start` ends. `descending`: the rows' lengths; the rest as in `batches`."""
+    longest = max(1, int(descending[start]))
+    fit = size if tokens is None else min(size, max(1, tokens // longest))
+    lengths = descending[start : start + fit]
+    close = int((lengths >= alike * longest).sum())
+    return start + min(len(lengths), max(close, FEWEST))

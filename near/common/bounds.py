@@ -9,7 +9,7 @@ lower default lowers the bound. With bounds, a side without one ends at a billio
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 BILLION = 1_000_000_000
 
@@ -132,3 +132,5 @@ Share = Annotated[float, between(0, 1)]
 Text = Annotated[str, may_be_empty()]
 
 Seed = Annotated[int, between(0, 2**32 - 1)]
+
+BatchTokens = Literal["auto"] | Annotated[int, between(1, 2**31 - 1)]  # see near/common/budget.py

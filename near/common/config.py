@@ -245,7 +245,8 @@ NOT_OUTCOME_BELOW = {
     "evaluation.graders.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "evaluation.graders.pass_at_1": ("workers",),
     "evaluation.lm_eval": ("batch_size",),
-    "evaluation": ("engine", "unsafe"),
+    "evaluation": ("batch_tokens", "engine", "unsafe"),
+    "scoring": ("batch_tokens",),
     "selector.judge.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
     "index": ("block_rows", "device", "shard_rows", "launcher", "workers"),
 }

@@ -160,6 +160,7 @@ class SetMetrics(JsonRecord):
         scores: by grader.
         evaluated_on: the set's name.
         eval_fingerprint: of the rows' messages; columns_fingerprint: of the columns that graders read.
+        batch_tokens: of a batch of losses, as chosen.
     """
 
     target_loss: float
@@ -174,6 +175,7 @@ class SetMetrics(JsonRecord):
     eval_fingerprint: str
     columns_fingerprint: str | None = None
     evaluation_seconds: float | None = None
+    batch_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

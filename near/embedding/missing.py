@@ -1,9 +1,12 @@
 """Texts that are not in the store: find them, and embed them chunk by chunk, shared by several processes."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -79,9 +82,7 @@ def embed_missing(
         embedder.dim  # noqa: B018 load the model before claiming the first chunk
     while len(missing):
         left, worked = [], False
-        for start in range(0, len(missing), embedder.chunk):
-            positions = missing[start : start + embedder.chunk]
-            is_ours, offsets = embed_chunk(store, read(positions), embedder, progress)
+        for positions, is_ours, offsets in _embed_chunks(store, missing, read, embedder, progress):
             lookup.offsets[positions[is_ours]] = offsets
             embedded, worked = embedded + len(offsets), worked or len(offsets) > 0
             left.append(positions[~is_ours])
@@ -105,6 +106,45 @@ def embed_missing(
     return embedded
 
 
+def _embed_chunks(
+    store: Store, missing: np.ndarray, read: Read, embedder: Embedder, progress: Progress
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Embed the texts at `missing` that are ours, chunk by chunk: while the model embeds one, a thread reads, claims
+    and tokenises the next, and another writes the one before.
+
+    Yields:
+        of each chunk, in order, when it is stored: its positions int64 (n,); bool (n,), which texts were embedded; the
+        offsets of their vectors, int64 (m,).
+    """
+    chunks = [missing[start : start + embedder.chunk] for start in range(0, len(missing), embedder.chunk)]
+
+    def claimed(number: int) -> _Claimed:
+        return _claimed(store, read(chunks[number]), embedder)
+
+    ready: Future | None = None
+    writing: tuple[np.ndarray, _Claimed, Future] | None = None
+    with ThreadPoolExecutor(1, "tokeniser") as ahead, ThreadPoolExecutor(1, "writer") as behind:
+        try:
+            ready = ahead.submit(claimed, 0)
+            for number, positions in enumerate(chunks):
+                claim, ready = ready.result(), None
+                with contextlib.ExitStack() as stack:
+                    stack.callback(claim.close)
+                    ready = ahead.submit(claimed, number + 1) if number + 1 < len(chunks) else None
+                    vectors = _vectors(claim, embedder, progress)
+                    stack.pop_all()  # the writer closes it
+                    before, writing = writing, (positions, claim, behind.submit(_stored, store, claim, vectors))
+                if before is not None:
+                    yield before[0], before[1].is_ours, before[2].result()
+            if writing is not None:
+                before, writing = writing, None
+                yield before[0], before[1].is_ours, before[2].result()
+        finally:
+            if ready is not None and not ready.cancel():
+                with contextlib.suppress(Exception):  # the error that ends the work is another one
+                    ready.result().close()
+
+
 def embed_chunk(
     store: Store, texts: list[str], embedder: Embedder, progress: Progress = lambda n: None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -113,18 +153,54 @@ def embed_chunk(
     Returns:
         bool (n,): which texts were embedded; int64 (m,): the offsets of their vectors.
     """
+    with contextlib.closing(_claimed(store, texts, embedder)) as claim:
+        return claim.is_ours, _stored(store, claim, _vectors(claim, embedder, progress))
+
+
+@dataclass
+class _Claimed:
+    """Texts that this process embeds.
+
+    Attributes:
+        keys: of the texts of a chunk, uint64 (n, 2).
+        is_ours: bool (n,), those to embed here.
+        prepared: these texts, as the embedder needs them.
+        close: ends the claim.
+    """
+
+    keys: np.ndarray
+    is_ours: np.ndarray
+    prepared: Any
+    close: Callable[[], object]
+
+
+def _claimed(store: Store, texts: list[str], embedder: Embedder) -> _Claimed:
     keys = hashed(texts)
-    with store.claim(keys) as is_ours:
-        if not is_ours.any():
-            return is_ours, np.empty(0, dtype=np.int64)
+    with contextlib.ExitStack() as stack:
+        is_ours = stack.enter_context(store.claim(keys))
         ours = [t for t, m in zip(texts, is_ours, strict=True) if m]
-        vectors = np.asarray(embedder.embed(ours, progress))
-        if vectors.shape != (len(ours), embedder.dim):
-            raise UserError(
-                f"embedder {type(embedder).__name__} returned an array of {vectors.shape} for {len(ours)} texts; "
-                f"return float32 ({len(ours)}, {embedder.dim})"
-            )
-        return is_ours, store.add(keys[is_ours], vectors)
+        prepared = embedder.prepare(ours) if ours else None
+        return _Claimed(keys, is_ours, prepared, stack.pop_all().close)
+
+
+def _vectors(claim: _Claimed, embedder: Embedder, progress: Progress) -> np.ndarray | None:
+    """Vectors of the claimed texts, float32 (m, dim); None if there are none."""
+    count = int(claim.is_ours.sum())
+    if not count:
+        return None
+    vectors = np.asarray(embedder.embed_prepared(claim.prepared, progress))
+    if vectors.shape != (count, embedder.dim):
+        raise UserError(
+            f"embedder {type(embedder).__name__} returned an array of {vectors.shape} for {count} texts; "
+            f"return float32 ({count}, {embedder.dim})"
+        )
+    return vectors
+
+
+def _stored(store: Store, claim: _Claimed, vectors: np.ndarray | None) -> np.ndarray:
+    """Offsets of the vectors, int64 (m,), once they are stored; the claim ends."""
+    with contextlib.closing(claim):
+        return np.empty(0, dtype=np.int64) if vectors is None else store.add(claim.keys[claim.is_ours], vectors)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from hydra.utils import instantiate
 from jinja2 import TemplateError
 from omegaconf import DictConfig
 
-from near.common.batches import batches
+from near.common.budget import Budget
 from near.common.errors import UserError, one_line
-from near.common.processes import is_main
+from near.common.processes import is_main, world_size
 from near.common.records import ModelMetrics, Score, SetMetrics
 from near.common.text import plural
 from near.data.formats.formats import is_plain
@@ -26,13 +26,14 @@ from near.evaluation.graded_columns import graded_columns
 from near.evaluation.graders.base import Answer, Grade, Grader, checked_grades
 from near.evaluation.intervals import over_examples
 from near.evaluation.settings import EvalSettings
+from near.models.budget import budget_for
 from near.models.encoding import Encoded, Encoder
 from near.models.losses import answer_losses, by_row
 from near.models.tokens import Collator
 
 log = logging.getLogger(__name__)
 
-LOSS_TOKENS = 1024  # tokens of a batch: its logits are several float32 copies of (tokens, vocabulary)
+LOSS_TOKENS = 1024  # on a CPU, tokens of a batch: its logits are several float32 copies of (tokens, vocabulary)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def measure(
     with_answers = evaluation.answers and not any(map(is_plain, chats))  # plain text has no question
     graders = graders_of(evaluation) if with_answers else {}
     with torch.no_grad():  # in inference_mode, weights that ZeRO-3 gathers could not be trained afterwards
-        loss_sums, counts = losses(model, tokenizer, coded, evaluation.batch_size)
+        budget = _loss_budget(model, settings)
+        loss_sums, counts = losses(model, tokenizer, coded, budget, evaluation.batch_size)
         prompts = [encoder.prompt_ids(chat[:-1])[-data.cutoff_len :] for chat in chats] if with_answers else []
         if not with_answers:
             answers = None
@@ -148,6 +150,7 @@ def measure(
         eval_fingerprint=rows.fingerprint,
         columns_fingerprint=graded_columns(evaluation, data, rows, settings.cache_dir),
         evaluation_seconds=round(time.perf_counter() - started, 3),
+        batch_tokens=budget.tokens,
     )
     return metrics, records
 
@@ -191,22 +194,33 @@ def loss_of(model, tokenizer, rows: Rows, settings: EvalSettings) -> float:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        sums, counts = losses(
-            model, tokenizer, encoded(tokenizer, rows, settings.data)[2], settings.evaluation.batch_size
-        )
+        coded, budget = encoded(tokenizer, rows, settings.data)[2], _loss_budget(model, settings)
+        sums, counts = losses(model, tokenizer, coded, budget, settings.evaluation.batch_size)
     model.train(was_training)
     return float(sums.sum() / counts.sum())
 
 
-def losses(model, tokenizer, coded: list[Encoded], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def losses(model, tokenizer, coded: list[Encoded], budget: Budget, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Each row's negative log likelihood summed over its answer tokens, float64 (n,), and their number, int64 (n,)."""
     collate = Collator(tokenizer.pad_token_id)
     sums, counts = np.zeros(len(coded)), np.zeros(len(coded), dtype=np.int64)
-    for part in batches([len(c.input_ids) for c in coded], batch_size, LOSS_TOKENS):
+
+    def work(part: np.ndarray) -> list[np.ndarray]:
         batch = {k: v.to(model.device) for k, v in collate([vars(coded[i]) for i in part]).items()}
         row_losses = by_row(*answer_losses(model, batch, padding_free=True), len(part))
-        sums[part], counts[part] = (values.cpu().numpy() for values in row_losses)
+        return [values.cpu().numpy() for values in row_losses]
+
+    lengths = [len(c.input_ids) for c in coded]
+    for part, (row_sums, row_counts) in budget.run(lengths, work, budget.rows(batch_size)):
+        sums[part], counts[part] = row_sums, row_counts
     return sums, counts
+
+
+def _loss_budget(model, settings: EvalSettings) -> Budget:
+    name, fix = "evaluation.batch_tokens", "use a smaller data.cutoff_len"
+    alone = world_size() == 1  # sharded weights are gathered by all processes, so that all need the same batches
+    option = settings.evaluation.get("batch_tokens", "auto")
+    return budget_for(model, option, LOSS_TOKENS, name, "losses", settings.cache_dir, fix, alone)
 
 
 def _graded(

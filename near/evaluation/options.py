@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, TypedDict
 
-from near.common.bounds import between
+from near.common.bounds import BatchTokens, between
 from near.common.options import Base, Group
 from near.data.options import Data
 from near.models.options import Model
@@ -19,6 +19,7 @@ class LmEval(TypedDict):
 
 class Evaluation(TypedDict):
     batch_size: Annotated[int, between(1, 1_000_000)]
+    batch_tokens: BatchTokens
     answers: bool
     max_new_tokens: Annotated[int, between(1, 1_000_000)]
     graders: dict[str, Group] | None

@@ -271,6 +271,7 @@ def _embed(store: Store, embedder: Embedder, candidates: Rows, eligible: np.ndar
         "tokens": embedder.tokens,
         "truncated": embedder.truncated,
         "embed_seconds": round(seconds, 3),
+        "batch_tokens": embedder.tokens_per_batch,
     }
     return pool, embedded_queries, figures
 

@@ -11,7 +11,7 @@ import pytest
 
 from near.app import cache
 from near.common.errors import UserError
-from near.common.files import digest
+from near.common.files import digest, write_json
 from near.common.keys import hashed
 from near.common.locks import acquire
 from near.embedding.embedders.hashing import HashingEmbedder
@@ -201,14 +201,14 @@ def test_writers_of_overlapping_pools_share_the_overlap(tmp_path):
 def test_the_claim_of_a_killed_process_is_taken_over(tmp_path):
     fill(tmp_path / "one", TEXTS, Counting(chunk=5))
     (hanging,) = started((tmp_path / "s", TEXTS, Slow(tmp_path / "a", seconds=600)))
-    while not (tmp_path / "a").exists():
+    while not (tmp_path / "a").exists() or len(list((tmp_path / "s").rglob("claims/*"))) < 2:
         time.sleep(0.01)
     (other,) = started((tmp_path / "s", TEXTS, Slow(tmp_path / "b", seconds=0)))
-    while len(shards(tmp_path / "s")) < 9:  # all but the chunk that hangs
+    while len(shards(tmp_path / "s")) < 8:  # all but the chunk that hangs and the one that is tokenised ahead
         time.sleep(0.01)
     hanging.kill()
     assert ended([hanging, other]) == [-9, 0]
-    assert (tmp_path / "b").read_text().splitlines() == TEXTS[5:] + TEXTS[:5]
+    assert (tmp_path / "b").read_text().splitlines() == TEXTS[10:] + TEXTS[:10]
     assert shards(tmp_path / "s") == shards(tmp_path / "one")
     assert not list((tmp_path / "s").rglob("claims/*"))
 
@@ -232,6 +232,18 @@ def test_the_cache_is_listed_and_pruned(tmp_path, capsys):
         assert says in capsys.readouterr().err
     cache.main(["--cache-dir", str(tmp_path), "prune", "--signature", new.name[:6]])
     assert not list((tmp_path / "embeddings").iterdir())
+
+
+def test_measured_budgets_are_listed_and_pruned_by_age(tmp_path, capsys):
+    paths = [tmp_path / "budgets" / f"{digest(name)}.json" for name in ("old", "new")]
+    for path in paths:
+        write_json(path, {"batch_tokens": 1})
+    os.utime(paths[0], (time.time() - 40 * 86400,) * 2)
+    cache.main(["--cache-dir", str(tmp_path)])
+    assert "measured on accelerators: 2" in capsys.readouterr().out
+    cache.main(["--cache-dir", str(tmp_path), "prune", "--unused-days", "30"])
+    assert f"removed budget {paths[0].stem[:12]}" in capsys.readouterr().out
+    assert [path.exists() for path in paths] == [False, True]
 
 
 def test_pruning_leaves_a_space_that_a_run_reads(tmp_path, capsys):

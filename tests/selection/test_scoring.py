@@ -270,3 +270,36 @@ def test_scores_are_listed_and_pruned_by_age(made, tmp_path, capsys):
     os.utime(folder, (1, 1))
     main(["prune", "--cache-dir", str(tmp_path), "--unused-days", "1"])
     assert "removed scores" in capsys.readouterr().out and not list((tmp_path / "scores").iterdir())
+
+
+def test_a_measured_budget_is_no_part_of_a_key(made):
+    """Scores of before, with 1024 tokens a batch, are read; whatever budget a device would have."""
+    model, _, scorer = made
+    ids = np.arange(scored.ROWS)
+    before = scorer(batch_tokens=1024)
+    losses = before.losses(model, ids)
+    for tokens in (7, 30, 5000):
+        fresh = scorer(batch_tokens="auto")
+        fresh.budget(model, "losses").tokens = tokens
+        np.testing.assert_array_equal(fresh.losses(model, ids), losses)
+        assert before.computed and not fresh.computed
+
+
+def test_scores_go_on_with_a_smaller_budget_where_memory_ends(made, monkeypatch):
+    model, optimizer, scorer = made
+    ids = np.arange(scored.ROWS)
+    (expected,) = scorer(batch_tokens=1024, chunk=100).gradients(model, optimizer, ids)
+    expected = expected.pool.matrix(), expected.pool.norms
+    real = type(model).forward
+
+    def forward(self, *args, **inputs):
+        if inputs["input_ids"].numel() > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return real(self, *args, **inputs)
+
+    monkeypatch.setattr(type(model), "forward", forward)
+    fresh = scorer(batch_tokens=900, chunk=100)
+    (gradients,) = fresh.gradients(model, optimizer, ids)
+    assert 0 < fresh.budget(model, "gradients").tokens <= 60
+    np.testing.assert_allclose(gradients.pool.norms, expected[1], rtol=1e-4)
+    np.testing.assert_allclose(gradients.pool.matrix(), expected[0], atol=2e-3)

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
-from near.common.bounds import Text
+from near.common.bounds import BatchTokens, Text
 from near.common.errors import UserError
 from near.common.extras import install
-from near.embedding.embedders.base import BatchTokens, Dtype, Embed, Launcher, StoreDtype, Tokens, Workers
+from near.embedding.embedders.base import BatchSize, Dtype, Embed, Launcher, StoreDtype, Tokens, Workers
 from near.embedding.embedders.model import ModelEmbedder
 from near.models.server import ServerOptions
 
@@ -26,8 +26,8 @@ def model_embedder(
     document_prompt: Text | None = "auto",
     max_length: Tokens | None = None,
     truncate_dim: int | None = None,
-    batch_size: int = 32,
-    batch_tokens: BatchTokens = 4096,
+    batch_size: BatchSize = "auto",
+    batch_tokens: BatchTokens = "auto",
     chunk: int = ModelEmbedder.chunk,
     dtype: Dtype = "auto",
     store_dtype: StoreDtype = "float32",

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ Workers = Annotated[int, between(1, 100_000)]
 
 Tokens = Annotated[int, between(1, 10_000_000)]  # of a text
 
-BatchTokens = Annotated[int, between(1, 2**31 - 1)]
+BatchSize = Literal["auto"] | Annotated[int, between(1, 1_000_000_000)]
 
 
 class Embedder(ABC):
@@ -57,6 +57,20 @@ class Embedder(ABC):
     @abstractmethod
     def embed(self, texts: list[str], progress: Callable[[int], object] = lambda n: None) -> np.ndarray:
         """float32 (len(texts), dim), rows L2-normalised; `progress` is called with the number of texts done."""
+
+    def prepare(self, texts: list[str]) -> Any:
+        """What `embed_prepared` needs of the texts, such as their token ids. Called in a thread, while the model embeds
+        other texts."""
+        return texts
+
+    def embed_prepared(self, prepared: Any, progress: Callable[[int], object] = lambda n: None) -> np.ndarray:
+        """As `embed`, for what `prepare` returned."""
+        return self.embed(prepared, progress)
+
+    @property
+    def tokens_per_batch(self) -> int | None:
+        """The tokens of a batch that were chosen; None for an embedder without such batches."""
+        return None
 
     def close(self) -> None:  # noqa: B027 most have nothing to close
         """End processes and engines that the embedder started."""

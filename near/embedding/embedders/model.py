@@ -6,16 +6,21 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from near.common.bounds import BatchTokens
+from near.common.budget import Budget
 from near.common.errors import UserError, reading
 from near.common.files import folder_digest, read_json
-from near.embedding.embedders.base import Dtype, Embed, Embedder, Launcher, StoreDtype, normalised
+from near.embedding.embedders.base import BatchSize, Dtype, Embed, Embedder, Launcher, StoreDtype, normalised
 from near.models.cutting import without_middle
 from near.models.hub import SKIPPED, model_folder, resolve_dtype
 
 log = logging.getLogger(__name__)
+
+ROWS, TOKENS = 64, 4096  # of a batch at most, for batch_size=auto and batch_tokens=auto on a CPU
 
 # Names of prompts that sentence-transformers' encode_query and encode_document use.
 PROMPTS = {"query_prompt": ("query",), "document_prompt": ("document", "passage", "corpus")}
@@ -40,8 +45,8 @@ class ModelEmbedder(Embedder):
         document_prompt: str | None = "auto",
         max_length: int | None = None,
         truncate_dim: int | None = None,
-        batch_size: int = 32,
-        batch_tokens: int = 4096,
+        batch_size: BatchSize = "auto",
+        batch_tokens: BatchTokens = "auto",
         chunk: int = Embedder.chunk,
         dtype: Dtype = "auto",
         store_dtype: StoreDtype = "float32",
@@ -62,7 +67,7 @@ class ModelEmbedder(Embedder):
 
     def __getstate__(self) -> dict:
         """Pickle options only: models and processes are loaded where it is unpickled."""
-        loaded = ("_model", "_llm", "_pool", "_encoder", "tokenizer", "limit", "full_dim")
+        loaded = ("_model", "_llm", "_pool", "_encoder", "tokenizer", "limit", "full_dim", "budget", "_inputs")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
 
     @functools.cached_property
@@ -136,8 +141,9 @@ class ModelEmbedder(Embedder):
         """Length of the model's own vectors."""
 
     @abstractmethod
-    def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
-        """float32 (len(texts), full_dim), not normalised; `progress` is called with the number of texts done."""
+    def vectors(self, prepared: Any, progress: Callable[[int], object]) -> np.ndarray:
+        """float32 (n_texts, full_dim), not normalised, of what `prepare` returned; `progress` is called with the number
+        of texts done."""
 
     @property
     def dim(self) -> int:
@@ -157,8 +163,31 @@ class ModelEmbedder(Embedder):
         return self.truncate_dim
 
     def embed(self, texts: list[str], progress: Callable[[int], object] = lambda n: None) -> np.ndarray:
+        return self.embed_prepared(self.prepare(texts), progress)
+
+    def prepare(self, texts: list[str]) -> Any:
+        """The token ids of each text."""
+        return self.token_ids(texts)
+
+    def embed_prepared(self, prepared: Any, progress: Callable[[int], object] = lambda n: None) -> np.ndarray:
         dim = self.dim
-        return normalised(self.vectors(texts, progress)[:, :dim])
+        return normalised(self.vectors(prepared, progress)[:, :dim])
+
+    @property
+    def tokens_per_batch(self) -> int | None:
+        budget = self.__dict__.get("budget")
+        return budget and budget.tokens
+
+    def _budget(self, model) -> Budget:
+        """The tokens of a batch of `model`, which is on its device."""
+        from near.models.budget import budget_for
+
+        fix = "use a smaller embedder.max_length, or another embedder.device"
+        name = "embedder.batch_tokens"
+        return budget_for(model, self.batch_tokens, TOKENS, name, f"embedding by {self.backend}", self.cache_dir, fix)
+
+    def _rows(self, budget: Budget) -> int:
+        return budget.rows(ROWS) if self.batch_size == "auto" else self.batch_size
 
     def lengths(self, texts: list[str], count: bool = False) -> np.ndarray:
         """As in Embedder; `count`: add the texts that are cut to `truncated`."""

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from near.common.batches import batches
+from near.common.bounds import BatchTokens
+from near.common.budget import Budget
 from near.common.errors import UserError, as_user_error, reading
 from near.data.formats.formats import Message, embedded_text
 from near.data.templates.named import set_template
-from near.embedding.embedders.base import BatchTokens, Dtype, Embed, Launcher, StoreDtype, Tokens, Workers
+from near.embedding.embedders.base import BatchSize, Dtype, Embed, Launcher, StoreDtype, Tokens, Workers
 from near.embedding.embedders.model import ModelEmbedder
 from near.embedding.embedders.sentence_transformer import ALIKE
 from near.models.encoding import Encoder
@@ -33,8 +34,8 @@ class RdsEmbedder(ModelEmbedder):
         embed: Embed = "chat",
         max_length: Tokens | None = None,
         truncate_dim: int | None = None,
-        batch_size: int = 32,
-        batch_tokens: BatchTokens = 4096,
+        batch_size: BatchSize = "auto",
+        batch_tokens: BatchTokens = "auto",
         chunk: int = ModelEmbedder.chunk,
         dtype: Dtype = "auto",
         store_dtype: StoreDtype = "float32",
@@ -110,24 +111,35 @@ class RdsEmbedder(ModelEmbedder):
     def full_dim(self) -> int:
         return self._model.config.hidden_size
 
-    def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
-        import torch
+    @functools.cached_property
+    def budget(self) -> Budget:
+        return self._budget(self._model)
 
-        ids, vectors = self.token_ids(texts), np.zeros((len(texts), self.full_dim), dtype=np.float32)
-        lengths = np.array([len(i) for i in ids], dtype=np.int64)
-        for part in batches(lengths, self.batch_size, self.batch_tokens, ALIKE):
-            longest = max(1, int(lengths[part].max()))
-            self.padding += int(longest * len(part) - lengths[part].sum())
-            tokens = torch.zeros((len(part), longest), dtype=torch.long)
-            mask = torch.zeros_like(tokens)
-            for row, i in enumerate(part):
-                tokens[row, : lengths[i]] = torch.as_tensor(ids[i], dtype=torch.long)
-                mask[row, : lengths[i]] = 1
-            with torch.inference_mode():
-                batch = {"input_ids": tokens.to(self._model.device), "attention_mask": mask.to(self._model.device)}
-                states = self._model(**batch).last_hidden_state.float()  # (n_batch, n_tokens, dim)
-                weights = batch["attention_mask"] * torch.arange(1, longest + 1, device=states.device)
-                weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
-                vectors[part] = torch.einsum("bt,btd->bd", weights, states).cpu().numpy()
+    def vectors(self, prepared: list[list[int]], progress: Callable[[int], object]) -> np.ndarray:
+        vectors = np.zeros((len(prepared), self.full_dim), dtype=np.float32)
+        lengths = np.array([len(ids) for ids in prepared], dtype=np.int64)
+
+        def work(part: np.ndarray) -> np.ndarray:
+            return self._pooled([prepared[i] for i in part])
+
+        for part, values in self.budget.run(lengths, work, self._rows(self.budget), ALIKE):
+            self.padding += int(max(1, lengths[part].max()) * len(part) - lengths[part].sum())
+            vectors[part] = values
             progress(len(part))
         return vectors
+
+    def _pooled(self, rows: list[list[int]]) -> np.ndarray:
+        """The vectors of a batch's token ids, float32 (n_batch, dim)."""
+        import torch
+
+        tokens = torch.zeros((len(rows), max(1, *map(len, rows))), dtype=torch.long)
+        mask = torch.zeros_like(tokens)
+        for row, ids in enumerate(rows):
+            tokens[row, : len(ids)] = torch.as_tensor(ids, dtype=torch.long)
+            mask[row, : len(ids)] = 1
+        with torch.inference_mode():
+            batch = {"input_ids": tokens.to(self._model.device), "attention_mask": mask.to(self._model.device)}
+            states = self._model(**batch).last_hidden_state.float()  # (n_batch, n_tokens, dim)
+            weights = batch["attention_mask"] * torch.arange(1, tokens.shape[1] + 1, device=states.device)
+            weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
+            return torch.einsum("bt,btd->bd", weights, states).cpu().numpy()

@@ -60,9 +60,9 @@ class VllmEmbedder(ModelEmbedder):
     def full_dim(self) -> int:
         return len(self._run([self.tokenizer(["a"])["input_ids"][0]])[0])
 
-    def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
-        vectors = self._run(self.token_ids(texts))
-        progress(len(texts))
+    def vectors(self, prepared: list[list[int]], progress: Callable[[int], object]) -> np.ndarray:
+        vectors = self._run(prepared)
+        progress(len(prepared))
         return np.array(vectors, dtype=np.float32)
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from near.common.errors import UserError, one_line
 from near.common.text import plural
-from near.embedding.embedders.model import ModelEmbedder
+from near.embedding.embedders.model import ROWS, ModelEmbedder
 from near.models.server import Server
 
 
@@ -63,13 +63,14 @@ class VllmServerEmbedder(ModelEmbedder):
         self.limit  # noqa: B018 check the served model before the first request
         return self._request([self.tokenizer(["a"])["input_ids"][0]]).shape[1]
 
-    def vectors(self, texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
-        vectors, ids = np.empty((len(texts), self.full_dim), dtype=np.float32), self.token_ids(texts)
-        order = np.argsort([-len(i) for i in ids], kind="stable")  # texts of similar length share a request
-        parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+    def vectors(self, prepared: list[list[int]], progress: Callable[[int], object]) -> np.ndarray:
+        vectors = np.empty((len(prepared), self.full_dim), dtype=np.float32)
+        order = np.argsort([-len(i) for i in prepared], kind="stable")  # texts of similar length share a request
+        size = ROWS if self.batch_size == "auto" else self.batch_size
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
 
         def work(part: np.ndarray) -> None:
-            vectors[part] = self._request([ids[i] for i in part])
+            vectors[part] = self._request([prepared[i] for i in part])
             progress(len(part))
 
         with ThreadPoolExecutor(self.server.concurrency) as pool:

@@ -17,11 +17,12 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from near.common.batches import batches
-from near.common.bounds import Seed, between
+from near.common.bounds import BatchTokens, Seed, between
+from near.common.budget import Budget
 from near.common.errors import UserError
 from near.common.files import cache_folder, digest, note_use
 from near.common.processes import is_main
+from near.models.budget import budget_for
 from near.models.encoding import Encoder
 from near.models.fingerprint import of_model
 from near.models.loading import base_folder
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 BatchWork = Callable[[list[dict]], dict[str, np.ndarray]]
-MAX_ROWS = 64  # of a batch
+BATCH_TOKENS, MAX_ROWS = 1024, 64  # of a batch on a CPU
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Scoring:
         epsilon: Adam's, outside (torch) or inside (the code of LESS) the root.
         modules: the linear layers whose gradients are taken; None: LoRA's.
         checkpoints: folders of checkpoints whose weights replace the model's, each weighted by its learning rate.
-        batch_tokens: tokens of a batch, padding included.
+        batch_tokens: tokens of a batch, padding included; see near/common/budget.py.
         chunk: rows of a chunk, which a killed run loses.
     """
 
@@ -61,8 +62,13 @@ class Scoring:
     epsilon: Literal["outside", "inside"] = "outside"
     modules: list[str] | None = None
     checkpoints: list[str] | None = None
-    batch_tokens: Annotated[int, between(1, 2**31 - 1)] = 1024
+    batch_tokens: BatchTokens = "auto"
     chunk: int = 128
+
+    @property
+    def tokens_in_key(self) -> int:
+        """What stands for `batch_tokens` in cache keys: never a measured number."""
+        return BATCH_TOKENS if self.batch_tokens == "auto" else self.batch_tokens
 
 
 class Features:
@@ -128,6 +134,7 @@ class Scorer:
         self.cache_dir, self.base, self.numbers, self.base_folder = cache_dir, base, numbers, base_folder
         self.projection = [options.dim, options.hashes, options.seed]
         self.computed = 0  # chunks that this process computed
+        self.budgets: dict[str, Budget] = {}  # by what is computed
         self._logged_plain = False
 
     def losses(self, model, ids: np.ndarray) -> np.ndarray:
@@ -165,7 +172,7 @@ class Scorer:
         model.eval()
         try:
             with torch.no_grad():
-                return self._chunks(key_parts, self.tokens, ids, work, name)
+                return self._chunks(key_parts, self.tokens, ids, work, name, self.budget(model, "losses"))
         finally:
             model.train(was_training)
 
@@ -215,14 +222,19 @@ class Scorer:
         """
         gradients = np.empty((len(rows), self.options.dim), dtype=np.float32)
         with self._per_example(model) as per_example:
-            for part in self._batches(np.array([len(row["input_ids"]) for row in rows])):
+
+            def work(part: np.ndarray) -> np.ndarray:
                 batch = self._batch([rows[i] for i in part], model)
-                gradients[part] = per_example(batch, torch.as_tensor(weights[part], device=model.device)).cpu().numpy()
+                return per_example(batch, torch.as_tensor(weights[part], device=model.device)).cpu().numpy()
+
+            budget, sizes = self.budget(model, "gradients"), [len(row["input_ids"]) for row in rows]
+            for part, values in budget.run(sizes, work, budget.rows(MAX_ROWS)):
+                gradients[part] = values
         return gradients
 
     def folder(self, model, key_parts: list) -> Path:
         """The cache folder of a result that depends on the model's gradients and on `key_parts`."""
-        gradients = [weights_digest(model), self.projection, self.options.modules, self.options.batch_tokens]
+        gradients = [weights_digest(model), self.projection, self.options.modules, self.options.tokens_in_key]
         return self._folder([key_parts, gradients])
 
     def _folder(self, key_parts: list) -> Path:
@@ -252,9 +264,20 @@ class Scorer:
             return {"gradients": units.half().cpu().numpy(), "norms": norms.cpu().numpy()}
 
         with per_example:
-            return Features(self._chunks(key_parts, tokens, ids, work, "gradients"))
+            return Features(self._chunks(key_parts, tokens, ids, work, "gradients", self.budget(model, "gradients")))
 
-    def _chunks(self, key_parts: list, tokens: Tokens, ids: np.ndarray, work: BatchWork, name: str) -> Chunks:
+    def budget(self, model, work: Literal["losses", "gradients"]) -> Budget:
+        """The tokens of a batch of `work`."""
+        if work not in self.budgets:
+            name, fix = "scoring.batch_tokens", "use a smaller data.cutoff_len"
+            self.budgets[work] = budget_for(
+                model, self.options.batch_tokens, BATCH_TOKENS, name, work, self.cache_dir, fix
+            )
+        return self.budgets[work]
+
+    def _chunks(
+        self, key_parts: list, tokens: Tokens, ids: np.ndarray, work: BatchWork, name: str, budget: Budget
+    ) -> Chunks:
         """The complete chunks of rows `ids`, in their order; within a chunk, rows alike in length are batched.
 
         Args:
@@ -263,19 +286,21 @@ class Scorer:
             ids: int64 (n,).
             work: computes the arrays of a batch of rows, by name.
             name: of the result, for the progress bar and messages.
+            budget: of tokens in a batch.
         """
         o = self.options
         parts = [np.arange(a, min(a + o.chunk, len(ids))) for a in range(0, len(ids), o.chunk)]
         rows_digest = hashlib.sha256(np.ascontiguousarray(ids)).hexdigest()
-        folder = self._folder([key_parts, rows_digest, o.batch_tokens, o.chunk])
+        folder = self._folder([key_parts, rows_digest, o.tokens_in_key, o.chunk])
         chunks = Chunks(folder, parts)
 
         def compute(positions: np.ndarray, progress) -> dict[str, np.ndarray]:
             rows = tokens.table[ids[positions].tolist()]
             rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
             arrays: dict[str, np.ndarray] = {}
-            for part in self._batches(np.array([len(row["input_ids"]) for row in rows])):
-                for array, values in work([rows[i] for i in part]).items():
+            sizes = [len(row["input_ids"]) for row in rows]
+            for part, computed in budget.run(sizes, lambda part: work([rows[i] for i in part]), budget.rows(MAX_ROWS)):
+                for array, values in computed.items():
                     bad = ~np.isfinite(values.reshape(len(part), -1)).all(axis=1)
                     if bad.any():
                         row = ids[positions[part[bad.argmax()]]]
@@ -293,9 +318,6 @@ class Scorer:
         self.computed += chunks.computed
         note_use(folder)  # its last use, for pruning
         return chunks
-
-    def _batches(self, sizes: np.ndarray) -> list[np.ndarray]:
-        return batches(sizes, MAX_ROWS, self.options.batch_tokens)
 
     def _batch(self, rows: list[dict], model) -> dict[str, torch.Tensor]:
         return {name: values.to(model.device) for name, values in self.collator(rows).items()}

@@ -126,7 +126,7 @@ class Nice(Less):
         model.eval()
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(int(np.random.default_rng(seed).integers(2**63)))
-            parts = batches(list(map(len, prompts)), BATCH, round.scorer.options.batch_tokens)
+            parts = batches(list(map(len, prompts)), BATCH, round.scorer.options.tokens_in_key)
             sampling = {"do_sample": True, "temperature": self.temperature, "top_p": 1.0, "top_k": 0}
             answers = generated(model, tokenizer, prompts, parts, max_new_tokens=self.max_new_tokens, **sampling)
             for i, tokens in answers:
