@@ -113,7 +113,7 @@ def embedding(device: str, count: int, width: str | None) -> dict:
             fastest(lambda size=size: model.encode(texts, batch_size=size, convert_to_numpy=True), device, 1)
             for size in (32, 128, 512)
         )
-        budget = getattr(embedder, "budget_tokens", None) or max(4096, max(lengths))
+        budget = getattr(embedder, "tokens_per_batch", None) or max(4096, max(lengths))
         parts = batches(lengths, count, budget, alike=0.9)
         ready = [model.tokenizer([texts[i] for i in part], padding=True, truncation=True, max_length=256,
                                  return_tensors="pt").to(device) for part in parts]  # fmt: skip
