@@ -206,6 +206,7 @@ def test_one_module_removes():
     """Whoever removes asks near/common/outputs.py, or has made the file itself in this process."""
     allowed = {*(f"common/{name}.py" for name in ("files", "outputs", "locks", "pieces"))}
     allowed |= {"selection/scoring/chunks.py", "embedding/store.py", "app/scripts.py"}
+    allowed.add("app/cache.py")  # budgets, whose names are digests
     allowed |= {f"app/bundle/{name}.py" for name in ("bundle", "parts", "node/install")}  # their own unfinished folders
     paths = {
         path.relative_to(ROOT / "near").as_posix()
