@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import re
+import time
 from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -44,6 +45,7 @@ WRITES = {  # script to patterns of the files in its output folder
 REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", *ANSWERS)
 REMOVED += ("checkpoints", "rounds", "adapter", "model")
 
+WRITING_S = 2.0  # a file that was changed within so many seconds may be half written
 _PROVENANCE = {"created", "command", "versions"}  # see near.common.files.provenance
 
 
@@ -66,7 +68,15 @@ def check(folder: Path, script: str) -> None:
 def check_notes(folder: Path) -> None:
     """UserError if .hydra/ in `folder`, which Hydra replaces, belongs to another program."""
     notes = folder / ".hydra" / "hydra.yaml"
-    if notes.is_file() and not (_contains(notes, "near.app.jobs.Sweeps") or _contains(notes, "near.jobs.Sweeps")):
+
+    def of_others() -> bool:
+        return notes.is_file() and not (
+            _contains(notes, "near.app.jobs.Sweeps") or _contains(notes, "near.jobs.Sweeps")
+        )
+
+    while of_others() and time.time() - notes.stat().st_mtime < WRITING_S:  # another rank of this run may be writing it
+        time.sleep(0.05)
+    if of_others():
         raise UserError(f"{folder} has a run of another program ({notes.name}); set another output_dir")
 
 

@@ -4,6 +4,8 @@ import fcntl
 import os
 import re
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,17 @@ from near.common.disk import watch
 from near.common.errors import UserError
 from near.common.files import TEMPORARY, aside, folder_aside, note_use, write_json
 from near.common.locks import locked
-from near.common.outputs import LIST, WRITES, check, claim, list_files, prune_checkpoints, remove, remove_folder
+from near.common.outputs import (
+    LIST,
+    WRITES,
+    check,
+    check_notes,
+    claim,
+    list_files,
+    prune_checkpoints,
+    remove,
+    remove_folder,
+)
 from near.data.loading import load
 from near.training.folder import clear
 from tests.conftest import ROOT, configured, write_rows
@@ -287,3 +299,22 @@ def fill(folder: Path) -> None:
             file.write(bytes(2 << 20))
         except OSError:
             return
+
+
+def test_notes_that_another_rank_is_writing_are_waited_for(tmp_path):
+    notes = tmp_path / ".hydra" / "hydra.yaml"
+    notes.parent.mkdir()
+    notes.write_text("")
+
+    def write() -> None:
+        time.sleep(0.2)
+        notes.write_text("hydra:\n  callbacks:\n    sweeps:\n      _target_: near.app.jobs.Sweeps\n")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    check_notes(tmp_path)
+    writer.join()
+    notes.write_text("hydra: {}\n")
+    os.utime(notes, (0, 0))
+    with pytest.raises(UserError, match="a run of another program"):
+        check_notes(tmp_path)
