@@ -10,8 +10,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from hydra_plugins.near_launchers.base import SweepJob
+if TYPE_CHECKING:
+    from hydra_plugins.near_launchers.base import SweepJob
 
 
 def _end_with_launcher(working: threading.Event) -> None:
@@ -23,7 +25,7 @@ def _end_with_launcher(working: threading.Event) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _jobs() -> Iterator[SweepJob]:
+def _jobs() -> Iterator["SweepJob"]:
     """Jobs from the launcher, through a pipe that only it has, until it closes that."""
     with contextlib.suppress(EOFError, KeyboardInterrupt):  # Ctrl-C reaches an idle process, too
         while True:
