@@ -75,7 +75,7 @@ class Worker:
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = b""
-        if line:
+        if line.endswith(b"\n"):
             return json.loads(line)
         status = self._process.wait()
         how = signal.Signals(-status).name if status < 0 else f"status {status}"

@@ -13,7 +13,6 @@ from hydra_plugins.near_launchers.gpus import Gpus
 from near.common.errors import UserError, one_line
 from near.common.extras import install
 from near.common.processes import python_path
-from near.common.threads import THREADS
 
 
 class SubmititJob:
@@ -91,7 +90,8 @@ class SlurmLauncher(ProcessLauncher):
         parameters = {k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in self.parameters.items()}
         setup = [f"export PYTHONPATH={shlex.quote(python_path())}"]
         if cpus := parameters.get("cpus_per_task"):  # also on a cluster that does not bind a job to its CPUs
-            setup += [f"export {name}=${{{name}:-{cpus}}}" for name in THREADS]
+            setup += [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus}}}"]
+            setup += ["export RAYON_NUM_THREADS=${RAYON_NUM_THREADS:-$OMP_NUM_THREADS}"]
         setup += parameters.pop("slurm_setup", [])
         try:
             executor = AutoExecutor(self.folder, cluster="slurm", slurm_max_num_timeout=self.max_num_timeout)

@@ -241,8 +241,7 @@ def test_submitit_slurm(tiny, plain, tmp_path):
     for line in ("--partition=gpu", "--time=30", "--gpus-per-node=1", "--cpus-per-task=4"):
         assert f"#SBATCH {line}" in asked
     assert "#SBATCH --array=0-3%4" in asked
-    for name in THREADS:
-        assert f"export {name}=${{{name}:-4}}" in asked
+    assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}\nexport RAYON" in asked
 
 
 @pytest.mark.extras
