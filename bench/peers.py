@@ -1,7 +1,7 @@
 """Gradient features by near and by the libraries that people would pick instead, for the same rows and model.
 
     python bench/peers.py [peers=bergson,dattri-llm,dataflex rows=48 side=4 tokens=0 threads=0 turns=2 device=auto
-        env=FOLDER model=smollm2 dataflex_rows=16 dataflex_dims=256 out=FILE.json]
+        env=FOLDER model=smollm2 dataflex_dims=256 out=FILE.json]
 
 SmolLM2-135M with a LoRA adapter, float32, rows of the demo as near tokenises them; plain gradients (no Adam) of each
 row's mean loss. Other options are overrides of train.py. Every library has a process of its own, with `threads`
@@ -11,8 +11,8 @@ threads (0: all cores), and computes `side` x `side` numbers a row for each of L
 - bergson 2.5.1: its InMemoryCollector, each layer's gradient between two random matrices (its default);
 - dattri-llm 0.1.0: its HookManager with `invasive_linear_io` hooks, "logra" (the same two matrices), materialized;
 - DataFlex 1.1.0: its LESS selector, batches of one, one dense projection of the whole gradient in float16. Its cost
-  is linear in the dimensions, and on a CPU too large for all of them: `dataflex_dims` dimensions are measured on
-  `dataflex_rows` rows, and the projection's seconds (not the loop's) are multiplied (dataflex_dims=0: all).
+  is linear in the dimensions, and on a CPU too large for all of them: `dataflex_dims` dimensions are measured on 16
+  rows (its buffer), and the projection's seconds (not the loop's) are multiplied (dataflex_dims=0: all dimensions).
 
 All but DataFlex have batches of at most `tokens` tokens (0: 1,024 on a CPU, 16,384 elsewhere). Columns: seconds a row,
 the fastest of `turns` after one that does not count, without imports and loading; the same relative to near; the root
@@ -37,16 +37,17 @@ import subprocess
 import tempfile
 import venv
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from bench import common
-from bench.gpu import chosen, finished, peak
+from bench.gpu import chosen, peak
 from near.common.batches import batches
 from near.common.errors import UserError, did_you_mean, one_line
 from near.common.files import write_json
+from near.models.tokens import IGNORED, Collator
 
 INSTALLED = {  # without their dependencies; the rest is near's
     "bergson": ["bergson==2.5.1", "jaxtyping", "wadler-lindig", "simple-parsing", "docstring-parser", "petname",
@@ -54,6 +55,7 @@ INSTALLED = {  # without their dependencies; the rest is near's
     "dattri-llm": ["dattri-llm==0.1.0", "dattri==0.3.0"],
     "dataflex": ["dataflex==1.1.0", "traker==0.3.2"],
 }  # fmt: skip
+BUFFER = 16  # rows that DataFlex projects together
 
 
 def environment(name: str, folder: Path) -> str:
@@ -98,8 +100,8 @@ def prepared(folder: str, count: int, model: str, extra: list[str]) -> dict:
                 weight.normal_(std=0.02)
     adapted.save_pretrained(f"{folder}/adapter")
     write_json(Path(folder, "rows.json"), rows)
-    size = sum(weight.numel() for weight in weights.values())
-    return {"layers": len(weights), "weights": size, "tokens": sum(len(r["input_ids"]) for r in rows) / len(rows)}
+    size, lengths = sum(weight.numel() for weight in weights.values()), [len(row["input_ids"]) for row in rows]
+    return {"layers": len(weights), "weights": size, "tokens": sum(lengths) / len(rows), "longest": max(lengths)}
 
 
 # The functions below run in each library's own process.
@@ -116,8 +118,11 @@ class Job:
     dim: int  # of all layers together
     dims: int  # that are measured
     count: int  # of rows that are measured
-    rows: list[dict] = field(default_factory=list)
     projecting: float = 0.0  # seconds of a projection to `dims` of the `dim` dimensions
+
+    @property
+    def rows(self) -> list[dict]:
+        return json.loads(Path(self.folder, "rows.json").read_text())[: self.count]
 
     def model(self):
         """The base model with the adapter, whose weights are trained."""
@@ -129,13 +134,12 @@ class Job:
         base = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         return PeftModel.from_pretrained(base, adapter, is_trainable=True).to(self.device).eval()
 
-    def batches(self) -> list[tuple[np.ndarray, dict[str, torch.Tensor]]]:
-        """Positions of rows and their padded batch, on the device."""
-        from near.models.tokens import Collator
-
-        parts = batches([len(row["input_ids"]) for row in self.rows], 64, self.tokens)
-        collated = [Collator(0)([self.rows[i] for i in part]) for part in parts]
-        return [(p, {k: v.to(self.device) for k, v in b.items()}) for p, b in zip(parts, collated, strict=True)]
+    def batches(self) -> tuple[list[dict[str, torch.Tensor]], np.ndarray]:
+        """Padded batches on the device, and where each of their rows stands in `rows`."""
+        rows = self.rows
+        parts = batches([len(row["input_ids"]) for row in rows], 64, self.tokens)
+        collated = [Collator(0)([rows[i] for i in part]) for part in parts]
+        return [{k: v.to(self.device) for k, v in batch.items()} for batch in collated], np.concatenate(parts)
 
 
 Features = Callable[[], torch.Tensor]  # float32 (rows, dim), in the order of the rows
@@ -144,24 +148,17 @@ Features = Callable[[], torch.Tensor]  # float32 (rows, dim), in the order of th
 def near(job: Job, projected: bool = True) -> Features:
     from near.selection.scoring.gradients import PerExample, Projection
 
-    model, inputs, projection = job.model(), job.batches(), Projection(job.dim if projected else None)
+    model, (inputs, order), projection = job.model(), job.batches(), Projection(job.dim if projected else None)
 
     def features() -> torch.Tensor:
         with PerExample(model, projection) as per_example:
-            parts = [per_example(batch).cpu() for _, batch in inputs]
-        return in_order(job, [part for part, _ in inputs], parts)
+            return torch.cat([per_example(batch).cpu() for batch in inputs])[np.argsort(order)]
 
     return features
 
 
-def in_order(job: Job, parts: list[np.ndarray], features: list[torch.Tensor]) -> torch.Tensor:
-    out = torch.empty(len(job.rows), features[0].shape[1])
-    out[np.concatenate(parts)] = torch.cat(features).float()
-    return out
-
-
 def bergson(job: Job) -> Features:
-    from bergson import InMemoryCollector, IndexConfig
+    from bergson import IndexConfig, InMemoryCollector
     from bergson.collector.collector import CollectorComputer
     from bergson.data import allocate_batches
     from bergson.utils.worker_utils import create_processor, setup_model_and_peft
@@ -173,12 +170,12 @@ def bergson(job: Job) -> Features:
     model, layers = setup_model_and_peft(cfg)
     processor = create_processor(model, cfg, layers)
     data = Dataset.from_list([{**row, "length": len(row["input_ids"])} for row in job.rows])
+    shared = {"data": data, "cfg": cfg}
     parts = allocate_batches(data["length"][:], job.tokens)
 
     def features() -> torch.Tensor:
-        collector = InMemoryCollector(model=model.base_model, cfg=cfg, processor=processor, target_modules=layers,
-                                      data=data)  # fmt: skip
-        CollectorComputer(model=model, data=data, collector=collector, batches=parts, cfg=cfg).run_with_collector_hooks()
+        collector = InMemoryCollector(model=model.base_model, processor=processor, target_modules=layers, **shared)
+        CollectorComputer(model=model, collector=collector, batches=parts, **shared).run_with_collector_hooks()
         return torch.cat([part.flatten(1) for part in collector.gradients.values()], dim=1).float()
 
     return features
@@ -188,7 +185,7 @@ def dattri_llm(job: Job) -> Features:
     from dattri_llm import REGISTER_ALL, HookManager, HookManagerConfig
     from dattri_llm.gradient.callbacks import CaptureCallback
 
-    model, inputs, captured = job.model(), job.batches(), CaptureCallback()
+    model, (inputs, order), captured = job.model(), job.batches(), CaptureCallback()
     two_sided = {"style": "logra", "proj_dim": job.side, "proj_type": "rademacher", "proj_max_batch_size": 8}
     config = HookManagerConfig(invasive_linear_io=REGISTER_ALL, capture_style="materialized",
                                projection_kwargs={"__default__": two_sided})  # fmt: skip
@@ -197,14 +194,14 @@ def dattri_llm(job: Job) -> Features:
     def features() -> torch.Tensor:
         parts = []
         with hooks.collect():
-            for _, batch in inputs:
+            for batch in inputs:
                 labels = batch["labels"][:, 1:]
                 logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
                 losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-                (losses.sum(1) / (labels != -100).sum(1).clamp(min=1)).sum().backward()
-                data = captured.record.gradient.data
-                parts.append(torch.cat([data[name].flatten(1) for name in sorted(data)], dim=1).cpu())
-        return in_order(job, [part for part, _ in inputs], parts)
+                (losses.sum(1) / (labels != IGNORED).sum(1)).sum().backward()
+                layers = captured.record.gradient.data
+                parts.append(torch.cat([layers[name].flatten(1) for name in sorted(layers)], dim=1).cpu())
+        return torch.cat(parts)[np.argsort(order)]
 
     return features
 
@@ -212,27 +209,24 @@ def dattri_llm(job: Job) -> Features:
 def dataflex(job: Job) -> Features:
     from accelerate import Accelerator
     from dataflex.train.selector.less_selector import LessSelector
-    from trak import projectors
+    from trak.projectors import BasicProjector
 
-    from near.models.tokens import Collator
+    model, rows, project = job.model(), job.rows, BasicProjector.project
+    accelerator, cache = Accelerator(cpu=job.device == "cpu"), f"{job.folder}/dataflex"
+    selector = LessSelector(rows, rows, accelerator, Collator(0), cache, "sgd", job.dims)
 
-    model, original = job.model(), projectors.BasicProjector.project
-    accelerator = Accelerator(cpu=job.device == "cpu")
-    selector = LessSelector(job.rows, job.rows, accelerator, Collator(0), f"{job.folder}/dataflex", "sgd",
-                            job.dims)  # fmt: skip
-
-    def project(*args, **kwargs):
-        seconds, out = common.timed(lambda: original(*args, **kwargs))
+    def timed(*args, **kwargs):
+        seconds, out = common.timed(lambda: project(*args, **kwargs))
         job.projecting += seconds
         return out
 
-    projectors.BasicProjector.project = project
+    BasicProjector.project = timed
 
     def features() -> torch.Tensor:
         job.projecting = 0.0
         with tempfile.TemporaryDirectory() as folder:
-            selector._collect_and_save_projected_gradients(model, folder, job.rows, "sgd")
-            selector._merge_and_normalize_info(folder, len(job.rows))
+            selector._collect_and_save_projected_gradients(model, folder, rows, "sgd")
+            selector._merge_and_normalize_info(folder, len(rows))
             return torch.load(f"{folder}/all_projected_grads.pt", weights_only=True)
 
     return features
@@ -241,39 +235,31 @@ def dataflex(job: Job) -> Features:
 LIBRARIES = {"near": near, "bergson": bergson, "dattri-llm": dattri_llm, "dataflex": dataflex}
 
 
-def measured(name: str, job: dict, threads: int, turns: int) -> dict:
+def measured(name: str, described: dict, threads: int, turns: int) -> dict:
     """One library's seconds a row, peak memory and error. near's process also writes the exact cosines."""
     logging.disable(logging.WARNING)
     torch.set_num_threads(threads)
-    job = Job(**job)
-    job.rows = json.loads(Path(job.folder, "rows.json").read_text())[: job.count]
+    job = Job(**described)
     features, taken = LIBRARIES[name](job), []
-
-    def whole() -> torch.Tensor:
-        out = features()
-        finished(job.device)
-        return out
-
     for _ in range(turns + 1):
-        seconds, out = common.timed(whole)
+        seconds, out = common.timed(features)  # ends with a copy from the device
         taken.append(seconds - job.projecting + job.projecting * job.dim / job.dims)
-    most, path = peak(job.device), Path(job.folder, "cosines.npy")
+    most, path, size = peak(job.device), Path(job.folder, "cosines.npy"), len(out)
     if name == "near":
         np.save(path, cosines(near(job, projected=False)()))
-    pairs = np.triu_indices(len(job.rows), 1)
-    errors = (cosines(out) - np.load(path)[: len(job.rows), : len(job.rows)])[pairs]
+    errors = (cosines(out) - np.load(path)[:size, :size])[np.triu_indices(size, 1)]
     return {
-        "version": common.commit() if name == "near" else common.version(name),
-        "rows": len(job.rows),
+        "version": "here" if name == "near" else common.version(name),
+        "rows": size,
         "dims": out.shape[1],
-        "seconds": min(taken[1:]) / len(job.rows),
+        "seconds": min(taken[1:]) / size,
         "peak_gb": most,
         "error": float(np.sqrt(np.mean(errors**2))),
     }
 
 
 def cosines(features: torch.Tensor) -> np.ndarray:
-    unit = torch.nn.functional.normalize(features, dim=1)
+    unit = torch.nn.functional.normalize(features.float(), dim=1)
     return (unit @ unit.T).numpy()
 
 
@@ -288,36 +274,36 @@ def main(
     device: str = "auto",
     env: str = "",
     model: str = "smollm2",
-    dataflex_rows: int = 16,
     dataflex_dims: int = 256,
     out: str = "",
 ) -> None:
     for name in peers:
         if name not in INSTALLED:
             raise UserError(f"peers={name}: no such peer{did_you_mean(name, list(INSTALLED))}")
-    for name, value in {"rows": rows, "dataflex_rows": dataflex_rows}.items():
-        if value < 2:
-            raise UserError(f"{name}={value}: use 2 or more rows")
-    if not side or not turns:
-        raise UserError(f"side={side} turns={turns}: use 1 or more")
+    for name, value, least in (("rows", rows, 2), ("side", side, 1), ("turns", turns, 1)):
+        if value < least:
+            raise UserError(f"{name}={value}: use {least} or more")
     on, threads = chosen(device), threads or common.cores()
-    tokens = tokens or (1024 if on == "cpu" else 16_384)
     environments = Path(env or Path(os.environ["NEAR_CACHE"], "peers"))
-    alone, result = {"OMP_NUM_THREADS": str(threads)}, {}
+    result: dict = {}
     with tempfile.TemporaryDirectory() as folder:
         made = common.apart(prepared, folder, rows, model, list(overrides))
-        dim = side * side * made["layers"]
-        longest = max(len(row["input_ids"]) for row in json.loads(Path(folder, "rows.json").read_text()))
+        dim, budget = side * side * made["layers"], tokens or (1024 if on == "cpu" else 16_384)
+        job = {"folder": folder, "device": on, "tokens": max(budget, made["longest"]), "side": side, "dim": dim}
         print(f"on {on}, {threads} threads; {rows} rows of {made['tokens']:.0f} tokens, {made['weights'] / 1e6:.2f}M "
-              f"weights in {made['layers']} layers, {dim:,} dimensions\n"
-              f"{'':12}{'version':>22}{'rows':>6}{'dims':>7}{'s a row':>9}{'of near':>9}{'error':>8}{'GB':>7}", flush=True)  # fmt: skip
+              f"weights in {made['layers']} layers, {dim:,} dimensions")  # fmt: skip
+        print(
+            f"{'':12}{'version':>9}{'rows':>6}{'dims':>7}{'s a row':>9}{'of near':>9}{'error':>8}{'GB':>7}", flush=True
+        )
         for name in ("near", *peers):
-            job = {"folder": folder, "device": on, "tokens": max(tokens, longest), "side": side, "dim": dim,
-                   "dims": dim, "count": rows}  # fmt: skip
-            if name == "dataflex":
-                job |= {"dims": min(dim, dataflex_dims or dim), "count": min(rows, dataflex_rows)}
+            slow = name == "dataflex"
+            job |= {
+                "dims": min(dim, dataflex_dims or dim) if slow else dim,
+                "count": min(rows, BUFFER) if slow else rows,
+            }
             try:
                 python = sys.executable if name == "near" else environment(name, environments)
+                alone = {"OMP_NUM_THREADS": str(threads)}
                 part = common.apart(measured, name, job, threads, turns, env=alone, python=python)
             except UserError as error:
                 if name == "near":
@@ -327,7 +313,7 @@ def main(
                 continue
             part["relative"] = part["seconds"] / result.get("near", part)["seconds"]
             result[name] = part
-            print(f"{name:12}{part['version']:>22}{part['rows']:6}{part['dims']:7,}{part['seconds']:9.3f}"
+            print(f"{name:12}{part['version']:>9}{part['rows']:6}{part['dims']:7,}{part['seconds']:9.3f}"
                   f"{part['relative']:9.2f}{part['error']:8.4f}{part['peak_gb']:7.2f}", flush=True)  # fmt: skip
     if out:
         write_json(Path(out), {**result, "dim": dim, "device": on, "threads": threads, "head": common.head()})
