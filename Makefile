@@ -59,7 +59,7 @@ demo: assets ## everything on real data: select, train, merge, evaluate, report
 bubblewrap: # for graded programs; the tests that need it are skipped if it cannot be installed
 	command -v bwrap >/dev/null || (apt-get -qq update && apt-get -qq install -y bubblewrap >/dev/null) || echo "bubblewrap is missing: graded programs are not tested"
 
-test: $(VENV)/.installed-dev bubblewrap ## the tests (17 minutes on two cores, and 4 for the installation)
+test: $(VENV)/.installed-dev bubblewrap ## the tests (10 to 18 minutes on two cores, and 2 for the installation)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-quick: $(VENV)/.installed-dev ## the tests that need no model and no process of their own (under a minute)

@@ -14,7 +14,7 @@ import torch
 from near.models.tokens import lengths
 from near.selection.round import Round, Subset, checked
 from near.training.rounds.sampler import draws, grouped_by_length
-from near.training.rounds.schedule import Schedule, Stretch
+from near.training.rounds.schedule import Phase, Schedule
 
 if TYPE_CHECKING:
     from near.training.job import Job
@@ -56,15 +56,15 @@ class Picker:
         self.trained = np.zeros(len(job.pool), dtype=np.int64)
         self._lengths = lengths(job.tokens.table) if batching.group_by_length else None
 
-    def round(self, stretch: Stretch, **model: object) -> Round:
+    def round(self, phase: Phase, **model: object) -> Round:
         """The selector's input. model: model, optimizer, accelerator and collator, during training."""
-        size = stretch.steps * self.batching.draws_per_step
+        size = phase.steps * self.batching.draws_per_step
         rounds, eligible = self.schedule.rounds(), self.job.tokens.eligible
-        limit = None if stretch.warmup else self.job.selector.most(len(eligible))
+        limit = None if phase.warmup else self.job.selector.most(len(eligible))
         return Round(
-            index=stretch.index,
+            index=phase.index,
             count=len(rounds),
-            step=stretch.start,
+            step=phase.start,
             size=min(size, limit or size),
             seed=self.job.seed,
             eligible=eligible,
@@ -73,61 +73,61 @@ class Picker:
             previous=tuple(self.subsets),
             pool=self.job.pool,
             queries=self.job.queries,
-            update=sum(not r.warmup for r in rounds[: stretch.index]),
+            update=sum(not r.warmup for r in rounds[: phase.index]),
             updates=sum(not r.warmup for r in rounds),
             scorer=self.job.scorer,
             **model,
         )
 
-    def pick(self, stretch: Stretch, round: Round) -> Subset:
+    def pick(self, phase: Phase, round: Round) -> Subset:
         """The selector's subset, not checked yet."""
         with torch.random.fork_rng():  # a selector's random numbers must not change the training's dropout
-            if stretch.warmup:
+            if phase.warmup:
                 return self.job.selector.warm_up(round)
             return self.job.selector.select(self.job.represent(round))
 
     def planned(self) -> list[str]:
         """Select all rounds ahead of training, into `job.planned`; returns the digest of each round's draws."""
         digests = []
-        for stretch in self.schedule.rounds():
+        for phase in self.schedule.rounds():
             started = time.perf_counter()
-            round = self.round(stretch)
-            subset = self.checked(self.pick(stretch, round), stretch, round)
-            self.job.planned[stretch.index] = subset, time.perf_counter() - started
-            digests.append(hashlib.sha256(self.take(subset, stretch).tobytes()).hexdigest())
+            round = self.round(phase)
+            subset = self.checked(self.pick(phase, round), phase, round)
+            self.job.planned[phase.index] = subset, time.perf_counter() - started
+            digests.append(hashlib.sha256(self.take(subset, phase).tobytes()).hexdigest())
         return digests
 
-    def checked(self, subset: Subset, stretch: Stretch, round: Round) -> Subset:
+    def checked(self, subset: Subset, phase: Phase, round: Round) -> Subset:
         """`subset`; raises UserError if it breaks the selector's contract."""
         return checked(subset, round, self.job.selector_name)
 
-    def take(self, subset: Subset, stretch: Stretch) -> np.ndarray:
+    def take(self, subset: Subset, phase: Phase) -> np.ndarray:
         """Make `subset` the round's; returns its draws, int64 (draws,)."""
         self.subsets.append(subset.ids)
         if subset.order is not None:
-            self.orders[stretch.index] = subset.order
-        order = self.order(stretch)
+            self.orders[phase.index] = subset.order
+        order = self.order(phase)
         np.add.at(self.trained, order, 1)
         return order
 
     def restore(self, subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> list[np.ndarray]:
         """Restore the subsets of a checkpoint, and the orders that selectors returned; returns all rounds' draws."""
         self.subsets, self.orders = subsets, orders
-        drawn = [self.order(stretch) for stretch in self.schedule.rounds()[: len(subsets)]]
+        drawn = [self.order(phase) for phase in self.schedule.rounds()[: len(subsets)]]
         for order in drawn:
             np.add.at(self.trained, order, 1)
         return drawn
 
-    def order(self, stretch: Stretch) -> np.ndarray:
+    def order(self, phase: Phase) -> np.ndarray:
         """The draws of a round that has been selected, int64 (draws,)."""
-        order = self.orders.get(stretch.index)
-        rows = len(self.subsets[stretch.index]) if order is None else len(order)
+        order = self.orders.get(phase.index)
+        rows = len(self.subsets[phase.index]) if order is None else len(order)
         if order is None:
-            size = stretch.steps * self.batching.draws_per_step
-            order = draws(self.subsets[stretch.index], size, self.job.seed, stretch.index)
+            size = phase.steps * self.batching.draws_per_step
+            order = draws(self.subsets[phase.index], size, self.job.seed, phase.index)
         if self._lengths is None:
             return order
-        return grouped_by_length(order, rows, self._lengths, self.batching.batch, self.job.seed, stretch.index)
+        return grouped_by_length(order, rows, self._lengths, self.batching.batch, self.job.seed, phase.index)
 
     def tokens(self, order: np.ndarray) -> int:
         """The number of tokens of the draws `order`, without padding."""

@@ -122,7 +122,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
 def _reach(cfg: DictConfig, selector: Selector, inputs: "Inputs", args) -> int:
     """How many distinct rows of the matrix the rounds may use, rows without trainable tokens included."""
     draws, trainable = Batching.of(args).draws_per_step, len(inputs.tokens.eligible)
-    rounds = [stretch.steps * draws for stretch in Schedule.of(cfg.trainer).rounds() if not stretch.warmup]
+    rounds = [phase.steps * draws for phase in Schedule.of(cfg.trainer).rounds() if not phase.warmup]
     reach = selector.reach([min(size, selector.most(trainable) or size) for size in rounds])
     return min(reach, trainable) + len(inputs.candidates.eligible()) - trainable
 

@@ -38,7 +38,7 @@ from near.training.packing import PackedRows, of_sequences
 from near.training.picking import Batching, Picker
 from near.training.rounds.record import Record
 from near.training.rounds.sampler import RoundSampler, sorted_in_steps
-from near.training.rounds.schedule import Schedule, Stretch
+from near.training.rounds.schedule import Phase, Schedule
 from near.training.rounds.state import SELECTED, STATE, read_checkpoint, read_state, write_parts, write_state
 from near.training.trackers.log import log_round
 
@@ -230,7 +230,7 @@ class StaticTrainer(_Checkpoints):
 
     def train(self, *args, **kwargs):
         if not self.record.rounds:
-            self.record.add(Stretch(0, 0, None, False), Subset(self.job.tokens.eligible), 0.0, None)
+            self.record.add(Phase(0, 0, None, False), Subset(self.job.tokens.eligible), 0.0, None)
         return super().train(*args, **kwargs)
 
     def _restore(self, lines: list[RoundRecord], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:
@@ -301,13 +301,13 @@ class DynamicSelectTrainer(_Checkpoints):
 
     def begin_epoch(self, step: int) -> None:
         """Give the sampler the slice of optimizer step `step`, from 0; select first where a round starts."""
-        stretch = self.schedule.at(step)
-        if len(self.subsets) == stretch.index:
-            self._begin_round(stretch)
+        phase = self.schedule.at(step)
+        if len(self.subsets) == phase.index:
+            self._begin_round(phase)
         if not len(self._draws):  # resumed within a round, whose subset was restored
-            self._draws = self.picker.order(stretch)
+            self._draws = self.picker.order(phase)
         size = self.sampler.slice_size
-        start = (step - stretch.start) // self.schedule.slice_steps * size
+        start = (step - phase.start) // self.schedule.slice_steps * size
         self.sampler.rows = rows = self._draws[start : start + size]
         if self.picker.batching.batch < self.draws_per_step and self.model_accepts_loss_kwargs:
             self.sampler.rows = sorted_in_steps(rows, lengths(self.job.tokens.table.select(rows)), self.draws_per_step)
@@ -318,18 +318,18 @@ class DynamicSelectTrainer(_Checkpoints):
             self._selected = read_state(self.record.folder / SELECTED)
         self.record.restore(lines, subsets, drawn)
 
-    def _begin_round(self, stretch: Stretch) -> None:
+    def _begin_round(self, phase: Phase) -> None:
         """Select the round, record and log it."""
         started = time.perf_counter()
         spent = self._spent()
         model = {"model": self.model, "optimizer": self.optimizer, "accelerator": self.accelerator}
-        round = self.picker.round(stretch, collator=self.job.collator, **model)
-        earlier = self._selected_before(stretch) or self.job.planned.get(stretch.index)
-        subset, seconds = earlier or self._select(stretch, round, started)
-        self._draws = self.picker.take(subset, stretch)
-        measured = self.measured.get(str(stretch.start)) or self._measure(stretch.start)
+        round = self.picker.round(phase, collator=self.job.collator, **model)
+        earlier = self._selected_before(phase) or self.job.planned.get(phase.index)
+        subset, seconds = earlier or self._select(phase, round, started)
+        self._draws = self.picker.take(subset, phase)
+        measured = self.measured.get(str(phase.start)) or self._measure(phase.start)
         measured = {"seconds": spent, "tokens": self.picker.tokens(self._draws), **measured}
-        line = self.record.add(stretch, subset, seconds, self._draws, measured)
+        line = self.record.add(phase, subset, seconds, self._draws, measured)
         log_round(self.job.tracked, line, subset, self.job.pool)
 
     def _spent(self) -> float:
@@ -344,13 +344,13 @@ class DynamicSelectTrainer(_Checkpoints):
         loss = None if self.job.target_loss is None else self.job.target_loss(self, step)
         return {"target_loss": loss, "evaluate_seconds": round(time.perf_counter() - started, 4)}
 
-    def _select(self, stretch: Stretch, round: Round, started: float) -> tuple[Subset, float]:
+    def _select(self, phase: Phase, round: Round, started: float) -> tuple[Subset, float]:
         """Select; returns the subset and its seconds. Saved at once, as selecting may take longer than many steps."""
-        subset = self.picker.checked(self._agreed(self.picker.pick(stretch, round)), stretch, round)
+        subset = self.picker.checked(self._agreed(self.picker.pick(phase, round)), phase, round)
         seconds = time.perf_counter() - started
         if self.args.should_save:
             arrays = {name: getattr(subset, name) for name in PARTS if getattr(subset, name) is not None}
-            metadata = {"of": self._selection_key(stretch), "seconds": seconds, "mix": subset.mix}
+            metadata = {"of": self._selection_key(phase), "seconds": seconds, "mix": subset.mix}
             write_state(self.record.folder / SELECTED, arrays | self.selector_state(), metadata)
         return subset, seconds
 
@@ -360,21 +360,21 @@ class DynamicSelectTrainer(_Checkpoints):
             return subset
         return broadcast_object_list([subset])[0]
 
-    def _selected_before(self, stretch: Stretch) -> tuple[Subset, float] | None:
+    def _selected_before(self, phase: Phase) -> tuple[Subset, float] | None:
         """The selection for this round from before a restart, with its seconds; None if there is none."""
         if self._selected is None:
             return None
         arrays, metadata = self._selected
-        if metadata["of"] != self._selection_key(stretch):
+        if metadata["of"] != self._selection_key(phase):
             return None
-        log.info(f"round {stretch.index} was selected before the restart and is not selected again")
+        log.info(f"round {phase.index} was selected before the restart and is not selected again")
         self._load_selector_state(arrays)
         return Subset(**{name: arrays.get(name) for name in PARTS}, mix=metadata["mix"]), metadata["seconds"]
 
-    def _selection_key(self, stretch: Stretch) -> list:
+    def _selection_key(self, phase: Phase) -> list:
         """What a selection belongs to: the round, and a digest of the run and all rounds before."""
         before = [hashlib.sha256(ids.tobytes()).hexdigest() for ids in self.subsets]
-        return [stretch.index, digest([json.dumps(self.run_identity(), sort_keys=True), *before])]
+        return [phase.index, digest([json.dumps(self.run_identity(), sort_keys=True), *before])]
 
 
 class DynamicMixTrainer(DynamicSelectTrainer):

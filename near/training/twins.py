@@ -81,9 +81,9 @@ def warm_up_key(identity: RunIdentity, picker: Picker, processes: int) -> str:
         picker: a new one; it picks the warm-up's rows.
         processes: of the job.
     """
-    stretch = picker.schedule.rounds()[0]
-    round = picker.round(stretch)
-    draws = picker.take(picker.checked(picker.pick(stretch, round), stretch, round), stretch)
+    phase = picker.schedule.rounds()[0]
+    round = picker.round(phase)
+    draws = picker.take(picker.checked(picker.pick(phase, round), phase, round), phase)
     config = {name: value for name, value in identity.config.items() if name not in ROUND_OPTIONS}
     prints = {name: value for name, value in identity.fingerprints.items() if name.split(".")[0] not in LATER}
     return digest([config, prints, draws.tolist(), processes])

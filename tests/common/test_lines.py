@@ -17,7 +17,7 @@ from near.report.runs import collect
 from near.selection.round import Subset
 from near.selection.subset_files import WRITERS
 from near.training.rounds.record import Record
-from near.training.rounds.schedule import Stretch
+from near.training.rounds.schedule import Phase
 from tests.conftest import configured, write_rows
 
 SEPARATORS = ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c", "\x1d", "\x1e", "\r", "\n", "\r\n", "\ufeff", "\u200b"]
@@ -64,7 +64,7 @@ def test_rounds(tmp_path, text):
 
     record = Record(tmp_path / "rounds", text, Pool(range(4)), 2, True)
     for number in range(2):
-        record.add(Stretch(number, number, 1, False), Subset(np.array([1, 2])), 0.0, np.array([2, 1]))
+        record.add(Phase(number, number, 1, False), Subset(np.array([1, 2])), 0.0, np.array([2, 1]))
     assert [(hit.line.selector, list(hit.line.sources)) for hit in seen(tmp_path, 2)] == [(text, [text])] * 2
 
 

@@ -66,10 +66,10 @@ def test_a_mix_made_after_the_last_checkpoint_is_not_made_again(tiny, tmp_path, 
     train(configured("train", *settings), tmp_path / "whole")
     take = Picker.take
 
-    def stopping(self, subset, stretch):
-        if stretch.index == 2:
+    def stopping(self, subset, phase):
+        if phase.index == 2:
             raise KeyboardInterrupt
-        return take(self, subset, stretch)
+        return take(self, subset, phase)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Picker, "take", stopping)

@@ -10,7 +10,7 @@ from near.common.errors import UserError
 from near.report.lookup import lookup, seen
 from near.selection.round import Subset
 from near.training.rounds.record import Record, overlap
-from near.training.rounds.schedule import Stretch
+from near.training.rounds.schedule import Phase
 
 
 class Pool:
@@ -25,9 +25,9 @@ class Pool:
 
 def recorded(folder, write=True) -> Record:
     record = Record(folder / "rounds", "near", Pool(), 2, write)
-    record.add(Stretch(0, 0, 2, True), Subset(np.array([1, 2, 6, 7])), 0.0, np.array([7, 1, 2, 6]))
+    record.add(Phase(0, 0, 2, True), Subset(np.array([1, 2, 6, 7])), 0.0, np.array([7, 1, 2, 6]))
     scores = np.array([0.9, 0.5, np.nan], dtype=np.float32)
-    record.add(Stretch(1, 2, 3, False), Subset(np.array([6, 2, 9]), scores), 0.25, np.array([2, 6, 9, 9, 6, 2]))
+    record.add(Phase(1, 2, 3, False), Subset(np.array([6, 2, 9]), scores), 0.25, np.array([2, 6, 9, 9, 6, 2]))
     return record
 
 
@@ -73,7 +73,7 @@ def test_a_restored_record_continues_alike(tmp_path):
     whole, part = recorded(tmp_path / "whole"), recorded(tmp_path / "part")
     again = Record(tmp_path / "again" / "rounds", "near", Pool(), 2, True)
     again.restore(part.rounds, [np.array([1, 2, 6, 7]), np.array([6, 2, 9])], [np.array([7, 1, 2, 6]), np.arange(6)])
-    third = (Stretch(2, 5, 1, False), Subset(np.array([9, 0])), 0.0, np.array([0, 9]))
+    third = (Phase(2, 5, 1, False), Subset(np.array([9, 0])), 0.0, np.array([0, 9]))
     assert again.add(*third) == whole.add(*third)
     assert again.rounds[-1].never_seen == 0.5
 
@@ -115,7 +115,7 @@ def test_a_resumed_run_cuts_an_unfinished_line_and_a_new_one_replaces_all(tmp_pa
     resumed = Record(tmp_path / "rounds", "near", Pool(), 2, True)
     resumed.restore(whole.rounds[:1], [np.array([1, 2, 6, 7])], [np.array([7, 1, 2, 6])])
     scores = np.array([0.9, 0.5, np.nan], dtype=np.float32)
-    resumed.add(Stretch(1, 2, 3, False), Subset(np.array([6, 2, 9]), scores), 0.25, np.array([2, 6, 9, 9, 6, 2]))
+    resumed.add(Phase(1, 2, 3, False), Subset(np.array([6, 2, 9]), scores), 0.25, np.array([2, 6, 9, 9, 6, 2]))
     assert path.read_bytes() == content
     recorded(tmp_path)
     assert path.read_bytes() == content

@@ -30,8 +30,8 @@ def test_at_agrees_with_the_list(parts):
     schedule = Schedule(*parts)
     rounds = schedule.rounds()
     assert sum(r.steps for r in rounds) == schedule.total
-    for stretch in rounds:
-        assert stretch.start % schedule.slice_steps == 0
-        assert stretch.steps % schedule.slice_steps == 0
-        for step in range(stretch.start, stretch.start + stretch.steps):
-            assert schedule.at(step) == stretch
+    for phase in rounds:
+        assert phase.start % schedule.slice_steps == 0
+        assert phase.steps % schedule.slice_steps == 0
+        for step in range(phase.start, phase.start + phase.steps):
+            assert schedule.at(step) == phase

@@ -17,7 +17,7 @@ from near.common.records import RoundRecord, append_round, write_rounds
 from near.common.run_folder import LINES, round_file
 from near.data.rows import Rows
 from near.selection.round import Subset
-from near.training.rounds.schedule import Stretch
+from near.training.rounds.schedule import Phase
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Record:
         self._seen = np.zeros(len(pool), dtype=bool)
 
     def add(
-        self, stretch: Stretch, subset: Subset, seconds: float, order: np.ndarray | None, measured: dict | None = None
+        self, phase: Phase, subset: Subset, seconds: float, order: np.ndarray | None, measured: dict | None = None
     ) -> RoundRecord:
         """Record and log a round.
 
@@ -58,10 +58,10 @@ class Record:
         scored = scores is not None and bool(np.isfinite(scores).any())
         sources, counts = np.unique(self.pool.sources(ids).astype(str), return_counts=True)
         line = RoundRecord(
-            round=stretch.index,
-            selector="warm-up" if stretch.warmup else self.name,
-            step=stretch.start,
-            steps=stretch.steps,
+            round=phase.index,
+            selector="warm-up" if phase.warmup else self.name,
+            step=phase.start,
+            steps=phase.steps,
             rows=len(ids),
             draws=None if order is None else len(order),
             draws_per_step=self.draws_per_step,
@@ -76,9 +76,9 @@ class Record:
         self.rounds.append(line)
         self._note(ids)
         if self.write:
-            self._write(stretch.index, ids, order)
+            self._write(phase.index, ids, order)
             if scores is not None:
-                write_npy(round_file(self.folder, stretch.index, "scores"), np.asarray(scores, dtype=np.float32))
+                write_npy(round_file(self.folder, phase.index, "scores"), np.asarray(scores, dtype=np.float32))
             if len(self.rounds) == 1:  # in place of the lines of a run that it replaces
                 write_rounds(self.folder / LINES, self.rounds)
             else:

@@ -7,8 +7,8 @@ from omegaconf import DictConfig
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """The optimizer steps of a round: [start, start + steps). `warmup`: random rows, without the selector."""
+class Phase:
+    """The warm-up or one round: optimizer steps [start, start + steps). `warmup`: random rows, without the selector."""
 
     index: int
     start: int
@@ -46,22 +46,22 @@ class Schedule:
             return self.update_step
         return math.gcd(self.warmup_step, self.update_step) if self.update_times else self.warmup_step
 
-    def rounds(self) -> list[Stretch]:
+    def rounds(self) -> list[Phase]:
         rounds, start = [], 0
         for _ in range(self.cycles):
             lengths = [(self.warmup_step, True)] * bool(self.warmup_step)
             for steps, warmup in lengths + [(self.update_step, False)] * self.update_times:
-                rounds.append(Stretch(len(rounds), start, steps, warmup))
+                rounds.append(Phase(len(rounds), start, steps, warmup))
                 start += steps
         return rounds
 
-    def at(self, step: int) -> Stretch:
+    def at(self, step: int) -> Phase:
         """The round of optimizer step `step`, from 0."""
         per_cycle = self.warmup_step + self.update_step * self.update_times
         cycle, within = divmod(step, per_cycle)
         each = self.update_times + bool(self.warmup_step)
         if within < self.warmup_step:
-            return Stretch(cycle * each, cycle * per_cycle, self.warmup_step, True)
+            return Phase(cycle * each, cycle * per_cycle, self.warmup_step, True)
         nth = (within - self.warmup_step) // self.update_step
         start = cycle * per_cycle + self.warmup_step + nth * self.update_step
-        return Stretch(cycle * each + bool(self.warmup_step) + nth, start, self.update_step, False)
+        return Phase(cycle * each + bool(self.warmup_step) + nth, start, self.update_step, False)

@@ -114,6 +114,6 @@ def _check_rounds(step: int, arrays: dict[str, np.ndarray], metadata: dict) -> N
         raise ValueError(f"global_step={step} is beyond the {schedule.total} steps of its schedule")
     started = schedule.at(step - 1).index + 1
     lines, subsets = metadata["rounds"], [arrays[name] for name in sorted(arrays) if name.startswith("round_")]
-    starts = [stretch.start for stretch in schedule.rounds()[:started]]
+    starts = [phase.start for phase in schedule.rounds()[:started]]
     if [(line["step"], line["rows"]) for line in lines] != list(zip(starts, map(len, subsets), strict=False)):
         raise ValueError(f"its {len(lines)} rounds are not the {started} of {step} steps")
