@@ -77,31 +77,18 @@ def environment(name: str, folder: Path) -> str:
     return str(python)
 
 
-def prepared(folder: str, count: int, model: str, extra: list[str]) -> dict:
+def prepared(folder: str, count: int, words: list[str]) -> dict:
     """Write rows.json and a LoRA adapter to `folder`; the numbers of its layers and weights, and of tokens a row."""
-    from bench.gradients import drawn
-    from near.data.loading import load
-    from near.data.pool import load_pool
-    from near.models.loading import add_finetuning, load_base, load_tokenizer
-    from near.models.tokens import tokenize
+    from bench.gradients import drawn, loaded
     from near.models.weights import trained
 
     logging.disable(logging.WARNING)
-    cfg = common.composed("train", f"model={model}", "model.dtype=float32", *extra)
-    pool = load_pool(cfg.data, load(cfg.data, "queries", cfg.cache_dir), cfg.cache_dir)
-    tokens = tokenize(pool, load_tokenizer(cfg.model, cfg.cache_dir), cfg.data, cfg.cache_dir)
-    rows = [{name: list(row[name]) for name in ("input_ids", "labels")} for row in drawn(tokens, count, seed=0)]
-    torch.manual_seed(0)
-    adapted = add_finetuning(load_base(cfg.model, cfg.cache_dir, "cpu"), cfg.finetuning)
-    weights = trained(adapted)
-    with torch.no_grad():
-        for name, weight in weights.items():
-            if "lora_B" in name:  # zero at first, and with it all gradients of lora_A
-                weight.normal_(std=0.02)
+    adapted, _, pool, _ = loaded([*words, "model.dtype=float32"], 16)
+    rows = [{name: list(row[name]) for name in ("input_ids", "labels")} for row in drawn(pool, count, seed=0)]
     adapted.save_pretrained(f"{folder}/adapter")
     write_json(Path(folder, "rows.json"), rows)
-    size, lengths = sum(weight.numel() for weight in weights.values()), [len(row["input_ids"]) for row in rows]
-    return {"layers": len(weights), "weights": size, "tokens": sum(lengths) / len(rows), "longest": max(lengths)}
+    sizes, lengths = [weight.numel() for weight in trained(adapted).values()], [len(row["input_ids"]) for row in rows]
+    return {"layers": len(sizes), "weights": sum(sizes), "tokens": sum(lengths) / len(rows), "longest": max(lengths)}
 
 
 # The functions below run in each library's own process.
@@ -248,14 +235,9 @@ def measured(name: str, described: dict, threads: int, turns: int) -> dict:
     if name == "near":
         np.save(path, cosines(near(job, projected=False)()))
     errors = (cosines(out) - np.load(path)[:size, :size])[np.triu_indices(size, 1)]
-    return {
-        "version": "here" if name == "near" else common.version(name),
-        "rows": size,
-        "dims": out.shape[1],
-        "seconds": min(taken[1:]) / size,
-        "peak_gb": most,
-        "error": float(np.sqrt(np.mean(errors**2))),
-    }
+    version = "here" if name == "near" else common.version(name)
+    seconds, error = min(taken[1:]) / size, float(np.sqrt(np.mean(errors**2)))
+    return {"version": version, "rows": size, "dims": out.shape[1], "seconds": seconds, "peak_gb": most, "error": error}
 
 
 def cosines(features: torch.Tensor) -> np.ndarray:
@@ -284,35 +266,30 @@ def main(
         if value < least:
             raise UserError(f"{name}={value}: use {least} or more")
     on, threads = chosen(device), threads or common.cores()
-    environments = Path(env or Path(os.environ["NEAR_CACHE"], "peers"))
-    result: dict = {}
+    where, result = Path(env or Path(os.environ["NEAR_CACHE"], "peers")), {}
     with tempfile.TemporaryDirectory() as folder:
-        made = common.apart(prepared, folder, rows, model, list(overrides))
+        made = common.apart(prepared, folder, rows, [f"model={model}", *overrides])
         dim, budget = side * side * made["layers"], tokens or (1024 if on == "cpu" else 16_384)
-        job = {"folder": folder, "device": on, "tokens": max(budget, made["longest"]), "side": side, "dim": dim}
         print(f"on {on}, {threads} threads; {rows} rows of {made['tokens']:.0f} tokens, {made['weights'] / 1e6:.2f}M "
               f"weights in {made['layers']} layers, {dim:,} dimensions")  # fmt: skip
         print(
             f"{'':12}{'version':>9}{'rows':>6}{'dims':>7}{'s a row':>9}{'of near':>9}{'error':>8}{'GB':>7}", flush=True
         )
         for name in ("near", *peers):
-            slow = name == "dataflex"
-            job |= {
-                "dims": min(dim, dataflex_dims or dim) if slow else dim,
-                "count": min(rows, BUFFER) if slow else rows,
-            }
+            dims, count = (dataflex_dims or dim, BUFFER) if name == "dataflex" else (dim, rows)
+            job = Job(folder, on, max(budget, made["longest"]), side, dim, min(dims, dim), min(count, rows))
             try:
-                python = sys.executable if name == "near" else environment(name, environments)
-                alone = {"OMP_NUM_THREADS": str(threads)}
-                part = common.apart(measured, name, job, threads, turns, env=alone, python=python)
+                python = sys.executable if name == "near" else environment(name, where)
+                arguments = (name, vars(job), threads, turns)
+                part = common.apart(measured, *arguments, env={"OMP_NUM_THREADS": str(threads)}, python=python)
             except UserError as error:
                 if name == "near":
                     raise
                 result[name] = {"reason": one_line(error)}
                 common.not_measured(name, error)
                 continue
-            part["relative"] = part["seconds"] / result.get("near", part)["seconds"]
             result[name] = part
+            part["relative"] = part["seconds"] / result["near"]["seconds"]
             print(f"{name:12}{part['version']:>9}{part['rows']:6}{part['dims']:7,}{part['seconds']:9.3f}"
                   f"{part['relative']:9.2f}{part['error']:8.4f}{part['peak_gb']:7.2f}", flush=True)  # fmt: skip
     if out:
