@@ -12,7 +12,7 @@ threads (0: all cores), and computes `side` x `side` numbers a row for each of L
 - dattri-llm 0.1.0: its HookManager with `invasive_linear_io` hooks, "logra" (the same two matrices), materialized;
 - DataFlex 1.1.0: its LESS selector, batches of one, one dense projection of the whole gradient in float16. Its cost
   is linear in the dimensions, and on a CPU too large for all of them: `dataflex_dims` dimensions are measured on 16
-  rows (its buffer), and the projection's seconds (not the loop's) are multiplied (dataflex_dims=0: all dimensions).
+  rows (its buffer), once, and the projection's seconds (not the loop's) are multiplied (dataflex_dims=0: all).
 
 All but DataFlex have batches of at most `tokens` tokens (0: 1,024 on a CPU, 16,384 elsewhere). Columns: seconds a row,
 the fastest of `turns` after one that does not count, without imports and loading; the same relative to near; the root
@@ -228,7 +228,7 @@ def measured(name: str, described: dict, threads: int, turns: int) -> dict:
     torch.set_num_threads(threads)
     job = Job(**described)
     features, taken = LIBRARIES[name](job), []
-    for _ in range(turns + 1):
+    for _ in range(1 if name == "dataflex" else turns + 1):
         seconds, out = common.timed(features)  # ends with a copy from the device
         taken.append(seconds - job.projecting + job.projecting * job.dim / job.dims)
     most, path, size = peak(job.device), Path(job.folder, "cosines.npy"), len(out)
@@ -236,7 +236,7 @@ def measured(name: str, described: dict, threads: int, turns: int) -> dict:
         np.save(path, cosines(near(job, projected=False)()))
     errors = (cosines(out) - np.load(path)[:size, :size])[np.triu_indices(size, 1)]
     version = "here" if name == "near" else common.version(name)
-    seconds, error = min(taken[1:]) / size, float(np.sqrt(np.mean(errors**2)))
+    seconds, error = min(taken[1:] or taken) / size, float(np.sqrt(np.mean(errors**2)))
     return {"version": version, "rows": size, "dims": out.shape[1], "seconds": seconds, "peak_gb": most, "error": error}
 
 
