@@ -136,13 +136,15 @@ def commit() -> str:
     return f"at {head}{' with changes' if git('status', '--porcelain') else ''}"
 
 
-def apart(worker: Callable[..., object], *args: object, env: dict[str, str] | None = None) -> Any:
+def apart(
+    worker: Callable[..., object], *args: object, env: dict[str, str] | None = None, python: str = sys.executable
+) -> Any:
     """Run `worker(*args)` in a separate process, with its own memory and imports; its result comes back as JSON.
 
     Raises:
         UserError: the process failed; its error output goes to stderr.
     """
-    words = [sys.executable, inspect.getfile(worker), APART, worker.__name__, json.dumps(args, default=str)]
+    words = [python, inspect.getfile(worker), APART, worker.__name__, json.dumps(args, default=str)]
     done = subprocess.run(words, cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, text=True)
     if done.returncode:
         sys.stderr.write(done.stderr[-2000:])
