@@ -1,7 +1,8 @@
-"""A stand-in for a job of a sweep, in a file that imports nothing."""
+"""Stand-ins for jobs of a sweep, in a file that imports nothing."""
 
 import os
 import signal
+import sys
 
 
 class Ends:
@@ -17,4 +18,16 @@ class Ends:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "exits":
             os._exit(3)
-        return {"value": 1.5} if self.how == "well" else {"error": "no such file"}
+        if self.how == "noisy":
+            print("not an outcome")
+        return {"error": "no such file"} if self.how == "badly" else {"value": 1.5}
+
+
+class Reports:
+    """A job that returns an expression's value in its process, as text."""
+
+    def __init__(self, expression: str, label: str = "seed=1"):
+        self.expression, self.label, self.environment = expression, label, {}
+
+    def __call__(self):
+        return {"value": str(eval(self.expression, {"os": os, "sys": sys}))}

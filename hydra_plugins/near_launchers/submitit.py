@@ -56,7 +56,7 @@ class LocalLauncher(ProcessLauncher):
         _installed()
         from submitit import LocalExecutor
 
-        gpus = Gpus(self.n_jobs)
+        gpus = Gpus(self.n_jobs, len(jobs), self.parameters["tasks_per_node"])
         executor = LocalExecutor(self.folder)
         executor.update_parameters(**self.parameters)
 
@@ -64,7 +64,7 @@ class LocalLauncher(ProcessLauncher):
             with gpus.lent_to(job):
                 return _outcome(job, executor.submit(SubmititJob(job)))
 
-        with _environment(PYTHONPATH=python_path(), OMP_NUM_THREADS=gpus.cores_for_each()):
+        with _environment(PYTHONPATH=python_path(), **gpus.threads()):
             with ThreadPoolExecutor(gpus.at_once) as pool:
                 return list(pool.map(call, jobs))
 
@@ -88,7 +88,11 @@ class SlurmLauncher(ProcessLauncher):
         from submitit import AutoExecutor
 
         parameters = {k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in self.parameters.items()}
-        setup = [f"export PYTHONPATH={shlex.quote(python_path())}", *parameters.pop("slurm_setup", [])]
+        setup = [f"export PYTHONPATH={shlex.quote(python_path())}"]
+        if cpus := parameters.get("cpus_per_task"):  # also on a cluster that does not bind a job to its CPUs
+            setup += [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus}}}"]
+            setup += ["export RAYON_NUM_THREADS=${RAYON_NUM_THREADS:-$OMP_NUM_THREADS}"]
+        setup += parameters.pop("slurm_setup", [])
         try:
             executor = AutoExecutor(self.folder, cluster="slurm", slurm_max_num_timeout=self.max_num_timeout)
             executor.update_parameters(slurm_setup=setup, **parameters)

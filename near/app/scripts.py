@@ -1,6 +1,7 @@
 """Entry scripts: compose, check, call, and report faults in one line with a status of 1."""
 
 import functools
+import gc
 import logging
 import os
 import sys
@@ -137,6 +138,14 @@ def _let_go(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
+def _free_memory() -> None:
+    """Free what the finished job had in memory, on an accelerator too, before the next job of this process loads."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
 def _named_folder(cfg: DictConfig) -> Path:
     """`cfg.output_dir`; the working directory where it refers to a missing option, which the check will name."""
     try:
@@ -188,6 +197,9 @@ def script(name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[],
                 if in_sweep():  # the other jobs continue; Hydra raises it again at the end
                     raise UserError(fault) from error
                 _stop(error)
+            finally:
+                if in_sweep():
+                    _free_memory()
 
         return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 

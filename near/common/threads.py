@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 from threadpoolctl import ThreadpoolController
 
+# Read when a process starts: by torch, FAISS and BLAS, and by the tokenizers
+THREADS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
+
 _limit_lock, _limits = threading.Lock(), []  # one entry per running search: the limiter of the first one
 
 
@@ -32,6 +35,18 @@ def _blas() -> ThreadpoolController:
 
 
 def threads_to_use() -> int:
-    """OMP_NUM_THREADS (torchrun sets it for its ranks), else the number of cores available to this process."""
-    setting = os.environ.get("OMP_NUM_THREADS", "")
-    return int(setting) if setting.isdecimal() and int(setting) else len(os.sched_getaffinity(0))
+    """OMP_NUM_THREADS (set by torchrun for its ranks, by launchers for their jobs), else the number of cores."""
+    return threads_set() or cores()
+
+
+def threads_set() -> int | None:
+    """The number in OMP_NUM_THREADS, the first of a list for nested loops; None if it is not set."""
+    setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(setting) or None if setting.isdecimal() else None
+
+
+def cores() -> int:
+    """The cores available to this process: by its affinity, and by the quota of a container."""
+    import joblib
+
+    return joblib.cpu_count()

@@ -1,7 +1,9 @@
 """The untrained model of every comparison: evaluated once, then read from the cache by all runs."""
 
 import dataclasses
+import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -35,24 +37,25 @@ def base_metrics(
         loaded: the model, if it is loaded already.
         together: the job's processes hold parts of the model, so that all of them measure if one does.
     """
-    metrics, answers = measure_all(lambda rows: _one(settings, model, rows, loaded, together), sets)
+    cache_dir = settings.cache_dir
+    parts = functools.cache(  # loaded at the first set that is not in the cache
+        lambda: (loaded or load_base(model, cache_dir), load_tokenizer(model, cache_dir))
+    )
+    metrics, answers = measure_all(lambda rows: _one(settings, model, rows, parts, together), sets)
     if not together:
-        cache_dir = settings.cache_dir
-        folder, tokenizer = base_folder(model, cache_dir), load_tokenizer(model, cache_dir)
-        load = lambda: (loaded or load_base(model, cache_dir), tokenizer)  # noqa: E731
-        scores = base_benchmarks(settings.evaluation, model, folder, cache_dir, load)
+        folder = base_folder(model, cache_dir)
+        scores = base_benchmarks(settings.evaluation, model, folder, cache_dir, parts)
         metrics = dataclasses.replace(metrics, lm_eval=scores)
     return metrics, answers
 
 
 def _one(
-    settings: EvalSettings, model: DictConfig, rows: Rows, loaded, together: bool
+    settings: EvalSettings, model: DictConfig, rows: Rows, parts: Callable[[], tuple], together: bool
 ) -> tuple[SetMetrics, list[dict]]:
     target, cache_dir = _folder(settings, model, rows), settings.cache_dir
 
     def evaluate() -> tuple[SetMetrics, list[dict]]:
-        tokenizer = load_tokenizer(model, cache_dir)
-        base = load_base(model, cache_dir) if loaded is None else loaded
+        base, tokenizer = parts()
         folder, trusted = base_folder(model, cache_dir), model.trust_remote_code
         with answering(settings, base, tokenizer, folder, trust_remote_code=trusted) as answer:
             metrics, answers = measure(base, tokenizer, rows, settings, answer=answer)

@@ -17,7 +17,7 @@ from hydra_plugins.near_launchers.gpus import Gpus
 from hydra_plugins.near_launchers.joblib import JoblibLauncher
 from near.common.processes import is_main
 from tests.conftest import ROOT, configured, process, run_script
-from tests.launched import Ends
+from tests.launched import Ends, Reports
 from tests.slurm import stand_in
 from tests.training.test_twins import outcomes, with_checkpoint
 
@@ -98,11 +98,13 @@ def test_joblib_tells_how_a_process_ended():
     ]
 
 
-def test_a_job_ends_with_its_launcher(tmp_path):
-    """A launcher that is killed leaves no job running."""
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_a_job_ends_with_its_launcher(tmp_path, earlier):
+    """A launcher that is killed leaves no job running, whether it is the first of its process or a later one."""
     code = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"
     lines = ["from hydra_plugins.near_launchers.joblib import JoblibLauncher", "class Job:", "    environment = {}"]
-    lines += ["    def __call__(self):", f"        exec({code!r})", "JoblibLauncher(1).run([Job()])"]
+    lines += ["    def __call__(self):", f"        exec({code!r})", "from tests.launched import Ends"]
+    lines += [f"JoblibLauncher(1).run([Ends('well')] * {earlier} + [Job()])"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     launcher = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, env=env)
     while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
@@ -129,9 +131,96 @@ def test_each_job_has_a_gpu_to_itself(monkeypatch):
     assert (Gpus(None).at_once, Gpus(3).at_once) == (2, 3)
 
 
+def values(launcher: JoblibLauncher, *expressions: str) -> list[str]:
+    return [outcome["value"] for outcome in launcher.run([Reports(expression) for expression in expressions])]
+
+
+# a module that nobody else imports
+IMPORTS, IMPORTED = (
+    "__import__('wave') and os.getpid()",
+    "'wave' in sys.modules and os.getpid()",
+)
+
+
+def test_a_process_takes_the_next_job_with_what_the_last_one_imported():
+    launcher = JoblibLauncher(n_jobs=1)
+    first = values(launcher, IMPORTS)
+    assert values(launcher, IMPORTED, IMPORTED) == first * 2, "a later batch, as of an optimising sweeper"
+    (outcome,) = launcher.run([Ends("badly")])
+    assert "error" in outcome and values(launcher, IMPORTED) == ["False"], "a new process after a failed job"
+
+
+def test_without_reuse_each_job_has_a_new_process():
+    assert values(JoblibLauncher(n_jobs=1, reuse=False), IMPORTS, IMPORTED)[1] == "False"
+
+
+def test_a_process_that_died_idle_or_has_other_threads_is_replaced(monkeypatch):
+    launcher = JoblibLauncher(n_jobs=1)
+    (pid,) = values(launcher, IMPORTS)
+    os.kill(int(pid), signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(int(pid))] if psutil.pid_exists(int(pid)) else [], timeout=60)
+    assert values(launcher, IMPORTED) == ["False"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert values(launcher, "os.environ['OMP_NUM_THREADS']") == ["7"]
+
+
+def test_processes_end_with_the_launcher_object():
+    launcher = JoblibLauncher(n_jobs=2)
+    pids = values(launcher, *["os.getpid()"] * 4)
+    del launcher
+    assert not any(psutil.pid_exists(int(pid)) for pid in pids)
+
+
+def test_what_is_printed_is_no_outcome():
+    assert JoblibLauncher(n_jobs=1).run([Ends("noisy"), Ends("noisy")]) == [{"value": 1.5}] * 2
+
+
+THREADS = {"OMP_NUM_THREADS": None, "RAYON_NUM_THREADS": None}
+
+
+@pytest.mark.parametrize(
+    ("environment", "jobs", "processes", "threads"),
+    [
+        ({}, 4, 1, {"OMP_NUM_THREADS": "4", "RAYON_NUM_THREADS": "4"}),
+        ({}, 1, 1, {"OMP_NUM_THREADS": "8", "RAYON_NUM_THREADS": "8"}),  # nothing to share with
+        ({}, 4, 3, {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}),
+        ({}, 4, 99, {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}),
+        ({"OMP_NUM_THREADS": "3"}, 4, 2, {"RAYON_NUM_THREADS": "3"}),
+        ({"OMP_NUM_THREADS": "3,1"}, 4, 1, {"RAYON_NUM_THREADS": "3"}),  # of nested loops
+        ({"OMP_NUM_THREADS": "0"}, 4, 1, {"OMP_NUM_THREADS": "4", "RAYON_NUM_THREADS": "4"}),
+        ({"OMP_NUM_THREADS": ""}, 4, 1, {"OMP_NUM_THREADS": "4", "RAYON_NUM_THREADS": "4"}),
+        ({"RAYON_NUM_THREADS": "2"}, 4, 1, {"OMP_NUM_THREADS": "4"}),
+    ],
+)
+def test_jobs_share_the_cores(monkeypatch, caplog, environment, jobs, processes, threads):
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
+    caplog.set_level("INFO", "near")
+    assert Gpus(2, jobs, processes).threads() == threads
+    assert len(caplog.messages) == 1 and "at once, each process with " in caplog.messages[0]
+
+
+def test_a_job_and_the_processes_it_starts_have_their_share_of_threads(monkeypatch):
+    """Two on two cores, where work is done: torch, FAISS, near's pools, processes of a grader or an engine."""
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    inherited = "__import__('subprocess').getoutput('echo $OMP_NUM_THREADS $RAYON_NUM_THREADS')"
+    seen = [
+        "__import__('torch').get_num_threads()",  # never more than the machine has
+        "__import__('faiss').omp_get_max_threads()",
+        "__import__('near.common.threads').common.threads.threads_to_use()",
+        inherited,
+    ]
+    assert values(JoblibLauncher(n_jobs=2), *seen) == ["1", "1", "1", "1 1"]
+
+
 @pytest.mark.slow
 def test_joblib(tiny, plain, tmp_path):
-    """Fresh processes come to the numbers of jobs that shared one: nothing leaks from job to job there."""
+    """Two processes come to the numbers of one, and so does a fresh one after a kill: nothing leaks from job to job."""
     said = loses_only_the_killed(tiny, plain, tmp_path, ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], {})
     assert "SIGKILL, out of memory?" in said
     events = list((tmp_path / "sweep").glob("*/tensorboard/*tfevents*"))
@@ -152,6 +241,7 @@ def test_submitit_slurm(tiny, plain, tmp_path):
     for line in ("--partition=gpu", "--time=30", "--gpus-per-node=1", "--cpus-per-task=4"):
         assert f"#SBATCH {line}" in asked
     assert "#SBATCH --array=0-3%4" in asked
+    assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}\nexport RAYON" in asked
 
 
 @pytest.mark.extras
@@ -223,18 +313,19 @@ def test_a_job_leaves_no_model_behind(tiny, tmp_path, monkeypatch):
     from near.training import train as training
 
     def models() -> int:
-        gc.collect()
         return sum(isinstance(x, PreTrainedModel) for x in gc.get_objects())
 
     cfg = configured("train", *tiny)
+    gc.collect()
     before = models()
-    training.train(cfg, tmp_path / "good")
+    monkeypatch.setattr(app, "in_sweep", lambda: True)
+    monkeypatch.setattr(app, "output_dir", lambda: tmp_path / "good")
+    app.script("train")(lambda cfg: training.train(cfg, tmp_path / "good")).__wrapped__(cfg)
     assert models() == before
 
     def fails(*args):
         raise KeyError("ours")
 
-    monkeypatch.setattr(app, "in_sweep", lambda: True)
     monkeypatch.setattr(app, "output_dir", lambda: tmp_path / "bad")
     monkeypatch.setattr(training, "write_outcome", fails)
     errors = []

@@ -129,3 +129,12 @@ def test_vectors_are_of_length_one_and_the_disk_is_read_whole(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(clustered(9, 3, 1), axis=1), 1, rtol=1e-6)
     assert disk_speed(tmp_path / "pool.npy") > 0
+
+
+def test_growth(run):
+    lines = run("growth", "sizes=200,400,800", "queries=3", "max_K=10", "dim=64")
+    for rows in (200, 400, 800):
+        seconds, memory, disk = row(lines, f"{rows} ")
+        assert seconds > 0 and memory > 1 and rows * 64 * 4 / 1e6 < disk < 10
+    _, _, slope = row(lines, "slopes from 200 to 800 rows:")
+    assert slope < 1.05  # of the disk

@@ -112,6 +112,19 @@ def test_the_base_model_is_measured_once(tiny, tmp_path, caplog):
     assert (tmp_path / "a" / "answers.jsonl").read_text() == (tmp_path / "b" / "answers.jsonl").read_text()
 
 
+def test_the_base_model_is_loaded_once_for_all_sets_that_are_not_cached(tiny, small_data, tmp_path, monkeypatch):
+    loads = []
+    monkeypatch.setattr(base_model, "load_base", lambda *words: loads.append(words) or load_base(*words))
+    pool = small_data[1].split("=")[1]
+    more = f"data.more_eval={{a: {{path: {pool}, limit: 2}}, b: {{path: {pool}, limit: 3}}}}"
+    settings = [t for t in tiny if t.split(".")[0].split("=")[0] in ("data", "model")]
+    words = [*settings, f"cache_dir={tmp_path}/cache", "evaluation.answers=false", more]
+    evaluate(configured("eval", *words), tmp_path / "first")
+    assert len(loads) == 1
+    evaluate(configured("eval", *words), tmp_path / "again")
+    assert len(loads) == 1, "all of it is in the cache"
+
+
 def test_queries_stand_in_for_eval(tiny, tmp_path):
     train(configured("train", *tiny, "data.eval.path=null"), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())

@@ -55,23 +55,20 @@ def one_by_one(model, rows: list[dict], names: list[str]) -> torch.Tensor:
     return torch.stack(result)
 
 
-def taken(model, rows: list[dict], modules=None, times: int = 2, **options) -> tuple[torch.Tensor, list[str]]:
-    """Gradients of the last of several calls: the first one finds out which weights are used once."""
+def taken(model, rows: list[dict], modules=None, **options) -> tuple[torch.Tensor, list[str]]:
+    """Gradients, and the names of their weights."""
     with PerExample(model, Projection(None), modules) as per_example:
-        for _ in range(times):
-            result = per_example(Collator(0)(rows), **options)
-        return result, list(per_example.weights)
+        return per_example(Collator(0)(rows), **options), list(per_example.weights)
 
 
 def close(result: torch.Tensor, expected: torch.Tensor, share: float = 1e-5) -> None:
     torch.testing.assert_close(result, expected, rtol=0, atol=share * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"target_modules": ["q_proj"]}])
-def test_equal_to_one_backward_pass_for_each_row(options, times):
+def test_equal_to_one_backward_pass_for_each_row(options):
     model = lora(**options)
-    result, names = taken(model, batch(), times=times)
+    result, names = taken(model, batch())
     assert len(names) == len(trained(model))
     close(result, one_by_one(model, batch(), names))
 
@@ -82,9 +79,15 @@ def test_a_row_does_not_depend_on_its_batch():
     close(taken(model, rows)[0], alone)
 
 
-def test_gradients_are_projected_as_they_arise():
-    """No more than one weight's gradients of a batch are there at a time."""
-    with PerExample(lora(), Projection(16)) as per_example:
+@pytest.mark.parametrize("checkpointing", [None, True, False])
+def test_gradients_are_projected_as_they_arise(checkpointing):
+    """From the first batch on, no more than one weight's gradients are there at a time. None: no checkpointing."""
+    model, passes = lora(), []
+    if checkpointing is not None:
+        model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
+        model.enable_input_require_grads()
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    with PerExample(model, Projection(16)) as per_example:
         calls, whole = [], per_example._finish
 
         def finish(name, gradients):
@@ -93,7 +96,28 @@ def test_gradients_are_projected_as_they_arise():
 
         per_example._finish = finish
         per_example(Collator(0)(batch()))
-    assert [pair for pair in calls if pair[0] > 1] == [(4, 0)] * len(per_example.weights)
+    assert calls == [(4, 0)] * len(per_example.weights)
+    assert len(passes) == 1
+
+
+def test_calls_do_not_depend_on_each_other():
+    """Also after one that failed halfway, as where memory ends."""
+    model, rows = lora(), Collator(0)(batch())
+    with PerExample(model, Projection(16)) as per_example:
+        first = per_example(rows)
+        take, calls = per_example._take, []
+
+        def fails(*args):
+            calls.append(args)
+            if len(calls) == 3:
+                raise RuntimeError("out of memory")
+            take(*args)
+
+        per_example._take = fails
+        with pytest.raises(RuntimeError, match="out of memory"):
+            per_example(rows)
+        per_example._take = take
+        assert torch.equal(per_example(rows), first)
 
 
 def test_weighted_rows_are_sums_over_tokens():
@@ -128,8 +152,8 @@ def test_under_gradient_checkpointing(reentrant):
     calls = []
     layer = model.base_model.model.model.layers[0].mlp
     layer.register_forward_pre_hook(lambda *_: calls.append(1))
-    result, _ = taken(model, rows, times=1)
-    assert len(calls) == 4  # forward, and again for backward; of one row first, then of all
+    result, _ = taken(model, rows)
+    assert len(calls) == 2  # forward, and again for backward
     close(result, expected)
 
 
@@ -158,20 +182,34 @@ def test_layers_with_one_weight_are_added_up_before_adam():
     model = llama()
     layers = model.model.layers
     layers[1].mlp.up_proj.weight = layers[0].mlp.up_proj.weight
-    for times in (1, 2):
-        result, names = taken(model, batch(), ["up_proj"], times=times)
-        assert len(names) == 1
-        close(result, one_by_one(model, batch(), names))
+    result, names = taken(model, batch(), ["up_proj"])
+    assert len(names) == 1
+    close(result, one_by_one(model, batch(), names))
     size = result.shape[1]
     m = Moments(torch.zeros(size), torch.full((size,), 1e-4), 3, (0.9, 0.99), 1e-8)
     turned, _ = taken(model, batch(), ["up_proj"], moments={names[0]: m})
     close(turned, m.direction(result.clone(), "outside"))
 
 
-def test_a_module_that_is_used_twice():
+@pytest.mark.parametrize("checkpointing", [None, True, False])
+def test_a_module_that_is_used_twice(checkpointing):
     model = llama()
     model.model.layers[1] = model.model.layers[0]
-    result, names = taken(model, batch(), ["gate_proj"])
+    expected = one_by_one(model, batch(), ["model.layers.0.mlp.gate_proj.weight"])
+    if checkpointing is not None:
+        model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
+        model.enable_input_require_grads()
+    close(taken(model.train(), batch(), ["gate_proj"])[0], expected)
+
+
+def test_a_use_that_the_loss_does_not_depend_on():
+    """Its gradient never comes; that of the other use counts all the same."""
+    model = llama()
+    mlp = model.model.layers[0].mlp
+    whole = mlp.forward
+    mlp.forward = lambda x: whole(x) + 0 * mlp.gate_proj(x.detach()).detach().mean()
+    result, names = taken(model, batch(), ["layers.0.mlp.gate_proj"])
+    del mlp.forward
     close(result, one_by_one(model, batch(), names))
 
 

@@ -1,13 +1,20 @@
 """Losses and gradients of rows: right, cached by everything they depend on, and continued after a kill."""
 
+import io
 import os
+import shutil
+import signal
+import threading
 import time
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from near.common import progress
 from near.common.errors import UserError
+from near.common.locks import acquire
 from near.models.weights import trained
 from near.selection.scoring import chunks
 from near.selection.scoring.chunks import Chunks
@@ -149,10 +156,6 @@ def test_a_chunk_that_is_cut_short_is_computed_again(made, tmp_path):
 
 def test_chunks_that_another_process_is_at_are_waited_for(tmp_path):
     """Its file appears while we wait for its lock: it is not computed twice."""
-    import threading
-
-    from near.common.locks import acquire
-
     chunks = Chunks(tmp_path, [np.arange(2), np.arange(2, 5)])
     lock = acquire(chunks.path(0).with_suffix(".lock"))
 
@@ -171,6 +174,152 @@ def test_chunks_that_another_process_is_at_are_waited_for(tmp_path):
     thread.join()
     assert chunks.computed == 1
     assert chunks.gathered("x").tolist() == [7, 8, 2, 3, 4]
+
+
+def numbers(positions: np.ndarray, progress) -> dict[str, np.ndarray]:
+    progress(len(positions))
+    return {"x": positions.astype(np.float64)}
+
+
+def of_two(folder, count: int = 4) -> Chunks:
+    """Chunks of two rows each."""
+    return Chunks(folder, [np.arange(2 * i, 2 * i + 2) for i in range(count)])
+
+
+def test_a_chunk_is_written_while_the_next_one_is_computed(tmp_path, monkeypatch):
+    """Under its lock, until it is whole; two chunks are never written at once."""
+    save, second, saving = chunks.save_file, threading.Event(), []
+
+    def saves(arrays, path):
+        if not saving:
+            assert second.wait(30)  # for the work on the second chunk
+            assert acquire(tmp_path / "00000.lock", wait=False) is None
+        saving.append(threading.current_thread())
+        save(arrays, path)
+
+    def work(positions, progress):
+        if positions[0] == 2:
+            second.set()
+        return numbers(positions, progress)
+
+    monkeypatch.setattr(chunks, "save_file", saves)
+    made = of_two(tmp_path)
+    made.compute(work, "testing")
+    assert made.gathered("x").tolist() == list(range(8)) and made.computed == 4
+    assert len(set(saving)) == 1 and threading.current_thread() not in saving
+    assert not list(tmp_path.glob("*.lock")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("failing", [0, 2, 3])
+def test_a_full_disk_ends_the_work_and_leaves_whole_chunks(tmp_path, monkeypatch, failing):
+    """An error while the last chunk, or one before, is written is the caller's; the next run computes the rest."""
+    save, worked = chunks.save_file, []
+
+    def saves(arrays, path):
+        if f"{failing:05d}" in path.name:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save(arrays, path)
+
+    def work(positions, progress):
+        worked.append(positions[0] // 2)
+        return numbers(positions, progress)
+
+    monkeypatch.setattr(chunks, "save_file", saves)
+    with pytest.raises(OSError, match="No space left") as error:
+        of_two(tmp_path).compute(work, "testing")
+    assert error.value.filename == str(tmp_path)
+    assert max(worked) == min(failing + 1, 3)  # the next one was in work
+    monkeypatch.undo()
+    assert [p.name for p in sorted(tmp_path.iterdir())] == [f"{i:05d}.safetensors" for i in range(failing)]
+    again = of_two(tmp_path)
+    again.compute(numbers, "testing")
+    assert again.computed == 4 - failing and again.gathered("x").tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("error", [UserError("not finite"), KeyboardInterrupt(), MemoryError()])
+def test_an_error_in_the_work_leaves_the_chunk_before(tmp_path, error):
+    def work(positions, progress):
+        if positions[0] == 4:
+            raise error
+        return numbers(positions, progress)
+
+    with pytest.raises(type(error)):
+        of_two(tmp_path).compute(work, "testing")
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["00000.safetensors", "00001.safetensors"]
+
+
+def test_a_killed_process_loses_the_chunk_in_work_and_the_one_being_written(tmp_path):
+    """By SIGKILL: the rest is there, the locks are free, and the same arrays result."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+
+        def dies(positions, progress):
+            if positions[0] == 6:
+                while not of_two(tmp_path).whole(1):
+                    time.sleep(0.001)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return numbers(positions, progress)
+
+        try:
+            of_two(tmp_path).compute(dies, "testing")
+        finally:
+            os._exit(1)
+    os.close(writer), os.close(reader)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    again = of_two(tmp_path)
+    again.compute(numbers, "testing")
+    assert again.computed in (1, 2) and again.gathered("x").tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 9])
+def test_chunks_computed_together_are_the_same_files(tmp_path, together):
+    """Those that exist are left as they are."""
+    calls = []
+
+    def work(positions, progress):
+        calls.append(positions.tolist())
+        return numbers(positions, progress)
+
+    of_two(tmp_path / "alone").compute(numbers, "testing")
+    (tmp_path / "some").mkdir()
+    before = tmp_path / "some" / "00001.safetensors"
+    chunks.save_file({"x": np.array([-2.0, -3.0])}, before)
+    made = of_two(tmp_path / "some")
+    made.compute(work, "testing", together)
+    assert made.computed == 3 and made.gathered("x").tolist() == [0, 1, -2, -3, 4, 5, 6, 7]
+    assert calls == {1: [[0, 1], [4, 5], [6, 7]], 2: [[0, 1], [4, 5, 6, 7]], 3: [[0, 1, 4, 5], [6, 7]]}.get(
+        together, [[0, 1, 4, 5, 6, 7]]
+    )
+    for path in sorted((tmp_path / "alone").iterdir()):
+        if path.name != before.name:
+            assert path.read_bytes() == (tmp_path / "some" / path.name).read_bytes()
+
+
+def test_the_bar_counts_what_is_cached_and_what_others_compute(tmp_path, monkeypatch):
+    """So that the time left is that of the rows left."""
+    shown = []
+
+    class Bar(progress.tqdm):
+        def __init__(self, **options):
+            super().__init__(**{**options, "disable": False, "delay": 0, "mininterval": 0, "file": io.StringIO()})
+            shown.append((self.initial, self.total))
+
+    def work(positions, update):
+        if positions[0] == 2:  # another process writes the last chunk meanwhile
+            chunks.save_file({"x": np.array([6.0, 7.0])}, tmp_path / "00003.safetensors")
+        return numbers(positions, lambda rows: (update(rows), shown.append(at(rows))))
+
+    def at(rows: int) -> int:
+        return bars[0].n
+
+    bars, real = [], progress.tqdm
+    monkeypatch.setattr(progress, "tqdm", lambda **options: bars.append(Bar(**options)) or bars[0])
+    assert real is Bar.__mro__[1]
+    chunks.save_file({"x": np.array([0.0, 1.0])}, tmp_path / "00000.safetensors")
+    made = of_two(tmp_path)
+    made.compute(work, "testing")
+    assert shown == [(2, 8), 4, 8] and made.computed == 2
 
 
 def test_a_zero_gradient_has_no_direction(tmp_path):
@@ -303,3 +452,52 @@ def test_scores_go_on_with_a_smaller_budget_where_memory_ends(made, monkeypatch)
     assert 0 < fresh.budget(model, "gradients").tokens <= 60
     np.testing.assert_allclose(gradients.pool.norms, expected[1], rtol=1e-4)
     np.testing.assert_allclose(gradients.pool.matrix(), expected[0], atol=2e-3)
+
+
+class Steady:
+    """A device where every batch takes as long as its tokens, so that larger ones do not pay."""
+
+    device = "a device"
+
+    def start(self) -> None: ...
+
+    def stop(self) -> tuple[float, float]:
+        return 1.0, 0.01
+
+
+def test_on_an_accelerator_chunks_are_computed_together(made, tmp_path, monkeypatch):
+    """Rows of several chunks are batched by length; files and values are those of chunks computed alone."""
+    model, optimizer, scorer = made
+    ids = np.arange(scored.ROWS)
+    alone = scorer(chunk=2, dim=16, batch_tokens=1024)
+    (expected,) = alone.gradients(model, optimizer, ids)
+    pool, norms, folder = expected.pool.matrix(), expected.pool.norms, expected.pool.chunks.folder
+    names = sorted(path.name for path in folder.iterdir())
+    shutil.rmtree(tmp_path / "scores")
+    fresh, calls, real = scorer(chunk=2, dim=16, batch_tokens="auto"), [], Chunks.compute
+    monkeypatch.setattr(Chunks, "compute", lambda self, *args: calls.append(args[2]) or real(self, *args))
+    for work in ("losses", "gradients"):
+        fresh.budget(model, work).meter = Steady()
+    (result,) = fresh.gradients(model, optimizer, ids)
+    assert calls == [6, 3] and fresh.computed == 6 + 3  # of queries there are three chunks
+    assert result.pool.chunks.folder == folder and sorted(path.name for path in folder.iterdir()) == names
+    np.testing.assert_allclose(result.pool.norms, norms, rtol=1e-4)
+    np.testing.assert_allclose(result.pool.matrix(), pool, atol=2e-3)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert fresh._together(fresh.budget(model, "gradients"), 6) == 1
+    whole = scorer(chunk=2, dim=None)  # takes too much memory together
+    assert whole._together(fresh.budget(model, "gradients"), 60) == 1
+
+
+def test_the_budget_is_logged_once(made, caplog):
+    model, optimizer, scorer = made
+    with caplog.at_level("INFO", logger="near"):
+        fresh = scorer(batch_tokens="auto")
+        for _ in range(2):
+            fresh.losses(model, np.arange(4))
+            list(fresh.gradients(model, optimizer, np.arange(4)))
+            scored.step(model, optimizer)
+        list(scorer(batch_tokens="auto").losses(model, np.arange(4)))
+    lines = [line for line in caplog.messages if "tokens a batch" in line]
+    assert lines[:2] == [f"{name}: 1024 tokens a batch (scoring.batch_tokens=auto)" for name in ("losses", "gradients")]
+    assert len(lines) == 3

@@ -1,7 +1,6 @@
 """pass@1: whether the code of an answer passes its row's tests."""
 
 import logging
-import os
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Annotated
 
 from near.common.bounds import between
 from near.common.errors import UserError
+from near.common.threads import threads_to_use
 from near.evaluation.graders.base import Answer, Grade, Grader
 from near.evaluation.sandbox import NO_TESTS, NoSandbox, Ran, Suite, refusal, run
 
@@ -36,7 +36,7 @@ class PassAt1(Grader):
             head of the function, for answers that only continue it).
         seconds: limit of one program.
         memory_mb: limit of one program.
-        workers: programs that run at once; None: one for each core.
+        workers: programs that run at once; None: OMP_NUM_THREADS, else one for each core.
     """
 
     columns = True
@@ -56,7 +56,7 @@ class PassAt1(Grader):
             )
         self.columns = tuple(sorted(map(str, self.names.values())))
         self.seconds, self.memory_mb = seconds, memory_mb
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or threads_to_use()
 
     def check(self) -> None:
         if self.unsafe:

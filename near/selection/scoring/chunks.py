@@ -1,9 +1,12 @@
-"""Arrays of many rows, computed chunk by chunk by any number of processes; a killed process loses one chunk.
+"""Arrays of many rows, computed chunk by chunk by any number of processes.
 
-A chunk is one safetensors file, complete or absent. Ranks, and other runs that need the same arrays at the same time,
-share the chunks.
+A chunk is one safetensors file, complete or absent. A thread writes it while the next one is computed, so a killed
+process loses the chunk in work and the one that is being written. Ranks, and other runs that need the same arrays at
+the same time, share the chunks.
 """
 
+import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,23 +31,55 @@ class Chunks:
     def path(self, number: int) -> Path:
         return self.folder / f"{number:05d}.safetensors"
 
-    def compute(self, work: Work, doing: str) -> None:
+    def compute(self, work: Work, doing: str, together: int = 1) -> None:
         """Compute the chunks that are missing.
 
         Args:
             work: (positions, progress) -> arrays by name, of the rows at these positions; it calls progress with the
                 number of rows done.
             doing: the label of the progress bar.
+            together: so many chunks in a row are computed by one call of `work`, by one process.
+
+        Raises:
+            OSError: a chunk can't be written, as on a full disk.
         """
-        with bar(sum(map(len, self.parts)), doing, "row") as progress:
+        missing = [number for number in range(len(self.parts)) if not self.whole(number)]
+        total, left = sum(map(len, self.parts)), sum(len(self.parts[number]) for number in missing)
+        elsewhere = {number for number in missing if not self.path(number).exists()}  # may be computed elsewhere
+        groups: dict[int, list[int]] = {}  # by the number of the first chunk, whether it is missing or not
+        for number in missing:
+            groups.setdefault(number // together * together, []).append(number)
 
-            def compute(number: int) -> None:
-                arrays = work(self.parts[number], progress.update)
-                with aside(self.path(number)) as temporary:
-                    save_file(arrays, temporary)
+        with bar(total, doing, "row", total - left) as progress:
 
-            self.computed += share(range(len(self.parts)), self._lock, self.whole, compute)
+            def compute(first: int) -> Callable[[], None] | None:
+                numbers = [number for number in groups[first] if not self.whole(number)]
+                if not numbers:  # a process with other groups was faster
+                    return None
+                elsewhere.difference_update(numbers)
+                self._count(elsewhere, progress.update)
+                arrays = work(np.concatenate([self.parts[number] for number in numbers]), progress.update)
+                self.computed += len(numbers)
+                return functools.partial(self._write, numbers, arrays)
+
+            share(groups, self._lock, lambda first: all(map(self.whole, groups[first])), compute)
             progress.update(progress.total - progress.n)
+
+    def _count(self, elsewhere: set[int], progress: Callable[[int], object]) -> None:
+        """Count the rows of chunks that other processes have written, and remove these from `elsewhere`."""
+        names = set(os.listdir(self.folder)) if elsewhere and self.folder.is_dir() else set()
+        written = {number for number in elsewhere if self.path(number).name in names}
+        elsewhere -= written
+        progress(sum(len(self.parts[number]) for number in written))
+
+    def _write(self, numbers: list[int], arrays: dict[str, np.ndarray]) -> None:
+        """Write chunks. arrays: of their rows, one chunk's after the other's."""
+        start = 0
+        for number in numbers:
+            stop = start + len(self.parts[number])
+            with aside(self.path(number)) as temporary:
+                save_file({name: values[start:stop] for name, values in arrays.items()}, temporary)
+            start = stop
 
     def _lock(self, number: int) -> Path:
         return self.path(number).with_suffix(".lock")

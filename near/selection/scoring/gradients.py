@@ -148,10 +148,11 @@ class PerExample:
         for name, layer in self.layers.items():
             self.weights.setdefault(names.setdefault(layer.weight, f"{name}.weight"), layer.weight)
         self._names = {name: names[layer.weight] for name, layer in self.layers.items()}
-        self._once: set[str] | None = None  # weights that are used once in a pass; known after the first row
         self._moments: dict[str, Moments] | None = None
         self._sums: dict[str, torch.Tensor] = {}
-        self._uses: dict[str, int] = {}
+        self._taken: set[str] = set()
+        self._left: dict[str, int] = {}  # of each weight, uses in the forward pass whose gradients are still to come
+        self._forward_pass = False
 
     def __enter__(self) -> "PerExample":
         self._stack = contextlib.ExitStack()
@@ -181,30 +182,28 @@ class PerExample:
             epsilon: see Moments.direction.
         """
         rows = len(batch["input_ids"])
-        if self._once is None and rows > 1:  # found out with one row, whose gradients all fit into memory
-            self({name: values[:1] for name, values in batch.items()}, None if weights is None else weights[:1])
         self._rows, self._moments, self._epsilon = rows, moments, epsilon
-        self._sums, self._uses = {}, dict.fromkeys(self.weights, 0)
+        self._sums, self._taken, self._left = {}, set(), dict.fromkeys(self.weights, 0)
         device = batch["input_ids"].device
         self._out = self.projection.zeros(rows, {n: w.numel() for n, w in self.weights.items()}, device)
         with torch.enable_grad():
+            self._forward_pass = True
             losses, owner = answer_losses(self.model, batch)
+            self._forward_pass = False
             sums, counts = by_row(losses, owner, rows)
             per_row = sums / counts.clamp(min=1) if weights is None else sums * weights.to(sums)
             before = [weight.grad for weight in self.weights.values()]
             per_row.sum().backward()
         self._check_use(before)
-        for name, gradients in self._sums.items():
+        for name, gradients in self._sums.items():  # of weights with a use that the loss does not depend on
             self._finish(name, gradients)
-        if self._once is None:
-            self._once = {name for name, count in self._uses.items() if count == 1}
         out, self._out, self._sums = self._out, None, {}
         return self.projection.finished(out)
 
     def _check_use(self, before: list[torch.Tensor | None]) -> None:
         """UserError if a watched weight had no gradient through its layer, or another one beside it."""
         for (name, weight), grad in zip(self.weights.items(), before, strict=True):
-            if self._uses[name] and (weight.grad is None) == (grad is None):
+            if name in self._taken and (weight.grad is None) == (grad is None):
                 continue
             if grad is None:
                 weight.grad = None
@@ -214,6 +213,8 @@ class PerExample:
             )
 
     def _forward(self, inputs: torch.Tensor, layer: nn.Linear, name: str) -> torch.Tensor:
+        if self._forward_pass:  # under gradient checkpointing the backward pass calls it again
+            self._left[self._names[name]] += 1
         if not torch.is_grad_enabled():  # the first pass under gradient checkpointing
             return nn.functional.linear(inputs, layer.weight, layer.bias)
         if inputs.dim() != 3 or len(inputs) != self._rows:
@@ -230,14 +231,15 @@ class PerExample:
         inputs: (B, length, p_in); gradient: of the layer's output, (B, length, p_out).
         """
         gradients = torch.bmm(gradient.float().transpose(1, 2), inputs.float()).flatten(1)  # (B, p_out * p_in)
-        self._uses[name] += 1
-        if self._once is not None and name in self._once:
-            assert self._uses[name] == 1, f"{name} was used once before, and twice now"
-            self._finish(name, gradients)
-        elif name in self._sums:
-            self._sums[name] += gradients
-        else:
+        if name in self._sums:
+            gradients = self._sums.pop(name).add_(gradients)
+        self._taken.add(name)
+        self._left[name] -= 1
+        assert self._left[name] >= 0, f"{name} has more gradients than uses"
+        if self._left[name]:
             self._sums[name] = gradients
+        else:
+            self._finish(name, gradients)
 
     def _finish(self, name: str, gradients: torch.Tensor) -> None:
         if self._moments is not None:

@@ -21,7 +21,7 @@ from near.common.bounds import BatchTokens, Seed, between
 from near.common.budget import Budget
 from near.common.errors import UserError
 from near.common.files import cache_folder, digest, note_use
-from near.common.processes import is_main
+from near.common.processes import is_main, world_size
 from near.models.budget import budget_for
 from near.models.encoding import Encoder
 from near.models.fingerprint import of_model
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 VERSION = 1
 BatchWork = Callable[[list[dict]], dict[str, np.ndarray]]
 BATCH_TOKENS, MAX_ROWS = 1024, 64  # of a batch on a CPU
+TOGETHER = 8  # chunks whose rows are batched together where budgets are measured: batches are large there
+WIDEST = 1 << 16  # dimensions of gradients for which so many chunks fit into memory together
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Scoring:
         modules: the linear layers whose gradients are taken; None: LoRA's.
         checkpoints: folders of checkpoints whose weights replace the model's, each weighted by its learning rate.
         batch_tokens: tokens of a batch, padding included; see near/common/budget.py.
-        chunk: rows of a chunk, which a killed run loses.
+        chunk: rows of a chunk. A killed run loses the one in work and the one that is being written, or TOGETHER of
+            each on an accelerator.
     """
 
     dim: Annotated[int, between(8, 10_000_000)] | None = 4096
@@ -135,7 +138,7 @@ class Scorer:
         self.projection = [options.dim, options.hashes, options.seed]
         self.computed = 0  # chunks that this process computed
         self.budgets: dict[str, Budget] = {}  # by what is computed
-        self._logged_plain = False
+        self._logged_plain, self._logged_budgets = False, set()
 
     def losses(self, model, ids: np.ndarray) -> np.ndarray:
         """The mean loss over each row's answer tokens, float32 (len(ids),), natural log, without dropout."""
@@ -275,10 +278,22 @@ class Scorer:
             )
         return self.budgets[work]
 
+    def _log_budget(self, budget: Budget, name: str) -> None:
+        """Log, once, the budget that `name` is computed with. (A measured one logs itself.)"""
+        if budget.meter is None and id(budget) not in self._logged_budgets and is_main():
+            self._logged_budgets.add(id(budget))
+            log.info(f"{name}: {budget.tokens} tokens a batch (scoring.batch_tokens={self.options.batch_tokens})")
+
+    def _together(self, budget: Budget, parts: int) -> int:
+        """How many of so many chunks are computed together: on an accelerator several, if each process has some."""
+        if budget.meter is None or (self.options.dim or WIDEST + 1) > WIDEST:
+            return 1
+        return max(1, min(TOGETHER, parts // world_size()))
+
     def _chunks(
         self, key_parts: list, tokens: Tokens, ids: np.ndarray, work: BatchWork, name: str, budget: Budget
     ) -> Chunks:
-        """The complete chunks of rows `ids`, in their order; within a chunk, rows alike in length are batched.
+        """The complete chunks of rows `ids`, in their order. Rows alike in length, of a chunk or several, are batched.
 
         Args:
             key_parts: what the result depends on, beside the rows and the batches.
@@ -295,6 +310,7 @@ class Scorer:
         chunks = Chunks(folder, parts)
 
         def compute(positions: np.ndarray, progress) -> dict[str, np.ndarray]:
+            self._log_budget(budget, name)
             rows = tokens.table[ids[positions].tolist()]
             rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
             arrays: dict[str, np.ndarray] = {}
@@ -314,7 +330,7 @@ class Scorer:
                 progress(len(part))
             return arrays
 
-        chunks.compute(compute, name)
+        chunks.compute(compute, name, self._together(budget, len(parts)))
         self.computed += chunks.computed
         note_use(folder)  # its last use, for pruning
         return chunks
