@@ -12,11 +12,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
-import json
 import math
 import tempfile
 
 from bench import common
+from bench.material import write_examples
 from near.common.errors import UserError
 
 COLUMNS = ("seconds", "memory", "disk")
@@ -24,10 +24,9 @@ COLUMNS = ("seconds", "memory", "disk")
 
 def write_rows(path: Path, rows: int, start: int = 0) -> None:
     """Questions and answers of a few words each."""
-    with open(path, "w", encoding="utf-8") as file:
-        for i in range(start, start + rows):
-            prompt = f"What is the distance between town {i % 977} and village {i} on road {i % 31}?"
-            file.write(json.dumps({"instruction": prompt, "output": f"{i % 613} miles"}) + "\n")
+    prompt = "What is the distance between town {} and village {} on road {}?"
+    examples = ((prompt.format(i % 977, i, i % 31), f"{i % 613} miles") for i in range(start, start + rows))
+    write_examples(path, examples)
 
 
 def work(folder: str, max_K: int, dim: int) -> list[float]:

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,12 @@ def clustered(n: int, dim: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     vectors = centres[rng.integers(0, 200, n)] + rng.normal(size=(n, dim)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def write_examples(path: Path, examples: Iterable[tuple[str, str]]) -> None:
+    """A JSON-lines file of instructions and outputs."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"instruction": prompt, "output": answer}) + "\n" for prompt, answer in examples)
 
 
 def write_vectors(path: Path, rows: int, dim: int) -> None:

@@ -17,22 +17,19 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
-import json
 import math
 import tempfile
 import time
 
 from bench import common
-from bench.material import disk_speed, write_vectors
+from bench.material import disk_speed, write_examples, write_vectors
 from near.common.errors import UserError
 
 TARGET = 10  # rows, each of them also in the pool, from which it is left out
 
 
 def write_pool(path: Path, rows: int) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        for i in range(rows):
-            file.write(json.dumps({"instruction": f"what is the name of number {i}", "output": f"name {i}"}) + "\n")
+    write_examples(path, ((f"what is the name of number {i}", f"name {i}") for i in range(rows)))
 
 
 def work(folder: str) -> dict[str, list[float]]:

@@ -23,7 +23,7 @@ class Gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         seen = [str(i) for i in range(torch.cuda.device_count())]
         self._names = visible.split(",")[: len(seen)] if visible else seen
-        self.at_once = min(n_jobs or len(self._names) or 2, len(self._names) or n_jobs or 2, jobs or 100_000)
+        self.at_once = min(n for n in (n_jobs or len(self._names) or 2, len(self._names), jobs) if n)
         self._processes = processes
         self._free: queue.Queue[int] = queue.Queue()
         for slot in range(self.at_once):

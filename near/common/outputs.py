@@ -67,17 +67,18 @@ def check(folder: Path, script: str) -> None:
 
 def check_notes(folder: Path) -> None:
     """UserError if .hydra/ in `folder`, which Hydra replaces, belongs to another program."""
-    notes = folder / ".hydra" / "hydra.yaml"
+    notes, started = folder / ".hydra" / "hydra.yaml", time.monotonic()
+    while notes.is_file() and not (_contains(notes, "near.app.jobs.Sweeps") or _contains(notes, "near.jobs.Sweeps")):
+        if time.monotonic() - started > WRITING_S or not _just_changed(notes):
+            raise UserError(f"{folder} has a run of another program ({notes.name}); set another output_dir")
+        time.sleep(0.05)  # another rank of this run may be writing it
 
-    def of_others() -> bool:
-        return notes.is_file() and not (
-            _contains(notes, "near.app.jobs.Sweeps") or _contains(notes, "near.jobs.Sweeps")
-        )
 
-    while of_others() and time.time() - notes.stat().st_mtime < WRITING_S:  # another rank of this run may be writing it
-        time.sleep(0.05)
-    if of_others():
-        raise UserError(f"{folder} has a run of another program ({notes.name}); set another output_dir")
+def _just_changed(path: Path) -> bool:
+    """Whether a file was changed within WRITING_S, or replaced meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        return abs(time.time() - path.stat().st_mtime) < WRITING_S
+    return True
 
 
 def list_files(folder: Path, names: Iterable[str] | None = None, **more: object) -> None:

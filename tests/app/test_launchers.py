@@ -237,11 +237,11 @@ def test_submitit_slurm(tiny, plain, tmp_path):
     env = stand_in(tmp_path / "bin")
     words = ["hydra/launcher=submitit_slurm", "hydra.launcher.slurm_partition=gpu", "hydra.launcher.timeout_min=30"]
     loses_only_the_killed(tiny, plain, tmp_path, words, env)
-    asked = (tmp_path / "bin" / "script_900").read_text()
+    submitted = (tmp_path / "bin" / "script_900").read_text()
     for line in ("--partition=gpu", "--time=30", "--gpus-per-node=1", "--cpus-per-task=4"):
-        assert f"#SBATCH {line}" in asked
-    assert "#SBATCH --array=0-3%4" in asked
-    assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}\nexport RAYON" in asked
+        assert f"#SBATCH {line}" in submitted
+    assert "#SBATCH --array=0-3%4" in submitted
+    assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}\nexport RAYON" in submitted
 
 
 @pytest.mark.extras
