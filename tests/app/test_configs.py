@@ -43,7 +43,7 @@ def choices(group: str) -> list[str]:
 
 
 def test_every_file_is_seen():
-    assert len(CHOICES) == 77
+    assert len(CHOICES) == 79
     assert len(HYDRA) == 5
     assert len(SWEEPS) == 8
     assert len(AGENTS) == 8
