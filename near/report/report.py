@@ -41,7 +41,8 @@ def report(cfg: DictConfig, output_dir: Path, read_config: Callable[[Path], Dict
     _print(runs, root, unfinished)
     groups = groups_of(runs)
     parts = gathered(cfg, groups, read_config)
-    shares.show(parts.shares)
+    for of in parts.shares:
+        shares.show(of.shares, of.target)
     claim(output_dir, "report")
     path = output_dir / "report.html"
     with aside(path) as temporary:

@@ -17,10 +17,11 @@ DRAWS_OF_ALL = 999  # for the shares of all values
 VALUES = 100  # of a label that are compared one by one
 LEVEL = 0.05
 ORACLE = "oracle"
+ROUNDS = "Shares are of the rows that a selector picked, over all rounds and seeds, without warm-ups."
 NOTE = (
-    "Shares are of the rows that a selector picked, over all rounds and seeds, without warm-ups. A sentence names the "
-    "value that most rows of the target have, or, where the pool lacks it, the value that was picked most above its "
-    "share of the pool. = chance: at least 5 of 100 draws of as many random rows differ as much from the pool."
+    "A sentence names the value that most rows of the target have, or, where the pool lacks it, the value that was "
+    "picked most above its share of the pool. = chance: at least 5 of 100 draws of as many random rows differ as much "
+    "from the pool."
 )
 
 
@@ -197,14 +198,15 @@ def percent(share: float) -> str:
     return ">99%" if 0.995 <= share < 1 - 1e-12 else f"{share:.0%}"
 
 
-def show(shares: Sequence[Shares]) -> None:
-    """Print a table for each label, then the sentences."""
+def show(shares: Sequence[Shares], target: str = "") -> None:
+    """Print a table for each label, then the sentences. `target`: its name, where there are several."""
     if not any(one.selections for one in shares):
         return
     out = console()
-    out.print("What did the selections look at?", markup=False)
+    of = f" ({printable(target, SELECTION)})" if target else ""
+    out.print(f"What did the selections look at?{of}", markup=False)
     for one in shares:
         out.print(table(*one.table(), breaking=None))
     for line in sentences(shares):
         out.print(visible(line), markup=False, soft_wrap=True)
-    out.print(NOTE, style="dim", markup=False, soft_wrap=True)
+    out.print(f"{ROUNDS} {NOTE}", style="dim", markup=False, soft_wrap=True)

@@ -88,11 +88,13 @@ def _finished(
     folder: Path, existing: SelectionManifest, export: SubsetExport, material: Material, search: SearchSettings
 ) -> Selection | None:
     """The selection in `folder` if it is this one and whole, else None."""
-    key, neighbours = _pool_manifest(export, material).key, None
+    neighbours = None
     if export.needs_matrix:
         key = matrix_key(search, material.candidates, material.queries, existing.max_K)
         if search.max_K not in (None, existing.max_K):
             return None
+    else:
+        key = _pool_manifest(export, material).key
     if existing.key != key:
         return None
     with contextlib.suppress(UserError):  # files that are missing or damaged are made again
@@ -121,17 +123,19 @@ def _write(
     manifest = _pool_manifest(export, material) if neighbours is None else neighbours.manifest
     path = folder / "manifest.json"
     with locked(lock_file(export.cache_dir, digest(str(folder.resolve())))):
+        has_page = False
         if path.exists() and not cfg.overwrite:  # another run may just have written it
             existing = SelectionManifest.read(path)
             if neighbours is not None:
                 check_same(folder, existing, manifest, neighbours.ids.shape[1])
             elif existing.key not in (None, manifest.key):
                 raise export.occupied("another selection")
+            has_page = export.selector is None or existing.subset is not None  # a page of this selection
         with export.prepared(manifest.key, material, neighbours) as move:
             claim(folder, "select")
             unused = ("top_indices.npy", "top_scores.npy") if neighbours is None else ()
-            # the manifest is written last, beside complete files of its own; a page would show what was there before
-            remove(folder, "manifest.json", SELECTION_PAGE, *unused)
+            unused += () if has_page else (SELECTION_PAGE,)
+            remove(folder, "manifest.json", *unused)  # the manifest is written last, beside complete files of its own
             if neighbours is not None:
                 write_npy(folder / "top_indices.npy", neighbours.ids)
                 write_npy(folder / "top_scores.npy", neighbours.scores)

@@ -4,6 +4,7 @@ Names come from data and configurations. They are escaped, because Plotly reads 
 """
 
 import html
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -208,6 +209,25 @@ def source_colour(place: int) -> str:
     return f"hsl({(place * 137.508 + 20) % 360:.0f},{55 + place % 3 * 10}%,{48 + place % 2 * 10}%)"
 
 
+def bars(series: dict[str, np.ndarray], x: list, title: str, axis: str) -> Figure:
+    """Bars of several series over `x`, one before the other, each with its shares, float64 (len(x),)."""
+    data = [
+        {
+            "type": "bar",
+            "name": html.escape(name),
+            "x": x,
+            "y": [round(float(share), 4) for share in shares],
+            "opacity": 0.65,
+            "marker": {"color": colour(place)},
+        }
+        for place, (name, shares) in enumerate(series.items())
+    ]
+    figure = _figure(data, html.escape(title), axis, "share of the rows")
+    figure["layout"] |= {"barmode": "overlay", "bargap": 0.02}
+    figure["layout"]["yaxis"] |= {"tickformat": ".0%"}
+    return figure
+
+
 OTHERS = "#9a9fa6"
 
 
@@ -237,6 +257,11 @@ def label_shares(shares: Shares) -> Figure:
     figure["layout"]["xaxis"] |= {"tickformat": ".0%", "range": [0, 1]}
     figure["layout"]["yaxis"] |= {"type": "category", "range": [len(lines) - 0.5, -0.5]}
     return figure
+
+
+def label_charts(targets: Sequence[Sequence[Shares]]) -> dict[str, list[Figure]]:
+    """The charts of the labels of each target, by their place on the page (static/labels.html)."""
+    return {f"labels {number}": [label_shares(one) for one in shares] for number, shares in enumerate(targets)}
 
 
 def overlap(groups: list[Group]) -> Figure | None:

@@ -8,13 +8,13 @@ from near.report import verdict
 from near.report.compare import Group
 from near.report.page.answers import answers
 from near.report.page.browser import browser
-from near.report.page.charts import all_charts, colour, label_shares, source_colours
+from near.report.page.charts import all_charts, colour, label_charts, source_colours
 from near.report.page.document import document
 from near.report.page.parts import Parts
 from near.report.page.pool_map import map_data, sources_shown
 from near.report.page.settings import Compared, compared
 from near.report.runs import Run
-from near.report.shares import NOTE, sentences
+from near.report.shares import NOTE, ROUNDS, sentences
 from near.report.standing import Standing
 from near.report.tables import notes, run_table
 
@@ -38,7 +38,7 @@ def page(
         parts: of `groups`, from the pool.
     """
     colours = source_colours(groups, [] if parts.map is None else sources_shown(parts.pool, parts.map)[0])
-    charts = all_charts(groups, colours) | {"labels": [label_shares(one) for one in parts.shares if one.selections]}
+    charts = all_charts(groups, colours) | label_charts([of.shares for of in parts.shares])
     shown = [{"label": g.label, "colour": colour(i), "runs": len(g.runs)} for i, g in enumerate(groups)]
     settings = compared(groups)
     return document(
@@ -52,11 +52,10 @@ def page(
         runs=run_table(runs, root),
         runs_notes=notes(runs, []),
         unfinished=unfinished,
-        looked="the selections",
+        looked="What the selections looked at",
         only="only rows that were trained on",
-        shares=[one.table() for one in parts.shares if one.selections],
-        sentences=sentences(parts.shares),
-        shares_note=NOTE,
+        shares=[(of.target, sentences(of.shares), [one.table() for one in of.shares]) for of in parts.shares],
+        shares_note=f"{ROUNDS} {NOTE}",
         absent=parts.absent,
         groups=groups,
         settings=settings,
