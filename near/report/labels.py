@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from near.common.errors import UserError
 from near.data.columns import columns_of
 from near.data.rows import Rows
+from near.selection.selectors.oracle import SOURCE
 
 NUMBERS = 12  # distinct numbers of a column; with more it is shown in bands
 BANDS = 5
@@ -27,7 +28,8 @@ class Label:
 
     Attributes:
         name: of the column.
-        values: its distinct values: numbers and bands in ascending order, others by how many rows of the pool have them.
+        values: its distinct values: numbers and bands in ascending order, others by how many rows of the pool have
+            them.
         codes: int64 (n_pool,), for each row of the pool the position of its value in `values`.
         pool: int64 (n_values,), how many eligible rows of the pool have each value.
         target: int64 (n_values,), how many rows of the target do.
@@ -54,7 +56,8 @@ class Label:
 def labels_of(data: DictConfig, pool: Rows, target: Rows | None, cache_dir: str) -> list[Label]:
     """The labels of the pool and of the target: `data.labels`, then `source` and `length`.
 
-    The source is left out where the pool has one alone, or where it is one of `data.labels`.
+    The source is left out where all rows of the pool have the same, or where it equals one of `data.labels`, unless it
+    is named there.
 
     Args:
         data: the node `data` of the configuration that the rows were loaded with.
@@ -68,11 +71,15 @@ def labels_of(data: DictConfig, pool: Rows, target: Rows | None, cache_dir: str)
     eligible = pool.eligible()
     target_ids = np.empty(0, dtype=np.int64) if target is None else target.eligible()
     names = list(dict.fromkeys(data.get("labels") or ()))
-    labels = []
-    for name, values in sorted(columns_of(data, pool, names, cache_dir).items(), key=lambda pair: names.index(pair[0])):
-        labels.append(label(name, values, eligible, _target_values(data, target, target_ids, name, cache_dir)))
-    source = label("source", pool.sources(), eligible, [] if target is None else target.sources(target_ids))
-    if np.count_nonzero(source.pool) > 1 and not any(np.array_equal(source.codes, one.codes) for one in labels):
+    columns = columns_of(data, pool, [name for name in names if name != SOURCE], cache_dir)
+    labels = [
+        label(name, columns[name], eligible, _target_values(data, target, target_ids, name, cache_dir))
+        for name in names
+        if name != SOURCE
+    ]
+    source = label(SOURCE, pool.sources(), eligible, [] if target is None else target.sources(target_ids))
+    is_new = np.count_nonzero(source.pool) > 1 and not any(np.array_equal(source.codes, one.codes) for one in labels)
+    if SOURCE in names or is_new:
         labels.append(source)
     if not any(one.name == "length" for one in labels):
         lengths = [] if target is None else characters(target)[target_ids].tolist()
@@ -101,7 +108,9 @@ def label(name: str, pool: Sequence, eligible: np.ndarray, target: Sequence) -> 
     known: dict[str, int] = {}
     codes = np.array([known.setdefault(text, len(known)) for text in texts], dtype=np.int64)
     has_value = np.array([value is not None for value in target], dtype=bool)
-    counts = [np.bincount(c, minlength=len(known)) for c in (codes[: len(pool)][eligible], codes[len(pool) :][has_value])]
+    counts = [
+        np.bincount(c, minlength=len(known)) for c in (codes[: len(pool)][eligible], codes[len(pool) :][has_value])
+    ]
     values = list(known)
     places = {text: place for place, text in enumerate(ascending)}
     order = sorted(range(len(values)), key=lambda i: (places.get(values[i], len(places)), -counts[0][i], values[i]))

@@ -103,7 +103,7 @@ class Shares:
             if line.chance and line.value in shown:
                 cells[shown.index(line.value)] += " = chance"
             rows.append([printable(line.name, SELECTION), *cells])
-        return [self.label.name, *(name for name, _ in columns)], rows
+        return [printable(self.label.name, NAME), *(name for name, _ in columns)], rows
 
 
 def shares_of(labels: Sequence[Label], selections: Sequence[Picks], eligible: np.ndarray) -> list[Shares]:
@@ -181,7 +181,7 @@ def sentences(shares: Sequence[Shares]) -> list[str]:
             continue  # all rows have one value
         pool = one.lines[0].shares
         for part, line in zip(parts, one.selections, strict=True):
-            value = f"{one.label.name} {printable(one.label.values[line.value], NAME)}"
+            value = f"{printable(one.label.name, NAME)} {printable(one.label.values[line.value], NAME)}"
             end = " = chance" if line.chance else f" (pool {percent(pool[line.value])})"
             part.append(f"{percent(line.shares[line.value])} {value}{end}")
     return [f"{printable(name, SELECTION)}: {', '.join(part)}" for name, part in zip(names, parts, strict=True) if part]

@@ -25,6 +25,7 @@ from near.searching.find import SearchSettings, check_same, matrix_key, width_of
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours, first_columns, matrix_digests, read_matrix
 from near.searching.summary import summarise
+from near.selection.selectors.oracle import SOURCE
 from near.selection.subset import SubsetExport
 
 log = logging.getLogger(__name__)
@@ -67,9 +68,14 @@ def select(cfg: DictConfig, output_dir: Path) -> Selection | None:
     if cfg.dry_run:
         return _dry_run(search, export, material, cfg.data.dedup) if is_main() else None
     if cfg.page:
-        columns_of(cfg.data, material.candidates, cfg.data.labels or (), cache_dir)  # raises for a mistyped name
+        names = [name for name in cfg.data.get("labels") or () if name != SOURCE]
+        columns_of(cfg.data, material.candidates, names, cache_dir)  # raises for a mistyped name
     material = material.distinct(cfg.data, search)
-    if cfg.page and existing is not None and (selection := _finished(output_dir, existing[1], export, material, search)):
+    if (
+        cfg.page
+        and existing is not None
+        and (selection := _finished(output_dir, existing[1], export, material, search))
+    ):
         return selection if is_main() else None
     neighbours = None
     if export.needs_matrix:

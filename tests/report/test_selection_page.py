@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from near.common.errors import UserError
+from near.common.records import SelectionManifest
 from near.embedding.embedders.hashing import HashingEmbedder
 from near.report.labels import label
 from near.report.page.reach import by_max_K, by_n, steps
 from near.report.page.selection import write_page
 from near.report.page.suspects import hubs
-from near.searching.indexes.flat import FlatIndex
+from near.searching.indexes.flat import Flat
 from near.searching.neighbours import Neighbours
-from near.common.records import SelectionManifest
 from near.selection.select import select
 from near.selection.selectors.near import Near
 from tests.conftest import configured, run_script, write_rows
@@ -68,7 +68,7 @@ def test_the_page_of_a_selector(rows, tmp_path):
     badged = {int(row) for row, described in data["browser"]["rows"].items() if described[2]}
     assert badged == set(ids.tolist())
     assert data["map"]["of"] == 40 and data["map"]["taken"][0]["all"] == 6
-    assert {chart["layout"]["title"]["text"] for chart in data["charts"]["labels"]} == {
+    assert {chart["layout"]["title"]["text"] for chart in data["charts"]["labels 0"]} == {
         "Rows by skill",
         "Rows by source",
         "Rows by length",
@@ -99,7 +99,7 @@ def test_a_finished_folder_gets_its_page_and_nothing_is_computed(rows, tmp_path,
     select(configured("select", *rows, *words), tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("[!.]*")}
     assert "selection.html" not in before
-    for of, name in ((HashingEmbedder, "embed"), (FlatIndex, "search"), (Near, "select")):
+    for of, name in ((HashingEmbedder, "embed"), (Flat, "search"), (Near, "select")):
         monkeypatch.setattr(of, name, lambda *a, **k: pytest.fail("computed"))
     first = written(rows, tmp_path, *words)
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("[!.]*")}
@@ -175,7 +175,9 @@ def test_leaks_and_repeats_are_listed(tmp_path):
     pool += [{"instruction": " ".join(words[::-1]), "output": "c"}, {"instruction": "the QUERY  itself", "output": "d"}]
     pool += [{"instruction": f"other{i} text{i}", "output": "e"} for i in range(5)]
     write_rows(tmp_path / "pool.jsonl", pool)
-    write_rows(tmp_path / "q.jsonl", [{"instruction": "the query itself", "output": "z"}, {"instruction": "query the itself"}])
+    write_rows(
+        tmp_path / "q.jsonl", [{"instruction": "the query itself", "output": "z"}, {"instruction": "query the itself"}]
+    )
     rows = ["data=files", f"data.candidates.path={tmp_path}/pool.jsonl", f"data.queries.path={tmp_path}/q.jsonl"]
     rows += ["embedder=hashing", f"cache_dir={tmp_path}/cache", "map=null"]
     text = written(rows, tmp_path / "dropped", "selector=near", "n=8")

@@ -123,23 +123,30 @@ def test_the_shares_of_all_values_together():
 
 
 def test_percent():
-    assert [percent(s) for s in (0, 0.001, 0.124, 0.996, 1.0, 1 - 1e-16)] == ["0%", "<1%", "12%", ">99%", "100%", "100%"]
+    assert [percent(s) for s in (0, 0.001, 0.124, 0.996, 1.0, 1 - 1e-16)] == [
+        "0%",
+        "<1%",
+        "12%",
+        ">99%",
+        "100%",
+        "100%",
+    ]
 
 
 def test_hostile_labels_are_text(capsys):
-    hostile = "</script><img src=x onerror=alert(1)>\x1b[31m[bold]"
+    hostile = "<img src=x>\x1b[31m[bold]"
     one = label(f"{hostile}", [hostile, "b"] * 6, ALL, [hostile])
     tables = shares_of([one], [picks(hostile, [0, 2])], ALL)
     figure = json.dumps(label_shares(tables[0]))
     assert "<img" not in figure and "&lt;img" in figure
     shares.show(tables)
     printed = capsys.readouterr().out
-    assert "\x1b" not in printed and "[bold]" not in printed.replace("img src", ""), printed
+    assert "\x1b" not in printed and "[bold]" in printed, printed
 
 
 def test_labels_of_rows(tmp_path):
     def row(i: int, **more) -> dict:
-        return {"instruction": f"sum {i}", "output": "x" * i, "domain": "ab"[i % 2], **more}
+        return {"instruction": f"sum {i}", "output": "x" * (i + 1), "domain": "ab"[i % 2], **more}
 
     write_rows(tmp_path / "pool.jsonl", [row(i, skill={"name": f"s{i % 3}"}, kind="ab"[i % 2]) for i in range(30)])
     write_rows(tmp_path / "target.jsonl", [row(i, skill={"name": "s1"}) for i in (90, 91, 93)])
@@ -152,7 +159,7 @@ def test_labels_of_rows(tmp_path):
     labels = labels_of(cfg.data, pool, target, str(tmp_path / "cache"))
     assert [one.name for one in labels] == ["skill.name", "source", "length"]
     assert labels[0].values[labels[0].own] == "s1" and labels[1].values[labels[1].own] == "b"
-    assert characters(pool).tolist() == [len(f"sum {i}") + i for i in range(30)]
+    assert characters(pool).tolist() == [len(f"sum {i}") + i + 1 for i in range(30)]
     assert labels[2].values[labels[2].own].startswith("over ")
     cfg = configured("select", *words, "data.labels=[kind]")
     labels = labels_of(cfg.data, pool, target, str(tmp_path / "cache"))

@@ -66,9 +66,7 @@ def gathered(cfg: DictConfig, groups: list[Group], read_config: Callable[[Path],
     return parts
 
 
-def _by_target(
-    pool: Pool, groups: list[Group], read_config: Callable[[Path], DictConfig]
-) -> list[TargetShares]:
+def _by_target(pool: Pool, groups: list[Group], read_config: Callable[[Path], DictConfig]) -> list[TargetShares]:
     """The shares for each target, beside its own pool. `pool`: of most runs."""
     targets: dict[tuple, list[Group]] = {}
     for group in groups:

@@ -133,9 +133,7 @@ def sources_shown(pool: Pool, shown: PoolMap) -> tuple[list[str], np.ndarray]:
     return [str(names[i]) for i in order], rank[numbers]
 
 
-def map_data(
-    pool: Pool, shown: PoolMap, taken: list[Taken], length: int, colours: dict[str, str], marked: str
-) -> dict:
+def map_data(pool: Pool, shown: PoolMap, taken: list[Taken], length: int, colours: dict[str, str], marked: str) -> dict:
     """The map as the page's scripts read it.
 
     Coordinates as int16 and ids as int32 in base64: 20,000 rows take about 300 kB beside their texts.

@@ -80,7 +80,7 @@ def _order(neighbours: Neighbours | None, ids: np.ndarray | None) -> tuple[np.nd
     if ids is None:
         return walked, best, "As selector=near would pick them: every query's nearest row, then every second, ..."
     if np.array_equal(ids, walked[: len(ids)]):
-        note = f"The first n rows in the selector's order; beyond the {len(ids)} that were picked, those that it would pick next."
+        note = f"The first n rows in the selector's order; beyond the {len(ids)} that were picked, the next ones."
         return walked, best, note
     of = np.full(int(max(walked.max(), ids.max())) + 1, np.nan, dtype=np.float32)
     of[walked] = best

@@ -38,8 +38,8 @@ def hubs(neighbours: Neighbours, rows: Rows) -> Findings:
     half = int(np.searchsorted(np.cumsum(counts), ids.size / 2)) + 1
     nearest = "nearest row" if ranks == 1 else f"{ranks} nearest"
     sentence = (
-        f"Half of the places among every query's {nearest} go to {half} of {plural(len(found), 'row')}; one row is among "
-        f"them for {counts[0]} of {plural(queries, 'query', 'queries')} ({percent(counts[0] / queries)})."
+        f"Half of the places among every query's {nearest} go to {half} of {plural(len(found), 'row')}; one row is "
+        f"among them for {counts[0]} of {plural(queries, 'query', 'queries')} ({percent(counts[0] / queries)})."
     )
     shared = found[counts > 1][:LISTED]
     cells = [
@@ -77,7 +77,10 @@ def query_prompts(rows: Rows, queries: Rows, leakage: str) -> Findings:
         return Findings("By words: no row has the prompt of a query.")
     end = "left out (data.leakage=drop)." if leakage == "drop" else "in the pool (data.leakage=keep)."
     count = plural(int(leaked.sum()), "row with the prompt of a query is", "rows with the prompt of a query are")
-    cells = [[str(row), str(source), text] for row, source, text in zip(ids, rows.sources(ids), prompts(rows, ids), strict=True)]
+    cells = [
+        [str(row), str(source), text]
+        for row, source, text in zip(ids, rows.sources(ids), prompts(rows, ids), strict=True)
+    ]
     return Findings(f"By words: {count} {end}", ["row", "source", "prompt"], cells)
 
 
@@ -95,8 +98,8 @@ def near_each_other(sample: Sample, rows: Rows, of: int, threshold: float) -> Fi
     pairs = zip(scores[order], a, prompts(rows, a), b, prompts(rows, b), strict=True)
     cells = [[f"{score:.3f}", f"{one}: {text}", f"{two}: {other}"] for score, one, text, two, other in pairs]
     sentence = (
-        f"By embeddings: {plural(count, 'picked row')}{part} with a similarity of {threshold:g} or more to another one; "
-        f"data.dedup=near leaves out the later ones."
+        f"By embeddings: {plural(count, 'picked row')}{part} with a similarity of {threshold:g} or more to another; "
+        "data.dedup=near leaves out the later ones."
     )
     return Findings(sentence, ["similarity", "row", "row"], cells)
 
