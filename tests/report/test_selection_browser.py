@@ -27,7 +27,7 @@ def test_the_page_of_a_selection_is_read_on_a_laptop(tmp_path):
         "select",
         *("data=files", f"data.candidates.path={tmp_path}/pool.jsonl", f"data.queries.path={tmp_path}/q.jsonl"),
         *("data.candidates.columns.source=skill", "data.labels=[skill,wording]", "embedder=hashing"),
-        *(f"cache_dir={tmp_path}/cache", "selector=near", "n=40", "max_K=30", "map=pca", "page=true"),
+        *(f"cache_dir={tmp_path}/cache", "selector=near", "n=30", "max_K=30", "map=pca", "page=true"),
     )
     write_page(cfg, tmp_path / "out", select(cfg, tmp_path / "out"))
     with opened(tmp_path / "out" / "selection.html", 1366, 768) as page:
@@ -44,6 +44,7 @@ def test_the_page_of_a_selection_is_read_on_a_laptop(tmp_path):
         assert page.execute_script(wide) == 0
         assert len(page.find_elements("css selector", "#labels .main-svg")) >= 3
         assert len(page.find_elements("css selector", "#query-list li")) == 12
+        page.execute_script("document.getElementById('queries').scrollIntoView()")
         page.find_element("css selector", "#query-list li:nth-child(3)").click()
         assert page.find_elements("css selector", "#query .badge")[0].text == "near"
-        assert page.find_element("css selector", "#map-taken button").text == "near: 40 rows picked"
+        assert page.find_element("css selector", "#map-taken button").text == "near: 30 rows picked"
