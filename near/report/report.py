@@ -41,8 +41,7 @@ def report(cfg: DictConfig, output_dir: Path, read_config: Callable[[Path], Dict
     _print(runs, root, unfinished)
     groups = groups_of(runs)
     parts = gathered(cfg, groups, read_config)
-    for of in parts.shares:
-        shares.show(of.shares, of.target)
+    shares.show(parts.shares)
     claim(output_dir, "report")
     path = output_dir / "report.html"
     with aside(path) as temporary:

@@ -24,6 +24,11 @@ NOTE = (
     "from the pool."
 )
 
+OVER_TARGETS = (
+    "own: the mean over targets of the share of rows with the value that most rows of the target have; above: on how "
+    "many targets it is above the pool's share by more than chance. report.html has every target's shares."
+)
+
 
 @dataclass(frozen=True)
 class Picks:
@@ -104,6 +109,14 @@ class Shares:
                 cells[shown.index(line.value)] += " = chance"
             rows.append([printable(line.name, SELECTION), *cells])
         return [printable(self.label.name, NAME), *(name for name, _ in columns)], rows
+
+
+@dataclass(frozen=True)
+class TargetShares:
+    """What the selections for one target looked at. `target`: its name; empty where there is one target alone."""
+
+    target: str
+    shares: list[Shares]
 
 
 def shares_of(labels: Sequence[Label], selections: Sequence[Picks], eligible: np.ndarray) -> list[Shares]:
@@ -198,15 +211,43 @@ def percent(share: float) -> str:
     return ">99%" if 0.995 <= share < 1 - 1e-12 else f"{share:.0%}"
 
 
-def show(shares: Sequence[Shares], target: str = "") -> None:
-    """Print a table for each label, then the sentences. `target`: its name, where there are several."""
-    if not any(one.selections for one in shares):
+def over_targets(targets: Sequence[TargetShares]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells over several targets: for each selection and label the mean share of the target's own value,
+    and on how many targets it is above the pool's by more than chance."""
+    shares: dict[tuple[str, str], list[tuple[float, bool]]] = {}  # by selection and label, a pair for each target
+    for one in (one for of in targets for one in of.shares if one.label.own is not None):
+        pool = float(one.lines[0].shares[one.label.own])
+        shares.setdefault(("pool", one.label.name), []).append((pool, False))
+        for line in one.selections:
+            share = float(line.shares[one.label.own])
+            shares.setdefault((line.name, one.label.name), []).append((share, share > pool and not line.chance))
+    lines, names = (list(dict.fromkeys(part)) for part in zip(*shares, strict=True)) if shares else ([], [])
+    cells = [
+        [printable(line, SELECTION), *(_mean(line, shares.get((line, name), [])) for name in names)] for line in lines
+    ]
+    return ["selection", *(f"own {printable(name, NAME)}" for name in names)], cells
+
+
+def _mean(line: str, pairs: list[tuple[float, bool]]) -> str:
+    if not pairs:
+        return "-"
+    mean = percent(float(np.mean([share for share, _ in pairs])))
+    return mean if line == "pool" else f"{mean} (above in {sum(above for _, above in pairs)} of {len(pairs)})"
+
+
+def show(targets: Sequence[TargetShares]) -> None:
+    """Print, for one target, a table for each label and the sentences; for several the table over them."""
+    if not targets:
         return
     out = console()
-    of = f" ({printable(target, SELECTION)})" if target else ""
-    out.print(f"What did the selections look at?{of}", markup=False)
-    for one in shares:
+    out.print("What did the selections look at?", markup=False)
+    if len(targets) > 1:
+        out.print(table(*over_targets(targets), breaking=None))
+        out.print(OVER_TARGETS, style="dim", markup=False, soft_wrap=True)
+        return
+    (of,) = targets
+    for one in of.shares:
         out.print(table(*one.table(), breaking=None))
-    for line in sentences(shares):
+    for line in sentences(of.shares):
         out.print(visible(line), markup=False, soft_wrap=True)
     out.print(f"{ROUNDS} {NOTE}", style="dim", markup=False, soft_wrap=True)

@@ -9,7 +9,16 @@ from near.data.loading import load
 from near.report import shares
 from near.report.labels import Label, characters, label, labels_of
 from near.report.page.charts import label_shares
-from near.report.shares import Picks, all_by_chance, by_chance, percent, sentences, shares_of
+from near.report.shares import (
+    Picks,
+    TargetShares,
+    all_by_chance,
+    by_chance,
+    over_targets,
+    percent,
+    sentences,
+    shares_of,
+)
 from tests.conftest import configured, write_rows
 
 ALL = np.arange(12)
@@ -122,6 +131,19 @@ def test_the_shares_of_all_values_together():
     assert not all_by_chance(np.r_[[10, 10, 10], np.zeros(297, dtype=int)], pool)
 
 
+def test_over_targets_the_own_values_are_averaged():
+    of = [label("skill", ["a", "b"] * 50, np.arange(100), [own]) for own in "ab"]
+    picked = [[picks("near", list(range(0, 40, 2))), picks("uot", [0, 1])], [picks("near", list(range(0, 40, 2)))]]
+    targets = [
+        TargetShares(name, shares_of([one], here, np.arange(100)))
+        for name, one, here in zip("xy", of, picked, strict=True)
+    ]
+    assert over_targets(targets) == (
+        ["selection", "own skill"],
+        [["pool", "50%"], ["near", "50% (above in 1 of 2)"], ["uot", "50% (above in 0 of 1)"]],
+    )
+
+
 def test_percent():
     assert [percent(s) for s in (0, 0.001, 0.124, 0.996, 1.0, 1 - 1e-16)] == [
         "0%",
@@ -139,7 +161,7 @@ def test_hostile_labels_are_text(capsys):
     tables = shares_of([one], [picks(hostile, [0, 2])], ALL)
     figure = json.dumps(label_shares(tables[0]))
     assert "<img" not in figure and "&lt;img" in figure
-    shares.show(tables)
+    shares.show([TargetShares("", tables)])
     printed = capsys.readouterr().out
     assert "\x1b" not in printed and "[bold]" in printed, printed
 

@@ -14,7 +14,7 @@ from near.report.page.parts import Parts
 from near.report.page.pool_map import map_data, sources_shown
 from near.report.page.settings import Compared, compared
 from near.report.runs import Run
-from near.report.shares import NOTE, ROUNDS, sentences
+from near.report.shares import NOTE, OVER_TARGETS, ROUNDS, over_targets, sentences
 from near.report.standing import Standing
 from near.report.tables import notes, run_table
 
@@ -55,7 +55,8 @@ def page(
         looked="What the selections looked at",
         only="only rows that were trained on",
         shares=[(of.target, sentences(of.shares), [one.table() for one in of.shares]) for of in parts.shares],
-        shares_note=f"{ROUNDS} {NOTE}",
+        shares_over=over_targets(parts.shares) if len(parts.shares) > 1 else None,
+        shares_note=f"{ROUNDS} {NOTE} {OVER_TARGETS if len(parts.shares) > 1 else ''}",
         absent=parts.absent,
         groups=groups,
         settings=settings,

@@ -1,7 +1,6 @@
 """The parts of a report that come from the pool, gathered once for the terminal and the page."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -11,23 +10,14 @@ from omegaconf.errors import OmegaConfBaseException
 from near.common.errors import UserError, one_line
 from near.data.loading import is_set, load
 from near.data.rows import Rows
-from near.report.compare import Group, settings_of
+from near.report.compare import Group
 from near.report.labels import labels_of
 from near.report.page.pool import Pool, pool_of
 from near.report.page.pool_map import PoolMap, pool_map
 from near.report.page.taken import Taken, taken
 from near.report.runs import quiet
-from near.report.shares import ORACLE, Picks, Shares, shares_of
-
-NAMES = ("data.target", "data.queries.path", "data.eval.path")  # settings that name a target, the first that differs
-
-
-@dataclass(frozen=True)
-class TargetShares:
-    """What the selections for one target looked at. `target`: its name; empty where there is one target."""
-
-    target: str
-    shares: list[Shares]
+from near.report.shares import ORACLE, Picks, Shares, TargetShares, shares_of
+from near.report.targets import targets_of
 
 
 class Parts:
@@ -68,34 +58,23 @@ def gathered(cfg: DictConfig, groups: list[Group], read_config: Callable[[Path],
 
 def _by_target(pool: Pool, groups: list[Group], read_config: Callable[[Path], DictConfig]) -> list[TargetShares]:
     """The shares for each target, beside its own pool. `pool`: of most runs."""
-    targets: dict[tuple, list[Group]] = {}
-    for group in groups:
-        targets.setdefault(group.one.evaluated, []).append(group)
-    if len(targets) == 1:
-        by_target = [TargetShares("", _shares(pool, groups))]
+    targets = targets_of(groups).targets
+    if not targets:
+        by_target = [TargetShares("", _shares(pool, {group.label: group for group in groups}))]
     else:
-        names = _names([of[0] for of in targets.values()])
-        pairs = zip(names, targets.values(), strict=True)
-        by_target = [TargetShares(name, _shares(pool_of(of, read_config), of)) for name, of in pairs]
+        by_target = [
+            TargetShares(t.label, _shares(pool_of([*t.groups.values()], read_config), t.groups)) for t in targets
+        ]
     return [of for of in by_target if any(one.selections for one in of.shares)]
 
 
-def _names(groups: list[Group]) -> list[str]:
-    """A name for each target, of whose selections one is given."""
-    settings = [settings_of(group.one) for group in groups]
-    for key in NAMES:
-        names = [str(of.get(key)) for of in settings]
-        if len(set(names)) == len(names):
-            return names
-    return [f"target {number}" for number in range(1, len(groups) + 1)]
-
-
-def _shares(pool: Pool, groups: list[Group]) -> list[Shares]:
+def _shares(pool: Pool, groups: dict[str, Group]) -> list[Shares]:
+    """The shares of `groups`, by their names; of those from another pool there are none."""
     with quiet():
         labels = labels_of(pool.data, pool.rows, _target(pool), pool.search.cache_dir)
     selections = [
-        Picks(group.label, one.ids, one.rounds, group.one.selector == ORACLE)
-        for group in groups
+        Picks(name, one.ids, one.rounds, group.one.selector == ORACLE)
+        for name, group in groups.items()
         if group.one.pool == pool.fingerprint and (one := taken(group)).ids.max(initial=0) < len(pool.rows)
     ]
     return shares_of(labels, selections, pool.rows.eligible())

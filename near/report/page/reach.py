@@ -64,7 +64,7 @@ def by_n(neighbours: Neighbours | None, labels: Sequence[Label], ids: np.ndarray
     labels = [label for label in labels if label.own is not None]
     order, scores, note = _order(neighbours, ids)
     rows = []
-    for n in steps(len(order)):
+    for n in sorted({*steps(len(order)), len(order if ids is None else ids)}):
         first = scores[:n][np.isfinite(scores[:n])]
         cells = [str(n), _score(scores[n - 1]), _score(first.min() if len(first) else np.nan)]
         rows.append(cells + [percent(share) for share in _own_shares(labels, order[:n])])

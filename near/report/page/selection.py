@@ -99,6 +99,7 @@ def selection_page(cfg: DictConfig, folder: Path, selection: Selection) -> str:
         looked=f"What {name} looked at" if selection.ids is not None else f"Labels of {name} rows of every query",
         only="only rows that were picked" if selection.ids is not None else "",
         shares=[("", sentences(shares), [one.table() for one in shares])],
+        shares_over=None,
         shares_note=NOTE,
         scores=[line for line in (parts.scores and parts.scores[1], parts.far) if line],
         max_K=None if neighbours is None else by_max_K(neighbours, labels, len(eligible)),
