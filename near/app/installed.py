@@ -22,6 +22,8 @@ def check_installed(script: str, cfg: DictConfig) -> None:
             need("a selector that needs a model", "train", (*EXTRAS["embed"], *EXTRAS["train"]))
         if target.startswith(MODEL_EMBEDDERS):
             need("an embedder that is a model", "embed")
+        if select(cfg, "page"):
+            need("page=true", "report")
 
 
 def _requires_model(cfg: DictConfig, group: str) -> bool:

@@ -148,7 +148,7 @@ def find_neighbours(
     _warn_of_equal(neighbours)
     if search.max_K is None:
         log.info(f"max_K: the {width} nearest of {plural(eligible, 'candidate')} for each query, as needed")
-    manifest = dataclasses.replace(neighbours.manifest, max_K=width, key=digest([key, width]))
+    manifest = dataclasses.replace(neighbours.manifest, max_K=width, key=_with_width(key, width))
     return dataclasses.replace(neighbours, manifest=manifest, cached=not searched)
 
 
@@ -169,6 +169,16 @@ def cached_neighbours(search: SearchSettings, candidates: Rows, queries: Rows) -
     width = width_of(search.max_K, len(candidates.eligible()))
     neighbours = _cached(search.cache_dir, digest(matrix_key_parts(embedder, index, candidates, queries)), width)
     return None if neighbours is None else first_columns(neighbours, width)
+
+
+def matrix_key(search: SearchSettings, candidates: Rows, queries: Rows, width: int) -> str:
+    """The manifest's key of a matrix with `width` columns. Nothing is computed."""
+    embedder, index = embedder_of(search.embedder, search.cache_dir), instantiate(search.index)
+    return _with_width(digest(matrix_key_parts(embedder, index, candidates, queries)), width)
+
+
+def _with_width(key: str, width: int) -> str:
+    return digest([key, width])
 
 
 def matrix_key_parts(embedder: Embedder, index: Index, candidates: Rows, queries: Rows) -> dict:
