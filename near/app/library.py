@@ -23,12 +23,12 @@ from near.common.errors import UserError, as_user_error, missing_choice, one_lin
 from near.common.files import refuse_special, write_jsonl
 from near.common.records import SelectionManifest
 from near.common.text import plural
-from near.embedding.embed import reads_answers
+from near.searching.bm25 import Bm25
 from near.searching.find import SearchSettings, width_of, widths
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
 from near.searching.vectors import ArrayVectors
-from near.selection.embedding_similarity import EmbeddingSimilarity
+from near.selection.beyond import similarity_of
 from near.selection.round import Round, Subset, checked
 from near.selection.selectors.base import Selector, selector_of
 from near.selection.similarity import VectorSimilarity
@@ -129,9 +129,7 @@ def select(
             known, total, eligible = {"queries": rows, "pool": pool}, len(pool), pool.eligible()
             if picker.needs_neighbours:
                 known["neighbours"] = material.neighbours(search, picker.reach([int(n)]))
-                known["similarity"] = EmbeddingSimilarity(
-                    search.embedder, search.cache_dir, pool, rows, known["neighbours"]
-                )
+                known["similarity"] = similarity_of(search, pool, rows, known["neighbours"])
             return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
     return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
 
@@ -206,6 +204,8 @@ def _search_vectors(
     cfg: DictConfig, queries: np.ndarray, candidates: np.ndarray, normalise: bool, reach: int = 0
 ) -> Neighbours:
     query_vectors, pool = ArrayVectors(queries, "queries", normalise), ArrayVectors(candidates, "candidates", normalise)
+    if isinstance(instantiate(cfg.similarity), Bm25):
+        raise UserError("similarity=bm25 compares the words of rows, and these are vectors; give rows or texts")
     if query_vectors.dim != pool.dim:
         raise UserError(
             f"queries have {plural(query_vectors.dim, 'dimension')}, candidates {pool.dim}; embed both with one "
@@ -236,7 +236,7 @@ def _loaded(cfg: DictConfig, queries: Rows, candidates: Rows) -> Iterator[tuple]
         sources = {"candidates": candidates, "queries": queries}
         cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in sources.items()))
         search = SearchSettings.of(cfg, cfg.cache_dir)
-        loaded = load_queries(cfg.data, search.cache_dir, True, reads_answers(cfg.embedder))
+        loaded = load_queries(cfg.data, search.cache_dir, True, search.reads_answers)
         yield search, Material.load(cfg.data, loaded, search.cache_dir).distinct(cfg.data, search)
 
 

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from near.common.errors import UserError
 from near.data.loading import is_set
+from near.searching.bm25 import Bm25
 from near.selection.selectors.base import Required, Selector
 
 
@@ -17,7 +18,8 @@ class Needs:
     Attributes:
         queries: data.queries has to be set.
         answers: the queries need answers.
-        neighbours: the neighbour matrix of embeddings.
+        neighbours: the neighbour matrix, of embeddings or words.
+        embedder: that matrix is of embeddings.
         requires: what the model has to compute, "losses" or "gradients"; None: no model is needed.
         trains_on_queries: the queries are trained.
     """
@@ -25,6 +27,7 @@ class Needs:
     queries: bool = False
     answers: bool = False
     neighbours: bool = False
+    embedder: bool = False
     requires: Required | None = None
     trains_on_queries: bool = False
 
@@ -53,4 +56,5 @@ def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
 
         Checkpoint.all(list(cfg.scoring.checkpoints))  # raises for missing or damaged ones before anything is loaded
     answers = gradients or selector.trains_on_queries
-    return Needs(neighbours or answers, answers, neighbours, requires, selector.trains_on_queries)
+    embedder = neighbours and not isinstance(similarity, Bm25)
+    return Needs(neighbours or answers, answers, neighbours, embedder, requires, selector.trains_on_queries)

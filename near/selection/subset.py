@@ -34,10 +34,11 @@ from near.common.records import SelectionManifest
 from near.common.text import plural
 from near.data.loading import raw_rows, raw_types
 from near.data.rows import Rows
+from near.searching.find import SearchSettings
 from near.searching.material import Material
 from near.searching.neighbours import Neighbours
-from near.selection.embedding_similarity import EmbeddingSimilarity
 from near.selection.needs import Needs, needs_of
+from near.selection.beyond import similarity_of
 from near.selection.round import Round, Subset, checked
 from near.selection.selectors.base import Selector, selector_of
 from near.selection.subset_files import COLUMNS, WRITERS, nearest
@@ -93,7 +94,8 @@ class SubsetExport:
         cfg, candidates, queries = self.cfg, material.candidates, material.queries
         context = {"pool": candidates, "queries": queries, "neighbours": neighbours}
         if neighbours is not None:
-            context["similarity"] = EmbeddingSimilarity(cfg.embedder, self.cache_dir, candidates, queries, neighbours)
+            search = SearchSettings.of(cfg, self.cache_dir)
+            context["similarity"] = similarity_of(search, candidates, queries, neighbours)
         round = Round.alone(cfg.n, cfg.seed, candidates.eligible(), len(candidates), **context)
         if self.needs.requires:
             from near.selection.offline import with_model

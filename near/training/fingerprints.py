@@ -43,7 +43,7 @@ def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
     keys = ["model.name_or_path", "parallel.deepspeed"]
     if select(cfg, "evaluation.lm_eval.tasks"):
         keys.append("evaluation.lm_eval.include_path")
-    if needs.neighbours or cfg.data.dedup == "near":
+    if needs.embedder or cfg.data.dedup == "near":
         keys.append("embedder.model")
     if needs.requires == "gradients":
         keys.append("scoring.checkpoints")

@@ -73,7 +73,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     instantiate(cfg.tracker).check()
     selector = selector_of(cfg.selector)
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
-    cfg = _with_backend(_with_dtype(cfg), needs.neighbours or cfg.data.dedup == "near")
+    cfg = _with_backend(_with_dtype(cfg), needs.embedder or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
     if cfg.trainer.get("packing") and not cfg.trainer.padding_free:
         raise UserError(
@@ -105,7 +105,8 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         if rows.needs.neighbours and cfg.indices_path is None:
             inputs.neighbours = rows.material.neighbours(search, _reach(cfg, selector, inputs, args))
             sets = rows.sets.all()[rows.sets.seen :]  # the search has warned of the queries already
-            warn_of_equal(rows.candidates, sets, cfg.embedder, cache_dir)
+            if needs.embedder:
+                warn_of_equal(rows.candidates, sets, cfg.embedder, cache_dir)
         job = job_of(cfg, cache_dir, output_dir, selector, inputs, args)
         if in_sweep() and state.num_processes == 1:
             job.training_key = _key(cfg, job, inputs, args)

@@ -90,12 +90,12 @@ def walk(neighbours: "Neighbours", n: int) -> tuple[np.ndarray, np.ndarray]:
         the distinct rows of the matrix in the order in which the walk first meets them, int64 (m,); each one's highest
         similarity to any query, float32 (m,).
     """
-    queries, width = neighbours.ids.shape
+    (queries, width), similarities = neighbours.ids.shape, neighbours.similarities
     first, best = np.full(n, queries * width), np.full(n, -np.inf, dtype=np.float32)
     for column in reversed(range(width)):
         ids = neighbours.ids[:, column]
         first[ids[::-1]] = column * queries + np.arange(queries)[::-1]  # the last assignment, of the first query, stays
-        np.maximum.at(best, ids, neighbours.scores[:, column])
+        np.maximum.at(best, ids, similarities[:, column])
     rows = np.flatnonzero(first < queries * width)
     rows = rows[np.argsort(first[rows])]
     return rows, best[rows]

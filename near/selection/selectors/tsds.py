@@ -106,7 +106,7 @@ def eligible_neighbours(round: Round) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(~allowed, axis=1, kind="stable")
     allowed = np.take_along_axis(allowed, order, axis=1)
     ids = np.where(allowed, np.take_along_axis(ids, order, axis=1), -1)
-    scores = np.take_along_axis(round.neighbours.scores, order, axis=1).astype(np.float64)
+    scores = np.take_along_axis(round.neighbours.similarities, order, axis=1).astype(np.float64)
     distances = np.where(allowed, np.sqrt(np.maximum(2 - 2 * scores, 0)), np.inf)
     matched = allowed.any(axis=1)
     return ids[matched], distances[matched]

@@ -38,7 +38,7 @@ class Uot(Selector):
         self.epsilon, self.reg_queries, self.reg_rows = epsilon, reg_queries, reg_rows
 
     def select(self, round: Round) -> Subset:
-        ids, scores = round.neighbours.ids, round.neighbours.scores.astype(np.float64)
+        ids, scores = round.neighbours.ids, round.neighbours.similarities.astype(np.float64)
         query, column = np.nonzero(np.isin(ids, round.eligible))
         rows, target = np.unique(ids[query, column], return_inverse=True)
         queries, source = np.unique(query, return_inverse=True)
