@@ -238,7 +238,7 @@ NOT_OUTCOME = (
     "allow_targets",
 )
 NOT_OUTCOME_BELOW = {
-    "data": ("num_proc", "refresh"),
+    "data": ("labels", "num_proc", "refresh"),
     "trainer": ("nonfinite_steps", "padding_free"),
     "embedder": ("device", "batch_size", "batch_tokens", "chunk", "launcher", "workers"),
     "embedder.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),

@@ -49,6 +49,7 @@ class Data(TypedDict):
     mask_history: bool
     reasoning: Literal["keep", "drop"]
     default_system: Text | None
+    labels: list[str] | None
     on_error: Literal["raise", "skip"]
     leakage: Literal["drop", "keep"]
     dedup: Literal["none", "exact", "near"]

@@ -22,6 +22,7 @@ class Needs:
         embedder: that matrix is of embeddings.
         requires: what the model has to compute, "losses" or "gradients"; None: no model is needed.
         trains_on_queries: the queries are trained.
+        columns, query_columns: further columns of the pool and of the queries.
     """
 
     queries: bool = False
@@ -30,6 +31,8 @@ class Needs:
     embedder: bool = False
     requires: Required | None = None
     trains_on_queries: bool = False
+    columns: tuple[str, ...] = ()
+    query_columns: tuple[str, ...] = ()
 
 
 def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
@@ -56,5 +59,7 @@ def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
 
         Checkpoint.all(list(cfg.scoring.checkpoints))  # raises for missing or damaged ones before anything is loaded
     answers = gradients or selector.trains_on_queries
+    queries = neighbours or answers or selector.needs_queries
     embedder = neighbours and not isinstance(similarity, Bm25)
-    return Needs(neighbours or answers, answers, neighbours, embedder, requires, selector.trains_on_queries)
+    columns = (selector.columns, selector.query_columns)
+    return Needs(queries, answers, neighbours, embedder, requires, selector.trains_on_queries, *columns)

@@ -34,7 +34,7 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     existing = (output_dir, SelectionManifest.read(manifest)) if manifest.exists() and not cfg.overwrite else None
     queries = load_queries(cfg.data, cache_dir, export.needs_matrix, export.needs.answers or answers)
     material = Material.load(cfg.data, queries, cache_dir)
-    export.check(material.candidates)
+    export.check(material)
     if export.needs_matrix:
         width_of(cfg.max_K, len(material.candidates.eligible()))
     if cfg.dry_run:
