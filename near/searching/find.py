@@ -92,6 +92,7 @@ class SearchSettings:
     Attributes:
         embedder, index: groups of the configuration; of no use with `words`.
         words: compares rows by their words; None: by the embedder's vectors.
+        by_task: the selector takes rows for each task of the queries (their sources), so that each needs enough of them.
         max_K: columns of the matrix; None: as many as are needed.
         cache_dir: the folder of the cache.
         indices_path: a matrix that was saved, to read instead; None: search.
@@ -103,13 +104,15 @@ class SearchSettings:
     cache_dir: str
     indices_path: str | None = None
     words: Bm25 | None = None
+    by_task: bool = False
 
     @classmethod
     def of(cls, cfg: DictConfig, cache_dir: str) -> "SearchSettings":
         """The search that `cfg` sets."""
         similarity = instantiate(cfg.similarity)
         words = similarity if isinstance(similarity, Bm25) else None
-        return cls(cfg.embedder, cfg.index, cfg.max_K, cache_dir, cfg.get("indices_path"), words)
+        by_task = (cfg.get("selector") or {}).get("budgets") is not None
+        return cls(cfg.embedder, cfg.index, cfg.max_K, cache_dir, cfg.get("indices_path"), words, by_task)
 
     @property
     def reads_answers(self) -> bool:
@@ -143,7 +146,8 @@ def find_neighbours(
     Args:
         candidates: the pool; its eligible rows are searched.
         queries: rows to find neighbours for.
-        reach: distinct rows that a selector may take; with max_K=null the matrix is made wide enough for them.
+        reach: distinct rows that a selector may take; with max_K=null the matrix is made wide enough for them (and with
+            search.by_task for so many of each task).
         existing: an output folder and the manifest of the selection in it.
 
     Returns:
@@ -159,7 +163,10 @@ def find_neighbours(
     key_parts = secrets.without_values(key_parts)
     if existing is not None:
         check_same(*existing, SelectionManifest.from_json(key_parts, "the search"), search.max_K)
-    searched = False
+    tasks, searched = [slice(None)], False
+    if search.by_task:
+        task = queries.sources(queries.eligible())
+        tasks = [task == name for name in set(task)]
     for width in widths(search.max_K, eligible, reach):
         matrix = _cached(cache_dir, key, width)
         searched |= matrix is None
@@ -167,7 +174,7 @@ def find_neighbours(
             compute = _search if isinstance(method, Vectorised) else _search_words
             matrix = compute(cache_dir, width, key_parts, key, method, candidates, queries)
         neighbours = first_columns(matrix, width)
-        if reach and len(np.unique(neighbours.ids)) >= reach:
+        if reach and min(len(np.unique(neighbours.ids[of])) for of in tasks) >= reach:
             break
     if not searched:
         log.info(f"neighbours: read from the cache ({key[:12]}), embedded 0 texts")

@@ -43,6 +43,12 @@ class Neighbours:
             return self.scores
         return self.scores / np.where(self.scales > 0, self.scales, 1)[:, None]
 
+    def of_queries(self, positions: np.ndarray) -> "Neighbours":
+        """The rows of the matrix at `positions`, int64 (m,)."""
+        parts = {name: getattr(self, name) for name in ("ids", "scores", "typical", "scales")}
+        parts = {name: part[positions] for name, part in parts.items() if part is not None}
+        return dataclasses.replace(self, **parts)
+
 
 def matrix_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of a matrix's files."""

@@ -30,7 +30,7 @@ class CachedSimilarity(Similarity):
         """All that decides similarities beside the rows."""
 
     def means(self) -> np.ndarray:
-        return self._cached(["means"], super().means, (self.rows,))
+        return self._cached(self._means_key(), super().means, (self.rows,))
 
     def density(self, ids: np.ndarray, sigma: float, k: int) -> np.ndarray:
         key_parts = ["density", hashlib.sha256(np.ascontiguousarray(ids)).hexdigest(), sigma, k]
@@ -39,6 +39,9 @@ class CachedSimilarity(Similarity):
     def clusters(self, count: int, seed: int) -> np.ndarray:
         compute = super().clusters
         return self._cached(["clusters", count, seed], lambda: compute(count, seed), (self.rows,))
+
+    def _means_key(self) -> list:
+        return ["means", *([] if self.positions is None else self.positions.tolist())]
 
     def _cached(self, key_parts: list, compute: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
         """The result of `compute`, from the cache if it is there. key_parts: its name and options."""

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from near.common.errors import UserError
 from near.data.loading import is_set
 from near.searching.bm25 import Bm25
+from near.selection.scoring.precondition import check_precondition
 from near.selection.selectors.base import Required, Selector
 
 
@@ -58,6 +59,8 @@ def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
         from near.selection.scoring.checkpoints import Checkpoint
 
         Checkpoint.all(list(cfg.scoring.checkpoints))  # raises for missing or damaged ones before anything is loaded
+    if gradients and cfg.scoring.precondition is not None:
+        check_precondition(cfg.scoring.dim)
     answers = gradients or selector.trains_on_queries
     queries = neighbours or answers or selector.needs_queries
     embedder = neighbours and not isinstance(similarity, Bm25)

@@ -31,10 +31,11 @@ class WordSimilarity(CachedSimilarity):
         return {**self.bm25.signature, "dim": DIM}
 
     def means(self) -> np.ndarray:
-        return self._cached(["means"], self._means, (self.rows,))
+        return self._cached(self._means_key(), self._means, (self.rows,))
 
     def _means(self) -> np.ndarray:
         counts = self.bm25.counts(self.queries)
+        counts = counts if self.positions is None else [counts[i] for i in self.positions]
         postings = self.bm25.postings(self.candidates, self.ids, sorted(set().union(*counts)))
         weights: dict[str, float] = {}
         for times in counts:

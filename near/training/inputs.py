@@ -118,6 +118,7 @@ def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: Loade
         )
     if is_dynamic(cfg):
         selector.check_pool(rows.candidates, tokens.eligible)
+        selector.check_columns(rows.columns, tokens.eligible)
     query_tokens = None
     if rows.needs.requires == "gradients":
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cache_dir)
