@@ -13,7 +13,6 @@ The conditions of all columns must be true. A value that can't be compared with 
 
 import datetime
 import decimal
-import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -147,5 +146,5 @@ def number_of(value: object) -> int | float | None:
     if isinstance(value, decimal.Decimal):
         return float(value)
     if isinstance(value, int | float | np.number):
-        return None if math.isnan(value) else value
+        return value if value == value else None  # NaN is not; math.isnan can't read a whole number of 400 digits
     return None

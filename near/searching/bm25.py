@@ -1,6 +1,7 @@
 """BM25: every query's nearest rows by the words that they share. No embedder is loaded."""
 
 import functools
+import logging
 import unicodedata
 from array import array
 from collections import Counter
@@ -56,8 +57,8 @@ class Postings:
 
 
 class Bm25:
-    """`similarity=bm25` (Robertson and Zaragoza 2009, doi 10.1561/1500000019) with Lucene's idf, which is never negative
-    (Kamphuis et al. 2020, doi 10.1007/978-3-030-45442-5_4). The score of query q and row d, which has |d| words, is
+    """`similarity=bm25` (Robertson and Zaragoza 2009, doi 10.1561/1500000019) with Lucene's idf, which is never
+    negative (Kamphuis et al. 2020, doi 10.1007/978-3-030-45442-5_4). The score of query q and row d, of |d| words, is
 
         the sum over the words t of q, a repeated word each time, of  idf(t) f / (f + k1 (1 - b + b |d| / mean |d|)),
         idf(t) = ln(1 + (N - n + 0.5) / (n + 0.5)),
@@ -111,6 +112,7 @@ class Bm25:
         """
         import bm25s
 
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG
         numbers = {word: number for number, word in enumerate([OTHER, *(vocabulary or [])])}
         texts = []
         for row in self.texts(rows, ids):

@@ -92,7 +92,7 @@ class SearchSettings:
     Attributes:
         embedder, index: groups of the configuration; of no use with `words`.
         words: compares rows by their words; None: by the embedder's vectors.
-        by_task: the selector takes rows for each task of the queries (their sources), so that each needs enough of them.
+        by_task: the selector takes rows for each task of the queries (their sources); each needs enough of them.
         max_K: columns of the matrix; None: as many as are needed.
         cache_dir: the folder of the cache.
         indices_path: a matrix that was saved, to read instead; None: search.
@@ -206,13 +206,13 @@ def _warn_of_no_words(neighbours: Neighbours, queries: Rows) -> None:
     total = plural(len(scores), "query", "queries")
     if none.any() and is_main():
         log.warning(
-            f"bm25: {int(none.sum())} of {total} share no word with any row, first query "
+            f"bm25: {int(none.sum())} of {total} without a word of any row, first query "
             f"{queries.eligible()[none.argmax()]}: their neighbours are the pool's first rows, with score 0"
         )
     elif few.any() and is_main():
         log.info(
-            f"bm25: {int(few.sum())} of {total} share words with fewer than {scores.shape[1]} rows; their other "
-            "neighbours have score 0, in the pool's order"
+            f"bm25: {int(few.sum())} of {total} with words of fewer than {scores.shape[1]} rows; the other neighbours "
+            "have score 0, in the pool's order"
         )
 
 

@@ -37,7 +37,7 @@ class Neighbours:
 
     @property
     def similarities(self) -> np.ndarray:
-        """The scores in units that are the same for all queries, at most 1, float32 (n_queries, max_K): cosines, or BM25
+        """Scores in units that are the same for all queries, at most 1, float32 (n_queries, max_K): cosines, or BM25
         scores as shares of what the query's words can give."""
         if self.scales is None:
             return self.scores

@@ -40,7 +40,8 @@ def summarise(neighbours: "Neighbours", candidates: Rows, queries: Rows) -> None
         console.print(f"query {query_ids[at]}: {_text(queries, query_ids[at])}", soft_wrap=True)
         for row, score in zip(neighbours.ids[at, :3], neighbours.scores[at, :3], strict=True):
             console.print(f"  {score:.3f}  row {row}: {_text(candidates, row)}", soft_wrap=True)
-    warn(neighbours.scores, neighbours.typical, query_ids)
+    known = slice(None) if neighbours.scales is None else neighbours.scores[:, 0] > 0  # the search warns of the others
+    warn(neighbours.scores[known], neighbours.typical, query_ids[known])
 
 
 def _table(neighbours: "Neighbours", candidates: Rows, query_ids: np.ndarray) -> Table:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 class CachedSimilarity(Similarity):
-    """Of the queries and the eligible rows of `candidates`. If several processes need the same result at once, the first
-    computes it."""
+    """Of the queries and the eligible rows of `candidates`. If several processes need the same result at once, the
+    first computes it."""
 
     def __init__(self, cache_dir: str, candidates: Rows, queries: Rows, neighbours: "Neighbours"):
         super().__init__(neighbours, candidates.eligible(), len(candidates))

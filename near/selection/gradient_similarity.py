@@ -32,9 +32,7 @@ class FromGradients:
         """`round` with neighbours and similarity by gradients."""
         similarity = self.of(round, max_K)
         query_ids = round.scorer.queries.eligible
-        return dataclasses.replace(
-            round, neighbours=similarity.neighbours, similarity=similarity, query_ids=query_ids
-        )
+        return dataclasses.replace(round, neighbours=similarity.neighbours, similarity=similarity, query_ids=query_ids)
 
     def of(self, round: Round, max_K: int | None) -> VectorSimilarity:
         """The similarity of the round's queries and rows; max_K=None: as many neighbours as this round can need."""

@@ -12,7 +12,6 @@ import pytest
 import near
 from near.common.errors import UserError
 from near.data.loading import load
-from near.embedding.embedders.base import Embedder
 from near.embedding.embedders.hashing import HashingEmbedder
 from near.searching.bm25 import Bm25, words
 from near.searching.find import SearchSettings, find_neighbours
@@ -143,10 +142,9 @@ def settings(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def no_embedder(monkeypatch, request):
+def no_embedder(monkeypatch):
     monkeypatch.setattr(HashingEmbedder, "embed", lambda *a: pytest.fail("embedded"))
-    monkeypatch.setattr("near.embedding.embedders.backend.model_embedder", lambda *a, **k: pytest.fail("loaded"))
-    assert Embedder
+    monkeypatch.setattr("near.embedding.embed.embedder_of", lambda *a, **k: pytest.fail("loaded"))
 
 
 def of_field(field: str) -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +168,7 @@ def test_the_matrix_of_select(settings, tmp_path, field, caplog):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["similarity"]["embed"] == field and manifest.get("embedder") is None
     if field == "prompt":
-        assert "1 of 2 queries share no word with any row, first query 1" in caplog.text
+        assert "1 of 2 queries without a word of any row, first query 1" in caplog.text
 
 
 def test_it_is_computed_once(settings, tmp_path, monkeypatch):
@@ -194,7 +192,9 @@ def test_a_matrix_of_vectors_is_replaced(settings, tmp_path, monkeypatch):
     select(configured("select", *settings), tmp_path / "out")
     assert (tmp_path / "out" / "query_scales.npy").is_file()
     monkeypatch.undo()
-    select(configured("select", *settings, "similarity=embeddings", "embedder=hashing", "overwrite=true"), tmp_path / "out")
+    select(
+        configured("select", *settings, "similarity=embeddings", "embedder=hashing", "overwrite=true"), tmp_path / "out"
+    )
     assert not (tmp_path / "out" / "query_scales.npy").exists()
 
 
@@ -203,7 +203,9 @@ def test_every_selector_over_neighbours(settings, tmp_path, name):
     out = tmp_path / "out"
     select(configured("select", *settings, f"selector={name}", "n=2", "export=jsonl"), out)
     ids = np.load(out / "subset.npy")
-    assert len(ids) == 2 and (name == "near_sample" or 2 in ids)  # the row that shares most words
+    assert len(ids) == 2
+    if name not in ("near_sample", "tsds", "knn_uniform"):  # which draw
+        assert ids[0] == 2  # the row that shares most words
     line = json.loads((out / "subset.jsonl").read_text().splitlines()[0])
     assert line["score"] is None or 0 <= line["score"] < 1
 
@@ -212,9 +214,11 @@ def test_dry_run_and_library(settings, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     select(configured("select", *settings, "dry_run=true"), tmp_path / "out")
     assert "4 candidates, 2 queries; nothing is embedded" in caplog.text
-    found = near.search(["sort"], ["list", "sort"], 1, overrides=["similarity=bm25"], cache_dir=tmp_path)
+    found = near.search(["sort"], ["list", "sort it"], 1, overrides=["similarity=bm25"], cache_dir=tmp_path)
     assert found.ids.tolist() == [[1]]
-    assert near.select(["sort"], ["list", "sort"], 1, overrides=["similarity=bm25"], cache_dir=tmp_path).ids.tolist() == [1]
+    assert near.select(
+        ["sort"], ["list", "sort it"], 1, overrides=["similarity=bm25"], cache_dir=tmp_path
+    ).ids.tolist() == [1]
     with pytest.raises(UserError, match="compares the words of rows"):
         near.search(np.eye(2), np.eye(2), 1, overrides=["similarity=bm25"], cache_dir=tmp_path)
 
@@ -252,6 +256,6 @@ def test_rows_with_the_same_words_are_one(tmp_path):
             return len(self._texts)
 
     similarity = WordSimilarity(Bm25(), str(tmp_path), Rows(texts), Rows(["sort"]), None)
-    assert similarity.density(np.array([0, 2, 1]), 0.1, 10).tolist() == [2, 2, 1]
+    np.testing.assert_allclose(similarity.density(np.array([0, 2, 1]), 0.1, 10), [2, 2, 1], atol=1e-3)
     clusters = similarity.clusters(2, 0)
     assert clusters[0] == clusters[2] != clusters[1] == clusters[4]

@@ -26,9 +26,7 @@ def round_of(size: int = 5, **changed) -> Round:
     return Round.alone(size, context.pop("seed", 0), context.pop("eligible", ELIGIBLE), len(VALUES), **context)
 
 
-@pytest.mark.parametrize(
-    ("pick", "rows"), [("highest", [2, 0, 9, 11, 8]), ("lowest", [7, 8, 11, 0, 9])]
-)
+@pytest.mark.parametrize(("pick", "rows"), [("highest", [2, 0, 9, 11, 8]), ("lowest", [7, 8, 11, 0, 9])])
 def test_by_value_and_ties_by_lower_id(pick, rows):
     subset = Column(pick=pick).select(round_of())
     assert subset.ids.tolist() == rows

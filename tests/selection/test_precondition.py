@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from near.common.errors import UserError
-from near.selection.gradient_similarity import FromGradients
+from near.selection.gradient_similarity import FeatureVectors
 from near.selection.needs import needs_of
+from near.selection.scoring.chunks import Chunks
 from near.selection.scoring.precondition import preconditioned
-from near.selection.scoring.scoring import Gradients, Scoring
+from near.selection.scoring.scoring import Features, Gradients, Scoring
 from near.selection.selectors.base import selector_of
 from near.selection.selectors.less import Less
 from tests.conftest import configured
@@ -74,11 +75,18 @@ def test_a_direction_of_all_rows_counts_less():
     np.testing.assert_allclose(changed.scores, np.array([2, 2, 2, 1]) / 5**0.5, rtol=1e-6)
 
 
-def test_neighbours_by_gradients():
+def test_neighbours_by_gradients(tmp_path):
+    def saved(name: str, vectors: np.ndarray) -> Features:
+        chunks = Chunks(tmp_path / name, [np.arange(len(vectors))])
+        chunks.compute(lambda at, progress: {"gradients": vectors[at].astype(np.float16)}, name)
+        return Features(chunks)
+
     pool, queries = common_and_rare()
-    similarity = FromGradients().of(round_for(Preconditioned((), [pool], [queries])), 4)
-    assert similarity.neighbours.ids.tolist() == [[9, 10, 11, 0]] * QUERIES
-    np.testing.assert_allclose(similarity.neighbours.scores[0], np.array([2, 2, 2, 1]) / 5**0.5, rtol=1e-5)
+    vectors = FeatureVectors([Gradients(1.0, saved("pool", pool), saved("queries", queries), 0.1)])
+    rows = np.empty((ROWS, 2), dtype=np.float32)
+    vectors.read(slice(0, ROWS), rows)
+    expected = np.tile(np.repeat([1, 2], [9, 3]) / 5**0.5, (QUERIES, 1))
+    np.testing.assert_allclose(vectors.queries() @ rows.T, expected, atol=1e-3)
 
 
 def test_each_checkpoint_has_its_own_fisher():

@@ -7,6 +7,7 @@ import pytest
 
 from near.common.errors import UserError
 from near.searching.neighbours import Neighbours
+from near.searching.vectors import ArrayVectors
 from near.selection.round import Round, Subset
 from near.selection.select import select
 from near.selection.selectors.doubly_greedy import DoublyGreedy
@@ -17,7 +18,6 @@ from near.selection.selectors.tasks import check_budgets, in_turn, rows_of
 from near.selection.selectors.tsds import KnnUniform, Tsds
 from near.selection.selectors.uot import Uot
 from near.selection.similarity import VectorSimilarity
-from near.searching.vectors import ArrayVectors
 from near.training.train import train
 from tests.conftest import configured, write_rows
 from tests.scored import FakeScorer, Queries
@@ -99,7 +99,7 @@ QUERIES /= np.linalg.norm(QUERIES, axis=1, keepdims=True)
 
 def round_of(size: int = 8) -> Round:
     scores = QUERIES @ POOL.T
-    order = np.argsort(-scores, axis=1, kind="stable")
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
     neighbours = Neighbours(order, np.take_along_axis(scores, order, axis=1), {})
     similarity = VectorSimilarity(ArrayVectors(POOL), QUERIES, np.arange(20), 20, neighbours)
     context = {"neighbours": neighbours, "similarity": similarity, "queries": Queries(["a", "b", "a"])}

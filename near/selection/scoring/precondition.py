@@ -13,8 +13,8 @@ def check_precondition(dim: int | None) -> None:
     """UserError for a `scoring.dim` whose matrix is too large."""
     if dim is None or dim > MOST_DIM:
         raise UserError(
-            f"scoring.precondition=fisher factors a matrix of scoring.dim x scoring.dim numbers, and scoring.dim={dim}; "
-            f"use scoring.dim<={MOST_DIM}"
+            "scoring.precondition=fisher factors a matrix of scoring.dim x scoring.dim numbers, and scoring.dim is "
+            f"{dim}; use scoring.dim<={MOST_DIM}"
         )
 
 
@@ -24,8 +24,8 @@ def preconditioned(
     """(F + lambda I)^-1 q of every query q, scaled to length 1 (zeros stay zero); float32 (n_queries, dim).
 
     F is the mean of g g' over the pool's unit features g, an empirical Fisher of the projected gradients, as in TRAK
-    (Park et al. 2023, arXiv 2303.14186) and bergson. lambda is `damping` times the mean eigenvalue of F, as in Grosse et
-    al. 2023 (arXiv 2308.03296), who use 0.1. The score of a row is the product of its unit feature with the result. So
+    (Park et al. 2023, arXiv 2303.14186) and bergson. lambda is `damping` times the mean eigenvalue of F, as in Grosse
+    et al. 2023 (arXiv 2308.03296), who use 0.1. A row's score is the product of its unit feature with the result. So
     directions in which all rows of the pool agree count less, and those that few rows have count more.
 
     Computed in float64 by one Cholesky factorisation, in place: 8 * dim^2 bytes.

@@ -218,9 +218,7 @@ class Scorer:
             with checkpoint.in_place(model):
                 moments = checkpoint.moments(model) if self.options.adam else None
                 pool = self.pool_gradients(model, moments, ids)
-                yield Gradients(
-                    checkpoint.weight, pool, self.query_gradients(model), self.options.fisher_damping
-                )
+                yield Gradients(checkpoint.weight, pool, self.query_gradients(model), self.options.fisher_damping)
 
     def pool_gradients(self, model, optimizer, ids: np.ndarray) -> Features:
         """Gradients of rows `ids` of the pool.

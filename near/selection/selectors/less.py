@@ -45,9 +45,7 @@ class Less(ModelSelector):
         of_tasks = self.task_means(round, ids)
         return self.ranked(of_tasks, round.size, round.size, lambda scores: best(ids, scores, round.size))
 
-    def ranked(
-        self, of_tasks: "TaskMeans", size: int, votes: int, rank: Callable[[np.ndarray], Subset]
-    ) -> Subset:
+    def ranked(self, of_tasks: "TaskMeans", size: int, votes: int, rank: Callable[[np.ndarray], Subset]) -> Subset:
         """At most `size` rows by their tasks' means: aggregated, or the tasks in turn under `budgets`.
 
         Args:
@@ -63,9 +61,7 @@ class Less(ModelSelector):
         """Gradients of rows `ids` and of the queries, under each set of weights."""
         return round.scorer.gradients(round.model, round.optimizer, ids)
 
-    def task_means(
-        self, round: Round, ids: np.ndarray, group: np.ndarray | None = None
-    ) -> "TaskMeans":
+    def task_means(self, round: Round, ids: np.ndarray, group: np.ndarray | None = None) -> "TaskMeans":
         """The mean cosine of each row with each task's queries, summed over checkpoints by their weights.
 
         Args:

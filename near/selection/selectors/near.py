@@ -27,7 +27,8 @@ class Near(Selector):
             the beginning.
         sample: drawn without replacement, new in every round, with probability in proportion to exp(s / temperature),
             s being a row's highest similarity to any query (near/selection/selectors/ranking.py).
-    budgets: rows of each task of the queries, in turn (near/selection/selectors/tasks.py); None: every query has its turn.
+    budgets: rows of each task of the queries, in turn (near/selection/selectors/tasks.py); None: each query has its
+        turn.
     mix: the share of a round that is filled with random rows, new in every round; they come last.
     """
 

@@ -29,7 +29,9 @@ def by_task(budgets: Budgets | None, round: Round, size: int, select: Callable[[
     if budgets is None:
         return select(round)
     task = round.tasks()
-    return in_turn(budgets, sorted(set(task)), size, lambda name: select(round.of_queries(np.flatnonzero(task == name))))
+    return in_turn(
+        budgets, sorted(set(task)), size, lambda name: select(round.of_queries(np.flatnonzero(task == name)))
+    )
 
 
 def in_turn(budgets: Budgets, tasks: Sequence[str], size: int, rank: Callable[[str], Subset]) -> Subset:
@@ -65,7 +67,7 @@ def in_turn(budgets: Budgets, tasks: Sequence[str], size: int, rank: Callable[[s
 
 
 def rows_of(budgets: Budgets, tasks: Sequence[str], size: int) -> dict[str, int]:
-    """Rows of each task, in the order of turns: tasks as `budgets` names them, then the others, which share what is left.
+    """Rows of each task, in the order of turns: those that `budgets` names, then the others, which share what is left.
 
     They add up to `size`, if not all tasks have numbers.
 
@@ -98,15 +100,16 @@ def check_budgets(budgets: Budgets, tasks: Sequence[str], sizes: Sequence[int]) 
             )
     numbers = sum(value for value in budgets.values() if not isinstance(value, float))
     shares = sum(value for value in budgets.values() if isinstance(value, float))
+    if not numbers and not shares and len(budgets) == len(tasks):
+        raise UserError("selector.budgets are all 0; raise one of them")
     if len(budgets) == len(tasks) and not numbers and abs(shares - 1) > ROUNDED:
         raise UserError(f"selector.budgets: the shares of all tasks add up to {shares:g}; make it 1")
     for size in sizes:
         if numbers + shares * size > size * (1 + ROUNDED) or numbers > size:
             raise UserError(
-                f"selector.budgets add up to {numbers + shares * size:g} rows, more than the {size} of a round; lower them"
+                f"selector.budgets add up to {numbers + shares * size:g} rows, more than the {size} of a round; lower "
+                "them"
             )
-    if not numbers and not shares and len(budgets) == len(tasks):
-        raise UserError("selector.budgets are all 0; raise one of them")
 
 
 def plain_budgets(budgets: Budgets | None) -> Budgets | None:
