@@ -35,7 +35,7 @@ WRITES = {  # script to patterns of the files in its output folder
     "eval": ("metrics.json", *ANSWERS),
     "merge": ("merge.json",),
     "report": ("report.html",),
-    "select": ("manifest.json", "top_indices.npy", "top_scores.npy", *SUBSET, SELECTION_PAGE),
+    "select": ("manifest.json", "top_indices.npy", "top_scores.npy", "query_scales.npy", *SUBSET, SELECTION_PAGE),
     "train": (
         *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),
         *(f"rounds/{name}" for name in ROUNDS),

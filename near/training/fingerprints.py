@@ -30,7 +30,8 @@ def of_run(
     rows = [*sets.all(), candidates] + ([] if queries is None else [queries])
     prints = {part.name: part.fingerprint for part in rows}
     prints["candidates.sources"] = candidates.labels  # every round's record counts them
-    if queries is not None and (needs.requires == "gradients" or _is_foreign(cfg.selector)):  # a source is a task
+    by_task = needs.requires == "gradients" or select(cfg, "selector.budgets") is not None  # a source is a task
+    if queries is not None and (by_task or _is_foreign(cfg.selector)):
         prints["queries.sources"] = queries.labels
     for part in sets.all():
         if columns := graded_columns(cfg.evaluation, cfg.data, part, cache_dir):
@@ -43,7 +44,7 @@ def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
     keys = ["model.name_or_path", "parallel.deepspeed"]
     if select(cfg, "evaluation.lm_eval.tasks"):
         keys.append("evaluation.lm_eval.include_path")
-    if needs.neighbours or cfg.data.dedup == "near":
+    if needs.embedder or cfg.data.dedup == "near":
         keys.append("embedder.model")
     if needs.requires == "gradients":
         keys.append("scoring.checkpoints")
