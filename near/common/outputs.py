@@ -34,15 +34,16 @@ WRITES = {  # script to patterns of the files in its output folder
     "eval": ("metrics.json", *ANSWERS),
     "merge": ("merge.json",),
     "report": ("report.html",),
-    "select": ("manifest.json", "top_indices.npy", "top_scores.npy", *SUBSET),
+    "select": ("manifest.json", "top_indices.npy", "top_scores.npy", "contaminated.jsonl", *SUBSET),
     "train": (
         *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),
+        "contaminated.jsonl",
         *(f"rounds/{name}" for name in ROUNDS),
         *(f"{kind}/{name}" for kind in ("adapter", "model", ".adapter.part", ".model.part") for name in MODEL),
         *(f"checkpoints/checkpoint-*/{name}" for name in CHECKPOINT),
     ),
 }
-REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", *ANSWERS)
+REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", "contaminated.jsonl", *ANSWERS)
 REMOVED += ("checkpoints", "rounds", "adapter", "model")
 
 WRITING_S = 2.0  # a file that was changed within so many seconds may be half written

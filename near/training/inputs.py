@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from near.common.config import identity as outcome
 from near.common.errors import UserError
 from near.common.records import RunIdentity
-from near.data.pool import without_prompts_of
+from near.data.contamination import without_contaminated
+from near.data.pool import benchmark_sets, without_prompts_of
 from near.data.rows import Rows
 from near.embedding.embed import reads_answers
 from near.evaluation.measure import Sets, evaluation_sets
@@ -85,7 +86,9 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
             raise UserError(
                 "selector=queries would train on the rows that are evaluated; set data.eval.path to other rows"
             )
-        candidates = candidates.followed_by(without_prompts_of(queries, sets.target, cfg.data.leakage))
+        others = [*sets.all(), *benchmark_sets(cfg.data, cache_dir)]
+        trained = without_prompts_of(queries, sets.target, cfg.data.leakage)
+        candidates = candidates.followed_by(without_contaminated(trained, others, cfg.data, cache_dir))
     prints = of_run(cfg, cache_dir, needs, sets, queries, candidates)
     identity = RunIdentity(config=outcome(cfg), fingerprints=prints)
     if finished(output_dir, identity, cfg.overwrite):
