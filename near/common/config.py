@@ -238,7 +238,7 @@ NOT_OUTCOME = (
     "allow_targets",
 )
 NOT_OUTCOME_BELOW = {
-    "data": ("num_proc", "refresh"),
+    "data": ("labels", "num_proc", "refresh"),
     "trainer": ("nonfinite_steps", "padding_free"),
     "embedder": ("device", "batch_size", "batch_tokens", "chunk", "launcher", "workers"),
     "embedder.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
@@ -269,6 +269,9 @@ def identity(cfg: DictConfig) -> dict:
     for (group, key), before in LATER.items():
         if isinstance(values.get(group), dict) and values[group].get(key) == before:
             del values[group][key]
+    decontaminate = values.get("data", {}).get("decontaminate") or {}
+    if decontaminate.get("action") != "drop":  # the rows are the same
+        values.get("data", {}).pop("decontaminate", None)
     return class_names(values)
 
 

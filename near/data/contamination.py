@@ -62,6 +62,11 @@ def set_name(rows: Rows) -> str:
     return rows.name.removeprefix("decontaminate.")
 
 
+def is_dropping(data: DictConfig) -> bool:
+    """Whether rows with an overlap are left out."""
+    return data.get("decontaminate") is not None and data.decontaminate.action == "drop"
+
+
 def without_contaminated(rows: Rows, held_out: Sequence[Rows], data: DictConfig, cache_dir: str) -> Rows:
     """`rows` with their overlaps with held-out rows, and with data.decontaminate.action=drop without those that have
     any; unchanged if data.decontaminate is null. Computed once, then read from the cache.
@@ -96,7 +101,7 @@ def with_overlaps(rows: Rows, overlaps: list[Overlap], data: DictConfig) -> Rows
             f"{rows.name}: {plural(len({one.row for one in here}), 'row resembles', 'rows resemble')} {resembled} "
             f"({kinds}), {done}; {CONTAMINATED} lists them"
         )
-    if action == "drop":
+    if is_dropping(data):
         excluded[[one.row for one in here]] = True
         if here and not (rows.usable() & ~excluded).any():
             raise UserError(

@@ -20,6 +20,7 @@ class Needs:
         neighbours: the neighbour matrix of embeddings.
         requires: what the model has to compute, "losses" or "gradients"; None: no model is needed.
         trains_on_queries: the queries are trained.
+        columns, query_columns: further columns of the pool and of the queries.
     """
 
     queries: bool = False
@@ -27,6 +28,8 @@ class Needs:
     neighbours: bool = False
     requires: Required | None = None
     trains_on_queries: bool = False
+    columns: tuple[str, ...] = ()
+    query_columns: tuple[str, ...] = ()
 
 
 def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
@@ -53,4 +56,6 @@ def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
 
         Checkpoint.all(list(cfg.scoring.checkpoints))  # raises for missing or damaged ones before anything is loaded
     answers = gradients or selector.trains_on_queries
-    return Needs(neighbours or answers, answers, neighbours, requires, selector.trains_on_queries)
+    queries = neighbours or answers or selector.needs_queries
+    columns = (selector.columns, selector.query_columns)
+    return Needs(queries, answers, neighbours, requires, selector.trains_on_queries, *columns)

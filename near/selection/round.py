@@ -1,7 +1,8 @@
 """What a selector receives for a round, and what it returns."""
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,8 @@ class Round:
         trained: int64 (n_pool,), how often each row of the pool was trained before.
         previous: the subsets of earlier rounds, int64 each.
         pool, queries: the rows themselves.
+        columns, query_columns: for selectors that name some: a list (n_pool,) or (n_queries,) each, None for a row
+            without a value.
         neighbours: the neighbour matrix, for selectors with `needs_neighbours`.
         similarity: similarities of queries and rows beyond that matrix.
         update, updates: which of the rounds without warm-ups, from 0, and how many there are.
@@ -66,6 +69,8 @@ class Round:
     previous: tuple[np.ndarray, ...] = ()
     pool: "Rows | None" = None
     queries: "Rows | None" = None
+    columns: Mapping[str, list] = field(default_factory=dict)
+    query_columns: Mapping[str, list] = field(default_factory=dict)
     neighbours: "Neighbours | None" = None
     similarity: "Similarity | None" = None
     update: int = 0

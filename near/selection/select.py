@@ -13,6 +13,8 @@ from near.common.locks import lock_file, locked
 from near.common.outputs import claim, remove
 from near.common.processes import is_main
 from near.common.records import SelectionManifest
+from near.common.run_folder import CONTAMINATED
+from near.data.contamination import write_overlaps
 from near.data.pool import held_out
 from near.embedding.embed import reads_answers
 from near.searching.equal_rows import warn_of_equal
@@ -34,7 +36,7 @@ def select(cfg: DictConfig, output_dir: Path) -> None:
     existing = (output_dir, SelectionManifest.read(manifest)) if manifest.exists() and not cfg.overwrite else None
     queries = load_queries(cfg.data, cache_dir, export.needs_matrix, export.needs.answers or answers)
     material = Material.load(cfg.data, queries, cache_dir)
-    export.check(material.candidates)
+    export.check(material)
     if export.needs_matrix:
         width_of(cfg.max_K, len(material.candidates.eligible()))
     if cfg.dry_run:
@@ -75,12 +77,14 @@ def _write(
         with export.prepared(manifest.key, material, neighbours) as move:
             claim(folder, "select")
             unused = ("top_indices.npy", "top_scores.npy") if neighbours is None else ()
-            remove(folder, "manifest.json", *unused)  # the manifest is written last, beside complete files of its own
+            remove(folder, "manifest.json", CONTAMINATED, *unused)  # the manifest is written last, beside complete files of its own
             if neighbours is not None:
                 write_npy(folder / "top_indices.npy", neighbours.ids)
                 write_npy(folder / "top_scores.npy", neighbours.scores)
                 manifest = dataclasses.replace(manifest, sha256=matrix_digests(folder))
-            dataclasses.replace(manifest, **move(), **provenance(), config=public(cfg)).write(path)
+            contamination = write_overlaps(folder, material.candidates)
+            described = {**move(), **provenance(), "contamination": contamination, "config": public(cfg)}
+            dataclasses.replace(manifest, **described).write(path)
     if neighbours is not None:
         summarise(neighbours, material.candidates, material.queries)
         log.info(f"wrote {folder / 'top_indices.npy'} ({' x '.join(map(str, neighbours.ids.shape))})")

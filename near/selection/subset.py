@@ -26,14 +26,14 @@ from omegaconf import DictConfig
 
 from near.common.config import differences, public
 from near.common.errors import UserError, printable
-from near.common.files import aside, write_npy
+from near.common.files import aside, digest, write_npy
 from near.common.moved import class_names
 from near.common.outputs import SUBSET, remove
 from near.common.processes import is_main
 from near.common.records import SelectionManifest
 from near.common.text import plural
+from near.data.columns import columns_of
 from near.data.loading import raw_rows, raw_types
-from near.data.rows import Rows
 from near.searching.material import Material
 from near.searching.neighbours import Neighbours
 from near.selection.embedding_similarity import EmbeddingSimilarity
@@ -53,6 +53,8 @@ class SubsetExport:
         self.cfg, self.folder, self.cache_dir, self.needs = cfg, folder, cache_dir, Needs()
         self.selector: Selector | None = None
         self.subset: Any = None  # a Subset, after `pick`
+        self.columns: dict[str, list] = {}  # of the pool, after `check`
+        self.query_columns: dict[str, list] = {}
         if cfg.get("selector") is None:
             return
         self.selector = selector_of(cfg.selector)
@@ -70,11 +72,17 @@ class SubsetExport:
         """Whether the neighbours are needed: as the result, or because the selector reads them."""
         return self.selector is None or self.needs.neighbours
 
-    def check(self, candidates: Rows) -> None:
-        """UserError if `n` is more than the eligible rows, or the folder has another subset."""
+    def check(self, material: Material) -> None:
+        """Load the columns that the selector reads; UserError if `n` is more than the eligible rows, or the folder has
+        another subset."""
         if self.selector is None:
             return
-        eligible = len(candidates.eligible())
+        pool, queries, needs = material.candidates, material.queries, self.needs
+        self.columns = columns_of(self.cfg.data, pool, needs.columns, self.cache_dir)
+        self.query_columns = columns_of(self.cfg.data, queries, needs.query_columns, self.cache_dir)
+        if self.columns or self.query_columns:
+            self.settings["columns"] = digest([self.columns, self.query_columns])
+        eligible = len(pool.eligible())
         if self.cfg.n > eligible:
             raise UserError(
                 f"n={self.cfg.n} is more than the {plural(eligible, 'row')} that may be selected; use n<={eligible}"
@@ -92,6 +100,7 @@ class SubsetExport:
             return
         cfg, candidates, queries = self.cfg, material.candidates, material.queries
         context = {"pool": candidates, "queries": queries, "neighbours": neighbours}
+        context |= {"columns": self.columns, "query_columns": self.query_columns}
         if neighbours is not None:
             context["similarity"] = EmbeddingSimilarity(cfg.embedder, self.cache_dir, candidates, queries, neighbours)
         round = Round.alone(cfg.n, cfg.seed, candidates.eligible(), len(candidates), **context)
@@ -131,7 +140,7 @@ class SubsetExport:
             yield keep
             return
         candidates, subset = material.candidates, self.subset
-        self.check(candidates)  # again: others may have written into the folder, and duplicates are excluded now
+        self.check(material)  # again: others may have written into the folder, and duplicates are excluded now
         names = ["subset.npy"]
         with contextlib.ExitStack() as files:
             write_npy(files.enter_context(aside(self.folder / "subset.npy")), subset.ids)

@@ -37,6 +37,8 @@ def job_of(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector
         tokens=inputs.tokens,
         pool=inputs.candidates,
         queries=inputs.queries,
+        columns=inputs.columns,
+        query_columns=inputs.query_columns,
         collator=Collator(inputs.tokenizer.pad_token_id),
         seed=cfg.seed,
         output_dir=output_dir,
@@ -88,6 +90,8 @@ class Job:
     output_dir: Path
     identity: RunIdentity
     queries: Rows | None = None
+    columns: Mapping[str, list] = field(default_factory=dict)  # of the pool, for its selector
+    query_columns: Mapping[str, list] = field(default_factory=dict)
     represent: Callable[[Round], Round] = lambda round: round  # adds neighbours to a round
     scorer: Scorer | None = None
     target_loss: Callable[[Trainer, int], float | None] | None = None  # by trainer and optimizer step

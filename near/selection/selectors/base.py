@@ -26,9 +26,12 @@ class Selector(Contract, ABC):
 
     renamed = {"asks_model": "requires"}
 
+    needs_queries = False  # whether it reads round.queries
     needs_neighbours = False  # whether it reads round.neighbours and round.similarity
     requires: Required | None = None  # what it takes from round.scorer; None: it does without the model
     only_in_training: str | None = None  # the reason if select.py can't use it
+    columns: tuple[str, ...] = ()  # further columns of the pool that it reads from round.columns
+    query_columns: tuple[str, ...] = ()  # of the queries, from round.query_columns
     trains_on_queries = False  # whether it selects the queries themselves, whose ids follow the pool's
 
     def __init__(self, subset_size: SubsetSize | None = None):
