@@ -33,7 +33,7 @@ ROUNDS = ("[0-9]*.npy", "rounds.jsonl", "selected.npz")
 WRITES = {  # script to patterns of the files in its output folder
     "eval": ("metrics.json", *ANSWERS),
     "merge": ("merge.json",),
-    "report": ("report.html",),
+    "report": ("report.html", "report.json"),
     "select": ("manifest.json", "top_indices.npy", "top_scores.npy", "contaminated.jsonl", *SUBSET),
     "train": (
         *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),

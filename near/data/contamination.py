@@ -99,7 +99,7 @@ def with_overlaps(rows: Rows, overlaps: list[Overlap], data: DictConfig) -> Rows
         done = "left out" if action == "drop" else f"kept, as data.decontaminate.action={action}"
         (log.warning if action == "warn" else log.info)(
             f"{rows.name}: {plural(len({one.row for one in here}), 'row resembles', 'rows resemble')} {resembled} "
-            f"({kinds}), {done}; {CONTAMINATED} lists them"
+            f"({kinds}), {done}"
         )
     if is_dropping(data):
         excluded[[one.row for one in here]] = True
@@ -123,6 +123,8 @@ def write_overlaps(folder: Path, rows: Rows) -> dict | None:
     lines = [dataclasses.replace(one, left_out=bool(out[one.row])) for one in rows.overlaps]
     lines.sort(key=lambda one: (one.row, one.set, one.held_out_row, one.part or ""))
     write_jsonl(folder / CONTAMINATED, (one.to_json() for one in lines))
+    if lines:
+        log.info(f"wrote {folder / CONTAMINATED}: rows of the pool that resemble held-out rows")
     return {
         "rows": len({one.row for one in lines}),
         "left_out": len({one.row for one in lines if one.left_out}),

@@ -48,7 +48,7 @@ class Ngrams:
     """
 
     def __init__(self, n: int, texts: list[np.ndarray], vocabulary: Vocabulary, numbers: bool):
-        """texts: encoded words, int64 (n_words,) each; numbers: whether they are masked, so that other numbers count as equal."""
+        """texts: encoded words, int64 (n_words,) each; numbers: whether they are masked: others are equal."""
         self.n, self.numbers, self._vocabulary = n, numbers, vocabulary
         self._codes = np.random.default_rng(0).integers(0, 2**64, len(vocabulary.masks), dtype=np.uint64)
         parts = [np.unique(self._windows(text)[1]) for text in texts]

@@ -12,7 +12,7 @@ UNSPACED = (
 # Removed without splitting a word: apostrophes in words, commas of thousands, spaces around operators between numbers,
 # and invisible characters
 GLUED = re.compile(
-    r"(?<=\w)['’ʼ](?=\w)|(?<=\d),(?=\d{3}(?!\d))|(?<=\d)\s+(?=[-*/]\s*\d)|(?<=\d[-*/])\s+(?=\d)"
+    r"(?<=\w)['’ʼ](?=\w)|(?<=\d),(?=\d{3}(?!\d))|(?<=\d) +(?=[-*/] *\d)|(?<=[-*/]) +(?=\d)"
     "|[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
 )
 NUMBER = re.compile(r"\d[\d.:/*-]*")

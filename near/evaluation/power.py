@@ -18,19 +18,19 @@ def shown(effect: float, count: int) -> float:
     """The probability that the interval of `count` values excludes zero, for a true mean of `effect` standard
     deviations.
 
-    The mean over sample deviations s, whose squares follow chi-square: P(|mean| > t s / sqrt(count)). scipy's noncentral
-    t gives NaN for some of these arguments.
+    The mean over sample deviations s, whose squares follow chi-square: P(|mean| > t s / sqrt(count)). scipy's
+    noncentral t gives NaN for some of these arguments.
     """
     from scipy.stats import norm
 
     if count < 2:
         return 0.0
-    bound, shift = _deviations(count), effect * np.sqrt(count)
+    bound, shift = deviations(count), effect * np.sqrt(count)
     return float(np.mean(norm.cdf(shift - bound) + norm.cdf(-shift - bound)))
 
 
 @functools.lru_cache(64)
-def _deviations(count: int) -> np.ndarray:
+def deviations(count: int) -> np.ndarray:
     """t times the sample deviation of `count` standard normal values, at GRID quantiles of that deviation, (GRID,)."""
     from scipy.stats import chi2, t
 

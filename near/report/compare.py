@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from near.common.moved import class_names
-from near.evaluation.intervals import holds_zero, over_pairs, over_seeds
 from near.evaluation.design import Design
+from near.evaluation.intervals import holds_zero, over_pairs, over_seeds
 from near.report.runs import Examples, Run
 
 BASELINE = "random"

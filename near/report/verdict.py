@@ -6,10 +6,8 @@ from near.common import tables
 from near.common.errors import visible
 from near.common.records import ModelMetrics, Score
 from near.common.tables import console
-from near.common.text import plural
 from near.evaluation.benchmarks import first
 from near.evaluation.graders.base import NO_ANSWER, no_answers
-from near.evaluation.power import POWER
 from near.report.compare import (
     BASELINE,
     LEAST,
@@ -25,6 +23,7 @@ from near.report.compare import (
     groups_of,
 )
 from near.report.runs import Run
+from near.report.sensitivity import powers
 
 # The share of 20,000 comparisons without a true difference whose interval over k seeds contained zero, where
 # differences are as skewed as an exponential; 95% where they are normal (bench/intervals.py, 2026-11-25).
@@ -196,7 +195,7 @@ def notes(runs: list[Run]) -> list[str]:
         )
     if not any(g.one.selector == BASELINE for g in groups):
         lines.append(f"No run on random rows is among these: add selector={BASELINE} to see what choosing was worth.")
-    lines += _powers(groups)
+    lines += powers(groups)
     if prepared := _prepared(groups):
         lines.append(prepared)
     if any("picked" in _distinct(g) for g in groups):
@@ -218,33 +217,6 @@ def notes(runs: list[Run]) -> list[str]:
         if twin := run.metrics.same_rows_as:
             lines.append(f"{run.folder.name}: same rows as {twin}.")
     return lines
-
-
-def _powers(groups: list[Group]) -> list[str]:
-    """For each selection, the smallest difference to random rows that its seeds and examples would show, and how many
-    would show the one that was seen if none is shown."""
-    lines = []
-    for group in groups:
-        other = baseline_of(group, groups)
-        difference = None if other in (None, group) else beside_random(group, other)
-        if difference is not None and (line := power_of(difference)):
-            lines.append(f"{group.label}: {line}")
-    return lines
-
-
-def power_of(difference: Difference) -> str | None:
-    """The power of a comparison in a sentence; None if its variances are unknown, or zero."""
-    design = difference.design
-    if design is None or (design.seeds < 2 and design.examples is None) or not (smallest := design.smallest()):
-        return None
-    counts = [plural(design.seeds, "seed")] + ([] if design.examples is None else [plural(design.examples, "example")])
-    line = f"{' and '.join(counts)} would show a difference of {smallest:.4f} ({POWER:.0%} power, two-sided 5%)"
-    if difference.verdict in ("better", "worse") or difference.mean == 0:
-        return f"{line}."
-    seeds, examples = design.seeds_for(difference.mean, LEAST), design.examples_for(difference.mean)
-    enough = [f"about {plural(count, name)}" for count, name in ((seeds, "seed"), (examples, "example")) if count]
-    needed = " or ".join(enough) or "more seeds and more examples, or is too small to be shown"
-    return f"{line}; the {difference.mean:+.4f} that was seen would take {needed}."
 
 
 def _prepared(groups: list[Group]) -> str | None:

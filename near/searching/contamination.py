@@ -1,4 +1,4 @@
-"""Contamination by embeddings (`data.decontaminate.cosine`): rows of the pool whose vector is close to a held-out row's.
+"""Contamination by embeddings (`data.decontaminate.cosine`): rows of the pool with a vector close to a held-out row's.
 
 Both rows are embedded as documents, by their texts as the embedder reads them. Vectors see paraphrases that n-grams
 (near/data/contamination.py) don't, but neither numbers nor negations reliably. Tulu 3 (Lambert et al. 2024, section

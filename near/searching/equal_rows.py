@@ -86,6 +86,6 @@ def close_pairs(pool: Vectors, others: np.ndarray, cosine: float) -> tuple[np.nd
             count += len(at)
             if count > PAIRS:
                 raise UserError(
-                    f"data.decontaminate.cosine={cosine}: more than {PAIRS} pairs of rows are that close; use a higher one"
+                    f"data.decontaminate.cosine={cosine}: more than {PAIRS} pairs of rows are that close; raise it"
                 )
     return tuple(np.concatenate(column) for column in zip(*found, strict=True))

@@ -77,7 +77,9 @@ def _write(
         with export.prepared(manifest.key, material, neighbours) as move:
             claim(folder, "select")
             unused = ("top_indices.npy", "top_scores.npy") if neighbours is None else ()
-            remove(folder, "manifest.json", CONTAMINATED, *unused)  # the manifest is written last, beside complete files of its own
+            remove(
+                folder, "manifest.json", CONTAMINATED, *unused
+            )  # the manifest is written last, beside complete files of its own
             if neighbours is not None:
                 write_npy(folder / "top_indices.npy", neighbours.ids)
                 write_npy(folder / "top_scores.npy", neighbours.scores)
