@@ -10,8 +10,8 @@ with a part, in the words of near/data/words.py, if
     8-gram    it has at least half of the part's sequences of 8 words (8-grams and one half: Tulu 3, Lambert et al.
               2024, section 3.2; 8-grams of Llama 3, Dubey et al. 2024, section 5.1.4).
 
-Sequences that are templates do not count (near/data/ngrams.py). If nothing overlaps, both are tried with numbers
-masked, and the overlap is marked `other_numbers`. Out of reach are other words for the same thing, translations, other
+Sequences that are templates do not count (near/data/ngrams.py). If nothing overlaps, 13 words are tried with numbers
+masked, and the overlap is marked `other_numbers`: fewer words are alike in most arithmetic. Out of reach are other words for the same thing, translations, other
 spellings, and words in another order; embeddings see some of these (near/searching/contamination.py).
 """
 
@@ -138,7 +138,8 @@ def overlaps_with(rows: Rows, held_out: Sequence[Rows]) -> list[Overlap]:
     started, parts, ids = time.perf_counter(), [p for one in held_out for p in _parts(one)], rows.usable().nonzero()[0]
     vocabulary = Vocabulary(part.words for part in parts)
     encoded = [vocabulary.encoded(part.words) for part in parts]
-    tables = [Ngrams(n, encoded, vocabulary, numbers) for numbers in (False, True) for n in (LONG, SHORT)]
+    kinds = ((LONG, False), (SHORT, False), (LONG, True))  # the first that overlaps counts
+    tables = [Ngrams(n, encoded, vocabulary, numbers) for n, numbers in kinds]
     equal = _Equal(parts)
     with bar(len(ids), "comparing with held-out rows", "row") as progress:
         for block, chats in _blocks(rows, ids):

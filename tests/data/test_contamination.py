@@ -124,6 +124,14 @@ def test_other_numbers_in_a_maths_problem(loaded, text, found):
     assert overlaps == ([] if found is None else [found])
 
 
+def test_other_numbers_of_short_questions_are_no_overlap(loaded):
+    held_out = [qa("What is the sum of 12 and 7?"), qa("How much is 3 times 4 and then 5 added?")]
+    assert (
+        kinds(loaded([qa("What is the sum of 2 and 9?"), qa("How much is 8 times 1 and then 6 added?")], held_out))
+        == []
+    )
+
+
 def test_lists_of_numbers_are_not_masked(loaded):
     numbers = [" ".join(str(start + 7 * i) for i in range(20)) for start in (1, 2)]
     assert kinds(loaded([qa(f"Sort these numbers: {numbers[0]}")], [qa(f"Sort these numbers: {numbers[1]}")])) == []
