@@ -17,7 +17,9 @@ from near.common.locks import lock_file, locked
 from near.common.outputs import SELECTION_PAGE, claim, remove
 from near.common.processes import is_main
 from near.common.records import SelectionManifest
+from near.common.run_folder import CONTAMINATED
 from near.data.columns import columns_of
+from near.data.contamination import write_overlaps
 from near.data.pool import held_out
 from near.searching.equal_rows import warn_of_equal
 from near.searching.find import SearchSettings, check_same, matrix_key, width_of
@@ -66,7 +68,9 @@ def select(cfg: DictConfig, output_dir: Path) -> Selection | None:
     if export.needs_matrix:
         width_of(cfg.max_K, len(material.candidates.eligible()))
     if cfg.dry_run:
-        return _dry_run(search, export, material, cfg.data.dedup) if is_main() else None
+        if is_main():
+            _dry_run(search, export, material, cfg.data.dedup)
+        return None
     if cfg.page:
         names = [name for name in cfg.data.get("labels") or () if name != SOURCE]
         columns_of(cfg.data, material.candidates, names, cache_dir)  # raises for a mistyped name
@@ -143,14 +147,16 @@ def _write(
             unused = ("top_indices.npy", "top_scores.npy") if neighbours is None else ()
             unused += () if has_page else (SELECTION_PAGE,)
             # the manifest is written last, beside complete files of its own
-            remove(folder, "manifest.json", "query_scales.npy", *unused)
+            remove(folder, "manifest.json", "query_scales.npy", CONTAMINATED, *unused)
             if neighbours is not None:
                 write_npy(folder / "top_indices.npy", neighbours.ids)
                 write_npy(folder / "top_scores.npy", neighbours.scores)
                 if neighbours.scales is not None:
                     write_npy(folder / "query_scales.npy", neighbours.scales)
                 manifest = dataclasses.replace(manifest, sha256=matrix_digests(folder))
-            dataclasses.replace(manifest, **move(), **provenance(), config=public(cfg)).write(path)
+            contamination = write_overlaps(folder, material.candidates)
+            described = {**move(), **provenance(), "contamination": contamination, "config": public(cfg)}
+            dataclasses.replace(manifest, **described).write(path)
     if neighbours is not None:
         summarise(neighbours, material.candidates, material.queries)
         log.info(f"wrote {folder / 'top_indices.npy'} ({' x '.join(map(str, neighbours.ids.shape))})")
