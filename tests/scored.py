@@ -85,6 +85,9 @@ class Queries:
     def sources(self, ids: np.ndarray) -> np.ndarray:
         return self._sources[ids]
 
+    def eligible(self) -> np.ndarray:
+        return np.arange(len(self._sources))
+
     def chats(self, ids: np.ndarray) -> list:
         return [self._chats[i] for i in ids]
 

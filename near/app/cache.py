@@ -29,8 +29,8 @@ SPACE = ("space.json", "lock", "claims.lock", "damaged.lock", "claims/*", f"*{SU
 BUILT = ("index.faiss", "vector_of.npy", "manifest.json")  # see near/searching/indexes/approximate.py
 
 CHUNKS = (f"*{SUFFIX}", "*.lock")
-PARTS = ("assets", "benchmarks", "budgets", "data", "dedup", "embeddings", "evaluations", "indexes", "maps")
-PARTS += ("neighbours", "scores", "similarities", "tokens", "verdicts")
+PARTS = ("assets", "benchmarks", "budgets", "columns", "data", "dedup", "embeddings", "evaluations", "indexes", "maps")
+PARTS += ("neighbours", "overlaps", "scores", "similarities", "tokens", "verdicts")
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}-\d+\.part")  # a search in shards, see near/searching/find.py
 

@@ -244,7 +244,7 @@ NOT_OUTCOME = (
     "allow_targets",
 )
 NOT_OUTCOME_BELOW = {
-    "data": ("num_proc", "refresh"),
+    "data": ("labels", "num_proc", "refresh"),
     "trainer": ("nonfinite_steps", "padding_free"),
     "embedder": ("device", "batch_size", "batch_tokens", "chunk", "launcher", "workers"),
     "embedder.server": ("url", "api_key_env", "concurrency", "retries", "timeout"),
@@ -258,7 +258,12 @@ NOT_OUTCOME_BELOW = {
 }
 
 
-LATER = {("trainer", "packing"): False}  # options that came later, with the value that runs before them had
+LATER = {  # options that came later, with the value that runs before them had
+    ("trainer", "packing"): False,
+    ("scoring", "precondition"): None,
+    ("scoring", "damping"): 0.1,
+    ("selector", "budgets"): None,
+}
 
 
 def identity(cfg: DictConfig) -> dict:
@@ -272,10 +277,18 @@ def identity(cfg: DictConfig) -> dict:
             node = node.get(parent) or {}
         if isinstance(node.get(group), dict):
             node[group] = {k: v for k, v in node[group].items() if k not in keys}
+    data = values.get("data", {})
+    if (data.get("decontaminate") or {}).get("action") != "drop":  # the rows are the same
+        data.pop("decontaminate", None)
+    return class_names(as_before(values))
+
+
+def as_before(values: dict) -> dict:
+    """Groups of plain values without the options of LATER that have the value of before."""
     for (group, key), before in LATER.items():
         if isinstance(values.get(group), dict) and values[group].get(key) == before:
-            del values[group][key]
-    return class_names(values)
+            values[group].pop(key, None)
+    return values
 
 
 def differences(old: object, new: object, path: str = "") -> list[str]:

@@ -38,6 +38,12 @@ class Source(TypedDict):
     limit: int | None
 
 
+class Decontaminate(TypedDict):
+    action: Literal["keep", "warn", "drop"]
+    benchmarks: dict | None
+    cosine: Share | None
+
+
 class Data(TypedDict):
     target: NotRequired[str]
     rows: NotRequired[Annotated[int, between(500, 50_000)]]
@@ -56,8 +62,10 @@ class Data(TypedDict):
     mask_history: bool
     reasoning: Literal["keep", "drop"]
     default_system: Text | None
+    labels: list[str] | None
     on_error: Literal["raise", "skip"]
     leakage: Literal["drop", "keep"]
+    decontaminate: NotRequired[Decontaminate | None]  # absent in the configurations of older runs
     dedup: Literal["none", "exact", "near"]
     dedup_threshold: Share
     num_proc: Annotated[int, between(1, 4096)] | None

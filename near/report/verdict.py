@@ -2,12 +2,15 @@
 
 import statistics
 
+from rich.console import Console
+
 from near.common import tables
 from near.common.errors import visible
 from near.common.records import ModelMetrics, Score
 from near.common.tables import console
 from near.evaluation.benchmarks import first
 from near.evaluation.graders.base import NO_ANSWER, no_answers
+from near.report import left_out, quantiles, targets
 from near.report.compare import (
     BASELINE,
     LEAST,
@@ -19,15 +22,19 @@ from near.report.compare import (
     baseline_of,
     beside_base,
     beside_random,
+    contaminated,
     groups_of,
 )
 from near.report.runs import Run
+from near.report.sensitivity import powers
+from near.report.targets import targets_of
 
 # The share of 20,000 comparisons without a true difference whose interval over k seeds contained zero, where
 # differences are as skewed as an exponential; 95% where they are normal (bench/intervals.py, 2026-11-25).
 SKEWED = {2: "91%", 3: "88%", 4: "88%", 5: "88%"}
 VERDICT = 6  # columns of the first table
 FEW = 3  # selections whose intervals are in the answer
+MANY = 16  # selections on several targets: more are in the report alone
 BROKEN = 9  # columns of each further one
 INTERVALS = (3, 6)  # columns that may be broken
 HEADS = ("selection", "seeds", "target loss", f"vs. {BASELINE}", "verdict", "vs. base", "at equal tokens")
@@ -96,7 +103,31 @@ def answer(runs: list[Run]) -> str:
         sentences.append(f"{start}; so far, target loss minus random rows': {_listed(by[TOO_FEW])}.")
     if any(run.metrics.selection_saw_them for g in groups for run in g.runs.values()):
         sentences.append("All of this is on the queries, which selection saw.")
-    return " ".join(sentences)
+    return " ".join([*sentences, *_clean(groups)])
+
+
+def _clean(groups: list[Group]) -> list[str]:
+    """The verdicts without the evaluated rows that a row of the pool resembles, a sentence for each evaluation; empty
+    where none is known to."""
+    sentences = []
+    for one in {g.one.evaluated: g for g in groups}.values():
+        if not (without := contaminated(one, groups)):
+            continue
+        pairs, rows = [], one.one.metrics.rows
+        for group in (g for g in groups if g.one.evaluated == one.one.evaluated):
+            other = baseline_of(group, groups)
+            if other not in (None, group) and (difference := beside_random(group, other, without)):
+                pairs.append((group, difference))
+        resembled = f"{len(without)} of the {rows} evaluated rows"
+        if not pairs:
+            sentences.append(f"Rows of the pool resemble {resembled}: there is no verdict without these.")
+            continue
+        by = {}
+        for group, difference in pairs:
+            by.setdefault(difference.verdict, []).append((group, difference))
+        listed = "; ".join(f"{name} with {_listed(of)}" for name, of in by.items())
+        sentences.append(f"Without the {resembled} that a row of the pool resembles: {listed}.")
+    return sentences
 
 
 def _listed(pairs: list[tuple[Group, Difference]]) -> str:
@@ -169,6 +200,7 @@ def notes(runs: list[Run]) -> list[str]:
         )
     if not any(g.one.selector == BASELINE for g in groups):
         lines.append(f"No run on random rows is among these: add selector={BASELINE} to see what choosing was worth.")
+    lines += powers(groups)
     if prepared := _prepared(groups):
         lines.append(prepared)
     if any("picked" in _distinct(g) for g in groups):
@@ -204,12 +236,36 @@ def _prepared(groups: list[Group]) -> str | None:
     return f"selection (s) leaves out embedding and searching, which are cached. They took: {'; '.join(parts)}."
 
 
+def show_parts(runs: list[Run], out: Console) -> None:
+    """Print the verdict over targets, the curves of selector=quantile and the losses of selector=left_out, if there
+    are any."""
+    groups = groups_of(runs)
+    if over := targets_of(groups):
+        out.print(visible(f"Over {len(over.targets)} targets: {targets.answer(over)}"), markup=False, soft_wrap=True)
+        for part in (targets.table(over), targets.grid(over)):
+            out.print(tables.table(*part))
+        for note in targets.notes(over):
+            out.print(visible(note), style="dim", markup=False, soft_wrap=True)
+    for of, found in ((quantiles, quantiles.curves(groups)), (left_out, left_out.worths(groups))):
+        if found:
+            out.print(tables.table(*of.table(found)))
+            out.print(of.NOTE, style="dim", markup=False, soft_wrap=True)
+
+
 def show(runs: list[Run]) -> None:
-    """Print the comparison in the terminal: whether choosing helped, the verdicts, then scores and costs."""
+    """Print the comparison in the terminal: whether choosing helped, the verdicts, then scores and costs.
+
+    Of several targets, the verdict over them comes first; if there are many selections on them, the report alone has
+    the table of each.
+    """
     heads, cells = table(runs)
     if not cells:
         return
     out = console()
+    show_parts(runs, out)
+    if (over := targets_of(groups_of(runs))) and len(cells) > MANY:
+        out.print(f"{len(cells)} selections on {len(over.targets)} targets: report.html has the table of each.")
+        return
     out.print(visible(f"Did choosing help? {answer(runs)}"), markup=False, soft_wrap=True)
     for at in parts(heads):
         breaking = [at.index(i) for i in INTERVALS if i in at]

@@ -24,19 +24,20 @@ import pyarrow as pa
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from near.common.config import differences, public
+from near.common.config import as_before, differences, public
 from near.common.errors import UserError, printable
-from near.common.files import aside, write_npy
+from near.common.files import aside, digest, write_npy
 from near.common.moved import class_names
 from near.common.outputs import SUBSET, remove
 from near.common.processes import is_main
 from near.common.records import SelectionManifest
 from near.common.text import plural
+from near.data.columns import columns_of
 from near.data.loading import raw_rows, raw_types
-from near.data.rows import Rows
+from near.searching.find import SearchSettings
 from near.searching.material import Material
 from near.searching.neighbours import Neighbours
-from near.selection.embedding_similarity import EmbeddingSimilarity
+from near.selection.beyond import similarity_of
 from near.selection.needs import Needs, needs_of
 from near.selection.round import Round, Subset, checked
 from near.selection.selectors.base import Selector, selector_of
@@ -52,7 +53,10 @@ class SubsetExport:
     def __init__(self, cfg: DictConfig, folder: Path, cache_dir: str):
         self.cfg, self.folder, self.cache_dir, self.needs = cfg, folder, cache_dir, Needs()
         self.selector: Selector | None = None
+        self.name: str | None = None  # of the selector
         self.subset: Any = None  # a Subset, after `pick`
+        self.columns: dict[str, list] = {}  # of the pool, after `check`
+        self.query_columns: dict[str, list] = {}
         if cfg.get("selector") is None:
             return
         self.selector = selector_of(cfg.selector)
@@ -61,7 +65,7 @@ class SubsetExport:
             raise UserError(f"selector={self.name} {self.selector.only_in_training}; use it in train.py")
         self.needs = needs_of(cfg, self.selector)
         groups = ("selector", *(("model", "scoring", "similarity") if self.needs.requires else ()))
-        decisive = public(cfg, decisive=True)
+        decisive = as_before(public(cfg, decisive=True))
         self.settings = {"n": cfg.n, "seed": cfg.seed, "export": cfg.export}
         self.settings |= {group: class_names(decisive[group]) for group in groups}
 
@@ -70,15 +74,25 @@ class SubsetExport:
         """Whether the neighbours are needed: as the result, or because the selector reads them."""
         return self.selector is None or self.needs.neighbours
 
-    def check(self, candidates: Rows) -> None:
-        """UserError if `n` is more than the eligible rows, or the folder has another subset."""
+    def check(self, material: Material) -> None:
+        """Load the columns that the selector reads; UserError if `n` is more than the eligible rows, or the folder has
+        another subset."""
         if self.selector is None:
             return
-        eligible = len(candidates.eligible())
+        pool, queries, needs = material.candidates, material.queries, self.needs
+        self.columns = columns_of(self.cfg.data, pool, needs.columns, self.cache_dir)
+        self.query_columns = columns_of(self.cfg.data, queries, needs.query_columns, self.cache_dir)
+        if self.columns or self.query_columns:
+            self.settings["columns"] = digest([self.columns, self.query_columns])
+        eligible = len(pool.eligible())
         if self.cfg.n > eligible:
             raise UserError(
                 f"n={self.cfg.n} is more than the {plural(eligible, 'row')} that may be selected; use n<={eligible}"
             )
+        self.selector.check_columns(self.columns, pool.eligible())
+        self.selector.check_queries(queries, [self.cfg.n])
+        if self.selector.budgets is not None and queries is not None:
+            self.settings["tasks"] = queries.labels
         existing = self._manifest().subset
         if existing is not None and not self.cfg.overwrite:
             existing = class_names({key: existing.get(key) for key in self.settings})
@@ -92,8 +106,10 @@ class SubsetExport:
             return
         cfg, candidates, queries = self.cfg, material.candidates, material.queries
         context = {"pool": candidates, "queries": queries, "neighbours": neighbours}
+        context |= {"columns": self.columns, "query_columns": self.query_columns}
         if neighbours is not None:
-            context["similarity"] = EmbeddingSimilarity(cfg.embedder, self.cache_dir, candidates, queries, neighbours)
+            search = SearchSettings.of(cfg, self.cache_dir)
+            context["similarity"] = similarity_of(search, candidates, queries, neighbours)
         round = Round.alone(cfg.n, cfg.seed, candidates.eligible(), len(candidates), **context)
         if self.needs.requires:
             from near.selection.offline import with_model
@@ -106,6 +122,17 @@ class SubsetExport:
             log.warning(
                 f"selector {self.name} picked {plural(len(self.subset.ids), 'row')}, fewer than n={cfg.n}{more}"
             )
+
+    def existing_ids(self, manifest: SelectionManifest) -> np.ndarray | None:
+        """The subset in the folder, int64 (m,), in the selector's order; None if one of its files is missing or
+        damaged. `manifest`: the folder's, with the settings of this subset (`check`)."""
+        if self.cfg.export is not None and not (self.folder / f"subset.{self.cfg.export}").is_file():
+            return None
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            ids = np.load(self.folder / "subset.npy", allow_pickle=False)
+            if ids.dtype == np.int64 and ids.shape == (manifest.subset.get("rows"),):
+                return ids
+        return None
 
     @contextlib.contextmanager
     def prepared(
@@ -131,7 +158,7 @@ class SubsetExport:
             yield keep
             return
         candidates, subset = material.candidates, self.subset
-        self.check(candidates)  # again: others may have written into the folder, and duplicates are excluded now
+        self.check(material)  # again: others may have written into the folder, and duplicates are excluded now
         names = ["subset.npy"]
         with contextlib.ExitStack() as files:
             write_npy(files.enter_context(aside(self.folder / "subset.npy")), subset.ids)

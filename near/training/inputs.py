@@ -9,10 +9,12 @@ from omegaconf import DictConfig
 
 from near.common.config import identity as outcome
 from near.common.errors import UserError
+from near.common.files import digest
 from near.common.records import RunIdentity
-from near.data.pool import without_prompts_of
+from near.data.columns import columns_of
+from near.data.contamination import without_contaminated
+from near.data.pool import benchmark_sets, without_prompts_of
 from near.data.rows import Rows
-from near.embedding.embed import reads_answers
 from near.evaluation.measure import Sets, evaluation_sets
 from near.models.loading import base_folder, load_tokenizer
 from near.models.tokens import Tokens, tokenize
@@ -36,6 +38,8 @@ class Inputs:
     tokenizer: Any
     tokens: Tokens
     query_tokens: Tokens | None
+    columns: dict[str, list]
+    query_columns: dict[str, list]
     eval_table: object
     neighbours: Neighbours | None
     identity: RunIdentity
@@ -58,6 +62,8 @@ class LoadedRows:
     queries: Rows | None
     sets: Sets
     needs: Needs
+    columns: dict[str, list]
+    query_columns: dict[str, list]
     identity: RunIdentity
 
     @property
@@ -75,24 +81,30 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
         UserError: for a data source, or if another run has finished in `output_dir`.
     """
     sets = evaluation_sets(cfg.data, cache_dir)
-    answers = sets.seen or needs.answers or reads_answers(cfg.embedder)
+    answers = sets.seen or needs.answers or SearchSettings.of(cfg, cache_dir).reads_answers
     queries = load_queries(cfg.data, cache_dir, needs.queries, answers)
     if needs.requires == "gradients":
         selector.check(queries, cfg.scoring)
     candidates = Material.load(cfg.data, queries, cache_dir).candidates
+    columns = columns_of(cfg.data, candidates, needs.columns, cache_dir)
+    query_columns = columns_of(cfg.data, queries, needs.query_columns, cache_dir)
     if needs.trains_on_queries:
         if sets.seen:
             raise UserError(
                 "selector=queries would train on the rows that are evaluated; set data.eval.path to other rows"
             )
-        candidates = candidates.followed_by(without_prompts_of(queries, sets.target, cfg.data.leakage))
+        others = [*sets.all(), *benchmark_sets(cfg.data, cache_dir)]
+        trained = without_prompts_of(queries, sets.target, cfg.data.leakage)
+        candidates = candidates.followed_by(without_contaminated(trained, others, cfg.data, cache_dir))
     prints = of_run(cfg, cache_dir, needs, sets, queries, candidates)
+    read = {"candidates.columns": columns, "queries.columns": query_columns}
+    prints |= {part: digest(values) for part, values in read.items() if values}
     identity = RunIdentity(config=outcome(cfg), fingerprints=prints)
     if finished(output_dir, identity, cfg.overwrite):
         return None
     if not cfg.get("dry_run"):  # which downloads nothing
         base_folder(cfg.model, cache_dir)
-    return LoadedRows(candidates, queries, sets, needs, identity)
+    return LoadedRows(candidates, queries, sets, needs, columns, query_columns, identity)
 
 
 def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: LoadedRows) -> Inputs:
@@ -109,6 +121,7 @@ def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: Loade
         )
     if is_dynamic(cfg):
         selector.check_pool(rows.candidates, tokens.eligible)
+        selector.check_columns(rows.columns, tokens.eligible)
     query_tokens = None
     if rows.needs.requires == "gradients":
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cache_dir)
@@ -118,4 +131,15 @@ def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: Loade
     if rows.needs.neighbours and cfg.indices_path is not None:  # read before a model is loaded
         neighbours = rows.material.neighbours(SearchSettings.of(cfg, cache_dir))
     parts = (rows.candidates, rows.queries, rows.sets)
-    return Inputs(rows.needs, *parts, tokenizer, tokens, query_tokens, eval_table, neighbours, rows.identity)
+    return Inputs(
+        rows.needs,
+        *parts,
+        tokenizer,
+        tokens,
+        query_tokens,
+        rows.columns,
+        rows.query_columns,
+        eval_table,
+        neighbours,
+        rows.identity,
+    )

@@ -73,6 +73,8 @@ class Picker:
             previous=tuple(self.subsets),
             pool=self.job.pool,
             queries=self.job.queries,
+            columns=self.job.columns,
+            query_columns=self.job.query_columns,
             update=sum(not r.warmup for r in rounds[: phase.index]),
             updates=sum(not r.warmup for r in rounds),
             scorer=self.job.scorer,

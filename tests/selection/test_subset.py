@@ -229,10 +229,11 @@ def test_a_selector_without_neighbours_embeds_nothing(config, pool, tmp_path, mo
     assert pa.parquet.read_schema(out / "subset.parquet").field("score").type == pa.float32()
 
 
-# test_model_runs.py has those that need the model, training/test_mix_runs.py mix; near_rds embeds with it
+# test_model_runs.py has those that need the model, training/test_mix_runs.py mix, test_oracle.py oracle, which needs
+# labels; near_rds embeds with the model
 WITHOUT_MODEL = sorted(
     name
-    for name in set(choices("selector")) - {"near_rds", "queries", "mix"}
+    for name in set(choices("selector")) - {"near_rds", "queries", "mix", "oracle"}
     if "shortlist" not in (CONF / "selector" / f"{name}.yaml").read_text(encoding="utf-8")
 )
 
