@@ -61,6 +61,10 @@ class ReasoningGym(Grader):
             entry = json.loads(raw.get("entry") or "null")
         except (TypeError, ValueError):
             entry = None
-        if raw.get("task") not in TASKS or not isinstance(entry, Mapping) or not isinstance(entry.get("answer"), str):
+        if (
+            str(raw.get("task")) not in TASKS
+            or not isinstance(entry, Mapping)
+            or not isinstance(entry.get("answer"), str)
+        ):
             return None
         return {"task": raw["task"], "entry": entry, "answer": answer.text.strip(), "seconds": self.seconds}

@@ -35,12 +35,12 @@ def write_reasoning(options: ReasoningOptions, folder: Path) -> None:
     log.info(f"making the rows of {len(options.tasks) + 1} tasks with reasoning-gym (once; up to some minutes)")
     with Worker("rows") as worker:
         maker = _Maker(worker, options)
-        target = maker.rows(options.target, options.difficulty, options.queries + options.evals, ())
+        target = maker.rows(options.target, options.difficulty, options.queries + options.evals, (), "target")
         if len(target) < options.queries + options.evals:
             raise UserError(
                 f"data.target={options.target} has {len(target)} different rows of at most {options.longest} "
-                f"characters at data.difficulty={options.difficulty}, not {options.queries + options.evals}; use another "
-                "target, fewer data.query_rows and data.eval_rows, or a larger data.longest"
+                f"characters at data.difficulty={options.difficulty}, not {options.queries + options.evals}; use "
+                "another target, fewer data.query_rows and data.eval_rows, or a larger data.longest"
             )
         asked = [row["messages"][0]["content"] for row in target]
         pool = maker.spread(options.target, options.own, asked)
@@ -64,9 +64,9 @@ class _Maker:
         self.worker, self.options = worker, options
         self.left_out: Counter[str] = Counter()
 
-    def rows(self, task: str, level: int, count: int, without: Iterable[str]) -> list[dict]:
-        """At most `count` rows of a task at a level, without these questions."""
-        seed = int(digest([self.options.seed, task, level])[:7], 16)
+    def rows(self, task: str, level: int, count: int, without: Iterable[str], part: str = "pool") -> list[dict]:
+        """At most `count` rows of a task at a level for a part, without these questions."""
+        seed = int(digest([self.options.seed, task, level, part])[:7], 16)
         job = {"task": task, "level": level, "seed": seed, "start": 0, "longest": self.options.longest}
         rows, asked = [], list(without)
         while len(rows) < count:

@@ -1,4 +1,4 @@
-"""Rows and scores by reasoning-gym, for another process: `python worker.py rows|scores`, jobs and results as JSON lines.
+"""Rows and scores by reasoning-gym, for another process: `python worker.py rows|scores`, with jobs as JSON lines.
 
 A process of its own, because rows depend on the order of Python's sets (PYTHONHASHSEED), tasks seed global generators
 and print, and a scorer may not return on a hostile answer. It imports nothing of near.
@@ -6,6 +6,7 @@ and print, and a scorer may not return on a hostile answer. It imports nothing o
 
 import faulthandler
 import json
+import os
 import random
 import resource
 import signal
@@ -29,18 +30,18 @@ def rows(job: dict) -> Iterator[dict]:
         {"entry": {"question", "answer", "metadata"}}; at the end {"next": the index after these, "left_out": {reason:
         count}}.
     """
-    seen, left_out, taken = set(job["without"]), dict.fromkeys(("long", "repeated", "not checkable"), 0), 0
+    seen, left_out, taken = set(job["without"]), dict.fromkeys(("failed", "long", "not checkable", "repeated"), 0), 0
     dataset, index = _dataset(job), job["start"]
     while dataset is not None and taken < job["count"] and index < len(dataset):
-        entry = dataset[index]
+        entry, reason = _made(dataset, index, job["longest"], seen)
         index += 1
-        if reason := _fault(entry, dataset, job["longest"], seen):
+        if reason:
             left_out[reason] += 1
         else:
             seen.add(entry["question"])
             taken += 1
             yield {"entry": {key: entry[key] for key in ("question", "answer", "metadata")}}
-        if index == FIRST and not taken:
+        if index == FIRST == left_out["long"] + left_out["failed"]:
             break
     yield {"next": index, "left_out": left_out}
 
@@ -64,20 +65,24 @@ def _dataset(job: dict):
         return None
 
 
-def _fault(entry: dict, dataset, longest: int, seen: set[str]) -> str | None:
-    """Why a row is left out."""
+def _made(dataset, index: int, longest: int, seen: set[str]) -> tuple[dict, str | None]:
+    """A row, and why it is left out."""
+    try:
+        entry = dataset[index]
+    except Exception:  # some tasks give up on some indices ("no valid expression after 100 attempts")
+        return {}, "failed"
     question, answer = entry["question"], entry["answer"]
     if not isinstance(answer, str) or not answer.strip():
-        return "not checkable"
+        return entry, "not checkable"
     if len(question) + len(answer) > longest:
-        return "long"
+        return entry, "long"
     if question in seen:
-        return "repeated"
+        return entry, "repeated"
     try:
         stored = json.loads(json.dumps(entry))
-        return None if dataset.score_answer(answer, stored) == 1 else "not checkable"
+        return entry, None if dataset.score_answer(answer.strip(), stored) == 1 else "not checkable"
     except Exception:  # metadata that JSON can't hold, such as fractions, or that the scorer can't read again
-        return "not checkable"
+        return entry, "not checkable"
 
 
 def scores(job: dict) -> Iterator[dict]:
@@ -106,12 +111,13 @@ def _late(signum: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Answer each job's line on standard input with lines of results and an empty line."""
+    results = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # some tasks print
     import reasoning_gym  # noqa: F401 - registers all tasks
 
     work = {"rows": rows, "scores": scores}[sys.argv[1]]
     signal.signal(signal.SIGALRM, _late)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    results, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         for result in work(json.loads(line)):
             results.write(json.dumps(result) + "\n")
