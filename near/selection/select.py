@@ -17,9 +17,10 @@ from near.common.locks import lock_file, locked
 from near.common.outputs import SELECTION_PAGE, claim, remove
 from near.common.processes import is_main
 from near.common.records import SelectionManifest
+from near.common.run_folder import CONTAMINATED
 from near.data.columns import columns_of
+from near.data.contamination import write_overlaps
 from near.data.pool import held_out
-from near.embedding.embed import reads_answers
 from near.searching.equal_rows import warn_of_equal
 from near.searching.find import SearchSettings, check_same, matrix_key, width_of
 from near.searching.material import Material, load_queries
@@ -57,7 +58,8 @@ def select(cfg: DictConfig, output_dir: Path) -> Selection | None:
         this selection is read, and nothing is computed.
     """
     manifest, cache_dir = output_dir / "manifest.json", cfg.cache_dir
-    search, answers = SearchSettings.of(cfg, cache_dir), reads_answers(cfg.embedder)
+    search = SearchSettings.of(cfg, cache_dir)
+    answers = search.reads_answers
     export = SubsetExport(cfg, output_dir, cache_dir)
     existing = (output_dir, SelectionManifest.read(manifest)) if manifest.exists() and not cfg.overwrite else None
     queries = load_queries(cfg.data, cache_dir, export.needs_matrix, export.needs.answers or answers)
@@ -66,7 +68,9 @@ def select(cfg: DictConfig, output_dir: Path) -> Selection | None:
     if export.needs_matrix:
         width_of(cfg.max_K, len(material.candidates.eligible()))
     if cfg.dry_run:
-        return _dry_run(search, export, material, cfg.data.dedup) if is_main() else None
+        if is_main():
+            _dry_run(search, export, material, cfg.data.dedup)
+        return None
     if cfg.page:
         names = [name for name in cfg.data.get("labels") or () if name != SOURCE]
         columns_of(cfg.data, material.candidates, names, cache_dir)  # raises for a mistyped name
@@ -81,7 +85,8 @@ def select(cfg: DictConfig, output_dir: Path) -> Selection | None:
     if export.needs_matrix:
         reach = 0 if export.selector is None else export.selector.reach([cfg.n])
         neighbours = material.neighbours(search, reach, existing)
-        warn_of_equal(material.candidates, held_out(cfg.data, None, cache_dir, answers), cfg.embedder, cache_dir)
+        if search.words is None:
+            warn_of_equal(material.candidates, held_out(cfg.data, None, cache_dir, answers), cfg.embedder, cache_dir)
     export.pick(material, neighbours)
     if not is_main():
         return None
@@ -141,12 +146,17 @@ def _write(
             claim(folder, "select")
             unused = ("top_indices.npy", "top_scores.npy") if neighbours is None else ()
             unused += () if has_page else (SELECTION_PAGE,)
-            remove(folder, "manifest.json", *unused)  # the manifest is written last, beside complete files of its own
+            # the manifest is written last, beside complete files of its own
+            remove(folder, "manifest.json", "query_scales.npy", CONTAMINATED, *unused)
             if neighbours is not None:
                 write_npy(folder / "top_indices.npy", neighbours.ids)
                 write_npy(folder / "top_scores.npy", neighbours.scores)
+                if neighbours.scales is not None:
+                    write_npy(folder / "query_scales.npy", neighbours.scales)
                 manifest = dataclasses.replace(manifest, sha256=matrix_digests(folder))
-            dataclasses.replace(manifest, **move(), **provenance(), config=public(cfg)).write(path)
+            contamination = write_overlaps(folder, material.candidates)
+            described = {**move(), **provenance(), "contamination": contamination, "config": public(cfg)}
+            dataclasses.replace(manifest, **described).write(path)
     if neighbours is not None:
         summarise(neighbours, material.candidates, material.queries)
         log.info(f"wrote {folder / 'top_indices.npy'} ({' x '.join(map(str, neighbours.ids.shape))})")

@@ -12,9 +12,9 @@ from near.common.errors import UserError
 from near.common.files import digest
 from near.common.records import RunIdentity
 from near.data.columns import columns_of
-from near.data.pool import without_prompts_of
+from near.data.contamination import without_contaminated
+from near.data.pool import benchmark_sets, without_prompts_of
 from near.data.rows import Rows
-from near.embedding.embed import reads_answers
 from near.evaluation.measure import Sets, evaluation_sets
 from near.models.loading import base_folder, load_tokenizer
 from near.models.tokens import Tokens, tokenize
@@ -81,7 +81,7 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
         UserError: for a data source, or if another run has finished in `output_dir`.
     """
     sets = evaluation_sets(cfg.data, cache_dir)
-    answers = sets.seen or needs.answers or reads_answers(cfg.embedder)
+    answers = sets.seen or needs.answers or SearchSettings.of(cfg, cache_dir).reads_answers
     queries = load_queries(cfg.data, cache_dir, needs.queries, answers)
     if needs.requires == "gradients":
         selector.check(queries, cfg.scoring)
@@ -93,7 +93,9 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
             raise UserError(
                 "selector=queries would train on the rows that are evaluated; set data.eval.path to other rows"
             )
-        candidates = candidates.followed_by(without_prompts_of(queries, sets.target, cfg.data.leakage))
+        others = [*sets.all(), *benchmark_sets(cfg.data, cache_dir)]
+        trained = without_prompts_of(queries, sets.target, cfg.data.leakage)
+        candidates = candidates.followed_by(without_contaminated(trained, others, cfg.data, cache_dir))
     prints = of_run(cfg, cache_dir, needs, sets, queries, candidates)
     read = {"candidates.columns": columns, "queries.columns": query_columns}
     prints |= {part: digest(values) for part, values in read.items() if values}
@@ -119,6 +121,7 @@ def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: Loade
         )
     if is_dynamic(cfg):
         selector.check_pool(rows.candidates, tokens.eligible)
+        selector.check_columns(rows.columns, tokens.eligible)
     query_tokens = None
     if rows.needs.requires == "gradients":
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cache_dir)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from omegaconf import DictConfig
 
-from near.common.config import public
+from near.common.config import as_before, public
 from near.common.errors import UserError
 from near.common.files import digest, link, read_json, write_json
 from near.common.locks import lock_file, locked
@@ -63,7 +63,8 @@ def training_key(
     elif needs.requires is None and type(picker.job.selector).__module__.startswith("near."):
         rounds = picker.planned()
     else:
-        rounds = {name: class_names(public(cfg[name], decisive=True)) for name in ("selector", "scoring", "similarity")}
+        groups = as_before(public(cfg, decisive=True))
+        rounds = {name: class_names(groups[name]) for name in ("selector", "scoring", "similarity")}
         if needs.neighbours:
             content = np.ascontiguousarray(neighbours.ids).tobytes() + np.ascontiguousarray(neighbours.scores).tobytes()
             rounds["neighbours"] = hashlib.sha256(content).hexdigest()
@@ -117,11 +118,13 @@ def twin_of(output_dir: Path, key: str) -> Path | None:
     return None
 
 
-def adopt(twin: Path, output_dir: Path, selector: str, max_K: int | None, identity: RunIdentity) -> EvalMetrics:
+def adopt(
+    twin: Path, output_dir: Path, selector: str, max_K: int | None, identity: RunIdentity, contamination: dict | None
+) -> EvalMetrics:
     """Make `output_dir` a finished run with its twin's result. Large files are linked.
 
     Args:
-        selector, max_K, identity: of the run, which may differ from the twin's.
+        selector, max_K, identity, contamination: of the run, which may differ from the twin's.
 
     Returns:
         the metrics.
@@ -132,11 +135,14 @@ def adopt(twin: Path, output_dir: Path, selector: str, max_K: int | None, identi
         elif (twin / name).is_file():
             link(twin / name, output_dir / name)
     files = RunFolder(twin)
-    training, described = files.training, {"selector": selector, "max_K": max_K, "same_rows_as": twin.name}
+    training = dataclasses.replace(files.training, identity=identity, contamination=contamination)
+    described = {"selector": selector, "max_K": max_K, "same_rows_as": twin.name}
     selectors = {training.selector: selector}  # a warm-up's name stays
     rounds = [dataclasses.replace(line, selector=selectors.get(line.selector, line.selector)) for line in files.rounds]
     write_rounds(output_dir / ROUNDS / LINES, rounds)
-    dataclasses.replace(training, identity=identity, **described).write(output_dir / TRAINING)
+    dataclasses.replace(training, identity=identity, contamination=contamination, **described).write(
+        output_dir / TRAINING
+    )
     metrics = dataclasses.replace(files.metrics, **described)
     metrics.write(output_dir / METRICS)
     log.info(f"same rows as {twin.name}: not trained again")
