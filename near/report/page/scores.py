@@ -73,7 +73,8 @@ def score_chart(sample: Sample, name: str, embedder: str) -> tuple[Figure, str]:
     above = percent(float(np.mean(picked > threshold)))
     return figure, (
         f"Highest similarity to a query, by {embedder}: median {np.median(picked):.3f} of the rows of {name}, "
-        f"{np.median(random):.3f} of random rows of the pool. {above} of the first are nearer than {NEAR:.0%} of the random rows."
+        f"{np.median(random):.3f} of random rows of the pool. {above} of the first are nearer than {NEAR:.0%} of "
+        "the random rows."
     )
 
 

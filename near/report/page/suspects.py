@@ -96,7 +96,8 @@ def overlaps(rows: Rows, ids: np.ndarray) -> Findings:
     here = len({one.row for one in shown} & picked)
     sentence = (
         f"Overlaps (data.decontaminate): {plural(count, 'row resembles', 'rows resemble')} "
-        f"{plural(held_out, 'held-out row')}; {here} of them {'is' if here == 1 else 'are'} picked (contaminated.jsonl has all)."
+        f"{plural(held_out, 'held-out row')}; {here} of them {'is' if here == 1 else 'are'} picked "
+        "(contaminated.jsonl has all)."
     )
     cells = [
         [str(one.row), "yes" if one.row in picked else "no", f"{one.set} {one.held_out_row}", str(one.kind), text]
