@@ -1,11 +1,15 @@
 """How often the 95% intervals of a comparison contain zero if there is no difference.
 
-    python bench/intervals.py [times=2000 examples=8,12,24,48,200,1000 compared=48 runs=2,3,4,5,10]
+    python bench/intervals.py [times=2000 examples=8,12,24,48,200,1000 compared=48 runs=2,3,4,5,10 powers=1000]
 
 Over pairs: two models on the same examples, with skewed losses (gamma) that correlate between the models, weighted by
 their tokens; or answers that are right or wrong. Over seeds: differences of two selectors that are normal, skewed (a
 centred exponential) or heavy-tailed (Student's t with three degrees of freedom). 2,000 comparisons estimate a share
 to 1%, ten times as many over seeds to 0.3%. For `compared` examples other intervals are computed, too.
+
+Then how often the smallest difference that a comparison says it would show is shown, if it is the true one
+(near/evaluation/design.py), of `powers` comparisons over seeds and examples: the variances known, or estimated from a
+comparison before.
 """
 
 import sys
@@ -18,6 +22,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bench import common
+from near.evaluation.design import Design
 from near.evaluation.intervals import holds_zero, over_examples, over_pairs, over_seeds
 
 SHAPES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -82,11 +87,48 @@ def seeds(k: int, shape: str, times: int) -> float:
     return sum(holds_zero(over_seeds(SHAPES[shape](rng, k))) for _ in range(times)) / times
 
 
+SPREADS = {"seeds": (0.3, 0.5, 0.3), "examples": (0.02, 1.0, 0.5), "both": (0.1, 0.5, 0.3)}  # what differs most
+
+
+def crossed(
+    rng: np.random.Generator, seeds: int, examples: int, difference: float, spreads: tuple[float, float, float]
+) -> np.ndarray:
+    """Differences of every seed and example, (seeds, examples); spreads: standard deviations by seed, by example and by
+    both, all normal."""
+    by_seed, by_example, by_both = spreads
+    drawn = rng.normal(0, by_seed, (seeds, 1)) + rng.normal(0, by_example, examples)
+    return difference + drawn + rng.normal(0, by_both, (seeds, examples))
+
+
+def is_shown(differences: np.ndarray, seed: int, resamples: int) -> bool:
+    """Whether both intervals exclude zero."""
+    over = over_pairs(differences.mean(axis=0), np.ones(differences.shape[1]), seed, resamples)
+    return not holds_zero(over_seeds(differences.mean(axis=1))) and not holds_zero(over)
+
+
+def shown(
+    seeds: int, examples: int, spreads: tuple[float, float, float], times: int, known: bool = True, resamples: int = 300
+) -> float:
+    """The share of comparisons that show the smallest difference which they would show, by the true variances (known)
+    or by those that another comparison estimates."""
+    by_seed, by_example, by_both = (spread**2 for spread in spreads)
+    design = Design(seeds, examples, by_seed / seeds, by_example / examples, by_both / seeds / examples)
+    count, smallest = 0, design.smallest()
+    for seed in range(times):
+        rng = np.random.default_rng((3, seeds, examples, seed))
+        if not known:
+            before = crossed(rng, seeds, examples, 0.0, spreads)
+            smallest = Design.of(before.mean(axis=1), before, np.ones(examples)).smallest()
+        count += is_shown(crossed(rng, seeds, examples, smallest, spreads), seed, resamples)
+    return count / times
+
+
 def main(
     times: int = 2000,
     examples: list[int] = (8, 12, 24, 48, 200, 1000),
     compared: int = 48,
     runs: list[int] = (2, 3, 4, 5, 10),
+    powers: int = 1000,
 ) -> None:
     print(f"{times} comparisons without a true difference: 95% intervals that contain zero")
     for n in examples:
@@ -96,6 +138,13 @@ def main(
     for k in runs:
         shares = ", ".join(f"{shape} {seeds(k, shape, 10 * times):.1%}" for shape in SHAPES)
         print(f"over {k:4} seeds: {shares}")
+    print(f"{powers} comparisons: the smallest difference that would be shown in 80% is shown in")
+    for k in (k for k in runs if k > 2):
+        shares = ", ".join(
+            f"{what} {shown(k, compared, spreads, powers):.1%} ({shown(k, compared, spreads, powers, known=False):.1%})"
+            for what, spreads in SPREADS.items()
+        )
+        print(f"{k:4} seeds, {compared} examples, by what differs most (variances estimated): {shares}")
 
 
 if __name__ == "__main__":

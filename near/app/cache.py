@@ -30,7 +30,7 @@ BUILT = ("index.faiss", "vector_of.npy", "manifest.json")  # see near/searching/
 
 CHUNKS = (f"*{SUFFIX}", "*.lock")
 PARTS = ("assets", "benchmarks", "budgets", "columns", "data", "dedup", "embeddings", "evaluations", "indexes", "maps")
-PARTS += ("neighbours", "scores", "similarities", "tokens", "verdicts")
+PARTS += ("neighbours", "overlaps", "scores", "similarities", "tokens", "verdicts")
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}-\d+\.part")  # a search in shards, see near/searching/find.py
 

@@ -23,6 +23,8 @@ def check_installed(script: str, cfg: DictConfig) -> None:
         embeds = select(cfg, "similarity._target_") != BM25 or select(cfg, "data.dedup") == "near"
         if embeds and str(select(cfg, "embedder._target_")).startswith(MODEL_EMBEDDERS):
             need("an embedder that is a model", "embed")
+        if select(cfg, "page"):
+            need("page=true", "report")
     if script in ("select", "train") and select(cfg, "similarity._target_") == BM25:
         need("similarity=bm25", "bm25")
 

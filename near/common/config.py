@@ -29,6 +29,7 @@ ESCAPABLE = re.compile(r"(\\*)\$\{")  # text that OmegaConf would read as a refe
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("near.first", _first, replace=True)
     OmegaConf.register_new_resolver("near.job", folder_name, replace=True)
+    OmegaConf.register_new_resolver("near.joined", _joined, replace=True)
     OmegaConf.register_new_resolver("near.agent", _agent_dir, replace=True)
     OmegaConf.register_new_resolver("near.refused", _refused, replace=True)
     OmegaConf.register_new_resolver("oc.env", secrets.environment, replace=True)
@@ -65,6 +66,11 @@ def raw_words(words: Iterable[str]) -> list[str]:
 
 def _first(*values: object) -> object:
     return next((v for v in values if v not in (None, "")), None)
+
+
+def _joined(values: Sequence | str | None) -> str:
+    """The elements of a list with + between them, as part of a name."""
+    return values if isinstance(values, str) else "+".join(map(str, values or ()))
 
 
 def job_name(overrides: str) -> str:
@@ -271,6 +277,9 @@ def identity(cfg: DictConfig) -> dict:
             node = node.get(parent) or {}
         if isinstance(node.get(group), dict):
             node[group] = {k: v for k, v in node[group].items() if k not in keys}
+    data = values.get("data", {})
+    if (data.get("decontaminate") or {}).get("action") != "drop":  # the rows are the same
+        data.pop("decontaminate", None)
     return class_names(as_before(values))
 
 

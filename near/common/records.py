@@ -109,6 +109,7 @@ class TrainMetrics(Provenance):
         history: lines of the Trainer's log that have a loss.
         training_key: equal for twins (near/training/twins.py); None outside a sweep.
         same_rows_as: the job of the sweep that trained the same rows, if it was not trained again.
+        contamination: counts of contaminated.jsonl; None if the pool was not compared.
     """
 
     schema_version: int = 1
@@ -128,6 +129,7 @@ class TrainMetrics(Provenance):
     identity: RunIdentity = container(RunIdentity, default_factory=RunIdentity)
     training_key: str | None = None
     same_rows_as: str | None = only_if_set()
+    contamination: Any = only_if_set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +226,35 @@ class EvalMetrics(ModelMetrics, Provenance):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Overlap(JsonRecord):
+    """A line of contaminated.jsonl: a row of the pool that resembles a part of a held-out row.
+
+    Args:
+        row: id of the pool's row.
+        set: of the held-out row: queries, eval, more_eval.NAME or benchmarks.NAME.
+        held_out_row: its id.
+        kind: exact, 13-gram, 8-gram or embedding.
+        part: of the held-out row: prompt, answer, or text (of plain text); None for an embedding.
+        share: of the part's n-grams that the row has, templates aside; 1 if exact; None for an embedding.
+        other_numbers: whether they overlap only if numbers are masked.
+        words: the overlapping words, as in the held-out row; None for an embedding.
+        cosine: of the two rows' vectors; None unless kind is embedding.
+        left_out: whether the row was left out of the pool, for whatever reason.
+    """
+
+    row: int
+    set: str
+    held_out_row: int
+    kind: str
+    part: str | None = None
+    share: float | None = None
+    other_numbers: bool = False
+    words: str | None = None
+    cosine: float | None = None
+    left_out: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowsRecord(JsonRecord):
     """Rows that a selection was made from, or for.
 
@@ -254,6 +285,7 @@ class SelectionManifest(Provenance):
         figures: numbers and seconds of embedding and searching.
         sha256: of the matrix's files, by name.
         subset: what the subset was selected by, and its number of rows; None if there is none.
+        contamination: counts of contaminated.jsonl; None if the pool was not compared.
         config: the configuration.
     """
 
@@ -270,4 +302,5 @@ class SelectionManifest(Provenance):
     figures: dict[str, Any] = container(dict, default_factory=dict)
     sha256: Any = only_if_set()
     subset: Any = only_if_set()
+    contamination: Any = only_if_set()
     config: Any = only_if_set()

@@ -4,6 +4,7 @@ config.yaml           the configuration as the run resolved it
 train_metrics.json    time of training, loss history, identity; written when training ends
 metrics.json          the evaluation; written last, so that a run that has it is finished
 answers.jsonl         one evaluated row a line; base_answers.jsonl: the untrained model's
+contaminated.jsonl    rows of the pool that resemble held-out rows, one overlap a line
 rounds/rounds.jsonl   one round a line; rounds/NNN*.npy: its rows (near/training/rounds/record.py)
 checkpoints/          checkpoint-STEP folders
 adapter/, model/      the trained weights
@@ -26,10 +27,11 @@ from near.common.errors import UserError, as_user_error
 from near.common.files import digest, read_json, read_jsonl
 from near.common.foreign import read_config, read_overrides
 from near.common.locks import lock_file
-from near.common.records import EvalMetrics, RoundRecord, TrainMetrics, read_rounds
+from near.common.records import EvalMetrics, Overlap, RoundRecord, TrainMetrics, read_rounds
 
 CONFIG, METRICS, TRAINING, FAILED = "config.yaml", "metrics.json", "train_metrics.json", "failed.json"
 ANSWERS, BASE_ANSWERS = "answers.jsonl", "base_answers.jsonl"
+CONTAMINATED = "contaminated.jsonl"
 ROUNDS, LINES = "rounds", "rounds.jsonl"
 CHECKPOINTS, ADAPTER, MODEL = "checkpoints", "adapter", "model"
 JOBS, WARM_UPS = ".jobs", "warm-ups"
@@ -102,6 +104,11 @@ class RunFolder:
         """The lines of answers.jsonl for the target set, sorted by row id. base: the untrained model's."""
         lines = self._lines(BASE_ANSWERS if base else ANSWERS)
         return sorted((line for line in lines if line.get("set") == "target"), key=lambda line: line["row"])
+
+    @property
+    def overlaps(self) -> list[Overlap]:
+        """The lines of contaminated.jsonl."""
+        return [Overlap.from_json(line, self / CONTAMINATED) for line in self._lines(CONTAMINATED)]
 
     @property
     def overrides(self) -> list[str]:

@@ -31,7 +31,8 @@ OF_TEXT = re.compile(
 )
 # keys whose last part is the user's: columns, labels, sets, and paths into a .json file
 NAMES = re.compile(
-    r"data\.((candidates|queries|eval|more_eval\.[^.]+)\.(key|(columns|filter|tags|path)\.[^.]+)|more_eval\.[^.]+)"
+    r"data\.((candidates|queries|eval|(more_eval|decontaminate\.benchmarks)\.[^.]+)"
+    r"\.(key|(columns|filter|tags|path)\.[^.]+)|(more_eval|decontaminate\.benchmarks)\.[^.]+)"
 )
 FORMS = re.compile(
     r"hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}"  # Hugging Face

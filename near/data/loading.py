@@ -18,6 +18,7 @@ from near.common.config import CONF
 from near.common.errors import UserError
 from near.common.files import cache_folder, digest, read_json, write_json
 from near.common.processes import is_main
+from near.common.signature import attribute
 from near.common.text import plural
 from near.data.dataset_info import from_dataset_info
 from near.data.reading import Reading, log_lines
@@ -41,12 +42,19 @@ def more_sets(cfg: DictConfig) -> dict[str, str]:
     return {name: f"more_eval.{name}" for name in cfg.get("more_eval") or {}}
 
 
+def benchmarks(cfg: DictConfig) -> dict[str, str]:
+    """The sets of `data.decontaminate.benchmarks`: names to parts that `load` accepts."""
+    options = cfg.get("decontaminate") or {}
+    return {name: f"decontaminate.benchmarks.{name}" for name in options.get("benchmarks") or {}}
+
+
 def _source(cfg: DictConfig, part: str) -> DictConfig:
-    """The configuration of `data.<part>`. A set of more_eval is a path, or values that differ from the defaults."""
-    if not part.startswith("more_eval."):
+    """The configuration of `data.<part>`. A named set is a path, or values that differ from the defaults."""
+    parts = {part: cfg.more_eval[name] for name, part in more_sets(cfg).items()}
+    parts |= {part: cfg.decontaminate.benchmarks[name] for name, part in benchmarks(cfg).items()}
+    if part not in parts:
         return cfg[part]
-    values = cfg.more_eval[part.removeprefix("more_eval.")]
-    values = values if isinstance(values, DictConfig) else {"path": values}
+    values = parts[part] if isinstance(parts[part], DictConfig) else {"path": parts[part]}
     return OmegaConf.merge(OmegaConf.load(CONF / "data" / "source" / "default.yaml"), values)
 
 
@@ -55,7 +63,7 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
 
     Args:
         cfg: the node `data` of the configuration.
-        part: candidates, queries, eval or more_eval.NAME.
+        part: candidates, queries, eval, more_eval.NAME or decontaminate.benchmarks.NAME.
         cache_dir: where the tables are cached.
         answer: whether rows must end with an answer to be eligible.
 
@@ -64,7 +72,7 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
             row unless `data.on_error=skip`.
     """
     where = f"data.{part}"
-    if not part.startswith("more_eval.") and not is_set(cfg, part):
+    if part in ("candidates", "queries", "eval") and not is_set(cfg, part):
         raise UserError(f"{where}.path is missing: set {where}.path=FILE (or a hub id, or data=demo)")
     loaded, values, source = [], [], _source(cfg, part)
     for opened, reading in _openings(source, where, cache_dir, lambda: len(loaded[-1])):
@@ -99,8 +107,13 @@ def _graded_columns(cfg: DictConfig, part: str) -> set[str]:
     root: Any = cfg._get_root()
     evaluation = None if part == "candidates" else root.get("evaluation")
     graders = (evaluation.get("graders") if isinstance(evaluation, DictConfig) else None) or {}
-    named = [options.get("column_names") or {} for options in graders.values() if isinstance(options, DictConfig)]
-    return {str(column) for names in named if isinstance(names, DictConfig) for column in names.values()}
+    columns: set[str] = set()
+    for options in graders.values():
+        if isinstance(options, DictConfig):
+            named, fixed = options.get("column_names"), attribute(str(options.get("_target_")), "columns")
+            columns |= set(map(str, named.values())) if isinstance(named, DictConfig) else set()
+            columns |= set(fixed) if isinstance(fixed, tuple) else set()
+    return columns
 
 
 def _openings(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
-from near.common.bounds import Share, Text, between
+from near.common.bounds import Seed, Share, Text, between
 
 
 class Columns(TypedDict, total=False):
@@ -38,8 +38,21 @@ class Source(TypedDict):
     limit: int | None
 
 
+class Decontaminate(TypedDict):
+    action: Literal["keep", "warn", "drop"]
+    benchmarks: dict | None
+    cosine: Share | None
+
+
 class Data(TypedDict):
     target: NotRequired[str]
+    rows: NotRequired[Annotated[int, between(500, 50_000)]]
+    query_rows: NotRequired[Annotated[int, between(1, 1_000)]]
+    eval_rows: NotRequired[Annotated[int, between(1, 1_000)]]
+    left_out: NotRequired[list | None]
+    noise: NotRequired[Share]
+    data_seed: NotRequired[Seed]
+    folder: NotRequired[str]
     candidates: Source
     queries: Source
     eval: Source
@@ -52,6 +65,7 @@ class Data(TypedDict):
     labels: list[str] | None
     on_error: Literal["raise", "skip"]
     leakage: Literal["drop", "keep"]
+    decontaminate: NotRequired[Decontaminate | None]  # absent in the configurations of older runs
     dedup: Literal["none", "exact", "near"]
     dedup_threshold: Share
     num_proc: Annotated[int, between(1, 4096)] | None

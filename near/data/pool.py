@@ -8,8 +8,9 @@ from omegaconf import DictConfig
 from near.common.errors import UserError
 from near.common.keys import Sorted
 from near.common.text import plural
+from near.data.contamination import without_contaminated
 from near.data.leakage import leaks
-from near.data.loading import is_set, load, more_sets
+from near.data.loading import benchmarks, is_set, load, more_sets
 from near.data.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -18,15 +19,17 @@ log = logging.getLogger(__name__)
 def load_pool(data: DictConfig, queries: Rows | None, cache_dir: str) -> Rows:
     """Load data.candidates and exclude leaks and repeated rows; ids stay, and the counts are logged.
 
-    Excluded are rows whose prompt is that of a query or an eval row (`data.leakage=drop`, see near/data/leakage.py) and
-    rows that repeat an earlier one (`data.dedup=exact`; for `near` see near/embedding/duplicates.py).
+    Excluded are rows whose prompt is that of a query or an eval row (`data.leakage=drop`, see near/data/leakage.py),
+    rows that repeat an earlier one (`data.dedup=exact`; for `near` see near/embedding/duplicates.py), and rows that
+    resemble a held-out one (`data.decontaminate.action=drop`, see near/data/contamination.py).
 
     Raises:
         UserError: no row is left.
     """
     pool = load(data, "candidates", cache_dir)
     excluded, leaked, shared = np.zeros(len(pool), dtype=bool), np.zeros(len(pool), dtype=bool), 0
-    for rows in held_out(data, queries, cache_dir):
+    sets = held_out(data, queries, cache_dir)
+    for rows in sets:
         leaked_here, shared_here = leaks(pool, rows)
         leaked, shared = leaked | leaked_here, max(shared, shared_here)
     count = int((leaked & pool.usable()).sum())
@@ -46,7 +49,7 @@ def load_pool(data: DictConfig, queries: Rows | None, cache_dir: str) -> Rows:
         log.info(f"candidates: {plural(repeated, 'row')} left out as a repeat of an earlier row")
     if excluded.any() and not (pool.usable() & ~excluded).any():
         raise UserError("data.candidates: every row is one of the queries or eval rows; set data.leakage=keep if meant")
-    return pool.without(excluded)
+    return without_contaminated(pool.without(excluded), [*sets, *benchmark_sets(data, cache_dir)], data, cache_dir)
 
 
 def held_out(data: DictConfig, queries: Rows | None, cache_dir: str, answer: bool = False) -> list[Rows]:
@@ -54,6 +57,11 @@ def held_out(data: DictConfig, queries: Rows | None, cache_dir: str, answer: boo
     rows = [queries] if queries is not None else []
     parts = (["eval"] if is_set(data, "eval") else []) + list(more_sets(data).values())
     return rows + [load(data, part, cache_dir, answer) for part in parts]
+
+
+def benchmark_sets(data: DictConfig, cache_dir: str) -> list[Rows]:
+    """The rows of data.decontaminate.benchmarks."""
+    return [load(data, part, cache_dir, answer=False) for part in benchmarks(data).values()]
 
 
 def without_prompts_of(rows: Rows, held_out: Rows, leakage: str) -> Rows:

@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 
 from near.common.files import digest
+from near.common.records import Overlap
 from near.data.formats.formats import Message, embedded_text, without_nulls
 from near.data.table import FAULT, FILTERED, UNANSWERED, Table
 
@@ -24,6 +25,7 @@ class Rows:
     answer: bool  # whether rows without an answer are not eligible
     excluded: np.ndarray | None = None  # bool (n,): leaks and repeated rows (near/data/pool.py)
     labels: str = ""  # digest of the sources' labels, row by row
+    overlaps: tuple[Overlap, ...] | None = None  # with held-out rows (near/data/contamination.py); None: not compared
 
     def __len__(self) -> int:
         return sum(len(table) for _, table in self.parts)
@@ -70,8 +72,11 @@ class Rows:
         """These rows followed by `others`, whose ids continue after these."""
         excluded = [np.zeros(len(r), dtype=bool) if r.excluded is None else r.excluded for r in (self, others)]
         fingerprint, labels = digest([self.fingerprint, others.fingerprint]), digest([self.labels, others.labels])
-        parts = self.parts + others.parts
-        return Rows(self.name, parts, fingerprint, self.answer, np.concatenate(excluded), labels)
+        parts, overlaps = self.parts + others.parts, self.overlaps
+        if others.overlaps is not None:
+            moved = (dataclasses.replace(one, row=one.row + len(self)) for one in others.overlaps)
+            overlaps = (*(self.overlaps or ()), *moved)
+        return Rows(self.name, parts, fingerprint, self.answer, np.concatenate(excluded), labels, overlaps)
 
     def sources(self, ids: np.ndarray | None = None) -> np.ndarray:
         """The source's label of every row, or of rows `ids`: object (n,) of str."""

@@ -26,12 +26,12 @@ def shown(effect: float, count: int) -> float:
 
     if count < 2:
         return 0.0
-    bound, shift = _deviations(count), effect * np.sqrt(count)
+    bound, shift = deviations(count), effect * np.sqrt(count)
     return float(np.mean(norm.cdf(shift - bound) + norm.cdf(-shift - bound)))
 
 
 @functools.lru_cache(64)
-def _deviations(count: int) -> np.ndarray:
+def deviations(count: int) -> np.ndarray:
     """t times the sample deviation of `count` standard normal values, at GRID quantiles of that deviation, (GRID,)."""
     from scipy.stats import chi2, t
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from near.common.moved import class_names
+from near.evaluation.design import Design
 from near.evaluation.intervals import holds_zero, over_pairs, over_seeds
-from near.report.runs import Run
+from near.report.runs import Examples, Run
 
 BASELINE = "random"
 NOTHING = "no difference shown"
@@ -27,12 +28,14 @@ class Difference:
         seeds: the 95% interval over seeds.
         examples: the 95% interval over paired examples.
         count: how many seeds, where that is known.
+        design: the variances that the power depends on, where they are known.
     """
 
     mean: float
     seeds: Interval
     examples: Interval
     count: int | None = None
+    design: Design | None = None
 
     @property
     def interval(self) -> Interval:
@@ -142,12 +145,32 @@ def baseline_of(group: Group, groups: list[Group]) -> Group | None:
     return max(baselines, key=similarity, default=None)
 
 
-def beside_random(group: Group, other: Group) -> Difference | None:
-    """The difference to `other` over the seeds that both have; None where they share none."""
+def contaminated(group: Group, groups: list[Group]) -> frozenset[int]:
+    """Ids of the rows that `group` was evaluated on and that a row of the pool resembles, of any run with that
+    evaluation: so all selections are compared on the same rows."""
+    runs = [run for g in groups if g.one.evaluated == group.one.evaluated for run in g.runs.values()]
+    return frozenset().union(*(run.contaminated for run in runs))
+
+
+def beside_random(group: Group, other: Group, without: frozenset[int] = frozenset()) -> Difference | None:
+    """The difference to `other` over the seeds that both have; None where they share none.
+
+    Args:
+        without: ids of evaluated rows to leave out; None is returned if that leaves none, or if losses of single rows
+            were not recorded.
+    """
     pairs = [(group.runs[seed], other.runs[seed]) for seed in group.runs if seed in other.runs]
     if not pairs:
         return None
-    return _difference([(a.metrics.target_loss, b.metrics.target_loss, a.examples, b.examples) for a, b in pairs])
+    if not without:
+        return _difference([(a.metrics.target_loss, b.metrics.target_loss, a.examples, b.examples) for a, b in pairs])
+    examples = [(a.examples, b.examples) for a, b in pairs]
+    if any(one is None for pair in examples for one in pair):
+        return None
+    examples = [(a.without(without), b.without(without)) for a, b in examples]
+    if not all(one.tokens.sum() > 0 for pair in examples for one in pair):
+        return None
+    return _difference([(a.sums.sum() / a.tokens.sum(), b.sums.sum() / b.tokens.sum(), a, b) for a, b in examples])
 
 
 def beside_base(group: Group) -> Difference | None:
@@ -159,14 +182,15 @@ def beside_base(group: Group) -> Difference | None:
     return _difference(pairs) if len(pairs) == len(runs) else None
 
 
-def _difference(pairs: list[tuple]) -> Difference:
-    """pairs: of each seed the two target losses, and of both runs the summed losses and the tokens of every example,
-    float64 (n_examples,) each; None where they are unknown."""
-    differences, examples = np.array([first - second for first, second, _, _ in pairs]), None
-    if all(a is not None and b is not None and len(a[0]) == len(b[0]) for _, _, a, b in pairs):
-        sums = np.mean([a[0] - b[0] for _, _, a, b in pairs], axis=0)  # (n_examples,), mean over seeds
-        examples = over_pairs(sums, pairs[0][2][1])
-    return Difference(float(differences.mean()), over_seeds(differences), examples, len(differences))
+def _difference(pairs: list[tuple[float, float, Examples | None, Examples | None]]) -> Difference:
+    """pairs: of each seed the two target losses, and the examples of both runs; None where they are unknown."""
+    differences = np.array([first - second for first, second, _, _ in pairs])
+    examples = sums = weights = None
+    if all(a is not None and b is not None and len(a.sums) == len(b.sums) for _, _, a, b in pairs):
+        sums, weights = np.stack([a.sums - b.sums for _, _, a, b in pairs]), pairs[0][2].tokens  # (k, n), (n,)
+        examples = over_pairs(sums.mean(axis=0), weights)
+    design = Design.of(differences, sums, weights)
+    return Difference(float(differences.mean()), over_seeds(differences), examples, len(differences), design)
 
 
 def at_equal_tokens(group: Group, other: Group) -> Difference | None:

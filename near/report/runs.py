@@ -6,9 +6,10 @@ import functools
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,19 @@ from near.common.schema import ForeignRecord
 log = logging.getLogger(__name__)
 
 WARMUP = "warm-up"  # the selector of such a round, in rounds.jsonl
+
+
+class Examples(NamedTuple):
+    """Summed losses and tokens of the target's rows by id, float64 (n,) each, and the ids, int64 (n,)."""
+
+    sums: np.ndarray
+    tokens: np.ndarray
+    ids: np.ndarray
+
+    def without(self, ids: Collection[int]) -> "Examples":
+        """The rows but `ids`."""
+        others = ~np.isin(self.ids, list(ids))
+        return Examples(*(values[others] for values in self))
 
 
 @dataclass
@@ -72,15 +86,20 @@ class Run:
         return {word for word in self.files.overrides if not word.startswith(("selector=", "seed="))}
 
     @functools.cached_property
-    def examples(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Summed losses and tokens of the target's rows by id, float64 (n,) each; None where they were not
-        recorded."""
+    def examples(self) -> Examples | None:
+        """The losses of the target's rows; None where they were not recorded."""
         return _examples(self.files.answers())
 
     @functools.cached_property
-    def base_examples(self) -> tuple[np.ndarray, np.ndarray] | None:
+    def base_examples(self) -> Examples | None:
         """The same for the untrained model."""
         return _examples(self.files.answers(base=True))
+
+    @functools.cached_property
+    def contaminated(self) -> frozenset[int]:
+        """Ids of the target's rows that a row of the pool resembles, of the rows that were not left out."""
+        target = self.metrics.evaluated_on
+        return frozenset(one.held_out_row for one in self.files.overlaps if one.set == target and not one.left_out)
 
     @functools.cached_property
     def drawn(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -141,11 +160,11 @@ def _finite(loss: object) -> bool:
     return isinstance(loss, int | float) and math.isfinite(loss)
 
 
-def _examples(rows: list[dict]) -> tuple[np.ndarray, np.ndarray] | None:
+def _examples(rows: list[dict]) -> Examples | None:
     if not rows or not all(_finite(r.get("loss")) for r in rows):
         return None
     tokens = np.array([r["tokens"] for r in rows], dtype=np.float64)
-    return np.array([r["loss"] for r in rows]) * tokens, tokens
+    return Examples(np.array([r["loss"] for r in rows]) * tokens, tokens, np.array([r["row"] for r in rows]))
 
 
 def collect(root: Path) -> tuple[list[Run], list[Path]]:

@@ -251,9 +251,9 @@ def notes(found: Targets) -> list[str]:
     """How to read the tables."""
     lines = [
         f"vs. {BASELINE}, vs. base: the mean over targets of the target loss minus that of {BASELINE} rows and of the "
-        "untrained model, with its 95% interval (over targets; Student's t, widened where their differences are skewed); below zero is better. below: on how many "
-        "targets the mean loss is lower; better / worse: on how many the seeds and examples of that target alone show "
-        "it.",
+        "untrained model, with its 95% interval over targets (Student's t, widened where the differences are skewed); "
+        "below zero is better. below: on how many targets the mean loss is lower; better / worse: on how many the "
+        "seeds and examples of that target alone show it.",
         "could show: the smallest true mean difference that so many targets, varying like these, show in four of five "
         f"cases. gain / s: nats below {BASELINE} rows for each second of selection, embedding and searching counted in "
         "full.",

@@ -22,9 +22,11 @@ from near.report.compare import (
     baseline_of,
     beside_base,
     beside_random,
+    contaminated,
     groups_of,
 )
 from near.report.runs import Run
+from near.report.sensitivity import powers
 from near.report.targets import targets_of
 
 # The share of 20,000 comparisons without a true difference whose interval over k seeds contained zero, where
@@ -101,7 +103,31 @@ def answer(runs: list[Run]) -> str:
         sentences.append(f"{start}; so far, target loss minus random rows': {_listed(by[TOO_FEW])}.")
     if any(run.metrics.selection_saw_them for g in groups for run in g.runs.values()):
         sentences.append("All of this is on the queries, which selection saw.")
-    return " ".join(sentences)
+    return " ".join([*sentences, *_clean(groups)])
+
+
+def _clean(groups: list[Group]) -> list[str]:
+    """The verdicts without the evaluated rows that a row of the pool resembles, a sentence for each evaluation; empty
+    where none is known to."""
+    sentences = []
+    for one in {g.one.evaluated: g for g in groups}.values():
+        if not (without := contaminated(one, groups)):
+            continue
+        pairs, rows = [], one.one.metrics.rows
+        for group in (g for g in groups if g.one.evaluated == one.one.evaluated):
+            other = baseline_of(group, groups)
+            if other not in (None, group) and (difference := beside_random(group, other, without)):
+                pairs.append((group, difference))
+        resembled = f"{len(without)} of the {rows} evaluated rows"
+        if not pairs:
+            sentences.append(f"Rows of the pool resemble {resembled}: there is no verdict without these.")
+            continue
+        by = {}
+        for group, difference in pairs:
+            by.setdefault(difference.verdict, []).append((group, difference))
+        listed = "; ".join(f"{name} with {_listed(of)}" for name, of in by.items())
+        sentences.append(f"Without the {resembled} that a row of the pool resembles: {listed}.")
+    return sentences
 
 
 def _listed(pairs: list[tuple[Group, Difference]]) -> str:
@@ -174,6 +200,7 @@ def notes(runs: list[Run]) -> list[str]:
         )
     if not any(g.one.selector == BASELINE for g in groups):
         lines.append(f"No run on random rows is among these: add selector={BASELINE} to see what choosing was worth.")
+    lines += powers(groups)
     if prepared := _prepared(groups):
         lines.append(prepared)
     if any("picked" in _distinct(g) for g in groups):

@@ -8,6 +8,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from near.common.cached import cached_array, existing
+from near.common.errors import UserError
 from near.common.files import cache_folder, digest
 from near.common.processes import is_main
 from near.common.text import plural
@@ -22,7 +23,8 @@ log = logging.getLogger(__name__)
 
 EQUAL = 1e-5  # two float32 vectors with a cosine above 1 - EQUAL are the same: the rest is rounding
 BLOCK = 8192  # rows of the pool that are compared at a time
-MOST = 2000  # rows of a set that are compared, at most
+MOST = 2000  # rows of a set that are compared for equality, at most; and at a time
+PAIRS = 1_000_000  # close pairs of rows, at most
 
 
 def warn_of_equal(candidates: Rows, sets: list[Rows], embedder: DictConfig, cache_dir: str) -> None:
@@ -57,11 +59,33 @@ def _equal(candidates: Rows, rows: Rows, embedder: Embedder, cache_dir: str) -> 
 
 def same_direction(pool: Vectors, others: np.ndarray) -> np.ndarray:
     """Positions, int64 ascending, of the pool's unit vectors that equal one of `others`, float32 (m, dim)."""
-    matches = [np.empty(0, dtype=np.int64)]
+    return np.unique(close_pairs(pool, others, 1 - EQUAL)[0])
+
+
+def close_pairs(pool: Vectors, others: np.ndarray, cosine: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs of unit vectors with a cosine of at least `cosine`.
+
+    Args:
+        others: float32 (m, dim).
+
+    Returns:
+        positions in the pool and in `others`, int64 (n_pairs,) each, and the cosines, float32 (n_pairs,).
+
+    Raises:
+        UserError: there are more than PAIRS.
+    """
+    found, count = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))], 0
     block = np.empty((min(BLOCK, pool.n), pool.dim), dtype=np.float32)
     for start in range(0, pool.n, BLOCK):
         rows = block[: min(BLOCK, pool.n - start)]
         pool.read(slice(start, start + len(rows)), rows)
-        highest = (rows @ others.T).max(axis=1)  # (n_block, m) -> (n_block,)
-        matches.append(start + np.flatnonzero(highest >= 1 - EQUAL))
-    return np.concatenate(matches)
+        for first in range(0, len(others), MOST):
+            cosines = rows @ others[first : first + MOST].T  # (n_block, at most MOST)
+            at, other = np.nonzero(cosines >= cosine)
+            found.append((start + at, first + other, cosines[at, other]))
+            count += len(at)
+            if count > PAIRS:
+                raise UserError(
+                    f"data.decontaminate.cosine={cosine}: more than {PAIRS} pairs of rows are that close; raise it"
+                )
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))

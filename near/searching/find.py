@@ -184,7 +184,7 @@ def find_neighbours(
         _warn_of_no_words(neighbours, queries)
     if search.max_K is None:
         log.info(f"max_K: the {width} nearest of {plural(eligible, 'candidate')} for each query, as needed")
-    manifest = dataclasses.replace(neighbours.manifest, max_K=width, key=digest([key, width]))
+    manifest = dataclasses.replace(neighbours.manifest, max_K=width, key=_with_width(key, width))
     return dataclasses.replace(neighbours, manifest=manifest, cached=not searched)
 
 
@@ -221,6 +221,15 @@ def cached_neighbours(search: SearchSettings, candidates: Rows, queries: Rows) -
     width = width_of(search.max_K, len(candidates.eligible()))
     neighbours = _cached(search.cache_dir, digest(_key_parts(search.method(), candidates, queries)), width)
     return None if neighbours is None else first_columns(neighbours, width)
+
+
+def matrix_key(search: SearchSettings, candidates: Rows, queries: Rows, width: int) -> str:
+    """The manifest's key of a matrix with `width` columns. Nothing is computed."""
+    return _with_width(digest(_key_parts(search.method(), candidates, queries)), width)
+
+
+def _with_width(key: str, width: int) -> str:
+    return digest([key, width])
 
 
 def _key_parts(method: Bm25 | Vectorised, candidates: Rows, queries: Rows) -> dict:

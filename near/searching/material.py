@@ -8,9 +8,10 @@ from omegaconf import DictConfig
 
 from near.common.records import SelectionManifest
 from near.data.loading import is_set, load
-from near.data.pool import load_pool
+from near.data.pool import benchmark_sets, held_out, load_pool
 from near.data.rows import Rows
 from near.embedding.duplicates import without_near_duplicates
+from near.searching.contamination import without_similar
 from near.searching.find import SearchSettings, cached_neighbours, find_neighbours
 from near.searching.neighbours import Neighbours, read_neighbours
 
@@ -38,9 +39,14 @@ class Material:
         return cls(load_pool(data, queries, cache_dir), queries)
 
     def distinct(self, data: DictConfig, search: SearchSettings, compute: bool = True) -> "Material":
-        """The same without near duplicates (data.dedup=near). May embed the pool, so all processes of a run call it;
-        with compute=False it raises UserError instead."""
-        pool = without_near_duplicates(self.candidates, data, search.embedder, search.cache_dir, compute)
+        """The same without near duplicates (data.dedup=near) and compared with held-out rows by embeddings
+        (data.decontaminate.cosine). May embed the pool, so all processes of a run call it; with compute=False it raises
+        UserError instead."""
+        cache_dir = search.cache_dir
+        pool = without_near_duplicates(self.candidates, data, search.embedder, cache_dir, compute)
+        if data.get("decontaminate") and data.decontaminate.cosine is not None:
+            sets = held_out(data, self.queries, cache_dir) + benchmark_sets(data, cache_dir)
+            pool = without_similar(pool, sets, data, search.embedder, cache_dir, compute)
         return dataclasses.replace(self, candidates=pool)
 
     def neighbours(

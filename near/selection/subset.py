@@ -53,6 +53,7 @@ class SubsetExport:
     def __init__(self, cfg: DictConfig, folder: Path, cache_dir: str):
         self.cfg, self.folder, self.cache_dir, self.needs = cfg, folder, cache_dir, Needs()
         self.selector: Selector | None = None
+        self.name: str | None = None  # of the selector
         self.subset: Any = None  # a Subset, after `pick`
         self.columns: dict[str, list] = {}  # of the pool, after `check`
         self.query_columns: dict[str, list] = {}
@@ -121,6 +122,17 @@ class SubsetExport:
             log.warning(
                 f"selector {self.name} picked {plural(len(self.subset.ids), 'row')}, fewer than n={cfg.n}{more}"
             )
+
+    def existing_ids(self, manifest: SelectionManifest) -> np.ndarray | None:
+        """The subset in the folder, int64 (m,), in the selector's order; None if one of its files is missing or
+        damaged. `manifest`: the folder's, with the settings of this subset (`check`)."""
+        if self.cfg.export is not None and not (self.folder / f"subset.{self.cfg.export}").is_file():
+            return None
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            ids = np.load(self.folder / "subset.npy", allow_pickle=False)
+            if ids.dtype == np.int64 and ids.shape == (manifest.subset.get("rows"),):
+                return ids
+        return None
 
     @contextlib.contextmanager
     def prepared(

@@ -12,6 +12,8 @@ from omegaconf import DictConfig, ListConfig
 
 from near.common.config import select
 from near.common.files import digest, file_digest, folder_digest
+from near.data.contamination import is_dropping
+from near.data.pool import benchmark_sets
 from near.data.rows import Rows
 from near.evaluation.graded_columns import graded_columns
 from near.selection.needs import Needs
@@ -33,6 +35,8 @@ def of_run(
     by_task = needs.requires == "gradients" or select(cfg, "selector.budgets") is not None  # a source is a task
     if queries is not None and (by_task or _is_foreign(cfg.selector)):
         prints["queries.sources"] = queries.labels
+    if is_dropping(cfg.data):
+        prints |= {part.name: part.fingerprint for part in benchmark_sets(cfg.data, cache_dir)}
     for part in sets.all():
         if columns := graded_columns(cfg.evaluation, cfg.data, part, cache_dir):
             prints[f"{part.name}.columns"] = columns
@@ -44,7 +48,8 @@ def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
     keys = ["model.name_or_path", "parallel.deepspeed"]
     if select(cfg, "evaluation.lm_eval.tasks"):
         keys.append("evaluation.lm_eval.include_path")
-    if needs.embedder or cfg.data.dedup == "near":
+    by_embedding = is_dropping(cfg.data) and cfg.data.decontaminate.cosine is not None
+    if needs.embedder or cfg.data.dedup == "near" or by_embedding:
         keys.append("embedder.model")
     if needs.requires == "gradients":
         keys.append("scoring.checkpoints")

@@ -12,7 +12,8 @@ from near.common.errors import UserError
 from near.common.files import digest
 from near.common.records import RunIdentity
 from near.data.columns import columns_of
-from near.data.pool import without_prompts_of
+from near.data.contamination import without_contaminated
+from near.data.pool import benchmark_sets, without_prompts_of
 from near.data.rows import Rows
 from near.evaluation.measure import Sets, evaluation_sets
 from near.models.loading import base_folder, load_tokenizer
@@ -92,7 +93,9 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
             raise UserError(
                 "selector=queries would train on the rows that are evaluated; set data.eval.path to other rows"
             )
-        candidates = candidates.followed_by(without_prompts_of(queries, sets.target, cfg.data.leakage))
+        others = [*sets.all(), *benchmark_sets(cfg.data, cache_dir)]
+        trained = without_prompts_of(queries, sets.target, cfg.data.leakage)
+        candidates = candidates.followed_by(without_contaminated(trained, others, cfg.data, cache_dir))
     prints = of_run(cfg, cache_dir, needs, sets, queries, candidates)
     read = {"candidates.columns": columns, "queries.columns": query_columns}
     prints |= {part: digest(values) for part, values in read.items() if values}

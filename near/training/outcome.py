@@ -12,6 +12,7 @@ from near.common.files import aside, naming_full_disk, provenance, read_json, wr
 from near.common.outputs import MODEL, list_files, remove_folder
 from near.common.records import EvalMetrics, ModelMetrics, TrainMetrics
 from near.common.run_folder import TRAINING
+from near.data.contamination import write_overlaps
 from near.evaluation.eval import write_metrics
 from near.models.pissa import save_as_lora
 from near.training.twins import register
@@ -83,6 +84,7 @@ def write_outcome(
         history=history,
         identity=inputs.identity,
         training_key=trainer.job.training_key,
+        contamination=write_overlaps(output_dir, inputs.candidates),
         **provenance(),
     ).write(output_dir / TRAINING)
     if trainer.job.training_key is not None:

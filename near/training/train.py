@@ -21,6 +21,7 @@ from near.common.outputs import claim, removable
 from near.common.records import ModelMetrics
 from near.common.run_folder import CHECKPOINTS, RunFolder
 from near.common.sweep import in_sweep
+from near.data.contamination import write_overlaps
 from near.evaluation.benchmarks import benchmarks
 from near.evaluation.eval import summary
 from near.evaluation.generation import answering
@@ -170,7 +171,8 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
     claim(output_dir, "train")
     write_config(cfg, output_dir, True)
     with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
-        metrics = adopt(twin, output_dir, job.selector_name, inputs.width(cfg), inputs.identity)
+        contamination = write_overlaps(output_dir, inputs.candidates)
+        metrics = adopt(twin, output_dir, job.selector_name, inputs.width(cfg), inputs.identity, contamination)
         files = RunFolder(output_dir)
         training = files.training
         run.logged_until = -1

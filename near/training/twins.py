@@ -118,11 +118,13 @@ def twin_of(output_dir: Path, key: str) -> Path | None:
     return None
 
 
-def adopt(twin: Path, output_dir: Path, selector: str, max_K: int | None, identity: RunIdentity) -> EvalMetrics:
+def adopt(
+    twin: Path, output_dir: Path, selector: str, max_K: int | None, identity: RunIdentity, contamination: dict | None
+) -> EvalMetrics:
     """Make `output_dir` a finished run with its twin's result. Large files are linked.
 
     Args:
-        selector, max_K, identity: of the run, which may differ from the twin's.
+        selector, max_K, identity, contamination: of the run, which may differ from the twin's.
 
     Returns:
         the metrics.
@@ -133,11 +135,14 @@ def adopt(twin: Path, output_dir: Path, selector: str, max_K: int | None, identi
         elif (twin / name).is_file():
             link(twin / name, output_dir / name)
     files = RunFolder(twin)
-    training, described = files.training, {"selector": selector, "max_K": max_K, "same_rows_as": twin.name}
+    training = dataclasses.replace(files.training, identity=identity, contamination=contamination)
+    described = {"selector": selector, "max_K": max_K, "same_rows_as": twin.name}
     selectors = {training.selector: selector}  # a warm-up's name stays
     rounds = [dataclasses.replace(line, selector=selectors.get(line.selector, line.selector)) for line in files.rounds]
     write_rounds(output_dir / ROUNDS / LINES, rounds)
-    dataclasses.replace(training, identity=identity, **described).write(output_dir / TRAINING)
+    dataclasses.replace(training, identity=identity, contamination=contamination, **described).write(
+        output_dir / TRAINING
+    )
     metrics = dataclasses.replace(files.metrics, **described)
     metrics.write(output_dir / METRICS)
     log.info(f"same rows as {twin.name}: not trained again")

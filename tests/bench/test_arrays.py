@@ -10,7 +10,7 @@ from tests.bench.conftest import numbers, row
 
 
 def test_intervals(run):
-    lines = run("intervals", "times=20", "examples=8,12", "compared=12", "runs=2,3")
+    lines = run("intervals", "times=20", "examples=8,12", "compared=12", "runs=2,3", "powers=10")
     for n in (8, 12):
         losses, right = row(lines, f"over {n:4} examples: losses")
         assert 50 <= losses <= 100 and 50 <= right <= 100
@@ -19,6 +19,13 @@ def test_intervals(run):
         assert len(shares) == 3 and all(50 <= share <= 100 for share in shares)
     (others,) = [line for line in lines if "by other intervals" in line]
     assert len(numbers(others.partition("intervals:")[2])) == 4 + 0 * len(others)
+    shown = numbers(lines[-1].partition("estimated):")[2])
+    assert lines[-1].startswith("   3 seeds, 12 examples") and len(shown) == 6 and all(s <= 100 for s in shown)
+
+
+def test_contamination(run):
+    lines = run("contamination", "rows=40", "held_out=5", "words=30", "leaks=4")
+    assert row(lines, "        40")[-1] == 4
 
 
 def test_store(run):

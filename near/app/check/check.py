@@ -15,6 +15,7 @@ from near.common.files import expanded_user, refuse_special, refuse_special_in
 from near.common.foreign import allowed_modules, read_config
 from near.common.moved import update_targets
 from near.common.signature import attribute, keywords
+from near.data.builtin.assets import generated_fault
 from near.data.sources.paths import absence
 from near.evaluation import sandbox
 from near.models.optimizers import optimizer_faults
@@ -43,7 +44,7 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     faults += type_faults(cfg)
     if whole and not any(isinstance(fault, ShapeFault) for fault in faults):  # the other checks rely on the shape
         faults += _target_faults(cfg, "") + _unread_faults(cfg, typed) + secrets.faults(cfg)
-        faults += _more_eval_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg) + mode_faults(cfg, typed)
+        faults += _named_set_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg) + mode_faults(cfg, typed)
         faults += _path_faults(cfg, "")
         if select(cfg, "data.train_on_prompt") is True and select(cfg, "data.mask_history") is True:
             faults.append("data.train_on_prompt=true trains on what data.mask_history=true leaves out; set one of them")
@@ -76,31 +77,30 @@ def _present(cfg: DictConfig, key: str) -> bool:
     return not is_refused(node._get_node(leaf)._value())
 
 
-def _more_eval_faults(cfg: DictConfig) -> list[str]:
-    """Faults of the further evaluation sets, whose names are the user's choice."""
-    sets = select(cfg, "data.more_eval")
-    if not sets:
-        return []
+def _named_set_faults(cfg: DictConfig) -> list[str]:
+    """Faults of further evaluation sets and benchmarks, whose names are the user's choice."""
     known, faults = OmegaConf.load(CONF / "data" / "source" / "default.yaml"), []
-    for name, source in sets.items():
-        where = f"data.more_eval.{name}"
-        if not isinstance(source, DictConfig):
-            if not isinstance(source, str | ListConfig):
-                faults.append(f"{where}={source} is not a path, or a mapping with one; give one of them")
-            continue
-        if source.get("path") is None:
-            faults.append(f"{where}.path is missing: set it to a file")
-        faults += [
-            f"{below(where, key)} is not in the configuration{did_you_mean(key, known)}"
-            for key in source
-            if key not in known
-        ]
+    for option in ("data.more_eval", "data.decontaminate.benchmarks"):
+        for name, source in (select(cfg, option) or {}).items():
+            where = f"{option}.{name}"
+            if not isinstance(source, DictConfig):
+                if not isinstance(source, str | ListConfig):
+                    faults.append(f"{where}={source} is not a path, or a mapping with one; give one of them")
+                continue
+            if source.get("path") is None:
+                faults.append(f"{where}.path is missing: set it to a file")
+            faults += [
+                f"{below(where, key)} is not in the configuration{did_you_mean(key, known)}"
+                for key in source
+                if key not in known
+            ]
     return faults
 
 
 FREE = (
     "parallel.",
     "data.more_eval.",
+    "data.decontaminate.benchmarks.",
     "evaluation.graders.",
     "evaluation.engine.",
 )  # names are the user's, or a library's
@@ -239,10 +239,12 @@ def check_sources(cfg: DictConfig) -> None:
             continue
         paths = source.path.values() if isinstance(source.path, DictConfig) else source.path
         for path in paths if not isinstance(paths, str | None) else [paths]:
-            if isinstance(path, str) and (absent := absence(path)):
+            if isinstance(path, str) and (fault := generated_fault(path)):
+                faults.append(fault)
+            elif isinstance(path, str) and (absent := absence(path)):
                 faults.append(f"data.{part}.path={path}: {absent}")
     if faults:
-        raise UserError("; ".join(faults))
+        raise UserError("; ".join(dict.fromkeys(faults)))
 
 
 def _sandbox_faults(cfg: DictConfig) -> list[str]:

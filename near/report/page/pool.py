@@ -36,13 +36,15 @@ class Pool:
     """The pool that the runs selected from.
 
     Attributes:
-        search: of the run by which it was loaded.
+        data: the group `data` of the run by which it was loaded.
+        search: of that run.
         fingerprint: of the rows, as that run recorded it.
         rows: the candidates.
         queries: None where no run has any.
         neighbours: the matrix; None where no run has one.
     """
 
+    data: DictConfig
     search: SearchSettings
     fingerprint: str
     rows: Rows
@@ -115,7 +117,7 @@ def loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig]
     if not needs.trains_on_queries:
         material = material.distinct(cfg.data, search, compute=False)
     neighbours = material.neighbours(search, compute=False) if queries is not None and needs.neighbours else None
-    return Pool(search, fingerprint, material.candidates, queries, neighbours)
+    return Pool(cfg.data, search, fingerprint, material.candidates, queries, neighbours)
 
 
 def stored_vectors(

@@ -1,0 +1,54 @@
+"""Words of a text as near/data/contamination.py compares them."""
+
+import functools
+import re
+import unicodedata
+
+# Scripts without spaces between words (Han, kana, bopomofo, Thai, Lao, Khmer, Myanmar): each character is a word
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+# Removed without splitting a word: apostrophes in words, commas of thousands, spaces around operators between numbers,
+# and invisible characters
+GLUED = re.compile(
+    r"(?<=\w)['’ʼ](?=\w)|(?<=\d),(?=\d{3}(?!\d))|(?<=\d) +(?=[-*/] *\d)|(?<=[-*/]) +(?=\d)"
+    "|[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+)
+NUMBER = re.compile(r"\d[\d.:/*-]*")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text: Unicode NFKC, case folded, punctuation dropped.
+
+    A number stays one word with its point, and so does `12-7`, since its sign changes what it means; `+`, `=`, `<`, `>`
+    and the like between terms are words for the same reason. A character of a script without spaces is a word.
+
+    >>> words("What's 1,000 + 2.5?")
+    ['whats', '1000', '+', '2.5']
+    """
+    if text.isascii():
+        return _pattern(True).findall(GLUED.sub("", text.lower()))
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return _pattern(False).findall(GLUED.sub("", text))
+
+
+@functools.cache
+def _pattern(ascii_only: bool) -> re.Pattern:
+    letter, alone = "[^\\W_]", ""
+    if not ascii_only:
+        # accents and vowel signs belong to the letter before them; \w leaves them out
+        marks = "".join(c for c in map(chr, range(0x300, 0xFFFF)) if unicodedata.category(c)[0] == "M")
+        letter, alone = f"(?:[^\\W_{UNSPACED}]|(?![{UNSPACED}])[{marks}])", f"|[{UNSPACED}]"
+    operator = r"(?<=[\w)\s])[+=<>^%×÷](?=[\s(\w])"
+    return re.compile(rf"{letter}+(?:(?<=\d)[.:/*-](?=\d){letter}+)*{alone}|{operator}")
+
+
+def masked(word: str) -> str:
+    """The word with its numbers replaced by 0: `12-7` and `3.5` are `0`, `h2o` is `h0o`."""
+    return NUMBER.sub("0", word)
+
+
+def joined(words: list[str]) -> str:
+    """Words as a text; no spaces within scripts that have none."""
+    return re.sub(f"(?<=[{UNSPACED}]) (?=[{UNSPACED}])", "", " ".join(words))
