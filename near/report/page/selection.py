@@ -146,7 +146,7 @@ def _with_vectors(cfg: DictConfig, pool: Pool, taken: list[Taken], name: str, id
         parts.repeats = near_each_other(sample, pool.rows, len(ids), cfg.data.dedup_threshold)
         if len(sample.queries) and len(sample.ids):
             parts.scores = score_chart(sample, name)
-        if len(sample.queries) and pool.neighbours is not None:
+        if len(sample.queries) and pool.neighbours is not None and pool.neighbours.scales is None:
             parts.far = far_queries(sample, pool.neighbours.scores[:, 0], pool.queries.eligible())
     if cfg.map is not None:
         parts.map = parts.part("map of the pool", lambda: pool_map(pool, taken, cfg.map_rows, cfg.map))
@@ -156,7 +156,7 @@ def _with_vectors(cfg: DictConfig, pool: Pool, taken: list[Taken], name: str, id
 def _suspects(cfg: DictConfig, pool: Pool, ids: np.ndarray, parts: _Parts) -> tuple[list[Findings], list[Findings]]:
     """Likely leaks, and repeats among the rows `ids`."""
     leaks = [] if pool.queries is None else [query_prompts(pool.rows, pool.queries, cfg.data.leakage)]
-    if pool.neighbours is not None:
+    if pool.neighbours is not None and pool.neighbours.scales is None:
         leaks.append(near_queries(pool.neighbours, pool.rows, pool.queries, cfg.data.dedup_threshold))
     return leaks, [same_prompts(pool.rows, ids), *([] if parts.repeats is None else [parts.repeats])]
 
