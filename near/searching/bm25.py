@@ -12,7 +12,7 @@ import numpy as np
 from near.common.bounds import Share, between
 from near.common.progress import Progress
 from near.data.rows import Rows
-from near.data.words import VERSION, words
+from near.data.words import VERSION, pieces
 from near.searching.indexes.topk import pack, unpack
 
 BLOCK = 4096  # rows read at a time
@@ -94,7 +94,7 @@ class Bm25:
     def texts(self, rows: Rows, ids: np.ndarray) -> Iterator[list[str]]:
         """The words of each of rows `ids`, int64 (n,)."""
         for start in range(0, len(ids), BLOCK):
-            yield from map(words, rows.texts(ids[start : start + BLOCK], self.embed))
+            yield from map(pieces, rows.texts(ids[start : start + BLOCK], self.embed))
 
     def counts(self, queries: Rows) -> list[Counter]:
         """How often every eligible query has each of its words."""

@@ -12,7 +12,7 @@ import pytest
 import near
 from near.common.errors import UserError
 from near.data.loading import load
-from near.data.words import words
+from near.data.words import pieces
 from near.embedding.embedders.hashing import HashingEmbedder
 from near.searching.bm25 import Bm25
 from near.searching.find import SearchSettings, find_neighbours
@@ -112,7 +112,8 @@ def test_extreme_options():
         ("हिन्दी", ["हिन्दू", "हिन्दी में"]),  # vowel signs are parts of words
         ("世界", ["你好", "新世界"]),  # no spaces: every character is a word
         ("ภาษา", ["กขค", "สองภาษา"]),
-        ("what is 12 + 7", ["what is 12 - 7", "12 + 7"]),
+        ("what is 12 + 7", ["what is 12 - 7", "what is 7 + 12"]),
+        ("1974-07-11", ["20.08.1975", "1999/07/12"]),  # dates share parts
     ],
 )
 def test_words_of_any_script(query, pool):
@@ -234,7 +235,7 @@ def similarity(settings):
 
 
 def test_means_are_of_shares(similarity):
-    pool = [" ".join(words(r["instruction"])) for r in POOL]
+    pool = [" ".join(pieces(r["instruction"])) for r in POOL]
     shares = []
     for query in ("sort these numbers", "hello"):
         idf = {w: math.log(1 + (4 - (n := sum(w in t.split() for t in pool)) + 0.5) / (n + 0.5)) for w in query.split()}
