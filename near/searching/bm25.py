@@ -112,12 +112,13 @@ class Bm25:
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG
         numbers = {word: number for number, word in enumerate([OTHER, *(vocabulary or [])])}
+        kind = "H" if vocabulary is not None and len(numbers) < 1 << 16 else "i"  # bytes of a word: 2, else 4
         texts = []
         for row in self.texts(rows, ids):
             if vocabulary is None:
-                texts.append(array("i", [numbers.setdefault(word, len(numbers)) for word in row]))
+                texts.append(array(kind, [numbers.setdefault(word, len(numbers)) for word in row]))
             else:
-                texts.append(array("i", [numbers.get(word, 0) for word in row]))
+                texts.append(array(kind, [numbers.get(word, 0) for word in row]))
             progress(1)
         if not any(texts):  # bm25s divides by the mean length
             none = np.empty(0)
