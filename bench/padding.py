@@ -40,7 +40,7 @@ def main(rows: int = 32, batch: int = 8, cutoff: int = 256, turns: int = 3, mode
     collate = Collator(tokenizer.pad_token_id)
 
     def passes(order: np.ndarray, padding_free: bool) -> None:
-        for start in range(0, rows, batch):
+        for start in range(0, len(order), batch):
             part = collate([drawn[i] for i in order[start : start + batch]])
             answer_losses(network, part, padding_free)[0].sum().backward()
 

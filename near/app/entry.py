@@ -15,7 +15,11 @@ from near.common.command_line import Command, set_command
 def select(cfg: DictConfig) -> None:
     from near.selection.select import select
 
-    select(cfg, output_dir())
+    selection = select(cfg, output_dir())
+    if cfg.page and selection is not None:
+        from near.report.page.selection import write_page
+
+        write_page(cfg, output_dir(), selection)
 
 
 @script("train")

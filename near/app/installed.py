@@ -7,6 +7,7 @@ from near.common.extras import EXTRAS, need
 from near.common.signature import attribute
 
 # The embedders that are models; embedder=hashing needs no package
+BM25 = "near.searching.bm25.Bm25"
 MODEL_EMBEDDERS = ("near.embedding.embedders.backend.", "near.embedding.embedders.rds.")
 
 
@@ -17,11 +18,15 @@ def check_installed(script: str, cfg: DictConfig) -> None:
     elif script == "report":
         need("near report", "report")
     else:
-        target = str(select(cfg, "embedder._target_"))
         if _requires_model(cfg, "selector") or _requires_model(cfg, "similarity"):
             need("a selector that needs a model", "train", (*EXTRAS["embed"], *EXTRAS["train"]))
-        if target.startswith(MODEL_EMBEDDERS):
+        embeds = select(cfg, "similarity._target_") != BM25 or select(cfg, "data.dedup") == "near"
+        if embeds and str(select(cfg, "embedder._target_")).startswith(MODEL_EMBEDDERS):
             need("an embedder that is a model", "embed")
+        if select(cfg, "page"):
+            need("page=true", "report")
+    if script in ("select", "train") and select(cfg, "similarity._target_") == BM25:
+        need("similarity=bm25", "bm25")
 
 
 def _requires_model(cfg: DictConfig, group: str) -> bool:

@@ -23,12 +23,13 @@ from near.common.errors import UserError, as_user_error, missing_choice, one_lin
 from near.common.files import refuse_special, write_jsonl
 from near.common.records import SelectionManifest
 from near.common.text import plural
-from near.embedding.embed import reads_answers
+from near.data.columns import columns_of
+from near.searching.bm25 import Bm25
 from near.searching.find import SearchSettings, width_of, widths
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
 from near.searching.vectors import ArrayVectors
-from near.selection.embedding_similarity import EmbeddingSimilarity
+from near.selection.beyond import similarity_of
 from near.selection.round import Round, Subset, checked
 from near.selection.selectors.base import Selector, selector_of
 from near.selection.similarity import VectorSimilarity
@@ -73,7 +74,7 @@ def search(
     cfg = _configured([_word("max_K", max_K), f"index={index}", *overrides], cache_dir)
     if vectors:
         return _search_vectors(cfg, *vectors, normalise)
-    with _loaded(cfg, queries, candidates) as (search, material):
+    with _loaded(cfg, queries, candidates) as (_, search, material):
         return material.neighbours(search)
 
 
@@ -115,6 +116,8 @@ def select(
     picker, known = selector_of(cfg.selector), {}
     if picker.requires or picker.only_in_training or instantiate(cfg.similarity).requires:
         raise UserError(f"selector={selector} needs a model, or picks in training alone; use select.py or train.py")
+    if vectors and (picker.columns or picker.needs_queries):
+        raise UserError(f"selector={selector} reads more of rows than vectors; give rows")
     if vectors:
         total = ArrayVectors(vectors[1], "candidates").n
         eligible = np.arange(total)
@@ -124,14 +127,15 @@ def select(
             query_vectors = _in_memory(ArrayVectors(vectors[0], "queries", normalise))
             known["similarity"] = VectorSimilarity(pool, query_vectors, eligible, total, known["neighbours"])
     else:
-        with _loaded(cfg, queries, candidates) as (search, material):
+        with _loaded(cfg, queries, candidates) as (data, search, material):
             rows, pool = material.queries, material.candidates
             known, total, eligible = {"queries": rows, "pool": pool}, len(pool), pool.eligible()
+            known["columns"] = columns_of(data, pool, picker.columns, search.cache_dir)
+            known["query_columns"] = columns_of(data, rows, picker.query_columns, search.cache_dir)
+            picker.check_columns(known["columns"], eligible)
             if picker.needs_neighbours:
                 known["neighbours"] = material.neighbours(search, picker.reach([int(n)]))
-                known["similarity"] = EmbeddingSimilarity(
-                    search.embedder, search.cache_dir, pool, rows, known["neighbours"]
-                )
+                known["similarity"] = similarity_of(search, pool, rows, known["neighbours"])
             return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
     return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
 
@@ -206,6 +210,8 @@ def _search_vectors(
     cfg: DictConfig, queries: np.ndarray, candidates: np.ndarray, normalise: bool, reach: int = 0
 ) -> Neighbours:
     query_vectors, pool = ArrayVectors(queries, "queries", normalise), ArrayVectors(candidates, "candidates", normalise)
+    if isinstance(instantiate(cfg.similarity), Bm25):
+        raise UserError("similarity=bm25 compares the words of rows, and these are vectors; give rows or texts")
     if query_vectors.dim != pool.dim:
         raise UserError(
             f"queries have {plural(query_vectors.dim, 'dimension')}, candidates {pool.dim}; embed both with one "
@@ -230,14 +236,14 @@ def _in_memory(vectors: ArrayVectors) -> np.ndarray:
 
 @contextlib.contextmanager
 def _loaded(cfg: DictConfig, queries: Rows, candidates: Rows) -> Iterator[tuple]:
-    """The search, and the queries and the pool, as select.py loads them."""
+    """The options of the data, the search, and the queries and the pool, as select.py loads them."""
     check_installed("select", cfg)
     with tempfile.TemporaryDirectory(prefix="near-") as folder:
         sources = {"candidates": candidates, "queries": queries}
         cfg = _with_paths(cfg, *(_saved(rows, Path(folder, name), name) for name, rows in sources.items()))
         search = SearchSettings.of(cfg, cfg.cache_dir)
-        loaded = load_queries(cfg.data, search.cache_dir, True, reads_answers(cfg.embedder))
-        yield search, Material.load(cfg.data, loaded, search.cache_dir).distinct(cfg.data, search)
+        loaded = load_queries(cfg.data, search.cache_dir, True, search.reads_answers)
+        yield cfg.data, search, Material.load(cfg.data, loaded, search.cache_dir).distinct(cfg.data, search)
 
 
 def _saved(rows: Rows, path: Path, name: str) -> str:

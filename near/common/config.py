@@ -29,6 +29,7 @@ ESCAPABLE = re.compile(r"(\\*)\$\{")  # text that OmegaConf would read as a refe
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("near.first", _first, replace=True)
     OmegaConf.register_new_resolver("near.job", folder_name, replace=True)
+    OmegaConf.register_new_resolver("near.joined", _joined, replace=True)
     OmegaConf.register_new_resolver("near.agent", _agent_dir, replace=True)
     OmegaConf.register_new_resolver("near.refused", _refused, replace=True)
     OmegaConf.register_new_resolver("oc.env", secrets.environment, replace=True)
@@ -65,6 +66,11 @@ def raw_words(words: Iterable[str]) -> list[str]:
 
 def _first(*values: object) -> object:
     return next((v for v in values if v not in (None, "")), None)
+
+
+def _joined(values: Sequence | str | None) -> str:
+    """The elements of a list with + between them, as part of a name."""
+    return values if isinstance(values, str) else "+".join(map(str, values or ()))
 
 
 def job_name(overrides: str) -> str:
@@ -252,7 +258,12 @@ NOT_OUTCOME_BELOW = {
 }
 
 
-LATER = {("trainer", "packing"): False}  # options that came later, with the value that runs before them had
+LATER = {  # options that came later, with the value that runs before them had
+    ("trainer", "packing"): False,
+    ("scoring", "precondition"): None,
+    ("scoring", "damping"): 0.1,
+    ("selector", "budgets"): None,
+}
 
 
 def identity(cfg: DictConfig) -> dict:
@@ -266,13 +277,18 @@ def identity(cfg: DictConfig) -> dict:
             node = node.get(parent) or {}
         if isinstance(node.get(group), dict):
             node[group] = {k: v for k, v in node[group].items() if k not in keys}
+    return class_names(as_before(values))
+
+
+def as_before(values: dict) -> dict:
+    """Groups of plain values without the options of LATER that have the value of before."""
     for (group, key), before in LATER.items():
         if isinstance(values.get(group), dict) and values[group].get(key) == before:
-            del values[group][key]
-    decontaminate = values.get("data", {}).get("decontaminate") or {}
+            values[group].pop(key, None)
+    decontaminate = (values.get("data") or {}).get("decontaminate") or {}
     if decontaminate.get("action") != "drop":  # the rows are the same
-        values.get("data", {}).pop("decontaminate", None)
-    return class_names(values)
+        (values.get("data") or {}).pop("decontaminate", None)
+    return values
 
 
 def differences(old: object, new: object, path: str = "") -> list[str]:

@@ -11,6 +11,7 @@ EXTRAS = {
         "transformers",
     ),
     "train": ("accelerate", "cloudpickle", "gguf", "joblib", "matplotlib", "peft", "rapidfuzz", "regex", "scipy"),
+    "bm25": ("bm25s", "regex", "scipy"),
     "report": ("jinja2", "plotly", "sklearn"),
     "wandb": ("wandb",),
     "tensorboard": ("tensorboard",),

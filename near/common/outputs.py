@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 LIST = ".near-files.json"
 ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # files of an evaluation, beside metrics.json
 SUBSET = ("subset.npy", "subset.jsonl", "subset.parquet")
+SELECTION_PAGE = "selection.html"
 MODEL = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 MODEL += ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_config.json", "adapter_model.safetensors")
 MODEL += ("README.md", "chat_template.jinja", "additional_chat_templates/*.jinja", "tokenizer.json", "tokenizer.model")
@@ -34,7 +35,10 @@ WRITES = {  # script to patterns of the files in its output folder
     "eval": ("metrics.json", *ANSWERS),
     "merge": ("merge.json",),
     "report": ("report.html", "report.json"),
-    "select": ("manifest.json", "top_indices.npy", "top_scores.npy", "contaminated.jsonl", *SUBSET),
+    "select": (
+        *("manifest.json", "top_indices.npy", "top_scores.npy", "query_scales.npy", "contaminated.jsonl", *SUBSET),
+        SELECTION_PAGE,
+    ),
     "train": (
         *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),
         "contaminated.jsonl",

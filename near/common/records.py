@@ -278,7 +278,8 @@ class SelectionManifest(Provenance):
     Args:
         candidates, queries: queries is None for a selection that needs none.
         eligible_digest: which candidates may be selected.
-        embedder, index: what decides the vectors and the search; None without a matrix.
+        embedder, index: what decides the vectors and the search; None without a matrix of vectors.
+        similarity: what decides a matrix without vectors (similarity=bm25).
         searched_max_K, max_K: columns that were searched, and those of the matrix.
         key: of the matrix, or of the pool if there is none.
         figures: numbers and seconds of embedding and searching.
@@ -294,6 +295,7 @@ class SelectionManifest(Provenance):
     queries: RowsRecord | None = container(RowsRecord, default=None)
     embedder: dict[str, Any] | None = container(dict, default=None)
     index: dict[str, Any] | None = container(dict, default=None)
+    similarity: Any = only_if_set()
     searched_max_K: int | None = only_if_set()
     max_K: int | None = only_if_set()
     key: str | None = only_if_set()

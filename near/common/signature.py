@@ -96,11 +96,17 @@ def attribute(target: str, name: str) -> object:
         return None
     for item in getattr(node, "body", []):
         if name in _names(item):
-            value = alias_of(item)
-            return value.value if isinstance(value, ast.Constant) else None
+            return _constant_of(alias_of(item))
     names = [base.id for base in getattr(node, "bases", []) if isinstance(base, ast.Name)]
     values = (attribute(f"{module}.{base}", name) for base in names)
     return next((value for value in values if value is not None), None)
+
+
+def _constant_of(value: ast.expr | None) -> object:
+    try:
+        return None if value is None else ast.literal_eval(value)
+    except ValueError:
+        return None
 
 
 def class_definition(target: str) -> tuple[str, ast.ClassDef] | None:

@@ -20,7 +20,8 @@ def console(least: int = 0) -> Console:
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], breaking: Container[int] | None = ()) -> Table:
     """`rows` of cells below `heads`. `breaking`: the columns that may be broken into lines; None: all."""
-    columns = (Column(head, no_wrap=breaking is not None and i not in breaking) for i, head in enumerate(heads))
+    no_wrap = (breaking is not None and i not in breaking for i in range(len(heads)))
+    columns = (Column(escape(visible(head)), no_wrap=fixed) for head, fixed in zip(heads, no_wrap, strict=True))
     result = Table(*columns, box=box.SIMPLE, pad_edge=False)
     for row in rows:
         result.add_row(*(escape(visible(cell)) for cell in row))

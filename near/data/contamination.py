@@ -11,8 +11,9 @@ with a part, in the words of near/data/words.py, if
               2024, section 3.2; 8-grams of Llama 3, Dubey et al. 2024, section 5.1.4).
 
 Sequences that are templates do not count (near/data/ngrams.py). If nothing overlaps, 13 words are tried with numbers
-masked, and the overlap is marked `other_numbers`: fewer words are alike in most arithmetic. Out of reach are other words for the same thing, translations, other
-spellings, and words in another order; embeddings see some of these (near/searching/contamination.py).
+masked, and the overlap is marked `other_numbers`: fewer words are alike in most arithmetic. Out of reach are other
+words for the same thing, translations, other spellings, and words in another order; embeddings see some of these
+(near/searching/contamination.py).
 """
 
 import dataclasses
@@ -111,19 +112,19 @@ def with_overlaps(rows: Rows, overlaps: list[Overlap], data: DictConfig) -> Rows
 
 
 def write_overlaps(folder: Path, rows: Rows) -> dict | None:
-    """Write contaminated.jsonl of a pool into `folder`, empty if nothing overlaps.
+    """Write contaminated.jsonl of a pool into `folder`, unless nothing overlaps.
 
     Returns:
-        its counts: rows of the pool, how many of them were left out, held-out rows by set, and overlaps by kind; None,
-        and no file, if the pool was not compared.
+        its counts: rows of the pool, how many of them were left out, held-out rows by set, and overlaps by kind; None
+        if the pool was not compared.
     """
     if rows.overlaps is None:
         return None
     out = np.zeros(len(rows), dtype=bool) if rows.excluded is None else rows.excluded
     lines = [dataclasses.replace(one, left_out=bool(out[one.row])) for one in rows.overlaps]
     lines.sort(key=lambda one: (one.row, one.set, one.held_out_row, one.part or ""))
-    write_jsonl(folder / CONTAMINATED, (one.to_json() for one in lines))
     if lines:
+        write_jsonl(folder / CONTAMINATED, (one.to_json() for one in lines))
         log.info(f"wrote {folder / CONTAMINATED}: rows of the pool that resemble held-out rows")
     return {
         "rows": len({one.row for one in lines}),

@@ -13,7 +13,6 @@ The conditions of all columns must be true. A value that can't be compared with 
 
 import datetime
 import decimal
-import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -82,11 +81,11 @@ def _test(condition: object, where: str) -> Test:
         return _compared(match[1], match[2].strip(), where)
     match = _RANGE.fullmatch(condition)
     if match and (match[1] or match[2]):
-        low, high = (_number(text) for text in match.groups())
+        low, high = (number_of(text) for text in match.groups())
         if low is not None and high is not None and low > high:
             raise UserError(f"{where}={condition}: the range is empty; write {match[2]}..{match[1]}")
         return lambda value: (
-            (number := _number(value)) is not None
+            (number := number_of(value)) is not None
             and (low is None or number >= low)
             and (high is None or number <= high)
         )
@@ -96,11 +95,11 @@ def _test(condition: object, where: str) -> Test:
 def _compared(sign: str, operand: str, where: str) -> Test:
     if not operand and sign not in ("!=", "="):
         raise UserError(f'{where}: "{sign}" compares with nothing; write for example "{sign}0.5"')
-    limit = _number(operand)
+    limit = number_of(operand)
     if sign in ("!=", "="):
 
         def equal(value: object) -> bool:
-            return value is not None and (_equal(value, operand) or limit is not None and _number(value) == limit)
+            return value is not None and (_equal(value, operand) or limit is not None and number_of(value) == limit)
 
         return equal if sign == "=" else lambda value: not equal(value)
     order = {
@@ -114,7 +113,7 @@ def _compared(sign: str, operand: str, where: str) -> Test:
         if isinstance(value, datetime.date | datetime.time):
             return order(value.isoformat(), operand)
         if limit is not None:
-            number = _number(value)
+            number = number_of(value)
             return number is not None and order(number, limit)
         return isinstance(value, str) and order(value, operand)
 
@@ -123,9 +122,9 @@ def _compared(sign: str, operand: str, where: str) -> Test:
 
 def _equal(value: object, expected: object) -> bool:
     if isinstance(expected, int | float) and not isinstance(expected, bool):
-        return not isinstance(value, bool) and _number(value) == expected
+        return not isinstance(value, bool) and number_of(value) == expected
     if isinstance(expected, str) and isinstance(value, int | float | decimal.Decimal) and not isinstance(value, bool):
-        return _number(value) == _number(expected) is not None
+        return number_of(value) == number_of(expected) is not None
     if isinstance(expected, bool) and isinstance(value, str):
         return value.strip().lower() == str(expected).lower()
     if isinstance(value, datetime.date | datetime.time) and isinstance(expected, str):
@@ -135,7 +134,7 @@ def _equal(value: object, expected: object) -> bool:
     return bool(np.all(value == expected)) if isinstance(value, np.ndarray) else value == expected
 
 
-def _number(value: object) -> int | float | None:
+def number_of(value: object) -> int | float | None:
     """`value` as a number if it is one or is the text of one; None for anything else, and for NaN."""
     if isinstance(value, bool):
         return int(value)
@@ -147,5 +146,5 @@ def _number(value: object) -> int | float | None:
     if isinstance(value, decimal.Decimal):
         return float(value)
     if isinstance(value, int | float | np.number):
-        return None if math.isnan(value) else value
+        return value if value == value else None  # NaN is not; math.isnan can't read a whole number of 400 digits
     return None

@@ -18,6 +18,7 @@ from near.common.config import CONF
 from near.common.errors import UserError
 from near.common.files import cache_folder, digest, read_json, write_json
 from near.common.processes import is_main
+from near.common.signature import attribute
 from near.common.text import plural
 from near.data.dataset_info import from_dataset_info
 from near.data.reading import Reading, log_lines
@@ -106,8 +107,13 @@ def _graded_columns(cfg: DictConfig, part: str) -> set[str]:
     root: Any = cfg._get_root()
     evaluation = None if part == "candidates" else root.get("evaluation")
     graders = (evaluation.get("graders") if isinstance(evaluation, DictConfig) else None) or {}
-    named = [options.get("column_names") or {} for options in graders.values() if isinstance(options, DictConfig)]
-    return {str(column) for names in named if isinstance(names, DictConfig) for column in names.values()}
+    columns: set[str] = set()
+    for options in graders.values():
+        if isinstance(options, DictConfig):
+            named, fixed = options.get("column_names"), attribute(str(options.get("_target_")), "columns")
+            columns |= set(map(str, named.values())) if isinstance(named, DictConfig) else set()
+            columns |= set(fixed) if isinstance(fixed, tuple) else set()
+    return columns
 
 
 def _openings(

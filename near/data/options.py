@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
-from near.common.bounds import Share, Text, between
+from near.common.bounds import Seed, Share, Text, between
 
 
 class Columns(TypedDict, total=False):
@@ -46,6 +46,13 @@ class Decontaminate(TypedDict):
 
 class Data(TypedDict):
     target: NotRequired[str]
+    rows: NotRequired[Annotated[int, between(500, 50_000)]]
+    query_rows: NotRequired[Annotated[int, between(1, 1_000)]]
+    eval_rows: NotRequired[Annotated[int, between(1, 1_000)]]
+    left_out: NotRequired[list | None]
+    noise: NotRequired[Share]
+    data_seed: NotRequired[Seed]
+    folder: NotRequired[str]
     candidates: Source
     queries: Source
     eval: Source

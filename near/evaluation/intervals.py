@@ -89,6 +89,30 @@ def over_seeds(values: np.ndarray) -> tuple[float, float] | None:
     return float(mean - half), float(mean + half)
 
 
+def over_targets(values: np.ndarray) -> np.ndarray:
+    """Intervals of means of independent targets' values, also where those are skewed: the span of Student's t and of
+    Hall's interval, which removes the skewness by a transformation (Hall 1992, On the removal of skewness by
+    transformation).
+
+    Args:
+        values: (..., k), k of at least 2.
+
+    Returns:
+        float64 (..., 2). Where no effect has a long tail to one side (an exponential's), t alone excludes zero on the
+        wrong side in 9 to 12% of draws of 5 to 20 values, the span in 4 to 7% (tests/report/test_targets.py).
+    """
+    k = values.shape[-1]
+    mean, deviation = values.mean(axis=-1), values.std(axis=-1, ddof=1)
+    bounds = np.array([1.0, -1.0]) * _quantile(k - 1) / np.sqrt(k)  # (2,)
+    centred = values - mean[..., None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skewness = (centred**3).mean(axis=-1) / (centred**2).mean(axis=-1) ** 1.5
+        g = np.where(np.abs(skewness) > 1e-6, skewness, 1e-6)[..., None]  # (..., 1)
+        transformed = 3 / g * (np.cbrt(1 + g * (bounds - g / (6 * k))) - 1)  # (..., 2)
+    ends = mean[..., None] - deviation[..., None] * np.stack([np.broadcast_to(bounds, transformed.shape), transformed])
+    return np.stack([ends[..., 0].min(axis=0), ends[..., 1].max(axis=0)], axis=-1)
+
+
 @functools.cache
 def _quantile(freedom: int) -> float:
     """The (1 + LEVEL) / 2 quantile of Student's t with `freedom` degrees of freedom."""

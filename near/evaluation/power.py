@@ -4,10 +4,11 @@ Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, chapter 2.
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
-from near.evaluation.intervals import LEVEL
+from near.evaluation.intervals import LEVEL, over_targets
 
 POWER = 0.8
 MOST = 100_000  # values: more are not counted
@@ -18,7 +19,7 @@ def shown(effect: float, count: int) -> float:
     """The probability that the interval of `count` values excludes zero, for a true mean of `effect` standard
     deviations.
 
-    The mean over sample deviations s, whose squares follow chi-square: P(|mean| > t s / sqrt(count)). scipy's
+    The mean of P(|mean| > t s / sqrt(count)) over sample deviations s, whose squares follow chi-square. scipy's
     noncentral t gives NaN for some of these arguments.
     """
     from scipy.stats import norm
@@ -47,11 +48,30 @@ def smallest_effect(count: int) -> float:
     return float(brentq(lambda effect: shown(effect, count) - POWER, 0.0, 100.0))
 
 
-def detectable(values: np.ndarray) -> float | None:
-    """The smallest true mean that values like these, (k,), show with probability POWER; None for fewer than two."""
+@functools.cache
+def smallest_effect_over_targets(count: int, draws: int = 4000) -> float:
+    """The same for the interval `over_targets`, of normal values; simulated. Above 200 values that of Student's t."""
+    from scipy.optimize import brentq
+
+    if count > 200:
+        return smallest_effect(count)
+    drawn = np.random.default_rng(0).normal(size=(draws, count))
+
+    def power(effect: float) -> float:
+        ends = over_targets(drawn + effect)  # (draws, 2)
+        return float(((ends[:, 0] > 0) | (ends[:, 1] < 0)).mean())
+
+    return float(brentq(lambda effect: power(effect) - POWER, 0.0, 100.0, xtol=1e-3))
+
+
+def detectable(values: np.ndarray, effect: Callable[[int], float] = smallest_effect) -> float | None:
+    """The smallest true mean that values like these, (k,), show with probability POWER; None for fewer than two.
+
+    effect: returns it for a number of values, in standard deviations.
+    """
     if len(values) < 2:
         return None
-    return smallest_effect(len(values)) * float(np.std(values, ddof=1))
+    return effect(len(values)) * float(np.std(values, ddof=1))
 
 
 def needed(values: np.ndarray) -> int | None:

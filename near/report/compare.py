@@ -89,7 +89,7 @@ def groups_of(runs: list[Run]) -> list[Group]:
         settings = settings_of(run)
         key = repr((run.selector, sorted(settings.items(), key=repr), run.evaluated, run.metrics.model))
         kinds.setdefault(key, (run.selector, settings, {}))[2].setdefault(run.seed, run)
-    labels = [_label(kind, list(kinds.values())) for kind in kinds.values()]
+    labels = [label_of(kind, list(kinds.values())) for kind in kinds.values()]
     groups = [Group(label, same) for label, (_, _, same) in zip(labels, kinds.values(), strict=True)]
     groups.sort(key=lambda g: g.mean(lambda r: r.metrics.target_loss))
     numbers = {id(g): [run.number for run in g.runs.values()] for g in groups}
@@ -99,7 +99,7 @@ def groups_of(runs: list[Run]) -> list[Group]:
     return groups
 
 
-def _label(kind: Kind, kinds: list[Kind]) -> str:
+def label_of(kind: Kind, kinds: list[Kind]) -> str:
     """The selector, and the overrides that were typed for this kind and not for others of that selector; where those
     are the same, the settings that differ."""
     name, settings, _ = kind
@@ -116,9 +116,9 @@ def _typed(kind: Kind) -> set[str]:
     return set.intersection(*(run.typed for run in kind[2].values()))
 
 
-def settings_of(run: Run) -> dict[str, object]:
+def settings_of(run: Run) -> dict[str, str]:
     """The settings that decide a run's outcome, without its seed, by dotted key."""
-    settings = {}
+    settings: dict[str, str] = {}
 
     def walk(node: object, path: str) -> None:
         if isinstance(node, dict):

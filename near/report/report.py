@@ -10,9 +10,11 @@ from near.common.errors import visible
 from near.common.files import aside, provenance, write_json
 from near.common.outputs import claim
 from near.common.tables import console, table
-from near.report import verdict
+from near.report import shares, verdict
+from near.report.compare import groups_of
 from near.report.lookup import lookup
 from near.report.page.page import page
+from near.report.page.parts import gathered
 from near.report.record import record
 from near.report.runs import Run, collect
 from near.report.standing import Standing, standings
@@ -39,10 +41,13 @@ def report(cfg: DictConfig, output_dir: Path, read_config: Callable[[Path], Dict
     runs, folders = collect(root)
     unfinished = standings(root, folders)
     _print(runs, root, unfinished)
+    groups = groups_of(runs)
+    parts = gathered(cfg, groups, read_config)
+    shares.show(parts.shares)
     claim(output_dir, "report")
     path = output_dir / "report.html"
     with aside(path) as temporary:
-        temporary.write_bytes(page(cfg, runs, root, unfinished, read_config).encode("utf-8", "backslashreplace"))
+        temporary.write_bytes(page(cfg, runs, groups, root, unfinished, parts).encode("utf-8", "backslashreplace"))
     write_json(output_dir / "report.json", {**record(runs), **provenance()})
     log.info(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 

@@ -2,12 +2,15 @@
 
 import statistics
 
+from rich.console import Console
+
 from near.common import tables
 from near.common.errors import visible
 from near.common.records import ModelMetrics, Score
 from near.common.tables import console
 from near.evaluation.benchmarks import first
 from near.evaluation.graders.base import NO_ANSWER, no_answers
+from near.report import left_out, quantiles, targets
 from near.report.compare import (
     BASELINE,
     LEAST,
@@ -24,12 +27,14 @@ from near.report.compare import (
 )
 from near.report.runs import Run
 from near.report.sensitivity import powers
+from near.report.targets import targets_of
 
 # The share of 20,000 comparisons without a true difference whose interval over k seeds contained zero, where
 # differences are as skewed as an exponential; 95% where they are normal (bench/intervals.py, 2026-11-25).
 SKEWED = {2: "91%", 3: "88%", 4: "88%", 5: "88%"}
 VERDICT = 6  # columns of the first table
 FEW = 3  # selections whose intervals are in the answer
+MANY = 16  # selections on several targets: more are in the report alone
 BROKEN = 9  # columns of each further one
 INTERVALS = (3, 6)  # columns that may be broken
 HEADS = ("selection", "seeds", "target loss", f"vs. {BASELINE}", "verdict", "vs. base", "at equal tokens")
@@ -195,7 +200,7 @@ def notes(runs: list[Run]) -> list[str]:
         )
     if not any(g.one.selector == BASELINE for g in groups):
         lines.append(f"No run on random rows is among these: add selector={BASELINE} to see what choosing was worth.")
-    lines += powers(groups)
+    lines += powers(groups) if len(groups) <= MANY else []
     if prepared := _prepared(groups):
         lines.append(prepared)
     if any("picked" in _distinct(g) for g in groups):
@@ -231,12 +236,36 @@ def _prepared(groups: list[Group]) -> str | None:
     return f"selection (s) leaves out embedding and searching, which are cached. They took: {'; '.join(parts)}."
 
 
+def show_parts(runs: list[Run], out: Console) -> None:
+    """Print the verdict over targets, the curves of selector=quantile and the losses of selector=left_out, if there
+    are any."""
+    groups = groups_of(runs)
+    if over := targets_of(groups):
+        out.print(visible(f"Over {len(over.targets)} targets: {targets.answer(over)}"), markup=False, soft_wrap=True)
+        for part in (targets.table(over), targets.grid(over)):
+            out.print(tables.table(*part))
+        for note in targets.notes(over):
+            out.print(visible(note), style="dim", markup=False, soft_wrap=True)
+    for of, found in ((quantiles, quantiles.curves(groups)), (left_out, left_out.worths(groups))):
+        if found:
+            out.print(tables.table(*of.table(found)))
+            out.print(of.NOTE, style="dim", markup=False, soft_wrap=True)
+
+
 def show(runs: list[Run]) -> None:
-    """Print the comparison in the terminal: whether choosing helped, the verdicts, then scores and costs."""
+    """Print the comparison in the terminal: whether choosing helped, the verdicts, then scores and costs.
+
+    Of several targets, the verdict over them comes first; if there are many selections on them, the report alone has
+    the table of each.
+    """
     heads, cells = table(runs)
     if not cells:
         return
     out = console()
+    show_parts(runs, out)
+    if (over := targets_of(groups_of(runs))) and len(cells) > MANY:
+        out.print(f"{len(cells)} selections on {len(over.targets)} targets: report.html has the table of each.")
+        return
     out.print(visible(f"Did choosing help? {answer(runs)}"), markup=False, soft_wrap=True)
     for at in parts(heads):
         breaking = [at.index(i) for i in INTERVALS if i in at]

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 SAMPLE = 64  # texts embedded to measure the time
 COUNTED = 2000  # texts whose tokens are counted; the sum of more texts is estimated from these
 SECONDS = 20.0  # stop embedding the sample after so long
+WORDS_BYTES = 1000  # memory that similarity=bm25 takes for a row of 100 words, 30 of them also words of queries
 ROW_BYTES = 50  # memory that a row of the pool takes at most while it is looked up and embedded (bench/memory.py)
 
 
@@ -34,6 +35,8 @@ def report(search: SearchSettings, candidates: Rows, queries: Rows, dedup: str, 
         dedup: data.dedup.
         training: it is train.py's dry run, which logs its own first and last lines.
     """
+    if search.words is not None:
+        return _of_words(search, candidates, queries, training)
     embedder, cache_dir, index = embedder_of(search.embedder, search.cache_dir), search.cache_dir, search.index
     pool = RowTexts(candidates, candidates.eligible(), embedder)
     query_texts = RowTexts(queries, queries.eligible(), embedder, query=True)
@@ -73,6 +76,16 @@ def report(search: SearchSettings, candidates: Rows, queries: Rows, dedup: str, 
     log.info(f"memory: {_size(memory)} beside the embedding model, {_size(block)} of it vectors being searched")
     if dedup == "near":
         log.info("data.dedup=near is not counted: near duplicates are known only once rows are embedded")
+    if not training:
+        log.info("nothing was stored; leave out dry_run=true to start")
+
+
+def _of_words(search: SearchSettings, candidates: Rows, queries: Rows, training: bool) -> None:
+    n, m = len(candidates.eligible()), len(queries.eligible())
+    start = "comparing words" if training else "dry run"
+    log.info(f"{start}: {plural(n, 'candidate')}, {plural(m, 'query', 'queries')}; nothing is embedded")
+    matrix = 2 * m * width_of(search.max_K, n) * 12
+    log.info(f"disk: {_size(matrix)}; memory: about {_size(n * WORDS_BYTES + matrix)}")
     if not training:
         log.info("nothing was stored; leave out dry_run=true to start")
 

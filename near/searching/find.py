@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from hydra.utils import instantiate
@@ -27,9 +28,10 @@ from near.common.records import SelectionManifest
 from near.common.sweep import swept
 from near.common.text import plural
 from near.data.rows import Rows
-from near.embedding.embed import Embedded, embed_rows, embedder_of
+from near.embedding.embed import Embedded, embed_rows, embedder_of, reads_answers
 from near.embedding.embedders.base import Embedder
 from near.embedding.store import Store
+from near.searching.bm25 import Bm25
 from near.searching.equal_rows import EQUAL
 from near.searching.indexes.base import Index, Vectors
 from near.searching.neighbours import SCHEMA_VERSION, Neighbours, first_columns, matrix_digests, read_matrix
@@ -40,7 +42,8 @@ log = logging.getLogger(__name__)
 
 AS_NEEDED = 1000  # columns of the first matrix where max_K is null; it is widened while the selector needs more
 
-MATRIX = ("top_indices.npy", "top_scores.npy", "typical_scores.npy", "manifest.json")  # files of a cached matrix
+# files of a cached matrix
+MATRIX = ("top_indices.npy", "top_scores.npy", "typical_scores.npy", "query_scales.npy", "manifest.json")
 
 
 def width_of(max_K: int | None, candidates: int) -> int:
@@ -69,11 +72,11 @@ def widths(max_K: int | None, candidates: int, reach: int) -> Iterator[int]:
 
 def check_same(folder: Path, existing: SelectionManifest, new: SelectionManifest, width: int | None) -> None:
     """UserError where the selection in `folder` differs from `new`, or has not `width` columns (None: any)."""
-    keys = ("schema_version", "candidates", "eligible_digest", "queries", "embedder", "index")
+    keys = ("schema_version", "candidates", "eligible_digest", "queries", "embedder", "index", "similarity")
     values = (existing.to_json(), json.loads(json.dumps(new.to_json())))
     before, now = ({key: manifest.get(key) for key in keys} for manifest in values)
     if differing := differences(before, now):
-        how = f" ({differing[0]})" if existing.embedder is not None else ""
+        how = f" ({differing[0]})" if existing.embedder is not None or existing.similarity is not None else ""
         raise UserError(f"{folder} holds another selection{how}; set overwrite=true or another output_dir")
     if width is not None and (previous_K := existing.max_K) != width:
         raise UserError(
@@ -87,7 +90,9 @@ class SearchSettings:
     """How neighbours are found.
 
     Attributes:
-        embedder, index: groups of the configuration.
+        embedder, index: groups of the configuration; of no use with `words`.
+        words: compares rows by their words; None: by the embedder's vectors.
+        by_task: the selector takes rows for each task of the queries (their sources); each needs enough of them.
         max_K: columns of the matrix; None: as many as are needed.
         cache_dir: the folder of the cache.
         indices_path: a matrix that was saved, to read instead; None: search.
@@ -98,11 +103,35 @@ class SearchSettings:
     max_K: int | None
     cache_dir: str
     indices_path: str | None = None
+    words: Bm25 | None = None
+    by_task: bool = False
 
     @classmethod
     def of(cls, cfg: DictConfig, cache_dir: str) -> "SearchSettings":
         """The search that `cfg` sets."""
-        return cls(cfg.embedder, cfg.index, cfg.max_K, cache_dir, cfg.get("indices_path"))
+        similarity = instantiate(cfg.similarity)
+        words = similarity if isinstance(similarity, Bm25) else None
+        by_task = (cfg.get("selector") or {}).get("budgets") is not None
+        return cls(cfg.embedder, cfg.index, cfg.max_K, cache_dir, cfg.get("indices_path"), words, by_task)
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether rows are compared with their answers."""
+        return reads_answers(self.words or self.embedder)
+
+    def method(self) -> "Bm25 | Vectorised":
+        """What compares the rows; no model is loaded."""
+        if self.words is not None:
+            return self.words
+        # the class that conf/index/*.yaml names: indexes/flat.py unless index=... is set
+        return Vectorised(embedder_of(self.embedder, self.cache_dir), instantiate(self.index))
+
+
+class Vectorised(NamedTuple):
+    """A search among vectors."""
+
+    embedder: Embedder
+    index: Index
 
 
 def find_neighbours(
@@ -117,7 +146,8 @@ def find_neighbours(
     Args:
         candidates: the pool; its eligible rows are searched.
         queries: rows to find neighbours for.
-        reach: distinct rows that a selector may take; with max_K=null the matrix is made wide enough for them.
+        reach: distinct rows that a selector may take; with max_K=null the matrix is made wide enough for them (and with
+            search.by_task for so many of each task).
         existing: an output folder and the manifest of the selection in it.
 
     Returns:
@@ -127,28 +157,34 @@ def find_neighbours(
         UserError: max_K is more than the candidates, or `existing` is another selection; before anything is embedded.
     """
     eligible = len(candidates.eligible())
-    cache_dir = search.cache_dir
-    embedder = embedder_of(search.embedder, cache_dir)
-    index = instantiate(search.index)  # the class that conf/index/*.yaml names: indexes/flat.py unless index=... is set
-    key_parts = matrix_key_parts(embedder, index, candidates, queries)
+    cache_dir, method = search.cache_dir, search.method()
+    key_parts = _key_parts(method, candidates, queries)
     key = digest(key_parts)
     key_parts = secrets.without_values(key_parts)
     if existing is not None:
         check_same(*existing, SelectionManifest.from_json(key_parts, "the search"), search.max_K)
-    searched = False
+    tasks, searched = [slice(None)], False
+    if search.by_task:
+        task = queries.sources(queries.eligible())
+        tasks = [task == name for name in set(task)]
     for width in widths(search.max_K, eligible, reach):
         matrix = _cached(cache_dir, key, width)
         searched |= matrix is None
-        wide = matrix or _search(cache_dir, width, key_parts, key, embedder, index, candidates, queries)
-        neighbours = first_columns(wide, width)
-        if reach and len(np.unique(neighbours.ids)) >= reach:
+        if matrix is None:
+            compute = _search if isinstance(method, Vectorised) else _search_words
+            matrix = compute(cache_dir, width, key_parts, key, method, candidates, queries)
+        neighbours = first_columns(matrix, width)
+        if reach and min(len(np.unique(neighbours.ids[of])) for of in tasks) >= reach:
             break
     if not searched:
         log.info(f"neighbours: read from the cache ({key[:12]}), embedded 0 texts")
-    _warn_of_equal(neighbours)
+    if neighbours.scales is None:
+        _warn_of_equal(neighbours)
+    else:
+        _warn_of_no_words(neighbours, queries)
     if search.max_K is None:
         log.info(f"max_K: the {width} nearest of {plural(eligible, 'candidate')} for each query, as needed")
-    manifest = dataclasses.replace(neighbours.manifest, max_K=width, key=digest([key, width]))
+    manifest = dataclasses.replace(neighbours.manifest, max_K=width, key=_with_width(key, width))
     return dataclasses.replace(neighbours, manifest=manifest, cached=not searched)
 
 
@@ -163,24 +199,58 @@ def _warn_of_equal(neighbours: Neighbours) -> None:
         )
 
 
+def _warn_of_no_words(neighbours: Neighbours, queries: Rows) -> None:
+    """Warn of queries that share words with fewer rows than the matrix has columns."""
+    scores = neighbours.scores
+    none, few = scores[:, 0] <= 0, scores[:, -1] <= 0
+    total = plural(len(scores), "query", "queries")
+    if none.any() and is_main():
+        log.warning(
+            f"bm25: {int(none.sum())} of {total} without a word of any row, first query "
+            f"{queries.eligible()[none.argmax()]}: their neighbours are the pool's first rows, with score 0"
+        )
+    elif few.any() and is_main():
+        log.info(
+            f"bm25: {int(few.sum())} of {total} with words of fewer than {scores.shape[1]} rows; the other neighbours "
+            "have score 0, in the pool's order"
+        )
+
+
 def cached_neighbours(search: SearchSettings, candidates: Rows, queries: Rows) -> Neighbours | None:
     """The matrix if it is in the cache, else None. Nothing is computed."""
-    embedder, index = embedder_of(search.embedder, search.cache_dir), instantiate(search.index)
     width = width_of(search.max_K, len(candidates.eligible()))
-    neighbours = _cached(search.cache_dir, digest(matrix_key_parts(embedder, index, candidates, queries)), width)
+    neighbours = _cached(search.cache_dir, digest(_key_parts(search.method(), candidates, queries)), width)
     return None if neighbours is None else first_columns(neighbours, width)
 
 
-def matrix_key_parts(embedder: Embedder, index: Index, candidates: Rows, queries: Rows) -> dict:
+def matrix_key(search: SearchSettings, candidates: Rows, queries: Rows, width: int) -> str:
+    """The manifest's key of a matrix with `width` columns. Nothing is computed."""
+    return _with_width(digest(_key_parts(search.method(), candidates, queries)), width)
+
+
+def _with_width(key: str, width: int) -> str:
+    return digest([key, width])
+
+
+def _key_parts(method: Bm25 | Vectorised, candidates: Rows, queries: Rows) -> dict:
     """What a matrix's cache key is computed from: all that decides its rows, except the width."""
+    if isinstance(method, Vectorised):
+        return matrix_key_parts(*method, candidates, queries)
+    return {**_rows_key_parts(candidates, queries), "similarity": method.signature}
+
+
+def matrix_key_parts(embedder: Embedder, index: Index, candidates: Rows, queries: Rows) -> dict:
+    """`_key_parts` of a matrix of vectors."""
+    return {**_rows_key_parts(candidates, queries), "embedder": embedder.signature, "index": index.signature}
+
+
+def _rows_key_parts(candidates: Rows, queries: Rows) -> dict:
     eligible = candidates.eligible()
     key_parts = {
         "schema_version": SCHEMA_VERSION,
         "candidates": {"fingerprint": candidates.fingerprint, "rows": len(candidates), "eligible": len(eligible)},
         "eligible_digest": hashlib.sha256(eligible).hexdigest()[:32],
         "queries": {"fingerprint": queries.fingerprint, "rows": len(queries)},
-        "embedder": embedder.signature,
-        "index": index.signature,
     }
     if len(eligible_queries := queries.eligible()) < len(
         queries
@@ -209,16 +279,15 @@ def _search(
     least: int,
     key_parts: dict,
     key: str,
-    embedder: Embedder,
-    index: Index,
+    method: Vectorised,
     candidates: Rows,
     queries: Rows,
 ) -> Neighbours:
     """Embed, search and cache the matrix, sharing the work with all processes that do the same."""
+    embedder, index = method
     index.check()
     eligible = candidates.eligible()
-    others = [int(k) for k in swept("max_K") if isinstance(k, int | float) and k == int(k)]
-    width = max([least, *(k for k in others if k <= len(eligible))])
+    width = _searched_width(least, len(eligible))
     folder = cache_folder(cache_dir, "neighbours", f"{key}-{width}")
     with (
         cluster() if "ray" in (embedder.launcher, index.launcher) else contextlib.nullcontext(),
@@ -245,15 +314,46 @@ def _search(
                     keep = cache_folder(cache_dir, "indexes", digest([index_parts, index.structure_key]))
                     scores, rows = index.search(query_vectors, vectors, width, progress.update, keep)
                 figures |= {"search_seconds": round(time.perf_counter() - started, 3), **index.figures}
-                with folder_aside(folder, replace=True) as new:
-                    write_npy(new / "top_indices.npy", eligible[rows])
-                    write_npy(new / "top_scores.npy", scores)
-                    write_npy(new / "typical_scores.npy", typical_scores(query_vectors, vectors))
-                    made = {"searched_max_K": width, "figures": figures, "sha256": matrix_digests(new)}
-                    manifest = SelectionManifest.from_json({**key_parts, **made, **provenance()}, folder)
-                    manifest.write(new / "manifest.json")
+                typical = typical_scores(query_vectors, vectors)
+                _write(folder, key_parts, figures, eligible[rows], scores, typical_scores=typical)
                 clear(unfinished)
     return read_matrix(folder)
+
+
+def _search_words(
+    cache_dir: str, least: int, key_parts: dict, key: str, method: Bm25, candidates: Rows, queries: Rows
+) -> Neighbours:
+    """Compare all rows by their words, and cache the matrix. Of several processes, the first one does all of it."""
+    eligible = candidates.eligible()
+    width = _searched_width(least, len(eligible))
+    folder = cache_folder(cache_dir, "neighbours", f"{key}-{width}")
+    with locked(lock_file(cache_dir, key)):
+        if cached := _cached(cache_dir, key, least):
+            return cached
+        started = time.perf_counter()
+        with bar(len(eligible), "reading words", "row") as progress:
+            scores, rows, scales = method.search(candidates, eligible, queries, width, progress.update)
+        figures = {"embedded": 0, "truncated": 0, "search_seconds": round(time.perf_counter() - started, 3)}
+        _write(folder, key_parts, figures, eligible[rows], scores, query_scales=scales)
+    return read_matrix(folder)
+
+
+def _searched_width(least: int, rows: int) -> int:
+    """The columns to search: `least`, or the most that another job of the sweep needs, of a pool of `rows`."""
+    others = [int(k) for k in swept("max_K") if isinstance(k, int | float) and k == int(k)]
+    return max([least, *(k for k in others if k <= rows)])
+
+
+def _write(
+    folder: Path, key_parts: dict, figures: dict, ids: np.ndarray, scores: np.ndarray, **of_queries: np.ndarray
+) -> None:
+    """Write a matrix into the cache. of_queries: further arrays, one number for each query, by the name of the file."""
+    with folder_aside(folder, replace=True) as new:
+        for name, array in {"top_indices": ids, "top_scores": scores, **of_queries}.items():
+            write_npy(new / f"{name}.npy", array)
+        made = {"searched_max_K": ids.shape[1], "figures": figures, "sha256": matrix_digests(new)}
+        manifest = SelectionManifest.from_json({**key_parts, **made, **provenance()}, folder)
+        manifest.write(new / "manifest.json")
 
 
 def _embed(store: Store, embedder: Embedder, candidates: Rows, eligible: np.ndarray, queries: Rows):

@@ -21,9 +21,10 @@ class Neighbours:
 
     Attributes:
         ids: int64 (n_queries, max_K), rows of the pool, best first, ties by lower id.
-        scores: float32 (n_queries, max_K), cosine similarities.
+        scores: float32 (n_queries, max_K), cosine similarities, or BM25 scores.
         manifest: what the matrix was made from, and figures of the search.
         typical: float32 (n_queries,), each query's similarity with just any row (find.typical_scores).
+        scales: of BM25 scores, float32 (n_queries,): what no row can reach for each query; None: scores are cosines.
         cached: nothing had to be searched.
     """
 
@@ -31,12 +32,27 @@ class Neighbours:
     scores: np.ndarray
     manifest: SelectionManifest
     typical: np.ndarray | None = None
+    scales: np.ndarray | None = None
     cached: bool = False
+
+    @property
+    def similarities(self) -> np.ndarray:
+        """Scores in units that are the same for all queries, at most 1, float32 (n_queries, max_K): cosines, or BM25
+        scores as shares of what the query's words can give."""
+        if self.scales is None:
+            return self.scores
+        return self.scores / np.where(self.scales > 0, self.scales, 1)[:, None]
+
+    def of_queries(self, positions: np.ndarray) -> "Neighbours":
+        """The rows of the matrix at `positions`, int64 (m,)."""
+        parts = {name: getattr(self, name) for name in ("ids", "scores", "typical", "scales")}
+        parts = {name: part[positions] for name, part in parts.items() if part is not None}
+        return dataclasses.replace(self, **parts)
 
 
 def matrix_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of a matrix's files."""
-    names = ("top_indices.npy", "top_scores.npy", "typical_scores.npy")
+    names = ("top_indices.npy", "top_scores.npy", "typical_scores.npy", "query_scales.npy")
     return {name: file_digest(folder / name) for name in names if (folder / name).is_file()}
 
 
@@ -91,7 +107,10 @@ def first_columns(neighbours: Neighbours, max_K: int) -> Neighbours:
 def read_matrix(folder: Path) -> Neighbours:
     try:
         ids, scores = (np.load(folder / f"top_{name}.npy", "r", allow_pickle=False) for name in ("indices", "scores"))
-        typical = np.load(path, allow_pickle=False) if (path := folder / "typical_scores.npy").is_file() else None
+        typical, scales = (
+            np.load(path, allow_pickle=False) if (path := folder / f"{name}.npy").is_file() else None
+            for name in ("typical_scores", "query_scales")
+        )
         manifest = SelectionManifest.read(folder / "manifest.json")
         digests = matrix_digests(folder)
     except (ValueError, OSError, EOFError) as error:
@@ -113,7 +132,7 @@ def read_matrix(folder: Path) -> Neighbours:
             f"{folder / 'top_scores.npy'} has scores that are not finite, or a row of {folder / 'top_indices.npy'} "
             "holds an id twice; select again"
         )
-    return Neighbours(ids, scores, manifest, typical)
+    return Neighbours(ids, scores, manifest, typical, scales)
 
 
 def _blocks(*arrays: np.ndarray) -> list[list[np.ndarray]]:

@@ -40,7 +40,8 @@ def summarise(neighbours: "Neighbours", candidates: Rows, queries: Rows) -> None
         console.print(f"query {query_ids[at]}: {_text(queries, query_ids[at])}", soft_wrap=True)
         for row, score in zip(neighbours.ids[at, :3], neighbours.scores[at, :3], strict=True):
             console.print(f"  {score:.3f}  row {row}: {_text(candidates, row)}", soft_wrap=True)
-    warn(neighbours.scores, neighbours.typical, query_ids)
+    known = slice(None) if neighbours.scales is None else neighbours.scores[:, 0] > 0  # the search warns of the others
+    warn(neighbours.scores[known], neighbours.typical, query_ids[known])
 
 
 def _table(neighbours: "Neighbours", candidates: Rows, query_ids: np.ndarray) -> Table:
@@ -53,19 +54,23 @@ def _table(neighbours: "Neighbours", candidates: Rows, query_ids: np.ndarray) ->
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("pool", f"{plural(len(candidates), 'row')}, {eligible} may be selected")
     table.add_row("queries", str(len(query_ids)))
-    texts, of_queries = figures["distinct_texts"], figures["query_texts"]
-    in_store = texts + of_queries - embedded
-    table.add_row(
-        "distinct texts", f"{texts}, and {of_queries} of queries: {embedded} embedded now{_here()}, {in_store} before"
-    )
-    table.add_row("truncated", f"{figures['truncated']} of the texts embedded {'then' if neighbours.cached else 'now'}")
-    method = "the same search as before" if neighbours.cached else neighbours.manifest.index["index"]
+    if (described := neighbours.manifest.similarity) is None:
+        texts, of_queries = figures["distinct_texts"], figures["query_texts"]
+        in_store = texts + of_queries - embedded
+        table.add_row(
+            "distinct texts",
+            f"{texts}, and {of_queries} of queries: {embedded} embedded now{_here()}, {in_store} before",
+        )
+        then = "then" if neighbours.cached else "now"
+        table.add_row("truncated", f"{figures['truncated']} of the texts embedded {then}")
+    method = described["similarity"] if described else neighbours.manifest.index["index"]
+    method = "the same search as before" if neighbours.cached else method
     recall = f", recall {figures['recall']:.3f}" if "recall" in figures else ""
     table.add_row("search", f"{0 if neighbours.cached else figures['search_seconds']:.1f} s, {method}{recall}")
     width = ids.shape[1]
     ranks = [rank for rank in (1, 10, 100) if rank < width] + [width]
     means = [f"{neighbours.scores[:, rank - 1].mean():.3f} at rank {rank}" for rank in ranks]
-    table.add_row("mean similarity", ", ".join(means))
+    table.add_row("mean score" if described else "mean similarity", ", ".join(means))
     table.add_row("distinct rows", f"{len(np.unique(ids))} in the matrix of {len(ids)} x {width}")
     table.add_row(f"sources of the {min(NEAREST, width)} nearest", escape(", ".join(shares + others)))
     return table

@@ -31,7 +31,8 @@ class FromGradients:
     def apply(self, round: Round, max_K: int | None) -> Round:
         """`round` with neighbours and similarity by gradients."""
         similarity = self.of(round, max_K)
-        return dataclasses.replace(round, neighbours=similarity.neighbours, similarity=similarity)
+        query_ids = round.scorer.queries.eligible
+        return dataclasses.replace(round, neighbours=similarity.neighbours, similarity=similarity, query_ids=query_ids)
 
     def of(self, round: Round, max_K: int | None) -> VectorSimilarity:
         """The similarity of the round's queries and rows; max_K=None: as many neighbours as this round can need."""
@@ -57,7 +58,7 @@ class FeatureVectors:
 
     def queries(self) -> np.ndarray:
         """float32 (Q, dim)."""
-        return np.concatenate([g.queries.matrix() * np.float32(g.weight**0.5) for g in self.gradients], axis=1)
+        return np.concatenate([g.targets() * np.float32(g.weight**0.5) for g in self.gradients], axis=1)
 
     def read(self, rows: slice | np.ndarray, out: np.ndarray) -> None:
         rows = np.arange(self.n)[rows] if isinstance(rows, slice) else rows

@@ -7,6 +7,8 @@ from omegaconf import DictConfig
 
 from near.common.errors import UserError
 from near.data.loading import is_set
+from near.searching.bm25 import Bm25
+from near.selection.scoring.precondition import check_precondition
 from near.selection.selectors.base import Required, Selector
 
 
@@ -17,7 +19,8 @@ class Needs:
     Attributes:
         queries: data.queries has to be set.
         answers: the queries need answers.
-        neighbours: the neighbour matrix of embeddings.
+        neighbours: the neighbour matrix, of embeddings or words.
+        embedder: that matrix is of embeddings.
         requires: what the model has to compute, "losses" or "gradients"; None: no model is needed.
         trains_on_queries: the queries are trained.
         columns, query_columns: further columns of the pool and of the queries.
@@ -26,6 +29,7 @@ class Needs:
     queries: bool = False
     answers: bool = False
     neighbours: bool = False
+    embedder: bool = False
     requires: Required | None = None
     trains_on_queries: bool = False
     columns: tuple[str, ...] = ()
@@ -55,7 +59,10 @@ def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
         from near.selection.scoring.checkpoints import Checkpoint
 
         Checkpoint.all(list(cfg.scoring.checkpoints))  # raises for missing or damaged ones before anything is loaded
+    if gradients and cfg.scoring.precondition is not None:
+        check_precondition(cfg.scoring.dim)
     answers = gradients or selector.trains_on_queries
     queries = neighbours or answers or selector.needs_queries
+    embedder = neighbours and not isinstance(similarity, Bm25)
     columns = (selector.columns, selector.query_columns)
-    return Needs(queries, answers, neighbours, requires, selector.trains_on_queries, *columns)
+    return Needs(queries, answers, neighbours, embedder, requires, selector.trains_on_queries, *columns)

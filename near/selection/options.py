@@ -1,7 +1,8 @@
 """The options of select.py."""
 
-from typing import Literal, NotRequired
+from typing import Annotated, Literal, NotRequired
 
+from near.common.bounds import between
 from near.common.options import Base, Group
 from near.data.options import Data
 from near.models.options import Model
@@ -26,3 +27,8 @@ class Select(Search):
     selector: NotRequired[Group | None]
     n: int | None
     export: Literal["jsonl", "parquet"] | None
+    page: bool
+    map: Literal["tsne", "pca"] | None
+    map_rows: Annotated[int, between(2, 10_000_000)]
+    queries: Annotated[int, between(0, 1_000_000)]
+    neighbours: Annotated[int, between(0, 1_000_000)]

@@ -53,6 +53,7 @@ class Round:
             without a value.
         neighbours: the neighbour matrix, for selectors with `needs_neighbours`.
         similarity: similarities of queries and rows beyond that matrix.
+        query_ids: the queries of that matrix, int64 (n_queries,); None: the eligible ones.
         update, updates: which of the rounds without warm-ups, from 0, and how many there are.
         scorer: losses and gradients of rows, for selectors with `requires`.
         model, optimizer, collator, accelerator: of the training as it runs.
@@ -73,6 +74,7 @@ class Round:
     query_columns: Mapping[str, list] = field(default_factory=dict)
     neighbours: "Neighbours | None" = None
     similarity: "Similarity | None" = None
+    query_ids: np.ndarray | None = None
     update: int = 0
     updates: int = 1
     scorer: "Scorer | None" = None
@@ -88,6 +90,19 @@ class Round:
         return cls(
             index=0, count=1, step=0, size=size, seed=seed, eligible=eligible, draws=size, trained=trained, **context
         )
+
+    def tasks(self) -> np.ndarray:
+        """The task of each query of the neighbours, its source: object (n_queries,) of str."""
+        return self.queries.sources(self._query_ids())
+
+    def of_queries(self, positions: np.ndarray) -> "Round":
+        """This round for some of the neighbours' queries, at `positions`, int64 (m,)."""
+        parts = {name: getattr(self, name) for name in ("neighbours", "similarity")}
+        parts = {name: part.of_queries(positions) for name, part in parts.items() if part is not None}
+        return dataclasses.replace(self, query_ids=self._query_ids()[positions], **parts)
+
+    def _query_ids(self) -> np.ndarray:
+        return self.queries.eligible() if self.query_ids is None else self.query_ids
 
     def rng(self) -> np.random.Generator:
         """A generator for this seed and round: the same numbers on every process and after a restart."""

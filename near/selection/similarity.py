@@ -1,6 +1,7 @@
 """Similarities of queries and rows of the pool beyond the neighbour matrix, which some selectors need."""
 
 import contextlib
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -28,15 +29,24 @@ class Similarity(ABC):
 
     def __init__(self, neighbours: "Neighbours", ids: np.ndarray, rows: int):
         self.neighbours, self.ids, self.rows = neighbours, ids, rows
+        self.positions: np.ndarray | None = None  # of the queries that count, int64 (m,); None: all
 
     @abstractmethod
     def opened(self) -> contextlib.AbstractContextManager[tuple[Vectors, np.ndarray]]:
-        """The vectors of rows `ids`, in their order, and the queries', float32 (Q, dim)."""
+        """The vectors of rows `ids`, in their order, and of all queries, float32 (Q, dim)."""
+
+    def of_queries(self, positions: np.ndarray) -> "Similarity":
+        """The same with the queries at `positions`, int64 (m,), alone."""
+        part = copy.copy(self)
+        part.positions = positions if self.positions is None else self.positions[positions]
+        part.neighbours = None if self.neighbours is None else self.neighbours.of_queries(positions)
+        return part
 
     def means(self) -> np.ndarray:
         """The mean similarity of every row of the pool to all queries, float32 (n,); NaN where a row has no vector."""
         means = np.full(self.rows, np.nan, dtype=np.float32)
         with self.opened() as (vectors, queries):
+            queries = queries if self.positions is None else queries[self.positions]
             target = queries.mean(axis=0, dtype=np.float64).astype(np.float32)  # (dim,)
             for positions, block in _blocks(vectors, np.arange(vectors.n)):
                 means[self.ids[positions]] = block @ target

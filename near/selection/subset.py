@@ -24,7 +24,7 @@ import pyarrow as pa
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from near.common.config import differences, public
+from near.common.config import as_before, differences, public
 from near.common.errors import UserError, printable
 from near.common.files import aside, digest, write_npy
 from near.common.moved import class_names
@@ -34,9 +34,10 @@ from near.common.records import SelectionManifest
 from near.common.text import plural
 from near.data.columns import columns_of
 from near.data.loading import raw_rows, raw_types
+from near.searching.find import SearchSettings
 from near.searching.material import Material
 from near.searching.neighbours import Neighbours
-from near.selection.embedding_similarity import EmbeddingSimilarity
+from near.selection.beyond import similarity_of
 from near.selection.needs import Needs, needs_of
 from near.selection.round import Round, Subset, checked
 from near.selection.selectors.base import Selector, selector_of
@@ -52,6 +53,7 @@ class SubsetExport:
     def __init__(self, cfg: DictConfig, folder: Path, cache_dir: str):
         self.cfg, self.folder, self.cache_dir, self.needs = cfg, folder, cache_dir, Needs()
         self.selector: Selector | None = None
+        self.name: str | None = None  # of the selector
         self.subset: Any = None  # a Subset, after `pick`
         self.columns: dict[str, list] = {}  # of the pool, after `check`
         self.query_columns: dict[str, list] = {}
@@ -63,7 +65,7 @@ class SubsetExport:
             raise UserError(f"selector={self.name} {self.selector.only_in_training}; use it in train.py")
         self.needs = needs_of(cfg, self.selector)
         groups = ("selector", *(("model", "scoring", "similarity") if self.needs.requires else ()))
-        decisive = public(cfg, decisive=True)
+        decisive = as_before(public(cfg, decisive=True))
         self.settings = {"n": cfg.n, "seed": cfg.seed, "export": cfg.export}
         self.settings |= {group: class_names(decisive[group]) for group in groups}
 
@@ -87,6 +89,10 @@ class SubsetExport:
             raise UserError(
                 f"n={self.cfg.n} is more than the {plural(eligible, 'row')} that may be selected; use n<={eligible}"
             )
+        self.selector.check_columns(self.columns, pool.eligible())
+        self.selector.check_queries(queries, [self.cfg.n])
+        if self.selector.budgets is not None and queries is not None:
+            self.settings["tasks"] = queries.labels
         existing = self._manifest().subset
         if existing is not None and not self.cfg.overwrite:
             existing = class_names({key: existing.get(key) for key in self.settings})
@@ -102,7 +108,8 @@ class SubsetExport:
         context = {"pool": candidates, "queries": queries, "neighbours": neighbours}
         context |= {"columns": self.columns, "query_columns": self.query_columns}
         if neighbours is not None:
-            context["similarity"] = EmbeddingSimilarity(cfg.embedder, self.cache_dir, candidates, queries, neighbours)
+            search = SearchSettings.of(cfg, self.cache_dir)
+            context["similarity"] = similarity_of(search, candidates, queries, neighbours)
         round = Round.alone(cfg.n, cfg.seed, candidates.eligible(), len(candidates), **context)
         if self.needs.requires:
             from near.selection.offline import with_model
@@ -115,6 +122,17 @@ class SubsetExport:
             log.warning(
                 f"selector {self.name} picked {plural(len(self.subset.ids), 'row')}, fewer than n={cfg.n}{more}"
             )
+
+    def existing_ids(self, manifest: SelectionManifest) -> np.ndarray | None:
+        """The subset in the folder, int64 (m,), in the selector's order; None if one of its files is missing or
+        damaged. `manifest`: the folder's, with the settings of this subset (`check`)."""
+        if self.cfg.export is not None and not (self.folder / f"subset.{self.cfg.export}").is_file():
+            return None
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            ids = np.load(self.folder / "subset.npy", allow_pickle=False)
+            if ids.dtype == np.int64 and ids.shape == (manifest.subset.get("rows"),):
+                return ids
+        return None
 
     @contextlib.contextmanager
     def prepared(

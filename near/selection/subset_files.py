@@ -36,7 +36,7 @@ def nearest(
         return [(None, None)] * len(ids)
     order = np.argsort(ids)
     best, query = np.full(len(ids), -np.inf, dtype=np.float32), np.full(len(ids), -1)
-    for number, (rows, scores) in enumerate(zip(neighbours.ids, neighbours.scores, strict=True)):
+    for number, (rows, scores) in enumerate(zip(neighbours.ids, neighbours.similarities, strict=True)):
         at = order[np.minimum(np.searchsorted(ids, rows, sorter=order), len(ids) - 1)]  # (max_K,) positions in ids
         nearer = (ids[at] == rows) & (scores > best[at])  # a query has a row once
         best[at[nearer]], query[at[nearer]] = scores[nearer], number

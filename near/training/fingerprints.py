@@ -32,7 +32,8 @@ def of_run(
     rows = [*sets.all(), candidates] + ([] if queries is None else [queries])
     prints = {part.name: part.fingerprint for part in rows}
     prints["candidates.sources"] = candidates.labels  # every round's record counts them
-    if queries is not None and (needs.requires == "gradients" or _is_foreign(cfg.selector)):  # a source is a task
+    by_task = needs.requires == "gradients" or select(cfg, "selector.budgets") is not None  # a source is a task
+    if queries is not None and (by_task or _is_foreign(cfg.selector)):
         prints["queries.sources"] = queries.labels
     if is_dropping(cfg.data):
         prints |= {part.name: part.fingerprint for part in benchmark_sets(cfg.data, cache_dir)}
@@ -48,7 +49,7 @@ def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
     if select(cfg, "evaluation.lm_eval.tasks"):
         keys.append("evaluation.lm_eval.include_path")
     by_embedding = is_dropping(cfg.data) and cfg.data.decontaminate.cosine is not None
-    if needs.neighbours or cfg.data.dedup == "near" or by_embedding:
+    if needs.embedder or cfg.data.dedup == "near" or by_embedding:
         keys.append("embedder.model")
     if needs.requires == "gradients":
         keys.append("scoring.checkpoints")

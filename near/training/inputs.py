@@ -15,7 +15,6 @@ from near.data.columns import columns_of
 from near.data.contamination import without_contaminated
 from near.data.pool import benchmark_sets, without_prompts_of
 from near.data.rows import Rows
-from near.embedding.embed import reads_answers
 from near.evaluation.measure import Sets, evaluation_sets
 from near.models.loading import base_folder, load_tokenizer
 from near.models.tokens import Tokens, tokenize
@@ -82,7 +81,7 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
         UserError: for a data source, or if another run has finished in `output_dir`.
     """
     sets = evaluation_sets(cfg.data, cache_dir)
-    answers = sets.seen or needs.answers or reads_answers(cfg.embedder)
+    answers = sets.seen or needs.answers or SearchSettings.of(cfg, cache_dir).reads_answers
     queries = load_queries(cfg.data, cache_dir, needs.queries, answers)
     if needs.requires == "gradients":
         selector.check(queries, cfg.scoring)
@@ -122,6 +121,7 @@ def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: Loade
         )
     if is_dynamic(cfg):
         selector.check_pool(rows.candidates, tokens.eligible)
+        selector.check_columns(rows.columns, tokens.eligible)
     query_tokens = None
     if rows.needs.requires == "gradients":
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cache_dir)

@@ -13,7 +13,8 @@ from transformers import Trainer, TrainerCallback
 from near.common.records import RunIdentity
 from near.data.rows import Rows
 from near.models.tokens import Collator, Tokens
-from near.selection.embedding_similarity import EmbeddingSimilarity
+from near.searching.find import SearchSettings
+from near.selection.beyond import similarity_of
 from near.selection.round import Round, Subset
 from near.selection.scoring.scoring import Scorer, scorer_of
 from near.selection.selectors.base import Selector
@@ -59,14 +60,13 @@ def job_of(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector
 def representation(cfg: DictConfig, cache_dir: str, inputs: Inputs) -> Callable[[Round], Round]:
     """A function that adds neighbours, and similarities beyond them, to a round."""
     similarity = instantiate(cfg.similarity, _convert_="all")
-    by_embeddings = None
+    beyond = None
     if inputs.neighbours is not None:
-        by_embeddings = EmbeddingSimilarity(
-            cfg.embedder, cache_dir, inputs.candidates, inputs.queries, inputs.neighbours
-        )
+        search = SearchSettings.of(cfg, cache_dir)
+        beyond = similarity_of(search, inputs.candidates, inputs.queries, inputs.neighbours)
 
     def represent(round: Round) -> Round:
-        round = dataclasses.replace(round, neighbours=inputs.neighbours, similarity=by_embeddings)
+        round = dataclasses.replace(round, neighbours=inputs.neighbours, similarity=beyond)
         return similarity.apply(round, cfg.max_K)
 
     return represent

@@ -74,7 +74,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     instantiate(cfg.tracker).check()
     selector = selector_of(cfg.selector)
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
-    cfg = _with_backend(_with_dtype(cfg), needs.neighbours or cfg.data.dedup == "near")
+    cfg = _with_backend(_with_dtype(cfg), needs.embedder or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
     if cfg.trainer.get("packing") and not cfg.trainer.padding_free:
         raise UserError(
@@ -103,10 +103,13 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             rows.candidates = rows.material.distinct(cfg.data, search).candidates
         with state.main_process_first():
             inputs = load_inputs(cfg, cache_dir, selector, rows)
+        sizes = _sizes(cfg, selector, inputs, args) if is_dynamic(cfg) else []
+        selector.check_queries(rows.queries, sizes)
         if rows.needs.neighbours and cfg.indices_path is None:
-            inputs.neighbours = rows.material.neighbours(search, _reach(cfg, selector, inputs, args))
+            inputs.neighbours = rows.material.neighbours(search, _reach(selector, inputs, sizes))
             sets = rows.sets.all()[rows.sets.seen :]  # the search has warned of the queries already
-            warn_of_equal(rows.candidates, sets, cfg.embedder, cache_dir)
+            if needs.embedder:
+                warn_of_equal(rows.candidates, sets, cfg.embedder, cache_dir)
         job = job_of(cfg, cache_dir, output_dir, selector, inputs, args)
         if in_sweep() and state.num_processes == 1:
             job.training_key = _key(cfg, job, inputs, args)
@@ -120,11 +123,16 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         return _fit(cfg, cache_dir, output_dir, inputs, job, args, state)
 
 
-def _reach(cfg: DictConfig, selector: Selector, inputs: "Inputs", args) -> int:
-    """How many distinct rows of the matrix the rounds may use, rows without trainable tokens included."""
-    draws, trainable = Batching.of(args).draws_per_step, len(inputs.tokens.eligible)
+def _sizes(cfg: DictConfig, selector: Selector, inputs: "Inputs", args) -> list[int]:
+    """The most rows that each round may select."""
+    draws, limit = Batching.of(args).draws_per_step, selector.most(len(inputs.tokens.eligible))
     rounds = [phase.steps * draws for phase in Schedule.of(cfg.trainer).rounds() if not phase.warmup]
-    reach = selector.reach([min(size, selector.most(trainable) or size) for size in rounds])
+    return [min(size, limit or size) for size in rounds]
+
+
+def _reach(selector: Selector, inputs: "Inputs", sizes: list[int]) -> int:
+    """How many distinct rows of the matrix rounds of `sizes` rows may use, rows without trainable tokens included."""
+    reach, trainable = selector.reach(sizes), len(inputs.tokens.eligible)
     return min(reach, trainable) + len(inputs.candidates.eligible()) - trainable
 
 

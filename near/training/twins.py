@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from omegaconf import DictConfig
 
-from near.common.config import public
+from near.common.config import as_before, public
 from near.common.errors import UserError
 from near.common.files import digest, link, read_json, write_json
 from near.common.locks import lock_file, locked
@@ -63,7 +63,8 @@ def training_key(
     elif needs.requires is None and type(picker.job.selector).__module__.startswith("near."):
         rounds = picker.planned()
     else:
-        rounds = {name: class_names(public(cfg[name], decisive=True)) for name in ("selector", "scoring", "similarity")}
+        groups = as_before(public(cfg, decisive=True))
+        rounds = {name: class_names(groups[name]) for name in ("selector", "scoring", "similarity")}
         if needs.neighbours:
             content = np.ascontiguousarray(neighbours.ids).tobytes() + np.ascontiguousarray(neighbours.scores).tobytes()
             rounds["neighbours"] = hashlib.sha256(content).hexdigest()

@@ -38,7 +38,7 @@ NAMES = {
     "eval": ("metrics.json", "answers.jsonl"),
     "merge": ("merge.json",),
     "report": ("report.html",),
-    "select": ("manifest.json", "top_indices.npy", "subset.jsonl", "subset.parquet"),
+    "select": ("manifest.json", "top_indices.npy", "subset.jsonl", "subset.parquet", "selection.html"),
     "train": (
         "config.yaml",
         "loss.png",

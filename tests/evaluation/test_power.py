@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from near.evaluation.intervals import holds_zero, over_seeds
+from near.evaluation.intervals import holds_zero, over_seeds, over_targets
 from near.evaluation.power import POWER, detectable, needed, shown, smallest_effect
 
 
@@ -27,6 +27,18 @@ def test_detectable_scales_with_the_deviation():
     values = np.array([0.1, -0.2, 0.3, 0.0])
     assert detectable(10 * values) == pytest.approx(10 * detectable(values))
     assert detectable(values[:1]) is None
+
+
+def test_the_interval_over_targets_contains_that_of_students_t():
+    rng = np.random.default_rng(0)
+    values = rng.exponential(1, (50, 7))
+    ends = over_targets(values)
+    for row, (low, high) in zip(values, ends, strict=True):
+        inner = over_seeds(row)
+        assert low <= inner[0] + 1e-9 and high >= inner[1] - 1e-9
+    level = np.array([1.0, 2.0, 3.0])  # without skewness the two agree
+    assert over_targets(level) == pytest.approx(over_seeds(level), abs=1e-4)
+    assert over_targets(np.full(5, 0.3)) == pytest.approx([0.3, 0.3])
 
 
 def test_needed_is_the_least_number():

@@ -13,6 +13,7 @@ from near.common.locks import lock_file, locked
 from near.report.compare import groups_of
 from near.report.page.charts import all_charts, curve, differences, source_colours
 from near.report.page.page import page
+from near.report.page.parts import gathered
 from near.report.page.settings import compared
 from near.report.page.taken import overlaps, taken
 from near.report.runs import collect
@@ -30,6 +31,13 @@ METRICS = {
     "model": "x/tiny",
 }
 BASE = {**METRICS, "target_loss": 2.0, "answers_right": 0, "seed": None}
+
+
+def html(root: Path) -> str:
+    """The page over the finished runs below `root`."""
+    cfg, runs = configured("report", f"runs={root}"), collect(root)[0]
+    groups = groups_of(runs)
+    return page(cfg, runs, groups, root, [], gathered(cfg, groups, read_run_config))
 
 
 def run(folder: Path, selector: str, loss: float, **more) -> Path:
@@ -82,7 +90,7 @@ def test_the_table_and_the_page(tmp_path, capsys):
     assert "0.7000" in text
     assert "<script>alert(1)</script>" not in text  # text from the data is data
     assert "&lt;script&gt;alert(1)" in text
-    assert "No map and no queries: no run records which pool it selected from." in text
+    assert "No map, no queries and no labels: no run records which pool it selected from." in text
     for outside in ('src="http', "src='http", '<link rel="stylesheet" href="http'):
         assert outside not in text  # opens without a network
 
@@ -108,7 +116,7 @@ def test_an_answerless_run_shows_a_dash(tmp_path):
     run(tmp_path / "a", "near", 0.7, answers_right=None, base=None)
     runs, _ = collect(tmp_path)
     assert cells(runs[0], tmp_path)[5] == "-"
-    assert "<td>-</td>" in page(configured("report", f"runs={tmp_path}"), runs, tmp_path, [], read_run_config)
+    assert "<td>-</td>" in html(tmp_path)
 
 
 def test_the_model_is_a_column_where_there_are_several(tmp_path):
@@ -242,8 +250,7 @@ def test_a_source_has_one_colour_in_every_picture(tmp_path):
 
 def test_the_page_begins_with_the_answer_the_picture_and_the_numbers(tmp_path):
     three_seeds(tmp_path, near=0.5, random=0.9)
-    runs, _ = collect(tmp_path)
-    text = page(configured("report", f"runs={tmp_path}"), runs, tmp_path, [], read_run_config)
+    text = html(tmp_path)
     positions = [
         text.index(part) for part in ('<p id="answer">Yes: ', 'data-charts="differences"', "<th scope", "vs. random")
     ]
@@ -256,5 +263,5 @@ def test_settings_of_many_selections_are_grouped_by_value(tmp_path):
         folder = run(tmp_path / name, name, 0.7)
         identity = {"config": {"lr": number % 2}, "fingerprints": {}}
         (folder / "train_metrics.json").write_text(json.dumps({"identity": identity}))
-    text = page(configured("report", f"runs={tmp_path}"), collect(tmp_path)[0], tmp_path, [], read_run_config)
+    text = html(tmp_path)
     assert "<td>lr</td><td>0</td><td>a, c, e</td>" in text

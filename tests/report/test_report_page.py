@@ -3,29 +3,18 @@
 import json
 import os
 import random
-import shutil
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.chromium import opened
 from tests.conftest import configured, report
 
 pytestmark = pytest.mark.browser
 
 ROWS = 20_000
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,900",
-)
 PAN = """
 const done = arguments[arguments.length - 1], canvas = document.getElementById("map-canvas");
 const box = canvas.getBoundingClientRect(), times = [];
@@ -104,18 +93,8 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(runs):
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or pytest.fail("no chromium: make test-browser installs it")
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.set_script_timeout(60)
-    driver.get(f"file://{runs / 'report.html'}")
-    yield driver
-    driver.quit()
+    with opened(runs / "report.html", 1280, 900) as driver:
+        yield driver
 
 
 @pytest.fixture()

@@ -15,6 +15,7 @@ from near.common.files import expanded_user, refuse_special, refuse_special_in
 from near.common.foreign import allowed_modules, read_config
 from near.common.moved import update_targets
 from near.common.signature import attribute, keywords
+from near.data.builtin.assets import generated_fault
 from near.data.sources.paths import absence
 from near.evaluation import sandbox
 from near.models.optimizers import optimizer_faults
@@ -238,10 +239,12 @@ def check_sources(cfg: DictConfig) -> None:
             continue
         paths = source.path.values() if isinstance(source.path, DictConfig) else source.path
         for path in paths if not isinstance(paths, str | None) else [paths]:
-            if isinstance(path, str) and (absent := absence(path)):
+            if isinstance(path, str) and (fault := generated_fault(path)):
+                faults.append(fault)
+            elif isinstance(path, str) and (absent := absence(path)):
                 faults.append(f"data.{part}.path={path}: {absent}")
     if faults:
-        raise UserError("; ".join(faults))
+        raise UserError("; ".join(dict.fromkeys(faults)))
 
 
 def _sandbox_faults(cfg: DictConfig) -> list[str]:

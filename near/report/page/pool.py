@@ -17,7 +17,7 @@ from near.common.files import cache_folder, digest
 from near.common.run_folder import CONFIG
 from near.common.text import plural
 from near.data.rows import Rows
-from near.embedding.embed import embedder_of, reads_answers
+from near.embedding.embed import embedder_of
 from near.embedding.missing import RowTexts, look_up
 from near.embedding.store import Store
 from near.report.compare import Group
@@ -36,13 +36,15 @@ class Pool:
     """The pool that the runs selected from.
 
     Attributes:
-        search: of the run by which it was loaded.
+        data: the group `data` of the run by which it was loaded.
+        search: of that run.
         fingerprint: of the rows, as that run recorded it.
         rows: the candidates.
         queries: None where no run has any.
         neighbours: the matrix; None where no run has one.
     """
 
+    data: DictConfig
     search: SearchSettings
     fingerprint: str
     rows: Rows
@@ -52,6 +54,8 @@ class Pool:
     @property
     def embedder(self) -> str:
         """The name of the embedder, for the page."""
+        if self.search.words is not None:
+            return "BM25"
         embedder = self.search.embedder
         return str(embedder.get("model") or embedder["_target_"].rpartition(".")[2])
 
@@ -99,7 +103,7 @@ def loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig]
     cfg = read_config(path)
     search = SearchSettings.of(cfg, cfg.cache_dir)
     needs = needs_of(cfg, selector_of(cfg.selector))
-    answers = run.metrics.selection_saw_them or needs.answers or reads_answers(cfg.embedder)
+    answers = run.metrics.selection_saw_them or needs.answers or search.reads_answers
     queries = load_queries(cfg.data, search.cache_dir, False, answers)
     material = Material.load(cfg.data, queries, search.cache_dir)
     rows = material.candidates
@@ -113,7 +117,7 @@ def loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig]
     if not needs.trains_on_queries:
         material = material.distinct(cfg.data, search, compute=False)
     neighbours = material.neighbours(search, compute=False) if queries is not None and needs.neighbours else None
-    return Pool(search, fingerprint, material.candidates, queries, neighbours)
+    return Pool(cfg.data, search, fingerprint, material.candidates, queries, neighbours)
 
 
 def stored_vectors(

@@ -32,6 +32,7 @@ from near.models.weights import weights_digest
 from near.selection.scoring.checkpoints import Checkpoint
 from near.selection.scoring.chunks import Chunks
 from near.selection.scoring.gradients import Moments, PerExample, Projection, moments_of
+from near.selection.scoring.precondition import preconditioned
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ class Scoring:
         epsilon: Adam's, outside (torch) or inside (the code of LESS) the root.
         modules: the linear layers whose gradients are taken; None: LoRA's.
         checkpoints: folders of checkpoints whose weights replace the model's, each weighted by its learning rate.
+        precondition: fisher: multiply the queries' gradients by the inverse of the pool's damped Fisher
+            (near/selection/scoring/precondition.py); None: no. Cached gradients stay valid.
+        damping: of the Fisher, in units of its mean eigenvalue.
         batch_tokens: tokens of a batch, padding included; see near/common/budget.py.
         chunk: rows of a chunk. A killed run loses the one in work and the one that is being written, or TOGETHER of
             each on an accelerator.
@@ -65,6 +69,8 @@ class Scoring:
     epsilon: Literal["outside", "inside"] = "outside"
     modules: list[str] | None = None
     checkpoints: list[str] | None = None
+    precondition: Literal["fisher"] | None = None
+    damping: Annotated[float, between(1e-9, 1e9)] = 0.1
     batch_tokens: BatchTokens = "auto"
     chunk: int = 128
 
@@ -72,6 +78,11 @@ class Scoring:
     def tokens_in_key(self) -> int:
         """What stands for `batch_tokens` in cache keys: never a measured number."""
         return BATCH_TOKENS if self.batch_tokens == "auto" else self.batch_tokens
+
+    @property
+    def fisher_damping(self) -> float | None:
+        """`damping`; None without a Fisher."""
+        return self.damping if self.precondition == "fisher" else None
 
 
 class Features:
@@ -97,11 +108,21 @@ class Features:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of rows of the pool and of the queries under one set of weights; `weight`: its share, of a sum of 1."""
+    """Gradients of rows of the pool and of the queries under one set of weights; `weight`: its share, of a sum of 1;
+    `damping`: see Scoring.fisher_damping."""
 
     weight: float
     pool: Features
     queries: Features
+    damping: float | None = None
+
+    def targets(self) -> np.ndarray:
+        """What the pool's unit features are multiplied with: the queries', preconditioned where `damping` is set,
+        float32 (n_queries, dim), each of length 1."""
+        queries = self.queries.matrix()
+        if self.damping is None:
+            return queries
+        return preconditioned(queries, self.pool, self.pool.rows, self.damping)
 
 
 class Scorer:
@@ -190,13 +211,14 @@ class Scorer:
         """Gradients of rows `ids` of the pool (with `adam` in Adam's direction) and plain ones of all queries: of the
         current model, or once for each checkpoint."""
         if not self.options.checkpoints:
-            yield Gradients(1.0, self.pool_gradients(model, optimizer, ids), self.query_gradients(model))
+            pool = self.pool_gradients(model, optimizer, ids)
+            yield Gradients(1.0, pool, self.query_gradients(model), self.options.fisher_damping)
             return
         for checkpoint in Checkpoint.all(self.options.checkpoints):
             with checkpoint.in_place(model):
                 moments = checkpoint.moments(model) if self.options.adam else None
                 pool = self.pool_gradients(model, moments, ids)
-                yield Gradients(checkpoint.weight, pool, self.query_gradients(model))
+                yield Gradients(checkpoint.weight, pool, self.query_gradients(model), self.options.fisher_damping)
 
     def pool_gradients(self, model, optimizer, ids: np.ndarray) -> Features:
         """Gradients of rows `ids` of the pool.

@@ -1,6 +1,7 @@
 """The contract of a selector."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from near.common.bounds import between
 from near.common.errors import UserError
 from near.common.moved import Contract
 from near.selection.round import Round, Subset
+from near.selection.selectors.tasks import Budgets, check_budgets
 
 if TYPE_CHECKING:
     from near.data.rows import Rows
@@ -32,6 +34,7 @@ class Selector(Contract, ABC):
     only_in_training: str | None = None  # the reason if select.py can't use it
     columns: tuple[str, ...] = ()  # further columns of the pool that it reads from round.columns
     query_columns: tuple[str, ...] = ()  # of the queries, from round.query_columns
+    budgets: Budgets | None = None  # of the queries' tasks
     trains_on_queries = False  # whether it selects the queries themselves, whose ids follow the pool's
 
     def __init__(self, subset_size: SubsetSize | None = None):
@@ -59,6 +62,16 @@ class Selector(Contract, ABC):
     def check_pool(self, pool: "Rows", eligible: np.ndarray) -> None:
         """Raise UserError for a pool that it can't use. Called before a model is loaded."""
         del pool, eligible
+
+    def check_queries(self, queries: "Rows | None", sizes: Sequence[int]) -> None:
+        """Raise UserError for queries that it can't use in rounds of `sizes` rows. Called before a model is loaded."""
+        if self.budgets is not None and queries is not None:
+            tasks = sorted(set(queries.sources(queries.eligible())))
+            check_budgets(self.budgets, tasks, sizes)
+
+    def check_columns(self, columns: Mapping[str, list], eligible: np.ndarray) -> None:
+        """Raise UserError for columns (round.columns) that it can't use. Called before a model is loaded."""
+        del columns, eligible
 
     @abstractmethod
     def select(self, round: Round) -> Subset:

@@ -4,8 +4,9 @@ import numpy as np
 
 from near.selection.round import Round, Subset
 from near.selection.selectors.base import SubsetSize
-from near.selection.selectors.less import Aggregate, Less, aggregated
+from near.selection.selectors.less import Aggregate, Less
 from near.selection.selectors.model import ShortlistOptions
+from near.selection.selectors.tasks import Budgets
 
 
 class ClusterLess(Less):
@@ -26,8 +27,9 @@ class ClusterLess(Less):
         clusters: int | None = None,
         cluster_size: int = 20,
         members: int = 2,
+        budgets: Budgets | None = None,
     ):
-        super().__init__(subset_size, shortlist, aggregate)
+        super().__init__(subset_size, shortlist, aggregate, budgets)
         self.clusters, self.cluster_size, self.members = clusters, cluster_size, members
 
     def select(self, round: Round) -> Subset:
@@ -40,8 +42,12 @@ class ClusterLess(Less):
         sizes = np.bincount(cluster)  # (n_clusters,)
         rank = np.arange(len(ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within the cluster, as `grouped`
         members = np.sort(grouped[rank < self.members])
-        means, task_sizes = self.task_means(round, ids[members], cluster[members])  # (n_tasks, n_clusters)
-        size = max(1, round.size * len(sizes) // len(ids))  # clusters that fill the round
-        scores = aggregated(means, task_sizes, self.aggregate, size)[cluster]  # (n_ids,)
-        best = order[np.argsort(-scores[order], kind="stable")][: round.size]
-        return Subset(ids[best], scores[best].astype(np.float32))
+        of_tasks = self.task_means(round, ids[members], cluster[members])  # of n_clusters groups
+        votes = max(1, round.size * len(sizes) // len(ids))  # clusters that fill the round
+
+        def rank(of_clusters: np.ndarray) -> Subset:
+            scores = of_clusters[cluster]  # (n_ids,)
+            best = order[np.argsort(-scores[order], kind="stable")][: round.size]
+            return Subset(ids[best], scores[best].astype(np.float32))
+
+        return self.ranked(of_tasks, round.size, votes, rank)

@@ -1,7 +1,7 @@
 """LESS: the rows whose gradients point where the target's do."""
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from near.selection.scoring.scoring import Gradients
 from near.selection.selectors.base import SubsetSize
 from near.selection.selectors.model import ModelSelector, ShortlistOptions
 from near.selection.selectors.ranking import best
+from near.selection.selectors.tasks import Budgets, in_turn, plain_budgets
 
 Aggregate = Literal["max", "mean", "vote"]
 
@@ -24,6 +25,7 @@ class Less(ModelSelector):
         mean: the mean over all queries.
         vote: how many tasks have a row among their best round.size (ICONS: Wu et al. 2025, arXiv 2501.00654); equal
             votes by the mean over tasks.
+    budgets: rows of each task, in turn (near/selection/selectors/tasks.py), instead of an aggregate.
     """
 
     requires = "gradients"
@@ -33,22 +35,33 @@ class Less(ModelSelector):
         subset_size: SubsetSize | None = None,
         shortlist: ShortlistOptions | None = None,
         aggregate: Aggregate = "max",
+        budgets: Budgets | None = None,
     ):
         super().__init__(subset_size, shortlist)
-        self.aggregate = aggregate
+        self.aggregate, self.budgets = aggregate, plain_budgets(budgets)
 
     def select(self, round: Round) -> Subset:
         ids = self.rows(round)
-        means, sizes = self.task_means(round, ids)
-        return best(ids, aggregated(means, sizes, self.aggregate, round.size), round.size)
+        of_tasks = self.task_means(round, ids)
+        return self.ranked(of_tasks, round.size, round.size, lambda scores: best(ids, scores, round.size))
+
+    def ranked(self, of_tasks: "TaskMeans", size: int, votes: int, rank: Callable[[np.ndarray], Subset]) -> Subset:
+        """At most `size` rows by their tasks' means: aggregated, or the tasks in turn under `budgets`.
+
+        Args:
+            votes: for how many rows each task votes; see aggregated.
+            rank: a subset, best first, by one score for each row of the means.
+        """
+        if self.budgets is None:
+            return rank(aggregated(of_tasks.means, of_tasks.sizes, self.aggregate, votes))
+        means, none = dict(zip(of_tasks.names, of_tasks.means, strict=True)), Subset(np.empty(0, dtype=np.int64))
+        return in_turn(self.budgets, of_tasks.names, size, lambda task: rank(means[task]) if task in means else none)
 
     def gradients(self, round: Round, ids: np.ndarray) -> Iterator[Gradients]:
         """Gradients of rows `ids` and of the queries, under each set of weights."""
         return round.scorer.gradients(round.model, round.optimizer, ids)
 
-    def task_means(
-        self, round: Round, ids: np.ndarray, group: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def task_means(self, round: Round, ids: np.ndarray, group: np.ndarray | None = None) -> "TaskMeans":
         """The mean cosine of each row with each task's queries, summed over checkpoints by their weights.
 
         Args:
@@ -57,14 +70,14 @@ class Less(ModelSelector):
             group: the group of each row, int64 (n_ids,): score each group's mean unit vector instead of each row.
 
         Returns:
-            means float32 (n_tasks, n_ids), or (n_tasks, n_groups); sizes int64 (n_tasks,), queries of each task. Tasks
-            without any direction (all zero) are left out, unless all are.
+            TaskMeans of n = n_ids rows or n_groups groups. Tasks without any direction (all zero) are left out, unless
+            all are.
         """
         sources = round.queries.sources(round.scorer.queries.eligible).astype(str)
-        _, task, sizes = np.unique(sources, return_inverse=True, return_counts=True)
+        names, task, sizes = np.unique(sources, return_inverse=True, return_counts=True)
         means = np.zeros((len(sizes), len(ids) if group is None else group.max() + 1), dtype=np.float32)
         for gradients in self.gradients(round, ids):
-            queries = gradients.queries.matrix()  # (n_queries, dim)
+            queries = gradients.targets()  # (n_queries, dim)
             target = np.zeros((len(sizes), queries.shape[1]), dtype=np.float32)
             np.add.at(target, task, queries)  # the mean of cosines is the cosine's product with the mean unit vector
             target /= sizes[:, None]  # (n_tasks, dim)
@@ -78,7 +91,17 @@ class Less(ModelSelector):
             lengths = np.linalg.norm(centres, axis=1, keepdims=True)
             means += gradients.weight * (target @ (centres / np.maximum(lengths, 1e-12)).T)
         directed = means.any(axis=1)
-        return (means[directed], sizes[directed]) if directed.any() else (means, sizes)
+        if not directed.any():
+            directed[:] = True
+        return TaskMeans(means[directed], sizes[directed], names[directed].tolist())
+
+
+class TaskMeans(NamedTuple):
+    """means: float32 (n_tasks, n); sizes: queries of each task, int64 (n_tasks,); names: of the tasks, in order."""
+
+    means: np.ndarray
+    sizes: np.ndarray
+    names: list[str]
 
 
 def aggregated(means: np.ndarray, sizes: np.ndarray, how: Aggregate, size: int) -> np.ndarray:

@@ -3,8 +3,9 @@
 import numpy as np
 
 from near.selection.round import Round, Subset
-from near.selection.selectors.base import Selector
+from near.selection.selectors.base import Selector, SubsetSize
 from near.selection.selectors.ranking import best
+from near.selection.selectors.tasks import Budgets, by_task, plain_budgets
 
 
 class MeanSim(Selector):
@@ -13,7 +14,14 @@ class MeanSim(Selector):
 
     needs_neighbours = True
 
+    def __init__(self, subset_size: SubsetSize | None = None, budgets: Budgets | None = None):
+        super().__init__(subset_size)
+        self.budgets = plain_budgets(budgets)
+
     def select(self, round: Round) -> Subset:
+        return by_task(self.budgets, round, round.size, self._by_mean)
+
+    def _by_mean(self, round: Round) -> Subset:
         means = round.similarity.means()[round.eligible]
         embedded = np.isfinite(means)
         return best(round.eligible[embedded], means[embedded], round.size)

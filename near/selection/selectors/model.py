@@ -76,13 +76,13 @@ def cheap_selector(choice: str | dict | Selector) -> Selector:
     return selector
 
 
-def named(name: str) -> DictConfig:
-    """The configuration of conf/selector/NAME.yaml."""
+def named(name: str, option: str = "shortlist.selector") -> DictConfig:
+    """The configuration of conf/selector/NAME.yaml. `option`: which has the name, for error messages."""
     known = [p.stem for p in sorted((CONF / "selector").glob("*.yaml"))]
     if name not in known:  # such as a path that leads elsewhere
-        raise UserError(f"shortlist.selector={name}: no such selector{did_you_mean(name, known)}")
+        raise UserError(f"{option}={name}: no such selector{did_you_mean(name, known)}")
     cfg: Any = OmegaConf.load(CONF / "selector" / f"{name}.yaml")
     parents = [parent for parent in cfg.pop("defaults", []) if parent != "_self_"]
     if any(not isinstance(parent, str) or "@" in parent for parent in parents):
-        raise UserError(f"shortlist.selector={name} sets more than a selector; use near, random, uot, ...")
-    return OmegaConf.merge(*map(named, parents), cfg)
+        raise UserError(f"{option}={name} sets more than a selector; use near, random, uot, ...")
+    return OmegaConf.merge(*(named(parent, option) for parent in parents), cfg)

@@ -8,6 +8,7 @@ from near.common.bounds import between
 from near.selection.round import Round, Subset
 from near.selection.selectors.base import Selector, SubsetSize
 from near.selection.selectors.ranking import drawn
+from near.selection.selectors.tasks import Budgets, by_task, plain_budgets
 
 if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
@@ -26,6 +27,8 @@ class Near(Selector):
             the beginning.
         sample: drawn without replacement, new in every round, with probability in proportion to exp(s / temperature),
             s being a row's highest similarity to any query (near/selection/selectors/ranking.py).
+    budgets: rows of each task of the queries, in turn (near/selection/selectors/tasks.py); None: each query has its
+        turn.
     mix: the share of a round that is filled with random rows, new in every round; they come last.
     """
 
@@ -37,8 +40,10 @@ class Near(Selector):
         policy: Literal["repeat", "advance", "sample"] = "repeat",
         temperature: Annotated[float, between(1e-4, 1e6)] = 0.05,
         mix: Annotated[float, between(0, 0.999)] = 0.0,
+        budgets: Budgets | None = None,
     ):
         super().__init__(subset_size)
+        self.budgets = plain_budgets(budgets)
         self.policy, self.temperature, self.mix = policy, temperature, mix
         self._walked: tuple | None = None  # a matrix, and what `walk` returns for it: the same in every round
 
@@ -48,7 +53,8 @@ class Near(Selector):
 
     def select(self, round: Round) -> Subset:
         size = max(1, round.size - round_half_up(self.mix * round.size))
-        ids, scores = self._near(round, size)
+        nearest = by_task(self.budgets, round, size, lambda part: Subset(*self._near(part, size)))
+        ids, scores = nearest.ids, nearest.scores
         if not self.mix:
             return Subset(ids, scores)
         share = round.size - size
@@ -90,12 +96,12 @@ def walk(neighbours: "Neighbours", n: int) -> tuple[np.ndarray, np.ndarray]:
         the distinct rows of the matrix in the order in which the walk first meets them, int64 (m,); each one's highest
         similarity to any query, float32 (m,).
     """
-    queries, width = neighbours.ids.shape
+    (queries, width), similarities = neighbours.ids.shape, neighbours.similarities
     first, best = np.full(n, queries * width), np.full(n, -np.inf, dtype=np.float32)
     for column in reversed(range(width)):
         ids = neighbours.ids[:, column]
         first[ids[::-1]] = column * queries + np.arange(queries)[::-1]  # the last assignment, of the first query, stays
-        np.maximum.at(best, ids, neighbours.scores[:, column])
+        np.maximum.at(best, ids, similarities[:, column])
     rows = np.flatnonzero(first < queries * width)
     rows = rows[np.argsort(first[rows])]
     return rows, best[rows]

@@ -25,6 +25,7 @@ from near.selection.scoring.scoring import Features, Gradients
 from near.selection.selectors.base import SubsetSize
 from near.selection.selectors.less import Aggregate, Less
 from near.selection.selectors.model import ShortlistOptions
+from near.selection.selectors.tasks import Budgets
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,9 @@ class Nice(Less):
         max_new_tokens: Annotated[int, between(1, 1_000_000)] = 64,
         reward: Literal["exact", "judge"] = "exact",
         judge: JudgeOptions | None = None,
+        budgets: Budgets | None = None,
     ):
-        super().__init__(subset_size, shortlist, aggregate)
+        super().__init__(subset_size, shortlist, aggregate, budgets)
         self.samples, self.temperature, self.max_new_tokens = samples, temperature, max_new_tokens
         self.reward, self.prompt = reward, (judge.get("prompt") if judge else None) or PROMPT
         self.judge = Judge(judge["server"], self.prompt, "selector.judge") if reward == "judge" else None
@@ -79,7 +81,8 @@ class Nice(Less):
 
     def gradients(self, round: Round, ids: np.ndarray) -> Iterator[Gradients]:
         """See Less.gradients: the queries' features are policy gradients."""
-        yield Gradients(1.0, round.scorer.pool_gradients(round.model, round.optimizer, ids), self.features(round))
+        pool = round.scorer.pool_gradients(round.model, round.optimizer, ids)
+        yield Gradients(1.0, pool, self.features(round), round.scorer.options.fisher_damping)
 
     def features(self, round: Round) -> Features:
         """The policy gradient of every query; cached by the weights, the seed and the round."""

@@ -8,6 +8,7 @@ from near.common.bounds import Share, between
 from near.selection.round import Round, Subset
 from near.selection.selectors.base import Selector, SubsetSize
 from near.selection.selectors.ranking import drawn
+from near.selection.selectors.tasks import Budgets, by_task, plain_budgets
 
 Scale = Annotated[float, between(1e-9, 1e9)]
 
@@ -17,6 +18,10 @@ class Transported(Selector):
     round.size have a positive probability, it selects all of them."""
 
     needs_neighbours = True
+
+    def __init__(self, subset_size: SubsetSize | None = None, budgets: Budgets | None = None):
+        super().__init__(subset_size)
+        self.budgets = plain_budgets(budgets)
 
     def probabilities(self, round: Round, ids: np.ndarray, distances: np.ndarray) -> np.ndarray:
         """The probability of every row of the pool, float64 (n,), with sum 1.
@@ -29,6 +34,9 @@ class Transported(Selector):
         raise NotImplementedError
 
     def select(self, round: Round) -> Subset:
+        return by_task(self.budgets, round, round.size, self._drawn)
+
+    def _drawn(self, round: Round) -> Subset:
         ids, distances = eligible_neighbours(round)
         if not len(ids):
             return Subset(np.empty(0, dtype=np.int64))
@@ -55,8 +63,9 @@ class Tsds(Transported):
         C: Scale = 5.0,
         sigma: float = 0.75,
         kde_K: int = 1000,
+        budgets: Budgets | None = None,
     ):
-        super().__init__(subset_size)
+        super().__init__(subset_size, budgets)
         self.alpha, self.C, self.sigma, self.kde_K = alpha, C, sigma, kde_K
 
     def probabilities(self, round: Round, ids: np.ndarray, distances: np.ndarray) -> np.ndarray:
@@ -77,8 +86,14 @@ class KnnUniform(Transported):
     A query with fewer rows than K spreads its mass over all of them, and adds no more to the sum.
     """
 
-    def __init__(self, subset_size: SubsetSize | None = None, alpha: Share = 0.6, C: Scale = 5.0):
-        super().__init__(subset_size)
+    def __init__(
+        self,
+        subset_size: SubsetSize | None = None,
+        alpha: Share = 0.6,
+        C: Scale = 5.0,
+        budgets: Budgets | None = None,
+    ):
+        super().__init__(subset_size, budgets)
         self.alpha, self.C = alpha, C
 
     def probabilities(self, round: Round, ids: np.ndarray, distances: np.ndarray) -> np.ndarray:
@@ -106,7 +121,7 @@ def eligible_neighbours(round: Round) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(~allowed, axis=1, kind="stable")
     allowed = np.take_along_axis(allowed, order, axis=1)
     ids = np.where(allowed, np.take_along_axis(ids, order, axis=1), -1)
-    scores = np.take_along_axis(round.neighbours.scores, order, axis=1).astype(np.float64)
+    scores = np.take_along_axis(round.neighbours.similarities, order, axis=1).astype(np.float64)
     distances = np.where(allowed, np.sqrt(np.maximum(2 - 2 * scores, 0)), np.inf)
     matched = allowed.any(axis=1)
     return ids[matched], distances[matched]

@@ -9,6 +9,7 @@ from near.common.bounds import between
 from near.common.processes import is_main
 from near.selection.round import Round, Subset
 from near.selection.selectors.base import Selector, SubsetSize
+from near.selection.selectors.tasks import Budgets, by_task, plain_budgets
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +34,17 @@ class Uot(Selector):
         epsilon: Annotated[float, between(1e-9, 1e9)] = 0.01,
         reg_queries: Annotated[float, between(1e-12, 1e9)] | None = None,
         reg_rows: Annotated[float, between(1e-12, 1e9)] = 0.0001,
+        budgets: Budgets | None = None,
     ):
         super().__init__(subset_size)
+        self.budgets = plain_budgets(budgets)
         self.epsilon, self.reg_queries, self.reg_rows = epsilon, reg_queries, reg_rows
 
     def select(self, round: Round) -> Subset:
-        ids, scores = round.neighbours.ids, round.neighbours.scores.astype(np.float64)
+        return by_task(self.budgets, round, round.size, self._transported)
+
+    def _transported(self, round: Round) -> Subset:
+        ids, scores = round.neighbours.ids, round.neighbours.similarities.astype(np.float64)
         query, column = np.nonzero(np.isin(ids, round.eligible))
         rows, target = np.unique(ids[query, column], return_inverse=True)
         queries, source = np.unique(query, return_inverse=True)

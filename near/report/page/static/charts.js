@@ -23,7 +23,7 @@
     for (const trace of figure.data) {
       (trace.x || []).forEach((x, i) => {
         const arms = trace.error_x; // a dot with its interval
-        const values = arms ? [[`${(x - arms.arrayminus[i]).toFixed(4)} to ${(x + arms.array[i]).toFixed(4)}`, x]] : trace.type === "heatmap" ? trace.z[i].map((z, j) => [`${x}, ${trace.y[j]}`, z]) : [[x, trace.y[i]]];
+        const values = arms ? [[`${(x - arms.arrayminus[i]).toFixed(4)} to ${(x + arms.array[i]).toFixed(4)}`, x]] : trace.type === "heatmap" ? trace.z[i].map((z, j) => [`${x}, ${trace.y[j]}`, z]) : trace.orientation === "h" ? [[trace.y[i], x]] : [[x, trace.y[i]]];
         for (const [name, value] of values) {
           const cells = [trace.name || "", name, value === null ? "-" : value];
           body.append(near.element("tr", {}, ...cells.map((c) => near.element("td", {}, decoded(c)))));

@@ -17,7 +17,7 @@ if (near.data.map) {
 
   document.getElementById("map").hidden = false;
   const placed = ids.length < map.of ? `${ids.length.toLocaleString("en")} of ${map.of.toLocaleString("en")} rows: those that were taken, the queries' nearest, and others at random.` : `All ${map.of.toLocaleString("en")} rows.`;
-  document.getElementById("map-note").textContent = `${placed} Rows whose embeddings by ${map.embedder} are alike lie close together. Large dots were picked by a selector and trained on (rows that only a warm-up drew are not marked), crosses are queries.`;
+  document.getElementById("map-note").textContent = `${placed} Rows whose embeddings by ${map.embedder} are alike lie close together. Large dots ${map.marked}, crosses are queries.`;
 
   const fit = () => Math.min(width, height) * 0.47 / 32000;
   const redraw = () => { if (!waiting) { waiting = true; requestAnimationFrame(draw); } };

@@ -1,0 +1,270 @@
+"""Selectors over many targets: in how many each beats random rows and the base model, and by how much on average.
+
+A target is what runs were evaluated on; a method is a selector with its settings, whatever the data. The unit of the
+verdict is the target: a method's value on one is the mean over seeds of its target loss minus random rows'.
+"""
+
+import statistics
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import rankdata
+
+from near.evaluation.intervals import holds_zero, over_targets
+from near.evaluation.power import detectable, needed, smallest_effect_over_targets
+from near.report.compare import (
+    BASELINE,
+    NOTHING,
+    Difference,
+    Group,
+    Interval,
+    baseline_of,
+    beside_base,
+    beside_random,
+    label_of,
+    settings_of,
+)
+from near.report.runs import Run
+
+LEAST = 5  # targets for a verdict
+TOO_FEW = "too few targets"
+BASE = "base"
+HEADS = ("selection", "targets", f"below {BASELINE}", "better / worse", f"vs. {BASELINE}", "verdict", "could show")
+HEADS += ("vs. base", "below base", "mean rank", "selection (s)", "gain / s")
+
+
+@dataclass
+class Target:
+    """What some runs were evaluated on. `groups`: by the label of their method."""
+
+    label: str
+    groups: dict[str, Group] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A selection over the targets that have both it and random rows; all arrays are (n_targets,).
+
+    Attributes:
+        targets: their labels.
+        differences: to random rows, over seeds.
+        base: target loss minus the base model's; NaN where a run did not evaluate it.
+        rank: the mean rank of its target loss among the selections, 1 the lowest, over targets that have all of them;
+            None without any.
+        seconds: of a run's selections, embedding and searching included; None where it was not recorded.
+    """
+
+    label: str
+    targets: list[str]
+    differences: list[Difference]
+    base: np.ndarray
+    rank: float | None
+    seconds: float | None
+
+    @property
+    def values(self) -> np.ndarray:
+        """Target loss minus random rows', float64 (n_targets,)."""
+        return np.array([one.mean for one in self.differences])
+
+    @property
+    def interval(self) -> Interval:
+        """The 95% interval of their mean (near/evaluation/intervals.py); None for a single target."""
+        return interval_of(self.values)
+
+    @property
+    def verdict(self) -> str:
+        """better or worse only where the interval over at least LEAST targets excludes zero."""
+        if len(self.values) < LEAST:
+            return TOO_FEW
+        if self.interval is None or holds_zero(self.interval):
+            return NOTHING
+        return "worse" if self.values.mean() > 0 else "better"
+
+    def count(self, verdict: str) -> int:
+        """On how many targets alone that is the verdict over its seeds and examples."""
+        return sum(one.verdict == verdict for one in self.differences)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """targets: in the order of their jobs. methods: without random rows, in the order of the groups."""
+
+    targets: list[Target]
+    methods: list[Method]
+
+    def __bool__(self) -> bool:
+        return len(self.targets) > 1 and bool(self.methods)
+
+
+def targets_of(groups: list[Group]) -> Targets:
+    """The targets and methods of `groups`, as of compare.groups_of; empty for a single target."""
+    by_target: dict[tuple, list[Group]] = {}
+    for group in groups:
+        by_target.setdefault(group.one.evaluated, []).append(group)
+    if len(by_target) < 2:
+        return Targets([], [])
+    labels = _labels(by_target)
+    methods = _methods(groups)
+    targets = [
+        Target(label, {methods[id(group)]: group for group in same})
+        for label, same in zip(labels, by_target.values(), strict=True)
+    ]
+    names = list(dict.fromkeys(methods[id(group)] for group in groups))
+    ranks = _ranks(targets, names)
+    found = [_method(name, targets, groups, ranks.get(name)) for name in names]
+    return Targets(targets, [method for method in found if method is not None])
+
+
+def _labels(by_target: dict[tuple, list[Group]]) -> list[str]:
+    """The values of the overrides that only one target's runs have in common; else the evaluated rows' fingerprint."""
+    typed = [set.intersection(*(run.typed for g in same for run in g.runs.values())) for same in by_target.values()]
+    shared = set.intersection(*typed)
+    labels = []
+    for words, evaluated in zip(typed, by_target, strict=True):
+        apart = sorted(word for word in words - shared if word.startswith("data"))
+        labels.append(" ".join(word.partition("=")[2] for word in apart) or str(evaluated[0])[:8])
+    if len(set(labels)) < len(labels):
+        labels = [f"{label} {str(of[0])[:8]}" for label, of in zip(labels, by_target, strict=True)]
+    return labels
+
+
+def _methods(groups: list[Group]) -> dict[int, str]:
+    """The label of each group's method, by id(group)."""
+    kinds: dict[str, tuple[str, dict, dict]] = {}
+    keys = {}
+    for group in groups:
+        settings = {k: v for k, v in settings_of(group.one).items() if not k.startswith("data.")}
+        key = keys[id(group)] = repr((group.one.selector, sorted(settings.items()), group.one.metrics.model))
+        runs = {(group.one.evaluated, seed): run for seed, run in group.runs.items()}
+        kinds.setdefault(key, (group.one.selector, settings, {}))[2].update(runs)
+    labels = {key: label_of(kind, list(kinds.values())) for key, kind in kinds.items()}
+    return {group: labels[key] for group, key in keys.items()}
+
+
+def _ranks(targets: list[Target], names: list[str]) -> dict[str, float]:
+    whole = [target for target in targets if all(name in target.groups for name in names)]
+    if not whole:
+        return {}
+    losses = np.array([[_loss(target.groups[name]) for name in names] for target in whole])  # (n_targets, n_methods)
+    return dict(zip(names, rankdata(losses, axis=1).mean(axis=0).tolist(), strict=True))
+
+
+def _method(name: str, targets: list[Target], groups: list[Group], rank: float | None) -> Method | None:
+    """None for random rows themselves, and where no target has random rows beside it."""
+    labels, differences, base, seconds = [], [], [], []
+    for target in targets:
+        group = target.groups.get(name)
+        other = None if group is None else baseline_of(group, groups)
+        if group is None or other is None or other is group or (difference := beside_random(group, other)) is None:
+            continue
+        labels.append(target.label)
+        differences.append(difference)
+        beside = beside_base(group)
+        base.append(np.nan if beside is None else beside.mean)
+        seconds.append(group.mean(_selection_seconds))
+    if not differences:
+        return None
+    cost = None if None in seconds else statistics.mean(s for s in seconds if s is not None)
+    return Method(name, labels, differences, np.array(base), rank, cost)
+
+
+def _selection_seconds(run: Run) -> float | None:
+    return None if run.selecting is None else run.selecting + sum(run.preparing or (0.0, 0.0))
+
+
+def _loss(group: Group) -> float:
+    return statistics.mean(run.metrics.target_loss for run in group.runs.values())
+
+
+def table(found: Targets) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells: a row for each method."""
+    return list(HEADS), [_cells(method) for method in found.methods]
+
+
+def _cells(method: Method) -> list[str]:
+    values, base = method.values, method.base[~np.isnan(method.base)]
+    smallest = detectable(values, smallest_effect_over_targets)
+    gain = None if not method.seconds else -values.mean() / method.seconds
+    return [
+        method.label,
+        str(len(values)),
+        str(int((values < 0).sum())),
+        f"{method.count('better')} / {method.count('worse')}",
+        _mean(values),
+        method.verdict,
+        "-" if smallest is None else f"{smallest:.4f}",
+        _mean(base) if len(base) else "-",
+        f"{int((base < 0).sum())} of {len(base)}" if len(base) else "-",
+        "-" if method.rank is None else f"{method.rank:.1f}",
+        "-" if method.seconds is None else f"{method.seconds:.1f}",
+        "-" if gain is None else f"{gain:+.4f}",
+    ]
+
+
+def interval_of(values: np.ndarray) -> Interval:
+    return tuple(over_targets(values).tolist()) if len(values) > 1 else None
+
+
+def _mean(values: np.ndarray) -> str:
+    interval = interval_of(values)
+    return f"{values.mean():+.4f}" + (f" [{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else "")
+
+
+def grid(found: Targets) -> tuple[list[str], list[list[str]]]:
+    """The difference to random rows of each method on each target, with the sign of its verdict there; a row for each
+    target."""
+    heads = ["target", *(method.label for method in found.methods)]
+    marks = {"better": " ↓", "worse": " ↑"}
+    cells = []
+    for target in found.targets:
+        row = [target.label]
+        for method in found.methods:
+            one = dict(zip(method.targets, method.differences, strict=True)).get(target.label)
+            row.append("-" if one is None else f"{one.mean:+.3f}{marks.get(one.verdict, '')}")
+        cells.append(row)
+    return heads, cells
+
+
+def answer(found: Targets) -> str:
+    """Which methods are better than random rows over the targets, in a sentence or two."""
+    by = {v: [m for m in found.methods if m.verdict == v] for v in ("better", "worse", NOTHING, TOO_FEW)}
+    sentences = []
+    if by["better"]:
+        sentences.append(f"Better than {BASELINE} rows over targets: {_listed(by['better'])}.")
+    if by["worse"]:
+        sentences.append(f"Worse: {_listed(by['worse'])}.")
+    if by[NOTHING]:
+        sentences.append(f"No difference shown: {_listed(by[NOTHING])}.")
+    if by[TOO_FEW]:
+        fewest = min(len(m.values) for m in by[TOO_FEW])
+        sentences.append(f"{fewest} targets are too few for a verdict over targets (at least {LEAST} are needed).")
+    return " ".join(sentences)
+
+
+def _listed(methods: list[Method]) -> str:
+    return ", ".join(
+        f"{m.label} ({m.values.mean():+.4f}, below in {int((m.values < 0).sum())} of {len(m.values)})" for m in methods
+    )
+
+
+def notes(found: Targets) -> list[str]:
+    """How to read the tables."""
+    lines = [
+        f"vs. {BASELINE}, vs. base: the mean over targets of the target loss minus that of {BASELINE} rows and of the "
+        "untrained model, with its 95% interval over targets (Student's t, widened where the differences are skewed); "
+        "below zero is better. below: on how many targets the mean loss is lower; better / worse: on how many the "
+        "seeds and examples of that target alone show it.",
+        "could show: the smallest true mean difference that so many targets, varying like these, show in four of five "
+        f"cases. gain / s: nats below {BASELINE} rows for each second of selection, embedding and searching counted in "
+        "full.",
+    ]
+    for method in found.methods:
+        if method.verdict == NOTHING and (count := needed(method.values)) is not None:
+            lines.append(
+                f"{method.label}: about {count} targets would show a mean difference as large as the one seen."
+            )
+    whole = {label for method in found.methods for label in method.targets}
+    for method in found.methods:
+        if lacking := sorted(whole - set(method.targets)):
+            lines.append(f"{method.label}: without {', '.join(lacking[:5])}{' and others' * (len(lacking) > 5)}.")
+    return lines
