@@ -277,6 +277,9 @@ def identity(cfg: DictConfig) -> dict:
             node = node.get(parent) or {}
         if isinstance(node.get(group), dict):
             node[group] = {k: v for k, v in node[group].items() if k not in keys}
+    data = values.get("data", {})
+    if (data.get("decontaminate") or {}).get("action") != "drop":  # the rows are the same
+        data.pop("decontaminate", None)
     return class_names(as_before(values))
 
 

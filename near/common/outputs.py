@@ -36,8 +36,8 @@ WRITES = {  # script to patterns of the files in its output folder
     "merge": ("merge.json",),
     "report": ("report.html", "report.json"),
     "select": (
-        *("manifest.json", "top_indices.npy", "top_scores.npy", "query_scales.npy", "contaminated.jsonl", *SUBSET),
-        SELECTION_PAGE,
+        *("manifest.json", "top_indices.npy", "top_scores.npy", "query_scales.npy", "contaminated.jsonl"),
+        *(*SUBSET, SELECTION_PAGE),
     ),
     "train": (
         *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),

@@ -11,8 +11,8 @@ with a part, in the words of near/data/words.py, if
               2024, section 3.2; 8-grams of Llama 3, Dubey et al. 2024, section 5.1.4).
 
 Sequences that are templates do not count (near/data/ngrams.py). If nothing overlaps, 13 words are tried with numbers
-masked, and the overlap is marked `other_numbers`: fewer words are alike in most arithmetic. Out of reach are other
-words for the same thing, translations, other spellings, and words in another order; embeddings see some of these
+masked, and the overlap is marked `other_numbers`: fewer words are alike in most arithmetic. Out of reach are other words
+for the same thing, translations, other spellings, and words in another order; embeddings see some of these
 (near/searching/contamination.py).
 """
 

@@ -68,7 +68,9 @@ def select(cfg: DictConfig, output_dir: Path) -> Selection | None:
     if export.needs_matrix:
         width_of(cfg.max_K, len(material.candidates.eligible()))
     if cfg.dry_run:
-        return _dry_run(search, export, material, cfg.data.dedup) if is_main() else None
+        if is_main():
+            _dry_run(search, export, material, cfg.data.dedup)
+        return None
     if cfg.page:
         names = [name for name in cfg.data.get("labels") or () if name != SOURCE]
         columns_of(cfg.data, material.candidates, names, cache_dir)  # raises for a mistyped name

@@ -45,9 +45,9 @@ class ClusterLess(Less):
         of_tasks = self.task_means(round, ids[members], cluster[members])  # of n_clusters groups
         votes = max(1, round.size * len(sizes) // len(ids))  # clusters that fill the round
 
-        def rank(of_clusters: np.ndarray) -> Subset:
+        def by_cluster(of_clusters: np.ndarray) -> Subset:
             scores = of_clusters[cluster]  # (n_ids,)
             best = order[np.argsort(-scores[order], kind="stable")][: round.size]
             return Subset(ids[best], scores[best].astype(np.float32))
 
-        return self.ranked(of_tasks, round.size, votes, rank)
+        return self.ranked(of_tasks, round.size, votes, by_cluster)

@@ -56,7 +56,8 @@ def _rows(rng: np.random.Generator, words: Sequence[str], cells: Sequence[Cell],
     shapes = [SHAPES[i] for i in (turns + shift[at]) % len(SHAPES)]
     lists = _lists(rng, words, [length for length, _ in shapes])
     for cell, (_, form), items in zip(order[at], shapes, lists, strict=True):
-        yield row(*cells[cell], form, items)
+        skill, wording = cells[cell]
+        yield row(skill, wording, form, items)
 
 
 def _lists(rng: np.random.Generator, words: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:
