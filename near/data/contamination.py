@@ -11,8 +11,8 @@ with a part, in the words of near/data/words.py, if
               2024, section 3.2; 8-grams of Llama 3, Dubey et al. 2024, section 5.1.4).
 
 Sequences that are templates do not count (near/data/ngrams.py). If nothing overlaps, 13 words are tried with numbers
-masked, and the overlap is marked `other_numbers`: fewer words are alike in most arithmetic. Out of reach are other words
-for the same thing, translations, other spellings, and words in another order; embeddings see some of these
+masked, and the overlap is marked `other_numbers`: fewer words are alike in most arithmetic. Out of reach are other
+words for the same thing, translations, other spellings, and words in another order; embeddings see some of these
 (near/searching/contamination.py).
 """
 
@@ -204,6 +204,7 @@ class _Equal:
         for number, part in enumerate(parts):
             if len(part.words) >= SHORT or part.name != "answer":
                 self._by_words[" ".join(part.words)].append(number)
+        self._lengths = {len(part.words) for part in parts}
 
     def scan(self, row: int, chat: list[Message], turns: list[list[str]]) -> None:
         """turns: the words of _texts(chat)."""
@@ -211,6 +212,8 @@ class _Equal:
         asked = [turn for turn, role in zip(turns, roles, strict=True) if role == "user"]
         whole = [word for turn in asked for word in turn]
         for turn, role in [*zip(turns, roles, strict=True), *([(whole, "user")] if len(asked) > 1 else [])]:
+            if len(turn) not in self._lengths:
+                continue
             for number in self._by_words.get(" ".join(turn), ()):
                 part = self.parts[number]
                 if len(turn) >= SHORT or (part.name == "prompt") == (role == "user"):

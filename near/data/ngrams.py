@@ -105,6 +105,8 @@ class Ngrams:
             return
         likely = self._bits[hashes >> SHIFT]  # few others are left for the search among the keys
         starts, hashes = starts[likely], hashes[likely]
+        if not len(starts):
+            return
         places = np.minimum(np.searchsorted(self._keys, hashes), len(self._keys) - 1)
         hit = self._keys[places] == hashes
         pairs = np.unique(places[hit] << 32 | rows[starts[hit]])  # by key
