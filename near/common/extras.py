@@ -24,6 +24,7 @@ EXTRAS = {
     "sweeps": ("submitit", "hydra_plugins.hydra_optuna_sweeper"),
     "lm-eval": ("lm_eval",),
     "maths": ("math_verify", "latex2sympy2_extended"),
+    "reasoning": ("reasoning_gym",),
 }
 
 

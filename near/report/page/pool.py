@@ -52,8 +52,8 @@ class Pool:
     neighbours: "Neighbours | None"
 
     @property
-    def compared_by(self) -> str:
-        """What the neighbours' scores are from, for the page."""
+    def similarity(self) -> str:
+        """The name of what compared queries and rows, for the page."""
         return self.embedder if self.search.words is None else "BM25"
 
     @property
