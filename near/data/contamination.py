@@ -112,19 +112,19 @@ def with_overlaps(rows: Rows, overlaps: list[Overlap], data: DictConfig) -> Rows
 
 
 def write_overlaps(folder: Path, rows: Rows) -> dict | None:
-    """Write contaminated.jsonl of a pool into `folder`, empty if nothing overlaps.
+    """Write contaminated.jsonl of a pool into `folder`, unless nothing overlaps.
 
     Returns:
-        its counts: rows of the pool, how many of them were left out, held-out rows by set, and overlaps by kind; None,
-        and no file, if the pool was not compared.
+        its counts: rows of the pool, how many of them were left out, held-out rows by set, and overlaps by kind; None
+        if the pool was not compared.
     """
     if rows.overlaps is None:
         return None
     out = np.zeros(len(rows), dtype=bool) if rows.excluded is None else rows.excluded
     lines = [dataclasses.replace(one, left_out=bool(out[one.row])) for one in rows.overlaps]
     lines.sort(key=lambda one: (one.row, one.set, one.held_out_row, one.part or ""))
-    write_jsonl(folder / CONTAMINATED, (one.to_json() for one in lines))
     if lines:
+        write_jsonl(folder / CONTAMINATED, (one.to_json() for one in lines))
         log.info(f"wrote {folder / CONTAMINATED}: rows of the pool that resemble held-out rows")
     return {
         "rows": len({one.row for one in lines}),
@@ -204,6 +204,7 @@ class _Equal:
         for number, part in enumerate(parts):
             if len(part.words) >= SHORT or part.name != "answer":
                 self._by_words[" ".join(part.words)].append(number)
+        self._lengths = {len(part.words) for part in parts}
 
     def scan(self, row: int, chat: list[Message], turns: list[list[str]]) -> None:
         """turns: the words of _texts(chat)."""
@@ -211,6 +212,8 @@ class _Equal:
         asked = [turn for turn, role in zip(turns, roles, strict=True) if role == "user"]
         whole = [word for turn in asked for word in turn]
         for turn, role in [*zip(turns, roles, strict=True), *([(whole, "user")] if len(asked) > 1 else [])]:
+            if len(turn) not in self._lengths:
+                continue
             for number in self._by_words.get(" ".join(turn), ()):
                 part = self.parts[number]
                 if len(turn) >= SHORT or (part.name == "prompt") == (role == "user"):

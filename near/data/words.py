@@ -10,12 +10,11 @@ UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf"
     "\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-# Removed without splitting a word: apostrophes in words, commas of thousands, spaces around operators between numbers,
-# and invisible characters
-GLUED = re.compile(
-    r"(?<=\w)['’ʼ](?=\w)|(?<=\d),(?=\d{3}(?!\d))|(?<=\d) +(?=[-*/] *\d)|(?<=[-*/]) +(?=\d)"
-    "|[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
-)
+# Removed without splitting a word: invisible characters, apostrophes, commas of thousands, spaces around operators
+INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+APOSTROPHE = re.compile(r"['’ʼ](?=\w)")
+THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
+OPERATOR = re.compile(r"(\d) *([-*/]) *(?=\d)")
 NUMBER = re.compile(r"\d[\d.:/*-]*")
 
 
@@ -28,7 +27,8 @@ def words(text: str) -> list[str]:
     >>> words("What's 1,000 + 2.5?")
     ['whats', '1000', '+', '2.5']
     """
-    return _words(text.isascii()).findall(GLUED.sub("", _folded(text)))
+    text = OPERATOR.sub(r"\1\2", THOUSANDS.sub("", APOSTROPHE.sub("", _folded(text))))
+    return _words(text.isascii()).findall(text)
 
 
 def pieces(text: str) -> list[str]:
@@ -43,7 +43,7 @@ def pieces(text: str) -> list[str]:
 def _folded(text: str) -> str:
     if text.isascii():
         return text.lower()
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return INVISIBLE.sub("", unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()))
 
 
 @functools.cache

@@ -201,7 +201,7 @@ def notes(runs: list[Run]) -> list[str]:
         )
     if not any(g.one.selector == BASELINE for g in groups):
         lines.append(f"No run on random rows is among these: add selector={BASELINE} to see what choosing was worth.")
-    lines += powers(groups)
+    lines += powers(groups) if len(groups) <= MANY else []
     if prepared := _prepared(groups):
         lines.append(prepared)
     if any("picked" in _distinct(g) for g in groups):
