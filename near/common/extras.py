@@ -11,7 +11,7 @@ EXTRAS = {
         "transformers",
     ),
     "train": ("accelerate", "cloudpickle", "gguf", "joblib", "matplotlib", "peft", "rapidfuzz", "regex", "scipy"),
-    "bm25": ("bm25s", "regex", "scipy"),
+    "bm25": ("bm25s", "scipy"),
     "report": ("jinja2", "plotly", "sklearn"),
     "wandb": ("wandb",),
     "tensorboard": ("tensorboard",),
@@ -24,6 +24,7 @@ EXTRAS = {
     "sweeps": ("submitit", "hydra_plugins.hydra_optuna_sweeper"),
     "lm-eval": ("lm_eval",),
     "maths": ("math_verify", "latex2sympy2_extended"),
+    "reasoning": ("reasoning_gym",),
 }
 
 

@@ -46,11 +46,18 @@ class Decontaminate(TypedDict):
 
 class Data(TypedDict):
     target: NotRequired[str]
+    tasks: NotRequired[dict]
     rows: NotRequired[Annotated[int, between(500, 50_000)]]
     query_rows: NotRequired[Annotated[int, between(1, 1_000)]]
     eval_rows: NotRequired[Annotated[int, between(1, 1_000)]]
     left_out: NotRequired[list | None]
     noise: NotRequired[Share]
+    rows_per_task: NotRequired[Annotated[int, between(1, 1_000)]]
+    own_rows: NotRequired[Annotated[int, between(0, 1_000)]]
+    difficulty: NotRequired[Annotated[int, between(0, 2)]]
+    difficulties: NotRequired[list[Annotated[int, between(0, 2)]]]
+    longest: NotRequired[Annotated[int, between(50, 100_000)]]
+    tasks: NotRequired[list[str] | None]
     data_seed: NotRequired[Seed]
     folder: NotRequired[str]
     candidates: Source

@@ -1,9 +1,10 @@
-"""Words of a text as near/data/contamination.py compares them."""
+"""Words of a text, as near/data/contamination.py and near/searching/bm25.py compare them."""
 
 import functools
 import re
 import unicodedata
 
+VERSION = 4  # of `words` and `pieces`, part of the keys of what is computed from them
 # Scripts without spaces between words (Han, kana, bopomofo, Thai, Lao, Khmer, Myanmar): each character is a word
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf"
@@ -26,6 +27,24 @@ def words(text: str) -> list[str]:
     >>> words("What's 1,000 + 2.5?")
     ['whats', '1000', '+', '2.5']
     """
+<<<<<<< HEAD
+    return _words(text.isascii()).findall(GLUED.sub("", _folded(text)))
+
+
+def pieces(text: str) -> list[str]:
+    """The runs of letters and digits of a text, folded as its words are; texts about dates or sums then share some.
+
+    >>> pieces("What's 1974-07-11 + x_2?")
+    ['what', 's', '1974', '07', '11', 'x', '2']
+    """
+    return _runs(text.isascii()).findall(_folded(text))
+
+
+def _folded(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+=======
     ascii_only = text.isascii()
     if ascii_only:
         text = text.lower()
@@ -34,17 +53,29 @@ def words(text: str) -> list[str]:
         text = INVISIBLE.sub("", text)
     text = OPERATOR.sub(r"\1\2", THOUSANDS.sub("", APOSTROPHE.sub("", text)))
     return _pattern(ascii_only).findall(text)
+>>>>>>> leaks
 
 
 @functools.cache
-def _pattern(ascii_only: bool) -> re.Pattern:
-    letter, alone = "[^\\W_]", ""
-    if not ascii_only:
-        # accents and vowel signs belong to the letter before them; \w leaves them out
-        marks = "".join(c for c in map(chr, range(0x300, 0xFFFF)) if unicodedata.category(c)[0] == "M")
-        letter, alone = f"(?:[^\\W_{UNSPACED}]|(?![{UNSPACED}])[{marks}])", f"|[{UNSPACED}]"
+def _words(ascii_only: bool) -> re.Pattern:
+    letter, alone = _letters(ascii_only)
     operator = r"(?<=[\w)\s])[+=<>^%×÷](?=[\s(\w])"
     return re.compile(rf"{letter}+(?:(?<=\d)[.:/*-](?=\d){letter}+)*{alone}|{operator}")
+
+
+@functools.cache
+def _runs(ascii_only: bool) -> re.Pattern:
+    letter, alone = _letters(ascii_only)
+    return re.compile(f"{letter}+{alone}")
+
+
+def _letters(ascii_only: bool) -> tuple[str, str]:
+    """Patterns: a letter or digit of a word, and an alternative for characters that are words."""
+    if ascii_only:
+        return "[^\\W_]", ""
+    # accents and vowel signs belong to the letter before them; \w leaves them out
+    marks = "".join(c for c in map(chr, range(0x300, 0xFFFF)) if unicodedata.category(c)[0] == "M")
+    return f"(?:[^\\W_{UNSPACED}]|(?![{UNSPACED}])[{marks}])", f"|[{UNSPACED}]"
 
 
 def masked(word: str) -> str:

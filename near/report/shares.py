@@ -26,7 +26,7 @@ NOTE = (
 
 OVER_TARGETS = (
     "own: the mean over targets of the share of rows with the value that most rows of the target have; above: on how "
-    "many targets it is above the pool's share by more than chance. report.html has every target's shares."
+    "many targets it is above the pool's share by more than chance."
 )
 
 
@@ -243,7 +243,9 @@ def show(targets: Sequence[TargetShares]) -> None:
     out.print("What did the selections look at?", markup=False)
     if len(targets) > 1:
         out.print(table(*over_targets(targets), breaking=None))
-        out.print(OVER_TARGETS, style="dim", markup=False, soft_wrap=True)
+        out.print(
+            f"{OVER_TARGETS} report.html has the shares for each target.", style="dim", markup=False, soft_wrap=True
+        )
         return
     (of,) = targets
     for one in of.shares:

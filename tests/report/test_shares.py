@@ -166,6 +166,19 @@ def test_hostile_labels_are_text(capsys):
     assert "\x1b" not in printed and "[bold]" in printed, printed
 
 
+def test_rows_that_are_left_out_keep_their_place(tmp_path):
+    write_rows(
+        tmp_path / "p.jsonl", [{"instruction": "a", "output": "b", "k": 1}, 7, {"instruction": "cd", "output": "e"}]
+    )
+    words = ("data=files", f"data.candidates.path={tmp_path}/p.jsonl", "data.on_error=skip", "data.labels=[k,source]")
+    cfg = configured("select", *words)
+    pool = load(cfg.data, "candidates", str(tmp_path / "cache"))
+    assert characters(pool).tolist() == [2, 0, 3]
+    labels = labels_of(cfg.data, pool, None, str(tmp_path / "cache"))
+    assert [(one.name, one.pool.sum()) for one in labels] == [("k", 2), ("source", 2), ("length", 2)]
+    assert labels[0].values == ["1", "(none)"]
+
+
 def test_labels_of_rows(tmp_path):
     def row(i: int, **more) -> dict:
         return {"instruction": f"sum {i}", "output": "x" * (i + 1), "domain": "ab"[i % 2], **more}

@@ -23,6 +23,7 @@ from near.common.files import cache_folder, file_digest
 
 if TYPE_CHECKING:
     from near.data.builtin.crossed.options import CrossedOptions
+    from near.data.builtin.reasoning.options import ReasoningOptions
 
 log = logging.getLogger(__name__)
 
@@ -103,13 +104,24 @@ def _generated(path: str) -> tuple[str, Make] | None:
 
         options = CrossedOptions.of(text)
         return options.folder, functools.partial(_crossed, options)
-    raise UserError(f"{path}: no such built-in{did_you_mean(kind, ['crossed'])}")
+    if kind == "reasoning":
+        from near.data.builtin.reasoning.options import ReasoningOptions
+
+        asked = ReasoningOptions.of(text)
+        return asked.folder, functools.partial(_reasoning, asked)
+    raise UserError(f"{path}: no such built-in{did_you_mean(kind, ['crossed', 'reasoning'])}")
 
 
 def _crossed(options: "CrossedOptions", folder: Path, cache_dir: str | Path) -> None:
     from near.data.builtin.crossed.rows import write_crossed
 
     write_crossed(options, folder, lambda: Path(resolve("builtin:evals", cache_dir)))
+
+
+def _reasoning(options: "ReasoningOptions", folder: Path, cache_dir: str | Path) -> None:
+    from near.data.builtin.reasoning.rows import write_reasoning
+
+    write_reasoning(options, folder)
 
 
 def _maker(name: str) -> Make:

@@ -253,7 +253,7 @@ def label_shares(shares: Shares) -> Figure:
             }
         )
     figure = figure_of(data, f"Rows by {html.escape(shares.label.name)}", "", "")
-    figure["layout"] |= {"barmode": "stack", "height": 170 + 26 * len(lines)}
+    figure["layout"] |= {"barmode": "stack", "height": 170 + 26 * len(lines), "legend": {"traceorder": "normal"}}
     figure["layout"]["xaxis"] |= {"tickformat": ".0%", "range": [0, 1]}
     figure["layout"]["yaxis"] |= {"type": "category", "range": [len(lines) - 0.5, -0.5]}
     return figure
