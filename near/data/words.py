@@ -4,7 +4,7 @@ import functools
 import re
 import unicodedata
 
-VERSION = 4  # of `words` and `pieces`, part of the keys of what is computed from them
+VERSION = 5  # of `words` and `pieces`, part of the keys of what is computed from them
 # Scripts without spaces between words (Han, kana, bopomofo, Thai, Lao, Khmer, Myanmar): each character is a word
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf"
@@ -27,8 +27,8 @@ def words(text: str) -> list[str]:
     >>> words("What's 1,000 + 2.5?")
     ['whats', '1000', '+', '2.5']
     """
-<<<<<<< HEAD
-    return _words(text.isascii()).findall(GLUED.sub("", _folded(text)))
+    text = OPERATOR.sub(r"\1\2", THOUSANDS.sub("", APOSTROPHE.sub("", _folded(text))))
+    return _words(text.isascii()).findall(text)
 
 
 def pieces(text: str) -> list[str]:
@@ -43,17 +43,7 @@ def pieces(text: str) -> list[str]:
 def _folded(text: str) -> str:
     if text.isascii():
         return text.lower()
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-=======
-    ascii_only = text.isascii()
-    if ascii_only:
-        text = text.lower()
-    else:
-        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-        text = INVISIBLE.sub("", text)
-    text = OPERATOR.sub(r"\1\2", THOUSANDS.sub("", APOSTROPHE.sub("", text)))
-    return _pattern(ascii_only).findall(text)
->>>>>>> leaks
+    return INVISIBLE.sub("", unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()))
 
 
 @functools.cache
