@@ -77,7 +77,7 @@ def test_the_page_says_what_an_option_may_be():
     assert rows["selector.samples"] == "whole number 1 to 10,000"
     assert rows["selector.focus"] == "`low`, `medium`, `high`"
     assert rows["selector.policy"].startswith("`repeat`"), "a choice that builds on another has its options"
-    assert rows["selector.quantiles"] == "each a number 0 to 1"
+    assert rows["selector.quantiles"] == "each a number 0 to 1 (loss), whole number 2 to 1,000 (quantile)"
     assert "(wandb)" in rows["tracker.mode"] and "(swanlab)" in rows["tracker.mode"], "they differ"
     assert rows["data.cutoff_len"] == "whole number 2 to 10,000,000"
     assert rows["trainer.args.per_device_train_batch_size"] == "whole number 1 to 1,000,000"
