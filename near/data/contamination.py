@@ -38,6 +38,7 @@ from near.data.formats.formats import answer_of, is_plain, prompt_turns
 from near.data.formats.turns import Message
 from near.data.ngrams import Ngrams, Vocabulary
 from near.data.rows import Rows
+from near.data.words import VERSION as WORDS
 from near.data.words import joined, masked, words
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ def without_contaminated(rows: Rows, held_out: Sequence[Rows], data: DictConfig,
     """
     if data.get("decontaminate") is None:
         return rows
-    key = digest([VERSION, rows.fingerprint, rows.answer, [(set_name(one), one.fingerprint) for one in held_out]])
+    sets = [(set_name(one), one.fingerprint) for one in held_out]
+    key = digest([VERSION, WORDS, rows.fingerprint, rows.answer, sets])
 
     def make(path: Path) -> None:
         write_jsonl(path, (one.to_json() for one in overlaps_with(rows, held_out)))

@@ -4,7 +4,7 @@ import functools
 import re
 import unicodedata
 
-VERSION = 4  # of `words` and `pieces`, part of the keys of what is computed from them
+VERSION = 5  # of `words` and `pieces`, part of the keys of what is computed from them
 # Scripts without spaces between words (Han, kana, bopomofo, Thai, Lao, Khmer, Myanmar): each character is a word
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf"

@@ -109,6 +109,16 @@ def test_a_finished_folder_gets_its_page_and_nothing_is_computed(rows, tmp_path,
     assert (tmp_path / "selection.html").is_file()
 
 
+def test_a_finished_folder_needs_no_cache(rows, tmp_path, monkeypatch):
+    words = [f"cache_dir={tmp_path}/cache" if word.startswith("cache_dir") else word for word in rows]
+    select(configured("select", *words, "selector=near", "n=6", "max_K=12"), tmp_path / "out")
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr(HashingEmbedder, "embed", lambda *a: pytest.fail("embedded"))
+    text = written(words, tmp_path / "out", "selector=near", "n=6", "max_K=12")
+    assert "near picked 6 of 40 rows" in text and text.count("these rows were never embedded") == 2
+    assert len(data_of(text)["browser"]["queries"]) == 2
+
+
 def test_a_page_goes_with_its_selection(rows, tmp_path):
     written(rows, tmp_path, "selector=near", "n=6", "max_K=12")
     select(configured("select", *rows, "selector=near", "n=6", "max_K=12"), tmp_path)

@@ -144,6 +144,16 @@ def test_over_targets_the_own_values_are_averaged():
     )
 
 
+def test_selections_with_equal_beginnings_have_lines_of_their_own():
+    one = of(["a"] * 6 + ["b"] * 6, ["a"])
+    names = ["near" + 50 * "=" + end for end in "xy"] + ["pool", "target"]
+    (table,) = shares_of([one], [picks(name, [i]) for i, name in enumerate(names)], ALL)
+    lines = [row[0] for row in table.table()[1]]
+    assert len(set(lines)) == len(lines) == 6 and lines[-2:] == ["pool (2)", "target (2)"]
+    assert [line.partition(":")[0] for line in sentences([table])] == lines[2:]
+    assert all(sum(bar["x"][i] for bar in label_shares(table)["data"]) == 1 for i in range(6))
+
+
 def test_percent():
     assert [percent(s) for s in (0, 0.001, 0.124, 0.996, 1.0, 1 - 1e-16)] == [
         "0%",

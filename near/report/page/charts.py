@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from near.common.errors import printable
 from near.common.text import plural
 from near.report.compare import BASELINE, Group, baseline_of, beside_base, beside_random
 from near.report.page.taken import overlaps
 from near.report.runs import Run
-from near.report.shares import SELECTION, Shares, percent
+from near.report.shares import Shares, percent
 
 Figure = dict
 
@@ -233,7 +232,7 @@ OTHERS = "#9a9fa6"
 
 def label_shares(shares: Shares) -> Figure:
     """The shares of a label's values as stacked bars: one for the pool, the target and each selection."""
-    columns, lines = shares.columns(), [html.escape(printable(line.name, SELECTION)) for line in shares.lines]
+    columns, lines = shares.columns(), [html.escape(line.name) for line in shares.lines]
     data = []
     for place, (name, values) in enumerate(columns):
         others = place == len(shares.shown)
