@@ -170,6 +170,16 @@ def test_the_matrix_of_select(settings, tmp_path, field, caplog):
         assert "1 of 2 queries without a word of any row, first query 1" in caplog.text
 
 
+def test_rows_that_may_not_be_selected_do_not_count(settings, tmp_path):
+    """A query's own prompt in the pool is left out: its words are as rare as without it, and ids stay."""
+    rows = [row("sort these numbers", "leak"), *POOL, row("add 7", "")]
+    write_rows(tmp_path / "candidates.jsonl", rows)
+    select(configured("select", *settings, "data.candidates.filter={instruction: '!=add 7'}"), tmp_path / "out")
+    ids, scores = of_field("prompt")
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "top_indices.npy"), ids + 1)
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "top_scores.npy"), scores, rtol=1e-6)
+
+
 def test_it_is_computed_once(settings, tmp_path, monkeypatch):
     select(configured("select", *settings), tmp_path / "out")
     with monkeypatch.context() as patch:
