@@ -51,7 +51,7 @@ def trainer_of(folder: Path, *overrides: str):
     rows = load_rows(cfg, cfg.cache_dir, selector, needs_of(cfg, selector), folder)
     inputs = load_inputs(cfg, cfg.cache_dir, selector, rows)
     if rows.needs.neighbours:
-        reach = training._reach(cfg, selector, inputs, args)
+        reach = training._reach(selector, inputs, training._sizes(cfg, selector, inputs, args))
         inputs.neighbours = find_neighbours(SearchSettings.of(cfg, cfg.cache_dir), rows.candidates, rows.queries, reach)
     model = load_base(cfg.model, cfg.cache_dir)
     set_seed(cfg.seed)

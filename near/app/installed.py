@@ -21,6 +21,7 @@ def check_installed(script: str, cfg: DictConfig) -> None:
         if _requires_model(cfg, "selector") or _requires_model(cfg, "similarity"):
             need("a selector that needs a model", "train", (*EXTRAS["embed"], *EXTRAS["train"]))
         embeds = select(cfg, "similarity._target_") != BM25 or select(cfg, "data.dedup") == "near"
+        embeds |= select(cfg, "data.decontaminate.cosine") is not None
         if embeds and str(select(cfg, "embedder._target_")).startswith(MODEL_EMBEDDERS):
             need("an embedder that is a model", "embed")
         if select(cfg, "page"):

@@ -288,6 +288,9 @@ def as_before(values: dict) -> dict:
     for (group, key), before in LATER.items():
         if isinstance(values.get(group), dict) and values[group].get(key) == before:
             values[group].pop(key, None)
+    decontaminate = (values.get("data") or {}).get("decontaminate") or {}
+    if decontaminate.get("action") != "drop":  # the rows are the same
+        (values.get("data") or {}).pop("decontaminate", None)
     return values
 
 

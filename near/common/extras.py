@@ -11,7 +11,7 @@ EXTRAS = {
         "transformers",
     ),
     "train": ("accelerate", "cloudpickle", "gguf", "joblib", "matplotlib", "peft", "rapidfuzz", "regex", "scipy"),
-    "bm25": ("bm25s", "regex", "scipy"),
+    "bm25": ("bm25s", "scipy"),
     "report": ("jinja2", "plotly", "sklearn"),
     "wandb": ("wandb",),
     "tensorboard": ("tensorboard",),

@@ -11,8 +11,8 @@ with a part, in the words of near/data/words.py, if
               2024, section 3.2; 8-grams of Llama 3, Dubey et al. 2024, section 5.1.4).
 
 Sequences that are templates do not count (near/data/ngrams.py). If nothing overlaps, 13 words are tried with numbers
-masked, and the overlap is marked `other_numbers`: fewer words are alike in most arithmetic. Out of reach are other words
-for the same thing, translations, other spellings, and words in another order; embeddings see some of these
+masked, and the overlap is marked `other_numbers`: fewer words are alike in most arithmetic. Out of reach are other
+words for the same thing, translations, other spellings, and words in another order; embeddings see some of these
 (near/searching/contamination.py).
 """
 
@@ -38,6 +38,7 @@ from near.data.formats.formats import answer_of, is_plain, prompt_turns
 from near.data.formats.turns import Message
 from near.data.ngrams import Ngrams, Vocabulary
 from near.data.rows import Rows
+from near.data.words import VERSION as WORDS
 from near.data.words import joined, masked, words
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ def without_contaminated(rows: Rows, held_out: Sequence[Rows], data: DictConfig,
     """
     if data.get("decontaminate") is None:
         return rows
-    key = digest([VERSION, rows.fingerprint, rows.answer, [(set_name(one), one.fingerprint) for one in held_out]])
+    sets = [(set_name(one), one.fingerprint) for one in held_out]
+    key = digest([VERSION, WORDS, rows.fingerprint, rows.answer, sets])
 
     def make(path: Path) -> None:
         write_jsonl(path, (one.to_json() for one in overlaps_with(rows, held_out)))
@@ -112,19 +114,19 @@ def with_overlaps(rows: Rows, overlaps: list[Overlap], data: DictConfig) -> Rows
 
 
 def write_overlaps(folder: Path, rows: Rows) -> dict | None:
-    """Write contaminated.jsonl of a pool into `folder`, empty if nothing overlaps.
+    """Write contaminated.jsonl of a pool into `folder`, unless nothing overlaps.
 
     Returns:
-        its counts: rows of the pool, how many of them were left out, held-out rows by set, and overlaps by kind; None,
-        and no file, if the pool was not compared.
+        its counts: rows of the pool, how many of them were left out, held-out rows by set, and overlaps by kind; None
+        if the pool was not compared.
     """
     if rows.overlaps is None:
         return None
     out = np.zeros(len(rows), dtype=bool) if rows.excluded is None else rows.excluded
     lines = [dataclasses.replace(one, left_out=bool(out[one.row])) for one in rows.overlaps]
     lines.sort(key=lambda one: (one.row, one.set, one.held_out_row, one.part or ""))
-    write_jsonl(folder / CONTAMINATED, (one.to_json() for one in lines))
     if lines:
+        write_jsonl(folder / CONTAMINATED, (one.to_json() for one in lines))
         log.info(f"wrote {folder / CONTAMINATED}: rows of the pool that resemble held-out rows")
     return {
         "rows": len({one.row for one in lines}),
@@ -204,6 +206,7 @@ class _Equal:
         for number, part in enumerate(parts):
             if len(part.words) >= SHORT or part.name != "answer":
                 self._by_words[" ".join(part.words)].append(number)
+        self._lengths = {len(part.words) for part in parts}
 
     def scan(self, row: int, chat: list[Message], turns: list[list[str]]) -> None:
         """turns: the words of _texts(chat)."""
@@ -211,6 +214,8 @@ class _Equal:
         asked = [turn for turn, role in zip(turns, roles, strict=True) if role == "user"]
         whole = [word for turn in asked for word in turn]
         for turn, role in [*zip(turns, roles, strict=True), *([(whole, "user")] if len(asked) > 1 else [])]:
+            if len(turn) not in self._lengths:
+                continue
             for number in self._by_words.get(" ".join(turn), ()):
                 part = self.parts[number]
                 if len(turn) >= SHORT or (part.name == "prompt") == (role == "user"):

@@ -78,7 +78,7 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
     for opened, reading in _openings(source, where, cache_dir, lambda: len(loaded[-1])):
         rows, info = _load_one(cfg, reading, part, opened, cache_dir, answer)
         _check_rows(rows, info, f"{where}: {opened.path}", cfg.on_error)
-        for line in log_lines(info, where, opened.path, _graded_columns(cfg, part)):
+        for line in log_lines(info, where, opened.path, _read_elsewhere(cfg, part)):
             if line not in _logged:
                 _logged.add(line)
                 log.info(line)
@@ -102,12 +102,12 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
     return rows
 
 
-def _graded_columns(cfg: DictConfig, part: str) -> set[str]:
-    """The columns of evaluation rows that graders read; empty if `cfg` is not part of a whole configuration."""
+def _read_elsewhere(cfg: DictConfig, part: str) -> set[str]:
+    """The labels, and the columns of evaluation rows that graders read if `cfg` is part of a whole configuration."""
     root: Any = cfg._get_root()
     evaluation = None if part == "candidates" else root.get("evaluation")
     graders = (evaluation.get("graders") if isinstance(evaluation, DictConfig) else None) or {}
-    columns: set[str] = set()
+    columns: set[str] = set(cfg.get("labels") or ())
     for options in graders.values():
         if isinstance(options, DictConfig):
             named, fixed = options.get("column_names"), attribute(str(options.get("_target_")), "columns")

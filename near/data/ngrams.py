@@ -12,6 +12,8 @@ from near.data.words import masked
 
 COMMON = 10  # rows of the pool; an n-gram that more of them and several texts have is a template (see Ngrams)
 MOST = 1000  # rows of the pool; an n-gram that more of them have is a template in any case
+BITS = 22  # of a hash, by which most n-grams are known not to be in the table
+SHIFT = np.uint64(64 - BITS)
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplication by it loses nothing modulo 2^64
 
 
@@ -54,6 +56,8 @@ class Ngrams:
         parts = [np.unique(self._windows(text)[1]) for text in texts]
         hashes = np.concatenate([np.empty(0, np.uint64), *parts])
         self._keys, places = np.unique(hashes, return_inverse=True)
+        self._bits = np.zeros(1 << BITS, dtype=bool)
+        self._bits[self._keys >> SHIFT] = True
         order = np.argsort(places, kind="stable")
         self._texts = np.repeat(np.arange(len(texts)), list(map(len, parts)))[order]  # texts of every key, key by key
         self._ends = np.cumsum(np.bincount(places, minlength=len(self._keys)))
@@ -70,21 +74,23 @@ class Ngrams:
         if len(words) < self.n:
             return np.empty(0, np.int64), np.empty(0, np.uint64)
         plain = np.maximum(words, 0)
-        usable = _sums(plain == 0, self.n) == 0
-        if not self.numbers:
-            starts = np.flatnonzero(usable)
-            return starts, self._hashes(plain, starts)
-        masks = np.where(words < 0, -words, self._vocabulary.masks[plain])
-        # lists of numbers would all be equal: only n-grams of which at most half are numbers are masked
-        few = _sums(self._vocabulary.numbers[masks], self.n) <= self.n // 2
-        usable = np.where(few, _sums(masks == 0, self.n) == 0, usable)
+        usable, hashes = _sums(plain == 0, self.n) == 0, self._hashes(plain)
+        if self.numbers:
+            masks = np.where(words < 0, -words, self._vocabulary.masks[plain])
+            # lists of numbers would all be equal: only n-grams of which at most half are numbers are masked
+            few = _sums(self._vocabulary.numbers[masks], self.n) <= self.n // 2
+            usable = np.where(few, _sums(masks == 0, self.n) == 0, usable)
+            hashes = np.where(few, self._hashes(masks), hashes)
         starts = np.flatnonzero(usable)
-        return starts, np.where(few[starts], self._hashes(masks, starts), self._hashes(plain, starts))
+        return starts, hashes[starts]
 
-    def _hashes(self, words: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        codes, hashes = self._codes[words], np.zeros(len(starts), np.uint64)
-        for offset in range(self.n):
-            hashes = hashes * FACTOR + codes[starts + offset]
+    def _hashes(self, words: np.ndarray) -> np.ndarray:
+        """The hash of every window, uint64 (len - n + 1,): a polynomial of the words' codes modulo 2^64."""
+        codes, count = self._codes[words], len(words) - self.n + 1
+        hashes = codes[:count].copy()
+        for offset in range(1, self.n):
+            hashes *= FACTOR
+            hashes += codes[offset : offset + count]
         return hashes
 
     def scan(self, words: np.ndarray, rows: np.ndarray) -> None:
@@ -96,6 +102,10 @@ class Ngrams:
         """
         starts, hashes = self._windows(words)
         if not len(self._keys) or not len(starts):
+            return
+        likely = self._bits[hashes >> SHIFT]  # few others are left for the search among the keys
+        starts, hashes = starts[likely], hashes[likely]
+        if not len(starts):
             return
         places = np.minimum(np.searchsorted(self._keys, hashes), len(self._keys) - 1)
         hit = self._keys[places] == hashes

@@ -46,6 +46,7 @@ class Decontaminate(TypedDict):
 
 class Data(TypedDict):
     target: NotRequired[str]
+    tasks: NotRequired[dict]
     rows: NotRequired[Annotated[int, between(500, 50_000)]]
     query_rows: NotRequired[Annotated[int, between(1, 1_000)]]
     eval_rows: NotRequired[Annotated[int, between(1, 1_000)]]

@@ -73,9 +73,9 @@ class Design:
             return float(difference != 0)
         half = np.zeros(1)  # of the wider interval, at quantiles of the two estimated variances
         if self.seeds > 1:
-            half = (self.by_seed + self.by_both) ** 0.5 * deviations(self.seeds)[2::5]
+            half = (self.by_seed + self.by_both) ** 0.5 * deviations(self.seeds)[5::10]
         if self.examples is not None:
-            over_examples = (self.by_example + self.by_both) ** 0.5 * deviations(self.examples)[10::20]
+            over_examples = (self.by_example + self.by_both) ** 0.5 * deviations(self.examples)[40::80]
             half = np.maximum(half[:, None], over_examples).ravel()
         return float(np.mean(norm.cdf((difference - half) / spread) + norm.cdf((-difference - half) / spread)))
 

@@ -33,7 +33,7 @@ def power_of(difference: Difference) -> str | None:
     line = f"{few}{' and '.join(counts)} would show a difference of {smallest:.4f} ({POWER:.0%} power, two-sided 5%)"
     if design.seeds == 1:
         return f"{line} of that seed, whatever others give."
-    if difference.verdict in ("better", "worse") or abs(difference.mean) < ROUNDING:
+    if difference.verdict in ("better", "worse") or round(difference.mean, 4) == 0:
         return f"{line}."
     seeds, examples = design.seeds_for(difference.mean, LEAST), design.examples_for(difference.mean)
     enough = [f"about {plural(count, name)}" for count, name in ((seeds, "seed"), (examples, "example")) if count]

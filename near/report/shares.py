@@ -2,7 +2,7 @@
 target's."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,7 +26,7 @@ NOTE = (
 
 OVER_TARGETS = (
     "own: the mean over targets of the share of rows with the value that most rows of the target have; above: on how "
-    "many targets it is above the pool's share by more than chance. report.html has every target's shares."
+    "many targets it is above the pool's share by more than chance."
 )
 
 
@@ -107,7 +107,7 @@ class Shares:
             cells = [percent(max(0.0, shares[at])) for _, shares in columns]
             if line.chance and line.value in shown:
                 cells[shown.index(line.value)] += " = chance"
-            rows.append([printable(line.name, SELECTION), *cells])
+            rows.append([line.name, *cells])
         return [printable(self.label.name, NAME), *(name for name, _ in columns)], rows
 
 
@@ -121,8 +121,25 @@ class TargetShares:
 
 def shares_of(labels: Sequence[Label], selections: Sequence[Picks], eligible: np.ndarray) -> list[Shares]:
     """The shares of every label. `eligible`: int64, the rows of the pool that may be selected."""
-    selections = sorted((s for s in selections if len(s.ids)), key=lambda s: not s.oracle)
+    picked = sorted((s for s in selections if len(s.ids)), key=lambda s: not s.oracle)
+    names = _distinct([s.name for s in picked])
+    selections = [replace(s, name=name) for s, name in zip(picked, names, strict=True)]
     return [_shares(label, selections, eligible) for label in labels]
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names cut to SELECTION characters, with numbers where two lines of a table would have one name.
+
+    >>> _distinct(["near", "pool", "near"])
+    ['near', 'pool (2)', 'near (2)']
+    """
+    used, distinct = {"pool", "target"}, []
+    for name in names:
+        cut = printable(name, SELECTION)
+        numbered = (f"{cut} ({number})" for number in range(2, len(names) + 4))
+        distinct.append(next(shown for shown in (cut, *numbered) if shown not in used))
+        used.add(distinct[-1])
+    return distinct
 
 
 def _shares(label: Label, selections: list[Picks], eligible: np.ndarray) -> Shares:
@@ -197,7 +214,7 @@ def sentences(shares: Sequence[Shares]) -> list[str]:
             value = f"{printable(one.label.name, NAME)} {printable(one.label.values[line.value], NAME)}"
             end = " = chance" if line.chance else f" (pool {percent(pool[line.value])})"
             part.append(f"{percent(line.shares[line.value])} {value}{end}")
-    return [f"{printable(name, SELECTION)}: {', '.join(part)}" for name, part in zip(names, parts, strict=True) if part]
+    return [f"{name}: {', '.join(part)}" for name, part in zip(names, parts, strict=True) if part]
 
 
 def percent(share: float) -> str:
@@ -222,9 +239,7 @@ def over_targets(targets: Sequence[TargetShares]) -> tuple[list[str], list[list[
             share = float(line.shares[one.label.own])
             shares.setdefault((line.name, one.label.name), []).append((share, share > pool and not line.chance))
     lines, names = (list(dict.fromkeys(part)) for part in zip(*shares, strict=True)) if shares else ([], [])
-    cells = [
-        [printable(line, SELECTION), *(_mean(line, shares.get((line, name), [])) for name in names)] for line in lines
-    ]
+    cells = [[line, *(_mean(line, shares.get((line, name), [])) for name in names)] for line in lines]
     return ["selection", *(f"own {printable(name, NAME)}" for name in names)], cells
 
 
@@ -243,7 +258,9 @@ def show(targets: Sequence[TargetShares]) -> None:
     out.print("What did the selections look at?", markup=False)
     if len(targets) > 1:
         out.print(table(*over_targets(targets), breaking=None))
-        out.print(OVER_TARGETS, style="dim", markup=False, soft_wrap=True)
+        out.print(
+            f"{OVER_TARGETS} report.html has the shares for each target.", style="dim", markup=False, soft_wrap=True
+        )
         return
     (of,) = targets
     for one in of.shares:

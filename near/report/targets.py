@@ -30,6 +30,7 @@ LEAST = 5  # targets for a verdict
 TOO_FEW = "too few targets"
 BASE = "base"
 HEADS = ("selection", "targets", f"below {BASELINE}", "better / worse", f"vs. {BASELINE}", "verdict", "could show")
+PARTS = (range(7), (0, *range(7, 12)))  # columns of the two tables into which it is split
 HEADS += ("vs. base", "below base", "mean rank", "selection (s)", "gain / s")
 
 

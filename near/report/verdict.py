@@ -34,6 +34,7 @@ from near.report.targets import targets_of
 SKEWED = {2: "91%", 3: "88%", 4: "88%", 5: "88%"}
 VERDICT = 6  # columns of the first table
 FEW = 3  # selections whose intervals are in the answer
+WIDE = 12  # columns of a table whose cells may be broken into lines
 MANY = 16  # selections on several targets: more are in the report alone
 BROKEN = 9  # columns of each further one
 INTERVALS = (3, 6)  # columns that may be broken
@@ -200,7 +201,7 @@ def notes(runs: list[Run]) -> list[str]:
         )
     if not any(g.one.selector == BASELINE for g in groups):
         lines.append(f"No run on random rows is among these: add selector={BASELINE} to see what choosing was worth.")
-    lines += powers(groups)
+    lines += powers(groups) if len(groups) <= MANY else []
     if prepared := _prepared(groups):
         lines.append(prepared)
     if any("picked" in _distinct(g) for g in groups):
@@ -242,8 +243,11 @@ def show_parts(runs: list[Run], out: Console) -> None:
     groups = groups_of(runs)
     if over := targets_of(groups):
         out.print(visible(f"Over {len(over.targets)} targets: {targets.answer(over)}"), markup=False, soft_wrap=True)
-        for part in (targets.table(over), targets.grid(over)):
-            out.print(tables.table(*part))
+        heads, cells = targets.table(over)
+        for at in targets.PARTS:
+            out.print(tables.table([heads[i] for i in at], [[row[i] for i in at] for row in cells]))
+        heads, cells = targets.grid(over)
+        out.print(tables.table(heads, cells, breaking=None if len(heads) > WIDE else ()))
         for note in targets.notes(over):
             out.print(visible(note), style="dim", markup=False, soft_wrap=True)
     for of, found in ((quantiles, quantiles.curves(groups)), (left_out, left_out.worths(groups))):

@@ -1,8 +1,6 @@
 """BM25: every query's nearest rows by the words that they share. No embedder is loaded."""
 
-import functools
 import logging
-import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -14,9 +12,9 @@ import numpy as np
 from near.common.bounds import Share, between
 from near.common.progress import Progress
 from near.data.rows import Rows
+from near.data.words import VERSION, pieces
 from near.searching.indexes.topk import pack, unpack
 
-WORDS = 1  # version of `words`, part of every cache key
 BLOCK = 4096  # rows read at a time
 OTHER = ""  # stands for every word without postings of its own
 
@@ -86,7 +84,7 @@ class Bm25:
     def signature(self) -> dict:
         """All that decides the scores beside the rows."""
         options = {"embed": self.embed, "k1": self.k1, "b": self.b}
-        return {"similarity": "bm25", "method": "lucene", "words": WORDS, **options}
+        return {"similarity": "bm25", "method": "lucene", "words": VERSION, **options}
 
     def apply(self, round: Any, max_K: int | None) -> Any:
         """`round` with neighbours and similarity; here it has them already."""
@@ -96,7 +94,7 @@ class Bm25:
     def texts(self, rows: Rows, ids: np.ndarray) -> Iterator[list[str]]:
         """The words of each of rows `ids`, int64 (n,)."""
         for start in range(0, len(ids), BLOCK):
-            yield from map(words, rows.texts(ids[start : start + BLOCK], self.embed))
+            yield from map(pieces, rows.texts(ids[start : start + BLOCK], self.embed))
 
     def counts(self, queries: Rows) -> list[Counter]:
         """How often every eligible query has each of its words."""
@@ -114,12 +112,13 @@ class Bm25:
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG
         numbers = {word: number for number, word in enumerate([OTHER, *(vocabulary or [])])}
+        kind = "H" if vocabulary is not None and len(numbers) < 1 << 16 else "i"  # bytes of a word: 2, else 4
         texts = []
         for row in self.texts(rows, ids):
             if vocabulary is None:
-                texts.append(array("i", [numbers.setdefault(word, len(numbers)) for word in row]))
+                texts.append(array(kind, [numbers.setdefault(word, len(numbers)) for word in row]))
             else:
-                texts.append(array("i", [numbers.get(word, 0) for word in row]))
+                texts.append(array(kind, [numbers.get(word, 0) for word in row]))
             progress(1)
         if not any(texts):  # bm25s divides by the mean length
             none = np.empty(0)
@@ -151,23 +150,3 @@ class Bm25:
             best = np.sort(np.partition(keys, len(ids) - k)[len(ids) - k :])[::-1]
             scores[query], positions[query] = unpack(best)
         return scores, positions, np.array([postings.most(times) for times in counts], dtype=np.float32)
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in order: runs of letters, marks, digits and underscores, NFKC-normalised and case-folded.
-
-    Every Han or Hiragana character is a word of its own, as in Lucene's StandardTokenizer, because Chinese and Japanese
-    have no spaces between words.
-
-    >>> words("Don't add 3.5 to x_1: 直す!")
-    ['don', 't', 'add', '3', '5', 'to', 'x_1', '直', 'す']
-    """
-    return _pattern().findall(unicodedata.normalize("NFKC", text).casefold())
-
-
-@functools.cache
-def _pattern():
-    import regex  # its classes of characters know scripts and combining marks; those of re do not
-
-    single = r"\p{Han}\p{Hiragana}"
-    return regex.compile(rf"(?V1)[{single}]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}_]--[{single}]]+")

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 SAMPLE = 64  # texts embedded to measure the time
 COUNTED = 2000  # texts whose tokens are counted; the sum of more texts is estimated from these
 SECONDS = 20.0  # stop embedding the sample after so long
-WORDS_BYTES = 1000  # memory that similarity=bm25 takes for a row of 100 words, 30 of them also words of queries
+WORDS_BYTES = 2200  # memory that similarity=bm25 takes for a row of 100 words, most of them also words of queries
 ROW_BYTES = 50  # memory that a row of the pool takes at most while it is looked up and embedded (bench/memory.py)
 
 

@@ -111,7 +111,7 @@ class SearchSettings:
         """The search that `cfg` sets."""
         similarity = instantiate(cfg.similarity)
         words = similarity if isinstance(similarity, Bm25) else None
-        by_task = (cfg.get("selector") or {}).get("budgets") is not None
+        by_task = _has_budgets(cfg.get("selector"))
         return cls(cfg.embedder, cfg.index, cfg.max_K, cache_dir, cfg.get("indices_path"), words, by_task)
 
     @property
@@ -125,6 +125,13 @@ class SearchSettings:
             return self.words
         # the class that conf/index/*.yaml names: indexes/flat.py unless index=... is set
         return Vectorised(embedder_of(self.embedder, self.cache_dir), instantiate(self.index))
+
+
+def _has_budgets(selector: object) -> bool:
+    """Whether a selector, or one within it (of a shortlist, or one whose parts it takes), has budgets for tasks."""
+    if not isinstance(selector, DictConfig):
+        return False
+    return selector.get("budgets") is not None or any(map(_has_budgets, selector.values()))
 
 
 class Vectorised(NamedTuple):

@@ -106,7 +106,7 @@ def _finished(
             return None
     else:
         key = _pool_manifest(export, material).key
-    if existing.key != key:
+    if existing.key != key or (existing.contamination is None) != (material.candidates.overlaps is None):
         return None
     with contextlib.suppress(UserError):  # files that are missing or damaged are made again
         if export.needs_matrix:

@@ -16,6 +16,7 @@ from near.data.contamination import is_dropping
 from near.data.pool import benchmark_sets
 from near.data.rows import Rows
 from near.evaluation.graded_columns import graded_columns
+from near.searching.find import SearchSettings
 from near.selection.needs import Needs
 from near.selection.scoring.references import weights_in
 
@@ -32,7 +33,7 @@ def of_run(
     rows = [*sets.all(), candidates] + ([] if queries is None else [queries])
     prints = {part.name: part.fingerprint for part in rows}
     prints["candidates.sources"] = candidates.labels  # every round's record counts them
-    by_task = needs.requires == "gradients" or select(cfg, "selector.budgets") is not None  # a source is a task
+    by_task = needs.requires == "gradients" or SearchSettings.of(cfg, cache_dir).by_task  # a source is a task
     if queries is not None and (by_task or _is_foreign(cfg.selector)):
         prints["queries.sources"] = queries.labels
     if is_dropping(cfg.data):

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from near.app.check.check import check_sources
 from near.common.config import identity
 from near.common.errors import UserError
 from near.data.contamination import overlaps_with, write_overlaps
@@ -342,3 +344,24 @@ def test_only_a_run_that_leaves_rows_out_is_another_run():
     assert identity(cfg) == identity(without)
     cfg.data.decontaminate.action = "drop"
     assert identity(cfg)["data"]["decontaminate"]["action"] == "drop"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["data.decontaminate.benchmarks={a: none.jsonl}"], "benchmarks.a.path=none.jsonl: no such file"),
+        (["data.decontaminate.benchmarks={a: {limit: 5}}"], "data.decontaminate.benchmarks.a.path is missing"),
+        (["data.decontaminate.benchmarks={a: {pth: b}}"], "benchmarks.a.pth is not in the configuration; did you mean"),
+        (["data.decontaminate.benchmarks={a: 5}"], "data.decontaminate.benchmarks.a=5 is not a path"),
+        (["data.decontaminate.benchmarks=gsm8k.jsonl"], "data.decontaminate.benchmarks=gsm8k.jsonl"),
+        (["data.decontaminate.action=remove"], "data.decontaminate.action=remove"),
+        (["data.decontaminate.cosine=1.5"], "data.decontaminate.cosine=1.5 is too large"),
+        (["data.more_eval={law: gone.jsonl}"], "data.more_eval.law.path=gone.jsonl: no such file"),
+    ],
+)
+def test_faults_are_told_before_anything_is_loaded(tmp_path, words, line):
+    path = write_rows(tmp_path / "rows.jsonl", [OTHER])
+    with pytest.raises(UserError, match=re.escape(line)):
+        check_sources(
+            configured("select", "data=files", f"data.candidates.path={path}", f"data.queries.path={path}", *words)
+        )

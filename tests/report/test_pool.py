@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from near.report.page.pool import pool_of
 from near.report.runs import collect
 from near.selection.select import select
 from near.training.train import train
-from tests.conftest import configured
+from tests.conftest import configured, report
 
 
 @pytest.mark.model
@@ -33,3 +34,32 @@ def test_the_pool_of_a_run_is_without_its_near_duplicates_also_where_its_matrix_
     shutil.rmtree(tmp_path / "cache" / "dedup")
     with pytest.raises(UserError, match="no longer in the cache"):
         pool_of(groups_of(runs), read_run_config)
+
+
+def picked(run: Path) -> list[int]:
+    """The rows that the selector's rounds trained, once for each round."""
+    lines = [json.loads(line) for line in (run / "rounds" / "rounds.jsonl").read_text().splitlines()]
+    rounds = [line["round"] for line in lines if line["selector"] != "warm-up"]
+    return [row for i in rounds for row in set(np.load(run / "rounds" / f"{i:03d}_order.npy").tolist())]
+
+
+@pytest.mark.model
+def test_the_report_says_what_selections_looked_at(tiny, tmp_path, capsys):
+    path = shutil.copy(next(w for w in tiny if "candidates.path" in w).partition("=")[2], tmp_path)
+    tiny = [*tiny, "data.labels=[domain]", f"data.candidates.path={path}", f"cache_dir={tmp_path}/cache"]
+    pool = [json.loads(line) for line in open(path)]
+    runs = tmp_path / "runs"
+    for selector in ("near", "oracle", "random"):
+        train(configured("train", *tiny, f"selector={selector}"), runs / selector)
+    report(configured("report", f"runs={runs}", "map=null"), runs)
+    shown, page = capsys.readouterr().out, (runs / "report.html").read_text()
+    for selector in ("near", "oracle", "random"):
+        share = np.mean([pool[row]["domain"] == "sum" for row in picked(runs / selector)])
+        assert f"{selector}: {share:.0%} domain sum" in shown and f"<li>{selector}: {share:.0%} domain sum" in page
+    assert "oracle: 100% domain sum (pool 33%)" in shown
+    lines = shown[shown.index("What did the selections look at?") :].splitlines()
+    table = [line.split()[:2] for line in lines if line.split()[:1] and line.split()[0] in ("pool", "target", "oracle")]
+    assert table[:3] == [["pool", "33%"], ["target", "100%"], ["oracle", "100%"]]
+    Path(path).write_text(Path(path).read_text().replace("colour", "color"))
+    report(configured("report", f"runs={runs}", "map=null"), tmp_path / "changed")
+    assert "No map, no queries and no labels" in (tmp_path / "changed" / "report.html").read_text()

@@ -19,7 +19,7 @@ from near.searching.indexes.flat import Flat
 from near.searching.neighbours import Neighbours
 from near.selection.select import select
 from near.selection.selectors.near import Near
-from tests.conftest import configured, run_script, write_rows
+from tests.conftest import RANKS, configured, run_script, write_rows
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 
@@ -109,6 +109,16 @@ def test_a_finished_folder_gets_its_page_and_nothing_is_computed(rows, tmp_path,
     assert (tmp_path / "selection.html").is_file()
 
 
+def test_a_finished_folder_needs_no_cache(rows, tmp_path, monkeypatch):
+    words = [f"cache_dir={tmp_path}/cache" if word.startswith("cache_dir") else word for word in rows]
+    select(configured("select", *words, "selector=near", "n=6", "max_K=12"), tmp_path / "out")
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr(HashingEmbedder, "embed", lambda *a: pytest.fail("embedded"))
+    text = written(words, tmp_path / "out", "selector=near", "n=6", "max_K=12")
+    assert "near picked 6 of 40 rows" in text and text.count("these rows were never embedded") == 2
+    assert len(data_of(text)["browser"]["queries"]) == 2
+
+
 def test_a_page_goes_with_its_selection(rows, tmp_path):
     written(rows, tmp_path, "selector=near", "n=6", "max_K=12")
     select(configured("select", *rows, "selector=near", "n=6", "max_K=12"), tmp_path)
@@ -186,6 +196,40 @@ def test_leaks_and_repeats_are_listed(tmp_path):
     text = written(rows, tmp_path / "kept", "selector=near", "n=9", "data.leakage=keep")
     assert "1 row with the prompt of a query is in the pool (data.leakage=keep)." in text
     assert "By embeddings: 1 row with a similarity of 0.95 or more to one of 2 queries." in text, "the words reordered"
+
+
+def test_rows_that_resemble_held_out_rows_are_listed(rows, tmp_path):
+    asked = " ".join(f"v{i}" for i in range(20))
+    write_rows(tmp_path / "q.jsonl", [{"instruction": asked, "output": "y"}])
+    pool = [{"instruction": f"now {asked} {i}", "output": f"{i}"} for i in range(3)]
+    write_rows(tmp_path / "pool.jsonl", pool + [{"instruction": f"w{i}", "output": "x"} for i in range(9)])
+    words = ["data=files", f"data.candidates.path={tmp_path}/pool.jsonl", f"data.queries.path={tmp_path}/q.jsonl"]
+    words += ["embedder=hashing", f"cache_dir={tmp_path}/cache", "map=null", "selector=near", "n=2"]
+    text = written(words, tmp_path / "out")
+    assert "3 rows resemble 1 held-out row; 2 of them are picked" in text and "queries 0" in text
+    with pytest.raises(UserError, match="holds another"):
+        written([*words, "data.decontaminate.action=drop"], tmp_path / "out")
+    text = written([*words, "data.decontaminate=null"], tmp_path / "null")
+    assert "not compared with held-out rows" in text
+    written(words, tmp_path / "null")
+    assert (tmp_path / "null" / "contaminated.jsonl").is_file(), "a folder without it is made whole"
+
+
+def test_scores_of_bm25_are_not_taken_for_cosines(rows, tmp_path):
+    words = [f"cache_dir={tmp_path}/cache" if word.startswith("cache_dir") else word for word in rows]
+    text = written([*words, "similarity=bm25"], tmp_path / "out", "selector=near", "n=6", "max_K=12")
+    assert data_of(text)["browser"]["embedder"] == "BM25"
+    assert "never embedded" in text and "Check whether they give away" not in text
+    select(configured("select", *words, "max_K=12"), tmp_path / "embedded")  # now the vectors are there
+    text = written([*words, "similarity=bm25"], tmp_path / "out", "selector=near", "n=6", "max_K=12")
+    assert "by HashingEmbedder: median" in text and "without a near row" not in text
+
+
+def test_two_processes_write_one_page(rows, tmp_path):
+    result = run_script(*RANKS, "select.py", *rows, "selector=near", "n=4", "page=true", f"output_dir={tmp_path}/out")
+    assert result.returncode == 0, result.stderr
+    assert (result.stdout + result.stderr).count("page: ") == 1
+    assert (tmp_path / "out" / "selection.html").is_file()
 
 
 def test_hubs_and_reach_against_hand_counts():

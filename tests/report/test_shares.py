@@ -144,6 +144,16 @@ def test_over_targets_the_own_values_are_averaged():
     )
 
 
+def test_selections_with_equal_beginnings_have_lines_of_their_own():
+    one = of(["a"] * 6 + ["b"] * 6, ["a"])
+    names = ["near" + 50 * "=" + end for end in "xy"] + ["pool", "target"]
+    (table,) = shares_of([one], [picks(name, [i]) for i, name in enumerate(names)], ALL)
+    lines = [row[0] for row in table.table()[1]]
+    assert len(set(lines)) == len(lines) == 6 and lines[-2:] == ["pool (2)", "target (2)"]
+    assert [line.partition(":")[0] for line in sentences([table])] == lines[2:]
+    assert all(sum(bar["x"][i] for bar in label_shares(table)["data"]) == 1 for i in range(6))
+
+
 def test_percent():
     assert [percent(s) for s in (0, 0.001, 0.124, 0.996, 1.0, 1 - 1e-16)] == [
         "0%",
@@ -164,6 +174,19 @@ def test_hostile_labels_are_text(capsys):
     shares.show([TargetShares("", tables)])
     printed = capsys.readouterr().out
     assert "\x1b" not in printed and "[bold]" in printed, printed
+
+
+def test_rows_that_are_left_out_keep_their_place(tmp_path):
+    write_rows(
+        tmp_path / "p.jsonl", [{"instruction": "a", "output": "b", "k": 1}, 7, {"instruction": "cd", "output": "e"}]
+    )
+    words = ("data=files", f"data.candidates.path={tmp_path}/p.jsonl", "data.on_error=skip", "data.labels=[k,source]")
+    cfg = configured("select", *words)
+    pool = load(cfg.data, "candidates", str(tmp_path / "cache"))
+    assert characters(pool).tolist() == [2, 0, 3]
+    labels = labels_of(cfg.data, pool, None, str(tmp_path / "cache"))
+    assert [(one.name, one.pool.sum()) for one in labels] == [("k", 2), ("source", 2), ("length", 2)]
+    assert labels[0].values == ["1", "(none)"]
 
 
 def test_labels_of_rows(tmp_path):

@@ -108,3 +108,41 @@ def test_a_threshold_that_fits_too_many(monkeypatch):
     same = np.ones((4, 1), dtype=np.float32)
     with pytest.raises(UserError, match="cosine=0.1: more than 5 pairs of rows are that close"):
         close_pairs(ArrayVectors(same), same, 0.1)
+
+
+STORY = (
+    "On a cold morning in late March the keeper of the lighthouse counted forty boats that had left the harbour, "
+    "wrote their names into a green book, and asked the youngest sailor which of them would return before the storm."
+)
+MATHS = (
+    "A baker sells 12 loaves every morning and 30 rolls every afternoon. Each loaf costs 4 dollars and each roll costs "
+    "2 dollars. How many dollars does the baker earn during a week of 7 days?"
+)
+SIMILAR = {  # cosine in docs/data.md
+    "The lighthouse keeper noted, one chilly dawn at the end of March, how many ships had sailed (forty), listed them "
+    "in his green notebook and wanted to know from the most junior seaman who would be back before bad weather.": 0,
+    "Every day someone who bakes bread sells a dozen loaves at $4 before noon and thirty rolls at $2 after it. "
+    "What does he take in over seven days?": 1,
+    "Asked by the keeper of the lighthouse which of them would return before the storm, the youngest sailor was "
+    "silent; the keeper had counted forty boats that had left the harbour on a cold morning in late March.": 0,
+}
+OUT_OF_REACH = (
+    "Ein Bäcker verkauft jeden Morgen 12 Brote und jeden Nachmittag 30 Brötchen. Ein Brot kostet 4 Dollar, ein "
+    "Brötchen 2 Dollar. Wie viele Dollar nimmt er in einer Woche von 7 Tagen ein?",
+    "A train leaves at 9 and travels 60 miles in 2 hours. How far does it go in 5 hours?",
+)
+
+
+@pytest.mark.real
+def test_paraphrases_are_found_by_a_real_embedder_and_not_by_words(tmp_path, real_cache):
+    words = ["data=files", "embedder=minilm", f"cache_dir={real_cache}", "data.decontaminate.cosine=0.75"]
+    cfg = configured("select", *words, "embedder.embed=prompt")
+    pool = [{"question": q, "answer": "a"} for q in (*SIMILAR, *OUT_OF_REACH)]
+    cfg.data.candidates.path = str(write_rows(tmp_path / "pool.jsonl", pool))
+    cfg.data.queries.path = str(
+        write_rows(tmp_path / "q.jsonl", [{"question": q, "answer": "b"} for q in (STORY, MATHS)])
+    )
+    select(cfg, tmp_path / "out")
+    found = {(one["row"], one["held_out_row"]): one["kind"] for one in lines(tmp_path / "out") if one["cosine"]}
+    assert found == {(row, of): "embedding" for row, of in enumerate(SIMILAR.values())}
+    assert {one["row"] for one in lines(tmp_path / "out") if not one["cosine"]} <= {2}, "n-grams see no paraphrase"

@@ -12,6 +12,7 @@ from near.common.run_folder import RunFolder
 from near.selection.round import Round
 from near.selection.select import select
 from near.selection.selectors.column import Column
+from near.selection.selectors.parts import LeftOut, Quantile
 from near.training.train import train
 from tests.conftest import configured, write_rows
 
@@ -30,7 +31,7 @@ def round_of(size: int = 5, **changed) -> Round:
 def test_by_value_and_ties_by_lower_id(pick, rows):
     subset = Column(pick=pick).select(round_of())
     assert subset.ids.tolist() == rows
-    np.testing.assert_allclose(subset.scores, [NUMBERS[row] for row in rows])
+    np.testing.assert_allclose(subset.scores, [NUMBERS[row] * (-1 if pick == "lowest" else 1) for row in rows])
     assert Column(pick=pick).select(round_of(2)).ids.tolist() == rows[:2]
     assert len(Column(pick=pick).select(round_of(50)).ids) == 6  # rows with a number
 
@@ -88,6 +89,16 @@ def test_columns_of_no_use_are_refused(options, values, message):
 def test_a_band_and_its_pick_go_together(options):
     with pytest.raises(UserError, match="selector.band="):
         Column(**options)
+
+
+def test_parts_of_it():
+    """The first third of its ranking, and its choice without the best rows."""
+    for pick, best in (("highest", [2, 0, 9]), ("lowest", [7, 8, 11])):
+        third = Quantile(Column(pick=pick), quantile=1, quantiles=4).select(round_of(50))
+        assert set(third.ids) >= set(best)
+        assert LeftOut(Column(pick=pick), count=2).select(round_of(3)).ids.tolist() == best[2:]
+    with pytest.raises(UserError, match="name another column"):
+        LeftOut(Column()).check_columns({"score": ["a"] * 3}, np.arange(3))
 
 
 # select.py and train.py

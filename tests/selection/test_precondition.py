@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from near.common.config import identity
 from near.common.errors import UserError
 from near.selection.gradient_similarity import FeatureVectors
 from near.selection.needs import needs_of
@@ -14,7 +15,7 @@ from near.selection.scoring.scoring import Features, Gradients, Scoring
 from near.selection.selectors.base import selector_of
 from near.selection.selectors.less import Less
 from tests.conftest import configured
-from tests.scored import QUERIES, ROWS, FakeFeatures, FakeScorer, round_for
+from tests.scored import QUERIES, ROWS, FakeFeatures, FakeScorer, model_and_optimizer, round_for, scorer
 
 
 def units(rows: int, dim: int, seed: int) -> np.ndarray:
@@ -113,3 +114,28 @@ def test_a_matrix_too_large_is_refused_before_anything_is_loaded(cache):
             needs_of(cfg, selector_of(cfg.selector))
     cfg = configured("train", "selector=near", "scoring.precondition=fisher", "scoring.dim=null")
     assert needs_of(cfg, selector_of(cfg.selector)).neighbours  # no gradients, no matrix
+
+
+@pytest.mark.model
+def test_cached_gradients_stay_valid(cache):
+    model, optimizer, tokenizer = model_and_optimizer(cache)
+    ids = np.arange(ROWS)
+    (plain,) = scorer(cache, tokenizer, dim=32).gradients(model, optimizer, ids)
+    fresh = scorer(cache, tokenizer, dim=32, precondition="fisher", damping=0.3)
+    (changed,) = fresh.gradients(model, optimizer, ids)
+    assert fresh.computed == 0
+    np.testing.assert_allclose(changed.targets(), dense(plain.queries.matrix(), plain.pool.matrix(), 0.3), atol=1e-5)
+    picked = [
+        Less().select(round_for(s, model=model, optimizer=optimizer)) for s in (scorer(cache, tokenizer, dim=32), fresh)
+    ]
+    assert not np.array_equal(picked[0].scores, picked[1].scores)
+
+
+def test_another_damping_is_another_run():
+    """And runs from before the option have the identity that they had."""
+    plain, fisher, damped = (
+        identity(configured("train", "selector=less", *words))["scoring"]
+        for words in ([], ["scoring.precondition=fisher"], ["scoring.precondition=fisher", "scoring.damping=1"])
+    )
+    assert "precondition" not in plain and "damping" not in plain
+    assert fisher != damped and fisher["precondition"] == "fisher" and damped["damping"] == 1

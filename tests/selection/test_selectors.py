@@ -75,6 +75,7 @@ def round_of(size=8, index=1, seed=0, previous=(), neighbours=None, eligible=ELI
         update=max(0, index - 1),
         updates=3,
         queries=Queries(["a", "b", "a", "b"]),
+        columns={"score": [i * 7 % POOL for i in range(POOL)]},
         pool=Queries(["ab"[i % 3 // 2] for i in range(POOL)]),
         scorer=Scored(),
     )

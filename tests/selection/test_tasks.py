@@ -14,6 +14,7 @@ from near.selection.selectors.doubly_greedy import DoublyGreedy
 from near.selection.selectors.less import Less
 from near.selection.selectors.mean_sim import MeanSim
 from near.selection.selectors.near import Near
+from near.selection.selectors.parts import LeftOut
 from near.selection.selectors.tasks import check_budgets, in_turn, rows_of
 from near.selection.selectors.tsds import KnnUniform, Tsds
 from near.selection.selectors.uot import Uot
@@ -130,6 +131,13 @@ def test_a_task_has_what_its_queries_alone_select(cls):
 def test_random_rows_of_near_come_on_top():
     subset = Near(budgets={"b": 1.0}, mix=0.5).select(round_of())
     assert subset.ids[:4].tolist() == [10, 11, 12, 13] and np.isnan(subset.scores[4:]).all() and len(subset.ids) == 8
+
+
+def test_part_of_a_selector_with_budgets():
+    part = LeftOut(Near(budgets={"b": 0.75}), count=1)
+    assert set(part.select(round_of()).ids) == {1, 10, 11, 12, 13, 14, 15}  # without row 0, of the highest score
+    with pytest.raises(UserError, match="no query is of the task 'c'"):
+        LeftOut(Near(budgets={"c": 1})).check_queries(Queries(["a"]), [8])
 
 
 # select.py and train.py

@@ -1,6 +1,6 @@
 """The check of a composed configuration: every fault in one error, before anything heavy is imported."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -77,10 +77,13 @@ def _present(cfg: DictConfig, key: str) -> bool:
     return not is_refused(node._get_node(leaf)._value())
 
 
+NAMED_SETS = ("data.more_eval", "data.decontaminate.benchmarks")  # sources by names that the user chooses
+
+
 def _named_set_faults(cfg: DictConfig) -> list[str]:
     """Faults of further evaluation sets and benchmarks, whose names are the user's choice."""
     known, faults = OmegaConf.load(CONF / "data" / "source" / "default.yaml"), []
-    for option in ("data.more_eval", "data.decontaminate.benchmarks"):
+    for option in NAMED_SETS:
         for name, source in (select(cfg, option) or {}).items():
             where = f"{option}.{name}"
             if not isinstance(source, DictConfig):
@@ -233,8 +236,7 @@ def check_sources(cfg: DictConfig) -> None:
         UserError: one, that lists required sources without a path, paths without a file, and a missing sandbox.
     """
     faults = _missing_paths(cfg) + _sandbox_faults(cfg)
-    for part in ("candidates", "queries", "eval"):
-        source = select(cfg, f"data.{part}")
+    for option, source in _sources(cfg):
         if source is None or source.get("dataset_info") is not None:  # its paths are names of entries
             continue
         paths = source.path.values() if isinstance(source.path, DictConfig) else source.path
@@ -242,9 +244,18 @@ def check_sources(cfg: DictConfig) -> None:
             if isinstance(path, str) and (fault := generated_fault(path)):
                 faults.append(fault)
             elif isinstance(path, str) and (absent := absence(path)):
-                faults.append(f"data.{part}.path={path}: {absent}")
+                faults.append(f"{option}.path={path}: {absent}")
     if faults:
         raise UserError("; ".join(dict.fromkeys(faults)))
+
+
+def _sources(cfg: DictConfig) -> Iterator[tuple[str, DictConfig | None]]:
+    """The options of data sources, those with names of the user's included, and their values."""
+    for part in ("candidates", "queries", "eval"):
+        yield f"data.{part}", select(cfg, f"data.{part}")
+    for option in NAMED_SETS:
+        for name, source in (select(cfg, option) or {}).items():
+            yield f"{option}.{name}", source if isinstance(source, DictConfig) else OmegaConf.create({"path": source})
 
 
 def _sandbox_faults(cfg: DictConfig) -> list[str]:

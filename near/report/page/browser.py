@@ -47,7 +47,7 @@ def browser(pool: Pool, taken: list[Taken], queries: int, neighbours: int, lengt
             elif row in one.warmup:
                 warm.append(group)
         described[row] = [text, str(sources[place]), by, warm]
-    return {"of": len(eligible), "embedder": pool.embedder, "queries": lines, "rows": described}
+    return {"of": len(eligible), "embedder": pool.similarity, "queries": lines, "rows": described}
 
 
 def texts(rows: Rows, ids: np.ndarray, length: int) -> list[str]:

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from near.common.errors import printable
 from near.common.text import plural
 from near.report.compare import BASELINE, Group, baseline_of, beside_base, beside_random
 from near.report.page.taken import overlaps
 from near.report.runs import Run
-from near.report.shares import SELECTION, Shares, percent
+from near.report.shares import Shares, percent
 
 Figure = dict
 
@@ -65,7 +64,7 @@ def differences(groups: list[Group]) -> Figure | None:
         )
     if not data:
         return None
-    figure = _figure(data, f"Target loss minus {BASELINE} rows'", "← better · 95% intervals · worse →", "")
+    figure = figure_of(data, f"Target loss minus {BASELINE} rows'", "← better · 95% intervals · worse →", "")
     zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 2, "dash": "dash"}}
     name = {"x": 0, "y": 1, "yref": "paper", "yanchor": "bottom", "text": f"{BASELINE} rows", "showarrow": False}
     figure["layout"] |= {
@@ -91,7 +90,7 @@ def target_loss(groups: list[Group], by: str) -> Figure | None:
     if not data:
         return None
     axis = "optimizer step" if by == "step" else SECONDS
-    return _figure(data, f"Target loss by {by}", axis, "target loss (nats a token)")
+    return figure_of(data, f"Target loss by {by}", axis, "target loss (nats a token)")
 
 
 def curve(run: Run, by: str) -> list[tuple[float, float]]:
@@ -122,7 +121,7 @@ def training_loss(groups: list[Group]) -> Figure | None:
                 x, y = [line["step"] for line in lines], [line["loss"] for line in lines]
                 data.append(_line(group, place, seed, x, y, legend=run is group.one))
     title = "Training loss (each on the rows it trained: not to be compared)"
-    return _figure(data, title, "optimizer step", "training loss") if data else None
+    return figure_of(data, title, "optimizer step", "training loss") if data else None
 
 
 def cost_and_gain(groups: list[Group]) -> Figure | None:
@@ -148,7 +147,7 @@ def cost_and_gain(groups: list[Group]) -> Figure | None:
         )
     if not data:
         return None
-    return _figure(data, "Cost and gain", SECONDS, "target loss gained on the untrained model")
+    return figure_of(data, "Cost and gain", SECONDS, "target loss gained on the untrained model")
 
 
 def _cost(run: Run) -> str:
@@ -198,7 +197,7 @@ def sources(groups: list[Group], colours: dict[str, str]) -> list[tuple[str, Fig
             for source in sorted(totals, key=lambda s: -totals[s].sum())
         ]
         title = f"{html.escape(group.label)}: distinct rows by source, mean of seeds"
-        figure = _figure(data, title, "", "")
+        figure = figure_of(data, title, "", "")
         figure["layout"] |= {"barmode": "stack", "height": 440}
         figures.append((group.label, figure))
     return figures
@@ -222,7 +221,7 @@ def bars(series: dict[str, np.ndarray], x: list, title: str, axis: str) -> Figur
         }
         for place, (name, shares) in enumerate(series.items())
     ]
-    figure = _figure(data, html.escape(title), axis, "share of the rows")
+    figure = figure_of(data, html.escape(title), axis, "share of the rows")
     figure["layout"] |= {"barmode": "overlay", "bargap": 0.02}
     figure["layout"]["yaxis"] |= {"tickformat": ".0%"}
     return figure
@@ -233,7 +232,7 @@ OTHERS = "#9a9fa6"
 
 def label_shares(shares: Shares) -> Figure:
     """The shares of a label's values as stacked bars: one for the pool, the target and each selection."""
-    columns, lines = shares.columns(), [html.escape(printable(line.name, SELECTION)) for line in shares.lines]
+    columns, lines = shares.columns(), [html.escape(line.name) for line in shares.lines]
     data = []
     for place, (name, values) in enumerate(columns):
         others = place == len(shares.shown)
@@ -252,8 +251,8 @@ def label_shares(shares: Shares) -> Figure:
                 "marker": {"color": OTHERS if others else source_colour(place)},
             }
         )
-    figure = _figure(data, f"Rows by {html.escape(shares.label.name)}", "", "")
-    figure["layout"] |= {"barmode": "stack", "height": 170 + 26 * len(lines)}
+    figure = figure_of(data, f"Rows by {html.escape(shares.label.name)}", "", "")
+    figure["layout"] |= {"barmode": "stack", "height": 170 + 26 * len(lines), "legend": {"traceorder": "normal"}}
     figure["layout"]["xaxis"] |= {"tickformat": ".0%", "range": [0, 1]}
     figure["layout"]["yaxis"] |= {"type": "category", "range": [len(lines) - 0.5, -0.5]}
     return figure
@@ -282,12 +281,13 @@ def overlap(groups: list[Group]) -> Figure | None:
         "texttemplate": "%{z:.2f}",
         "hovertemplate": "%{x}, %{y}: %{z:.3f}<extra></extra>",
     }
-    figure = _figure([heat], "Overlap of the rows taken (Jaccard; on the diagonal between seeds)", "", "")
+    figure = figure_of([heat], "Overlap of the rows taken (Jaccard; on the diagonal between seeds)", "", "")
     figure["layout"]["yaxis"] |= {"autorange": "reversed"}
     return figure
 
 
-def _figure(data: list[dict], title: str, x: str, y: str) -> Figure:
+def figure_of(data: list[dict], title: str, x: str, y: str) -> Figure:
+    """A figure with a title and the titles of its axes."""
     axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
     return {"data": data, "layout": {"title": {"text": title}, **axes, "hovermode": "x unified" if x else "closest"}}
 

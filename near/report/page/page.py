@@ -1,22 +1,25 @@
 """The report's page: verdict, losses, cost, rows, map, queries, answers and settings of the runs."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from near.report import verdict
+from near.report import left_out, quantiles, targets, verdict
 from near.report.compare import Group
 from near.report.page.answers import answers
 from near.report.page.browser import browser
-from near.report.page.charts import all_charts, colour, label_charts, source_colours
+from near.report.page.charts import Figure, all_charts, colour, label_charts, source_colours
 from near.report.page.document import document
 from near.report.page.parts import Parts
 from near.report.page.pool_map import map_data, sources_shown
 from near.report.page.settings import Compared, compared
+from near.report.page.target_charts import quantile_curves, target_map
 from near.report.runs import Run
 from near.report.shares import NOTE, OVER_TARGETS, ROUNDS, over_targets, sentences
 from near.report.standing import Standing
 from near.report.tables import notes, run_table
+from near.report.targets import targets_of
 
 SCRIPTS = ("map.js", "browser.js", "answers.js")
 BESIDE = 4  # selections whose settings stand side by side
@@ -39,15 +42,25 @@ def page(
     """
     colours = source_colours(groups, [] if parts.map is None else sources_shown(parts.pool, parts.map)[0])
     charts = all_charts(groups, colours) | label_charts([of.shares for of in parts.shares])
+    over, curves, worths = targets_of(groups), quantiles.curves(groups), left_out.worths(groups)
+    charts |= {"targets": _some(target_map(over)), "quantiles": _some(quantile_curves(curves))}
+    if over:  # too many to read side by side; the map has them all
+        charts["differences"] = []
     shown = [{"label": g.label, "colour": colour(i), "runs": len(g.runs)} for i, g in enumerate(groups)]
-    settings = compared(groups)
+    settings, (heads, cells) = compared(groups), verdict.table(runs)
     return document(
         "page.html",
         SCRIPTS,
         lambda share: {"groups": shown, "charts": charts} | _with_texts(cfg, groups, parts, share, colours),
         title=f"near: {root.resolve().name}",
-        answer=verdict.answer(runs),
-        verdicts=_in_parts(*verdict.table(runs)),
+        answer=f"Over {len(over.targets)} targets: {targets.answer(over)}" if over else verdict.answer(runs),
+        over_targets=[*_in_parts(*targets.table(over), targets.PARTS)] if over else [],
+        over_notes=targets.notes(over) if over else [],
+        curves=quantiles.table(curves) if curves else None,
+        curves_note=quantiles.NOTE,
+        worths=left_out.table(worths) if worths else None,
+        worths_note=left_out.NOTE,
+        verdicts=_in_parts(heads, cells, verdict.parts(heads)),
         verdict_notes=verdict.notes(runs),
         runs=run_table(runs, root),
         runs_notes=notes(runs, []),
@@ -75,9 +88,13 @@ def _with_texts(cfg: DictConfig, groups: list[Group], parts: Parts, share: float
     return data
 
 
-def _in_parts(heads: list[str], rows: list[list[str]]) -> list[tuple[list[str], list[list[str]]]]:
-    """A table that is too wide for the page as several, each with the first column."""
-    return [([heads[i] for i in at], [[row[i] for i in at] for row in rows]) for at in verdict.parts(heads)]
+def _some(figure: Figure | None) -> list[Figure]:
+    return [] if figure is None else [figure]
+
+
+def _in_parts(heads: list[str], rows: list[list[str]], parts: Iterable[Sequence[int]]) -> list[tuple[list, list]]:
+    """A table that is too wide for the page as several, each with some of its columns."""
+    return [([heads[i] for i in at], [[row[i] for i in at] for row in rows]) for at in parts]
 
 
 def _differing(settings: Compared, labels: list[str]) -> tuple[list[str], list[list[str]]]:

@@ -44,10 +44,7 @@ def gathered(cfg: DictConfig, groups: list[Group], read_config: Callable[[Path],
     parts.taken = [taken(g) if g.one.pool == parts.pool.fingerprint else Taken.empty() for g in groups]
     if parts.pool.neighbours is None:
         parts.absent.append("No queries are shown: no run saved a matrix of neighbours.")
-    try:
-        parts.shares = _by_target(parts.pool, groups, read_config)
-    except (UserError, OSError, ValueError) as error:
-        parts.absent.append(f"No shares by label: {one_line(error)}.")
+    _add_shares(parts, groups, read_config)
     if cfg.map is not None:
         try:
             parts.map = pool_map(parts.pool, parts.taken, cfg.map_rows, cfg.map)
@@ -56,16 +53,18 @@ def gathered(cfg: DictConfig, groups: list[Group], read_config: Callable[[Path],
     return parts
 
 
-def _by_target(pool: Pool, groups: list[Group], read_config: Callable[[Path], DictConfig]) -> list[TargetShares]:
-    """The shares for each target, beside its own pool. `pool`: of most runs."""
-    targets = targets_of(groups).targets
-    if not targets:
-        by_target = [TargetShares("", _shares(pool, {group.label: group for group in groups}))]
-    else:
-        by_target = [
-            TargetShares(t.label, _shares(pool_of([*t.groups.values()], read_config), t.groups)) for t in targets
-        ]
-    return [of for of in by_target if any(one.selections for one in of.shares)]
+def _add_shares(parts: Parts, groups: list[Group], read_config: Callable[[Path], DictConfig]) -> None:
+    """Add the shares for each target, beside its own pool."""
+    targets = [(target.label, target.groups) for target in targets_of(groups).targets]
+    for name, of in targets or [("", {group.label: group for group in groups})]:
+        try:
+            pool = parts.pool if not name else pool_of([*of.values()], read_config)
+            shares = _shares(pool, of)
+        except (UserError, OSError, ValueError) as error:
+            parts.absent.append(f"No shares by label{name and f' for {name}'}: {one_line(error)}.")
+            continue
+        if any(one.selections for one in shares):
+            parts.shares.append(TargetShares(name, shares))
 
 
 def _shares(pool: Pool, groups: dict[str, Group]) -> list[Shares]:

@@ -52,10 +52,13 @@ class Pool:
     neighbours: "Neighbours | None"
 
     @property
+    def similarity(self) -> str:
+        """The name of what compared queries and rows, for the page."""
+        return self.embedder if self.search.words is None else "BM25"
+
+    @property
     def embedder(self) -> str:
         """The name of the embedder, for the page."""
-        if self.search.words is not None:
-            return "BM25"
         embedder = self.search.embedder
         return str(embedder.get("model") or embedder["_target_"].rpartition(".")[2])
 

@@ -59,8 +59,9 @@ def highest(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return best
 
 
-def score_chart(sample: Sample, name: str) -> tuple[Figure, str]:
-    """The distributions of both kinds of rows, and a sentence on them. `name`: of the picked rows."""
+def score_chart(sample: Sample, name: str, embedder: str) -> tuple[Figure, str]:
+    """The distributions of both kinds of rows, and a sentence on them. name, embedder: names of the picked rows and of
+    the embedder."""
     picked, random = highest(sample.picked, sample.queries), highest(sample.random, sample.queries)
     low, high = (float(f(np.concatenate([picked, random]))) for f in (np.min, np.max))
     edges = np.linspace(low, max(high, low + 1e-3), BINS + 1)
@@ -71,8 +72,9 @@ def score_chart(sample: Sample, name: str) -> tuple[Figure, str]:
     threshold = np.quantile(random, NEAR)
     above = percent(float(np.mean(picked > threshold)))
     return figure, (
-        f"Highest similarity to a query: median {np.median(picked):.3f} of the rows of {name}, {np.median(random):.3f} "
-        f"of random rows of the pool. {above} of the first are nearer than {NEAR:.0%} of the random rows."
+        f"Highest similarity to a query, by {embedder}: median {np.median(picked):.3f} of the rows of {name}, "
+        f"{np.median(random):.3f} of random rows of the pool. {above} of the first are nearer than {NEAR:.0%} of "
+        "the random rows."
     )
 
 

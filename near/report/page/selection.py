@@ -25,7 +25,15 @@ from near.report.page.pool import Pool
 from near.report.page.pool_map import PoolMap, map_data, pool_map, sources_shown
 from near.report.page.reach import Table, by_max_K, by_n
 from near.report.page.scores import far_queries, sample_of, score_chart
-from near.report.page.suspects import Findings, hubs, near_each_other, near_queries, query_prompts, same_prompts
+from near.report.page.suspects import (
+    Findings,
+    hubs,
+    near_each_other,
+    near_queries,
+    overlaps,
+    query_prompts,
+    same_prompts,
+)
 from near.report.page.taken import Taken
 from near.report.shares import NOTE, Picks, sentences, shares_of
 from near.searching.find import SearchSettings
@@ -145,8 +153,8 @@ def _with_vectors(cfg: DictConfig, pool: Pool, taken: list[Taken], name: str, id
     if sample is not None:
         parts.repeats = near_each_other(sample, pool.rows, len(ids), cfg.data.dedup_threshold)
         if len(sample.queries) and len(sample.ids):
-            parts.scores = score_chart(sample, name)
-        if len(sample.queries) and pool.neighbours is not None:
+            parts.scores = score_chart(sample, name, pool.embedder)
+        if len(sample.queries) and pool.neighbours is not None and pool.neighbours.scales is None:
             parts.far = far_queries(sample, pool.neighbours.scores[:, 0], pool.queries.eligible())
     if cfg.map is not None:
         parts.map = parts.part("map of the pool", lambda: pool_map(pool, taken, cfg.map_rows, cfg.map))
@@ -156,7 +164,8 @@ def _with_vectors(cfg: DictConfig, pool: Pool, taken: list[Taken], name: str, id
 def _suspects(cfg: DictConfig, pool: Pool, ids: np.ndarray, parts: _Parts) -> tuple[list[Findings], list[Findings]]:
     """Likely leaks, and repeats among the rows `ids`."""
     leaks = [] if pool.queries is None else [query_prompts(pool.rows, pool.queries, cfg.data.leakage)]
-    if pool.neighbours is not None:
+    leaks.append(overlaps(pool.rows, ids))
+    if pool.neighbours is not None and pool.neighbours.scales is None:  # scores of BM25 are no cosines
         leaks.append(near_queries(pool.neighbours, pool.rows, pool.queries, cfg.data.dedup_threshold))
     return leaks, [same_prompts(pool.rows, ids), *([] if parts.repeats is None else [parts.repeats])]
 

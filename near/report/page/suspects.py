@@ -84,6 +84,29 @@ def query_prompts(rows: Rows, queries: Rows, leakage: str) -> Findings:
     return Findings(f"By words: {count} {end}", ["row", "source", "prompt"], cells)
 
 
+def overlaps(rows: Rows, ids: np.ndarray) -> Findings:
+    """Rows with sequences of words of held-out rows (near/data/contamination.py), those of `ids`, int64 (m,), first."""
+    if rows.overlaps is None:
+        return Findings("Overlaps: the pool was not compared with held-out rows (data.decontaminate=null).")
+    if not rows.overlaps:
+        return Findings("Overlaps (data.decontaminate): no row resembles a held-out row.")
+    picked = set(ids.tolist())
+    shown = sorted(rows.overlaps, key=lambda one: (one.row not in picked, one.row, one.set, one.held_out_row))
+    count, held_out = len({one.row for one in shown}), len({(one.set, one.held_out_row) for one in shown})
+    here = len({one.row for one in shown} & picked)
+    sentence = (
+        f"Overlaps (data.decontaminate): {plural(count, 'row resembles', 'rows resemble')} "
+        f"{plural(held_out, 'held-out row')}; {here} of them {'is' if here == 1 else 'are'} picked "
+        "(contaminated.jsonl has all)."
+    )
+    cells = [
+        [str(one.row), "yes" if one.row in picked else "no", f"{one.set} {one.held_out_row}", str(one.kind), text]
+        for one in shown[:LISTED]
+        for text in [printable(one.words or f"cosine {one.cosine}", TEXT)]
+    ]
+    return Findings(sentence, ["row", "picked", "held-out row", "kind", "words"], cells)
+
+
 def near_each_other(sample: Sample, rows: Rows, of: int, threshold: float) -> Findings:
     """Picked rows whose vectors are nearly equal. `of`: how many rows were picked."""
     similar = np.triu(sample.picked @ sample.picked.T, 1)  # (m, m)

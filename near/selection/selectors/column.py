@@ -27,7 +27,8 @@ class Column(Selector):
 
     column: its name; `a.b` is the key b of objects in column a.
     pick:
-        highest, lowest: the rows with the highest or lowest numbers, ties by lower id; the same in every round.
+        highest, lowest: the rows with the highest or lowest numbers, ties by lower id; the same in every round. A
+            row's score is its number, under lowest with the other sign.
         band: random rows among those whose number is in `band`, ends included; new in every round.
         weights: drawn without replacement with probability in proportion to the number, new in every round; rows with
             a negative number are left out, too, and those with 0 are never drawn.
@@ -48,7 +49,7 @@ class Column(Selector):
             )
         if pick != "band" and band is not None:
             raise UserError(f"selector.band={list(band)} has no effect under selector.pick={pick}; use pick=band")
-        self.columns = (column,)
+        self.columns, self._logged = (column,), False
         self.column, self.pick, self.band = column, pick, band
 
     def check_columns(self, columns: Mapping[str, list], eligible: np.ndarray) -> None:
@@ -66,7 +67,8 @@ class Column(Selector):
             raise UserError(
                 f"selector.column={self.column}: no number is {needed}; they are {values.min():g} to {values.max():g}"
             )
-        if reasons and is_main():
+        if reasons and is_main() and not self._logged:
+            self._logged = True
             shown = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
             log.info(
                 f"selector.column={self.column}: {plural(sum(reasons.values()), 'row')} of {len(eligible)} left out "
@@ -83,7 +85,8 @@ class Column(Selector):
             order = round.rng().permutation(len(ids))[: round.size]
         else:
             order = drawn(np.log(values), round)
-        return Subset(ids[order], values[order].astype(np.float32))
+        scores = -values if self.pick == "lowest" else values
+        return Subset(ids[order], scores[order].astype(np.float32))
 
     def _allowed(self, values: np.ndarray) -> np.ndarray:
         """bool (n,): the numbers that `pick` may take."""

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import sys
 from abc import ABC
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -37,7 +38,7 @@ class PartOf(Selector, ABC):
         self.needs_neighbours, self.needs_queries = self.of.needs_neighbours, self.of.needs_queries
         self.requires, self.only_in_training = self.of.requires, self.of.only_in_training
         self.columns, self.query_columns = self.of.columns, self.of.query_columns
-        self.trains_on_queries = self.of.trains_on_queries
+        self.trains_on_queries, self.budgets = self.of.trains_on_queries, self.of.budgets
 
     def reach(self, sizes: list[int]) -> int:
         return self.of.reach(sizes)
@@ -47,6 +48,12 @@ class PartOf(Selector, ABC):
 
     def check_pool(self, pool: Rows, eligible: np.ndarray) -> None:
         self.of.check_pool(pool, eligible)
+
+    def check_columns(self, columns: Mapping[str, list], eligible: np.ndarray) -> None:
+        self.of.check_columns(columns, eligible)
+
+    def check_queries(self, queries: Rows | None, sizes: Sequence[int]) -> None:
+        self.of.check_queries(queries, sizes)
 
     def warm_up(self, round: Round) -> Subset:
         return self.of.warm_up(round)

@@ -14,7 +14,7 @@
       ...figure.layout, ...rest, title: { ...figure.layout.title, font: { size: 15 }, x: 0.02, xanchor: "left" },
       shapes: (figure.layout.shapes || []).map((shape) => ({ ...shape, line: { ...shape.line, color: near.css("--soft") } })),
       xaxis: { ...figure.layout.xaxis, ...axis }, yaxis: { ...figure.layout.yaxis, ...axis },
-      margin: { t: 48, r: 16, b: 48, l: 56 }, legend: { orientation: "h", y: figure.layout.height ? -0.12 : -0.25 }, autosize: true,
+      margin: { t: 48, r: 16, b: 48, l: 56 }, legend: { ...figure.layout.legend, orientation: "h", y: figure.layout.height ? -0.12 : -0.25 }, autosize: true,
     };
   };
   const decoded = (text) => new DOMParser().parseFromString(String(text), "text/html").documentElement.textContent;
