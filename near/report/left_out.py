@@ -19,7 +19,7 @@ class Worth:
 
     Attributes:
         of: the selector.
-        count: the rows that are left out of a round.
+        count: the rows that are left out of a round, or their share, as written.
         best, random: target loss without the best rows, and without random ones of the choice (the mean over draws).
         whole: with all of them; NaN where that was not run.
         halves: of each seed, the rank correlation of the kept rows' summed scores with minus the target loss over
@@ -28,7 +28,7 @@ class Worth:
     """
 
     of: str
-    count: int | None
+    count: str | None
     best: np.ndarray
     random: np.ndarray
     whole: np.ndarray
@@ -64,7 +64,7 @@ def worths(groups: list[Group]) -> list[Worth]:
             continue
         without, count, draw = (settings.pop(f"selector.{name}") for name in ("without", "count", "draw"))
         key = repr((sorted(settings.items()), group.one.evaluated, group.one.metrics.model))
-        kinds.setdefault(key, {})[without, int(count), int(draw)] = group.runs
+        kinds.setdefault(key, {})[without, count, int(draw)] = group.runs
     found = []
     for same in kinds.values():
         of = ranking(next(iter(next(iter(same.values())).values())))
@@ -77,10 +77,10 @@ def worths(groups: list[Group]) -> list[Worth]:
     return found
 
 
-def _losses(same: dict[tuple, dict], count: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _losses(same: dict[tuple, dict], count: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The losses without the best and without random rows, and with all, of the seeds that have the first two."""
 
-    def of(without: str, number: int | None) -> dict[object, float]:
+    def of(without: str, number: str | None) -> dict[object, float]:
         losses: dict[object, list[float]] = {}
         for (kind, n, _), runs in same.items():
             if kind == without and number in (None, n):
@@ -119,7 +119,7 @@ def table(found: list[Worth]) -> tuple[list[str], list[list[str]]]:
     heads += ["scores add up"]
     cells = []
     for worth in found:
-        row = [worth.of, "-" if worth.count is None else str(worth.count), str(len(worth.best))]
+        row = [worth.of, worth.count or "-", str(len(worth.best))]
         row += [_number(np.nanmean(v)) if len(v) and not np.isnan(v).all() else "-" for v in (worth.whole,)]
         row += [_number(v.mean()) if len(v) else "-" for v in (worth.best, worth.random)]
         row += [_mean(worth.loss, 4) if len(worth.loss) else "-", worth.verdict if len(worth.loss) else "-"]

@@ -97,6 +97,8 @@ def test_the_best_rows_are_left_out():
     assert left("nothing") == [3, 4, 5, 6, 7, 8, 9, 10]
     assert left("best") == [3, 4, 5, 9, 10]  # 7 has 0, 6 and 8 have -1
     assert left("best", of=Scores(scored=False)) == [6, 7, 8, 9, 10]
+    assert left("best", count=0.25) == [3, 4, 5, 8, 9, 10]  # two of eight; 6 comes before 8, its equal
+    assert left("best", size=1, count=0.25) == [7]  # a round keeps a row
 
 
 def test_random_rows_are_left_out_by_seed_and_draw_the_same_in_each_round():

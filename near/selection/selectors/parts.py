@@ -117,6 +117,7 @@ class LeftOut(PartOf):
         best: without the `count` rows of the highest score (the first ones, where it has no scores).
         random: without `count` random ones.
         half: without a random half, for the linear datamodelling score (Park et al. 2023, TRAK, arXiv 2303.14186).
+    count: a number of rows (int), or a share of the round's (float).
     draw: which of the random draws.
     """
 
@@ -124,7 +125,7 @@ class LeftOut(PartOf):
         self,
         of: str | dict | Selector,
         without: Without = "best",
-        count: Annotated[int, between(1, 100_000_000)] = 8,
+        count: SubsetSize = 0.25,
         draw: Annotated[int, between(0, 1_000_000)] = 0,
         subset_size: SubsetSize | None = None,
     ):
@@ -134,7 +135,8 @@ class LeftOut(PartOf):
     def select(self, round: Round) -> Subset:
         chosen = self.of.select(round)
         rows = len(chosen.ids)
-        count = {"nothing": 0, "half": rows // 2}.get(self.without, self.count)
+        left_out = min(int(self.count * rows + 0.5), rows - 1) if isinstance(self.count, float) else self.count
+        count = {"nothing": 0, "half": rows // 2}.get(self.without, left_out)
         if count >= rows:
             raise UserError(f"selector.count={count} leaves nothing of the {plural(rows, 'row')} of a round; lower it")
         order = np.random.default_rng((round.seed, self.draw)).permutation(rows)  # the same in each round
