@@ -1,4 +1,4 @@
-"""Selectors over many targets, quantiles and rows left out, in the report: by hand, and on simulated results."""
+"""Selectors over many targets in the report: by hand, and on simulated results."""
 
 import json
 from pathlib import Path
