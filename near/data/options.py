@@ -69,7 +69,7 @@ class Data(TypedDict):
     mask_history: bool
     reasoning: Literal["keep", "drop"]
     default_system: Text | None
-    labels: list[str] | None
+    labels: NotRequired[list[str] | None]  # absent in the configurations of older runs
     on_error: Literal["raise", "skip"]
     leakage: Literal["drop", "keep"]
     decontaminate: NotRequired[Decontaminate | None]  # absent in the configurations of older runs
