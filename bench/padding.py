@@ -1,6 +1,6 @@
 """Training on rows of mixed length: tokens per second with padding, with rows sorted by length, and without padding.
 
-    python bench/padding.py [rows=32 batch=8 cutoff=256 turns=3 model=smollm2]
+    python bench/padding.py [rows=32 batch=8 cutoff=256 turns=3 model=smollm2 tasks=demo|all]
 
 Rows of OpenAI's evals, LoRA, forward and backward passes without an optimizer, float32. The same rows each time: in
 batches as drawn and padded; sorted by length before they are cut into batches, as rounds do it, and padded; sorted, and
@@ -21,7 +21,9 @@ from bench import common
 from bench.material import evals_rows
 
 
-def main(rows: int = 32, batch: int = 8, cutoff: int = 256, turns: int = 3, model: str = "smollm2") -> None:
+def main(
+    rows: int = 32, batch: int = 8, cutoff: int = 256, turns: int = 3, model: str = "smollm2", tasks: str = "demo"
+) -> None:
     from near.models.loading import add_finetuning, load_base, load_tokenizer
     from near.models.losses import answer_losses
     from near.models.padding_free import cheaper
@@ -30,7 +32,7 @@ def main(rows: int = 32, batch: int = 8, cutoff: int = 256, turns: int = 3, mode
     cfg = common.composed("train", f"model={model}")
     tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
     drawn = []
-    for question, answer in evals_rows(cfg.cache_dir, rows, "all"):
+    for question, answer in evals_rows(cfg.cache_dir, rows, tasks, answered=True):
         end = tokenizer(answer, add_special_tokens=False)["input_ids"][: cutoff // 2]
         start = tokenizer(question, add_special_tokens=False)["input_ids"][: cutoff - len(end)]
         drawn.append({"input_ids": [*start, *end], "labels": [-100] * len(start) + end})

@@ -60,8 +60,10 @@ class After(TrainerCallback):
 class Sees(Near):
     """NEAR that records the step and a digest of the weights in its round."""
 
-    def __init__(self, subset_size=None, policy: str = "repeat", temperature: float = 0.05, mix: float = 0.0):
-        super().__init__(subset_size, policy, temperature, mix)
+    def __init__(
+        self, subset_size=None, policy: str = "repeat", temperature: float = 0.05, mix: float = 0.0, budgets=None
+    ):
+        super().__init__(subset_size, policy, temperature, mix, budgets)
 
     def select(self, round: Round) -> Subset:
         path = Path(os.environ["NEAR_TEST_SEEN"], f"seen-{os.environ.get('RANK', 0)}.jsonl")
@@ -100,8 +102,10 @@ class Wrapped(SpyTrainer):
 class FailsOnRank1(Near):
     """A selector that fails in one of two processes."""
 
-    def __init__(self, subset_size=None, policy: str = "repeat", temperature: float = 0.05, mix: float = 0.0):
-        super().__init__(subset_size, policy, temperature, mix)
+    def __init__(
+        self, subset_size=None, policy: str = "repeat", temperature: float = 0.05, mix: float = 0.0, budgets=None
+    ):
+        super().__init__(subset_size, policy, temperature, mix, budgets)
 
     def select(self, round: Round) -> Subset:
         if not is_main():
@@ -112,8 +116,10 @@ class FailsOnRank1(Near):
 class SlowNear(Near):
     """NEAR that is slow and records the index of every round."""
 
-    def __init__(self, subset_size=None, policy: str = "repeat", temperature: float = 0.05, mix: float = 0.0):
-        super().__init__(subset_size, policy, temperature, mix)
+    def __init__(
+        self, subset_size=None, policy: str = "repeat", temperature: float = 0.05, mix: float = 0.0, budgets=None
+    ):
+        super().__init__(subset_size, policy, temperature, mix, budgets)
 
     def select(self, round: Round) -> Subset:
         if is_main():

@@ -70,6 +70,8 @@ def _first(*values: object) -> object:
 
 def _joined(values: Sequence | str | None) -> str:
     """The elements of a list with + between them, as part of a name."""
+    if values is not None and not isinstance(values, Sequence | ListConfig):
+        return str(values)  # the check of types says what it must be
     return values if isinstance(values, str) else "+".join(map(str, values or ()))
 
 

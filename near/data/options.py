@@ -44,9 +44,19 @@ class Decontaminate(TypedDict):
     cosine: Share | None
 
 
+class BenchmarkOptions(TypedDict):
+    """A data set of data=tulu: the splits of its queries and eval rows, and its columns."""
+
+    path: str
+    name: str | None
+    queries: str
+    eval: str
+    columns: Columns
+
+
 class Data(TypedDict):
     target: NotRequired[str]
-    targets: NotRequired[dict]
+    targets: NotRequired[dict[str, BenchmarkOptions]]
     rows: NotRequired[Annotated[int, between(500, 50_000)]]
     query_rows: NotRequired[Annotated[int, between(1, 1_000)]]
     eval_rows: NotRequired[Annotated[int, between(1, 1_000)]]

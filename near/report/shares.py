@@ -70,7 +70,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Shares:
+class LabelShares:
     """A label with the lines of its table: the pool, the target if it has the label, the oracle, the selections."""
 
     label: Label
@@ -116,10 +116,10 @@ class TargetShares:
     """What the selections for one target looked at. `target`: its name; empty where there is one target alone."""
 
     target: str
-    shares: list[Shares]
+    shares: list[LabelShares]
 
 
-def shares_of(labels: Sequence[Label], selections: Sequence[Picks], eligible: np.ndarray) -> list[Shares]:
+def shares_of(labels: Sequence[Label], selections: Sequence[Picks], eligible: np.ndarray) -> list[LabelShares]:
     """The shares of every label. `eligible`: int64, the rows of the pool that may be selected."""
     picked = sorted((s for s in selections if len(s.ids)), key=lambda s: not s.oracle)
     names = _distinct([s.name for s in picked])
@@ -142,7 +142,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return distinct
 
 
-def _shares(label: Label, selections: list[Picks], eligible: np.ndarray) -> Shares:
+def _shares(label: Label, selections: list[Picks], eligible: np.ndarray) -> LabelShares:
     lines = [Line("pool", label.pool)]
     if label.target.any():
         lines.append(Line("target", label.target))
@@ -157,7 +157,7 @@ def _shares(label: Label, selections: list[Picks], eligible: np.ndarray) -> Shar
         else:
             chance = by_chance(codes[known] == value, picks.times[known], int(label.pool[value]), len(eligible))
         lines.append(Line(picks.name, counts, value, chance))
-    return Shares(label, lines)
+    return LabelShares(label, lines)
 
 
 def by_chance(hits: np.ndarray, times: np.ndarray, rows: int, pool: int) -> bool:
@@ -199,7 +199,7 @@ def _usual(drawn: np.ndarray, observed: float) -> bool:
     return as_far / (1 + len(drawn)) >= LEVEL
 
 
-def sentences(shares: Sequence[Shares]) -> list[str]:
+def sentences(shares: Sequence[LabelShares]) -> list[str]:
     """A sentence for each selection: the share of the target's own value of each label, and whether it is chance.
 
     >>> near: 100% wording 0 (pool 17%), 12% skill sort = chance

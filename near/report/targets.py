@@ -35,7 +35,7 @@ HEADS += ("vs. base", "below base", "mean rank", "selection (s)", "gain / s")
 
 
 @dataclass
-class Target:
+class TargetRuns:
     """What some runs were evaluated on. `groups`: by the label of their method."""
 
     label: str
@@ -90,7 +90,7 @@ class Method:
 class Targets:
     """targets: in the order of their jobs. methods: without random rows, in the order of the groups."""
 
-    targets: list[Target]
+    targets: list[TargetRuns]
     methods: list[Method]
 
     def __bool__(self) -> bool:
@@ -107,7 +107,7 @@ def targets_of(groups: list[Group]) -> Targets:
     labels = _labels(by_target)
     methods = _methods(groups)
     targets = [
-        Target(label, {methods[id(group)]: group for group in same})
+        TargetRuns(label, {methods[id(group)]: group for group in same})
         for label, same in zip(labels, by_target.values(), strict=True)
     ]
     names = list(dict.fromkeys(methods[id(group)] for group in groups))
@@ -142,7 +142,7 @@ def _methods(groups: list[Group]) -> dict[int, str]:
     return {group: labels[key] for group, key in keys.items()}
 
 
-def _ranks(targets: list[Target], names: list[str]) -> dict[str, float]:
+def _ranks(targets: list[TargetRuns], names: list[str]) -> dict[str, float]:
     whole = [target for target in targets if all(name in target.groups for name in names)]
     if not whole:
         return {}
@@ -150,7 +150,7 @@ def _ranks(targets: list[Target], names: list[str]) -> dict[str, float]:
     return dict(zip(names, rankdata(losses, axis=1).mean(axis=0).tolist(), strict=True))
 
 
-def _method(name: str, targets: list[Target], groups: list[Group], rank: float | None) -> Method | None:
+def _method(name: str, targets: list[TargetRuns], groups: list[Group], rank: float | None) -> Method | None:
     """None for random rows themselves, and where no target has random rows beside it."""
     labels, differences, base, seconds = [], [], [], []
     for target in targets:

@@ -51,7 +51,7 @@ def test_help_and_a_mistyped_option_answer_before_heavy_imports(tmp_path):
         ),
         (["embedder=hashing", "embedder.model=x"], "use one that has it: embedder=e5, gtr_t5, minilm, "),
         (["trainer=static", "trainer.agrs=1"], "trainer.agrs is not an option of trainer=static; did you mean args?"),
-        (["selector=nosuch"], "selector=nosuch: no such choice; there are: cluster_less, delta_loss, "),
+        (["selector=nosuch"], "selector=nosuch: no such choice; there are: cluster_less, column, delta_loss, "),
         (["data=files", "data.candidates.path=no.jsonl"], "data.queries.path is missing, the target's rows"),
         (["trainer.args.learning_rat=1"], "is not an option of TrainingArguments; did you mean learning_rate"),
         (["trainer.args.eval_steps=3"], "write +trainer.args.eval_steps=..."),

@@ -31,7 +31,8 @@ selector.sigma tolerance tracker.table_chars tracker.table_rows trainer.args.ada
 trainer.args.adam_epsilon trainer.args.dataloader_num_workers trainer.args.eval_delay
 trainer.args.label_smoothing_factor trainer.args.learning_rate trainer.args.local_rank trainer.args.max_grad_norm
 trainer.args.max_steps trainer.args.neftune_noise_alpha trainer.args.warmup_steps trainer.args.weight_decay
-trainer.loraplus.lr_embedding trainer.update_times trainer.warmup_step
+trainer.loraplus.lr_embedding trainer.update_times trainer.warmup_step data.data_seed data.decontaminate.cosine
+data.difficulty data.noise data.own_rows selector.draw similarity.b similarity.k1
 """
 FRACTION = """
 embedder.server.timeout evaluation.graders.judge.server.timeout evaluation.graders.pass_at_1.seconds export_size
@@ -40,9 +41,12 @@ selector.judge.server.timeout selector.reg_queries selector.reg_rows selector.si
 trainer.args.eval_delay trainer.args.eval_steps trainer.args.learning_rate trainer.args.logging_steps
 trainer.args.max_grad_norm trainer.args.neftune_noise_alpha trainer.args.num_train_epochs trainer.args.save_steps
 trainer.args.warmup_steps trainer.args.weight_decay trainer.loraplus.lr_embedding trainer.loraplus.lr_ratio
-weighter.delta weighter.r
+weighter.delta weighter.r scoring.damping similarity.k1
 """
 NULL = "embedder.max_length scoring.dim selector.shortlist.size trainer.args.save_total_limit"
+# options of generated data, absent in other data; its own check refuses null, before anything is made
+NULL += " data.data_seed data.difficulty data.eval_rows data.longest data.noise data.own_rows data.query_rows data.rows"
+NULL += " data.rows_per_task"
 
 
 def commands() -> Iterator[tuple[str, ...]]:

@@ -118,6 +118,14 @@ def test_embed(run_real):
 
 
 @pytest.mark.real
+def test_padding(run_real):
+    lines = run_real("padding", "rows=4", "batch=2", "cutoff=24", "turns=1", "model=tiny")
+    passed = [int(next(line for line in lines if line.startswith(name)).split()[-3]) for name in ("as drawn", "sorted")]
+    assert passed[0] >= passed[1] > 0
+    assert row(lines, "without padding")[0] > 0
+
+
+@pytest.mark.real
 def test_embed_field(run_real):
     target = "imperial_date_to_string"
     lines = run_real("embed_field", "embedder=hashing", f"targets={target}", "depths=2,5")

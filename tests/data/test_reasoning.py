@@ -13,7 +13,7 @@ from near.common.errors import UserError
 from near.common.files import file_digest
 from near.data.builtin.reasoning.arithmetic import EVALUATED, is_arithmetic, is_harmless
 from near.data.builtin.reasoning.options import ReasoningOptions
-from near.data.builtin.reasoning.process import Died, Worker
+from near.data.builtin.reasoning.process import Died, LimitedProcess
 from near.data.builtin.reasoning.rows import write_reasoning
 from near.data.builtin.reasoning.tasks import TASKS
 from tests.conftest import configured
@@ -182,9 +182,9 @@ def test_wrong_options_are_refused_before_anything_is_loaded():
 
 def test_a_worker_that_dies_says_why(stand_in):
     job = {"task": "chain_sum", "entry": {"answer": "1"}, "seconds": 1}
-    with Worker("scores") as worker, pytest.raises(Died, match="exit status 3"):
+    with LimitedProcess("scores") as worker, pytest.raises(Died, match="exit status 3"):
         worker.ask({**job, "answer": "die"})
-    with Worker("scores") as worker:
+    with LimitedProcess("scores") as worker:
         assert worker.ask({**job, "answer": "slow"}) == [{"score": 0.0}]
         assert [worker.ask({**job, "answer": a})[0]["score"] for a in ("1", "9", "nan", "7", "x")] == [1, 0.25, 0, 1, 0]
 

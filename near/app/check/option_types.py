@@ -246,6 +246,8 @@ def _followed(node: ast.AST, module: str) -> tuple[str, ast.AST]:
 
 def _named(name: str, module: str) -> Type:
     last = name.rpartition(".")[2]
+    if last == "NoneType":  # of an imported class
+        return plain("None")
     if last in PLAIN:
         return plain(last)
     if last in LISTS | MAPPINGS:

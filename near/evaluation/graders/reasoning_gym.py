@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from near.common.extras import need
 from near.data.builtin.reasoning.arithmetic import is_harmless
-from near.data.builtin.reasoning.process import Died, Worker
+from near.data.builtin.reasoning.process import Died, LimitedProcess
 from near.data.builtin.reasoning.tasks import TASKS
 from near.evaluation.graders.base import Answer, Grade, Grader
 
@@ -40,11 +40,13 @@ class ReasoningGym(Grader):
             else:
                 left.append((at, job))
         while left:
-            with Worker("scores") as worker:
+            with LimitedProcess("scores") as worker:
                 left = self._scored(worker, left, grades)
         return [grades[at] for at in range(len(answers))]
 
-    def _scored(self, worker: Worker, jobs: list[tuple[int, dict]], grades: dict[int, Grade]) -> list[tuple[int, dict]]:
+    def _scored(
+        self, worker: LimitedProcess, jobs: list[tuple[int, dict]], grades: dict[int, Grade]
+    ) -> list[tuple[int, dict]]:
         """Grade jobs until the worker dies over one, which then counts as wrong; return the jobs after that."""
         for done, (at, job) in enumerate(jobs):
             try:

@@ -12,7 +12,7 @@ from near.common.text import plural
 from near.report.compare import BASELINE, Group, baseline_of, beside_base, beside_random
 from near.report.page.taken import overlaps
 from near.report.runs import Run
-from near.report.shares import Shares, percent
+from near.report.shares import LabelShares, percent
 
 Figure = dict
 
@@ -230,7 +230,7 @@ def bars(series: dict[str, np.ndarray], x: list, title: str, axis: str) -> Figur
 OTHERS = "#9a9fa6"
 
 
-def label_shares(shares: Shares) -> Figure:
+def label_shares(shares: LabelShares) -> Figure:
     """The shares of a label's values as stacked bars: one for the pool, the target and each selection."""
     columns, lines = shares.columns(), [html.escape(line.name) for line in shares.lines]
     data = []
@@ -258,7 +258,7 @@ def label_shares(shares: Shares) -> Figure:
     return figure
 
 
-def label_charts(targets: Sequence[Sequence[Shares]]) -> dict[str, list[Figure]]:
+def label_charts(targets: Sequence[Sequence[LabelShares]]) -> dict[str, list[Figure]]:
     """The charts of the labels of each target, by their place on the page (static/labels.html)."""
     return {f"labels {number}": [label_shares(one) for one in shares] for number, shares in enumerate(targets)}
 

@@ -11,7 +11,7 @@ from near.report.page.answers import answers
 from near.report.page.browser import browser
 from near.report.page.charts import Figure, all_charts, colour, label_charts, source_colours
 from near.report.page.document import document
-from near.report.page.parts import Parts
+from near.report.page.parts import PageParts
 from near.report.page.pool_map import map_data, sources_shown
 from near.report.page.settings import Compared, compared
 from near.report.page.target_charts import quantile_curves, target_map
@@ -28,7 +28,7 @@ MARKED = "were picked by a selector and trained on (rows that only a warm-up dre
 
 
 def page(
-    cfg: DictConfig, runs: list[Run], groups: list[Group], root: Path, unfinished: list[Standing], parts: Parts
+    cfg: DictConfig, runs: list[Run], groups: list[Group], root: Path, unfinished: list[Standing], parts: PageParts
 ) -> str:
     """The whole HTML document.
 
@@ -77,7 +77,7 @@ def page(
     )
 
 
-def _with_texts(cfg: DictConfig, groups: list[Group], parts: Parts, share: float, colours: dict[str, str]) -> dict:
+def _with_texts(cfg: DictConfig, groups: list[Group], parts: PageParts, share: float, colours: dict[str, str]) -> dict:
     """Answers, queries and map for the page's scripts, their texts cut to a share of the usual length."""
     data = {"answers": answers(groups, cfg.answers, int(ANSWER_TEXT * share)) if groups else []}
     if parts.pool is not None:

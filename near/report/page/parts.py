@@ -16,11 +16,11 @@ from near.report.page.pool import Pool, pool_of
 from near.report.page.pool_map import PoolMap, pool_map
 from near.report.page.taken import Taken, taken
 from near.report.runs import quiet
-from near.report.shares import ORACLE, Picks, Shares, TargetShares, shares_of
+from near.report.shares import ORACLE, LabelShares, Picks, TargetShares, shares_of
 from near.report.targets import targets_of
 
 
-class Parts:
+class PageParts:
     """`absent`: why parts are missing."""
 
     def __init__(self):
@@ -31,9 +31,9 @@ class Parts:
         self.absent: list[str] = []
 
 
-def gathered(cfg: DictConfig, groups: list[Group], read_config: Callable[[Path], DictConfig]) -> Parts:
+def gathered(cfg: DictConfig, groups: list[Group], read_config: Callable[[Path], DictConfig]) -> PageParts:
     """The parts for the selections `groups`; arguments: see page.page and report.report."""
-    parts = Parts()
+    parts = PageParts()
     if not groups:
         return parts
     try:
@@ -53,7 +53,7 @@ def gathered(cfg: DictConfig, groups: list[Group], read_config: Callable[[Path],
     return parts
 
 
-def _add_shares(parts: Parts, groups: list[Group], read_config: Callable[[Path], DictConfig]) -> None:
+def _add_shares(parts: PageParts, groups: list[Group], read_config: Callable[[Path], DictConfig]) -> None:
     """Add the shares for each target, beside its own pool."""
     targets = [(target.label, target.groups) for target in targets_of(groups).targets]
     for name, of in targets or [("", {group.label: group for group in groups})]:
@@ -67,7 +67,7 @@ def _add_shares(parts: Parts, groups: list[Group], read_config: Callable[[Path],
             parts.shares.append(TargetShares(name, shares))
 
 
-def _shares(pool: Pool, groups: dict[str, Group]) -> list[Shares]:
+def _shares(pool: Pool, groups: dict[str, Group]) -> list[LabelShares]:
     """The shares of `groups`, by their names; of those from another pool there are none."""
     with quiet():
         labels = labels_of(pool.data, pool.rows, _target(pool), pool.search.cache_dir)

@@ -19,7 +19,7 @@ NEAR = 0.95  # the quantile of the random rows' scores that near rows exceed
 
 
 @dataclass(frozen=True)
-class Sample:
+class ScoreSample:
     """Vectors of some picked rows, some random rows and the queries, as they are stored.
 
     Attributes:
@@ -35,7 +35,7 @@ class Sample:
     queries: np.ndarray
 
 
-def sample_of(pool: Pool, ids: np.ndarray) -> Sample:
+def sample_of(pool: Pool, ids: np.ndarray) -> ScoreSample:
     """A sample of the picked rows `ids`, int64 (n,), and of the pool. UserError where vectors are not stored."""
     rng = np.random.default_rng(0)
     if len(ids) > PICKED:
@@ -48,7 +48,7 @@ def sample_of(pool: Pool, ids: np.ndarray) -> Sample:
         raise UserError("the store lacks vectors of queries")
     is_picked = stored < len(ids)
     queries = queries.reshape(len(queries), vectors.shape[1]) if len(queries) else vectors[:0]
-    return Sample(ids[stored[is_picked]], vectors[is_picked], vectors[~is_picked], queries)
+    return ScoreSample(ids[stored[is_picked]], vectors[is_picked], vectors[~is_picked], queries)
 
 
 def highest(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ def highest(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return best
 
 
-def score_chart(sample: Sample, name: str, embedder: str) -> tuple[Figure, str]:
+def score_chart(sample: ScoreSample, name: str, embedder: str) -> tuple[Figure, str]:
     """The distributions of both kinds of rows, and a sentence on them. name, embedder: names of the picked rows and of
     the embedder."""
     picked, random = highest(sample.picked, sample.queries), highest(sample.random, sample.queries)
@@ -78,7 +78,7 @@ def score_chart(sample: Sample, name: str, embedder: str) -> tuple[Figure, str]:
     )
 
 
-def far_queries(sample: Sample, scores: np.ndarray, query_ids: np.ndarray) -> str:
+def far_queries(sample: ScoreSample, scores: np.ndarray, query_ids: np.ndarray) -> str:
     """A sentence on queries whose nearest row is hardly nearer than any (near/searching/summary.py).
 
     Args:

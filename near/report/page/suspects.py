@@ -10,7 +10,7 @@ from near.common.keys import Sorted
 from near.common.text import plural
 from near.data.leakage import leaks
 from near.data.rows import Rows
-from near.report.page.scores import PICKED, Sample
+from near.report.page.scores import PICKED, ScoreSample
 from near.report.shares import percent
 from near.searching.neighbours import Neighbours
 
@@ -107,7 +107,7 @@ def overlaps(rows: Rows, ids: np.ndarray) -> Findings:
     return Findings(sentence, ["row", "picked", "held-out row", "kind", "words"], cells)
 
 
-def near_each_other(sample: Sample, rows: Rows, of: int, threshold: float) -> Findings:
+def near_each_other(sample: ScoreSample, rows: Rows, of: int, threshold: float) -> Findings:
     """Picked rows whose vectors are nearly equal. `of`: how many rows were picked."""
     similar = np.triu(sample.picked @ sample.picked.T, 1)  # (m, m)
     first, second = np.nonzero(similar >= threshold)

@@ -18,7 +18,7 @@ class Died(Exception):
     """The process ended before it had answered; the message is its last line."""
 
 
-class Worker:
+class LimitedProcess:
     """One process, within a `with` block; its rows are the same every time."""
 
     def __init__(self, work: Literal["rows", "scores"]):
@@ -32,7 +32,7 @@ class Worker:
             encoding="utf-8",
         )
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self) -> "LimitedProcess":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:

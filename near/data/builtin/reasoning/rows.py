@@ -18,7 +18,7 @@ from near.common.extras import need
 from near.common.files import digest, write_jsonl
 from near.data.builtin.reasoning.arithmetic import is_harmless
 from near.data.builtin.reasoning.options import ReasoningOptions
-from near.data.builtin.reasoning.process import Died, Worker
+from near.data.builtin.reasoning.process import Died, LimitedProcess
 from near.data.builtin.reasoning.tasks import TASKS
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def write_reasoning(options: ReasoningOptions, folder: Path) -> None:
     need("data=reasoning", "reasoning")
     rng = np.random.default_rng(options.seed)
     log.info(f"making the rows of {len(options.tasks) + 1} tasks with reasoning-gym (once; up to some minutes)")
-    with Worker("rows") as worker:
+    with LimitedProcess("rows") as worker:
         maker = _Maker(worker, options)
         target = maker.rows(options.target, options.difficulty, options.queries + options.evals, (), "target")
         if len(target) < options.queries + options.evals:
@@ -60,7 +60,7 @@ def write_reasoning(options: ReasoningOptions, folder: Path) -> None:
 class _Maker:
     """Asks for rows and counts those left out."""
 
-    def __init__(self, worker: Worker, options: ReasoningOptions):
+    def __init__(self, worker: LimitedProcess, options: ReasoningOptions):
         self.worker, self.options = worker, options
         self.left_out: Counter[str] = Counter()
 
