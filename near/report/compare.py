@@ -89,7 +89,7 @@ def groups_of(runs: list[Run]) -> list[Group]:
         settings = settings_of(run)
         key = repr((run.selector, sorted(settings.items(), key=repr), run.evaluated, run.metrics.model))
         kinds.setdefault(key, (run.selector, settings, {}))[2].setdefault(run.seed, run)
-    labels = [label_of(kind, list(kinds.values())) for kind in kinds.values()]
+    labels = numbered([label_of(kind, list(kinds.values())) for kind in kinds.values()])
     groups = [Group(label, same) for label, (_, _, same) in zip(labels, kinds.values(), strict=True)]
     groups.sort(key=lambda g: g.mean(lambda r: r.metrics.target_loss))
     numbers = {id(g): [run.number for run in g.runs.values()] for g in groups}
@@ -110,6 +110,12 @@ def label_of(kind: Kind, kinds: list[Kind]) -> str:
         apart = [f"{k}={settings[k]}" for k in sorted(keys)]
     words = [f"{k.rpartition('.')[2]}={v}" for k, _, v in (word.partition("=") for word in apart[:4])] if others else []
     return " ".join([name, *words])
+
+
+def numbered(labels: list[str]) -> list[str]:
+    """The labels, with a number behind those that are there twice."""
+    twice = {label for label in labels if labels.count(label) > 1}
+    return [f"{x} ({labels[: i + 1].count(x)})" if x in twice else x for i, x in enumerate(labels)]
 
 
 def _typed(kind: Kind) -> set[str]:

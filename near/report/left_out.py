@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from near.evaluation.intervals import holds_zero, over_seeds
-from near.report.compare import Group, Interval, settings_of
-from near.report.quantiles import correlation_interval, rank_correlation, ranking
+from near.report.compare import LEAST, TOO_FEW, Group, Interval
+from near.report.quantiles import correlation_interval, parts_of, rank_correlation
 from near.report.runs import WARMUP, Run
 
 SELECTOR = "LeftOut"
@@ -45,11 +45,14 @@ class Worth:
         """Of the linear datamodelling score: over seeds, or over halves where there is one seed."""
         if len(self.halves) == 1:
             return correlation_interval(float(self.halves[0]), self.draws)
-        return over_seeds(self.halves)
+        interval = over_seeds(self.halves)
+        return None if interval is None else (max(-1.0, interval[0]), min(1.0, interval[1]))
 
     @property
     def verdict(self) -> str:
         interval = over_seeds(self.loss)
+        if len(self.loss) < LEAST:
+            return TOO_FEW
         if interval is None or holds_zero(interval):
             return NONE
         return "the best rows are worth more" if self.loss.mean() > 0 else "the best rows are worth less"
@@ -57,17 +60,12 @@ class Worth:
 
 def worths(groups: list[Group]) -> list[Worth]:
     """What was left out among `groups`, as of compare.groups_of."""
-    kinds: dict[str, dict[tuple, dict]] = {}
-    for group in groups:
-        settings = settings_of(group.one)
-        if settings.get("selector._target_", "").rpartition(".")[2] != SELECTOR:
-            continue
-        without, count, draw = (settings.pop(f"selector.{name}") for name in ("without", "count", "draw"))
-        key = repr((sorted(settings.items()), group.one.evaluated, group.one.metrics.model))
-        kinds.setdefault(key, {})[without, count, int(draw)] = group.runs
     found = []
-    for same in kinds.values():
-        of = ranking(next(iter(next(iter(same.values())).values())))
+    for of, members in parts_of(groups, SELECTOR, ("without", "count", "draw")).items():
+        same: dict[tuple, dict] = {}
+        for (without, count, draw), group in members:  # what does not matter tells no runs apart
+            left = {"nothing": ("", 0), "best": (count, 0), "half": ("", int(draw))}.get(without, (count, int(draw)))
+            same[(without, *left)] = group.runs
         halves, draws = _halves([runs for (without, _, _), runs in same.items() if without == "half"])
         counts = sorted({count for without, count, _ in same if without == "best"})
         for count in counts or [None]:
@@ -110,7 +108,8 @@ def _summed(run: Run) -> float | None:
     """The sum of the scores of the rows that the selector's rounds kept; None without scores."""
     parts = [run.files.round_ids(line.round, "scores") for line in run.rounds if line.selector != WARMUP]
     known = [float(np.sum(scores, dtype=np.float64)) for scores in parts if scores is not None]
-    return sum(known) if len(known) == len(parts) > 0 else None
+    whole = len(known) == len(parts) > 0 and bool(np.isfinite(known).all())  # near's random rows (mix) have no score
+    return sum(known) if whole else None
 
 
 def table(found: list[Worth]) -> tuple[list[str], list[list[str]]]:

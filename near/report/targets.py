@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.stats import rankdata
 
+from near.common.text import plural
 from near.evaluation.intervals import holds_zero, over_targets
 from near.evaluation.power import detectable, needed, smallest_effect_over_targets
 from near.report.compare import (
@@ -22,6 +23,7 @@ from near.report.compare import (
     beside_base,
     beside_random,
     label_of,
+    numbered,
     settings_of,
 )
 from near.report.runs import Run
@@ -40,6 +42,12 @@ class TargetRuns:
 
     label: str
     groups: dict[str, Group] = field(default_factory=dict)
+
+    @property
+    def base(self) -> float | None:
+        """The base model's target loss minus random rows', a mean over seeds; None where either is missing."""
+        known = [d.mean for g in self.groups.values() if g.one.selector == BASELINE and (d := beside_base(g))]
+        return -statistics.mean(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -88,10 +96,12 @@ class Method:
 
 @dataclass(frozen=True)
 class Targets:
-    """targets: in the order of their jobs. methods: without random rows, in the order of the groups."""
+    """targets, methods: in the order of the groups, methods without random rows. ranked: targets that have all
+    selections, over which ranks are means."""
 
     targets: list[TargetRuns]
     methods: list[Method]
+    ranked: int = 0
 
     def __bool__(self) -> bool:
         return len(self.targets) > 1 and bool(self.methods)
@@ -99,55 +109,76 @@ class Targets:
 
 def targets_of(groups: list[Group]) -> Targets:
     """The targets and methods of `groups`, as of compare.groups_of; empty for a single target."""
-    by_target: dict[tuple, list[Group]] = {}
+    by_target: dict[str, list[Group]] = {}
     for group in groups:
-        by_target.setdefault(group.one.evaluated, []).append(group)
+        by_target.setdefault(group.one.metrics.eval_fingerprint, []).append(group)
     if len(by_target) < 2:
         return Targets([], [])
-    labels = _labels(by_target)
-    methods = _methods(groups)
+    labels, methods = _labels(by_target), _methods(groups)
     targets = [
         TargetRuns(label, {methods[id(group)]: group for group in same})
         for label, same in zip(labels, by_target.values(), strict=True)
     ]
     names = list(dict.fromkeys(methods[id(group)] for group in groups))
-    ranks = _ranks(targets, names)
+    ranks, whole = _ranks(targets, names)
     found = [_method(name, targets, groups, ranks.get(name)) for name in names]
-    return Targets(targets, [method for method in found if method is not None])
+    return Targets(targets, [method for method in found if method is not None], whole)
 
 
-def _labels(by_target: dict[tuple, list[Group]]) -> list[str]:
+def _labels(by_target: dict[str, list[Group]]) -> list[str]:
     """The values of the overrides that only one target's runs have in common; else the evaluated rows' fingerprint."""
     typed = [set.intersection(*(run.typed for g in same for run in g.runs.values())) for same in by_target.values()]
     shared = set.intersection(*typed)
     labels = []
-    for words, evaluated in zip(typed, by_target, strict=True):
+    for words, rows in zip(typed, by_target, strict=True):
         apart = sorted(word for word in words - shared if word.startswith("data"))
-        labels.append(" ".join(word.partition("=")[2] for word in apart) or str(evaluated[0])[:8])
-    if len(set(labels)) < len(labels):
-        labels = [f"{label} {str(of[0])[:8]}" for label, of in zip(labels, by_target, strict=True)]
-    return labels
+        labels.append(" ".join(word.partition("=")[2] for word in apart) or str(rows)[:8])
+    return numbered(labels)
 
 
 def _methods(groups: list[Group]) -> dict[int, str]:
-    """The label of each group's method, by id(group)."""
+    """The label of each group's method, by id(group).
+
+    A method's settings are those of its groups without `data`, but for what sets groups apart that have the same target
+    and everything else in common, such as data.candidates.limit.
+    """
+    own, rest, alike = {}, {}, {}
+    for group in groups:
+        settings = settings_of(group.one)
+        own[id(group)] = {k: v for k, v in settings.items() if k.startswith("data.")}
+        rest[id(group)] = {k: v for k, v in settings.items() if not k.startswith("data.")}
+        key = repr((group.one.selector, sorted(rest[id(group)].items()), group.one.metrics.model))
+        alike.setdefault(key, []).append(group)
     kinds: dict[str, tuple[str, dict, dict]] = {}
     keys = {}
-    for group in groups:
-        settings = {k: v for k, v in settings_of(group.one).items() if not k.startswith("data.")}
-        key = keys[id(group)] = repr((group.one.selector, sorted(settings.items()), group.one.metrics.model))
-        runs = {(group.one.evaluated, seed): run for seed, run in group.runs.items()}
-        kinds.setdefault(key, (group.one.selector, settings, {}))[2].update(runs)
-    labels = {key: label_of(kind, list(kinds.values())) for key, kind in kinds.items()}
-    return {group: labels[key] for group, key in keys.items()}
+    for same, members in alike.items():
+        apart = _apart([(group.one.metrics.eval_fingerprint, own[id(group)]) for group in members])
+        for group in members:
+            settings = rest[id(group)] | {k: own[id(group)].get(k, "") for k in apart}
+            key = keys[id(group)] = repr((same, sorted(settings.items())))
+            runs = {(group.one.evaluated, seed): run for seed, run in group.runs.items()}
+            kinds.setdefault(key, (group.one.selector, settings, {}))[2].update(runs)
+    labels = numbered([label_of(kind, list(kinds.values())) for kind in kinds.values()])
+    by_key = dict(zip(kinds, labels, strict=True))
+    return {group: by_key[key] for group, key in keys.items()}
 
 
-def _ranks(targets: list[TargetRuns], names: list[str]) -> dict[str, float]:
+def _apart(members: list[tuple[str, dict[str, str]]]) -> set[str]:
+    """The keys of `data` whose values differ between members with the same target."""
+    keys: set[str] = set()
+    for target in {target for target, _ in members}:
+        of = [data for name, data in members if name == target]
+        keys |= {k for data in of for k in data if any(other.get(k) != data[k] for other in of)}
+    return keys
+
+
+def _ranks(targets: list[TargetRuns], names: list[str]) -> tuple[dict[str, float], int]:
+    """The mean rank of each method over the targets that have all of them, and how many these are."""
     whole = [target for target in targets if all(name in target.groups for name in names)]
     if not whole:
-        return {}
+        return {}, 0
     losses = np.array([[_loss(target.groups[name]) for name in names] for target in whole])  # (n_targets, n_methods)
-    return dict(zip(names, rankdata(losses, axis=1).mean(axis=0).tolist(), strict=True))
+    return dict(zip(names, rankdata(losses, axis=1).mean(axis=0).tolist(), strict=True)), len(whole)
 
 
 def _method(name: str, targets: list[TargetRuns], groups: list[Group], rank: float | None) -> Method | None:
@@ -184,7 +215,7 @@ def table(found: Targets) -> tuple[list[str], list[list[str]]]:
 
 def _cells(method: Method) -> list[str]:
     values, base = method.values, method.base[~np.isnan(method.base)]
-    smallest = detectable(values, smallest_effect_over_targets)
+    smallest = detectable(values, smallest_effect_over_targets) if len(values) >= LEAST else None
     gain = None if not method.seconds else -values.mean() / method.seconds
     return [
         method.label,
@@ -237,8 +268,8 @@ def answer(found: Targets) -> str:
     if by[NOTHING]:
         sentences.append(f"No difference shown: {_listed(by[NOTHING])}.")
     if by[TOO_FEW]:
-        fewest = min(len(m.values) for m in by[TOO_FEW])
-        sentences.append(f"{fewest} targets are too few for a verdict over targets (at least {LEAST} are needed).")
+        fewest = ", ".join(f"{m.label} {len(m.values)}" for m in by[TOO_FEW])
+        sentences.append(f"Too few targets for a verdict over targets, of which {LEAST} are needed: {fewest}.")
     return " ".join(sentences)
 
 
@@ -260,10 +291,15 @@ def notes(found: Targets) -> list[str]:
         "full.",
     ]
     for method in found.methods:
-        if method.verdict == NOTHING and (count := needed(method.values)) is not None:
+        count = needed(method.values) if method.verdict == NOTHING else None
+        if count is not None and count > len(method.values):
             lines.append(
                 f"{method.label}: about {count} targets would show a mean difference as large as the one seen."
             )
+    lines.append(
+        f"mean rank: over the {plural(found.ranked, 'target')} that have all selections; 1 is the lowest loss. All "
+        f"targets have the same seeds, so luck of {BASELINE} rows that they share is in no interval."
+    )
     whole = {label for method in found.methods for label in method.targets}
     for method in found.methods:
         if lacking := sorted(whole - set(method.targets)):

@@ -104,10 +104,10 @@ def answer(runs: list[Run]) -> str:
         sentences.append(f"{start}; so far, target loss minus random rows': {_listed(by[TOO_FEW])}.")
     if any(run.metrics.selection_saw_them for g in groups for run in g.runs.values()):
         sentences.append("All of this is on the queries, which selection saw.")
-    return " ".join([*sentences, *_clean(groups)])
+    return " ".join([*sentences, *clean(groups)])
 
 
-def _clean(groups: list[Group]) -> list[str]:
+def clean(groups: list[Group]) -> list[str]:
     """The verdicts without the evaluated rows that a row of the pool resembles, a sentence for each evaluation; empty
     where none is known to."""
     sentences = []
@@ -267,8 +267,11 @@ def show(runs: list[Run]) -> None:
         return
     out = console()
     show_parts(runs, out)
-    if (over := targets_of(groups_of(runs))) and len(cells) > MANY:
+    over = targets_of(groups_of(runs))
+    if over and len(cells) > MANY:
         out.print(f"{len(cells)} selections on {len(over.targets)} targets: report.html has the table of each.")
+        for note in (*clean(groups_of(runs)), *notes(runs)):
+            out.print(visible(note), style="dim", markup=False, soft_wrap=True)
         return
     out.print(visible(f"Did choosing help? {answer(runs)}"), markup=False, soft_wrap=True)
     for at in parts(heads):

@@ -22,6 +22,7 @@ class Needs:
         neighbours: the neighbour matrix, of embeddings or words.
         embedder: that matrix is of embeddings.
         requires: what the model has to compute, "losses" or "gradients"; None: no model is needed.
+        query_sources: the sources of the queries, which are their tasks.
         trains_on_queries: the queries are trained.
         columns, query_columns: further columns of the pool and of the queries.
     """
@@ -31,6 +32,7 @@ class Needs:
     neighbours: bool = False
     embedder: bool = False
     requires: Required | None = None
+    query_sources: bool = False
     trains_on_queries: bool = False
     columns: tuple[str, ...] = ()
     query_columns: tuple[str, ...] = ()
@@ -64,5 +66,14 @@ def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
     answers = gradients or selector.trains_on_queries
     queries = neighbours or answers or selector.needs_queries
     embedder = neighbours and not isinstance(similarity, Bm25)
-    columns = (selector.columns, selector.query_columns)
-    return Needs(queries, answers, neighbours, embedder, requires, selector.trains_on_queries, *columns)
+    return Needs(
+        queries=queries,
+        answers=answers,
+        neighbours=neighbours,
+        embedder=embedder,
+        requires=requires,
+        query_sources=gradients or selector.budgets is not None or selector.reads_query_sources,
+        trains_on_queries=selector.trains_on_queries,
+        columns=selector.columns,
+        query_columns=selector.query_columns,
+    )

@@ -91,7 +91,7 @@ class SubsetExport:
             )
         self.selector.check_columns(self.columns, pool.eligible())
         self.selector.check_queries(queries, [self.cfg.n])
-        if self.selector.budgets is not None and queries is not None:
+        if (self.selector.budgets is not None or self.selector.reads_query_sources) and queries is not None:
             self.settings["tasks"] = queries.labels
         existing = self._manifest().subset
         if existing is not None and not self.cfg.overwrite:

@@ -33,8 +33,8 @@ def of_run(
     rows = [*sets.all(), candidates] + ([] if queries is None else [queries])
     prints = {part.name: part.fingerprint for part in rows}
     prints["candidates.sources"] = candidates.labels  # every round's record counts them
-    by_task = needs.requires == "gradients" or SearchSettings.of(cfg, cache_dir).by_task  # a source is a task
-    if queries is not None and (by_task or _is_foreign(cfg.selector)):
+    by_task = needs.query_sources or SearchSettings.of(cfg, cache_dir).by_task  # a source is a task
+    if queries is not None and (by_task or is_foreign(cfg.selector)):
         prints["queries.sources"] = queries.labels
     if is_dropping(cfg.data):
         prints |= {part.name: part.fingerprint for part in benchmark_sets(cfg.data, cache_dir)}
@@ -76,6 +76,8 @@ def content(path: Path) -> str:
     return folder_digest(path) if path.is_dir() else file_digest(path)
 
 
-def _is_foreign(options: DictConfig) -> bool:
-    """Whether a class outside this package is named, which may read anything."""
-    return not str(options.get("_target_", "near.")).startswith("near.")
+def is_foreign(options: DictConfig) -> bool:
+    """Whether a class outside this package is named, here or within, which may read anything."""
+    if not str(options.get("_target_", "near.")).startswith("near."):
+        return True
+    return any(is_foreign(value) for value in options.values() if isinstance(value, DictConfig))

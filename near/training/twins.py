@@ -24,6 +24,7 @@ from near.common.outputs import ANSWERS
 from near.common.records import EvalMetrics, RunIdentity, write_rounds
 from near.common.run_folder import ADAPTER, JOBS, LINES, METRICS, MODEL, ROUNDS, TRAINING, RunFolder
 from near.selection.needs import Needs
+from near.training.fingerprints import is_foreign
 from near.training.picking import Picker
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def training_key(
     config = {k: v for k, v in identity.config.items() if k not in ROUND_OPTIONS}
     if picker is None:
         rounds = "every row"
-    elif needs.requires is None and type(picker.job.selector).__module__.startswith("near."):
+    elif needs.requires is None and not is_foreign(cfg.selector):
         rounds = picker.planned()
     else:
         groups = as_before(public(cfg, decisive=True))

@@ -38,7 +38,7 @@ def test_a_curve_that_rises(tmp_path):
     near, less = by["near"], by["less"]
     assert near.losses.shape == (5, 2) and near.losses[0].tolist() == [1.0, 1.2]
     assert near.correlation == pytest.approx(1 - 6 * 2 / (5 * 24))  # the third and fourth exchanged
-    assert near.verdict == "no order shown"  # five values are few
+    assert near.verdict == "too few quantiles"
     assert less.correlation == pytest.approx(-1.0)
     assert less.interval[0] == pytest.approx(-1.0)
     heads, cells = quantiles.table([near])
@@ -136,3 +136,26 @@ def test_too_few_halves_give_no_score(tmp_path):
 def test_other_runs_are_neither(tmp_path):
     run(tmp_path, "near", "sort-0", 1, 1.0)
     assert quantiles.curves(groups(tmp_path)) == [] == left_out.worths(groups(tmp_path))
+
+
+def test_rankings_of_one_selector_are_told_apart(tmp_path):
+    for similarity in ("bm25", "embeddings"):
+        for quantile in (1, 2, 3):
+            chosen = {"of": "near", "quantile": quantile, "quantiles": 3}
+            typed = [f"similarity={similarity}", f"selector.quantile={quantile}"]
+            folder = run(tmp_path / similarity, "quantile", "sort-0", 1, 1.0 + quantile, chosen, typed=typed)
+            _retarget(folder, QUANTILE)
+            record = json.loads((folder / "train_metrics.json").read_text())
+            record["identity"]["config"]["similarity"] = similarity
+            (folder / "train_metrics.json").write_text(json.dumps(record))
+    found = quantiles.curves(groups(tmp_path))
+    assert [(curve.of, len(curve.quantiles)) for curve in found] == [
+        ("near similarity=bm25", 3),
+        ("near similarity=embeddings", 3),
+    ]
+
+
+def test_rows_without_a_score_give_no_sum(tmp_path):
+    for draw in range(5):
+        left(tmp_path, "half", 1, 2.0 - draw / 10, draw=draw, scores=[0.5, float("nan")])
+    assert left_out.worths(groups(tmp_path)) == []

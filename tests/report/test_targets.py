@@ -133,3 +133,79 @@ def test_the_effect_that_it_promises_to_see_is_seen(count):
     rng = np.random.default_rng(count)
     drawn = [simulated(rng.normal(-0.3 * smallest_effect_over_targets(count), 0.3, count)).verdict for _ in range(2000)]
     assert drawn.count("better") / 2000 >= 0.78  # 80%, less what 2,000 draws vary by
+
+
+def widened(folder: Path, **data: object) -> None:
+    """Further settings of `data` of a run."""
+    path = folder / "train_metrics.json"
+    record = json.loads(path.read_text())
+    record["identity"]["config"]["data"] |= data
+    path.write_text(json.dumps(record))
+
+
+def test_settings_of_the_data_that_differ_on_one_target_are_methods_of_their_own(tmp_path):
+    """The number of candidates is no target: near is far below random rows with many, and above them with few."""
+    for target in TARGETS:
+        for limit, near in ((100, 3.0), (1000, 1.0)):
+            for name, loss in (("near", near), ("random", 2.0)):
+                folder = run(tmp_path / str(limit), name, target, 1, loss, typed=[f"data.candidates.limit={limit}"])
+                widened(folder, limit=limit)
+    found = targets_of(groups(tmp_path))
+    assert {m.label: m.values.tolist() for m in found.methods} == {
+        "near limit=100": [1.0] * 5,
+        "near limit=1000": [-1.0] * 5,
+    }
+
+
+def test_another_tokenizer_is_no_target(tmp_path):
+    """The same rows under five cutoffs have other numbers of tokens."""
+    for tokens in range(5):
+        for name, loss in (("near", 1.0), ("random", 2.0)):
+            folder = run(tmp_path / str(tokens), name, "sort-0", 1, loss)
+            metrics = json.loads((folder / "metrics.json").read_text())
+            (folder / "metrics.json").write_text(json.dumps({**metrics, "tokens": 8 + tokens}))
+            widened(folder, cutoff_len=tokens)
+    assert not targets_of(groups(tmp_path))
+
+
+def test_two_models_stand_side_by_side_on_each_target(tmp_path):
+    for target in TARGETS:
+        for model, near in (("a", 1.0), ("b", 3.0)):
+            for name, loss in (("near", near), ("random", 2.0)):
+                folder = run(tmp_path / model, name, target, 1, loss, typed=[f"model={model}"])
+                metrics = json.loads((folder / "metrics.json").read_text())
+                (folder / "metrics.json").write_text(json.dumps({**metrics, "model": model, "tokens": ord(model)}))
+    found = targets_of(groups(tmp_path))
+    assert {m.label: m.values.tolist() for m in found.methods} == {
+        "near model=a": [-1.0] * 5,
+        "near model=b": [1.0] * 5,
+    }
+    assert len(found.targets) == 5
+
+
+def test_targets_whose_labels_are_alike_are_numbered(tmp_path):
+    for rows in ("x", "y"):
+        folder = run(tmp_path / rows, "near", "sort-0", 1, 1.0)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        (folder / "metrics.json").write_text(json.dumps({**metrics, "eval_fingerprint": rows * 40}))
+        run(tmp_path / f"{rows}2", "random", "sort-0", 1, 2.0)
+        path = tmp_path / f"{rows}2" / "random-sort-0-1-" / "metrics.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "eval_fingerprint": rows * 40}))
+    assert len({one.label for one in targets_of(groups(tmp_path)).targets}) == 2
+
+
+def test_too_few_targets_promise_nothing(tmp_path):
+    for target in ("sort-0", "up-1"):
+        run(tmp_path, "random", target, 1, 2.0)
+        run(tmp_path, "near", target, 1, 1.0)
+    found = targets_of(groups(tmp_path))
+    heads, (cells,) = targets.table(found)
+    assert dict(zip(heads, cells, strict=True))["could show"] == "-"
+    assert targets.answer(found) == "Too few targets for a verdict over targets, of which 5 are needed: near 2."
+
+
+def test_a_number_of_targets_that_are_there_is_not_asked_for():
+    """Nine differences of -0.3 and one of 0.3: Student's t alone would show them, the verdict's interval does not."""
+    method = simulated(np.array([-0.3] * 9 + [0.3]))
+    assert method.verdict == "no difference shown"
+    assert not any("about" in note for note in targets.notes(targets.Targets([], [method])))

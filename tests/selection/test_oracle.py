@@ -76,3 +76,20 @@ def test_a_run_trains_them_and_its_identity_has_the_labels(tmp_path, labelled, t
     assert {"candidates.columns", "queries.columns"} <= prints.keys()
     picked = [np.load(path) for path in sorted((tmp_path / "run" / "rounds").glob("*_order.npy"))[1:]]
     assert picked and all((ids % 2 == 1).all() for ids in picked)
+
+
+def test_queries_without_a_label():
+    with pytest.raises(UserError, match="selector.label=skill: no query has a label"):
+        Oracle(label="skill").select(round_of(queries=(None, float("nan"))))
+
+
+def test_the_queries_sources_decide_the_rows(tmp_path, labelled):
+    """Changed sources of the queries, whose messages stay, are another selection and another run."""
+    files = [word for word in labelled if not word.startswith("data.labels")]
+    words = [*files, "data.candidates.columns.source=skill", "data.queries.columns.source=skill"]
+    select(configured("select", *words, "n=5"), tmp_path / "out")
+    assert sorted(i % 2 for i in np.load(tmp_path / "out" / "subset.npy")) == [1] * 5
+    changed = (tmp_path / "queries.jsonl").read_text().replace('"skill": "y"', '"skill": "x"')
+    (tmp_path / "queries.jsonl").write_text(changed)
+    with pytest.raises(UserError, match="another subset"):
+        select(configured("select", *words, "n=5"), tmp_path / "out")

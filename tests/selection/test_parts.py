@@ -136,3 +136,30 @@ def test_with_a_run_and_select(tmp_path, tiny):
     train(configured("train", *words, f"output_dir={tmp_path}/run"), tmp_path / "run")
     drawn = [np.load(path) for path in sorted((tmp_path / "run" / "rounds").glob("*_order.npy"))[1:]]
     assert set(np.concatenate(drawn).tolist()) <= picked[0]
+
+
+def test_nothing_left_out_is_the_choice_itself():
+    class Ordered(Scores):
+        def select(self, round: Round) -> Subset:
+            return dataclasses.replace(super().select(round), order=np.array([5, 5, 6, 7]), mix={"draws": {"a": 4}})
+
+    subset = LeftOut(Ordered(), "nothing").select(round_of(3))
+    assert subset.order.tolist() == [5, 5, 6, 7] and subset.mix == {"draws": {"a": 4}}
+    with pytest.raises(UserError, match="Ordered returns a round's draws in order"):
+        LeftOut(Ordered(), "best", 1).select(round_of(3))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: LeftOut(Scores(), "best", 8.0), "selector.count=8.0 is no share up to 1"),
+        (lambda: Quantile({"some": "thing"}, 1), "is not a selector"),
+        (
+            lambda: Quantile(Scores(), 1, 50).check_pool(None, ELIGIBLE),
+            "selector.quantiles=50 is more than the 20 rows",
+        ),
+    ],
+)
+def test_it_is_refused_before_anything_is_computed(make, said):
+    with pytest.raises(UserError, match=said):
+        make()

@@ -53,7 +53,9 @@ def page(
         SCRIPTS,
         lambda share: {"groups": shown, "charts": charts} | _with_texts(cfg, groups, parts, share, colours),
         title=f"near: {root.resolve().name}",
-        answer=f"Over {len(over.targets)} targets: {targets.answer(over)}" if over else verdict.answer(runs),
+        answer=" ".join([f"Over {len(over.targets)} targets: {targets.answer(over)}", *verdict.clean(groups)])
+        if over
+        else verdict.answer(runs),
         over_targets=[*_in_parts(*targets.table(over), targets.PARTS)] if over else [],
         over_notes=targets.notes(over) if over else [],
         curves=quantiles.table(curves) if curves else None,

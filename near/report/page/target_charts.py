@@ -21,18 +21,15 @@ def target_map(found: Targets) -> Figure | None:
     labels, names = [target.label for target in found.targets], [method.label for method in found.methods]
     values = np.full((len(labels), len(names) + 1), np.nan)
     texts = [["" for _ in range(values.shape[1])] for _ in labels]
-    base: dict[str, list[float]] = {}
     for column, method in enumerate(found.methods):
-        for label, difference, beside in zip(method.targets, method.differences, method.base, strict=True):
+        for label, difference in zip(method.targets, method.differences, strict=True):
             row = labels.index(label)
             values[row, column] = difference.mean
             shown = f"{difference.mean:+.2f}"
             texts[row][column] = f"<b>{shown}</b>" if difference.verdict in ("better", "worse") else shown
-            base.setdefault(label, []).append(difference.mean - beside)  # base minus random
-    for row, label in enumerate(labels):
-        if known := [value for value in base.get(label, []) if not np.isnan(value)]:
-            values[row, -1] = float(np.mean(known))
-            texts[row][-1] = f"{values[row, -1]:+.2f}"
+    for row, target in enumerate(found.targets):
+        if (base := target.base) is not None:
+            values[row, -1], texts[row][-1] = base, f"{base:+.2f}"
     most = float(np.nanmax(np.abs(values[:, :-1]))) or 1.0  # the base model, far above, would take all the colour
     across = [html.escape(name) for name in (*names, f"{BASE} (untrained)")]
     heat = {
@@ -63,7 +60,7 @@ def quantile_curves(found: list[Curve]) -> Figure | None:
         return None
     data = []
     for place, curve in enumerate(found):
-        name, marker = html.escape(f"{curve.of} {curve.target}".strip()), {"color": colour(place)}
+        name, marker = html.escape(curve.of), {"color": colour(place)}
         shared = {"type": "scatter", "name": name, "legendgroup": name, "marker": marker}
         numbers = curve.quantiles.tolist()
         means = [round(float(value), 4) for value in curve.losses.mean(axis=1)]

@@ -29,6 +29,7 @@ class Selector(Contract, ABC):
     renamed = {"asks_model": "requires"}
 
     needs_queries = False  # whether it reads round.queries
+    reads_query_sources = False  # whether it reads their sources, which are tasks
     needs_neighbours = False  # whether it reads round.neighbours and round.similarity
     requires: Required | None = None  # what it takes from round.scorer; None: it does without the model
     only_in_training: str | None = None  # the reason if select.py can't use it

@@ -23,6 +23,7 @@ class Oracle(Selector):
     def __init__(self, subset_size: SubsetSize | None = None, label: str = SOURCE):
         super().__init__(subset_size)
         self.label = label
+        self.reads_query_sources = label == SOURCE
         if label != SOURCE:
             self.columns = self.query_columns = (label,)
 
@@ -32,8 +33,11 @@ class Oracle(Selector):
         else:
             pool = [round.columns[self.label][row] for row in round.eligible.tolist()]
             queries = [round.query_columns[self.label][row] for row in round.queries.eligible().tolist()]
-        wanted = {str(label) for label in queries if label is not None}
-        ids = round.eligible[[label is not None and str(label) in wanted for label in pool]]
+        missing = (None, float("nan"))
+        wanted = {str(label) for label in queries} - {str(label) for label in missing}
+        if not wanted:
+            raise UserError(f"selector.label={self.label}: no query has a label; name another column")
+        ids = round.eligible[[str(label) in wanted for label in pool]]
         if not len(ids):
             shown = printable(", ".join(sorted(wanted)[:SHOWN]), 200)
             raise UserError(

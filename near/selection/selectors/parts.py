@@ -35,7 +35,10 @@ class PartOf(Selector, ABC):
         super().__init__(subset_size)
         inner: Any = of  # Hydra has already instantiated one with a _target_
         self.of = selector_of(named(of, "selector.of")) if isinstance(of, str) else inner
+        if not isinstance(self.of, Selector):
+            raise UserError(f"selector.of={of} is not a selector; name one, or give its _target_ and options")
         self.needs_neighbours, self.needs_queries = self.of.needs_neighbours, self.of.needs_queries
+        self.reads_query_sources = self.of.reads_query_sources
         self.requires, self.only_in_training = self.of.requires, self.of.only_in_training
         self.columns, self.query_columns = self.of.columns, self.of.query_columns
         self.trains_on_queries, self.budgets = self.of.trains_on_queries, self.of.budgets
@@ -68,7 +71,8 @@ class PartOf(Selector, ABC):
 class Quantile(PartOf):
     """Random rows of one quantile of another selector's ranking of all eligible rows.
 
-    Rows that it does not rank (beyond max_K, for selectors over neighbours) follow the others in a random order.
+    The best have the highest scores (of `loss`, the highest loss). Rows that it does not rank (beyond max_K, for
+    selectors over neighbours) follow the others in a random order.
 
     quantile: from 1, the best rows, to `quantiles`.
     """
@@ -89,12 +93,17 @@ class Quantile(PartOf):
         """All rows of the pool."""
         return sys.maxsize
 
+    def check_pool(self, pool: Rows, eligible: np.ndarray) -> None:
+        super().check_pool(pool, eligible)
+        self._check(len(eligible))
+
+    def _check(self, rows: int) -> None:
+        if rows < self.quantiles:
+            raise UserError(f"selector.quantiles={self.quantiles} is more than the {plural(rows, 'row')}; lower it")
+
     def select(self, round: Round) -> Subset:
         rows = round.eligible
-        if len(rows) < self.quantiles:
-            raise UserError(
-                f"selector.quantiles={self.quantiles} is more than the {plural(len(rows), 'row')}; lower it"
-            )
+        self._check(len(rows))
         ranked = self.of.select(dataclasses.replace(round, size=len(rows), draws=len(rows)))
         # by score where there are any: an order alone may be that of a walk over the queries
         ids = ranked.ids if ranked.scores is None else ranked.ids[np.argsort(-ranked.scores, kind="stable")]
@@ -130,13 +139,22 @@ class LeftOut(PartOf):
         subset_size: SubsetSize | None = None,
     ):
         super().__init__(of, subset_size)
+        if isinstance(count, float) and count > 1:
+            raise UserError(f"selector.count={count} is no share up to 1; use that, or a whole number of rows")
         self.without, self.count, self.draw = without, count, draw
 
     def select(self, round: Round) -> Subset:
         chosen = self.of.select(round)
         rows = len(chosen.ids)
+        if self.without == "nothing":
+            return chosen
+        if chosen.order is not None:
+            raise UserError(
+                f"selector.of: {type(self.of).__name__} returns a round's draws in order, of which no rows can be "
+                "left out; use another selector"
+            )
         left_out = min(int(self.count * rows + 0.5), rows - 1) if isinstance(self.count, float) else self.count
-        count = {"nothing": 0, "half": rows // 2}.get(self.without, left_out)
+        count = rows // 2 if self.without == "half" else left_out
         if count >= rows:
             raise UserError(f"selector.count={count} leaves nothing of the {plural(rows, 'row')} of a round; lower it")
         order = np.random.default_rng((round.seed, self.draw)).permutation(rows)  # the same in each round
