@@ -56,9 +56,9 @@ class Sweeps(Callback):
         Sweeps.before = {path: path.stat().st_mtime_ns for path in _records(Sweeps.folder)}
         overrides, naming = config.hydra.overrides, config.hydra.job.config.override_dirname
         swept = swept_keys(overrides.task, config.hydra.sweeper)
-        shared = {o.key_or_group for o in OverridesParser.create().parse_overrides(raw_words(overrides.task))} - set(
-            swept
-        )
+        typed = {o.key_or_group for o in OverridesParser.create().parse_overrides(raw_words(overrides.task))}
+        # what a file of sweeps/ sweeps stays in the names, so that seed=1 and later seed=2 have folders of their own
+        shared = typed - set(swept) - set(config.hydra.sweeper.get("params") or {})
         if swept:  # Hydra composes every job with these overrides, in whatever process it runs
             keys = ",".join(f"'{key}'" for key in dict.fromkeys([*naming.exclude_keys, *sorted(shared)]))
             with read_write(config), open_dict(config):

@@ -1,5 +1,6 @@
 """The check of a composed configuration, and what is written of it."""
 
+import copy
 import errno
 import re
 from pathlib import Path
@@ -10,12 +11,13 @@ from omegaconf import OmegaConf
 
 from near.app.check.check import check, check_sources
 from near.app.faults import fault_line
+from near.app.jobs import Sweeps
 from near.common.config import choices_with, folder_name, identity, job_name, public, swept_keys
 from near.common.errors import UserError
 from near.common.files import folder_digest
 from near.common.signature import keywords
 from near.models.hub import SKIPPED
-from tests.conftest import configured
+from tests.conftest import composed, configured
 
 
 def fault(*overrides: str) -> str:
@@ -298,3 +300,13 @@ def test_a_models_digest_is_of_what_makes_it(tmp_path):
     assert folder_digest(tmp_path, SKIPPED) == before
     (tmp_path / "config.json").write_text("{ }")
     assert folder_digest(tmp_path, SKIPPED) != before
+
+
+@pytest.mark.parametrize(("typed", "named"), [("seed=1", True), ("selector=less", True), ("data.rows=600", False)])
+def test_what_a_sweep_file_sweeps_stays_in_the_names_when_it_is_typed(typed, named, monkeypatch, tmp_path):
+    whole = copy.deepcopy(composed("train", ("sweeps=targets", f"hydra.sweep.dir={tmp_path}", typed))[0])
+    OmegaConf.set_readonly(whole.hydra, False)
+    for attribute in ("folder", "before"):
+        monkeypatch.setattr(Sweeps, attribute, getattr(Sweeps, attribute))
+    Sweeps().on_multirun_start(whole)
+    assert (f"'{typed.partition('=')[0]}'" not in whole.hydra.overrides.hydra[-1]) == named
