@@ -59,7 +59,7 @@ def notes(runs: list[Run], unfinished: list[Standing]) -> list[str]:
     if any(r.metrics.selection_saw_them for r in runs):
         lines.append(f"The rows were {SEEN}: the losses are not of unseen data.")
     if len({r.evaluated for r in runs}) > 1:
-        lines.append("These runs were evaluated on different rows: their losses can't be compared.")
+        lines.append("These runs were evaluated on different rows: only losses on the same rows can be compared.")
     models = {r.model for r in runs}
     if len(models) == 1:
         lines.insert(0, f"Model: {models.pop()}.")

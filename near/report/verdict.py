@@ -24,6 +24,7 @@ from near.report.compare import (
     beside_random,
     contaminated,
     groups_of,
+    settings_of,
 )
 from near.report.runs import Run
 from near.report.sensitivity import powers
@@ -80,6 +81,8 @@ def answer(runs: list[Run]) -> str:
     groups = groups_of(runs)
     if not groups:
         return ""
+    if of_parts := _parts_answer(groups):
+        return of_parts
     known = [(g, d) for g in groups if (o := baseline_of(g, groups)) not in (None, g) and (d := beside_random(g, o))]
     if not any(g.one.selector == BASELINE for g in groups):
         return f"Can't tell: no run on random rows is among these. Add selector={BASELINE} with the same seeds."
@@ -105,6 +108,18 @@ def answer(runs: list[Run]) -> str:
     if any(run.metrics.selection_saw_them for g in groups for run in g.runs.values()):
         sentences.append("All of this is on the queries, which selection saw.")
     return " ".join([*sentences, *clean(groups)])
+
+
+def _parts_answer(groups: list[Group]) -> str:
+    """What parts of a ranking or a choice show, where there are no other runs."""
+    curves, worths = quantiles.curves(groups), left_out.worths(groups)
+    kinds = {settings_of(group.one).get("selector._target_", "").rpartition(".")[2] for group in groups}
+    if kinds - {quantiles.SELECTOR, left_out.SELECTOR} or not (curves or worths):
+        return ""
+    said = [f"{c.of}: {c.verdict} (rank correlation {c.correlation:+.2f} over {len(c.quantiles)})" for c in curves]
+    said += [f"{w.of}: {w.verdict}" for w in worths if len(w.loss)]
+    said += [f"{w.of}: its scores add up to {w.halves.mean():+.2f}" for w in worths if len(w.halves)]
+    return f"Of parts of a selection: {'; '.join(said)}."
 
 
 def clean(groups: list[Group]) -> list[str]:

@@ -124,7 +124,9 @@ def test_scores_that_add_up(tmp_path, capsys):
     assert worth.halves[0] == pytest.approx(1.0) and abs(worth.halves[1]) < 0.2
     assert worth.draws == 6 and worth.count is None
     verdict.show(collect(tmp_path)[0])
-    assert "scores add up" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "scores add up" in shown
+    assert "Of parts of a selection: near: its scores add up to +0.5" in shown
 
 
 def test_too_few_halves_give_no_score(tmp_path):
