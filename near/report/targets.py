@@ -29,6 +29,7 @@ from near.report.compare import (
 from near.report.runs import Run
 
 LEAST = 5  # targets for a verdict
+FREE = 0.1  # seconds: a selection that takes less has no gain per second
 TOO_FEW = "too few targets"
 BASE = "base"
 HEADS = ("selection", "targets", f"below {BASELINE}", "better / worse", f"vs. {BASELINE}", "verdict", "could show")
@@ -216,7 +217,7 @@ def table(found: Targets) -> tuple[list[str], list[list[str]]]:
 def _cells(method: Method) -> list[str]:
     values, base = method.values, method.base[~np.isnan(method.base)]
     smallest = detectable(values, smallest_effect_over_targets) if len(values) >= LEAST else None
-    gain = None if not method.seconds else -values.mean() / method.seconds
+    gain = None if method.seconds is None or method.seconds < FREE else -values.mean() / method.seconds
     return [
         method.label,
         str(len(values)),
