@@ -20,7 +20,8 @@ from near.common.errors import UserError, did_you_mean
 from near.data.builtin.demo_data import TASKS
 from near.data.loading import load
 from near.data.pool import load_pool
-from near.searching.find import SearchSettings, find_neighbours
+from near.searching.find import find_neighbours
+from near.searching.settings import SearchSettings
 
 FIELDS = ("prompt", "answer", "both")
 

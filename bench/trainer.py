@@ -35,7 +35,8 @@ def trainer_of(folder: Path, *overrides: str):
     from transformers import set_seed
 
     from near.models.loading import add_finetuning, load_base
-    from near.searching.find import SearchSettings, find_neighbours
+    from near.searching.find import find_neighbours
+    from near.searching.settings import SearchSettings
     from near.selection.needs import needs_of
     from near.selection.selectors.base import selector_of
     from near.training import train as training

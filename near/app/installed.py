@@ -6,8 +6,8 @@ from near.common.config import select
 from near.common.extras import EXTRAS, need
 from near.common.signature import attribute
 
-# The embedders that are models; embedder=hashing needs no package
 BM25 = "near.searching.bm25.Bm25"
+# The embedders that are models; embedder=hashing needs no package
 MODEL_EMBEDDERS = ("near.embedding.embedders.backend.", "near.embedding.embedders.rds.")
 
 

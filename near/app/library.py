@@ -25,9 +25,10 @@ from near.common.records import SelectionManifest
 from near.common.text import plural
 from near.data.columns import columns_of
 from near.searching.bm25 import Bm25
-from near.searching.find import SearchSettings, width_of, widths
+from near.searching.find import width_of, widths
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
+from near.searching.settings import SearchSettings
 from near.searching.vectors import ArrayVectors
 from near.selection.beyond import similarity_of
 from near.selection.round import Round, Subset, checked
@@ -116,7 +117,7 @@ def select(
     picker, known = selector_of(cfg.selector), {}
     if picker.requires or picker.only_in_training or instantiate(cfg.similarity).requires:
         raise UserError(f"selector={selector} needs a model, or picks in training alone; use select.py or train.py")
-    if vectors and (picker.columns or picker.needs_queries):
+    if vectors and (picker.columns or picker.needs_queries or picker.budgets is not None):
         raise UserError(f"selector={selector} reads more of rows than vectors; give rows")
     if vectors:
         total = ArrayVectors(vectors[1], "candidates").n
@@ -132,7 +133,9 @@ def select(
             known, total, eligible = {"queries": rows, "pool": pool}, len(pool), pool.eligible()
             known["columns"] = columns_of(data, pool, picker.columns, search.cache_dir)
             known["query_columns"] = columns_of(data, rows, picker.query_columns, search.cache_dir)
+            picker.check_pool(pool, eligible)
             picker.check_columns(known["columns"], eligible)
+            picker.check_queries(rows, [int(n)])
             if picker.needs_neighbours:
                 known["neighbours"] = material.neighbours(search, picker.reach([int(n)]))
                 known["similarity"] = similarity_of(search, pool, rows, known["neighbours"])

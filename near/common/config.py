@@ -279,20 +279,18 @@ def identity(cfg: DictConfig) -> dict:
             node = node.get(parent) or {}
         if isinstance(node.get(group), dict):
             node[group] = {k: v for k, v in node[group].items() if k not in keys}
-    data = values.get("data", {})
-    if (data.get("decontaminate") or {}).get("action") != "drop":  # the rows are the same
-        data.pop("decontaminate", None)
     return class_names(as_before(values))
 
 
 def as_before(values: dict) -> dict:
-    """Groups of plain values without the options of LATER that have the value of before."""
+    """Groups of plain values without the options of LATER that have the value of before, and without
+    data.decontaminate where it leaves no row out."""
     for (group, key), before in LATER.items():
         if isinstance(values.get(group), dict) and values[group].get(key) == before:
             values[group].pop(key, None)
-    decontaminate = (values.get("data") or {}).get("decontaminate") or {}
-    if decontaminate.get("action") != "drop":  # the rows are the same
-        (values.get("data") or {}).pop("decontaminate", None)
+    data = values.get("data") or {}
+    if (data.get("decontaminate") or {}).get("action") != "drop":  # the rows are the same
+        data.pop("decontaminate", None)
     return values
 
 

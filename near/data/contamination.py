@@ -182,8 +182,8 @@ def _parts(rows: Rows) -> Iterator[Part]:
                 if chat[-1]["role"] == "assistant":
                     texts["answer"] = answer_of(chat[-1])
             for name, text in texts.items():
-                if found := words(text):
-                    yield Part(set_name(rows), row, name, found)
+                if words_of := words(text):
+                    yield Part(set_name(rows), row, name, words_of)
 
 
 def _blocks(rows: Rows, ids: np.ndarray) -> Iterator[tuple[np.ndarray, list[list[Message]]]]:
@@ -211,9 +211,9 @@ class _Equal:
     def scan(self, row: int, chat: list[Message], turns: list[list[str]]) -> None:
         """turns: the words of _texts(chat)."""
         roles = [message["role"] for message in chat if message["role"] != "tools"]
-        asked = [turn for turn, role in zip(turns, roles, strict=True) if role == "user"]
-        whole = [word for turn in asked for word in turn]
-        for turn, role in [*zip(turns, roles, strict=True), *([(whole, "user")] if len(asked) > 1 else [])]:
+        prompts = [turn for turn, role in zip(turns, roles, strict=True) if role == "user"]
+        whole = [word for turn in prompts for word in turn]
+        for turn, role in [*zip(turns, roles, strict=True), *([(whole, "user")] if len(prompts) > 1 else [])]:
             if len(turn) not in self._lengths:
                 continue
             for number in self._by_words.get(" ".join(turn), ()):

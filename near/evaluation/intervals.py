@@ -98,8 +98,9 @@ def over_targets(values: np.ndarray) -> np.ndarray:
         values: (..., k), k of at least 2.
 
     Returns:
-        float64 (..., 2). Where no effect has a long tail to one side (an exponential's), t alone excludes zero on the
-        wrong side in 9 to 12% of draws of 5 to 20 values, the span in 4 to 7% (tests/report/test_targets.py).
+        float64 (..., 2). Where there is no effect and values have a long tail to one side (an exponential's), t alone
+        excludes zero on the other side in 8 to 12% of draws of 5 to 30 values, the span in 4 to 7%
+        (bench/intervals.py).
     """
     k = values.shape[-1]
     mean, deviation = values.mean(axis=-1), values.std(axis=-1, ddof=1)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from near.common.moved import class_names
 from near.evaluation.design import Design
 from near.evaluation.intervals import holds_zero, over_pairs, over_seeds
 from near.report.runs import Examples, Run
@@ -86,7 +85,7 @@ def groups_of(runs: list[Run]) -> list[Group]:
     for run in runs:
         if not run.is_trained:
             continue
-        settings = settings_of(run)
+        settings = run.settings
         key = repr((run.selector, sorted(settings.items(), key=repr), run.evaluated, run.metrics.model))
         kinds.setdefault(key, (run.selector, settings, {}))[2].setdefault(run.seed, run)
     labels = numbered([label_of(kind, list(kinds.values())) for kind in kinds.values()])
@@ -122,31 +121,15 @@ def _typed(kind: Kind) -> set[str]:
     return set.intersection(*(run.typed for run in kind[2].values()))
 
 
-def settings_of(run: Run) -> dict[str, str]:
-    """The settings that decide a run's outcome, without its seed, by dotted key."""
-    settings: dict[str, str] = {}
-
-    def walk(node: object, path: str) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                walk(value, f"{path}.{key}" if path else str(key))
-        else:
-            settings[path] = str(node)
-
-    walk(class_names(run.training.identity.config), "")
-    settings.pop("seed", None)
-    return {k: v for k, v in settings.items() if not k.startswith("evaluation.")}
-
-
 def baseline_of(group: Group, groups: list[Group]) -> Group | None:
     """The group of random rows that is most similar to `group`: the same evaluation, and the most settings and seeds in
     common."""
     one = group.one
     baselines = [g for g in groups if g.one.selector == BASELINE and g.one.evaluated == one.evaluated]
-    mine = set(settings_of(one).items())
+    mine = set(one.settings.items())
 
     def similarity(other: Group) -> tuple[int, int]:
-        return len(mine & set(settings_of(other.one).items())), len(group.runs & other.runs.keys())
+        return len(mine & set(other.one.settings.items())), len(group.runs & other.runs.keys())
 
     return max(baselines, key=similarity, default=None)
 

@@ -58,9 +58,9 @@ class Worth:
         return "the best rows are worth more" if self.loss.mean() > 0 else "the best rows are worth less"
 
 
-def worths(groups: list[Group]) -> list[Worth]:
+def worths_of(groups: list[Group]) -> list[Worth]:
     """What was left out among `groups`, as of compare.groups_of."""
-    found = []
+    worths = []
     for of, members in parts_of(groups, SELECTOR, ("without", "count", "draw")).items():
         same: dict[tuple, dict] = {}
         for (without, count, draw), group in members:  # what does not matter tells no runs apart
@@ -71,8 +71,8 @@ def worths(groups: list[Group]) -> list[Worth]:
         for count in counts or [None]:
             best, random, whole = _losses(same, count)
             if len(best) or len(halves):
-                found.append(Worth(of, count, best, random, whole, halves, draws))
-    return found
+                worths.append(Worth(of, count, best, random, whole, halves, draws))
+    return worths
 
 
 def _losses(same: dict[tuple, dict], count: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -112,12 +112,12 @@ def _summed(run: Run) -> float | None:
     return sum(known) if whole else None
 
 
-def table(found: list[Worth]) -> tuple[list[str], list[list[str]]]:
+def table(worths: list[Worth]) -> tuple[list[str], list[list[str]]]:
     """Columns and cells: a row for each selector and number of rows left out."""
     heads = ["choice of", "left out", "seeds", "all", "without best", "without random", "difference", "verdict"]
     heads += ["scores add up"]
     cells = []
-    for worth in found:
+    for worth in worths:
         row = [worth.of, worth.count or "-", str(len(worth.best))]
         row += [_number(np.nanmean(v)) if len(v) and not np.isnan(v).all() else "-" for v in (worth.whole,)]
         row += [_number(v.mean()) if len(v) else "-" for v in (worth.best, worth.random)]
@@ -140,7 +140,7 @@ def _mean(values: np.ndarray, digits: int) -> str:
 
 NOTE = (
     "difference: the target loss without the rows of the highest score, minus that without as many random rows of the "
-    "same choice, and its 95% interval over seeds; above zero, the rows that the selector valued most were worth more. "
-    "scores add up: the linear datamodelling score, the rank correlation of the kept rows' summed scores with minus "
-    "the target loss over random halves of the choice."
+    "same choice, and its 95% interval over the seeds that have both; above zero, the rows that the selector valued "
+    "most were worth more. scores add up: the linear datamodelling score, the rank correlation of the kept rows' "
+    "summed scores with minus the target loss over random halves of the choice, of runs whose rows all have scores."
 )

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import norm, spearmanr
 
 from near.evaluation.intervals import LEVEL, holds_zero
-from near.report.compare import Group, Interval, Kind, label_of, numbered, settings_of
+from near.report.compare import Group, Interval, Kind, label_of, numbered
 
 SELECTOR = "Quantile"
 LEAST = 6  # quantiles: with fewer, not even a perfect order excludes zero
@@ -69,17 +69,17 @@ def correlation_interval(correlation: float, count: int) -> Interval:
     return float(min(low, correlation)), float(max(high, correlation))
 
 
-def curves(groups: list[Group]) -> list[Curve]:
+def curves_of(groups: list[Group]) -> list[Curve]:
     """The curves among `groups`, as of compare.groups_of."""
-    found = []
+    curves = []
     for label, same in parts_of(groups, SELECTOR, ("quantile",)).items():
         same.sort(key=lambda pair: int(pair[0][0]))
         seeds = sorted(set.intersection(*(set(group.runs) for _, group in same)), key=repr)
         if len(same) < 2 or not seeds:
             continue
         losses = [[group.runs[seed].metrics.target_loss for seed in seeds] for _, group in same]
-        found.append(Curve(label, np.array([int(values[0]) for values, _ in same]), np.array(losses)))
-    return found
+        curves.append(Curve(label, np.array([int(values[0]) for values, _ in same]), np.array(losses)))
+    return curves
 
 
 def parts_of(groups: list[Group], selector: str, options: Sequence[str]) -> dict[str, list[tuple[tuple, Group]]]:
@@ -93,7 +93,7 @@ def parts_of(groups: list[Group], selector: str, options: Sequence[str]) -> dict
     kinds: dict[str, Kind] = {}
     members: dict[str, list[tuple[tuple, Group]]] = {}
     for group in groups:
-        settings = settings_of(group.one)
+        settings = dict(group.one.settings)
         if settings.get("selector._target_", "").rpartition(".")[2] != selector:
             continue
         values = tuple(settings.pop(f"selector.{option}") for option in options)
@@ -107,11 +107,11 @@ def parts_of(groups: list[Group], selector: str, options: Sequence[str]) -> dict
     return dict(zip(labels, members.values(), strict=True))
 
 
-def table(found: list[Curve]) -> tuple[list[str], list[list[str]]]:
+def table(curves: list[Curve]) -> tuple[list[str], list[list[str]]]:
     """Columns and cells: a row for each ranking."""
     heads = ["ranked by", "quantiles", "seeds", "best", "worst", "rank correlation", "verdict"]
     cells = []
-    for curve in found:
+    for curve in curves:
         interval = f" [{curve.interval[0]:+.2f}, {curve.interval[1]:+.2f}]" if curve.interval else ""
         means = [f"{statistics.mean(losses):.4f}" for losses in (curve.losses[0], curve.losses[-1])]
         numbers = [str(len(curve.quantiles)), str(curve.losses.shape[1])]
@@ -121,6 +121,6 @@ def table(found: list[Curve]) -> tuple[list[str], list[list[str]]]:
 
 NOTE = (
     "best, worst: the target loss after training on the first and the last quantile. rank correlation: Spearman's, of "
-    "the quantile with the mean target loss over seeds, and its 95% interval over quantiles; above zero, rows that the "
-    "selector ranks higher leave a lower loss."
+    "the quantile with the mean target loss over the seeds that all quantiles have, and its 95% interval; above zero, "
+    "rows that the selector ranks higher leave a lower loss."
 )

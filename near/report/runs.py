@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from near.common.errors import UserError
+from near.common.moved import class_names
 from near.common.records import EvalMetrics, RoundRecord, TrainMetrics
 from near.common.run_folder import CONFIG, JOBS, METRICS, RunFolder, below
 from near.common.schema import ForeignRecord
@@ -84,6 +85,21 @@ class Run:
     def typed(self) -> set[str]:
         """The overrides of its command line without selector and seed; empty where Hydra did not record them."""
         return {word for word in self.files.overrides if not word.startswith(("selector=", "seed="))}
+
+    @functools.cached_property
+    def settings(self) -> dict[str, str]:
+        """The settings that decide its outcome, without its seed, by dotted key."""
+        settings: dict[str, str] = {}
+
+        def walk(node: object, path: str) -> None:
+            if isinstance(node, dict):
+                for key, value in node.items():
+                    walk(value, f"{path}.{key}" if path else str(key))
+            else:
+                settings[path] = str(node)
+
+        walk(class_names(self.training.identity.config), "")
+        return {k: v for k, v in settings.items() if k != "seed" and not k.startswith("evaluation.")}
 
     @functools.cached_property
     def examples(self) -> Examples | None:

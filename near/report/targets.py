@@ -24,7 +24,6 @@ from near.report.compare import (
     beside_random,
     label_of,
     numbered,
-    settings_of,
 )
 from near.report.runs import Run
 
@@ -97,12 +96,17 @@ class Method:
 
 @dataclass(frozen=True)
 class Targets:
-    """targets, methods: in the order of the groups, methods without random rows. ranked: targets that have all
-    selections, over which ranks are means."""
+    """Attributes:
+    targets: in the order of the groups.
+    methods: in their order, without random rows, and without those of `alone`.
+    ranked: targets that have all selections, over which ranks are means.
+    alone: selections that have random rows beside them on no target.
+    """
 
     targets: list[TargetRuns]
     methods: list[Method]
     ranked: int = 0
+    alone: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return len(self.targets) > 1 and bool(self.methods)
@@ -122,8 +126,10 @@ def targets_of(groups: list[Group]) -> Targets:
     ]
     names = list(dict.fromkeys(methods[id(group)] for group in groups))
     ranks, whole = _ranks(targets, names)
-    found = [_method(name, targets, groups, ranks.get(name)) for name in names]
-    return Targets(targets, [method for method in found if method is not None], whole)
+    beside = {name: _method(name, targets, groups, ranks.get(name)) for name in names}
+    baselines = {methods[id(group)] for group in groups if group.one.selector == BASELINE}
+    alone = tuple(name for name, method in beside.items() if method is None and name not in baselines)
+    return Targets(targets, [method for method in beside.values() if method is not None], whole, alone)
 
 
 def _labels(by_target: dict[str, list[Group]]) -> list[str]:
@@ -145,7 +151,7 @@ def _methods(groups: list[Group]) -> dict[int, str]:
     """
     own, rest, alike = {}, {}, {}
     for group in groups:
-        settings = settings_of(group.one)
+        settings = group.one.settings
         own[id(group)] = {k: v for k, v in settings.items() if k.startswith("data.")}
         rest[id(group)] = {k: v for k, v in settings.items() if not k.startswith("data.")}
         key = repr((group.one.selector, sorted(rest[id(group)].items()), group.one.metrics.model))
@@ -209,9 +215,9 @@ def _loss(group: Group) -> float:
     return statistics.mean(run.metrics.target_loss for run in group.runs.values())
 
 
-def table(found: Targets) -> tuple[list[str], list[list[str]]]:
+def table(over: Targets) -> tuple[list[str], list[list[str]]]:
     """Columns and cells: a row for each method."""
-    return list(HEADS), [_cells(method) for method in found.methods]
+    return list(HEADS), [_cells(method) for method in over.methods]
 
 
 def _cells(method: Method) -> list[str]:
@@ -243,24 +249,24 @@ def _mean(values: np.ndarray) -> str:
     return f"{values.mean():+.4f}" + (f" [{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else "")
 
 
-def grid(found: Targets) -> tuple[list[str], list[list[str]]]:
+def grid(over: Targets) -> tuple[list[str], list[list[str]]]:
     """The difference to random rows of each method on each target, with the sign of its verdict there; a row for each
     target."""
-    heads = ["target", *(method.label for method in found.methods)]
+    heads = ["target", *(method.label for method in over.methods)]
     marks = {"better": " ↓", "worse": " ↑"}
     cells = []
-    for target in found.targets:
+    for target in over.targets:
         row = [target.label]
-        for method in found.methods:
+        for method in over.methods:
             one = dict(zip(method.targets, method.differences, strict=True)).get(target.label)
             row.append("-" if one is None else f"{one.mean:+.3f}{marks.get(one.verdict, '')}")
         cells.append(row)
     return heads, cells
 
 
-def answer(found: Targets) -> str:
+def answer(over: Targets) -> str:
     """Which methods are better than random rows over the targets, in a sentence or two."""
-    by = {v: [m for m in found.methods if m.verdict == v] for v in ("better", "worse", NOTHING, TOO_FEW)}
+    by = {v: [m for m in over.methods if m.verdict == v] for v in ("better", "worse", NOTHING, TOO_FEW)}
     sentences = []
     if by["better"]:
         sentences.append(f"Better than {BASELINE} rows over targets: {_listed(by['better'])}.")
@@ -280,7 +286,7 @@ def _listed(methods: list[Method]) -> str:
     )
 
 
-def notes(found: Targets) -> list[str]:
+def notes(over: Targets) -> list[str]:
     """How to read the tables."""
     lines = [
         f"vs. {BASELINE}, vs. base: the mean over targets of the target loss minus that of {BASELINE} rows and of the "
@@ -291,18 +297,20 @@ def notes(found: Targets) -> list[str]:
         f"cases. gain / s: nats below {BASELINE} rows for each second of selection, embedding and searching counted in "
         "full.",
     ]
-    for method in found.methods:
+    for method in over.methods:
         count = needed(method.values) if method.verdict == NOTHING else None
         if count is not None and count > len(method.values):
             lines.append(
                 f"{method.label}: about {count} targets would show a mean difference as large as the one seen."
             )
     lines.append(
-        f"mean rank: over the {plural(found.ranked, 'target')} that have all selections; 1 is the lowest loss. All "
+        f"mean rank: over the {plural(over.ranked, 'target')} that have all selections; 1 is the lowest loss. All "
         f"targets have the same seeds, so luck of {BASELINE} rows that they share is in no interval."
     )
-    whole = {label for method in found.methods for label in method.targets}
-    for method in found.methods:
+    if over.alone:
+        lines.append(f"Not in the tables, as no target has {BASELINE} rows beside them: {', '.join(over.alone)}.")
+    whole = {label for method in over.methods for label in method.targets}
+    for method in over.methods:
         if lacking := sorted(whole - set(method.targets)):
             lines.append(f"{method.label}: without {', '.join(lacking[:5])}{' and others' * (len(lacking) > 5)}.")
     return lines

@@ -24,7 +24,6 @@ from near.report.compare import (
     beside_random,
     contaminated,
     groups_of,
-    settings_of,
 )
 from near.report.runs import Run
 from near.report.sensitivity import powers
@@ -112,8 +111,8 @@ def answer(runs: list[Run]) -> str:
 
 def _parts_answer(groups: list[Group]) -> str:
     """What parts of a ranking or a choice show, where there are no other runs."""
-    curves, worths = quantiles.curves(groups), left_out.worths(groups)
-    kinds = {settings_of(group.one).get("selector._target_", "").rpartition(".")[2] for group in groups}
+    curves, worths = quantiles.curves_of(groups), left_out.worths_of(groups)
+    kinds = {group.one.settings.get("selector._target_", "").rpartition(".")[2] for group in groups}
     if kinds - {quantiles.SELECTOR, left_out.SELECTOR} or not (curves or worths):
         return ""
     said = [f"{c.of}: {c.verdict} (rank correlation {c.correlation:+.2f} over {len(c.quantiles)})" for c in curves]
@@ -265,9 +264,9 @@ def show_parts(runs: list[Run], out: Console) -> None:
         out.print(tables.table(heads, cells, breaking=None if len(heads) > WIDE else ()))
         for note in targets.notes(over):
             out.print(visible(note), style="dim", markup=False, soft_wrap=True)
-    for of, found in ((quantiles, quantiles.curves(groups)), (left_out, left_out.worths(groups))):
-        if found:
-            out.print(tables.table(*of.table(found)))
+    for of, parts in ((quantiles, quantiles.curves_of(groups)), (left_out, left_out.worths_of(groups))):
+        if parts:
+            out.print(tables.table(*of.table(parts)))
             out.print(of.NOTE, style="dim", markup=False, soft_wrap=True)
 
 

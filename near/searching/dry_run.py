@@ -16,8 +16,9 @@ from near.embedding.embed import embedder_of
 from near.embedding.embedders.base import Embedder
 from near.embedding.missing import Lookup, RowTexts, look_up
 from near.embedding.store import Store
-from near.searching.find import SearchSettings, width_of
+from near.searching.find import width_of
 from near.searching.indexes.flat import BLOCK_ROWS, TILE
+from near.searching.settings import SearchSettings
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,9 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 
 from near.common import secrets
 from near.common.cluster import cluster
@@ -28,13 +24,14 @@ from near.common.records import SelectionManifest
 from near.common.sweep import swept
 from near.common.text import plural
 from near.data.rows import Rows
-from near.embedding.embed import Embedded, embed_rows, embedder_of, reads_answers
+from near.embedding.embed import Embedded, embed_rows
 from near.embedding.embedders.base import Embedder
 from near.embedding.store import Store
 from near.searching.bm25 import Bm25
 from near.searching.equal_rows import EQUAL
 from near.searching.indexes.base import Index, Vectors
 from near.searching.neighbours import SCHEMA_VERSION, Neighbours, first_columns, matrix_digests, read_matrix
+from near.searching.settings import SearchSettings, Vectorised
 from near.searching.shards import clear, put_together, search_shards, shards_of
 from near.searching.vectors import StoredVectors
 
@@ -83,62 +80,6 @@ def check_same(folder: Path, existing: SelectionManifest, new: SelectionManifest
             f"{folder} holds another selection (max_K was {previous_K}, now {width}); "
             f"output_dir={folder}-max_K-{width} keeps both (no text is embedded again), overwrite=true replaces it"
         )
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How neighbours are found.
-
-    Attributes:
-        embedder, index: groups of the configuration; of no use with `words`.
-        words: compares rows by their words; None: by the embedder's vectors.
-        by_task: the selector takes rows for each task of the queries (their sources); each needs enough of them.
-        max_K: columns of the matrix; None: as many as are needed.
-        cache_dir: the folder of the cache.
-        indices_path: a matrix that was saved, to read instead; None: search.
-    """
-
-    embedder: DictConfig
-    index: DictConfig
-    max_K: int | None
-    cache_dir: str
-    indices_path: str | None = None
-    words: Bm25 | None = None
-    by_task: bool = False
-
-    @classmethod
-    def of(cls, cfg: DictConfig, cache_dir: str) -> "SearchSettings":
-        """The search that `cfg` sets."""
-        similarity = instantiate(cfg.similarity)
-        words = similarity if isinstance(similarity, Bm25) else None
-        by_task = _has_budgets(cfg.get("selector"))
-        return cls(cfg.embedder, cfg.index, cfg.max_K, cache_dir, cfg.get("indices_path"), words, by_task)
-
-    @property
-    def reads_answers(self) -> bool:
-        """Whether rows are compared with their answers."""
-        return reads_answers(self.words or self.embedder)
-
-    def method(self) -> "Bm25 | Vectorised":
-        """What compares the rows; no model is loaded."""
-        if self.words is not None:
-            return self.words
-        # the class that conf/index/*.yaml names: indexes/flat.py unless index=... is set
-        return Vectorised(embedder_of(self.embedder, self.cache_dir), instantiate(self.index))
-
-
-def _has_budgets(selector: object) -> bool:
-    """Whether a selector, or one within it (of a shortlist, or one whose parts it takes), has budgets for tasks."""
-    if not isinstance(selector, DictConfig):
-        return False
-    return selector.get("budgets") is not None or any(map(_has_budgets, selector.values()))
-
-
-class Vectorised(NamedTuple):
-    """A search among vectors."""
-
-    embedder: Embedder
-    index: Index
 
 
 def find_neighbours(

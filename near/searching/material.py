@@ -12,8 +12,9 @@ from near.data.pool import benchmark_sets, held_out, load_pool
 from near.data.rows import Rows
 from near.embedding.duplicates import without_near_duplicates
 from near.searching.contamination import without_similar
-from near.searching.find import SearchSettings, cached_neighbours, find_neighbours
+from near.searching.find import cached_neighbours, find_neighbours
 from near.searching.neighbours import Neighbours, read_neighbours
+from near.searching.settings import SearchSettings
 
 
 def load_queries(data: DictConfig, cache_dir: str, needed: bool, answers: bool) -> Rows | None:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from near.data.rows import Rows
-from near.searching.find import SearchSettings
+from near.searching.settings import SearchSettings
 from near.selection.cached_similarity import CachedSimilarity
 from near.selection.embedding_similarity import EmbeddingSimilarity
 from near.selection.word_similarity import WordSimilarity

@@ -22,9 +22,10 @@ from near.data.columns import columns_of
 from near.data.contamination import write_overlaps
 from near.data.pool import held_out
 from near.searching.equal_rows import warn_of_equal
-from near.searching.find import SearchSettings, check_same, matrix_key, width_of
+from near.searching.find import check_same, matrix_key, width_of
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours, first_columns, matrix_digests, read_matrix
+from near.searching.settings import SearchSettings
 from near.searching.summary import summarise
 from near.selection.selectors.oracle import SOURCE
 from near.selection.subset import SubsetExport

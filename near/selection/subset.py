@@ -34,9 +34,9 @@ from near.common.records import SelectionManifest
 from near.common.text import plural
 from near.data.columns import columns_of
 from near.data.loading import raw_rows, raw_types
-from near.searching.find import SearchSettings
 from near.searching.material import Material
 from near.searching.neighbours import Neighbours
+from near.searching.settings import SearchSettings
 from near.selection.beyond import similarity_of
 from near.selection.needs import Needs, needs_of
 from near.selection.round import Round, Subset, checked
@@ -80,15 +80,16 @@ class SubsetExport:
         if self.selector is None:
             return
         pool, queries, needs = material.candidates, material.queries, self.needs
-        self.columns = columns_of(self.cfg.data, pool, needs.columns, self.cache_dir)
-        self.query_columns = columns_of(self.cfg.data, queries, needs.query_columns, self.cache_dir)
-        if self.columns or self.query_columns:
+        if (needs.columns or needs.query_columns) and "columns" not in self.settings:  # the rows stay the same
+            self.columns = columns_of(self.cfg.data, pool, needs.columns, self.cache_dir)
+            self.query_columns = columns_of(self.cfg.data, queries, needs.query_columns, self.cache_dir)
             self.settings["columns"] = digest([self.columns, self.query_columns])
         eligible = len(pool.eligible())
         if self.cfg.n > eligible:
             raise UserError(
                 f"n={self.cfg.n} is more than the {plural(eligible, 'row')} that may be selected; use n<={eligible}"
             )
+        self.selector.check_pool(pool, pool.eligible())
         self.selector.check_columns(self.columns, pool.eligible())
         self.selector.check_queries(queries, [self.cfg.n])
         if (self.selector.budgets is not None or self.selector.reads_query_sources) and queries is not None:

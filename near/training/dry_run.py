@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from near.searching.dry_run import report
-from near.searching.find import SearchSettings
+from near.searching.settings import SearchSettings
 from near.selection.needs import Needs
 from near.selection.selectors.base import Selector
 from near.training.picking import Batching

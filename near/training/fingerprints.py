@@ -16,7 +16,7 @@ from near.data.contamination import is_dropping
 from near.data.pool import benchmark_sets
 from near.data.rows import Rows
 from near.evaluation.graded_columns import graded_columns
-from near.searching.find import SearchSettings
+from near.searching.settings import SearchSettings
 from near.selection.needs import Needs
 from near.selection.scoring.references import weights_in
 

@@ -18,9 +18,9 @@ from near.data.rows import Rows
 from near.evaluation.measure import Sets, evaluation_sets
 from near.models.loading import base_folder, load_tokenizer
 from near.models.tokens import Tokens, tokenize
-from near.searching.find import SearchSettings
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
+from near.searching.settings import SearchSettings
 from near.selection.needs import Needs
 from near.selection.selectors.base import Selector
 from near.training.fingerprints import of_run

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback
 from near.common.records import RunIdentity
 from near.data.rows import Rows
 from near.models.tokens import Collator, Tokens
-from near.searching.find import SearchSettings
+from near.searching.settings import SearchSettings
 from near.selection.beyond import similarity_of
 from near.selection.round import Round, Subset
 from near.selection.scoring.scoring import Scorer, scorer_of

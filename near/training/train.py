@@ -29,7 +29,7 @@ from near.evaluation.measure import check_evaluation, loss_of, measure, measure_
 from near.evaluation.settings import EvalSettings
 from near.models.loading import add_finetuning, base_folder, check_quantization, load_base
 from near.searching.equal_rows import warn_of_equal
-from near.searching.find import SearchSettings
+from near.searching.settings import SearchSettings
 from near.selection.needs import Needs, needs_of
 from near.selection.scoring.gradients import watched_layers
 from near.selection.selectors.base import Selector, selector_of

@@ -136,8 +136,7 @@ def adopt(
         elif (twin / name).is_file():
             link(twin / name, output_dir / name)
     files = RunFolder(twin)
-    training = dataclasses.replace(files.training, identity=identity, contamination=contamination)
-    described = {"selector": selector, "max_K": max_K, "same_rows_as": twin.name}
+    training, described = files.training, {"selector": selector, "max_K": max_K, "same_rows_as": twin.name}
     selectors = {training.selector: selector}  # a warm-up's name stays
     rounds = [dataclasses.replace(line, selector=selectors.get(line.selector, line.selector)) for line in files.rounds]
     write_rounds(output_dir / ROUNDS / LINES, rounds)

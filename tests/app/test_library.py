@@ -126,12 +126,29 @@ def test_under_a_hydra_of_the_callers(tmp_path):
         (lambda: near.search(QUERIES, POOL, 3, overrides=[5]), "overrides: 5 is not an override"),
         (lambda: near.search(QUERIES, POOL, 3, cache_dir=5), "cache_dir=5 is not a path"),
         (lambda: near.search(["a"], ["b"], 1, cache_dir="x${y}"), "cache_dir=x.* contains"),
+        (
+            lambda: near.select(QUERIES, POOL, 9, 50, overrides=["selector.budgets=equal"]),
+            "reads more of rows than vectors",
+        ),
     ],
 )
 def test_what_is_refused(call, says):
     with pytest.raises(UserError, match=says):
         call()
     assert not GlobalHydra.instance().is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("selector", "overrides", "says"),
+    [
+        ("near", ["selector.budgets={maths: 0.5}"], "no query is of the task 'maths'"),
+        ("quantile", ["selector.quantiles=41"], "selector.quantiles=41 is more than the 40 rows"),
+    ],
+)
+def test_a_selector_checks_its_rows_as_in_select_py(rows, tmp_path, selector, overrides, says):
+    options = ["embedder=hashing", "data.leakage=keep", *overrides]
+    with pytest.raises(UserError, match=says):
+        near.select(*rows, 5, selector=selector, cache_dir=tmp_path, overrides=options)
 
 
 def test_without_max_k_it_looks_as_far_as_it_has_to(rows, tmp_path):

@@ -10,7 +10,7 @@ from tests.bench.conftest import numbers, row
 
 
 def test_intervals(run):
-    lines = run("intervals", "times=20", "examples=8,12", "compared=12", "runs=2,3", "powers=10")
+    lines = run("intervals", "times=20", "examples=8,12", "compared=12", "runs=2,3", "powers=10", "targets=5,6")
     for n in (8, 12):
         losses, right = row(lines, f"over {n:4} examples: losses")
         assert 50 <= losses <= 100 and 50 <= right <= 100
@@ -19,8 +19,13 @@ def test_intervals(run):
         assert len(shares) == 3 and all(50 <= share <= 100 for share in shares)
     (others,) = [line for line in lines if "by other intervals" in line]
     assert len(numbers(others.partition("intervals:")[2])) == 4 + 0 * len(others)
-    shown = numbers(lines[-1].partition("estimated):")[2])
-    assert lines[-1].startswith("   3 seeds, 12 examples") and len(shown) == 6 and all(s <= 100 for s in shown)
+    (powers,) = [line for line in lines if line.startswith("   3 seeds, 12 examples")]
+    shown = numbers(powers.partition("estimated):")[2])
+    assert len(shown) == 6 and all(s <= 100 for s in shown)
+    (effect,) = [line for line in lines if line.startswith("over    6 targets, with an effect")]
+    shares = numbers(effect.partition("effect:")[2])
+    assert len(shares) == 3 and 20 <= shares[1] <= shares[0] <= 100  # the span shows less than t alone
+    assert run("intervals", "times=20", "targets=5", "only=targets") == lines[-7:-3]
 
 
 def test_contamination(run):

@@ -34,7 +34,7 @@ def _retarget(folder: Path, target: str) -> None:
 def test_a_curve_that_rises(tmp_path):
     ranked(tmp_path, [[1.0, 1.2], [1.1, 1.3], [1.3, 1.5], [1.2, 1.4], [1.6, 1.8]])
     ranked(tmp_path, [[1.3], [1.2], [1.1], [1.0], [0.9]], of="less")
-    by = {curve.of: curve for curve in quantiles.curves(groups(tmp_path))}
+    by = {curve.of: curve for curve in quantiles.curves_of(groups(tmp_path))}
     near, less = by["near"], by["less"]
     assert near.losses.shape == (5, 2) and near.losses[0].tolist() == [1.0, 1.2]
     assert near.correlation == pytest.approx(1 - 6 * 2 / (5 * 24))  # the third and fourth exchanged
@@ -50,7 +50,7 @@ def test_a_curve_that_rises(tmp_path):
 def test_ten_quantiles_in_order_show_it_and_only_seeds_of_all_quantiles_count(tmp_path):
     ranked(tmp_path, [[1 + q / 10, 2.0] for q in range(10)])
     next(iter((tmp_path / "near").glob("quantile-sort-0-2-*quantile4*"))).joinpath("metrics.json").unlink()
-    (curve,) = quantiles.curves(groups(tmp_path))
+    (curve,) = quantiles.curves_of(groups(tmp_path))
     assert curve.losses.shape == (10, 1)
     assert curve.correlation == pytest.approx(1.0)
     assert curve.verdict == "better ranks are better rows"
@@ -58,7 +58,7 @@ def test_ten_quantiles_in_order_show_it_and_only_seeds_of_all_quantiles_count(tm
 
 def test_quantiles_that_are_level_have_no_order(tmp_path):
     ranked(tmp_path, [[1.0]] * 6)
-    (curve,) = quantiles.curves(groups(tmp_path))
+    (curve,) = quantiles.curves_of(groups(tmp_path))
     assert curve.correlation == 0.0 and curve.verdict == "no order shown"
 
 
@@ -104,7 +104,7 @@ def test_what_the_best_rows_were_worth(tmp_path):
         left(tmp_path, "best", seed, 1.5 + noise)
         left(tmp_path, "random", seed, 1.1 + noise, draw=0)
         left(tmp_path, "random", seed, 1.3 + 2 * noise, draw=1)
-    (worth,) = left_out.worths(groups(tmp_path))
+    (worth,) = left_out.worths_of(groups(tmp_path))
     assert worth.of == "near" and worth.count == "0.25"
     assert worth.loss == pytest.approx([0.3, 0.3 - 0.01, 0.3 + 0.01])  # the mean of both draws
     assert worth.whole == pytest.approx([1.0, 1.02, 0.98])
@@ -120,7 +120,7 @@ def test_scores_that_add_up(tmp_path, capsys):
     for draw in range(6):
         left(tmp_path, "half", 1, 2.0 - draw / 10, draw=draw, scores=[0.5, draw / 10])
         left(tmp_path, "half", 2, 2.0 + (draw - 2.5) ** 2, draw=draw, scores=[0.5, draw / 10])
-    (worth,) = left_out.worths(groups(tmp_path))
+    (worth,) = left_out.worths_of(groups(tmp_path))
     assert worth.halves[0] == pytest.approx(1.0) and abs(worth.halves[1]) < 0.2
     assert worth.draws == 6 and worth.count is None
     verdict.show(collect(tmp_path)[0])
@@ -132,12 +132,12 @@ def test_scores_that_add_up(tmp_path, capsys):
 def test_too_few_halves_give_no_score(tmp_path):
     for draw in range(3):
         left(tmp_path, "half", 1, 2.0 - draw / 10, draw=draw, scores=[0.5, draw / 10])
-    assert left_out.worths(groups(tmp_path)) == []
+    assert left_out.worths_of(groups(tmp_path)) == []
 
 
 def test_other_runs_are_neither(tmp_path):
     run(tmp_path, "near", "sort-0", 1, 1.0)
-    assert quantiles.curves(groups(tmp_path)) == [] == left_out.worths(groups(tmp_path))
+    assert quantiles.curves_of(groups(tmp_path)) == [] == left_out.worths_of(groups(tmp_path))
 
 
 def test_rankings_of_one_selector_are_told_apart(tmp_path):
@@ -150,7 +150,7 @@ def test_rankings_of_one_selector_are_told_apart(tmp_path):
             record = json.loads((folder / "train_metrics.json").read_text())
             record["identity"]["config"]["similarity"] = similarity
             (folder / "train_metrics.json").write_text(json.dumps(record))
-    found = quantiles.curves(groups(tmp_path))
+    found = quantiles.curves_of(groups(tmp_path))
     assert [(curve.of, len(curve.quantiles)) for curve in found] == [
         ("near similarity=bm25", 3),
         ("near similarity=embeddings", 3),
@@ -160,4 +160,4 @@ def test_rankings_of_one_selector_are_told_apart(tmp_path):
 def test_rows_without_a_score_give_no_sum(tmp_path):
     for draw in range(5):
         left(tmp_path, "half", 1, 2.0 - draw / 10, draw=draw, scores=[0.5, float("nan")])
-    assert left_out.worths(groups(tmp_path)) == []
+    assert left_out.worths_of(groups(tmp_path)) == []

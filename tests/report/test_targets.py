@@ -92,6 +92,16 @@ def test_a_target_without_random_rows_is_left_out_and_said(sweep):
     assert dict(zip(heads, next(c for c in cells if c[0] == "up-1"), strict=True))["other"] == "-"
 
 
+def test_selections_without_random_rows_anywhere_are_named(sweep):
+    run(sweep, "alone", "sort-0", 9, 1.0)
+    for path in sweep.glob("random-*-9-*"):
+        pytest.fail(f"{path} is beside it")
+    found = targets_of(groups(sweep))
+    assert found.alone == ("alone",)
+    assert any(note.endswith("beside them: alone.") for note in targets.notes(found))
+    assert "alone" not in [method.label for method in found.methods]
+
+
 def test_one_target_has_no_such_table(tmp_path):
     run(tmp_path, "random", "sort-0", 1, 2.0)
     run(tmp_path, "near", "sort-0", 1, 1.0)

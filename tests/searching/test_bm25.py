@@ -15,7 +15,8 @@ from near.data.loading import load
 from near.data.words import pieces
 from near.embedding.embedders.hashing import HashingEmbedder
 from near.searching.bm25 import Bm25
-from near.searching.find import SearchSettings, find_neighbours
+from near.searching.find import find_neighbours
+from near.searching.settings import SearchSettings
 from near.selection.select import select
 from near.selection.word_similarity import WordSimilarity
 from tests.conftest import configured, write_rows

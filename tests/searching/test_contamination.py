@@ -11,11 +11,12 @@ from near.common.errors import UserError
 from near.common.records import SelectionManifest
 from near.report.runs import quiet
 from near.searching.equal_rows import close_pairs
-from near.searching.find import SearchSettings
 from near.searching.material import Material, load_queries
+from near.searching.settings import SearchSettings
 from near.searching.vectors import ArrayVectors
 from near.selection.select import select
 from tests.conftest import configured, write_rows
+from tests.data.test_contamination import MATHS, STORY
 
 ROWS = ("north of the sea", "the sea of north", "other words here", "something else again", "north of a sea")
 
@@ -110,14 +111,6 @@ def test_a_threshold_that_fits_too_many(monkeypatch):
         close_pairs(ArrayVectors(same), same, 0.1)
 
 
-STORY = (
-    "On a cold morning in late March the keeper of the lighthouse counted forty boats that had left the harbour, "
-    "wrote their names into a green book, and asked the youngest sailor which of them would return before the storm."
-)
-MATHS = (
-    "A baker sells 12 loaves every morning and 30 rolls every afternoon. Each loaf costs 4 dollars and each roll costs "
-    "2 dollars. How many dollars does the baker earn during a week of 7 days?"
-)
 SIMILAR = {  # cosine in docs/data.md
     "The lighthouse keeper noted, one chilly dawn at the end of March, how many ships had sailed (forty), listed them "
     "in his green notebook and wanted to know from the most junior seaman who would be back before bad weather.": 0,

@@ -138,6 +138,12 @@ def test_with_a_run_and_select(tmp_path, tiny):
     assert set(np.concatenate(drawn).tolist()) <= picked[0]
 
 
+def test_rows_left_out_are_counted(caplog):
+    caplog.set_level(logging.INFO)
+    left("best")
+    assert "3 of the 8 rows of the choice left out (best)" in caplog.text
+
+
 def test_nothing_left_out_is_the_choice_itself():
     class Ordered(Scores):
         def select(self, round: Round) -> Subset:
@@ -154,6 +160,7 @@ def test_nothing_left_out_is_the_choice_itself():
     [
         (lambda: LeftOut(Scores(), "best", 8.0), "selector.count=8.0 is no share up to 1"),
         (lambda: Quantile({"some": "thing"}, 1), "is not a selector"),
+        (lambda: LeftOut(Near(subset_size=5)), "selector.of.subset_size=5 has no effect; set selector.subset_size"),
         (
             lambda: Quantile(Scores(), 1, 50).check_pool(None, ELIGIBLE),
             "selector.quantiles=50 is more than the 20 rows",

@@ -8,7 +8,8 @@ import near.selection.similarity
 from near.data.loading import load
 from near.data.pool import load_pool
 from near.embedding.embedders.hashing import HashingEmbedder
-from near.searching.find import SearchSettings, find_neighbours
+from near.searching.find import find_neighbours
+from near.searching.settings import SearchSettings
 from near.searching.vectors import ArrayVectors
 from near.selection.embedding_similarity import EmbeddingSimilarity
 from near.selection.similarity import VectorSimilarity

@@ -5,7 +5,8 @@ import pytest
 
 from near.data.loading import load
 from near.searching.bm25 import Bm25
-from near.searching.find import SearchSettings, find_neighbours
+from near.searching.find import find_neighbours
+from near.searching.settings import SearchSettings
 from near.selection.select import select
 from near.training.train import train
 from tests.conftest import configured

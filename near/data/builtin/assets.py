@@ -107,8 +107,8 @@ def _generated(path: str) -> tuple[str, Make] | None:
     if kind == "reasoning":
         from near.data.builtin.reasoning.options import ReasoningOptions
 
-        asked = ReasoningOptions.of(text)
-        return asked.folder, functools.partial(_reasoning, asked)
+        options = ReasoningOptions.of(text)
+        return options.folder, functools.partial(_reasoning, options)
     raise UserError(f"{path}: no such built-in{did_you_mean(kind, ['crossed', 'reasoning'])}")
 
 

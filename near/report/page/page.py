@@ -42,7 +42,7 @@ def page(
     """
     colours = source_colours(groups, [] if parts.map is None else sources_shown(parts.pool, parts.map)[0])
     charts = all_charts(groups, colours) | label_charts([of.shares for of in parts.shares])
-    over, curves, worths = targets_of(groups), quantiles.curves(groups), left_out.worths(groups)
+    over, curves, worths = targets_of(groups), quantiles.curves_of(groups), left_out.worths_of(groups)
     charts |= {"targets": _some(target_map(over)), "quantiles": _some(quantile_curves(curves))}
     if over:  # too many to read side by side; the map has them all
         charts["differences"] = []

@@ -63,6 +63,8 @@ def _add_shares(parts: PageParts, groups: list[Group], read_config: Callable[[Pa
         except (UserError, OSError, ValueError) as error:
             parts.absent.append(f"No shares by label{name and f' for {name}'}: {one_line(error)}.")
             continue
+        if others := [label for label, group in of.items() if group.one.pool not in (None, pool.fingerprint)]:
+            parts.absent.append(f"No shares by label{name and f' for {name}'} of {', '.join(others)}: another pool.")
         if any(one.selections for one in shares):
             parts.shares.append(TargetShares(name, shares))
 

@@ -22,8 +22,8 @@ from near.embedding.missing import RowTexts, look_up
 from near.embedding.store import Store
 from near.report.compare import Group
 from near.report.runs import Run, quiet
-from near.searching.find import SearchSettings
 from near.searching.material import Material, load_queries
+from near.searching.settings import SearchSettings
 from near.selection.needs import needs_of
 from near.selection.selectors.base import selector_of
 

@@ -36,7 +36,7 @@ from near.report.page.suspects import (
 )
 from near.report.page.taken import Taken
 from near.report.shares import NOTE, Picks, sentences, shares_of
-from near.searching.find import SearchSettings
+from near.searching.settings import SearchSettings
 from near.selection.select import Selection
 
 log = logging.getLogger(__name__)

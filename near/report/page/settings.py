@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass, field
 
-from near.report.compare import Group, settings_of
+from near.report.compare import Group
 from near.report.runs import Run
 
 LONG = 120  # characters of a value
@@ -28,7 +28,7 @@ class Compared:
 
 def compared(groups: list[Group]) -> Compared:
     """The settings of all runs of `groups`."""
-    of = [settings_of(group.one) for group in groups]
+    of = [group.one.settings for group in groups]
     result = Compared()
     for key in sorted(set().union(*of)):
         values = [_short(s.get(key, "-")) for s in of]

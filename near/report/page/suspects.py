@@ -64,7 +64,7 @@ def near_queries(neighbours: Neighbours, rows: Rows, queries: Rows, threshold: f
     pairs = zip(
         scores[order], query_ids, prompts(queries, query_ids), ids[order], prompts(rows, ids[order]), strict=True
     )
-    cells = [[f"{score:.3f}", f"{query}: {asked}", f"{row}: {text}"] for score, query, asked, row, text in pairs]
+    cells = [[f"{score:.3f}", f"{query}: {prompt}", f"{row}: {text}"] for score, query, prompt, row, text in pairs]
     return Findings(sentence, ["similarity", "query", "row"], cells)
 
 

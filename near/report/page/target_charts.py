@@ -13,21 +13,21 @@ from near.report.targets import BASE, Targets
 DIVERGING = [[0, "#0b5fa5"], [0.5, "#f4f4f2"], [1, "#b3361f"]]
 
 
-def target_map(found: Targets) -> Figure | None:
+def target_map(over: Targets) -> Figure | None:
     """A heat map of the target loss minus random rows': targets down, selections and the base model across. A cell in
     bold is a verdict of that target's seeds and examples alone."""
-    if not found:
+    if not over:
         return None
-    labels, names = [target.label for target in found.targets], [method.label for method in found.methods]
+    labels, names = [target.label for target in over.targets], [method.label for method in over.methods]
     values = np.full((len(labels), len(names) + 1), np.nan)
     texts = [["" for _ in range(values.shape[1])] for _ in labels]
-    for column, method in enumerate(found.methods):
+    for column, method in enumerate(over.methods):
         for label, difference in zip(method.targets, method.differences, strict=True):
             row = labels.index(label)
             values[row, column] = difference.mean
             shown = f"{difference.mean:+.2f}"
             texts[row][column] = f"<b>{shown}</b>" if difference.verdict in ("better", "worse") else shown
-    for row, target in enumerate(found.targets):
+    for row, target in enumerate(over.targets):
         if (base := target.base) is not None:
             values[row, -1], texts[row][-1] = base, f"{base:+.2f}"
     most = float(np.nanmax(np.abs(values[:, :-1]))) or 1.0  # the base model, far above, would take all the colour
@@ -54,12 +54,12 @@ def target_map(found: Targets) -> Figure | None:
     return figure
 
 
-def quantile_curves(found: list[Curve]) -> Figure | None:
+def quantile_curves(curves: list[Curve]) -> Figure | None:
     """Target loss after training on each quantile: the mean over seeds as a line, each seed as a dot."""
-    if not found:
+    if not curves:
         return None
     data = []
-    for place, curve in enumerate(found):
+    for place, curve in enumerate(curves):
         name, marker = html.escape(curve.of), {"color": colour(place)}
         shared = {"type": "scatter", "name": name, "legendgroup": name, "marker": marker}
         numbers = curve.quantiles.tolist()

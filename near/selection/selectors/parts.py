@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from near.common.bounds import between
 from near.common.errors import UserError
+from near.common.processes import is_main
 from near.common.text import plural
 from near.data.rows import Rows
 from near.selection.round import Round, Subset
@@ -37,6 +38,8 @@ class PartOf(Selector, ABC):
         self.of = selector_of(named(of, "selector.of")) if isinstance(of, str) else inner
         if not isinstance(self.of, Selector):
             raise UserError(f"selector.of={of} is not a selector; name one, or give its _target_ and options")
+        if self.of.subset_size is not None:
+            raise UserError(f"selector.of.subset_size={self.of.subset_size} has no effect; set selector.subset_size")
         self.needs_neighbours, self.needs_queries = self.of.needs_neighbours, self.of.needs_queries
         self.reads_query_sources = self.of.reads_query_sources
         self.requires, self.only_in_training = self.of.requires, self.of.only_in_training
@@ -108,7 +111,7 @@ class Quantile(PartOf):
         # by score where there are any: an order alone may be that of a walk over the queries
         ids = ranked.ids if ranked.scores is None else ranked.ids[np.argsort(-ranked.scores, kind="stable")]
         rest = np.setdiff1d(rows, ids)
-        if len(rest):
+        if len(rest) and is_main():
             log.warning(
                 f"{plural(len(rest), 'row')} of {len(rows)} have no rank under this selector; they follow the others "
                 "in a random order"
@@ -161,4 +164,6 @@ class LeftOut(PartOf):
         if self.without == "best":
             order = np.arange(rows) if chosen.scores is None else np.argsort(-chosen.scores, kind="stable")
         kept = np.sort(order[count:])
+        if is_main():
+            log.info(f"{count} of the {plural(rows, 'row')} of the choice left out ({self.without})")
         return Subset(chosen.ids[kept], None if chosen.scores is None else chosen.scores[kept])

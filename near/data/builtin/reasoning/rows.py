@@ -42,8 +42,8 @@ def write_reasoning(options: ReasoningOptions, folder: Path) -> None:
                 f"characters at data.difficulty={options.difficulty}, not {options.queries + options.evals}; use "
                 "another target, fewer data.query_rows and data.eval_rows, or a larger data.longest"
             )
-        asked = [row["messages"][0]["content"] for row in target]
-        pool = maker.spread(options.target, options.own, asked)
+        prompts = [row["messages"][0]["content"] for row in target]
+        pool = maker.spread(options.target, options.own, prompts)
         for task in options.tasks:
             pool += maker.spread(task, options.per_task, ())
     if not pool:
@@ -68,10 +68,10 @@ class _Maker:
         """At most `count` rows of a task at a level for a part, without these questions."""
         seed = int(digest([self.options.seed, task, level, part])[:7], 16)
         job = {"task": task, "level": level, "seed": seed, "start": 0, "longest": self.options.longest}
-        rows, asked = [], list(without)
+        rows, prompts = [], list(without)
         while len(rows) < count:
             try:
-                *results, end = self.worker.ask({**job, "count": count - len(rows), "without": asked})
+                *results, end = self.worker.ask({**job, "count": count - len(rows), "without": prompts})
             except Died as error:
                 raise UserError(
                     f"data=reasoning: task {task} failed in reasoning-gym ({error}); name others in data.tasks"
@@ -79,7 +79,7 @@ class _Maker:
             job["start"] = end["next"]
             self.left_out.update(end["left_out"])
             for entry in [result["entry"] for result in results]:
-                asked.append(entry["question"])
+                prompts.append(entry["question"])
                 if is_harmless(task, entry, entry["answer"].strip()):
                     rows.append(_row(task, level, entry))
                 else:
@@ -91,10 +91,10 @@ class _Maker:
     def spread(self, task: str, count: int, without: Iterable[str]) -> list[dict]:
         """`count` rows over data.difficulties, the hardest first; what one lacks, an easier one has in addition."""
         rows: list[dict] = []
-        asked = list(without)
+        prompts = list(without)
         for left, level in sorted(enumerate(self.options.difficulties, 1), reverse=True):
-            more = self.rows(task, level, -(-(count - len(rows)) // left), asked)
-            asked += [row["messages"][0]["content"] for row in more]
+            more = self.rows(task, level, -(-(count - len(rows)) // left), prompts)
+            prompts += [row["messages"][0]["content"] for row in more]
             rows += more
         return rows
 
