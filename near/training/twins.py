@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 # Options that decide nothing but the rounds.
 ROUND_OPTIONS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer")
 # Fingerprints of what only later rounds read: names, or groups of names
-LATER = ("queries", "embedder", "scoring", "mixer", "indices_path")
+LATER = ("queries", "embedder", "scoring", "mixer", "indices_path", "candidates.columns")
 
 ADOPTED = (ROUNDS, ADAPTER, MODEL, "loss.png", *ANSWERS)
 
@@ -87,7 +87,7 @@ def warm_up_key(identity: RunIdentity, picker: Picker, processes: int) -> str:
     round = picker.round(phase)
     draws = picker.take(picker.checked(picker.pick(phase, round), phase, round), phase)
     config = {name: value for name, value in identity.config.items() if name not in ROUND_OPTIONS}
-    prints = {name: value for name, value in identity.fingerprints.items() if name.split(".")[0] not in LATER}
+    prints = {name: value for name, value in identity.fingerprints.items() if not {name, name.split(".")[0]} & {*LATER}}
     return digest([config, prints, draws.tolist(), processes])
 
 

@@ -47,6 +47,13 @@ def test_a_shared_warm_up_changes_nothing(tiny, tmp_path, sweeping, monkeypatch,
     assert shared[1].seconds >= 0.9 * before.seconds - 0.05, "the warm-up's seconds count for each"
 
 
+def test_columns_that_a_selector_reads_do_not_change_its_warm_up(tiny, tmp_path, sweeping, caplog):
+    words = [*tiny, "data.labels=[domain]"]
+    train(configured("train", *words, "selector=random"), tmp_path / "sweep" / "random")
+    train(configured("train", *words, "selector=oracle"), tmp_path / "sweep" / "oracle")
+    assert caplog.text.count(SAID) == 1
+
+
 @pytest.mark.parametrize(
     "more",
     ["seed=7", "trainer.args.learning_rate=1e-3", "trainer.update_times=3", "data.cutoff_len=40", "finetuning.r=2"],
