@@ -57,6 +57,12 @@ class Order(Contract, ABC):
     _losses: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32), init=False)
     _logged: bool = field(default=False, init=False)
 
+    def __post_init__(self) -> None:
+        if self.every != 1 and self.score != "loss":
+            raise UserError(
+                f"order.every={self.every} has no effect under order.score={self.score}; only losses are computed"
+            )
+
     @property
     def requires(self) -> Required | None:
         """What it takes from round.scorer; None: it does without the model."""

@@ -18,7 +18,7 @@ class Segment(Order):
     of the rows, from one end of the ranking, is trained first, the share `last` is trained last, and the others between
     them; each of the three is shuffled. If both come from the same end, they share its rows at random.
 
-    >>> 10 rows, first 0.2 and last 0.2   ->   1 0 | 5 2 7 4 6 3 | 9 8
+    >>> 10 rows, first 0.2 and last 0.2   ->   0 1 | 5 4 7 6 2 3 | 9 8
 
     The authors' code always ranks ascending, and scales shares that add up to more than 1; DataFlex heeds `ascending`,
     as here. Here such shares are refused.
@@ -34,6 +34,7 @@ class Segment(Order):
     last_from: End = "high"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.first + self.last > 1:
             raise UserError(f"order.first={self.first} and order.last={self.last} add up to more than 1; lower one")
 

@@ -25,6 +25,7 @@ class Sections(Order):
     layers: Layers = 3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.sections > 1 and 2 * self.radius * self.sections > 1 + 1e-9:
             raise UserError(
                 f"order.radius={self.radius} makes the regions of order.sections={self.sections} overlap; use at most "
