@@ -22,6 +22,7 @@ from near.common.records import ModelMetrics
 from near.common.run_folder import CHECKPOINTS, RunFolder
 from near.common.sweep import in_sweep
 from near.data.contamination import write_overlaps
+from near.data.weights import weight_column
 from near.evaluation.benchmarks import benchmarks
 from near.evaluation.eval import summary
 from near.evaluation.generation import answering
@@ -31,9 +32,17 @@ from near.models.loading import add_finetuning, base_folder, check_quantization,
 from near.searching.equal_rows import warn_of_equal
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs, needs_of
+from near.selection.orders.selector import ordered_selector_of
 from near.selection.scoring.gradients import watched_layers
-from near.selection.selectors.base import Selector, selector_of
-from near.training.arguments import check_training, is_sharded, log_precision, partitioned, training_arguments
+from near.selection.selectors.base import Selector
+from near.training.arguments import (
+    check_row_weights,
+    check_training,
+    is_sharded,
+    log_precision,
+    partitioned,
+    training_arguments,
+)
 from near.training.base_metrics import BaseMetrics
 from near.training.divergence import FIX
 from near.training.folder import clear, newest_checkpoint, write_config
@@ -72,10 +81,12 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     args = training_arguments(cfg, output_dir)
     check_evaluation(cfg, is_sharded(args))
     instantiate(cfg.tracker).check()
-    selector = selector_of(cfg.selector)
+    selector = ordered_selector_of(cfg)
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
     cfg = _with_backend(_with_dtype(cfg), needs.embedder or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
+    if weight_column(cfg.data, "candidates") is not None:
+        check_row_weights(args)
     if cfg.trainer.get("packing") and not cfg.trainer.padding_free:
         raise UserError(
             "trainer.packing=true lays rows end to end, which trainer.padding_free=false forbids; use "
@@ -159,7 +170,7 @@ def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
 def _picker(cfg: DictConfig, job: "Job", args) -> Picker:
     """A new picker, with a new selector, because selectors may have state from round to round; the rounds that it
     selects ahead go into job.planned."""
-    fresh = dataclasses.replace(job, selector=selector_of(cfg.selector))
+    fresh = dataclasses.replace(job, selector=ordered_selector_of(cfg))
     return Picker(fresh, Schedule.of(cfg.trainer), Batching.of(args, cfg.trainer.group_by_length))
 
 
