@@ -99,12 +99,20 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
     prints = of_run(cfg, cache_dir, needs, sets, queries, candidates)
     read = {"candidates.columns": columns, "queries.columns": query_columns}
     prints |= {part: digest(values) for part, values in read.items() if values}
-    identity = RunIdentity(config=outcome(cfg), fingerprints=prints)
+    identity = RunIdentity(config=_by_content(outcome(cfg), prints), fingerprints=prints)
     if finished(output_dir, identity, cfg.overwrite):
         return None
     if not cfg.get("dry_run"):  # which downloads nothing
         base_folder(cfg.model, cache_dir)
     return LoadedRows(candidates, queries, sets, needs, columns, query_columns, identity)
+
+
+def _by_content(config: dict, prints: dict[str, str]) -> dict:
+    """`config` with the digest of model.adapter's files in place of their folder: a copy may stand in for them."""
+    for group in ("model", "embedder"):
+        if (config.get(group) or {}).get("adapter") is not None:
+            config[group]["adapter"] = prints["model.adapter"]
+    return config
 
 
 def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: LoadedRows) -> Inputs:
