@@ -41,7 +41,7 @@ class Export:
 
     @property
     def trained(self) -> list[Adapter]:
-        """All adapters whose training is in the model, in order: each one after those that it is further training of."""
+        """All adapters whose training is in the model, each one after those that it is further training of."""
         return [one for adapter in self.adapters for one in (*adapter.earlier, adapter)]
 
     def metrics(self) -> dict:

@@ -149,7 +149,7 @@ def with_merged(model, folder: Path, dtype):
     """A float32 `model` with the adapter in `folder` merged into its weights, in `dtype`: the weights of an export."""
     adapted = with_adapter(model, folder).eval()
     untie(adapted)
-    return _in_dtype(merge_adapter(adapted, folder), dtype)
+    return _in_dtype(merge_adapter(adapted, folder), dtype).requires_grad_()  # peft froze all weights
 
 
 def merge_adapter(adapted, folder: Path):

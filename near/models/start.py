@@ -126,6 +126,6 @@ def check_beneath(model, folder: Path) -> None:
     if origin is not None and origin.stacked and getattr(model, "merged_adapter", None) != origin.digest:
         raise UserError(
             f"{folder} was trained on top of another adapter, which is not merged into this model: set "
-            f"model.adapter={origin.folder} and model.adapter_mode=stack, or merge both into one model: python merge.py "
-            f"adapter_name_or_path={folder} export_dir=OUT"
+            f"model.adapter={origin.folder} and model.adapter_mode=stack, or merge both into one model: python "
+            f"merge.py adapter_name_or_path={folder} export_dir=OUT"
         )

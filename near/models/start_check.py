@@ -14,7 +14,6 @@ from near.common.files import read_json
 from near.common.run_folder import START, RunFolder
 from near.common.text import plural
 from near.models.loading import base_folder
-from near.models.patterns import check_patterns
 from near.models.start import CONFIG, WEIGHTS, mode_of, origin_of, run_of, start_folder
 
 log = logging.getLogger(__name__)
@@ -51,14 +50,14 @@ def check_start(cfg: DictConfig, cache_dir: str, output_dir: Path | None = None,
     origin = origin_of(folder)
     if origin is not None and origin.stacked:
         raise UserError(
-            f"{option} was trained on top of {origin.adapter}, and training goes on from one adapter; merge both first: "
-            f"{merged}"
+            f"{option} was trained on top of {origin.adapter}, and training goes on from one adapter; merge both "
+            f"first: {merged}"
         )
     begun = str(config.get("init_lora_weights", ""))
     if begun.startswith(CHANGES_BASE):
         raise UserError(
             f"{option} was saved with init_lora_weights={begun}: it belongs to a base whose weights that changed; "
-            "convert it to a LoRA adapter of the unchanged base, as PEFT does with path_initial_model_for_weight_conversion"
+            "convert it to a LoRA adapter of the unchanged base (PEFT: path_initial_model_for_weight_conversion)"
         )
     if mode == "stack":
         if cfg.model.get("quantization") is not None:
@@ -81,8 +80,8 @@ def _check_reference(cfg: DictConfig, merged: str) -> None:
     mixer = cfg.get("mixer")
     if "_target_" not in cfg.get("finetuning", {"_target_": ""}) and mixer and mixer.get("reference", "") is None:
         raise UserError(
-            "mixer.reference=null is the model before training, and with model.adapter_mode=stack and finetuning=full no "
-            f"file has its weights; merge first: {merged}"
+            "mixer.reference=null is the model before training, and with model.adapter_mode=stack and finetuning=full "
+            f"no file has its weights; merge first: {merged}"
         )
 
 
@@ -130,8 +129,8 @@ def _check_same(cfg: DictConfig, cache_dir: str, folder: Path, config: dict, who
         raise UserError(f"{option} is of type {config.get('peft_type')}, and finetuning trains LoRA; {stack}")
     if str(ours.init_lora_weights).startswith(CHANGES_BASE):
         raise UserError(
-            f"finetuning.init_lora_weights={ours.init_lora_weights} is how a new adapter begins, and {option} is trained "
-            f"further; leave it out, or: {stack}"
+            f"finetuning.init_lora_weights={ours.init_lora_weights} is how a new adapter begins, and {option} is "
+            f"trained further; leave it out, or: {stack}"
         )
     values = ours.to_dict()
     words = [
@@ -143,14 +142,19 @@ def _check_same(cfg: DictConfig, cache_dir: str, folder: Path, config: dict, who
         raise UserError(f"{option} is another LoRA than finetuning describes; type {' '.join(words)}, or: {stack}")
     if not whole:
         return
-    theirs, targeted = _adapted(folder), _targeted(cfg, cache_dir, ours)
-    if theirs != targeted:
-        apart = min(theirs ^ targeted)
-        raise UserError(
-            f"{option} adapts other layers than finetuning.target_modules "
-            f"({plural(len(theirs ^ targeted), 'layer differs', 'layers differ')}, first {apart}); type "
-            f"{_word(cfg.finetuning, 'target_modules', config.get('target_modules'))}, or: {stack}"
-        )
+    theirs, chosen = _adapted(folder), OmegaConf.to_container(cfg.finetuning, resolve=True)
+    if theirs == (targeted := _targeted(cfg, cache_dir, chosen)):
+        return
+    shortest = config.get("target_modules")
+    for value in ("all-linear", sorted({name.rpartition(".")[2] for name in theirs})):
+        if _targeted(cfg, cache_dir, {"target_modules": value}) == theirs:
+            shortest = value
+            break
+    raise UserError(
+        f"{option} adapts other layers than finetuning.target_modules "
+        f"({plural(len(theirs ^ targeted), 'layer differs', 'layers differ')}, first {min(theirs ^ targeted)}); type "
+        f"{_word(cfg.finetuning, 'target_modules', shortest)}, or: {stack}"
+    )
 
 
 def _plain(value: object) -> object:
@@ -178,7 +182,7 @@ def _adapted(folder: Path) -> set[str]:
     return {name.removeprefix(PREFIX).partition(mark)[0] for name in names for mark in marks if mark in name}
 
 
-def _targeted(cfg: DictConfig, cache_dir: str, ours) -> set[str]:
+def _targeted(cfg: DictConfig, cache_dir: str, finetuning: dict) -> set[str]:
     """Names of the layers that a new adapter by `finetuning` would have, found on a model without weights."""
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
@@ -189,10 +193,9 @@ def _targeted(cfg: DictConfig, cache_dir: str, ours) -> set[str]:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
-    names = ("task_type", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
-    chosen = {name: OmegaConf.to_container(cfg.finetuning).get(name) for name in names}
-    check_patterns("finetuning", chosen, (name for name, _ in model.named_modules()))
+    names = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+    chosen = {name: finetuning.get(name) for name in names}
     with as_user_error((ValueError, TypeError), "finetuning: peft refuses these values", "change them"):
-        adapted = get_peft_model(model, LoraConfig(r=1, init_lora_weights=False, **chosen))
+        adapted = get_peft_model(model, LoraConfig(r=1, task_type="CAUSAL_LM", init_lora_weights=False, **chosen))
     layers = {name for name, layer in adapted.named_modules() if isinstance(layer, LoraLayer)}
     return {name.removeprefix(PREFIX) for name in layers}

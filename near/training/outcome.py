@@ -48,13 +48,13 @@ def save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
 
 
 def _say_beneath(card: Path, adapter: str) -> None:
-    """Say in the card of an adapter, which is all that goes with it when it is copied, what it was trained on top of."""
+    """Say in the card of an adapter, which goes with it when it is copied, what it was trained on top of."""
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     with aside(card) as temporary:
         temporary.write_text(
             f"{text}\n\n# What it needs\n\nThis adapter was trained on its base model with another adapter merged into "
-            f"it ({Path(adapter).name}; a copy is in the run's folder, in {START}/). On the base model alone it gives another "
-            "model. near's merge.py merges both, if the adapter lies in its run's folder.\n",
+            f"it ({Path(adapter).name}; a copy is in the run's folder, in {START}/). On the base model alone it gives "
+            "another model. near's merge.py merges both, if the adapter lies in its run's folder.\n",
             encoding="utf-8",
         )
 

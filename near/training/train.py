@@ -75,8 +75,8 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     check_evaluation(cfg, is_sharded(args))
     if args.deepspeed and is_sharded(args) and mode_of(cfg.model) == "stack":
         raise UserError(
-            "model.adapter_mode=stack merges whole weights, and ZeRO-3 loads them in parts; use parallel=deepspeed_z2 or "
-            f"fsdp, or merge first: python merge.py adapter_name_or_path={cfg.model.adapter} export_dir=OUT, then "
+            "model.adapter_mode=stack merges whole weights, and ZeRO-3 loads them in parts; use parallel=deepspeed_z2 "
+            f"or fsdp, or merge first: python merge.py adapter_name_or_path={cfg.model.adapter} export_dir=OUT, then "
             "model.name_or_path=OUT"
         )
     instantiate(cfg.tracker).check()
@@ -264,7 +264,7 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
             log_files(run, output_dir, inputs.neighbours)
             write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base)
             if base.metrics is not None:
-                log.info(f"base: {summary(base.metrics)}")
+                log.info(f"{'base' if mode_of(cfg.model) is None else 'start'}: {summary(base.metrics)}")
             log.info(f"{job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
     loss = broadcast_object_list([loss])[0]

@@ -4,14 +4,19 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from safetensors.torch import load_file
 
 from near.common.errors import UserError
 from near.common.run_folder import RunFolder
 from near.export.lineage import adapters_of
-from near.models.loading import load_base, load_start, with_adapter
+from near.models.fingerprint import of_model
+from near.models.loading import add_finetuning, base_folder, load_base, load_start, with_adapter
+from near.models.start import adapter_digest, adapter_folder
+from near.selection.select import select
 from near.training.train import train
 from tests.conftest import configured, evaluate, report
 from tests.merging import IDS, logits, merged, tiny_base, write_adapter
@@ -166,3 +171,201 @@ def test_it_resumes_to_the_bit_while_its_start_is_the_same(rounds, trained, cach
     own = [word for word in words if not word.startswith("model.adapter")]
     train(configured("train", *own, f"model.adapter={tmp_path}/cut/start"), tmp_path / "cut")
     assert same(tmp_path / "whole" / "adapter", tmp_path / "cut" / "adapter")
+
+
+KINDS = {
+    "dora": ["finetuning=dora", "finetuning.r=4"],
+    "rslora": ["+finetuning.use_rslora=true"],
+    "whole embeddings": ["+finetuning.modules_to_save=[embed_tokens]"],
+    "embeddings": ["finetuning.target_modules=[embed_tokens,q_proj]"],
+}
+
+
+@pytest.mark.parametrize("words", KINDS.values(), ids=KINDS)
+def test_other_kinds_of_lora_start_where_they_ended(words, rounds, cache, tmp_path):
+    """DoRA's magnitudes, rank-stabilised scaling, and embeddings that the tiny model ties to its output."""
+    words = [*rounds, *words]
+    train(configured("train", *words), tmp_path / "one")
+    expected = logits(with_adapter(tiny_base(cache), tmp_path / "one" / "adapter").eval())
+    cfg = configured("train", *words, f"model.adapter={tmp_path}/one")
+    model = load_start(cfg.model, str(cache), finetuning=cfg.finetuning).eval()
+    assert torch.equal(logits(model), expected)
+    stacked = load_start(
+        configured("train", *words, f"model.adapter={tmp_path}/one", "model.adapter_mode=stack").model, str(cache)
+    )
+    assert torch.allclose(logits(stacked.eval()), expected, atol=1e-5)
+    assert not hasattr(stacked, "peft_config") and (expected - logits(tiny_base(cache))).abs().max() > 1e-4
+    train(cfg, tmp_path / "two")
+    a, b = weights(tmp_path / "one" / "adapter"), weights(tmp_path / "two" / "adapter")
+    assert a.keys() == b.keys() and not all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_all_weights_are_trained_on_a_merged_adapter(rounds, trained, cache, tmp_path):
+    words = [*(word for word in rounds if word != "finetuning.r=4"), "finetuning=full", f"model.adapter={trained}"]
+    with pytest.raises(UserError, match="finetuning=full has no adapter to train further; model.adapter_mode=stack"):
+        train(configured("train", *words), tmp_path / "full")
+    words += ["model.adapter_mode=stack", "trainer.args.learning_rate=0"]
+    loss = train(configured("train", *words), tmp_path / "full")
+    metrics = RunFolder(tmp_path / "full").metrics
+    assert loss == metrics.base.target_loss == pytest.approx(RunFolder(trained).metrics.target_loss, abs=1e-5)
+    evaluate(
+        configured("eval", f"run={tmp_path}/full", f"cache_dir={cache}", "evaluation.answers=false"), tmp_path / "e"
+    )
+    again = RunFolder(tmp_path / "e").metrics
+    assert (again.target_loss, again.base.target_loss) == (loss, metrics.base.target_loss)
+    mixed = [word for word in words if not word.startswith("selector=")] + ["trainer=dynamic_mix", "mixer=doremi"]
+    with pytest.raises(UserError, match="mixer.reference=null is the model before training"):
+        train(configured("train", *mixed), tmp_path / "mixed")
+
+
+def test_pissa_begins_on_a_merged_adapter_alone(rounds, trained, tmp_path):
+    words = [*rounds, f"model.adapter={trained}", "+finetuning.init_lora_weights=pissa"]
+    with pytest.raises(UserError, match="init_lora_weights=pissa is how a new adapter begins"):
+        train(configured("train", *words), tmp_path / "two")
+    train(configured("train", *words, "model.adapter_mode=stack"), tmp_path / "two")
+    further = [*rounds, "finetuning.r=8", "finetuning.lora_alpha=32", "model.adapter_mode=stack"]
+    with pytest.raises(UserError, match="was trained on top of"):
+        train(configured("train", *further, f"model.adapter={tmp_path}/two"), tmp_path / "three")
+
+
+def changed(folder: Path, **values) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+FAULTS = {  # changes of the adapter's configuration or files, options, and the line
+    "rank": (
+        {"r": 8},
+        [],
+        r"is another LoRA than finetuning describes; type finetuning.r=8 .*alpha=8, or: model.adapter_mode=stack",
+    ),
+    "kind": ({"use_dora": True}, [], r"type .*\+finetuning.use_dora=true"),
+    "pattern": ({"rank_pattern": {"q_proj": 2}}, [], r'type .*"\+finetuning.rank_pattern=\{q_proj:2\}"'),
+    "type": ({"peft_type": "IA3"}, [], "is of type IA3, and finetuning trains LoRA; model.adapter_mode=stack"),
+    "layers": (
+        {},
+        ["finetuning.lora_alpha=8", "finetuning.target_modules=[q_proj]"],
+        r"adapts other layers than .*\(\d+ layers differ, first .*\); type finetuning.target_modules=all-linear, or",
+    ),
+    "base": (
+        {"base_model_name_or_path": "other/model"},
+        [],
+        "was trained on other/model, not on model.name_or_path=builtin:tiny; set model.name_or_path=other/model",
+    ),
+    "revision": ({"revision": "abc"}, [], "was trained on revision abc of builtin:tiny; set model.revision=abc"),
+    "pissa": (
+        {"init_lora_weights": "pissa"},
+        ["model.adapter_mode=stack"],
+        "saved with init_lora_weights=pissa: it belongs to a base",
+    ),
+    "quantised": (
+        {},
+        ["finetuning=qlora", "model.adapter_mode=stack"],
+        "would merge into quantised weights and round them again",
+    ),
+    "vllm": (
+        {},
+        ["evaluation.backend=vllm", "evaluation.answers=true", "model.adapter_mode=stack"],
+        "reads weights from files, and model.adapter_mode=stack merges in memory",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "words", "line"), FAULTS.values(), ids=FAULTS)
+def test_what_does_not_fit_is_refused_before_a_model_is_loaded(
+    config, words, line, rounds, cache, tmp_path, monkeypatch, packages
+):
+    packages(bitsandbytes=True, vllm=True)
+    monkeypatch.setattr("near.training.train.load_start", lambda *args: pytest.fail("loaded"))
+    write_adapter(tmp_path / "a", tiny_base(cache))
+    changed(tmp_path / "a", **config)
+    with pytest.raises(UserError, match=line):
+        train(configured("train", *rounds, f"model.adapter={tmp_path}/a", *words), tmp_path / "run")
+
+
+def test_folders_that_are_no_adapter(rounds, trained, tmp_path):
+    def fault(adapter: object, output_dir: str = "run") -> str:
+        with pytest.raises(UserError) as error:
+            train(configured("train", *rounds, f"model.adapter={adapter}"), tmp_path / output_dir)
+        return str(error.value)
+
+    assert "no such folder; name an adapter, a run, a checkpoint or a hub id" in fault(tmp_path / "none")
+    assert "no such folder, and the hub did not provide it" in fault("some/adapter")
+    assert "name several adapters" in fault(f"[{trained},{trained}]").replace("names", "name")
+    assert "merge.py 'adapter_name_or_path=[a,b]'" in fault("'a,b'")
+    assert "lies in output_dir, and training would replace it" in fault(trained, "one")
+    (trained / "adapter" / "adapter_model.safetensors").rename(trained / "adapter" / "adapter_model.bin")
+    assert "reads no other format (a .bin file may execute code)" in fault(trained)
+    shutil.rmtree(trained / "adapter")
+    assert "its training has not ended: name one of its checkpoints" in fault(trained)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "config.json").write_text("{}")
+    assert "is a whole model, not an adapter; use model.name_or_path" in fault(tmp_path / "whole")
+    with pytest.raises(UserError, match="model.adapter_mode=stack would have no effect without model.adapter"):
+        configured("train", *rounds, "model.adapter_mode=stack")
+
+
+def test_a_hub_id_is_downloaded_without_other_files(tmp_path, cache, monkeypatch):
+    import huggingface_hub
+
+    write_adapter(tmp_path / "a", tiny_base(cache))
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **more: asked.append((name, more)) or tmp_path / "a"
+    )
+    assert adapter_folder("org/name") == tmp_path / "a"
+    assert asked == [("org/name", {"allow_patterns": ["adapter_config.json", "adapter_model.safetensors"]})]
+
+
+def test_gradients_at_the_start_are_those_of_the_adapter(rounds, trained, cache, tmp_path):
+    """A new adapter's B is zero, so that gradients of A are; after training neither is. select.py takes them, too."""
+    words = [word for word in rounds if not word.startswith(("selector", "trainer.warmup_step"))]
+    words += ["trainer.warmup_step=0", "scoring.dim=64", f"model.adapter={trained}"]
+    train(configured("train", *words, "selector=less"), tmp_path / "less")
+    size = len(RunFolder(tmp_path / "less").round_ids(0))
+    shared = [word for word in words if word.startswith(("data", "cache_dir", "embedder", "model", "scoring"))]
+    select(configured("select", *shared, "selector=less", f"n={size}"), tmp_path / "selected")
+    assert set(np.load(tmp_path / "selected" / "subset.npy")) == set(RunFolder(tmp_path / "less").round_ids(0))
+    cfg = configured("train", *words)
+    model, new = load_start(cfg.model, str(cache)), add_finetuning(tiny_base(cache), cfg.finetuning)
+    for one, is_zero in ((model, False), (new, True)):
+        one.train()(input_ids=IDS, labels=IDS).loss.backward()
+        a = [weight.grad for name, weight in one.named_parameters() if "lora_A" in name]
+        assert a and all((grad.abs().max() == 0) == is_zero for grad in a)
+    train(configured("train", *words, "trainer=dynamic_mix", "mixer=doremi", "mixer.sample=4"), tmp_path / "mix")
+    excess = RunFolder(tmp_path / "mix").rounds[0].mix["excess"]
+    assert all(value == 0 for value in excess.values())  # at the start the reference is the model itself
+
+
+def test_rds_embeds_with_the_adapter(rounds, trained, cache, tmp_path):
+    def embedder(*words: str):
+        return instantiate(configured("select", "model=tiny", "embedder=rds", *words).embedder, cache_dir=str(cache))
+
+    messages = [[{"role": "user", "content": "name the colour"}, {"role": "assistant", "content": "red"}]]
+    plain, adapted = embedder(), embedder(f"model.adapter={trained}")
+    texts = [plain.text(one) for one in messages]
+    assert adapted.signature == {**plain.signature, "adapter": adapter_digest(trained / "adapter")}
+    states = with_adapter(tiny_base(cache), trained / "adapter").eval()
+    ids = adapted._coded(texts)[0]
+    with torch.no_grad():
+        last = states(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
+    weights = torch.arange(1, len(ids) + 1).float()
+    expected = (last * (weights / weights.sum())[:, None]).sum(0)
+    expected = (expected / expected.norm()).numpy()
+    assert np.allclose(adapted.embed(texts)[0], expected, atol=1e-5)
+    assert not np.allclose(plain.embed(texts)[0], expected, atol=1e-4)
+
+
+def test_twins_share_a_start_and_others_do_not(rounds, trained, cache):
+    folder = base_folder(configured("train", *rounds).model, str(cache))
+    keys = [
+        of_model(configured("train", *rounds, *words).model, folder)
+        for words in (
+            (),
+            (f"model.adapter={trained}",),
+            (f"model.adapter={trained}/adapter",),
+            (f"model.adapter={trained}", "model.adapter_mode=stack"),
+        )
+    ]
+    assert keys[1] == keys[2] and all(keys[1] != keys[i] for i in (0, 3)) and keys[0] != keys[3]
+    assert "adapter" not in keys[0]  # caches of earlier versions stay

@@ -129,7 +129,16 @@ def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
 PATHS = {*("path", "dataset_info", "indices_path", "resume", "run", "runs", "adapter_name_or_path", "name_or_path")}
 PATHS |= {*("model_name_or_path", "model", "export_dir", "output_dir", "cache_dir", "include_path", "reference")}
 PATHS |= {"checkpoints", "adapter"}
-READ = {"adapter", "model", "resume", "run", "adapter_name_or_path", "name_or_path", "model_name_or_path", "checkpoints"}
+READ = {
+    "adapter",
+    "model",
+    "resume",
+    "run",
+    "adapter_name_or_path",
+    "name_or_path",
+    "model_name_or_path",
+    "checkpoints",
+}
 
 
 def _path_faults(node: DictConfig | ListConfig, path: str, name: str = "") -> list[str]:

@@ -28,8 +28,8 @@ def start(file: File) -> None:
     kind = file.values.get("finetuning_type") or "lora"
     if kind != "lora":
         raise UserError(
-            f"{file.path}: adapter_name_or_path goes with finetuning_type: lora only, not {kind}; set that, or merge it "
-            f"first: python merge.py adapter_name_or_path={names[0]} export_dir=OUT"
+            f"{file.path}: adapter_name_or_path goes with finetuning_type: lora only, not {kind}; set that, or merge "
+            f"it first: python merge.py adapter_name_or_path={names[0]} export_dir=OUT"
         )
     if len(names) > 1:
         raise UserError(

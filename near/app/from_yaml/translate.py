@@ -3,8 +3,6 @@
 A key that a file leaves out gets the other system's default, not near's: the same file should mean the same run.
 """
 
-from pathlib import Path
-
 from near.app.from_yaml.components import TARGETLESS, named
 from near.app.from_yaml.data import data
 from near.app.from_yaml.file import File

@@ -42,7 +42,9 @@ class Doremi(MeasuringMixer):
         super().__init__(sample, initial)
         self.reference, self.eta, self.c = reference, eta, c
         if reference is not None and not Path(reference).is_dir():
-            raise UserError(f"mixer.reference={reference}: no such folder; give a run's, or null for the model before training")
+            raise UserError(
+                f"mixer.reference={reference}: no such folder; give a run's, or null for the model before training"
+            )
         self._weights = self._sum = np.empty(0)
         self._updates = 0
         self._excess: np.ndarray | None = None
