@@ -261,6 +261,9 @@ NOT_OUTCOME_BELOW = {
 
 
 LATER = {  # options that came later, with the value that runs before them had
+    ("model", "adapter"): None,
+    ("model", "adapter_mode"): "continue",
+    ("embedder", "adapter"): None,
     ("trainer", "packing"): False,
     ("scoring", "precondition"): None,
     ("scoring", "damping"): 0.1,

@@ -45,6 +45,7 @@ WRITES = {  # script to patterns of the files in its output folder
         *(f"rounds/{name}" for name in ROUNDS),
         *(f"{kind}/{name}" for kind in ("adapter", "model", ".adapter.part", ".model.part") for name in MODEL),
         *(f"checkpoints/checkpoint-*/{name}" for name in CHECKPOINT),
+        *(f"start/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "start.json")),
     ),
 }
 REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", "contaminated.jsonl", *ANSWERS)

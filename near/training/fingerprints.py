@@ -17,6 +17,7 @@ from near.data.contamination import is_dropping
 from near.data.pool import benchmark_sets
 from near.data.rows import Rows
 from near.evaluation.graded_columns import graded_columns
+from near.models.start import start_digest
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs
 from near.selection.scoring.references import weights_in
@@ -56,6 +57,8 @@ def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
     if needs.requires == "gradients":
         keys.append("scoring.checkpoints")
     prints = {key: digest([content(path) for path in paths]) for key in keys if (paths := _paths(select(cfg, key)))}
+    if (start := start_digest(cfg.model)) is not None:
+        prints["model.adapter"] = start
     if select(cfg, "mixer.reference") is not None:
         prints["mixer.reference"] = content(weights_in(Path(cfg.mixer.reference)))
     if needs.neighbours and cfg.indices_path is not None:

@@ -28,7 +28,9 @@ from near.evaluation.eval import summary
 from near.evaluation.generation import answering
 from near.evaluation.measure import check_evaluation, loss_of, measure, measure_all
 from near.evaluation.settings import EvalSettings
-from near.models.loading import add_finetuning, base_folder, check_quantization, load_base
+from near.models.loading import add_finetuning, base_folder, check_quantization, load_start
+from near.models.start import mode_of
+from near.models.start_check import check_start
 from near.searching.equal_rows import warn_of_equal
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs, needs_of
@@ -45,7 +47,7 @@ from near.training.arguments import (
 )
 from near.training.base_metrics import BaseMetrics
 from near.training.divergence import FIX
-from near.training.folder import clear, newest_checkpoint, write_config
+from near.training.folder import clear, keep_start, newest_checkpoint, write_config
 from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
 from near.training.job import job_of, selector_name
 from near.training.options import Carried
@@ -80,6 +82,12 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     check_quantization(cfg.model, cfg.finetuning)
     args = training_arguments(cfg, output_dir)
     check_evaluation(cfg, is_sharded(args))
+    if args.deepspeed and is_sharded(args) and mode_of(cfg.model) == "stack":
+        raise UserError(
+            "model.adapter_mode=stack merges whole weights, and ZeRO-3 loads them in parts; use parallel=deepspeed_z2 "
+            f"or fsdp, or merge first: python merge.py adapter_name_or_path={cfg.model.adapter} export_dir=OUT, then "
+            "model.name_or_path=OUT"
+        )
     instantiate(cfg.tracker).check()
     selector = ordered_selector_of(cfg)
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
@@ -101,6 +109,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         if state.is_main_process:  # a killed sweep may have left this job running
             locks.enter_context(locked(RunFolder(output_dir).lock(cache_dir), remove=True))
         with state.main_process_first():
+            check_start(cfg, cache_dir, output_dir, whole=not cfg.dry_run)
             rows = load_rows(cfg, cache_dir, selector, needs, output_dir)
         if rows is None:
             return _earlier_loss(cfg, output_dir, state.is_main_process)
@@ -180,6 +189,7 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
 
     clear(output_dir)
     claim(output_dir, "train")
+    keep_start(cfg.model, output_dir)
     write_config(cfg, output_dir, True)
     with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
         contamination = write_overlaps(output_dir, inputs.candidates)
@@ -204,9 +214,10 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
     needs = inputs.needs
     resume = newest_checkpoint(cfg, output_dir)
     partitioned(args)
-    model = load_base(cfg.model, cache_dir, "cpu" if is_sharded(args) else None)
+    model = load_start(cfg.model, cache_dir, "cpu" if is_sharded(args) else None, cfg.finetuning)
     settings = EvalSettings.of(cfg, cache_dir)
-    base = BaseMetrics(settings, cfg.model, "_target_" in cfg.finetuning, inputs.sets)
+    renewed = "_target_" in cfg.finetuning and mode_of(cfg.model) != "continue"
+    base = BaseMetrics(settings, cfg.model, renewed, inputs.sets)
     if not is_sharded(args):
         with state.main_process_first():
             base.measure(model)
@@ -215,6 +226,11 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
     model = add_finetuning(model, cfg.finetuning)
     if needs.requires == "gradients":
         watched_layers(model, cfg.scoring.modules)  # raises before training if gradients can't be computed
+    if mode_of(cfg.model) == "continue" and resume is None and state.is_main_process:
+        log.info(
+            f"model.adapter={cfg.model.adapter} is trained further with a new optimizer and learning rate schedule; "
+            "resume=CHECKPOINT goes on with those of a run"
+        )
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(settings, inputs, base)
     resumed_at = None if resume is None else read_json(resume / "trainer_state.json")["global_step"]
@@ -240,6 +256,8 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
             if state.is_main_process:
                 history = read_json(resume / "trainer_state.json")["log_history"]
                 log_earlier(run, output_dir, trainer.record.rounds, history, job.pool)
+        if state.is_main_process:
+            keep_start(cfg.model, output_dir)
         write_config(cfg, output_dir, state.is_main_process)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = trainer.accelerator.unwrap_model(trainer.model)
@@ -257,7 +275,7 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
             log_files(run, output_dir, inputs.neighbours)
             write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base)
             if base.metrics is not None:
-                log.info(f"base: {summary(base.metrics)}")
+                log.info(f"{'base' if mode_of(cfg.model) is None else 'start'}: {summary(base.metrics)}")
             log.info(f"{job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
     loss = broadcast_object_list([loss])[0]
