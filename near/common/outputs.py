@@ -28,7 +28,7 @@ MODEL += ("README.md", "chat_template.jinja", "additional_chat_templates/*.jinja
 MODEL += ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt")
 MODEL += ("merges.txt", "spiece.model", "sentencepiece.bpe.model", "training_args.bin")
 CHECKPOINT = (*MODEL, "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "selection.npz")
-CHECKPOINT += ("trainer_state.json", "files.json")
+CHECKPOINT += ("trainer_state.json", "files.json", "best.safetensors")
 CHECKPOINT += ("latest", "zero_to_fp32.py", "global_step*/*", "optimizer_*/*", "pytorch_model_fsdp_*/*")
 ROUNDS = ("[0-9]*.npy", "rounds.jsonl", "selected.npz")
 WRITES = {  # script to patterns of the files in its output folder
@@ -45,6 +45,7 @@ WRITES = {  # script to patterns of the files in its output folder
         *(f"rounds/{name}" for name in ROUNDS),
         *(f"{kind}/{name}" for kind in ("adapter", "model", ".adapter.part", ".model.part") for name in MODEL),
         *(f"checkpoints/checkpoint-*/{name}" for name in CHECKPOINT),
+        "checkpoints/best.safetensors",
     ),
 }
 REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", "contaminated.jsonl", *ANSWERS)

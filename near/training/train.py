@@ -27,13 +27,14 @@ from near.evaluation.eval import summary
 from near.evaluation.generation import answering
 from near.evaluation.measure import check_evaluation, loss_of, measure, measure_all
 from near.evaluation.settings import EvalSettings
+from near.data.rows import Rows
 from near.models.loading import add_finetuning, base_folder, check_quantization, load_base
 from near.searching.equal_rows import warn_of_equal
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs, needs_of
 from near.selection.scoring.gradients import watched_layers
 from near.selection.selectors.base import Selector, selector_of
-from near.training.arguments import check_training, is_sharded, log_precision, partitioned, training_arguments
+from near.training.arguments import check_keep, check_training, is_sharded, log_precision, partitioned, training_arguments
 from near.training.base_metrics import BaseMetrics
 from near.training.divergence import FIX
 from near.training.folder import clear, newest_checkpoint, write_config
@@ -42,6 +43,7 @@ from near.training.job import job_of, selector_name
 from near.training.options import Carried
 from near.training.outcome import save, write_outcome
 from near.training.picking import Batching, Picker
+from near.training.rounds.best import kept_line
 from near.training.rounds.schedule import Schedule
 from near.training.twins import adopt, alone, training_key, twin_of, warm_up_key
 from near.training.warm_up import SharedWarmUp, shares_warm_up
@@ -76,6 +78,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
     cfg = _with_backend(_with_dtype(cfg), needs.embedder or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
+    check_keep(cfg, args)
     if cfg.trainer.get("packing") and not cfg.trainer.padding_free:
         raise UserError(
             "trainer.packing=true lays rows end to end, which trainer.padding_free=false forbids; use "
@@ -206,6 +209,10 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
         watched_layers(model, cfg.scoring.modules)  # raises before training if gradients can't be computed
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(settings, inputs, base)
+    job.validation = inputs.sets.validation
+    decides = cfg.trainer.get("keep") == "best" or cfg.trainer.get("patience") is not None
+    if job.validation is not None and is_dynamic(cfg) and (decides or cfg.evaluation.at_rounds):
+        job.validation_loss = loss_on(settings, inputs.tokenizer, job.validation)
     resumed_at = None if resume is None else read_json(resume / "trainer_state.json")["global_step"]
     with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process, resumed_at) as run:
         job.tracked = run
@@ -247,6 +254,8 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
             write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base)
             if base.metrics is not None:
                 log.info(f"base: {summary(base.metrics)}")
+            if (record := trainer.validation_record()) is not None:
+                log.info(f"{job.selector_name}: {kept_line(record, cfg.trainer.get('keep', 'last'))}")
             log.info(f"{job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
     loss = broadcast_object_list([loss])[0]
@@ -307,14 +316,24 @@ def _trainer(cfg: DictConfig, job: "Job", model, args):
         raise UserError(f"trainer.args are refused: {one_line(error)[:200]}") from error
 
 
+def loss_on(settings: EvalSettings, tokenizer, rows: Rows) -> Callable:
+    """A function of trainer and optimizer step: the loss on `rows`, or None if another process computes it."""
+
+    def loss(trainer, step: int) -> float | None:
+        if not is_sharded(trainer.args) and not trainer.args.should_save:
+            return None
+        return loss_of(trainer.accelerator.unwrap_model(trainer.model), tokenizer, rows, settings)
+
+    return loss
+
+
 def _target_loss(settings: EvalSettings, inputs: Inputs, base: BaseMetrics) -> Callable:
-    """A function of trainer and optimizer step: the target loss, or None if another process computes it."""
+    """The same for the target, whose loss before training is in the cache."""
+    measured = loss_on(settings, inputs.tokenizer, inputs.sets.target)
 
     def loss(trainer, step: int) -> float | None:
         if step == 0 and base.metrics is not None:
             return base.metrics.target_loss
-        if not is_sharded(trainer.args) and not trainer.args.should_save:
-            return None
-        return loss_of(trainer.accelerator.unwrap_model(trainer.model), inputs.tokenizer, inputs.sets.target, settings)
+        return measured(trainer, step)
 
     return loss
