@@ -28,6 +28,7 @@ from near.common.files import digest, naming_full_disk
 from near.common.moved import class_names
 from near.common.outputs import prune_checkpoints
 from near.common.records import RoundRecord, ValidationRecord
+from near.common.run_folder import CHECKPOINTS
 from near.common.text import plural
 from near.models.losses import answer_inputs
 from near.models.tokens import lengths
@@ -281,7 +282,7 @@ class DynamicSelectTrainer(_Checkpoints):
         model=None,
         job: Job = None,
     ):
-        self.best = BestRound(self, keep, patience)
+        self.best = BestRound(self, job.output_dir / CHECKPOINTS, keep, patience)
         self.schedule = Schedule(warmup_step, update_step, update_times, cycles)
         args.max_steps = self.schedule.total
         self.args = args  # the Trainer sets it too, but only after it gets the sampler
@@ -324,7 +325,7 @@ class DynamicSelectTrainer(_Checkpoints):
             self.best.end_round(step)
 
     def _add_files(self, folder: Path) -> None:
-        self.best.link(Path(self.args.output_dir), folder)
+        self.best.add_to(folder)
 
     def restore(self, checkpoint: Path) -> None:
         super().restore(checkpoint)

@@ -57,12 +57,13 @@ class BestRound:
     """Measures, keeps and restores the best round of a trainer with rounds.
 
     Args:
-        trainer: a DynamicSelectTrainer; `measured` has its losses.
+        trainer: its `record` and `measured` have the losses.
+        folder: of the run's checkpoints.
         keep, patience: its options.
     """
 
-    def __init__(self, trainer: "DynamicSelectTrainer", keep: str, patience: int | None):
-        self.trainer, self.keep, self.patience = trainer, keep == "best", patience
+    def __init__(self, trainer: "DynamicSelectTrainer", folder: Path, keep: str, patience: int | None):
+        self.trainer, self.folder, self.keep, self.patience = trainer, folder, keep == "best", patience
 
     @property
     def losses(self) -> dict[int, float | None]:
@@ -70,10 +71,6 @@ class BestRound:
         losses = {line.step: line.validation_loss for line in self.trainer.record.rounds}
         losses |= {int(step): one.get("validation_loss") for step, one in self.trainer.measured.items()}
         return dict(sorted(losses.items()))
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.trainer.args.output_dir)
 
     @property
     def _weights(self) -> dict[str, torch.nn.Parameter]:
@@ -95,7 +92,11 @@ class BestRound:
     def _out_of_patience(self) -> bool:
         return self.patience is not None and without_better(self.losses) >= self.patience
 
-    def link(self, source: Path, target: Path) -> None:
+    def add_to(self, checkpoint: Path) -> None:
+        """Link to the best weights so far in a checkpoint."""
+        self._link(self.folder, checkpoint)
+
+    def _link(self, source: Path, target: Path) -> None:
         """Make the best weights in folder `source` those in `target`, if there are any."""
         if self.keep and self.trainer.args.should_save and (source / BEST).is_file():
             with aside(target / BEST) as temporary:
@@ -103,7 +104,7 @@ class BestRound:
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint that the trainer has restored."""
-        self.link(checkpoint, self.folder)
+        self._link(checkpoint, self.folder)
         if self._out_of_patience:
             self.trainer.args.max_steps = max(self.losses)  # so that no step follows
 
