@@ -22,6 +22,8 @@ LIST = ".near-files.json"
 ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # files of an evaluation, beside metrics.json
 SUBSET = ("subset.npy", "subset.jsonl", "subset.parquet")
 SELECTION_PAGE = "selection.html"
+ROUND_EXPORT = ("trained.jsonl", "trained.json", "trl_train.py", "dataset_info.json", "llamafactory.yaml", "axolotl.yaml")
+ROUND_EXPORT += ("tokenizer",)
 MODEL = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 MODEL += ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_config.json", "adapter_model.safetensors")
 MODEL += ("README.md", "chat_template.jinja", "additional_chat_templates/*.jinja", "tokenizer.json", "tokenizer.model")
@@ -37,7 +39,7 @@ WRITES = {  # script to patterns of the files in its output folder
     "report": ("report.html", "report.json"),
     "select": (
         *("manifest.json", "top_indices.npy", "top_scores.npy", "query_scales.npy", "contaminated.jsonl"),
-        *(*SUBSET, SELECTION_PAGE),
+        *(*SUBSET, SELECTION_PAGE, *ROUND_EXPORT, *(f"tokenizer/{name}" for name in MODEL)),
     ),
     "train": (
         *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),
