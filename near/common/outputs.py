@@ -22,7 +22,14 @@ LIST = ".near-files.json"
 ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # files of an evaluation, beside metrics.json
 SUBSET = ("subset.npy", "subset.jsonl", "subset.parquet")
 SELECTION_PAGE = "selection.html"
-ROUND_EXPORT = ("trained.jsonl", "trained.json", "trl_train.py", "dataset_info.json", "llamafactory.yaml", "axolotl.yaml")
+ROUND_EXPORT = (
+    "trained.jsonl",
+    "trained.json",
+    "trl_train.py",
+    "dataset_info.json",
+    "llamafactory.yaml",
+    "axolotl.yaml",
+)
 ROUND_EXPORT += ("tokenizer",)
 MODEL = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 MODEL += ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_config.json", "adapter_model.safetensors")

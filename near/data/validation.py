@@ -36,7 +36,9 @@ def validation_split(rows: Rows, part: float) -> tuple[Rows, Rows]:
         UserError: one of the parts would be empty.
     """
     if part > 1 and part != int(part):
-        raise UserError(f"data.eval.validation={part:g} is neither a share below 1 nor a number of rows; use 0.3, or 20")
+        raise UserError(
+            f"data.eval.validation={part:g} is neither a share below 1 nor a number of rows; use 0.3, or 20"
+        )
     eligible = rows.eligible()
     count = max(1, round(part * len(eligible))) if part < 1 else int(part)
     if count >= len(eligible):

@@ -123,8 +123,8 @@ class Run:
 
     @functools.cached_property
     def contaminated(self) -> frozenset[int]:
-        """Ids of the target's rows that a row of the pool resembles, of the rows that were not left out. Validation rows
-        are none of the target's."""
+        """Ids of the target's rows that a row of the pool resembles, of the rows that were not left out. Validation
+        rows are none of the target's."""
         target = self.metrics.evaluated_on
         resembled = {one.held_out_row for one in self.files.overlaps if one.set == target and not one.left_out}
         return frozenset(resembled - set(self.training.validation.rows if self.training.validation else ()))

@@ -79,8 +79,8 @@ def _validation(runs: list[Run]) -> list[str]:
         return lines
     counts = "/".join(map(str, sorted({len(one.rows) for _, one in known})))
     lines.append(
-        f"Kept rounds: chosen or measured on {counts} validation rows of data.eval, which are not reported; the reported "
-        "rows had no part in it (trainer.keep)."
+        f"Kept rounds: chosen or measured on {counts} validation rows of data.eval, which are not reported; the "
+        "reported rows had no part in it (trainer.keep)."
     )
     if ended := [one for _, one in known if one.saved_steps]:
         steps, planned = sum(one.saved_steps for one in ended), sum(one.steps for one in ended)

@@ -1,7 +1,7 @@
-"""Files with which other trainers train on trained.jsonl in its order, with a run's options: TRL, LLaMA-Factory, axolotl.
+"""Files with which other trainers train on trained.jsonl in its order, with a run's options.
 
-The names of options are those of TRL 1.16, LLaMA-Factory 0.9.5 and axolotl 0.19. What a trainer does otherwise stands in
-its file as a comment.
+The names of options are those of TRL 1.16, LLaMA-Factory 0.9.5 and axolotl 0.19. What a trainer does otherwise is said
+in its file.
 """
 
 import logging
@@ -10,7 +10,7 @@ import pprint
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -21,9 +21,7 @@ from near.common.errors import UserError
 from near.common.files import aside, write_json
 from near.common.text import plural
 from near.models.loading import base_folder, load_tokenizer
-
-if TYPE_CHECKING:
-    from near.selection.round_export import Content, Draws
+from near.selection.draws import Content, Draws
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +31,14 @@ LEFT_OUT = ("max_steps", "num_train_epochs", "group_by_length", "eval_strategy",
 LEFT_OUT += ("load_best_model_at_end", "train_sampling_strategy", "per_device_eval_batch_size")
 # arguments of transformers that axolotl knows by the same name
 AXOLOTL = ("gradient_accumulation_steps", "learning_rate", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2")
-AXOLOTL += ("adam_epsilon", "logging_steps", "save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers")
+AXOLOTL += (
+    "adam_epsilon",
+    "logging_steps",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "dataloader_num_workers",
+)
 
 
 @dataclass
@@ -49,14 +54,14 @@ class Recipe:
     """
 
     cfg: dict[str, Any]
-    content: "Content"
+    content: Content
     model: str
     args: dict[str, Any]
     processes: int
     run_steps: int
 
     @classmethod
-    def of(cls, draws: "Draws", content: "Content", cache_dir: str) -> "Recipe":
+    def of(cls, draws: Draws, content: Content, cache_dir: str) -> "Recipe":
         cfg: DictConfig = draws.cfg
         plain = public(cfg)
         args = {k: v for k, v in plain["trainer"]["args"].items() if not k.startswith("_") and k not in LEFT_OUT}
@@ -83,17 +88,17 @@ class Recipe:
 
     def notes(self, *more: str) -> list[str]:
         """What differs from the run, whatever the trainer."""
-        notes = [f"The run had {plural(self.processes, 'process', 'processes')}: use as many for steps of the same rows."]
-        notes.append(
-            f"A row longer than {self.cfg['data']['cutoff_len']} tokens loses its end; in near it loses the start of its "
-            "prompt."
-        )
+        count, longest = plural(self.processes, "process", "processes"), self.cfg["data"]["cutoff_len"]
+        notes = [
+            f"The run had {count}: use as many, so that steps have the same rows.",
+            f"A row longer than {longest} tokens loses its end; in near it loses the start of its prompt.",
+        ]
         if (self.cfg["trainer"].get("loraplus") or {}).get("lr_ratio") is not None:
             notes.append("LoRA+ (trainer.loraplus) is left out.")
         return notes + list(more)
 
 
-def write_for(names: list[str], draws: "Draws", content: "Content", folder: Path, cache_dir: str) -> None:
+def write_for(names: list[str], draws: Draws, content: Content, folder: Path, cache_dir: str) -> None:
     """Write the files of the trainers `names` to `folder`, beside trained.jsonl, and the run's tokenizer.
 
     Raises:
@@ -112,15 +117,14 @@ def write_for(names: list[str], draws: "Draws", content: "Content", folder: Path
 
 def _trl(recipe: Recipe, folder: Path) -> None:
     data, content = recipe.cfg["data"], recipe.content
-    several = content.several and not data.get("mask_history")
-    masked = "assistants" if several else "completion"
+    masked = "completion"
     if data.get("train_on_prompt") or recipe.is_plain:
         masked = "nothing"
+    elif content.untrained or content.several and not data.get("mask_history"):
+        masked = "answers"
     more = []
-    if masked == "assistants":
-        more.append("All answers of a chat are trained on, which needs a chat template that TRL knows.")
-    if content.untrained:
-        more.append(f"{plural(content.untrained, 'row')} with answers that near does not train on: TRL trains on them.")
+    if masked != "nothing":
+        more.append("TRL also trains on what the chat template writes after an answer's end token, often a newline.")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -132,6 +136,7 @@ def _trl(recipe: Recipe, folder: Path) -> None:
         recipe=recipe,
         notes=recipe.notes(*more),
         masked=masked,
+        last=bool(data.get("mask_history")),
         peft=recipe.cfg["finetuning"].get("_target_", "").rpartition(".")[2],
         lora=recipe.lora,
         quantization={k: v for k, v in (model.get("quantization") or {}).items() if k != "_target_"},
@@ -149,12 +154,14 @@ def _llamafactory(recipe: Recipe, folder: Path) -> None:
     if recipe.is_plain:
         entry["columns"] = {"prompt": "text"}
     else:
-        # versions up to 0.9.3 add a system text to every row of "openai", which alone reads calls
+        # "openai" alone reads calls, and adds a system text ("detailed thinking off") to rows without tools
         entry |= {"formatting": "openai" if content.calls else "sharegpt", "columns": {"messages": "messages"}}
         if content.tools:
             entry["columns"]["tools"] = "tools"
         tags = {"role": "role", "content": "content", "user": "user", "assistant": "assistant", "system": "system"}
-        entry["tags"] = {f"{tag}_tag": name for tag, name in {**tags, "observation": "tool", "function": "function_call"}.items()}
+        entry["tags"] = {
+            f"{tag}_tag": name for tag, name in {**tags, "observation": "tool", "function": "function_call"}.items()
+        }
     write_json(folder / "dataset_info.json", {DATA: entry})
     options = {
         "model_name_or_path": recipe.model,
@@ -189,7 +196,9 @@ def _llamafactory(recipe: Recipe, folder: Path) -> None:
     if options["template"] is None:
         more.append("template: null makes LLaMA-Factory guess it from the tokenizer; better name the model's.")
     if content.untrained:
-        more.append(f"{plural(content.untrained, 'row')} with answers that near does not train on: they are trained on.")
+        more.append(
+            f"{plural(content.untrained, 'row')} with answers that near does not train on: they are trained on."
+        )
     head = f"llamafactory-cli train llamafactory.yaml (in this folder; the rows are {DATA} in dataset_info.json)"
     _write_yaml(folder / "llamafactory.yaml", head, recipe.notes(*more), options | recipe.args)
 
@@ -234,7 +243,11 @@ def _axolotl(recipe: Recipe, folder: Path) -> None:
     if lora is not None:
         quantised = bool(recipe.cfg["model"].get("quantization"))
         options |= {"adapter": "qlora" if quantised else "lora", "load_in_4bit": True if quantised else None}
-        options |= {"lora_r": lora.get("r"), "lora_alpha": lora.get("lora_alpha"), "lora_dropout": lora.get("lora_dropout")}
+        options |= {
+            "lora_r": lora.get("r"),
+            "lora_alpha": lora.get("lora_alpha"),
+            "lora_dropout": lora.get("lora_dropout"),
+        }
         options |= {f"peft_{name}": True for name in ("use_dora", "use_rslora") if lora.get(name)}
         targets = lora.get("target_modules")
         options |= {"lora_target_linear": True} if targets == "all-linear" else {"lora_target_modules": targets}
@@ -244,14 +257,16 @@ def _axolotl(recipe: Recipe, folder: Path) -> None:
     _write_yaml(folder / "axolotl.yaml", "axolotl train axolotl.yaml (in this folder)", recipe.notes(*more), options)
 
 
-def _list(values: object) -> list[str]:
-    return [values] if isinstance(values, str) else list(map(str, values))
+def _list(values: str | list[str]) -> list[str]:
+    return [values] if isinstance(values, str) else list(values)
 
 
 def _write_yaml(path: Path, head: str, notes: list[str], options: dict[str, Any]) -> None:
     """Write options as YAML, without those that are null, but for `template`."""
     options = {k: v for k, v in options.items() if v is not None or k == "template"}
-    lines = "".join(f"# {line}\n" for line in [head, "Written by near; the rows stay in the order of the file.", *notes])
+    lines = "".join(
+        f"# {line}\n" for line in [head, "Written by near; the rows stay in the order of the file.", *notes]
+    )
     _write(path, lines + yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
 
 

@@ -211,6 +211,8 @@ class SubsetExport:
         for position, (score, query) in enumerate(nearest(ids, material.queries, neighbours)):
             if subset.scores is not None and np.isfinite(subset.scores[position]):
                 score = float(subset.scores[position])
-            rows[position].update(zip(names, (int(ids[position]), position + 1, score, query, str(sources[position])), strict=True))
+            rows[position].update(
+                zip(names, (int(ids[position]), position + 1, score, query, str(sources[position])), strict=True)
+            )
         types = raw_types(self.cfg.data, candidates, self.cache_dir)
         return rows, types | dict(zip(names, COLUMNS.values(), strict=True))

@@ -22,20 +22,28 @@ from near.common.records import ModelMetrics
 from near.common.run_folder import CHECKPOINTS, RunFolder
 from near.common.sweep import in_sweep
 from near.data.contamination import write_overlaps
+from near.data.rows import Rows
 from near.evaluation.benchmarks import benchmarks
 from near.evaluation.eval import summary
 from near.evaluation.generation import answering
 from near.evaluation.measure import check_evaluation, loss_of, measure, measure_all
 from near.evaluation.settings import EvalSettings
-from near.data.rows import Rows
 from near.models.loading import add_finetuning, base_folder, check_quantization, load_base
 from near.searching.equal_rows import warn_of_equal
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs, needs_of
 from near.selection.scoring.gradients import watched_layers
 from near.selection.selectors.base import Selector, selector_of
-from near.training.arguments import check_keep, check_training, is_sharded, log_precision, partitioned, training_arguments
+from near.training.arguments import (
+    check_keep,
+    check_training,
+    is_sharded,
+    log_precision,
+    partitioned,
+    training_arguments,
+)
 from near.training.base_metrics import BaseMetrics
+from near.training.best_round import kept_line
 from near.training.divergence import FIX
 from near.training.folder import clear, newest_checkpoint, write_config
 from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
@@ -43,7 +51,6 @@ from near.training.job import job_of, selector_name
 from near.training.options import Carried
 from near.training.outcome import save, write_outcome
 from near.training.picking import Batching, Picker
-from near.training.rounds.best import kept_line
 from near.training.rounds.schedule import Schedule
 from near.training.twins import adopt, alone, training_key, twin_of, warm_up_key
 from near.training.warm_up import SharedWarmUp, shares_warm_up

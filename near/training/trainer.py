@@ -33,11 +33,11 @@ from near.common.text import plural
 from near.models.losses import answer_inputs
 from near.models.tokens import lengths
 from near.selection.round import Round, Subset
+from near.training.best_round import BestRound
 from near.training.divergence import Watch, diverged, warn_of
 from near.training.job import Job
 from near.training.packing import PackedRows, of_sequences
 from near.training.picking import Batching, Picker
-from near.training.rounds.best import BestRound
 from near.training.rounds.record import Record
 from near.training.rounds.sampler import RoundSampler, sorted_in_steps
 from near.training.rounds.schedule import Phase, Schedule
@@ -140,7 +140,7 @@ class _Checkpoints(Trainer):
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def end_step(self, step: int) -> None:
-        """Called at the end of optimizer step `step`, from 1, before logs and checkpoints; twice at the end of an epoch."""
+        """Called after optimizer step `step`, from 1, before its logs and checkpoint; twice where an epoch ends."""
 
     def validation_record(self) -> ValidationRecord | None:
         """What the validation rows decided, once training has ended; None if nothing was measured on them."""
@@ -264,7 +264,7 @@ class DynamicSelectTrainer(_Checkpoints):
     """`warmup_step` steps on random rows, then `update_times` rounds of `update_step` steps on the selector's subset;
     all of it `cycles` times. (`warmup_step` is not `args.warmup_steps`, the learning rate's warm-up.)
 
-    keep: the weights of which round training ends with, by the validation loss (near/training/rounds/best.py).
+    keep: the weights of which round training ends with, by the validation loss (near/training/best_round.py).
     patience: training ends after so many rounds without a better validation loss; None: at the end of the schedule.
     """
 

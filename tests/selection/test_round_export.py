@@ -12,7 +12,8 @@ from near.app.check.check import read_run_config
 from near.common.errors import UserError
 from near.common.run_folder import RunFolder
 from near.data.loading import load
-from near.selection.round_export import Content, chat_of, export_rounds
+from near.selection.draws import Content
+from near.selection.round_export import chat_of, export_rounds
 from near.training.train import train
 from tests.conftest import configured, write_rows
 
@@ -44,7 +45,7 @@ def export(run: RunFolder, folder: Path, cache: Path, *more: str) -> list[dict]:
 
 
 def test_every_draw_in_the_order_of_training(run, words, tmp_path, cache, monkeypatch):
-    monkeypatch.setattr("near.selection.round_export.BLOCK", 5)
+    monkeypatch.setattr("near.selection.draws.BLOCK", 5)
     rows = export(run, tmp_path, cache)
     draws = np.concatenate([run.round_ids(i, "order") for i in range(3)])
     assert [row["row"] for row in rows] == draws.tolist() and len(rows) == 40
@@ -78,7 +79,9 @@ def test_the_files_of_other_trainers(run, tmp_path, cache):
     assert (lf["stage"], lf["finetuning_type"], lf["lora_rank"], lf["lora_target"]) == ("sft", "lora", 4, "all")
     assert lf["num_train_epochs"] == 1 and lf["warmup_steps"] == 1 and "max_steps" not in lf
     ax = yaml.safe_load((tmp_path / "axolotl.yaml").read_text())
-    assert ax["shuffle_merged_datasets"] is False and ax["curriculum_sampling"] is True and ax["sample_packing"] is False
+    assert (
+        ax["shuffle_merged_datasets"] is False and ax["curriculum_sampling"] is True and ax["sample_packing"] is False
+    )
     assert (ax["micro_batch_size"], ax["gradient_accumulation_steps"], ax["num_epochs"], ax["lora_r"]) == (2, 2, 1, 4)
     assert ax["datasets"][0]["type"] == "chat_template" and ax["lora_target_linear"] is True
     assert (tmp_path / "tokenizer" / "tokenizer.json").is_file()
@@ -142,7 +145,12 @@ def test_refusals(run, words, tmp_path, cache):
 
 def test_a_changed_pool_is_refused(words, tmp_path, cache):
     pool = write_rows(tmp_path / "pool.jsonl", [{"instruction": f"q {i}", "output": f"a {i}"} for i in range(20)])
-    schedule = ["trainer.update_times=1", "trainer.update_step=2", "selector=random", "data.candidates.columns.source=null"]
+    schedule = [
+        "trainer.update_times=1",
+        "trainer.update_step=2",
+        "selector=random",
+        "data.candidates.columns.source=null",
+    ]
     train(configured("train", *words, f"data.candidates.path={pool}", *schedule), tmp_path / "run")
     write_rows(pool, [{"instruction": f"q {i}", "output": f"b {i}"} for i in range(20)])
     with pytest.raises(UserError, match="has changed since it trained"):

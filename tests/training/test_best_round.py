@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from near.common.errors import UserError
 from near.common.run_folder import RunFolder
 from near.training import train as training
-from near.training.rounds.best import BEST, best_step, without_better
+from near.training.best_round import BEST, best_step, without_better
 from near.training.train import train
 from near.training.trainer import DynamicSelectTrainer
 from tests.conftest import RANKS, ROOT, configured, evaluate, run_script
@@ -66,7 +66,12 @@ def test_the_first_of_the_lowest_losses_is_the_best():
 def test_the_best_rounds_weights_are_saved_and_evaluated(words, tmp_path, scripted, caplog, finetuning):
     """Equal to those of a run of the same schedule that is stopped there, which a checkpoint of step 4 has."""
     caplog.set_level(logging.INFO)
-    words = [*(w for w in words if not w.startswith("finetuning")), *finetuning, "trainer.args.save_steps=4", "trainer.args.save_total_limit=null"]
+    words = [
+        *(w for w in words if not w.startswith("finetuning")),
+        *finetuning,
+        "trainer.args.save_steps=4",
+        "trainer.args.save_total_limit=null",
+    ]
     scripted(MIDDLE)
     last = run(tmp_path / "last", *words)
     best = run(tmp_path / "best", *words, "trainer.keep=best")
@@ -82,7 +87,9 @@ def test_the_best_rounds_weights_are_saved_and_evaluated(words, tmp_path, script
     assert (decided.kept_round, decided.kept_step, decided.saved_steps) == (1, 4, None)
     assert decided.losses == [[step, loss] for step, loss in MIDDLE.items()]
     assert (last.training.validation.kept_round, last.training.validation.kept_step) == (4, 10)
-    assert "kept the best round, 1 (step 4 of 10): validation loss 1.0000 on 2 rows, which are not reported" in caplog.text
+    assert (
+        "kept the best round, 1 (step 4 of 10): validation loss 1.0000 on 2 rows, which are not reported" in caplog.text
+    )
     assert "the lowest was 1.0000 at step 4; trainer.keep=best would keep that" in caplog.text
 
 
@@ -95,9 +102,7 @@ def test_the_measured_loss_is_the_models(words, tmp_path):
     assert [line.validation_loss for line in folder.rounds] == list(losses.values())[:-1]
     both = tmp_path / "both"
     shared = [word for word in words if word.startswith("cache_dir=")]
-    evaluate(
-        configured("eval", *shared, f"run={folder.path}", f"output_dir={both}", "data.eval.validation=null"), both
-    )
+    evaluate(configured("eval", *shared, f"run={folder.path}", f"output_dir={both}", "data.eval.validation=null"), both)
     by_row = {line["row"]: line for line in RunFolder(both).answers()}
     assert len(by_row) == 5 and set(decided.rows) < set(by_row)
     chosen = [by_row[row] for row in decided.rows]
@@ -123,7 +128,12 @@ def test_patience_ends_training(words, tmp_path, scripted, caplog):
 
 def test_stopped_and_resumed_the_best_round_is_the_same(words, tmp_path, scripted, monkeypatch):
     """Stopped right after step 4 (a round's end), 7, or 8, where patience ends training; checkpoints are of 3, 6, 8."""
-    words += ["trainer.keep=best", "trainer.patience=2", "finetuning.lora_dropout=0.1", "trainer.args.save_total_limit=1"]
+    words += [
+        "trainer.keep=best",
+        "trainer.patience=2",
+        "finetuning.lora_dropout=0.1",
+        "trainer.args.save_total_limit=1",
+    ]
     scripted(MIDDLE)
     whole = run(tmp_path / "whole", *words)
     assert [path.name for path in whole.checkpoints()] == ["checkpoint-8"]
@@ -173,8 +183,8 @@ def test_resumed_from_an_older_checkpoint_its_best_counts(words, tmp_path, scrip
 
 def test_damaged_best_weights_are_named(words, tmp_path, scripted, monkeypatch):
     scripted(MIDDLE)
-    monkeypatch.setattr("near.training.rounds.best.aside", lambda path: open(f"{path}-elsewhere", "w"))
-    monkeypatch.setattr("near.training.rounds.best.save_file", lambda *a: None)
+    monkeypatch.setattr("near.training.best_round.aside", lambda path: open(f"{path}-elsewhere", "w"))
+    monkeypatch.setattr("near.training.best_round.save_file", lambda *a: None)
     with pytest.raises(UserError, match="the weights of the best round, of step 4, can't be read"):
         train(configured("train", *words, "trainer.keep=best"), tmp_path / "run")
 
@@ -228,7 +238,10 @@ def test_two_processes_keep_the_same_round(words, tmp_path):
     ("options", "message"),
     [
         (["trainer.keep=best", "data.eval.validation=null"], "set data.eval.validation=0.3"),
-        (["trainer.patience=2", "data.eval.validation=null"], "trainer.patience=2 chooses by the loss on validation rows"),
+        (
+            ["trainer.patience=2", "data.eval.validation=null"],
+            "trainer.patience=2 chooses by the loss on validation rows",
+        ),
         (["data.eval.validation=5"], "leaves none of the 5 eval rows to report"),
         (["data.eval.validation=1.5"], "neither a share below 1 nor a number of rows"),
         (["data.eval.path=null"], "needs data.eval.path"),

@@ -9,7 +9,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,9 +22,6 @@ from near.common.records import ValidationRecord
 from near.common.text import plural
 from near.models.weights import trained
 
-if TYPE_CHECKING:
-    from near.training.trainer import DynamicSelectTrainer
-
 log = logging.getLogger(__name__)
 
 BEST = "best.safetensors"
@@ -33,8 +30,8 @@ Losses = Mapping[int, float | None]  # by optimizer steps before: nats a token; 
 
 
 def best_step(losses: Losses) -> int | None:
-    """The step with the lowest loss, the first of equal ones; None if no loss is finite. The untrained model (step 0) is
-    no candidate.
+    """The step with the lowest loss, the first of equal ones; None if no loss is finite. The untrained model (step 0)
+    is no candidate.
 
     >>> best_step({0: 1.0, 4: 3.0, 10: 2.0, 16: 2.0})
     10
@@ -57,12 +54,12 @@ class BestRound:
     """Measures, keeps and restores the best round of a trainer with rounds.
 
     Args:
-        trainer: its `record` and `measured` have the losses.
+        trainer: a DynamicSelectTrainer; its `record` and `measured` have the losses.
         folder: of the run's checkpoints.
         keep, patience: its options.
     """
 
-    def __init__(self, trainer: "DynamicSelectTrainer", folder: Path, keep: str, patience: int | None):
+    def __init__(self, trainer: Any, folder: Path, keep: str, patience: int | None):
         self.trainer, self.folder, self.keep, self.patience = trainer, folder, keep == "best", patience
 
     @property
