@@ -42,6 +42,8 @@ def report_training(
     sets = ", ".join(f"{len(part.eligible())} {part.name} rows" for part in rows.sets.all())
     at_rounds = "update_step" in cfg.trainer and cfg.evaluation.at_rounds
     log.info(f"evaluated {'at the start of every round and ' if at_rounds else ''}at the end: {sets}")
+    if rows.sets.validation is not None:
+        log.info(f"{len(rows.sets.validation.eligible())} more eval rows are the validation part")
     embeds = rows.needs.neighbours and cfg.indices_path is None
     if embeds:
         report(SearchSettings.of(cfg, cache_dir), rows.candidates, rows.queries, cfg.data.dedup, training=True)

@@ -32,7 +32,7 @@ def of_run(
     cfg: DictConfig, cache_dir: str, needs: Needs, sets: "Sets", queries: Rows | None, candidates: Rows
 ) -> dict[str, str]:
     """The fingerprints that a run of train.py depends on, by name."""
-    rows = [*sets.all(), candidates] + ([] if queries is None else [queries])
+    rows = [*sets.held_out(), candidates] + ([] if queries is None else [queries])
     prints = {part.name: part.fingerprint for part in rows}
     prints["candidates.sources"] = candidates.labels  # every round's record counts them
     by_task = needs.query_sources or SearchSettings.of(cfg, cache_dir).by_task  # a source is a task

@@ -152,7 +152,13 @@ def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: Loade
     if rows.needs.requires == "gradients":
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cache_dir)
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
-    eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cache_dir).table if evaluated else None
+    eval_table = None
+    if evaluated:  # by the Trainer, which may keep its best checkpoint
+        chosen = rows.sets.target if rows.sets.validation is None else rows.sets.validation
+        rows_evaluated = tokenize(chosen, tokenizer, cfg.data, cache_dir)
+        eval_table = rows_evaluated.table
+        if rows.sets.validation is not None:
+            eval_table = eval_table.select(rows_evaluated.eligible)
     neighbours = None
     if rows.needs.neighbours and cfg.indices_path is not None:  # read before a model is loaded
         neighbours = rows.material.neighbours(SearchSettings.of(cfg, cache_dir))
