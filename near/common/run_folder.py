@@ -9,6 +9,7 @@ rounds/rounds.jsonl   one round a line; rounds/NNN*.npy: its rows (near/training
 checkpoints/          checkpoint-STEP folders
 adapter/, model/      the trained weights
 failed.json           why training ended early
+dry_run.json          what dry_run=true estimated (near/common/cost.py); select.py has it as well
 ../.jobs/NAME.json    the state of a sweep's job
 
 The fields of the first two and of rounds.jsonl: near/common/records.py.
@@ -35,6 +36,7 @@ CONTAMINATED = "contaminated.jsonl"
 ROUNDS, LINES = "rounds", "rounds.jsonl"
 CHECKPOINTS, ADAPTER, MODEL = "checkpoints", "adapter", "model"
 JOBS, WARM_UPS = ".jobs", "warm-ups"
+DRY_RUN = "dry_run.json"
 
 
 @dataclass(frozen=True)
