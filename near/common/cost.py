@@ -13,13 +13,11 @@ from near.common.outputs import claim
 from near.common.records import Provenance
 from near.common.run_folder import DRY_RUN
 from near.common.schema import JsonRecord, container, only_if_set
-from near.common.tables import console, table
 
 log = logging.getLogger(__name__)
 
 HOUR = 3600.0
 HEADS = ("stage", "rows", "tokens", "time", "from", "to", "peak memory", "disk", "")
-RIGHT = range(1, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +97,8 @@ class Cost(Provenance):
 
     def report(self, folder: Path) -> "Cost":
         """Print the table, and write dry_run.json into `folder`; returns it with its sums."""
+        from near.common.tables import console, table
+
         cost = replace(self.summed(), **provenance())
         if not cost.done:
             console().print(table(HEADS, cost.rows(), breaking=(8,)))

@@ -103,7 +103,7 @@ class Measurement:
         model = add_finetuning(model, cfg.finetuning)
         loading += time.perf_counter() - started
         samples = [sample for sample, _ in picked.values()]
-        rate, trainer = time_steps(cfg, self.build, self.job, model, self.args, (samples or [self.pool])[-1])
+        rate, starting, trainer = time_steps(cfg, self.build, self.job, model, self.args, (samples or [self.pool])[-1])
         key = digest(["tokens", rows.candidates.fingerprint, cfg.data.cutoff_len, cfg.model.name_or_path])
         stages = {
             "tokenising": Stage.whole(
@@ -117,7 +117,8 @@ class Measurement:
                 stages["scoring"] = self._scoring(model, trainer)
         for name, (sample, spare) in picked.items():
             count = (plan.warm if name == "warm-up" else plan.steps) * plan.draws
-            stages[name] = self._training(name, count, rate, sample, spare)
+            stages[name] = self._training(name, count, rate, sample, spare, starting)
+            starting = 0.0
         stages["evaluation"] = evaluations["evaluation"]
         stages["saving"] = self._saving(weight_bytes(model))
         free(trainer)
@@ -175,14 +176,16 @@ class Measurement:
         count = min(len(ids), max(FEWEST, round(len(ids) * self.plan.needed / len(self.ids))))
         return ids[np.argsort(-nearest, kind="stable")[:count]]
 
-    def _training(self, name: str, count: int, rate: Rate, sample: Sample, spare: Sample | None) -> Stage:
-        """A stage of `count` draws of rows like those of `sample`, or of `spare`."""
+    def _training(
+        self, name: str, count: int, rate: Rate, sample: Sample, spare: Sample | None, starting: float
+    ) -> Stage:
+        """A stage of `count` draws of rows like those of `sample`, or of `spare`; starting: seconds once."""
         tokens = count * sample.mean
-        each = rate.seconds(tokens)
+        each = rate.seconds(tokens, starting)
         note = ""
         if spare is not None:
             few, many = sorted((tokens, count * spare.mean))
-            each["low"], each["high"] = few * rate.low, many * rate.high
+            each["low"], each["high"] = starting + few * rate.low, starting + many * rate.high
             note = "rows not selected yet: as those with a query's words"
         key = self.warm_up_key if name == "warm-up" else None
         return Stage(rows=count, tokens=round(tokens), memory=rate.memory, note=note, key=key, **each)

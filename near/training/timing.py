@@ -45,7 +45,9 @@ def quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def time_steps(cfg: DictConfig, build: Callable, job: Job, model: Any, args: Any, sample: Sample) -> tuple[Rate, Any]:
+def time_steps(
+    cfg: DictConfig, build: Callable, job: Job, model: Any, args: Any, sample: Sample
+) -> tuple[Rate, float, Any]:
     """Train a few steps on rows of `sample`.
 
     Args:
@@ -55,7 +57,8 @@ def time_steps(cfg: DictConfig, build: Callable, job: Job, model: Any, args: Any
         args: the run's TrainingArguments; not changed.
 
     Returns:
-        seconds for a token of a row; the trainer, with its optimizer.
+        seconds for a token of a row; seconds that starting takes once, the first step's surplus included; the trainer,
+        with its optimizer.
     """
     steps = 1 + (TOGETHER if args.world_size > 1 else STEPS)
     draws = Batching.of(args).draws_per_step
@@ -69,6 +72,8 @@ def time_steps(cfg: DictConfig, build: Callable, job: Job, model: Any, args: Any
     if "update_step" in cfg.trainer:
         short = {"warmup_step": steps, "update_step": 1, "update_times": 0, "cycles": 1, "group_by_length": False}
         cfg = OmegaConf.merge(cfg, {"trainer": short})
+    elif "train_step" in cfg.trainer:
+        cfg = OmegaConf.merge(cfg, {"trainer": {"train_step": steps, "warmup_step": 0}})
     clock = _StepClock(clock_of(args.device), args.world_size == 1)
     with tempfile.TemporaryDirectory() as folder, quiet():
         args.output_dir = f"{folder}/checkpoints"
@@ -88,12 +93,15 @@ def time_steps(cfg: DictConfig, build: Callable, job: Job, model: Any, args: Any
         trainer = build(cfg, job, model, args)
         for printing in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(printing)
+        started = time.perf_counter()
         trainer.train()
-    each = _tokens_by_step(trainer, sample.lengths[rows], draws, len(clock.seconds))[1:]
-    seconds = clock.seconds[1:]
+        whole = time.perf_counter() - started
+    each, seconds = _tokens_by_step(trainer, sample.lengths[rows], draws, len(clock.seconds)), clock.seconds[1:]
+    each, all_tokens = each[1:], sum(each)
     half = len(seconds) // 2
     halves = [sum(part) / sum(of) for part, of in ((seconds[:half], each[:half]), (seconds[half:], each[half:])) if of]
-    return Rate.between(sum(seconds) / sum(each), halves, clock.memory, draws * len(seconds)), trainer
+    rate = Rate.between(sum(seconds) / sum(each), halves, clock.memory, draws * len(seconds))
+    return rate, max(0.0, whole - rate.each * all_tokens), trainer
 
 
 def _tokens_by_step(trainer: Any, lengths: np.ndarray, draws: int, steps: int) -> list[float]:

@@ -31,6 +31,7 @@ from near.models.tokens import Collator, Tokens, lengths
 from near.models.weights import weights_digest
 from near.selection.scoring.checkpoints import Checkpoint
 from near.selection.scoring.chunks import Chunks
+from near.selection.scoring.forecast import Forecast
 from near.selection.scoring.gradients import Moments, PerExample, Projection, moments_of
 from near.selection.scoring.precondition import preconditioned
 
@@ -330,6 +331,12 @@ class Scorer:
         rows_digest = hashlib.sha256(np.ascontiguousarray(ids)).hexdigest()
         folder = self._folder([key_parts, rows_digest, o.tokens_in_key, o.chunk])
         chunks = Chunks(folder, parts)
+        forecast = Forecast(name, len(ids) < len(tokens.eligible))
+        forecast.done = tokens is not self.tokens  # a target is small
+
+        def decide(sizes: list[int]) -> None:
+            left = sum(len(part) for number, part in enumerate(parts) if not chunks.whole(number))
+            forecast.decide(sum(sizes) / len(sizes), left)
 
         def compute(positions: np.ndarray, progress) -> dict[str, np.ndarray]:
             self._log_budget(budget, name)
@@ -350,6 +357,12 @@ class Scorer:
                         arrays[array] = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
                     arrays[array][part] = values
                 progress(len(part))
+                if budget.calibrating:
+                    forecast.restart()
+                elif forecast.add(len(part), sum(sizes[i] for i in part)):
+                    decide(sizes)
+            if not forecast.done:
+                decide(sizes)
             return arrays
 
         chunks.compute(compute, name, self._together(budget, len(parts)))
