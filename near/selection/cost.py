@@ -1,6 +1,5 @@
 """What the losses or gradients of a selection would take, from a few rows that are computed."""
 
-import dataclasses
 import tempfile
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,6 @@ from omegaconf import DictConfig
 from near.common.batches import padded, spread
 from near.common.budget import Budget
 from near.common.cost import Stage
-from near.common.files import digest
 from near.common.processes import world_size
 from near.common.timing import measured
 from near.models.budget import clock_of
@@ -68,7 +66,7 @@ def scoring_stage(
     queries: Sample | None,
     rows: tuple[int, int],
     times: int,
-    rounds: int,
+    stored: int = 0,
 ) -> tuple[Stage, float]:
     """The losses or gradients of a run.
 
@@ -78,7 +76,7 @@ def scoring_stage(
         pool, queries: samples of the rows; queries for gradients.
         rows: of the pool and of the queries, each time.
         times: selections, over all rounds and checkpoints.
-        rounds: selections whose results are stored.
+        stored: rows of the pool, over all times, whose results are in the cache.
 
     Returns:
         the stage; seconds for a row of the pool, in all of these selections.
@@ -109,16 +107,17 @@ def scoring_stage(
     chunk = options.chunk * (1 if budget.meter is None else TOGETHER)  # rows that are batched together
     each_row = _padded_row(pool.lengths, chunk, budget)
     each_query = 0.0 if queries is None else _padded_row(queries.lengths, chunk, budget)
-    units = times * (rows[0] * each_row + rows[1] * each_query) / world_size()
-    tokens = times * (rows[0] * pool.mean + rows[1] * (0.0 if queries is None else queries.mean))
+    computed = times * rows[0] - stored
+    units = (computed * each_row + times * rows[1] * each_query) / world_size()
+    tokens = computed * pool.mean + times * rows[1] * (0.0 if queries is None else queries.mean)
+    note = f"{needs.requires} of {rows[0]} rows" + (f" and {rows[1]} queries" if gradients else "")
+    note += (f", {times} times" if times > 1 else "") + (f"; {stored} rows stored already" if stored else "")
     stage = Stage(
-        rows=times * sum(rows),
+        rows=computed + times * rows[1],
         tokens=round(tokens),
         memory=rate.memory,
-        disk=rounds * sum(rows) * _bytes(options, model, gradients),
-        note=f"{needs.requires} of {rows[0]} rows"
-        + (f" and {rows[1]} queries" if gradients else "")
-        + (f", {times} times" if times > 1 else ""),
+        disk=(computed + times * rows[1]) * _bytes(options, model, gradients),
+        note=note,
         **rate.seconds(units),
     )
     return stage, times * each_row * rate.each / world_size()
@@ -157,8 +156,3 @@ def shortlist_of(scored: Scored, stage: Stage, row_seconds: float, needed: int) 
 def unscored_stage(needs: Needs, rows: tuple[int, int], times: int) -> Stage:
     """The stage without seconds."""
     return Stage(rows=times * sum(rows), disk=None, note=f"{needs.requires}, not timed")
-
-
-def with_key(stage: Stage, *parts: object) -> Stage:
-    """`stage` with a key of these parts."""
-    return dataclasses.replace(stage, key=digest(list(parts)))

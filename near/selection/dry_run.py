@@ -1,10 +1,10 @@
 """`dry_run=true` of select.py: what a selection would take. Nothing is stored."""
 
+import contextlib
 import logging
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -67,8 +67,10 @@ def _scoring(
     """Load the model, and time a few rows; the stages, and seconds for a row of the pool."""
     from near.models.loading import load_tokenizer
     from near.models.sample import sample_tokens, tokenising_seconds
+    from near.models.tokens import tokenize
     from near.selection.offline import scored_model
     from near.selection.scoring.checkpoints import Checkpoint
+    from near.selection.scoring.scoring import scorer_of
 
     tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
     pool = sample_tokens(material.candidates, material.candidates.eligible(), tokenizer, cfg.data)
@@ -78,16 +80,25 @@ def _scoring(
     started = time.perf_counter()
     model = scored_model(cfg, cfg.cache_dir, export.needs)
     loading = time.perf_counter() - started
-    moments: Any = None
-    if cfg.scoring.checkpoints and cfg.scoring.adam and queries:
-        checkpoint = Checkpoint.all(list(cfg.scoring.checkpoints))[0]
-        moments = checkpoint.moments(model)
-    stage, row = scoring_stage(
-        cfg, export.needs, model, moments, tokenizer, pool, targets, (scored.rows, queries), times, times
-    )
     tokenising = tokenising_seconds(pool, material.candidates, tokenizer, cfg.data, cfg.cache_dir)
+    checkpoints = Checkpoint.all(list(cfg.scoring.checkpoints)) if cfg.scoring.checkpoints else [None]
+    scorer, stored, moments = None, 0, None
+    if not tokenising and not scored.shortlisted:  # with the tokens, the rows that are scored are known
+        tokens = tokenize(material.candidates, tokenizer, cfg.data, cfg.cache_dir)
+        scorer = scorer_of(cfg, cfg.cache_dir, tokens, None, tokenizer, model.device.type)
+    for checkpoint in checkpoints:
+        with contextlib.nullcontext() if checkpoint is None else checkpoint.in_place(model):
+            if checkpoint is not None and cfg.scoring.adam:
+                moments = checkpoint.moments(model)
+            if scorer is not None:
+                stored += scorer.stored(model, moments, scorer.tokens.eligible, export.needs.requires)
+    stage, row = scoring_stage(
+        cfg, export.needs, model, moments, tokenizer, pool, targets, (scored.rows, queries), times, stored
+    )
     stages = {
-        "tokenising": Stage.whole(tokenising, rows=len(material.candidates)),
+        "tokenising": Stage.whole(
+            tokenising, rows=len(material.candidates), note="" if tokenising else "in the cache already"
+        ),
         "loading the model": Stage.whole(loading),
         "scoring": stage,
     }

@@ -204,7 +204,7 @@ class Measurement:
         if scored.shortlisted:  # rows near the target, mostly
             sample = self._sample(self._like_target())
         stage, row = scoring_stage(
-            cfg, rows.needs, model, optimizer, self.tokenizer, sample, queries, (scored.rows, count), times, times
+            cfg, rows.needs, model, optimizer, self.tokenizer, sample, queries, (scored.rows, count), times
         )
         self.shortlist = shortlist_of(scored, stage, row, plan.needed)
         return stage

@@ -89,7 +89,9 @@ def test_near_before_and_after_its_neighbours_are_known(estimate, tiny, tmp_path
     assert all(0 <= stage.low <= stage.seconds <= stage.high for stage in stages.values())
     assert before.seconds == pytest.approx(sum(stage.seconds for stage in stages.values()))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"dry_run.json", ".near-files.json"}
-    assert not list((tmp_path / "c").rglob("*.safetensors")) and not list((tmp_path / "c").rglob("*.arrow"))
+    assert not [
+        name for name in ("embeddings", "tokens", "neighbours", "evaluations") if list((tmp_path / "c").glob(name))
+    ]
 
     files = done(tiny, tmp_path, "selector=near")
     after = estimate("selector=near", out="again")
@@ -124,6 +126,23 @@ def test_what_a_shortlist_would_save(estimate, monkeypatch, caplog):
     scoring = cost.stages["scoring"].seconds
     assert few["seconds"] + few["saved"] == pytest.approx(scoring) and 0 < few["saved"] < scoring
     assert any(line.startswith("selector.shortlist={selector: near, size: 32}: ") for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["trainer=static", "selector=full", "trainer.args.num_train_epochs=2"],
+        ["trainer=dynamic_weight", "weighter=linupper", "trainer.train_step=30", "finetuning=full"],
+        ["trainer=dynamic_mix", "mixer=static", "selector=mix", "+mixer.proportions={sum: 1}"],
+    ],
+    ids=["static", "weight", "mix"],
+)
+def test_other_trainers(words, small_data, tmp_path):
+    few = ["trainer.args.per_device_train_batch_size=2", "trainer.args.gradient_accumulation_steps=1"]
+    words = [*small_data, *few, *words, f"cache_dir={tmp_path}/c", "model=tiny", "embedder=hashing", "dry_run=true"]
+    train(configured("train", *words), tmp_path / "out")
+    cost = Cost.read(tmp_path / "out" / "dry_run.json")
+    assert cost.seconds is not None and cost.stages["training"].seconds > 0 and cost.stages["training"].tokens
 
 
 def test_a_model_that_is_not_here_is_not_downloaded(estimate, monkeypatch):
