@@ -6,7 +6,7 @@
 
 commands: near, less, delta_loss, shortlist and select, of which each starts with an empty cache (but for models and
 data that are downloaded once). small=false leaves out the words that make the work short. All other words are options
-of the commands. The factor is that between the two numbers, the larger by the smaller; of less than a second it says
+of the commands (select.py gets those that it has). The factor is that between the two numbers, the larger by the smaller; of less than a second it says
 little. `rest` is what no stage counts: starting Python, reading rows, writing files.
 """
 
@@ -38,6 +38,7 @@ SMALL = {  # words that make a command short, by script
     "select.py": ["data.candidates.limit=2000"],
 }
 SLOW = {"less": ["data.candidates.limit=120"], "delta_loss": ["data.candidates.limit=200"]}
+TRAINING = ("trainer", "finetuning", "evaluation", "data.eval")  # options that select.py does not have or need
 SAME = 1.5  # the factor that is promised
 LEAST = 1.0  # seconds of a stage for which it is
 
@@ -54,6 +55,8 @@ def main(
         words += overrides
         if small:
             words += [word for word in SMALL[script] if not _names(word, SLOW.get(name, []))] + SLOW.get(name, [])
+        if script == "select.py":
+            words = [word for word in words if not word.lstrip("+").startswith(TRAINING)]
         folder = common.ROOT / out / name
         if folder.exists():
             shutil.rmtree(folder)
@@ -108,8 +111,9 @@ def _compared(estimated: Cost, folder: Path, whole: float) -> dict[str, float]:
         factor = _line(name, *each, seconds)
         if max(each[0], seconds) >= LEAST:
             factors[name] = factor
-    factors["all"] = _line("all", *sums)
-    print(f"{'rest':24}{'':32}{whole - sums[3]:12.1f}")
+    seconds, low, high, all_happened = sums
+    factors["all"] = _line("all", seconds, low, high, all_happened)
+    print(f"{'rest':24}{'':32}{whole - all_happened:12.1f}")
     if estimated.script == "train":
         tokens = sum(estimated.stages[name].tokens for name in ("warm-up", "training") if name in estimated.stages)
         trained = RunFolder(folder).training.tokens_trained
