@@ -6,8 +6,9 @@
 
 commands: near, less, delta_loss, shortlist and select, of which each starts with an empty cache (but for models and
 data that are downloaded once). small=false leaves out the words that make the work short. All other words are options
-of the commands (select.py gets those that it has). The factor is that between the two numbers, the larger by the smaller; of less than a second it says
-little. `rest` is what no stage counts: starting Python, reading rows, writing files.
+of the commands; select.py gets those that it has. The factor is that between the two numbers, the larger by the
+smaller; of less than a second it says little. `rest` is what no stage counts: starting Python, reading rows, writing
+files.
 """
 
 import sys
@@ -106,13 +107,13 @@ def _compared(estimated: Cost, folder: Path, whole: float) -> dict[str, float]:
         stages = [stage for part in parts if (stage := estimated.stages.get(part)) is not None]
         if not stages:
             continue
-        each = [sum(getattr(stage, field) for stage in stages) for field in ("seconds", "low", "high")]
-        sums = [total + value for total, value in zip(sums, (*each, seconds), strict=True)]
-        factor = _line(name, *each, seconds)
-        if max(each[0], seconds) >= LEAST:
+        guess, low, high = (sum(getattr(stage, field) for stage in stages) for field in ("seconds", "low", "high"))
+        sums = [total + value for total, value in zip(sums, (guess, low, high, seconds), strict=True)]
+        factor = _line(name, guess, low, high, seconds)
+        if max(guess, seconds) >= LEAST:
             factors[name] = factor
-    seconds, low, high, all_happened = sums
-    factors["all"] = _line("all", seconds, low, high, all_happened)
+    guess, low, high, all_happened = sums
+    factors["all"] = _line("all", guess, low, high, all_happened)
     print(f"{'rest':24}{'':32}{whole - all_happened:12.1f}")
     if estimated.script == "train":
         tokens = sum(estimated.stages[name].tokens for name in ("warm-up", "training") if name in estimated.stages)

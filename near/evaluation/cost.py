@@ -39,7 +39,7 @@ class _Set:
 
 
 def evaluation_stages(
-    settings: EvalSettings, model: Any, tokenizer: Any, sets: Sets, base: DictConfig, at_rounds: int, adapted: bool
+    settings: EvalSettings, model: Any, tokenizer: Any, sets: Sets, base: DictConfig, at_rounds: int
 ) -> dict[str, Stage]:
     """The evaluation of the untrained model, and those of the run: the target loss `at_rounds` times, and all at its
     end.
@@ -47,7 +47,6 @@ def evaluation_stages(
     Args:
         model: the untrained one.
         base: the configuration's `model`.
-        adapted: an adapter is trained.
     """
     evaluation, clock, was_training = settings.evaluation, clock_of(model.device), model.training
     parts = [_read(rows, tokenizer, settings) for rows in sets.all()]

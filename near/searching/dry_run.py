@@ -1,6 +1,7 @@
 """`dry_run=true`: what embedding and searching would cost. Nothing is stored."""
 
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from near.common.cost import Stage
 from near.common.files import cache_folder, digest
 from near.common.processes import world_size
 from near.common.text import plural
-from near.common.timing import ProcessClock, measured, peak_memory
+from near.common.timing import Clock, ProcessClock, measured, peak_memory
 from near.data.rows import Rows
 from near.embedding.embed import embedder_of
 from near.embedding.embedders.base import Embedder
@@ -115,11 +116,21 @@ def _embedding(
             embedder.embed([sample[i] for i in part])
             return float(units[part].sum())
 
-        rate = measured(work, len(sample), ProcessClock())  # vectors come back to this process: the work is done then
+        rate = measured(work, len(sample), _clock())
         total = float(units.sum()) * missing / len(sample) / world_size()
-        each = {**rate.seconds(total, looking + loading), "memory": rate.memory, "disk": disk}
+        each = {**rate.seconds(total, looking + loading), "memory": rate.memory or None, "disk": disk}
     each = each or {"disk": missing * (embedder.dim * 4 + 16) if _is_light(embedder, timed) else None}
     return Stage(rows=missing, tokens=tokens, note=note, key=key, **each)
+
+
+def _clock() -> Clock:
+    """What measures the embedder, which has loaded torch if it runs on an accelerator."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.accelerator.is_available():
+        return ProcessClock()
+    from near.models.budget import clock_of
+
+    return clock_of(torch.accelerator.current_accelerator())
 
 
 def _looked_up(

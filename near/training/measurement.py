@@ -62,7 +62,6 @@ class Measurement:
     ):
         self.cfg, self.rows, self.selector, self.args, self.plan, self.build = cfg, rows, selector, args, plan, build
         self.tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
-        self.trained = rows.queries if rows.needs.trains_on_queries else rows.candidates
         self.ids = rows.candidates.eligible()
         if rows.needs.trains_on_queries:  # whose ids follow the pool's
             self.ids = self.ids[self.ids >= len(rows.candidates) - len(rows.queries)]
@@ -92,13 +91,10 @@ class Measurement:
         tokenising = tokenising_seconds(self.pool, rows.candidates, self.tokenizer, cfg.data, cfg.cache_dir)
         started = time.perf_counter()
         model = load_base(cfg.model, cfg.cache_dir)
-        adapted = "_target_" in cfg.finetuning
         settings = EvalSettings.of(cfg, cfg.cache_dir)
         loading = time.perf_counter() - started
         with quiet():
-            evaluations = evaluation_stages(
-                settings, model, self.tokenizer, rows.sets, cfg.model, plan.measured, adapted
-            )
+            evaluations = evaluation_stages(settings, model, self.tokenizer, rows.sets, cfg.model, plan.measured)
         started = time.perf_counter()
         model = add_finetuning(model, cfg.finetuning)
         loading += time.perf_counter() - started
