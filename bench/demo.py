@@ -15,7 +15,6 @@ import subprocess
 
 from bench import common
 
-
 TARGET = "longest-7"  # a skill and a wording of data=crossed; random, near and oracle differ on it (docs/evidence.md)
 DATA = ["data=crossed", f"data.target={TARGET}", "data.rows=500", "data.query_rows=16", "data.eval_rows=32"]
 

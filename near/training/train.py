@@ -14,13 +14,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from near.common.config import agent_sweep
+from near.common.cost import Cost
 from near.common.errors import UserError, one_line
 from near.common.files import read_json
 from near.common.locks import locked
 from near.common.outputs import claim, removable
 from near.common.records import ModelMetrics
 from near.common.run_folder import CHECKPOINTS, RunFolder
-from near.common.sweep import in_sweep
+from near.common.sweep import in_sweep, of_job
 from near.data.contamination import write_overlaps
 from near.data.rows import Rows
 from near.data.weights import weight_column
@@ -37,7 +38,7 @@ from near.searching.settings import SearchSettings
 from near.selection.needs import Needs, needs_of
 from near.selection.orders.selector import ordered_selector_of
 from near.selection.scoring.gradients import watched_layers
-from near.selection.selectors.base import Selector, selector_of
+from near.selection.selectors.base import Selector
 from near.training.arguments import (
     check_keep,
     check_row_weights,
@@ -115,13 +116,16 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         with state.main_process_first():
             check_start(cfg, cache_dir, output_dir, whole=not cfg.dry_run)
             rows = load_rows(cfg, cache_dir, selector, needs, output_dir)
+        if rows is None and cfg.dry_run:
+            if state.is_main_process:
+                Cost(script="train", timed=cfg.dry_run is True, done=True, **of_job()).report(output_dir)
+            return math.nan
         if rows is None:
             return _earlier_loss(cfg, output_dir, state.is_main_process)
         if cfg.dry_run:
-            if state.is_main_process:
-                from near.training.dry_run import report_training
+            from near.training.dry_run import report_training
 
-                report_training(cfg, cache_dir, rows, selector, selector_name(cfg, selector), args)
+            report_training(cfg, output_dir, rows, selector, selector_name(cfg, selector), args, _trainer)
             return math.nan
         if not needs.trains_on_queries:  # all processes embed together
             rows.candidates = rows.material.distinct(cfg.data, search).candidates

@@ -25,6 +25,9 @@ TINY = [
 
 
 def test_the_oracle_beats_random_rows(tmp_path, real_cache):
-    loss = {name: train(configured("train", *TINY, f"cache_dir={real_cache}", f"selector={name}"), tmp_path / name) for name in ("oracle", "random")}
+    loss = {
+        name: train(configured("train", *TINY, f"cache_dir={real_cache}", f"selector={name}"), tmp_path / name)
+        for name in ("oracle", "random")
+    }
     print("LOSS", loss)
     assert loss["oracle"] < loss["random"] - 0.1
