@@ -1,4 +1,4 @@
-"""data=crossed tells selections apart: with the real model, rows of the target's skill are worth more than random ones."""
+"""data=crossed tells selections apart: with the real model, rows of the target's skill beat random ones."""
 
 import pytest
 
