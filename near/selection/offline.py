@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from near.common.errors import UserError
 from near.common.processes import world_size
 from near.models.loading import load_base, load_start, load_tokenizer, with_adapter
+from near.models.start_check import check_start
 from near.models.tokens import tokenize
 from near.selection.needs import Needs
 from near.selection.round import Round
@@ -24,6 +25,7 @@ def with_model(cfg: DictConfig, cache_dir: str, needs: Needs, round: Round) -> R
     if world_size() > 1 and torch.accelerator.is_available():  # ranks share the scoring, each on its own device
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     checkpoints, gradients = cfg.scoring.checkpoints, needs.requires == "gradients"
+    check_start(cfg, cache_dir)
     tokenizer = load_tokenizer(cfg.model, cache_dir)
     tokens = tokenize(round.pool, tokenizer, cfg.data, cache_dir)
     query_tokens = tokenize(round.queries, tokenizer, cfg.data, cache_dir) if needs.answers else None
