@@ -10,6 +10,7 @@ checkpoints/          checkpoint-STEP folders
 adapter/, model/      the trained weights
 start/                a copy of the adapter that training went on from (near/models/start.py)
 failed.json           why training ended early
+dry_run.json          what dry_run=true estimated (near/common/cost.py); select.py has it as well
 ../.jobs/NAME.json    the state of a sweep's job
 
 The fields of the first two and of rounds.jsonl: near/common/records.py.
@@ -36,6 +37,7 @@ CONTAMINATED = "contaminated.jsonl"
 ROUNDS, LINES = "rounds", "rounds.jsonl"
 CHECKPOINTS, ADAPTER, MODEL, START = "checkpoints", "adapter", "model", "start"
 JOBS, WARM_UPS = ".jobs", "warm-ups"
+DRY_RUN = "dry_run.json"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from near.models.start import mode_of
 from near.models.tokens import stop_ids
 
 Answerer = Callable[[list[list[int]]], list[str]]  # token ids of prompts -> greedy answers
+GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the LoRA ranks that vLLM allocates
 
 
@@ -81,8 +82,7 @@ def with_transformers(model, tokenizer, prompts: list[list[int]], evaluation: Di
         evaluation: the configuration's `evaluation`.
     """
     parts = tqdm(batches(list(map(len, prompts)), evaluation.batch_size), desc="answering", mininterval=1)
-    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    answers = dict(generated(model, tokenizer, prompts, parts, max_new_tokens=evaluation.max_new_tokens, **greedy))
+    answers = dict(generated(model, tokenizer, prompts, parts, max_new_tokens=evaluation.max_new_tokens, **GREEDY))
     return tokenizer.batch_decode([answers[i] for i in range(len(prompts))], skip_special_tokens=True)
 
 

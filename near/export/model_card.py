@@ -176,6 +176,11 @@ def _training(adapter: Adapter) -> dict:
         for part in _parts(run)
     ]
     items = [*_schedule(run, config["trainer"]), f"Adapter: {_adapter_kind(adapter)}"]
+    if (chosen := run.trained.validation) is not None and run.final and chosen.kept_step != run.trained.steps:
+        items.append(
+            f"Weights: of round {chosen.kept_round}, step {chosen.kept_step} of {run.trained.steps}, the lowest loss "
+            f"on {plural(len(chosen.rows), 'validation row')}"
+        )
     if not run.final:
         items.append(f"Weights: of {adapter.path.name}, not of the run's end")
     return {"name": run.folder.name, "parts": parts, "selector": _selector(run, config), "facts": items}

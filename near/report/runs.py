@@ -113,11 +113,23 @@ class Run:
         """The same for the untrained model."""
         return _examples(self.files.answers(base=True))
 
+    @property
+    def kept_round(self) -> int | None:
+        """The round whose weights were kept and evaluated; None without a validation part."""
+        return None if self.training.validation is None else self.training.validation.kept_round
+
+    @property
+    def kept_last(self) -> bool:
+        """Whether the weights at the end of training were evaluated, not those of an earlier round."""
+        return self.training.validation is None or self.training.validation.kept_step == self.training.steps
+
     @functools.cached_property
     def contaminated(self) -> frozenset[int]:
-        """Ids of the target's rows that a row of the pool resembles, of the rows that were not left out."""
+        """Ids of the target's rows that a row of the pool resembles, of the rows that were not left out. Validation
+        rows are none of the target's."""
         target = self.metrics.evaluated_on
-        return frozenset(one.held_out_row for one in self.files.overlaps if one.set == target and not one.left_out)
+        resembled = {one.held_out_row for one in self.files.overlaps if one.set == target and not one.left_out}
+        return frozenset(resembled - set(self.training.validation.rows if self.training.validation else ()))
 
     @functools.cached_property
     def drawn(self) -> tuple[list[np.ndarray], list[np.ndarray]]:

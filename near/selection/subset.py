@@ -1,8 +1,9 @@
 """The rows that a selector picks, as files for any other trainer: `select.py selector=near n=5000 export=jsonl`.
 
 subset.npy holds their ids, int64 (m,), in the selector's order; subset.jsonl or subset.parquet the rows themselves in
-that order, each with the columns of its source (a line of text as `text`) and four more:
+that order, each with the columns of its source (a line of text as `text`) and five more:
 
+    row              its id in the pool
     rank             its position in the subset, from 1
     score            the selector's own; if it has none, the row's highest similarity to any query in the matrix; null
                      if there is neither
@@ -213,6 +214,8 @@ class SubsetExport:
         for position, (score, query) in enumerate(nearest(ids, material.queries, neighbours)):
             if subset.scores is not None and np.isfinite(subset.scores[position]):
                 score = float(subset.scores[position])
-            rows[position].update(zip(names, (position + 1, score, query, str(sources[position])), strict=True))
+            rows[position].update(
+                zip(names, (int(ids[position]), position + 1, score, query, str(sources[position])), strict=True)
+            )
         types = raw_types(self.cfg.data, candidates, self.cache_dir)
         return rows, types | dict(zip(names, COLUMNS.values(), strict=True))

@@ -77,7 +77,7 @@ def write_outcome(
     history = [line for line in trainer.state.log_history if "loss" in line]
     rounds = trainer.record.rounds
     select_seconds = sum(line.select_seconds for line in rounds)
-    train_seconds = trainer.seconds - select_seconds - sum(line.evaluate_seconds or 0.0 for line in rounds)
+    train_seconds = trainer.spent - select_seconds
     # of the search for the neighbours, in this run or in an earlier one
     figures = inputs.neighbours.manifest.figures if inputs.neighbours else {}
     plot(history, output_dir / "loss.png")
@@ -100,6 +100,7 @@ def write_outcome(
         identity=inputs.identity,
         training_key=trainer.job.training_key,
         contamination=write_overlaps(output_dir, inputs.candidates),
+        validation=trainer.validation_record(),
         **provenance(),
     ).write(output_dir / TRAINING)
     if trainer.job.training_key is not None:

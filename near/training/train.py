@@ -14,14 +14,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from near.common.config import agent_sweep
+from near.common.cost import Cost
 from near.common.errors import UserError, one_line
 from near.common.files import read_json
 from near.common.locks import locked
 from near.common.outputs import claim, removable
 from near.common.records import ModelMetrics
 from near.common.run_folder import CHECKPOINTS, RunFolder
-from near.common.sweep import in_sweep
+from near.common.sweep import in_sweep, of_job
 from near.data.contamination import write_overlaps
+from near.data.rows import Rows
+from near.data.weights import weight_column
 from near.evaluation.benchmarks import benchmarks
 from near.evaluation.eval import summary
 from near.evaluation.generation import answering
@@ -33,10 +36,20 @@ from near.models.start_check import check_start
 from near.searching.equal_rows import warn_of_equal
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs, needs_of
+from near.selection.orders.selector import ordered_selector_of
 from near.selection.scoring.gradients import watched_layers
-from near.selection.selectors.base import Selector, selector_of
-from near.training.arguments import check_training, is_sharded, log_precision, partitioned, training_arguments
+from near.selection.selectors.base import Selector
+from near.training.arguments import (
+    check_keep,
+    check_row_weights,
+    check_training,
+    is_sharded,
+    log_precision,
+    partitioned,
+    training_arguments,
+)
 from near.training.base_metrics import BaseMetrics
+from near.training.best_round import kept_line
 from near.training.divergence import FIX
 from near.training.folder import clear, keep_start, newest_checkpoint, write_config
 from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
@@ -80,10 +93,13 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             "model.name_or_path=OUT"
         )
     instantiate(cfg.tracker).check()
-    selector = selector_of(cfg.selector)
+    selector = ordered_selector_of(cfg)
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
     cfg = _with_backend(_with_dtype(cfg), needs.embedder or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
+    if weight_column(cfg.data, "candidates") is not None:
+        check_row_weights(args)
+    check_keep(cfg, args)
     if cfg.trainer.get("packing") and not cfg.trainer.padding_free:
         raise UserError(
             "trainer.packing=true lays rows end to end, which trainer.padding_free=false forbids; use "
@@ -100,13 +116,16 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         with state.main_process_first():
             check_start(cfg, cache_dir, output_dir, whole=not cfg.dry_run)
             rows = load_rows(cfg, cache_dir, selector, needs, output_dir)
+        if rows is None and cfg.dry_run:
+            if state.is_main_process:
+                Cost(script="train", timed=cfg.dry_run is True, done=True, **of_job()).report(output_dir)
+            return math.nan
         if rows is None:
             return _earlier_loss(cfg, output_dir, state.is_main_process)
         if cfg.dry_run:
-            if state.is_main_process:
-                from near.training.dry_run import report_training
+            from near.training.dry_run import report_training
 
-                report_training(cfg, cache_dir, rows, selector, selector_name(cfg, selector), args)
+            report_training(cfg, output_dir, rows, selector, selector_name(cfg, selector), args, _trainer)
             return math.nan
         if not needs.trains_on_queries:  # all processes embed together
             rows.candidates = rows.material.distinct(cfg.data, search).candidates
@@ -168,7 +187,7 @@ def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
 def _picker(cfg: DictConfig, job: "Job", args) -> Picker:
     """A new picker, with a new selector, because selectors may have state from round to round; the rounds that it
     selects ahead go into job.planned."""
-    fresh = dataclasses.replace(job, selector=selector_of(cfg.selector))
+    fresh = dataclasses.replace(job, selector=ordered_selector_of(cfg))
     return Picker(fresh, Schedule.of(cfg.trainer), Batching.of(args, cfg.trainer.group_by_length))
 
 
@@ -222,6 +241,10 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
         )
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(settings, inputs, base)
+    job.validation = inputs.sets.validation
+    decides = cfg.trainer.get("keep") == "best" or cfg.trainer.get("patience") is not None
+    if job.validation is not None and is_dynamic(cfg) and (decides or cfg.evaluation.at_rounds):
+        job.validation_loss = loss_on(settings, inputs.tokenizer, job.validation)
     resumed_at = None if resume is None else read_json(resume / "trainer_state.json")["global_step"]
     with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process, resumed_at) as run:
         job.tracked = run
@@ -265,6 +288,8 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
             write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base)
             if base.metrics is not None:
                 log.info(f"{'base' if mode_of(cfg.model) is None else 'start'}: {summary(base.metrics)}")
+            if (record := trainer.validation_record()) is not None:
+                log.info(f"{job.selector_name}: {kept_line(record, cfg.trainer.get('keep', 'last'))}")
             log.info(f"{job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
     loss = broadcast_object_list([loss])[0]
@@ -325,14 +350,24 @@ def _trainer(cfg: DictConfig, job: "Job", model, args):
         raise UserError(f"trainer.args are refused: {one_line(error)[:200]}") from error
 
 
+def loss_on(settings: EvalSettings, tokenizer, rows: Rows) -> Callable:
+    """A function of trainer and optimizer step: the loss on `rows`, or None if another process computes it."""
+
+    def loss(trainer, step: int) -> float | None:
+        if not is_sharded(trainer.args) and not trainer.args.should_save:
+            return None
+        return loss_of(trainer.accelerator.unwrap_model(trainer.model), tokenizer, rows, settings)
+
+    return loss
+
+
 def _target_loss(settings: EvalSettings, inputs: Inputs, base: BaseMetrics) -> Callable:
-    """A function of trainer and optimizer step: the target loss, or None if another process computes it."""
+    """The same for the target, whose loss before training is in the cache."""
+    measured = loss_on(settings, inputs.tokenizer, inputs.sets.target)
 
     def loss(trainer, step: int) -> float | None:
         if step == 0 and base.metrics is not None:
             return base.metrics.target_loss
-        if not is_sharded(trainer.args) and not trainer.args.should_save:
-            return None
-        return loss_of(trainer.accelerator.unwrap_model(trainer.model), inputs.tokenizer, inputs.sets.target, settings)
+        return measured(trainer, step)
 
     return loss

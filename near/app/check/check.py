@@ -324,10 +324,28 @@ def _needs_queries(cfg: DictConfig, selector: str) -> bool:
     return needs[0] is True or needs[1] is True or needs[2] == "gradients"
 
 
+def _round_export_faults(cfg: DictConfig) -> list[str]:
+    """Faults of the export of a run's rounds, which selects nothing."""
+    faults = [
+        f"{key} selects rows, and run={cfg.run} has selected them; leave {key} out"
+        for key in ("selector", "n")
+        if select(cfg, key) is not None
+    ]
+    if cfg.export != "jsonl":
+        faults.append(f"run={cfg.run} writes its rows as jsonl; add export=jsonl")
+    if cfg.page or cfg.dry_run:
+        faults.append(f"run={cfg.run} selects nothing: page and dry_run would have no effect; leave them out")
+    return faults
+
+
 def _subset_faults(cfg: DictConfig) -> list[str]:
     """Faults of select.py's subset: `selector` and `n` together pick it, and `export` writes its rows."""
     if not _present(cfg, "export"):
         return []
+    if select(cfg, "run") is not None:
+        return _round_export_faults(cfg)
+    if select(cfg, "export_for") is not None:
+        return ["export_for writes files that train on a run's rounds; add run=RUN export=jsonl"]
     options = {key: value for key in ("export", "n", "selector") if (value := select(cfg, key)) is not None}
     typed = [f"{key}={value}" if key != "selector" else key for key, value in options.items()]
     missing = {key: fix for key, fix in (("selector", "selector=near"), ("n", "n=ROWS")) if key not in options}
