@@ -44,7 +44,7 @@ def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], No
         cfg = with_run(cfg, config)
         check(cfg)
         described["start"] = cfg.model.get("adapter")
-        if (Path(cfg.run) / START).is_dir():
+        if described["start"] is not None and (Path(cfg.run) / START).is_dir():
             cfg = OmegaConf.merge(cfg, {"model": {"adapter": str(Path(cfg.run) / START)}})
         base_model = cfg.model
         if adapter is None:

@@ -1,6 +1,7 @@
 """Whether training can go on from model.adapter: checked from its files, before a model is loaded."""
 
 import logging
+import re
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ SAME = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_patt
 SAME += ("lora_bias", "layer_replication", "trainable_token_indices", "fan_in_fan_out")
 # Ways to begin that change the base's weights, by the start of their names.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
+LAST = re.compile(r"[/:]")  # before the last part of a model's name
 PREFIX = "base_model.model."  # of the names in an adapter's file
 
 
@@ -104,7 +106,7 @@ def _check_base(cfg: DictConfig, cache_dir: str, folder: Path, config: dict) -> 
     local = Path(base_folder(model, cache_dir)).resolve()
     for name, revision in named:
         same = name == model.name_or_path or Path(name).expanduser().resolve() == local
-        same = same or Path(name).name.lower() == Path(model.name_or_path).name.lower()
+        same = same or LAST.split(name)[-1].lower() == LAST.split(model.name_or_path)[-1].lower()
         if same and revision in (None, model.revision, "main"):
             return
         if same and model.revision is None:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from near.common.errors import UserError
 from near.common.processes import world_size
 from near.models.loading import load_base, load_start, load_tokenizer, with_adapter
+from near.models.start_check import check_start
 from near.models.tokens import tokenize
 from near.selection.needs import Needs
 from near.selection.round import Round
@@ -22,6 +23,7 @@ from near.selection.scoring.scoring import scorer_of
 
 def with_model(cfg: DictConfig, cache_dir: str, needs: Needs, round: Round) -> Round:
     """`round` with a model and a scorer; with similarity=gradients also with its neighbours."""
+    check_start(cfg, cache_dir)
     gradients = needs.requires == "gradients"
     tokenizer = load_tokenizer(cfg.model, cache_dir)
     tokens = tokenize(round.pool, tokenizer, cfg.data, cache_dir)

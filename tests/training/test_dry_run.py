@@ -53,7 +53,7 @@ def done(tiny, tmp_path, *words, out="done"):
     ],
 )
 def test_counting_loads_no_model_and_does_nothing(words, parts, estimate, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(measurement, "load_base", lambda *_: pytest.fail("a model"))
+    monkeypatch.setattr(measurement, "load_start", lambda *_: pytest.fail("a model"))
     cost = estimate(*words, how="count")
     logged = "\n".join(caplog.messages)
     assert all(
