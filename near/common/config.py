@@ -261,6 +261,9 @@ NOT_OUTCOME_BELOW = {
 
 
 LATER = {  # options that came later, with the value that runs before them had
+    ("model", "adapter"): None,
+    ("model", "adapter_mode"): "continue",
+    ("embedder", "adapter"): None,
     ("trainer", "packing"): False,
     ("scoring", "precondition"): None,
     ("scoring", "damping"): 0.1,
@@ -286,8 +289,8 @@ def identity(cfg: DictConfig) -> dict:
 
 
 def as_before(values: dict) -> dict:
-    """Groups of plain values without the options of LATER that have the value of before, and without
-    data.decontaminate where it leaves no row out."""
+    """Groups of plain values without the options of LATER that have the value of before, without columns of numbers
+    that are not named, and without data.decontaminate where it leaves no row out."""
     for (path, key), before in LATER.items():
         node: Any = values
         for group in path.split("."):
@@ -295,6 +298,10 @@ def as_before(values: dict) -> dict:
         if isinstance(node, dict) and node.get(key) == before:
             node.pop(key, None)
     data = values.get("data") or {}
+    for columns in (part["columns"] for part in data.values() if isinstance(part, dict) and part.get("columns")):
+        for name in ("weight", "score"):
+            if columns.get(name) is None:
+                columns.pop(name, None)
     if (data.get("decontaminate") or {}).get("action") != "drop":  # the rows are the same
         data.pop("decontaminate", None)
     return values

@@ -45,15 +45,23 @@ WRITES = {  # script to patterns of the files in its output folder
     "merge": ("merge.json",),
     "report": ("report.html", "report.json"),
     "select": (
-        *("manifest.json", "top_indices.npy", "top_scores.npy", "query_scales.npy", "contaminated.jsonl"),
+        *(
+            "dry_run.json",
+            "manifest.json",
+            "top_indices.npy",
+            "top_scores.npy",
+            "query_scales.npy",
+            "contaminated.jsonl",
+        ),
         *(*SUBSET, SELECTION_PAGE, *ROUND_EXPORT, *(f"tokenizer/{name}" for name in MODEL)),
     ),
     "train": (
         *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),
-        "contaminated.jsonl",
+        *("contaminated.jsonl", "dry_run.json"),
         *(f"rounds/{name}" for name in ROUNDS),
         *(f"{kind}/{name}" for kind in ("adapter", "model", ".adapter.part", ".model.part") for name in MODEL),
         *(f"checkpoints/checkpoint-*/{name}" for name in CHECKPOINT),
+        *(f"start/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "start.json")),
         "checkpoints/best.safetensors",
     ),
 }
@@ -64,12 +72,15 @@ WRITING_S = 2.0  # a file that was changed within so many seconds may be half wr
 _PROVENANCE = {"created", "command", "versions"}  # see near.common.files.provenance
 
 
-def claim(folder: Path, script: str) -> None:
-    """List the files that `script` will write into `folder`; UserError if it would replace one that is not ours."""
+def claim(folder: Path, script: str, names: Collection[str] = ()) -> None:
+    """List the files that `script` will write into `folder`; UserError if it would replace one that is not ours.
+
+    names: patterns of these files; (): all that the script writes.
+    """
     check(folder, script)
-    listed = _listed(folder)
-    if not set(WRITES[script]) <= set(listed):
-        list_files(folder, [*listed, *WRITES[script]])
+    listed, names = _listed(folder), names or WRITES[script]
+    if not set(names) <= set(listed):
+        list_files(folder, [*listed, *names])
 
 
 def check(folder: Path, script: str) -> None:

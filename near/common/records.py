@@ -229,7 +229,8 @@ class EvalMetrics(ModelMetrics, Provenance):
         selector, seed, max_K: of the run; None for another model.
         run: the folder of the run that eval.py evaluated.
         model: name or path; `adapter`: the adapter's folder, if eval.py evaluated one.
-        base: the untrained model's evaluation; None if there is none.
+        base: the evaluation of the model before training; None if there is none.
+        start: the adapter that was merged into or trained further by that model (model.adapter); None without one.
         selection_saw_them: whether the target's rows are the queries.
         same_rows_as: as in TrainMetrics.
         evaluation: the configuration's `evaluation`.
@@ -243,6 +244,7 @@ class EvalMetrics(ModelMetrics, Provenance):
     model: str
     adapter: str | None = None
     base: ModelMetrics | None = container(ModelMetrics, default=None)
+    start: str | None = only_if_set()
     selection_saw_them: bool = False
     same_rows_as: str | None = only_if_set()
     evaluation: dict[str, Any] = container(dict, default_factory=dict)

@@ -124,7 +124,7 @@ def measure(
     with_answers = evaluation.answers and not any(map(is_plain, chats))  # plain text has no question
     graders = graders_of(evaluation) if with_answers else {}
     with torch.no_grad():  # in inference_mode, weights that ZeRO-3 gathers could not be trained afterwards
-        budget = _loss_budget(model, settings)
+        budget = loss_budget(model, settings)
         loss_sums, counts = losses(model, tokenizer, coded, budget, evaluation.batch_size)
         prompts = [encoder.prompt_ids(chat[:-1])[-data.cutoff_len :] for chat in chats] if with_answers else []
         if not with_answers:
@@ -208,7 +208,7 @@ def loss_of(model, tokenizer, rows: Rows, settings: EvalSettings) -> float:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        coded, budget = encoded(tokenizer, rows, settings.data)[2], _loss_budget(model, settings)
+        coded, budget = encoded(tokenizer, rows, settings.data)[2], loss_budget(model, settings)
         sums, counts = losses(model, tokenizer, coded, budget, settings.evaluation.batch_size)
     model.train(was_training)
     return float(sums.sum() / counts.sum())
@@ -230,7 +230,8 @@ def losses(model, tokenizer, coded: list[Encoded], budget: Budget, batch_size: i
     return sums, counts
 
 
-def _loss_budget(model, settings: EvalSettings) -> Budget:
+def loss_budget(model, settings: EvalSettings) -> Budget:
+    """The tokens of a batch of losses."""
     name, fix = "evaluation.batch_tokens", "use a smaller data.cutoff_len"
     alone = world_size() == 1  # sharded weights are gathered by all processes, so that all need the same batches
     option = settings.evaluation.get("batch_tokens", "auto")

@@ -1,8 +1,10 @@
 """The table of tokens for training, and batches of it."""
 
+import dataclasses
 import hashlib
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -62,9 +64,8 @@ def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
         UserError: a row can't be encoded (its answers can't be located, or the template does not accept tools); with
             data.on_error=skip such rows are not eligible instead. Also if no row is eligible.
     """
-    options = [data.get(name) for name in OPTIONS]
-    key = digest([VERSION, rows.fingerprint, tokenizer_digest(tokenizer), options])
-    path = cache_folder(cache_dir, "tokens", f"{key}.arrow")
+    path = tokens_path(rows, tokenizer, data, cache_dir)
+    key = path.stem
     path.parent.mkdir(parents=True, exist_ok=True)
     encoder = Encoder(tokenizer, data)
 
@@ -109,6 +110,13 @@ def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
     if not len(eligible):
         raise UserError(f"data.{rows.name}: no row has an answer token; increase data.cutoff_len={data.cutoff_len}")
     return Tokens(table.select_columns(["input_ids", "labels"]), eligible, key)
+
+
+def tokens_path(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Path:
+    """The file of the rows' tokens in the cache, named by all that decides them."""
+    options = [data.get(name) for name in OPTIONS]
+    key = digest([VERSION, rows.fingerprint, tokenizer_digest(tokenizer), options])
+    return cache_folder(cache_dir, "tokens", f"{key}.arrow")
 
 
 def processes(rows: int) -> int | None:
@@ -189,8 +197,28 @@ _FEATURES = datasets.Features(
 )
 
 
+def with_weights(tokens: Tokens, weights: np.ndarray) -> Tokens:
+    """`tokens` with a column `weight`, without the rows of weight 0, which are counted in the log.
+
+    Args:
+        weights: of all rows, float32 (n,), finite and none below 0.
+
+    Raises:
+        UserError: no row is left.
+    """
+    trained = tokens.eligible[weights[tokens.eligible] > 0]
+    if left := len(tokens.eligible) - len(trained):
+        log.info(f"{plural(left, 'row')} of {len(tokens.eligible)} left out, as their loss weight is 0")
+    if not len(trained):
+        raise UserError("every row with an answer has the loss weight 0; see data.candidates.columns.weight")
+    key = digest([tokens.fingerprint, hashlib.sha256(weights.tobytes()).hexdigest()])
+    table = tokens.table.add_column("weight", weights, new_fingerprint=key)
+    return dataclasses.replace(tokens, table=table, eligible=trained)
+
+
 class Collator:
-    """Collates rows into a batch: input_ids, attention_mask, labels, int64 (B, longest), padded on the right."""
+    """Collates rows into a batch: input_ids, attention_mask, labels, int64 (B, longest), padded on the right; weights,
+    float32 (B,), if the rows have a weight."""
 
     def __init__(self, pad_id: int):
         self.pad_id = pad_id
@@ -207,6 +235,8 @@ class Collator:
             batch["input_ids"][i, :size] = torch.as_tensor(row["input_ids"])
             batch["attention_mask"][i, :size] = 1
             batch["labels"][i, :size] = torch.as_tensor(row["labels"])
+        if "weight" in rows[0]:
+            batch["weights"] = torch.tensor([row["weight"] for row in rows])
         return batch
 
 

@@ -65,6 +65,8 @@ def notes(runs: list[Run], unfinished: list[Standing]) -> list[str]:
         lines.append(f"The rows were {SEEN}: the losses are not of unseen data.")
     if len({r.evaluated for r in runs}) > 1:
         lines.append("These runs were evaluated on different rows: only losses on the same rows can be compared.")
+    if any(r.metrics.start is not None for r in runs):
+        lines.append("start: the base model with the adapter that training went on from, which vs. base compares with.")
     lines += _validation(runs)
     models = {r.model for r in runs}
     if len(models) == 1:

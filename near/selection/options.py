@@ -20,7 +20,7 @@ class Search(Base):
     similarity: Group
     scoring: Group
     max_K: int | None
-    dry_run: bool
+    dry_run: bool | Literal["count"]
 
 
 class Select(Search):

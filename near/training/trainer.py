@@ -30,7 +30,7 @@ from near.common.outputs import prune_checkpoints
 from near.common.records import RoundRecord, ValidationRecord
 from near.common.run_folder import CHECKPOINTS
 from near.common.text import plural
-from near.models.losses import answer_inputs
+from near.models.losses import answer_inputs, answer_losses
 from near.models.tokens import lengths
 from near.selection.round import Round, Subset
 from near.training.best_round import BestRound
@@ -119,12 +119,28 @@ class _Checkpoints(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The Trainer's; in training, the model computes logits only at positions that are followed by an answer, and
-        rows are laid end to end where the model can do that."""
+        rows are laid end to end where the model can do that. If rows have weights: see `of_step`."""
+        if model.training and not return_outputs and "weights" in inputs:
+            losses, rows = answer_losses(model, inputs, self.job.padding_free)
+            return self.of_step(losses, inputs["weights"][rows], num_items_in_batch)
         if model.training and not return_outputs and self.label_smoother is None and not self.args.use_liger_kernel:
             arranged = answer_inputs(model, inputs, self.job.padding_free)
             if arranged.alone:
                 inputs = {**arranged.inputs, "labels": arranged.following, "shift_labels": arranged.following}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def of_step(self, losses: torch.Tensor, weights: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        """The share that a batch has in the weighted loss of its step: sum_t w_t l_t over the batch's answer tokens,
+        divided by the number of the step's, whatever their weights.
+
+        Args:
+            losses, weights: of the answer tokens, (m,).
+            num_items_in_batch: answer tokens of the step, of all batches and processes; None: the batch is a step.
+        """
+        loss = (losses * weights).sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged, but tokens were summed
+        return loss
 
     def training_step(self, *args, **kwargs):
         """The Trainer's. The loss is watched here, because the Trainer's log replaces one that is not finite."""
