@@ -17,9 +17,7 @@ COLUMNS = (
     "distinct rows",
     "training (s)",
     "selection (s)",
-    "kept round",
 )
-OPTIONAL = ("kept round",)  # columns that are left out where no run has them
 SEEN = "evaluated on the queries, which selection saw"
 
 
@@ -32,7 +30,7 @@ def cells(run: Run, root: Path) -> list[str]:
     distinct = _dash(t.distinct_rows)
     if run.picked not in (None, t.distinct_rows):
         distinct += f" ({run.picked} picked)"
-    return [*first, distinct, _dash(t.train_seconds), _dash(run.selecting), _dash(run.kept_round)]
+    return [*first, distinct, _dash(t.train_seconds), _dash(run.selecting)]
 
 
 def _no_answer(run: Run) -> str:
@@ -54,8 +52,10 @@ def run_table(runs: list[Run], root: Path) -> tuple[list[str], list[list[str]]]:
     rows = [cells(run, root) for run in runs]
     at = COLUMNS.index("model")
     columns = [i for i in range(len(COLUMNS)) if i != at or len({row[at] for row in rows}) > 1]
-    columns = [i for i in columns if COLUMNS[i] not in OPTIONAL or any(row[i] != "-" for row in rows)]
-    return [COLUMNS[i] for i in columns], [[row[i] for i in columns] for row in rows]
+    names, rows = [COLUMNS[i] for i in columns], [[row[i] for i in columns] for row in rows]
+    if all(run.kept_round is None for run in runs):
+        return names, rows
+    return [*names, "kept round"], [[*row, _dash(run.kept_round)] for row, run in zip(rows, runs, strict=True)]
 
 
 def notes(runs: list[Run], unfinished: list[Standing]) -> list[str]:

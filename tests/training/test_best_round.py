@@ -11,6 +11,11 @@ from transformers import TrainerCallback
 
 from near.common.errors import UserError
 from near.common.run_folder import RunFolder
+from near.report.compare import at_equal_tokens, groups_of
+from near.report.page.charts import curve
+from near.report.record import record
+from near.report.runs import collect
+from near.report.tables import notes, run_table
 from near.training import train as training
 from near.training.best_round import BEST, best_step, without_better
 from near.training.train import train
@@ -251,3 +256,22 @@ def test_two_processes_keep_the_same_round(words, tmp_path):
 def test_refusals(words, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         train(configured("train", *words, *options), tmp_path / "run")
+
+
+def test_the_report_names_the_round(words, tmp_path, scripted):
+    """And compares on the reported rows alone: the curve ends where the last round began."""
+    scripted(MIDDLE)
+    for selector in ("near", "random"):
+        keep = ["trainer.keep=best", "trainer.patience=2"]
+        run(tmp_path / "runs" / selector, *words, *keep, f"selector={selector}")
+    runs, _ = collect(tmp_path / "runs")
+    names, rows = run_table(runs, tmp_path / "runs")
+    assert names[-1] == "kept round" and [row[-1] for row in rows] == ["-", "1", "1"]
+    lines = " ".join(notes(runs, []))
+    assert "measured on 2 validation rows of data.eval, which are not reported" in lines
+    assert "2 runs ended early (trainer.patience): 4 of 20 steps saved" in lines
+    assert [one["kept_round"] for one in record(runs)["selections"]] == [[1], [1]]
+    near = next(one for one in runs if one.selector == "near")
+    assert curve(near, "step") == [(line.step, line.target_loss) for line in near.rounds]
+    groups = groups_of(runs)
+    assert at_equal_tokens(*groups) is not None and not near.kept_last
