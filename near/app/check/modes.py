@@ -1,13 +1,13 @@
-"""Whether mixer and weighter fit the trainer and the selector."""
+"""Whether plan, mixer and weighter fit the trainer and the selector."""
 
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from near.app.check.plan_faults import MIX, plan_faults
 from near.common.config import select
 
-MIX, MIXING, WEIGHTING = (
-    "near.selection.mixers.selector.Mix",
+MIXING, WEIGHTING = (
     "near.training.trainer.DynamicMixTrainer",
     "near.training.weighting.DynamicWeightTrainer",
 )
@@ -16,6 +16,8 @@ MIX, MIXING, WEIGHTING = (
 def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     """Faults of a configuration whose groups don't fit together. `typed`: the overrides of the command."""
     words = dict(word.lstrip("+").split("=", 1) for word in typed if "=" in word)
+    if isinstance(cfg.get("plan"), DictConfig):
+        return list(plan_faults(cfg, words))
     trainer, faults = select(cfg, "trainer._target_"), []
     mixes, weighs = select(cfg, "selector._target_") == MIX, trainer == WEIGHTING
     mixer, weighter = (isinstance(cfg.get(group), DictConfig) for group in ("mixer", "weighter"))
