@@ -273,7 +273,12 @@ def identity(cfg: DictConfig) -> dict:
     modules of classes."""
     values = {k: v for k, v in public(cfg, decisive=True).items() if k not in NOT_OUTCOME}
     stages = [f"plan.{name}.by" for name in values.get("plan") or ()]
-    within = {stage + path.removeprefix("selector"): keys for stage in stages for path, keys in NOT_OUTCOME_BELOW.items() if path.startswith("selector.")}
+    within = {
+        stage + path.removeprefix("selector"): keys
+        for stage in stages
+        for path, keys in NOT_OUTCOME_BELOW.items()
+        if path.startswith("selector.")
+    }
     for path, keys in (NOT_OUTCOME_BELOW | within).items():
         *parents, group = path.split(".")
         node = values

@@ -7,8 +7,8 @@ from near.report.compare import Group
 from near.report.runs import Run
 
 NOTE = (
-    "Rows that each stage of a round got and left, means over seeds. An order and a mix leave all rows, except those of "
-    "sources without a share. A stage that kept its last result is marked; weights are in the training log."
+    "Rows that each stage of a round got and left, means over seeds. Orders leave all rows, and mixes all but those of "
+    "sources without a share. (as before): the stage kept its last result. Weights are in the log of the training."
 )
 HEADS = ["selection", "round", "stage", "by", "rows before", "rows after", "taken away", "seconds"]
 

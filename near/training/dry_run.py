@@ -74,6 +74,8 @@ def _rounds(
         for stage in selector.stages.values():
             every = "each round" if stage.period == 1 else f"every {stage.period} rounds"
             keep = f", keeps {keep:g}" if (keep := getattr(stage, "keep", None)) is not None else ""
-            log.info(f"plan.{stage.name}: {stage.kind} by {type(stage.by).__name__}, from step {stage.start}, {every}{keep}")
+            log.info(
+                f"plan.{stage.name}: {stage.kind} by {type(stage.by).__name__}, from step {stage.start}, {every}{keep}"
+            )
     if needs.requires and selected:
         log.info(f"before each of the {len(selected)} rounds the model computes {needs.requires} of the pool's rows")

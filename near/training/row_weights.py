@@ -1,6 +1,6 @@
 """Weights of the rows of a batch, for every trainer: sum_i (prod_k w_ik) l_i over the weighers k of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import mul
 from typing import TYPE_CHECKING
@@ -25,12 +25,19 @@ class RowWeights:
         weighers: at least one.
         schedule: of rounds; None without.
         padding_free: see Job.
+        prepare: moves a batch to the trainer's device.
     """
 
     def __init__(
-        self, trainer: "Trainer", weighers: Sequence[Weigh], schedule: Schedule | None, padding_free: bool
+        self,
+        trainer: "Trainer",
+        weighers: Sequence[Weigh],
+        schedule: Schedule | None,
+        padding_free: bool,
+        prepare: Callable[[dict], dict],
     ):
-        self.trainer, self.weighers, self.schedule, self.padding_free = trainer, weighers, schedule, padding_free
+        self.trainer, self.weighers, self.schedule = trainer, weighers, schedule
+        self.padding_free, self.prepare = padding_free, prepare
         self._ahead: list[list[torch.Tensor]] = []  # of the remaining batches of the step, of each whole-step weigher
         self._since: list[torch.Tensor] = []  # by batch since the last log: summed loss, tokens, largest weight
 
@@ -76,7 +83,7 @@ class RowWeights:
         was_training = model.training
         model.eval()
         parts = []
-        for batch in map(self.trainer._prepare_inputs, batches):
+        for batch in map(self.prepare, batches):
             parts.append(self._measured(*answer_losses(model, batch, self.padding_free), len(batch["labels"])))
         model.train(was_training)
         measured, sizes = torch.cat(parts, dim=1), [part.shape[1] for part in parts]  # (2, all rows of the step)

@@ -68,7 +68,7 @@ class _Checkpoints(Trainer):
         self.watch = Watch(job.nonfinite_steps)
         self.weights: RowWeights | None = None
         if job.weighers:
-            self.weights = RowWeights(self, job.weighers, self.schedule, job.padding_free)
+            self.weights = RowWeights(self, job.weighers, self.schedule, job.padding_free, self._prepare_inputs)
 
     @property
     def draws_per_step(self) -> int:
@@ -372,8 +372,8 @@ class DynamicSelectTrainer(_Checkpoints):
         return subset, seconds
 
     def _agreed(self, subset: Subset) -> Subset:
-        """The main process's subset, and its selector's state on all: GPU sums, or caches that are not shared, may differ
-        by rounding between ranks."""
+        """The main process's subset, and on all processes its selector's state: GPU sums, or caches that are not shared,
+        may differ by rounding between ranks."""
         if self.accelerator.num_processes == 1:
             return subset
         subset, state = broadcast_object_list([subset, self.job.selector.state_dict()])

@@ -58,7 +58,10 @@ def test_a_filter_keeps_the_highest_or_those_of_a_score(options, numbers):
     subset = plan.select(round_of(size=20))
     assert set(subset.ids.tolist()) == rows_with(numbers)
     assert [subset.stages[0][name] for name in ("name", "kind", "by")] == ["cut", "filter", "Column"]
-    assert left(plan, round_of(size=4)) == [("cut", True, 20, len(numbers)), ("draw", True, len(numbers), min(4, len(numbers)))]
+    assert left(plan, round_of(size=4)) == [
+        ("cut", True, 20, len(numbers)),
+        ("draw", True, len(numbers), min(4, len(numbers))),
+    ]
 
 
 def test_filters_narrow_one_after_the_other_and_the_draw_picks_of_the_rest():
@@ -193,11 +196,17 @@ class Other(Stage):
     [
         (
             {"draw": Draw(Random()), "cut": Filter(Random(), keep=2)},
-            r"plan.draw \(draw\) stands before plan.cut \(filter\), and stages act in the order filter, mix, draw, order, "
-            "weigh: a filter decides which rows the others may use; write plan.cut first",
+            r"plan.draw \(draw\) stands before plan.cut \(filter\), and stages act in the order filter, mix, draw, "
+            "order, weigh: a filter decides which rows the others may use; write plan.cut first",
         ),
-        ({"order": OrderStage(Backwards()), "draw": Draw(Random())}, "an order arranges, and a weigher weights, rows that"),
-        ({"weigh": Other(None, 0, 1), "order": OrderStage(Backwards())}, "a weigher acts on batches, which the order decides"),
+        (
+            {"order": OrderStage(Backwards()), "draw": Draw(Random())},
+            "an order arranges, and a weigher weights, rows that",
+        ),
+        (
+            {"weigh": Other(None, 0, 1), "order": OrderStage(Backwards())},
+            "a weigher acts on batches, which the order decides",
+        ),
         ({"draw": Draw(Random()), "mix": MixStage(Static())}, "a draw takes of each source the share"),
         ({"a": Draw(Random()), "b": Draw(Random())}, r"plan has 2 stages of kind draw \(a, b\); leave one"),
         ({"a": 3}, "plan.a=3 is not a stage"),

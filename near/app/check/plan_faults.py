@@ -24,13 +24,21 @@ def plan_faults(cfg: DictConfig, words: Mapping[str, str]) -> Iterator[str]:
     name = words.get("plan", "...")
     trainer = str(select(cfg, "trainer._target_")).rpartition(".")[2]
     if trainer in ("DynamicMixTrainer", "DynamicWeightTrainer"):
-        kind, instead = ("mix", WITH_ROUNDS) if trainer == "DynamicMixTrainer" else ("weigh", "use trainer=static")
-        yield f"plan={name} and trainer=dynamic_{kind.replace('weigh', 'weight')} both decide what is trained; {instead}, and a {kind} stage"
+        mode, kind, instead = "mix", "mix", WITH_ROUNDS
+        if trainer == "DynamicWeightTrainer":
+            mode, kind, instead = "weight", "weigh", "use trainer=static"
+        yield (
+            f"plan={name} and trainer=dynamic_{mode} both decide what is trained; {instead}, and a {kind} stage of the "
+            "plan"
+        )
         return
     stages = stage_kinds(cfg.plan)
     for stage, kind in stages.items():
         if kind is None:
-            yield f"plan.{stage} is not a stage; give it one of conf/stage, as in +stage@plan.{stage}=filter, or leave it out"
+            yield (
+                f"plan.{stage} is not a stage; give it one of conf/stage, as in +stage@plan.{stage}=filter, or leave it "
+                "out"
+            )
         elif select(cfg.plan, f"{stage}.by") is None:
             group, choices = COMPONENTS[kind]
             where = group if _reads(cfg.plan, stage, group) else f"+{group}@plan.{stage}.by"

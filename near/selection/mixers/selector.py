@@ -80,7 +80,11 @@ class Mix(Selector):
 
 
 def spread(
-    round: Round, sources: Sources, proportions: np.ndarray, metrics: dict, pick: Callable[[np.ndarray, int], np.ndarray]
+    round: Round,
+    sources: Sources,
+    proportions: np.ndarray,
+    metrics: dict,
+    pick: Callable[[np.ndarray, int], np.ndarray],
 ) -> Subset:
     """The draws of a round, of each source its proportion, spread evenly over the round.
 

@@ -14,7 +14,7 @@ from near.common.errors import UserError
 from near.selection.mixers.selector import evenly, least_trained, spread
 from near.selection.plan.kinds import check_order
 from near.selection.plan.stages import Draw, Filter, MixStage, OrderStage, Stage
-from near.selection.round import Round, Subset, checked
+from near.selection.round import Round, Subset
 from near.selection.selectors.base import Required, Selector
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ class Plan(Selector):
     def __init__(self, **stages: Stage):
         for name, stage in stages.items():
             if not isinstance(stage, Stage):
-                raise UserError(f"plan.{name}={stage} is not a stage; give it one (conf/stage), such as stage@plan.{name}")
+                raise UserError(
+                    f"plan.{name}={stage} is not a stage; give it one (conf/stage), such as stage@plan.{name}"
+                )
             stage.name = name
         check_order({name: stage.kind for name, stage in stages.items()})
         self.stages = stages

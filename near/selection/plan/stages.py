@@ -81,12 +81,13 @@ class Stage(ABC):
 
     def _keep(self, arrays: dict[str, np.ndarray]) -> None:
         """Restore what `_kept` returned."""
+        del arrays
 
 
 class Filter(Stage):
     """Keeps a part of the rows that may be selected: those that a selector picks, or those of a score.
 
-    by: a selector. Asked for `keep` rows it picks as in a round: `near` the nearest, `column` the highest, `loss` draws.
+    by: a selector. Asked for `keep` rows it picks as in a round: near the nearest, column the highest; loss draws them.
     keep: how many rows: a number (int), or a share of those that come in (float, up to 1.0).
     above, below: instead of `keep`, the rows with such a score, ends included. Rows without a score are taken away.
     """
@@ -147,7 +148,9 @@ class Filter(Stage):
         if not len(ids):
             known = scores[np.isfinite(scores)]
             ends = f"they are {known.min():g} to {known.max():g}" if len(known) else "none is a number"
-            raise self.fault(f": {option} keeps none of {plural(count, 'row')} by their score in round {round.index} ({ends})")
+            raise self.fault(
+                f": {option} keeps none of {plural(count, 'row')} by their score in round {round.index} ({ends})"
+            )
         return ids
 
     def _kept(self) -> dict[str, np.ndarray]:

@@ -30,8 +30,10 @@ class Memory:
         for other, rows, whole in self._features:
             if other == key and np.isin(ids, rows).all():
                 order = np.argsort(rows)
-                return whole if len(ids) == len(rows) and (ids == rows).all() else Part(
-                    whole, order[np.searchsorted(rows, ids, sorter=order)]
+                return (
+                    whole
+                    if len(ids) == len(rows) and (ids == rows).all()
+                    else Part(whole, order[np.searchsorted(rows, ids, sorter=order)])
                 )
         whole = compute()
         self._features.append((key, ids, whole))
