@@ -5,6 +5,7 @@ Rows have a fingerprint for each use: "candidates" covers their messages, "candi
 a field changes that it reads, and not when another field changes.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from near.data.rows import Rows
 from near.evaluation.graded_columns import graded_columns
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs
-from near.selection.plan.kinds import selection_node
+from near.selection.plan.kinds import selection_nodes
 from near.selection.scoring.references import weights_in
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def of_run(
     prints = {part.name: part.fingerprint for part in rows}
     prints["candidates.sources"] = candidates.labels  # every round's record counts them
     by_task = needs.query_sources or SearchSettings.of(cfg, cache_dir).by_task  # a source is a task
-    if queries is not None and (by_task or is_foreign(selection_node(cfg))):
+    if queries is not None and (by_task or any(map(is_foreign, selection_nodes(cfg)))):
         prints["queries.sources"] = queries.labels
     if is_dropping(cfg.data):
         prints |= {part.name: part.fingerprint for part in benchmark_sets(cfg.data, cache_dir)}
@@ -78,7 +79,7 @@ def content(path: Path) -> str:
     return folder_digest(path) if path.is_dir() else file_digest(path)
 
 
-def is_foreign(options: DictConfig) -> bool:
+def is_foreign(options: Mapping) -> bool:
     """Whether a class outside this package is named, here or within, which may read anything."""
     if not str(options.get("_target_", "near.")).startswith("near."):
         return True

@@ -17,6 +17,7 @@ from near.data.rows import Rows
 from near.models.tokens import Collator, Tokens
 from near.searching.settings import SearchSettings
 from near.selection.beyond import similarity_of
+from near.selection.orders.selector import Ordered
 from near.selection.plan.plan import Plan
 from near.selection.round import Round, Subset
 from near.selection.scoring.scoring import Scorer, scorer_of
@@ -28,12 +29,16 @@ from near.training.weighters.stage import Weigh
 
 
 def selector_name(cfg: DictConfig, selector: Selector) -> str:
-    """The name of a run's selection: the choice of the group plan or selector; without either, the trainer's name."""
+    """The name of a run's selection: the choice of the group plan; or that of selector, with that of order behind a +; or
+    without rounds, the trainer's name."""
     if isinstance(selector, Plan):
         return HydraConfig.get().runtime.choices.get("plan") or "plan"
     if not is_dynamic(cfg):
         return "dynamic_weight" if "weighter" in cfg.trainer else "static"
-    return HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
+    choices, parts = HydraConfig.get().runtime.choices, {"selector": selector}
+    if isinstance(selector, Ordered):
+        parts = {"selector": selector.selector, "order": selector.order}
+    return "+".join(choices.get(group) or type(part).__name__ for group, part in parts.items())
 
 
 def job_of(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector, inputs: Inputs, args) -> "Job":

@@ -24,7 +24,7 @@ from near.common.outputs import ANSWERS
 from near.common.records import EvalMetrics, RunIdentity, write_rounds
 from near.common.run_folder import ADAPTER, JOBS, LINES, METRICS, MODEL, ROUNDS, TRAINING, RunFolder
 from near.selection.needs import Needs
-from near.selection.plan.kinds import selection_node, stage_kinds
+from near.selection.plan.kinds import selection_nodes, stage_kinds
 from near.training.fingerprints import is_foreign
 from near.training.picking import Picker
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Options that decide nothing but the rounds.
-ROUND_OPTIONS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer", "plan")
+ROUND_OPTIONS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer", "order")
+ROUND_OPTIONS = (*ROUND_OPTIONS, "plan")
 # Fingerprints of what only later rounds read: names, or groups of names
 LATER = ("queries", "embedder", "scoring", "mixer", "plan", "indices_path", "candidates.columns")
 
@@ -62,12 +63,12 @@ def training_key(
     config = _without_rounds(cfg, identity)
     if picker is None:
         rounds = "every row"
-    elif needs.requires is None and not is_foreign(selection_node(cfg)):
+    elif needs.requires is None and not any(map(is_foreign, selection_nodes(cfg))):
         rounds = picker.planned()
     else:
         groups = as_before(public(cfg, decisive=True))
-        names = ("plan" if cfg.get("plan") is not None else "selector", "scoring", "similarity")
-        rounds = {name: class_names(groups[name]) for name in names}
+        names = (*(("selector", "order") if cfg.get("plan") is None else ("plan",)), "scoring", "similarity")
+        rounds = {name: class_names(groups[name]) for name in names if groups.get(name) is not None}
         if needs.neighbours:
             content = np.ascontiguousarray(neighbours.ids).tobytes() + np.ascontiguousarray(neighbours.scores).tobytes()
             rounds["neighbours"] = hashlib.sha256(content).hexdigest()

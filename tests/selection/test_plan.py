@@ -9,6 +9,9 @@ from near.common.errors import UserError
 from near.selection.mixers.base import Sources
 from near.selection.mixers.selector import Mix
 from near.selection.mixers.static import Static
+from near.selection.orders.base import Order
+from near.selection.orders.selector import Ordered
+from near.selection.orders.sorting import Sorting
 from near.selection.plan.plan import Plan
 from near.selection.plan.stages import Draw, Filter, MixStage, OrderStage, Stage
 from near.selection.round import Round, Subset, checked
@@ -145,10 +148,13 @@ def test_under_a_mix_a_draw_takes_the_best_of_each_source():
     assert sorted(times) == [2, 2, 3, 3] and times[0] == 2, "row 0 has the lowest number"
 
 
-class Backwards:
-    """An order, as a plan uses it: descending ids."""
+class Backwards(Order):
+    """Descending ids, whatever the number."""
 
-    requires, columns, needs_neighbours = None, (), False
+    scored = False
+
+    def positions(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        return np.arange(n)
 
     def arrange(self, round: Round, subset: Subset) -> np.ndarray:
         return np.sort(np.resize(subset.ids, round.draws) if subset.order is None else subset.order)[::-1].copy()
@@ -163,6 +169,20 @@ def test_an_order_arranges_the_draws():
     subset = mixed.select(round_of(size=20))
     assert subset.mix["draws"] == {"code": 5, "law": 15, "maths": 0}
     assert [LABELS[row] for row in subset.order] == ["law"] * 15 + ["code"] * 5
+
+
+@pytest.mark.parametrize("selector", [Full, Column, Random])
+def test_an_order_in_a_plan_is_the_order_of_a_selector(selector):
+    """Also where the order chooses the rows, as with full."""
+    plan = Plan(draw=Draw(selector()), order=OrderStage(Sorting(score="column")))
+    other, trained = Ordered(selector(), Sorting(score="column")), np.zeros(20, dtype=np.int64)
+    for index in range(1, 6):
+        round = round_of(index, trained=trained)
+        one, two = checked(plan.select(round), round, "plan"), other.select(round)
+        assert (one.ids.tolist(), one.order.tolist()) == (two.ids.tolist(), two.order.tolist())
+        np.add.at(trained, one.order, 1)
+    if selector is Full:
+        assert one.stages[1]["rows_before"] == 20 and one.stages[1]["rows_after"] == 6
 
 
 def test_a_restart_changes_nothing():
@@ -210,6 +230,10 @@ class Other(Stage):
         ({"draw": Draw(Random()), "mix": MixStage(Static())}, "a draw takes of each source the share"),
         ({"a": Draw(Random()), "b": Draw(Random())}, r"plan has 2 stages of kind draw \(a, b\); leave one"),
         ({"a": 3}, "plan.a=3 is not a stage"),
+        (
+            {"mix": MixStage(Static()), "draw": Draw(Random(3))},
+            "subset_size=3 of plan.draw has no effect: plan.mix decides how many",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_reason(stages, fault):

@@ -1,4 +1,4 @@
-"""Whether plan, mixer and weighter fit the trainer and the selector."""
+"""Whether plan, mixer, weighter and order fit the trainer and the selector."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,13 @@ from omegaconf import DictConfig
 
 from near.app.check.plan_faults import MIX, plan_faults
 from near.common.config import select
+from near.common.signature import attribute
 
 MIXING, WEIGHTING = (
     "near.training.trainer.DynamicMixTrainer",
     "near.training.weighting.DynamicWeightTrainer",
 )
+GRADIENTS = "near.selection.gradient_similarity.FromGradients"
 
 
 def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
@@ -48,4 +50,21 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
         if isinstance(steps, int) and isinstance(first, int) and steps <= first:
             fault = f"trainer.train_step={steps} includes trainer.warmup_step={first}"
             faults.append(f"{fault} and leaves no step to weight; raise it")
+    return faults + _order_faults(cfg, words.get("order", "..."))
+
+
+def _order_faults(cfg: DictConfig, chosen: str) -> list[str]:
+    """`chosen`: the order, as typed."""
+    if not isinstance(cfg.get("order"), DictConfig):
+        return []
+    faults = []
+    if select(cfg, "trainer.update_step") is None:
+        faults.append(
+            f"order={chosen} would have no effect without rounds; use trainer=dynamic_select, or leave it out"
+        )
+    if select(cfg, "trainer.group_by_length") is True:
+        faults.append(f"trainer.group_by_length=true would undo order={chosen}; leave one of them out")
+    gradients = select(cfg, "similarity._target_") == GRADIENTS
+    if gradients and attribute(cfg.order._target_, "scored") is not False and cfg.order.get("score") == "loss":
+        faults.append("order.score=loss can't be combined with similarity=gradients; use order.score=selector")
     return faults

@@ -45,6 +45,8 @@ def stage_kinds(plan: DictConfig) -> dict[str, Any]:
     return kinds
 
 
-def selection_node(cfg: DictConfig) -> DictConfig:
-    """The options of a run's selection: its plan, or its selector."""
-    return cfg.plan if isinstance(cfg.get("plan"), DictConfig) else cfg.selector
+def selection_nodes(cfg: DictConfig) -> list[DictConfig]:
+    """The options of a run's selection: its plan, or its selector and order."""
+    if isinstance(cfg.get("plan"), DictConfig):
+        return [cfg.plan]
+    return [cfg.selector, *([] if cfg.get("order") is None else [cfg.order])]

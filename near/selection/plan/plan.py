@@ -11,6 +11,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from near.common.errors import UserError
+from near.selection.mixers.base import Sources
 from near.selection.mixers.selector import evenly, least_trained, spread
 from near.selection.plan.kinds import check_order
 from near.selection.plan.stages import Draw, Filter, MixStage, OrderStage, Stage
@@ -45,14 +46,19 @@ class Plan(Selector):
         self.filters = [stage for stage in stages.values() if isinstance(stage, Filter)]
         self.mix, self.draw, self.order = (self._only(kind) for kind in (MixStage, Draw, OrderStage))
         self.weighers = [stage for stage in stages.values() if stage.kind == "weigh"]
+        if self.mix is not None and self.draw is not None and self.draw.by.subset_size is not None:
+            raise UserError(
+                f"subset_size={self.draw.by.subset_size} of plan.{self.draw.name} has no effect: plan.{self.mix.name} "
+                "decides how many rows each source gets; set it to null"
+            )
         super().__init__(None if self.draw is None else self.draw.by.subset_size)
         inner = self._selectors()
         parts = [*inner, *(stage.by for stage in (self.mix, self.order) if stage is not None)]
-        needed = {getattr(part, "requires", None) for part in parts}
+        needed = {part.requires for part in parts}
         self.requires: Required | None = next((kind for kind in ("gradients", "losses") if kind in needed), None)
         self.needs_queries = any(one.needs_queries for one in inner)
         self.reads_query_sources = any(one.reads_query_sources or one.budgets is not None for one in inner)
-        self.needs_neighbours = any(getattr(part, "needs_neighbours", False) for part in parts)
+        self.needs_neighbours = any(getattr(part, "needs_neighbours", False) for part in parts)  # mixers have none
         self.columns = tuple(dict.fromkeys(name for part in parts for name in getattr(part, "columns", ())))
         self.query_columns = tuple(dict.fromkeys(name for one in inner for name in one.query_columns))
 
@@ -68,7 +74,7 @@ class Plan(Selector):
         if self.draw is not None:
             passes = self.filters or self.mix is not None and self.draw.by.ranks
             reaches.append(self.draw.by.reach([EVERYTHING] if passes else sizes))
-        if self.order is not None and getattr(self.order.by, "needs_neighbours", False):
+        if self.order is not None and self.order.by.needs_neighbours:
             reaches.append(super().reach(sizes))
         return max(reaches, default=0)
 
@@ -92,6 +98,8 @@ class Plan(Selector):
     def check_columns(self, columns: Mapping[str, list], eligible: np.ndarray) -> None:
         for one in self._selectors():
             one.check_columns(columns, eligible)
+        if self.order is not None:
+            self.order.by.check_columns(columns, eligible)
 
     def warm_up(self, round: Round) -> Subset:
         if self.mix is not None and self.mix.has_started(round):
@@ -117,37 +125,45 @@ class Plan(Selector):
 
     def _drawn(self, round: Round, narrowed: Round, log: "_Log") -> Subset:
         """The round's rows, among those of `narrowed`."""
-        draw = self.draw if self.draw is not None and self.draw.has_started(round) else None
-        left = len(narrowed.eligible)
-        if self.mix is None or not self.mix.has_started(round):
-            if self.mix is not None:
-                with log.of(self.mix, left) as entry:
-                    entry["rows_after"] = left
-            with log.of(self.draw, left) as entry:
-                subset = self._random(narrowed) if draw is None else draw.picked(narrowed, round.size)
-                entry["rows_after"] = len(subset.ids)
-            return subset
-        with log.of(self.mix, left) as entry:
-            sources, shares = self.mix.shares(round, narrowed.eligible)
-            entry["rows_after"] = sum(len(rows) for rows, share in zip(sources.rows, shares, strict=True) if share)
-        with log.of(self.draw, entry["rows_after"]) as entry:
-            ranked, pick = None, evenly(round)
-            if draw is not None and (draw.by.ranks or draw.period > 1):
-                ranked = draw.picked(narrowed, left)
-                pick = _best_first(round, ranked.ids)
-            elif draw is not None:
+        draw, left = self.draw if self.draw is not None and self.draw.has_started(round) else None, narrowed.eligible
+        if self.mix is not None:
+            with log.of(self.mix, len(left)) as entry:
+                mixed = self.mix.shares(round, left) if self.mix.has_started(round) else None
+                entry["rows_after"] = len(left) if mixed is None else _rows_of(*mixed)
+            if mixed is not None:
+                with log.of(self.draw, entry["rows_after"]) as entry:
+                    subset = self._mixed(round, narrowed, draw, *mixed)
+                    entry["rows_after"] = len(subset.ids)
+                return subset
+        with log.of(self.draw, len(left)) as entry:
+            if draw is None:
+                subset = Selector.warm_up(self, narrowed)
+            elif draw.by.orders_choose and round.size == round.draws and self._arranges(round):
                 draw.acts(round)
-            metrics = self.mix.by.metrics() if self.mix.has_acted(round) else {}
-            subset = spread(round, sources, shares, metrics, pick)
-            if ranked is not None and ranked.scores is not None:
-                scores = np.full(len(round.trained), np.nan, dtype=np.float32)
-                scores[ranked.ids] = ranked.scores
-                subset = dataclasses.replace(subset, scores=scores[subset.ids])
+                subset = Subset(left)
+            else:
+                subset = draw.picked(narrowed, round.size)
             entry["rows_after"] = len(subset.ids)
         return subset
 
-    def _random(self, round: Round) -> Subset:
-        return Selector.warm_up(self, round)
+    def _mixed(self, round: Round, narrowed: Round, draw: Draw | None, sources: Sources, shares: np.ndarray) -> Subset:
+        """The round's draws by source."""
+        metrics = self.mix.by.metrics() if self.mix.has_acted(round) else {}
+        if draw is None or not draw.by.ranks and draw.period == 1:
+            if draw is not None:
+                draw.acts(round)
+            return spread(round, sources, shares, metrics, evenly(round))
+        ranked = draw.picked(narrowed, len(narrowed.eligible))
+        subset = spread(round, sources, shares, metrics, _best_first(round, ranked.ids))
+        if ranked.scores is None:
+            return subset
+        scores = np.full(len(round.trained), np.nan, dtype=np.float32)
+        scores[ranked.ids] = ranked.scores
+        return dataclasses.replace(subset, scores=scores[subset.ids])
+
+    def _arranges(self, round: Round) -> bool:
+        """Whether the order acts in a round."""
+        return self.order is not None and self.order.has_started(round) and self.order.is_due(round)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         states = {name: self.stages[name].state_dict() for name in self.stages}
@@ -178,6 +194,11 @@ class _Log:
         if stage is not None:
             entry["acted"] = stage.has_acted(self.round)
         entry["seconds"] = round(time.perf_counter() - started, 4)
+
+
+def _rows_of(sources: Sources, shares: np.ndarray) -> int:
+    """How many rows the sources with a share have."""
+    return sum(len(rows) for rows, share in zip(sources.rows, shares, strict=True) if share)
 
 
 def _best_first(of: Round, ranked: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:

@@ -8,7 +8,7 @@ and weights do nothing. What is kept is part of every checkpoint.
 import dataclasses
 from abc import ABC
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -17,12 +17,10 @@ from near.common.errors import UserError
 from near.common.text import plural
 from near.selection.mixers.base import Mixer, Sources
 from near.selection.mixers.selector import Mix
+from near.selection.orders.base import Order
 from near.selection.plan.kinds import Kind
 from near.selection.round import Round, Subset, checked
 from near.selection.selectors.base import Selector, SubsetSize
-
-if TYPE_CHECKING:
-    from near.selection.orders.base import Order
 
 Step = Annotated[int, between(0, 100_000_000)]
 Limit = Annotated[float, between(-1e15, 1e15)]
@@ -154,7 +152,7 @@ class Filter(Stage):
         return ids
 
     def _kept(self) -> dict[str, np.ndarray]:
-        return {} if self._rows is None else {"rows": self._rows}
+        return {} if self._rows is None or self.period == 1 else {"rows": self._rows}
 
     def _keep(self, arrays: dict[str, np.ndarray]) -> None:
         self._rows = arrays.get("rows")
@@ -187,7 +185,7 @@ class MixStage(Stage):
         return left, shares
 
     def _kept(self) -> dict[str, np.ndarray]:
-        return {} if self._shares is None else {"shares": self._shares}
+        return {} if self._shares is None or self.period == 1 else {"shares": self._shares}
 
     def _keep(self, arrays: dict[str, np.ndarray]) -> None:
         self._shares = arrays.get("shares")
@@ -232,8 +230,10 @@ class OrderStage(Stage):
 
     kind = "order"
 
-    def __init__(self, by: "Order", start: Step = 0, period: Positive = 1):
+    def __init__(self, by: Order, start: Step = 0, period: Positive = 1):
         super().__init__(by, start, period)
+        if not isinstance(by, Order):
+            raise UserError(f"by={by} of an order stage is not an order; use order=saw, stair, sorting, ...")
 
     def arranged(self, round: Round, subset: Subset) -> Subset:
         """`subset` with its draws in the order's order; unchanged in rounds in which the stage does nothing."""
