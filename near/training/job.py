@@ -29,7 +29,7 @@ from near.training.weighters.stage import Weigh
 
 
 def selector_name(cfg: DictConfig, selector: Selector) -> str:
-    """The name of a run's selection: the choice of the group plan; or that of selector, with that of order behind a +; or
+    """The name of a run's selection: the choice of the group plan; or that of selector, with that of order behind a +;
     without rounds, the trainer's name."""
     if isinstance(selector, Plan):
         return HydraConfig.get().runtime.choices.get("plan") or "plan"

@@ -372,8 +372,8 @@ class DynamicSelectTrainer(_Checkpoints):
         return subset, seconds
 
     def _agreed(self, subset: Subset) -> Subset:
-        """The main process's subset, and on all processes its selector's state: GPU sums, or caches that are not shared,
-        may differ by rounding between ranks."""
+        """The main process's subset, and its selector's state on all: GPU sums, or caches that are not shared, may
+        differ by rounding between ranks."""
         if self.accelerator.num_processes == 1:
             return subset
         subset, state = broadcast_object_list([subset, self.job.selector.state_dict()])

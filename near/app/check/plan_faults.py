@@ -36,8 +36,8 @@ def plan_faults(cfg: DictConfig, words: Mapping[str, str]) -> Iterator[str]:
     for stage, kind in stages.items():
         if kind is None:
             yield (
-                f"plan.{stage} is not a stage; give it one of conf/stage, as in +stage@plan.{stage}=filter, or leave it "
-                "out"
+                f"plan.{stage} is not a stage; give it one of conf/stage, as +stage@plan.{stage}=filter does, or leave "
+                "it out"
             )
         elif select(cfg.plan, f"{stage}.by") is None:
             group, choices = COMPONENTS[kind]
