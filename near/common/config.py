@@ -290,12 +290,16 @@ def identity(cfg: DictConfig) -> dict:
 
 
 def as_before(values: dict) -> dict:
-    """Groups of plain values without the options of LATER that have the value of before, and without
-    data.decontaminate where it leaves no row out."""
+    """Groups of plain values without the options of LATER that have the value of before, without columns of numbers
+    that are not named, and without data.decontaminate where it leaves no row out."""
     for (group, key), before in LATER.items():
         if isinstance(values.get(group), dict) and values[group].get(key) == before:
             values[group].pop(key, None)
     data = values.get("data") or {}
+    for columns in (part["columns"] for part in data.values() if isinstance(part, dict) and part.get("columns")):
+        for name in ("weight", "score"):
+            if columns.get(name) is None:
+                columns.pop(name, None)
     if (data.get("decontaminate") or {}).get("action") != "drop":  # the rows are the same
         data.pop("decontaminate", None)
     return values

@@ -22,6 +22,7 @@ from near.common.records import ModelMetrics
 from near.common.run_folder import CHECKPOINTS, RunFolder
 from near.common.sweep import in_sweep
 from near.data.contamination import write_overlaps
+from near.data.weights import weight_column
 from near.evaluation.benchmarks import benchmarks
 from near.evaluation.eval import summary
 from near.evaluation.generation import answering
@@ -34,7 +35,14 @@ from near.selection.needs import Needs, needs_of
 from near.selection.plan.choice import selection_of
 from near.selection.scoring.gradients import watched_layers
 from near.selection.selectors.base import Selector
-from near.training.arguments import check_training, is_sharded, log_precision, partitioned, training_arguments
+from near.training.arguments import (
+    check_row_weights,
+    check_training,
+    is_sharded,
+    log_precision,
+    partitioned,
+    training_arguments,
+)
 from near.training.base_metrics import BaseMetrics
 from near.training.divergence import FIX
 from near.training.folder import clear, newest_checkpoint, write_config
@@ -44,9 +52,9 @@ from near.training.options import Carried
 from near.training.outcome import save, write_outcome
 from near.training.picking import Batching, Picker
 from near.training.rounds.schedule import Schedule
-from near.training.row_weights import check_weighting
 from near.training.twins import adopt, alone, training_key, twin_of, warm_up_key
 from near.training.warm_up import SharedWarmUp, shares_warm_up
+from near.training.weighers import check_weighting
 
 if TYPE_CHECKING:
     from near.training.job import Job
@@ -78,6 +86,8 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
     cfg = _with_backend(_with_dtype(cfg), needs.embedder or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
+    if weight_column(cfg.data, "candidates") is not None:
+        check_row_weights(args)
     if cfg.trainer.get("packing") and not cfg.trainer.padding_free:
         raise UserError(
             "trainer.packing=true lays rows end to end, which trainer.padding_free=false forbids; use "

@@ -29,7 +29,7 @@ from near.common.moved import class_names
 from near.common.outputs import prune_checkpoints
 from near.common.records import RoundRecord
 from near.common.text import plural
-from near.models.losses import answer_inputs
+from near.models.losses import answer_inputs, answer_losses
 from near.models.tokens import lengths
 from near.selection.round import Round, Subset
 from near.training.divergence import Watch, diverged, warn_of
@@ -40,8 +40,8 @@ from near.training.rounds.record import Record
 from near.training.rounds.sampler import RoundSampler, sorted_in_steps
 from near.training.rounds.schedule import Phase, Schedule
 from near.training.rounds.state import SELECTED, STATE, read_checkpoint, read_state, write_parts, write_state
-from near.training.row_weights import RowWeights
 from near.training.trackers.log import log_round
+from near.training.weighers import Weighers
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +66,9 @@ class _Checkpoints(Trainer):
         self.seconds_before, self.started = 0.0, None
         self.measured: dict[str, dict] = {}  # by a step: the target loss before it, where that was measured ahead
         self.watch = Watch(job.nonfinite_steps)
-        self.weights: RowWeights | None = None
+        self.weighers: Weighers | None = None
         if job.weighers:
-            self.weights = RowWeights(self, job.weighers, self.schedule, job.padding_free, self._prepare_inputs)
+            self.weighers = Weighers(self, job.weighers, self.schedule, job.padding_free, self._prepare_inputs)
 
     @property
     def draws_per_step(self) -> int:
@@ -113,9 +113,12 @@ class _Checkpoints(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The Trainer's; in training, the model computes logits only at positions that are followed by an answer, and
-        rows are laid end to end where the model can do that. In weighted steps, the weighted one."""
-        if self.weights is not None and model.training and not return_outputs and (active := self.weights.active()):
-            return self.weights.loss(model, inputs, active, num_items_in_batch)
+        rows are laid end to end where the model can do that. If weighers act, or rows have weights: see `of_step`."""
+        if model.training and not return_outputs and self.weighers is not None and (active := self.weighers.active()):
+            return self.weighers.loss(model, inputs, active, num_items_in_batch)
+        if model.training and not return_outputs and "weights" in inputs:
+            losses, rows = answer_losses(model, inputs, self.job.padding_free)
+            return self.of_step(losses, inputs["weights"][rows], num_items_in_batch)
         if model.training and not return_outputs and self.label_smoother is None and not self.args.use_liger_kernel:
             arranged = answer_inputs(model, inputs, self.job.padding_free)
             if arranged.alone:
@@ -125,9 +128,22 @@ class _Checkpoints(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The Trainer's: the batches of a step."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.weights is not None:
-            self.weights.look_ahead(batches)
+        if self.weighers is not None:
+            self.weighers.look_ahead(batches)
         return batches, items
+
+    def of_step(self, losses: torch.Tensor, weights: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        """The share that a batch has in the weighted loss of its step: sum_t w_t l_t over the batch's answer tokens,
+        divided by the number of the step's, whatever their weights.
+
+        Args:
+            losses, weights: of the answer tokens, (m,).
+            num_items_in_batch: answer tokens of the step, of all batches and processes; None: the batch is a step.
+        """
+        loss = (losses * weights).sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged, but tokens were summed
+        return loss
 
     def training_step(self, *args, **kwargs):
         """The Trainer's. The loss is watched here, because the Trainer's log replaces one that is not finite."""
@@ -143,8 +159,8 @@ class _Checkpoints(Trainer):
 
     def log(self, logs: dict, *args, **kwargs) -> None:
         logs = {k: v for k, v in logs.items() if not isinstance(v, float) or math.isfinite(v)}
-        if self.weights is not None and "loss" in logs:
-            logs |= self.weights.logs()
+        if self.weighers is not None and "loss" in logs:
+            logs |= self.weighers.logs()
         if self.schedule is None:
             return super().log(logs, *args, **kwargs)
         logs = {**logs, "round": self.schedule.at(max(0, self.state.global_step - 1)).index}

@@ -1,9 +1,9 @@
-"""Weights of the rows of a batch, for every trainer: sum_i (prod_k w_ik) l_i over the weighers k of a run."""
+"""Weights of a batch's rows by their losses, for every trainer: of row i the product of w_ik over the weighers k."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import mul
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -13,15 +13,12 @@ from near.models.losses import answer_losses, by_row
 from near.training.rounds.schedule import Schedule
 from near.training.weighters.stage import Weigh
 
-if TYPE_CHECKING:
-    from transformers import Trainer
 
-
-class RowWeights:
+class Weighers:
     """The weighted loss of a trainer's batches.
 
     Args:
-        trainer: that is weighted.
+        trainer: whose batches are weighted, one of near/training/trainer.py.
         weighers: at least one.
         schedule: of rounds; None without.
         padding_free: see Job.
@@ -30,13 +27,13 @@ class RowWeights:
 
     def __init__(
         self,
-        trainer: "Trainer",
+        trainer: Any,
         weighers: Sequence[Weigh],
         schedule: Schedule | None,
         padding_free: bool,
         prepare: Callable[[dict], dict],
     ):
-        self.trainer, self.weighers, self.schedule = trainer, weighers, schedule
+        self.trainer, self.stages, self.schedule = trainer, weighers, schedule
         self.padding_free, self.prepare = padding_free, prepare
         self._ahead: list[list[torch.Tensor]] = []  # of the remaining batches of the step, of each whole-step weigher
         self._since: list[torch.Tensor] = []  # by batch since the last log: summed loss, tokens, largest weight
@@ -45,19 +42,19 @@ class RowWeights:
         """The weighers that act in the current step."""
         step = self.trainer.state.global_step
         if self.schedule is None:
-            return [one for one in self.weighers if step >= one.start]
+            return [one for one in self.stages if step >= one.start]
         phase = self.schedule.at(step)
         if phase.warmup:
             return []
         number = self.schedule.update(phase)
         return [
             one
-            for one in self.weighers
+            for one in self.stages
             if step >= one.start and (number - self.schedule.first_update(one.start)) % one.period == 0
         ]
 
     def loss(self, model, inputs: dict, active: list[Weigh], num_items_in_batch) -> torch.Tensor:
-        """The sum of weighted token losses over the answer tokens of the whole step."""
+        """The share that a batch has in the weighted loss of its step. active: at least one."""
         accelerator, count = self.trainer.accelerator, len(inputs["labels"])
         losses, rows = answer_losses(model, inputs, self.padding_free)
         measured = self._measured(losses.detach(), rows, count)
@@ -67,10 +64,9 @@ class RowWeights:
         self._since.append(torch.stack([(measured[0] * measured[1]).sum(), measured[1].sum(), weights.max()]))
         first = accelerator.process_index * count
         weights = weights[first : first + count]
-        loss = (losses * weights[rows]).sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
-        if num_items_in_batch is not None and self.trainer.args.average_tokens_across_devices:
-            loss = loss * accelerator.num_processes  # gradients are averaged, but tokens were summed
-        return loss
+        if "weights" in inputs:  # of the rows themselves
+            weights = weights * inputs["weights"]
+        return self.trainer.of_step(losses, weights[rows], num_items_in_batch)
 
     @torch.no_grad()
     def look_ahead(self, batches: list[dict]) -> None:
