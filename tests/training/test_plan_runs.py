@@ -194,3 +194,17 @@ def test_two_processes_run_a_plan_alike(tiny, tmp_path):
     for index in range(5):
         orders = [np.load(tmp_path / name / "rounds" / f"{index:03d}_order.npy") for name in ("one", "two")]
         np.testing.assert_array_equal(*orders)
+
+
+def test_twins_of_a_plan(tiny, tmp_path, monkeypatch):
+    """A sweep's jobs with the same rows are trained once, whichever form they have; weights make another training."""
+    monkeypatch.setattr("near.training.train.in_sweep", lambda: True)
+    words = [*tiny, *LESS, "selector=random"]
+    train(configured("train", *words), tmp_path / "selector")
+    train(configured("train", *words, "plan=select_only"), tmp_path / "plan")
+    weighted = ["plan=mix_then_weight", "~plan.mix", "~mixer", "plan.weigh.start=4"]
+    train(configured("train", *words, *weighted), tmp_path / "weighted")
+    twins = [json.loads((tmp_path / n / "metrics.json").read_text()).get("same_rows_as") for n in ("plan", "weighted")]
+    assert twins == ["selector", None]
+    orders = [(tmp_path / n / "rounds" / "002_order.npy").read_bytes() for n in ("selector", "weighted")]
+    assert orders[0] == orders[1] and history(tmp_path / "weighted") != history(tmp_path / "selector")
