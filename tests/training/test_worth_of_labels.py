@@ -1,0 +1,33 @@
+"""data=crossed can say no and yes: rows of the target's skill are worth more than random ones, with the real model."""
+
+import pytest
+
+from near.training.train import train
+from tests.conftest import configured
+
+pytestmark = pytest.mark.real
+TINY = [
+    "data=crossed",
+    "seed=1",
+    "data.target=count-5",
+    "data.rows=500",
+    "data.query_rows=4",
+    "data.eval_rows=8",
+    "data.decontaminate=null",
+    "trainer.warmup_step=0",
+    "trainer.update_step=4",
+    "trainer.update_times=1",
+    "trainer.args.per_device_train_batch_size=4",
+    "trainer.args.gradient_accumulation_steps=1",
+    "evaluation.answers=false",
+    "evaluation.at_rounds=false",
+]
+
+
+def test_the_oracle_beats_random_rows(tmp_path, real_cache):
+    loss = {
+        name: train(configured("train", *TINY, f"cache_dir={real_cache}", f"selector={name}"), tmp_path / name)
+        for name in ("oracle", "random")
+    }
+    print("LOSS", loss)
+    assert loss["oracle"] < loss["random"] - 0.1
