@@ -23,8 +23,8 @@ from near.models.tokens import Tokens
 from near.searching.dry_run import missing_embedder
 from near.searching.settings import SearchSettings
 from near.selection.cost import Scored, scoring_stage, shortlist_of
-from near.selection.scoring.checkpoints import Checkpoint
 from near.selection.plan.choice import selection_of
+from near.selection.scoring.checkpoints import Checkpoint
 from near.selection.selectors.base import Selector
 from near.training.inputs import Inputs, LoadedRows, is_dynamic
 from near.training.job import Job, job_of
@@ -142,7 +142,7 @@ class Measurement:
         if known:
             self.training_key = self._key(picker)
         if shares_warm_up(cfg):
-            self.warm_up_key = warm_up_key(self.inputs.identity, self._picker(), self.args.world_size)
+            self.warm_up_key = warm_up_key(cfg, self.inputs.identity, self._picker(), self.args.world_size)
         if not workload.steps:
             return picked
         rounds = [phase for phase in picker.schedule.rounds() if not phase.warmup]
