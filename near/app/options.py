@@ -122,7 +122,8 @@ def groups() -> dict[str, dict[str, OptionsFile]]:
     for path in sorted(CONF.rglob("*.yaml")):
         group = str(path.parent.relative_to(CONF))
         if group != "." and group.split("/")[0] not in ("sweeps", "experiment", "hydra"):
-            prefix = "data.candidates" if group == "data/source" else group.replace("/", ".")
+            parts = {"data/source": "data.candidates", "stage": f"plan.{path.stem}"}
+            prefix = parts.get(group, group.replace("/", "."))
             if (group, path.stem) == ("data/source", "eval"):  # the same with options that eval rows alone have
                 group, prefix = EVAL_SOURCE, "data.eval"
             result.setdefault(group, {})[path.stem] = read(path, prefix)

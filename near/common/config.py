@@ -278,12 +278,19 @@ def identity(cfg: DictConfig) -> dict:
     """The part of `cfg` that determines a run's outcome: without output folders, trackers, options of speed, and the
     modules of classes."""
     values = {k: v for k, v in public(cfg, decisive=True).items() if k not in NOT_OUTCOME}
-    for path, keys in NOT_OUTCOME_BELOW.items():
+    stages = [f"plan.{name}.by" for name in values.get("plan") or ()]
+    within = {
+        stage + path.removeprefix("selector"): keys
+        for stage in stages
+        for path, keys in NOT_OUTCOME_BELOW.items()
+        if path.startswith("selector.")
+    }
+    for path, keys in (NOT_OUTCOME_BELOW | within).items():
         *parents, group = path.split(".")
         node = values
         for parent in parents:
-            node = node.get(parent) or {}
-        if isinstance(node.get(group), dict):
+            node = (node.get(parent) if isinstance(node, dict) else None) or {}
+        if isinstance(node, dict) and isinstance(node.get(group), dict):
             node[group] = {k: v for k, v in node[group].items() if k not in keys}
     return class_names(as_before(values))
 

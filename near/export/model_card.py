@@ -217,6 +217,9 @@ def _selector(run: AdapterRun, config: dict) -> str:
         for key, value in (config.get("selector") or {}).items()
         if not key.startswith("_") and isinstance(value, str | int | float) and len(str(value)) <= SETTINGS
     }
+    if stages := config.get("plan"):
+        parts = {name: (stage.get("by") or {}) for name, stage in stages.items() if isinstance(stage, dict)}
+        options = {name: str(by.get("_target_", "")).rpartition(".")[2] for name, by in parts.items()}
     name = run.trained.selector or str(config["selector"].get("_target_", "")).rpartition(".")[2]
     width = config.get("max_K") if run.trained.max_K is None else run.trained.max_K
     if width is not None:

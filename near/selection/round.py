@@ -27,12 +27,14 @@ class Subset:
         order: int64 (round.draws,), the draws in training order, of all of these ids and no others; None: the sampler
             (near/training/rounds/sampler.py) passes over the ids evenly.
         mix: if rows were picked by source: numbers of the sources by their name, such as proportions; for the record.
+        stages: of a plan: what each stage did (RoundRecord in near/common/records.py); for the record.
     """
 
     ids: np.ndarray
     scores: np.ndarray | None = None
     order: np.ndarray | None = None
     mix: dict[str, dict[str, float]] | None = None
+    stages: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from near.evaluation.graded_columns import graded_columns
 from near.models.start import start_digest
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs
+from near.selection.plan.kinds import selection_nodes
 from near.selection.scoring.references import weights_in
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def of_run(
     prints = {part.name: part.fingerprint for part in rows}
     prints["candidates.sources"] = candidates.labels  # every round's record counts them
     by_task = needs.query_sources or SearchSettings.of(cfg, cache_dir).by_task  # a source is a task
-    if queries is not None and (by_task or is_foreign(cfg.selector) or is_foreign(cfg.get("order") or {})):
+    if queries is not None and (by_task or any(map(is_foreign, selection_nodes(cfg)))):
         prints["queries.sources"] = queries.labels
     if is_dropping(cfg.data):
         prints |= {part.name: part.fingerprint for part in benchmark_sets(cfg.data, cache_dir)}
@@ -59,8 +60,9 @@ def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
     prints = {key: digest([content(path) for path in paths]) for key in keys if (paths := _paths(select(cfg, key)))}
     if (start := start_digest(cfg.model)) is not None:
         prints["model.adapter"] = start
-    if select(cfg, "mixer.reference") is not None:
-        prints["mixer.reference"] = content(weights_in(Path(cfg.mixer.reference)))
+    for key in ("mixer.reference", *(f"plan.{name}.by.reference" for name in cfg.get("plan") or ())):
+        if (reference := select(cfg, key)) is not None:
+            prints[key] = content(weights_in(Path(reference)))
     if needs.neighbours and cfg.indices_path is not None:
         path = Path(cfg.indices_path)
         folder = path if path.is_dir() else path.parent

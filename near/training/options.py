@@ -14,6 +14,7 @@ class Train(Search):
     selector: Group
     weighter: NotRequired[Group | None]
     order: NotRequired[Group | None]
+    plan: NotRequired[Group | None]
     finetuning: Group
     trainer: Group
     parallel: dict

@@ -36,7 +36,7 @@ from near.models.start_check import check_start
 from near.searching.equal_rows import warn_of_equal
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs, needs_of
-from near.selection.orders.selector import ordered_selector_of
+from near.selection.plan.choice import selection_of
 from near.selection.scoring.gradients import watched_layers
 from near.selection.selectors.base import Selector
 from near.training.arguments import (
@@ -53,13 +53,14 @@ from near.training.best_round import kept_line
 from near.training.divergence import FIX
 from near.training.folder import clear, keep_start, newest_checkpoint, write_config
 from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
-from near.training.job import job_of, selector_name
+from near.training.job import job_of, selector_name, weighers_of
 from near.training.options import Carried
 from near.training.outcome import save, write_outcome
 from near.training.picking import Batching, Picker
 from near.training.rounds.schedule import Schedule
 from near.training.twins import adopt, alone, training_key, twin_of, warm_up_key
 from near.training.warm_up import SharedWarmUp, shares_warm_up
+from near.training.weighers import check_weighting
 
 if TYPE_CHECKING:
     from near.training.job import Job
@@ -93,7 +94,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             "model.name_or_path=OUT"
         )
     instantiate(cfg.tracker).check()
-    selector = ordered_selector_of(cfg)
+    selector = selection_of(cfg)
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
     cfg = _with_backend(_with_dtype(cfg), needs.embedder or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
@@ -107,9 +108,9 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         )
     search = SearchSettings.of(cfg, cache_dir)
     if "weighter" in cfg.trainer:
-        from near.training.weighting import check_weighting
-
-        check_weighting(args, cfg.trainer.whole_step)
+        check_weighting(args, cfg.trainer.whole_step, "trainer=dynamic_weight")
+    elif weighers := weighers_of(selector):
+        check_weighting(args, all(one.whole_step for one in weighers), f"plan.{weighers[0].name}")
     with contextlib.ExitStack() as locks:
         if state.is_main_process:  # a killed sweep may have left this job running
             locks.enter_context(locked(RunFolder(output_dir).lock(cache_dir), remove=True))
@@ -145,7 +146,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             if twin := twin_of(output_dir, job.training_key):
                 return _adopted(cfg, output_dir, twin, job, inputs)
             if shares_warm_up(cfg):
-                key = warm_up_key(inputs.identity, _picker(cfg, job, args), args.world_size)
+                key = warm_up_key(cfg, inputs.identity, _picker(cfg, job, args), args.world_size)
                 job.warm_up = SharedWarmUp(output_dir, cache_dir, key)
                 locks.callback(job.warm_up.close)
         return _fit(cfg, cache_dir, output_dir, inputs, job, args, state)
@@ -187,7 +188,7 @@ def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
 def _picker(cfg: DictConfig, job: "Job", args) -> Picker:
     """A new picker, with a new selector, because selectors may have state from round to round; the rounds that it
     selects ahead go into job.planned."""
-    fresh = dataclasses.replace(job, selector=ordered_selector_of(cfg))
+    fresh = dataclasses.replace(job, selector=selection_of(cfg))
     return Picker(fresh, Schedule.of(cfg.trainer), Batching.of(args, cfg.trainer.group_by_length))
 
 

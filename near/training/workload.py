@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from near.selection.plan.plan import Plan
 from near.selection.selectors.base import Selector
 from near.training.inputs import LoadedRows, is_dynamic
 from near.training.picking import Batching
@@ -80,6 +81,8 @@ def log_workload(cfg: DictConfig, rows: LoadedRows, selector: Selector, name: st
         )
         trained = schedule.total * workload.draws
         log.info(f"{schedule.total} steps of {workload.draws} rows: {trained} rows trained, counting repeats")
+        if isinstance(selector, Plan):
+            _log_stages(selector)
         if rows.needs.requires and selected:
             log.info(
                 f"before each of the {len(selected)} rounds the model computes {rows.needs.requires} of the pool's rows"
@@ -97,3 +100,12 @@ def log_workload(cfg: DictConfig, rows: LoadedRows, selector: Selector, name: st
     log.info(f"evaluated {'at the start of every round and ' if at_rounds else ''}at the end: {sets}")
     if rows.sets.validation is not None:
         log.info(f"{len(rows.sets.validation.eligible())} more eval rows are the validation part")
+
+
+def _log_stages(plan: Plan) -> None:
+    for stage in plan.stages.values():
+        every = "each round" if stage.period == 1 else f"every {stage.period} rounds"
+        keep = f", keeps {keep:g}" if (keep := getattr(stage, "keep", None)) is not None else ""
+        log.info(
+            f"plan.{stage.name}: {stage.kind} by {type(stage.by).__name__}, from step {stage.start}, {every}{keep}"
+        )

@@ -1,14 +1,14 @@
-"""Whether mixer, weighter, order and options of the best round fit the trainer, the selector and the data."""
+"""Whether plan, mixer, weighter, order and options of the best round fit the trainer, the selector and the data."""
 
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from near.app.check.plan_faults import MIX, plan_faults
 from near.common.config import select
 from near.common.signature import attribute
 
-MIX, MIXING, WEIGHTING = (
-    "near.selection.mixers.selector.Mix",
+MIXING, WEIGHTING = (
     "near.training.trainer.DynamicMixTrainer",
     "near.training.weighting.DynamicWeightTrainer",
 )
@@ -18,6 +18,8 @@ GRADIENTS = "near.selection.gradient_similarity.FromGradients"
 def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     """Faults of a configuration whose groups don't fit together. `typed`: the overrides of the command."""
     words = dict(word.lstrip("+").split("=", 1) for word in typed if "=" in word)
+    if isinstance(cfg.get("plan"), DictConfig):
+        return [*plan_faults(cfg, words), *_best_round_faults(cfg)]
     trainer, faults = select(cfg, "trainer._target_"), []
     mixes, weighs = select(cfg, "selector._target_") == MIX, trainer == WEIGHTING
     mixer, weighter = (isinstance(cfg.get(group), DictConfig) for group in ("mixer", "weighter"))
@@ -43,6 +45,16 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
         faults.append(
             f"trainer=dynamic_weight trains on the whole pool, and {other} would have no effect; leave it out"
         )
+    if weighs:
+        steps, first = cfg.trainer.train_step, cfg.trainer.warmup_step
+        if isinstance(steps, int) and isinstance(first, int) and steps <= first:
+            fault = f"trainer.train_step={steps} includes trainer.warmup_step={first}"
+            faults.append(f"{fault} and leaves no step to weight; raise it")
+    return faults + _best_round_faults(cfg) + _order_faults(cfg, words.get("order", "..."))
+
+
+def _best_round_faults(cfg: DictConfig) -> list[str]:
+    faults = []
     keep, patience = select(cfg, "trainer.keep"), select(cfg, "trainer.patience")
     if select(cfg, "data.eval.validation") is None and (keep == "best" or patience is not None):
         option = "trainer.keep=best" if keep == "best" else f"trainer.patience={patience}"
@@ -54,12 +66,7 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
             "trainer.args.load_best_model_at_end=true would choose by the rows that are reported; set "
             "data.eval.validation=0.3"
         )
-    if weighs:
-        steps, first = cfg.trainer.train_step, cfg.trainer.warmup_step
-        if isinstance(steps, int) and isinstance(first, int) and steps <= first:
-            fault = f"trainer.train_step={steps} includes trainer.warmup_step={first}"
-            faults.append(f"{fault} and leaves no step to weight; raise it")
-    return faults + _order_faults(cfg, words.get("order", "..."))
+    return faults
 
 
 def _order_faults(cfg: DictConfig, chosen: str) -> list[str]:
