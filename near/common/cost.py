@@ -55,7 +55,7 @@ class Cost(Provenance):
 
     Args:
         script: train or select; "sweep" for the sum over jobs.
-        timed: whether work was timed (dry_run=true); False: only counted (dry_run=plan).
+        timed: whether work was timed (dry_run=true); False: only counted (dry_run=count).
         done: it has finished already and takes nothing.
         processes: that share the work.
         stages: by name, in order.

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
-from near.common.bounds import Seed, Share, Text, between
+from near.common.bounds import Seed, Share, Text, at_most, between, more_than
 
 
 class Columns(TypedDict, total=False):
@@ -22,6 +22,11 @@ class Columns(TypedDict, total=False):
     question: str | bool | None
     answer: str | bool | None
     text: str | bool | None
+    weight: str | bool | None
+    score: str | bool | None
+
+
+NUMBERS = ("weight", "score")  # fields of Columns that are no part of a row's text: changing them makes no other table
 
 
 class Source(TypedDict):
@@ -36,6 +41,10 @@ class Source(TypedDict):
     tags: dict[str, str | None] | None
     filter: dict | None
     limit: int | None
+
+
+class EvalSource(Source):
+    validation: NotRequired[Annotated[float, more_than(0), at_most(1_000_000_000)] | None]
 
 
 class Decontaminate(TypedDict):
@@ -72,7 +81,7 @@ class Data(TypedDict):
     folder: NotRequired[str]
     candidates: Source
     queries: Source
-    eval: Source
+    eval: EvalSource
     more_eval: dict | None
     cutoff_len: Annotated[int, between(2, 10_000_000)]
     train_on_prompt: bool

@@ -15,6 +15,7 @@ from near.common.extras import install
 from near.common.files import read_json
 from near.evaluation.settings import EvalSettings
 from near.models.generation import generated
+from near.models.start import mode_of
 from near.models.tokens import stop_ids
 
 Answerer = Callable[[list[list[int]]], list[str]]  # token ids of prompts -> greedy answers
@@ -26,6 +27,7 @@ def check_backend(cfg: DictConfig, sharded: bool = False) -> None:
     """UserError if evaluation.backend=vllm can't generate answers for this configuration."""
     if cfg.evaluation.backend != "vllm" or not cfg.evaluation.answers:
         return
+    check_backend_start(cfg.evaluation, cfg.model)
     reason = None
     if importlib.util.find_spec("vllm") is None:
         raise UserError(f"evaluation.backend=vllm: vLLM is not installed; {install('vllm')}")
@@ -37,6 +39,16 @@ def check_backend(cfg: DictConfig, sharded: bool = False) -> None:
         reason = "vLLM has no DoRA;"
     if reason is not None:
         raise UserError(f"evaluation.backend=vllm: {reason} use evaluation.backend=transformers")
+
+
+def check_backend_start(evaluation: DictConfig, model: DictConfig) -> None:
+    """UserError if vLLM would answer for a model whose weights are in no file."""
+    if evaluation.backend == "vllm" and evaluation.answers and mode_of(model) == "stack":
+        raise UserError(
+            "evaluation.backend=vllm reads weights from files, and model.adapter_mode=stack merges in memory; use "
+            f"evaluation.backend=transformers, or merge first: python merge.py adapter_name_or_path={model.adapter} "
+            "export_dir=OUT, then model.name_or_path=OUT"
+        )
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from omegaconf import DictConfig
 
 from near.common.budget import Budget
+from near.common.config import select
 from near.common.errors import UserError, one_line
 from near.common.processes import is_main, world_size
 from near.common.records import ModelMetrics, Score, SetMetrics
@@ -20,6 +21,7 @@ from near.common.text import plural
 from near.data.formats.formats import is_plain
 from near.data.loading import is_set, load, more_sets, raw_rows
 from near.data.rows import Rows
+from near.data.validation import validation_split
 from near.evaluation.benchmarks import check_benchmarks
 from near.evaluation.generation import Answerer, check_backend, with_transformers
 from near.evaluation.graded_columns import graded_columns
@@ -39,21 +41,33 @@ LOSS_TOKENS = 1024  # on a CPU, tokens of a batch: its logits are several float3
 @dataclass(frozen=True)
 class Sets:
     """The rows that are evaluated: the target's, and further sets by name. `seen`: the target's rows are the queries,
-    which the selection saw."""
+    which the selection saw. `validation`: rows that choose the best round; None without data.eval.validation."""
 
     target: Rows
     seen: bool
     more: dict[str, Rows]
+    validation: Rows | None = None
 
     def all(self) -> list[Rows]:
+        """The rows that are reported."""
         return [self.target, *self.more.values()]
+
+    def held_out(self) -> list[Rows]:
+        return self.all() + ([] if self.validation is None else [self.validation])
 
 
 def evaluation_sets(data: DictConfig, cache_dir: str) -> Sets:
-    """data.eval (or the queries if it is not set) and data.more_eval."""
+    """data.eval (or the queries if it is not set) without its validation part, that part, and data.more_eval."""
     more = {name: load(data, part, cache_dir) for name, part in more_sets(data).items()}
+    part = select(data, "eval.validation")
     if is_set(data, "eval"):
-        return Sets(load(data, "eval", cache_dir), False, more)
+        rows = load(data, "eval", cache_dir)
+        target, validation = (rows, None) if part is None else validation_split(rows, part)
+        return Sets(target, False, more, validation)
+    if part is not None:
+        raise UserError(
+            f"data.eval.validation={part} needs data.eval.path: the queries, which selectors see, can't choose a round"
+        )
     log.info("data.eval is not set: evaluating on the queries, which selectors see")
     return Sets(load(data, "queries", cache_dir), True, more)
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from near.common.errors import UserError
 from near.common.processes import world_size
-from near.models.loading import load_base, load_tokenizer, with_adapter
+from near.models.loading import load_base, load_start, load_tokenizer, with_adapter
 from near.models.tokens import tokenize
 from near.selection.needs import Needs
 from near.selection.round import Round
@@ -40,13 +40,13 @@ def scored_model(cfg: DictConfig, cache_dir: str, needs: Needs) -> Any:
     if world_size() > 1 and torch.accelerator.is_available():  # ranks share the scoring, each on its own device
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     checkpoints, gradients = cfg.scoring.checkpoints, needs.requires == "gradients"
-    model = load_base(cfg.model, cache_dir)
+    model = load_base(cfg.model, cache_dir) if checkpoints else load_start(cfg.model, cache_dir)
     if checkpoints and (Path(checkpoints[0]) / "adapter_config.json").is_file():
         model = with_adapter(model, checkpoints[0], trainable=True)
-    elif gradients and not checkpoints and cfg.scoring.modules is None:
+    elif gradients and not checkpoints and cfg.scoring.modules is None and not hasattr(model, "peft_config"):
         raise UserError(
             "outside training there is no adapter whose gradients could be taken; give checkpoints of a train.py run: "
-            "scoring.checkpoints=[RUN/checkpoints/checkpoint-4]"
+            "scoring.checkpoints=[RUN/checkpoints/checkpoint-4], or an adapter: model.adapter=RUN"
         )
     if gradients:
         watched_layers(model, cfg.scoring.modules)

@@ -1,7 +1,7 @@
 """What a selector receives for a round, and what it returns."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,7 @@ class Round:
         query_ids: the queries of that matrix, int64 (n_queries,); None: the eligible ones.
         update, updates: which of the rounds without warm-ups, from 0, and how many there are.
         scorer: losses and gradients of rows, for selectors with `requires`.
+        tokens: the tokens of rows, int64 (m,) by int64 (m,), as they are trained; None outside training.
         model, optimizer, collator, accelerator: of the training as it runs.
     """
 
@@ -78,6 +79,7 @@ class Round:
     update: int = 0
     updates: int = 1
     scorer: "Scorer | None" = None
+    tokens: Callable[[np.ndarray], np.ndarray] | None = None
     model: Any = None
     optimizer: Any = None
     collator: Any = None

@@ -42,6 +42,30 @@ def check_training(needs: Needs, args: "TrainingArguments", scoring: DictConfig)
         )
 
 
+def check_row_weights(args: "TrainingArguments") -> None:
+    """Raise UserError for arguments under which rows can't have loss weights."""
+    if args.label_smoothing_factor:
+        raise UserError(
+            f"trainer.args.label_smoothing_factor={args.label_smoothing_factor} can't be combined with "
+            "data.candidates.columns.weight; leave one of them out"
+        )
+    if args.n_gpu > 1:
+        raise UserError(
+            f"data.candidates.columns.weight on {args.n_gpu} GPUs needs a process for each; start it with torchrun "
+            f"--nproc_per_node={args.n_gpu} train.py ..."
+        )
+
+
+def check_keep(cfg: DictConfig, args: TrainingArguments) -> None:
+    """Check that the best round can be kept. Raises UserError if no process has all weights."""
+    if cfg.trainer.get("keep") == "best" and is_sharded(args):
+        library = "FSDP" if args.fsdp else "ZeRO-3"
+        raise UserError(
+            f"trainer.keep=best saves all trained weights from one process, and {library} shards them; use "
+            "trainer.keep=last (trainer.patience works), or parallel=none"
+        )
+
+
 log = logging.getLogger(__name__)
 
 # `accelerate launch` sets these variables. Accelerator sets them too, and a later job of the process would see them.

@@ -22,8 +22,8 @@ from near.training.arguments import is_sharded
 from near.training.folder import newest_checkpoint
 from near.training.inputs import LoadedRows
 from near.training.measurement import Measurement, checkpoint_count
-from near.training.plan import Plan, log_plan, plan_of
 from near.training.timing import quiet
+from near.training.workload import Workload, log_workload, workload_of
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -40,7 +40,7 @@ def report_training(
     args: "TrainingArguments",
     build: Callable,
 ) -> Cost:
-    """Log the plan of a run, and what it would take: a table, and dry_run.json in `output_dir`. All processes measure.
+    """Log what a run trains, and what it would take: a table, and dry_run.json in `output_dir`. All processes measure.
 
     Args:
         name: the selector's, as the run would log it.
@@ -51,8 +51,8 @@ def report_training(
     with quiet():
         resume = newest_checkpoint(cfg, output_dir)
     first = 0 if resume is None else read_json(resume / "trainer_state.json")["global_step"]
-    plan = plan_of(cfg, selector, args, eligible, first)
-    log_plan(cfg, rows, selector, name, plan)
+    workload = workload_of(cfg, selector, args, eligible, first)
+    log_workload(cfg, rows, selector, name, workload)
     search = SearchSettings.of(cfg, cache_dir)
     cost = Cost(script="train", timed=timed, processes=args.world_size, **of_job())
     downloads = [missing_embedder(search) if rows.needs.embedder or cfg.data.dedup == "near" else None]
@@ -69,11 +69,11 @@ def report_training(
         log.info("to embed: nothing" + ("" if cfg.indices_path is None else f", neighbours are in {cfg.indices_path}"))
     why = _untimed(cfg, args, downloads) if timed else None
     if timed and why is None:
-        run = Measurement(cfg, output_dir, rows, selector, args, plan, build)
+        run = Measurement(cfg, output_dir, rows, selector, args, workload, build)
         stages |= run.stages()
         cost = dataclasses.replace(cost, shortlist=run.shortlist, training_key=run.training_key)
     else:
-        stages |= _counted(cfg, rows, selector, plan)
+        stages |= _counted(cfg, rows, selector, workload)
     cost = dataclasses.replace(cost, stages=stages, downloads=downloads, not_counted=_not_counted(cfg, rows.needs, why))
     if is_main():
         cost = cost.report(output_dir)
@@ -114,16 +114,18 @@ def _not_counted(cfg: DictConfig, needs: Needs, why: str | None) -> list[str]:
     return parts
 
 
-def _counted(cfg: DictConfig, rows: LoadedRows, selector: Selector, plan: Plan) -> dict[str, Stage]:
+def _counted(cfg: DictConfig, rows: LoadedRows, selector: Selector, workload: Workload) -> dict[str, Stage]:
     """The stages of training without seconds."""
     stages: dict[str, Stage] = {}
-    if rows.needs.requires and plan.selections:
+    if rows.needs.requires and workload.selections:
         queries = len(rows.queries.eligible()) if rows.needs.requires == "gradients" else 0
-        scored = Scored.of(cfg, selector, plan.eligible)
-        stages["scoring"] = unscored_stage(rows.needs, (scored.rows, queries), plan.selections * checkpoint_count(cfg))
-    if plan.warm:
-        stages["warm-up"] = Stage(rows=plan.warm * plan.draws, disk=None)
-    stages["training"] = Stage(rows=plan.steps * plan.draws, disk=None)
+        scored = Scored.of(cfg, selector, workload.eligible)
+        stages["scoring"] = unscored_stage(
+            rows.needs, (scored.rows, queries), workload.selections * checkpoint_count(cfg)
+        )
+    if workload.warm:
+        stages["warm-up"] = Stage(rows=workload.warm * workload.draws, disk=None)
+    stages["training"] = Stage(rows=workload.steps * workload.draws, disk=None)
     evaluated = sum(len(part.eligible()) for part in rows.sets.all())
-    stages["evaluation"] = Stage(rows=evaluated + plan.measured * len(rows.sets.target.eligible()))
+    stages["evaluation"] = Stage(rows=evaluated + workload.measured * len(rows.sets.target.eligible()))
     return stages

@@ -5,6 +5,7 @@ Rows have a fingerprint for each use: "candidates" covers their messages, "candi
 a field changes that it reads, and not when another field changes.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from near.data.contamination import is_dropping
 from near.data.pool import benchmark_sets
 from near.data.rows import Rows
 from near.evaluation.graded_columns import graded_columns
+from near.models.start import start_digest
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs
 from near.selection.scoring.references import weights_in
@@ -30,11 +32,11 @@ def of_run(
     cfg: DictConfig, cache_dir: str, needs: Needs, sets: "Sets", queries: Rows | None, candidates: Rows
 ) -> dict[str, str]:
     """The fingerprints that a run of train.py depends on, by name."""
-    rows = [*sets.all(), candidates] + ([] if queries is None else [queries])
+    rows = [*sets.held_out(), candidates] + ([] if queries is None else [queries])
     prints = {part.name: part.fingerprint for part in rows}
     prints["candidates.sources"] = candidates.labels  # every round's record counts them
     by_task = needs.query_sources or SearchSettings.of(cfg, cache_dir).by_task  # a source is a task
-    if queries is not None and (by_task or is_foreign(cfg.selector)):
+    if queries is not None and (by_task or is_foreign(cfg.selector) or is_foreign(cfg.get("order") or {})):
         prints["queries.sources"] = queries.labels
     if is_dropping(cfg.data):
         prints |= {part.name: part.fingerprint for part in benchmark_sets(cfg.data, cache_dir)}
@@ -55,6 +57,8 @@ def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
     if needs.requires == "gradients":
         keys.append("scoring.checkpoints")
     prints = {key: digest([content(path) for path in paths]) for key in keys if (paths := _paths(select(cfg, key)))}
+    if (start := start_digest(cfg.model)) is not None:
+        prints["model.adapter"] = start
     if select(cfg, "mixer.reference") is not None:
         prints["mixer.reference"] = content(weights_in(Path(cfg.mixer.reference)))
     if needs.neighbours and cfg.indices_path is not None:
@@ -76,7 +80,7 @@ def content(path: Path) -> str:
     return folder_digest(path) if path.is_dir() else file_digest(path)
 
 
-def is_foreign(options: DictConfig) -> bool:
+def is_foreign(options: Mapping) -> bool:
     """Whether a class outside this package is named, here or within, which may read anything."""
     if not str(options.get("_target_", "near.")).startswith("near."):
         return True

@@ -15,6 +15,7 @@ from near.data.rows import Rows
 from near.models.tokens import Collator, Tokens
 from near.searching.settings import SearchSettings
 from near.selection.beyond import similarity_of
+from near.selection.orders.selector import Ordered
 from near.selection.round import Round, Subset
 from near.selection.scoring.scoring import Scorer, scorer_of
 from near.selection.selectors.base import Selector
@@ -24,10 +25,14 @@ from near.training.warm_up import SharedWarmUp
 
 
 def selector_name(cfg: DictConfig, selector: Selector) -> str:
-    """The name of a run's selection: the choice of the group selector; without rounds, the trainer's name."""
+    """The name of a run's selection: the choice of the group selector, with that of order behind a +; without rounds,
+    the trainer's name."""
     if not is_dynamic(cfg):
         return "dynamic_weight" if "weighter" in cfg.trainer else "static"
-    return HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
+    choices, parts = HydraConfig.get().runtime.choices, {"selector": selector}
+    if isinstance(selector, Ordered):
+        parts = {"selector": selector.selector, "order": selector.order}
+    return "+".join(choices.get(group) or type(part).__name__ for group, part in parts.items())
 
 
 def job_of(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector, inputs: Inputs, args) -> "Job":
@@ -95,6 +100,8 @@ class Job:
     represent: Callable[[Round], Round] = lambda round: round  # adds neighbours to a round
     scorer: Scorer | None = None
     target_loss: Callable[[Trainer, int], float | None] | None = None  # by trainer and optimizer step
+    validation: Rows | None = None  # rows that choose the best round
+    validation_loss: Callable[[Trainer, int], float | None] | None = None  # as target_loss
     eval_table: object = None  # tokens of the evaluation rows, if trainer.args.eval_strategy is set
     callbacks: list[TrainerCallback] = field(default_factory=list)
     tracked: TrackerRun = field(default_factory=TrackerRun)

@@ -17,7 +17,7 @@ from near.common.timing import Rate
 from near.embedding.embedders.hashing import HashingEmbedder
 from near.evaluation.cost import evaluation_stages
 from near.evaluation.settings import EvalSettings
-from near.models.loading import add_finetuning, load_base, load_tokenizer
+from near.models.loading import add_finetuning, load_start, load_tokenizer
 from near.models.sample import TokenSample, sample_tokens, tokenising_seconds
 from near.models.tokens import Tokens
 from near.searching.dry_run import missing_embedder
@@ -28,11 +28,11 @@ from near.selection.selectors.base import Selector, selector_of
 from near.training.inputs import Inputs, LoadedRows, is_dynamic
 from near.training.job import Job, job_of
 from near.training.picking import Batching, Picker
-from near.training.plan import Plan
 from near.training.rounds.schedule import Schedule
 from near.training.timing import checkpoints_of, free, quiet, time_steps, weight_bytes, write_rate
 from near.training.twins import training_key, warm_up_key
 from near.training.warm_up import shares_warm_up
+from near.training.workload import Workload
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -57,10 +57,17 @@ class Measurement:
         rows: LoadedRows,
         selector: Selector,
         args: "TrainingArguments",
-        plan: Plan,
+        workload: Workload,
         build: Callable,
     ):
-        self.cfg, self.rows, self.selector, self.args, self.plan, self.build = cfg, rows, selector, args, plan, build
+        self.cfg, self.rows, self.selector, self.args, self.workload, self.build = (
+            cfg,
+            rows,
+            selector,
+            args,
+            workload,
+            build,
+        )
         self.tokenizer = load_tokenizer(cfg.model, cfg.cache_dir)
         self.ids = rows.candidates.eligible()
         if rows.needs.trains_on_queries:  # whose ids follow the pool's
@@ -85,16 +92,16 @@ class Measurement:
 
     def stages(self) -> dict[str, Stage]:
         """By name, in the order of the run."""
-        cfg, rows, plan = self.cfg, self.rows, self.plan
+        cfg, rows, workload = self.cfg, self.rows, self.workload
         with quiet():
             picked = self._picked()
         tokenising = tokenising_seconds(self.pool, rows.candidates, self.tokenizer, cfg.data, cfg.cache_dir)
         started = time.perf_counter()
-        model = load_base(cfg.model, cfg.cache_dir)
+        model = load_start(cfg.model, cfg.cache_dir, finetuning=cfg.finetuning)
         settings = EvalSettings.of(cfg, cfg.cache_dir)
         loading = time.perf_counter() - started
         with quiet():
-            evaluations = evaluation_stages(settings, model, self.tokenizer, rows.sets, cfg.model, plan.measured)
+            evaluations = evaluation_stages(settings, model, self.tokenizer, rows.sets, cfg.model, workload.measured)
         started = time.perf_counter()
         model = add_finetuning(model, cfg.finetuning)
         loading += time.perf_counter() - started
@@ -108,11 +115,11 @@ class Measurement:
             "loading the model": Stage.whole(loading),
             "evaluation of the base": evaluations["evaluation of the base"],
         }
-        if rows.needs.requires and plan.selections:
+        if rows.needs.requires and workload.selections:
             with quiet():
                 stages["scoring"] = self._scoring(model, trainer)
         for name, (sample, spare) in picked.items():
-            count = (plan.warm if name == "warm-up" else plan.steps) * plan.draws
+            count = (workload.warm if name == "warm-up" else workload.steps) * workload.draws
             stages[name] = self._training(name, count, rate, sample, spare, starting)
             starting = 0.0
         stages["evaluation"] = evaluations["evaluation"]
@@ -122,9 +129,9 @@ class Measurement:
 
     def _picked(self) -> dict[str, tuple[TokenSample, TokenSample | None]]:
         """The rows of the warm-up and of training: samples of them, and of rows that they may be instead."""
-        cfg, plan, needs = self.cfg, self.plan, self.rows.needs
+        cfg, workload, needs = self.cfg, self.workload, self.rows.needs
         picked: dict[str, tuple[TokenSample, TokenSample | None]] = {}
-        if plan.warm:
+        if workload.warm:
             picked["warm-up"] = self.pool, None
         if not is_dynamic(cfg):
             self.training_key = self._key(None)
@@ -135,7 +142,7 @@ class Measurement:
             self.training_key = self._key(picker)
         if shares_warm_up(cfg):
             self.warm_up_key = warm_up_key(self.inputs.identity, self._picker(), self.args.world_size)
-        if not plan.steps:
+        if not workload.steps:
             return picked
         rounds = [phase for phase in picker.schedule.rounds() if not phase.warmup]
         if self.job.planned:
@@ -169,7 +176,7 @@ class Measurement:
         vectors = embedder.embed([embedder.document(chat) for chat in pool.chats(ids)])
         targets = embedder.embed([embedder.query(chat) for chat in queries.chats(of)])
         nearest = (vectors @ targets.T).max(axis=1)  # (n_ids, n_queries) -> (n_ids,)
-        count = min(len(ids), max(FEWEST, round(len(ids) * self.plan.needed / len(self.ids))))
+        count = min(len(ids), max(FEWEST, round(len(ids) * self.workload.needed / len(self.ids))))
         return ids[np.argsort(-nearest, kind="stable")[:count]]
 
     def _training(
@@ -187,29 +194,29 @@ class Measurement:
         return Stage(rows=count, tokens=round(tokens), memory=rate.memory, note=note, key=key, **each)
 
     def _scoring(self, model: Any, trainer: Any) -> Stage:
-        cfg, rows, plan = self.cfg, self.rows, self.plan
-        queries, count, times = None, 0, plan.selections * checkpoint_count(cfg)
+        cfg, rows, workload = self.cfg, self.rows, self.workload
+        queries, count, times = None, 0, workload.selections * checkpoint_count(cfg)
         optimizer = trainer.optimizer
         if rows.needs.requires == "gradients":
             count = len(rows.queries.eligible())
             queries = sample_tokens(rows.queries, rows.queries.eligible(), self.tokenizer, cfg.data)
             if cfg.scoring.checkpoints and cfg.scoring.adam:
                 optimizer = Checkpoint.all(list(cfg.scoring.checkpoints))[0].moments(model)
-        scored = Scored.of(cfg, self.selector, plan.eligible)
+        scored = Scored.of(cfg, self.selector, workload.eligible)
         sample = self.pool
         if scored.shortlisted:  # rows near the target, mostly
             sample = self._sample(self._like_target())
         stage, row = scoring_stage(
             cfg, rows.needs, model, optimizer, self.tokenizer, sample, queries, (scored.rows, count), times
         )
-        self.shortlist = shortlist_of(scored, stage, row, plan.needed)
+        self.shortlist = shortlist_of(scored, stage, row, workload.needed)
         return stage
 
     def _saving(self, weights: int) -> Stage:
         """Checkpoints, with two moments of each weight, and the weights at the end."""
-        args, plan = self.args, self.plan
+        args, workload = self.args, self.workload
         one = weights if args.save_only_model else weights * (1 + ADAM)
-        count = checkpoints_of(args, plan.first, plan.total)
+        count = checkpoints_of(args, workload.first, workload.total)
         each = write_rate(one)
         kept = min(count, args.save_total_limit or count)
         note = f"{plural(count, 'checkpoint')} of {size(one)}, {kept} of them kept"

@@ -13,6 +13,7 @@ Steps = Annotated[float, between(1e-9, 1e9)]  # below 1: a share of all steps
 class Train(Search):
     selector: Group
     weighter: NotRequired[Group | None]
+    order: NotRequired[Group | None]
     finetuning: Group
     trainer: Group
     parallel: dict
@@ -80,6 +81,7 @@ SCHEDULED = {
     "max_steps": "trainer.warmup_step, trainer.update_step and trainer.update_times",
     "num_train_epochs": "trainer.update_times (or trainer.cycles)",
     "train_sampling_strategy": "trainer.group_by_length",
+    "load_best_model_at_end": "trainer.keep=best with data.eval.validation",
 }
 
 # Training arguments that break the slices of rounds.

@@ -78,6 +78,7 @@ class Picker:
             update=sum(not r.warmup for r in rounds[: phase.index]),
             updates=sum(not r.warmup for r in rounds),
             scorer=self.job.scorer,
+            tokens=self.lengths,
             **model,
         )
 
@@ -134,4 +135,8 @@ class Picker:
     def tokens(self, order: np.ndarray) -> int:
         """The number of tokens of the draws `order`, without padding."""
         ids, counts = np.unique(order, return_counts=True)
-        return int(lengths(self.job.tokens.table.select(ids)) @ counts)  # (rows,) @ (rows,)
+        return int(self.lengths(ids) @ counts)  # (rows,) @ (rows,)
+
+    def lengths(self, ids: np.ndarray) -> np.ndarray:
+        """The tokens of rows, int64 (m,)."""
+        return lengths(self.job.tokens.table.select(ids))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Options that decide nothing but the rounds.
-ROUND_OPTIONS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer")
+ROUND_OPTIONS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer", "order")
 # Fingerprints of what only later rounds read: names, or groups of names
 LATER = ("queries", "embedder", "scoring", "mixer", "indices_path", "candidates.columns")
 
@@ -61,11 +61,12 @@ def training_key(
     config = {k: v for k, v in identity.config.items() if k not in ROUND_OPTIONS}
     if picker is None:
         rounds = "every row"
-    elif needs.requires is None and not is_foreign(cfg.selector):
+    elif needs.requires is None and not is_foreign(cfg.selector) and not is_foreign(cfg.get("order") or {}):
         rounds = picker.planned()
     else:
         groups = as_before(public(cfg, decisive=True))
-        rounds = {name: class_names(groups[name]) for name in ("selector", "scoring", "similarity")}
+        names = ("selector", "scoring", "similarity", "order")
+        rounds = {name: class_names(groups[name]) for name in names if groups.get(name) is not None}
         if needs.neighbours:
             content = np.ascontiguousarray(neighbours.ids).tobytes() + np.ascontiguousarray(neighbours.scores).tobytes()
             rounds["neighbours"] = hashlib.sha256(content).hexdigest()

@@ -52,10 +52,9 @@ class DynamicWeightTrainer(StaticTrainer):
         self._since.append(torch.stack([(measured[0] * measured[1]).sum(), measured[1].sum(), weights.max()]))
         first = self.accelerator.process_index * len(inputs["labels"])
         weights = weights[first : first + len(inputs["labels"])]
-        loss = (losses * weights[rows]).sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # gradients are averaged, but tokens were summed
-        return loss
+        if "weights" in inputs:  # of the rows themselves
+            weights = weights * inputs["weights"]
+        return self.of_step(losses, weights[rows], num_items_in_batch)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The Trainer's: the batches of a step. The model still has its weights from before the step."""

@@ -33,7 +33,7 @@ def cost(messages, tmp_path):
     return estimated
 
 
-@pytest.mark.parametrize("how", ["true", "plan"])
+@pytest.mark.parametrize("how", ["true", "count"])
 def test_counts_by_hand_and_nothing_stored(messages, tmp_path, how):
     lines = messages(f"dry_run={how}")
     assert "dry run: 60 candidates, 4 queries, 64 distinct texts, 0 stored already" in lines

@@ -45,5 +45,5 @@ def test_rows_by_hand_and_what_is_stored(words, rows, row_bytes, run, tmp_path):
 
 def test_a_plan_counts_without_a_model(run, monkeypatch):
     monkeypatch.setattr("near.selection.offline.load_base", lambda *_: pytest.fail("a model"))
-    cost = run("selector=loss", "n=5", "dry_run=plan")
+    cost = run("selector=loss", "n=5", "dry_run=count")
     assert cost.stages["scoring"].rows == 60 and cost.seconds is None

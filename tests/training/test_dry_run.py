@@ -11,9 +11,9 @@ from near.common.cost import Cost
 from near.common.run_folder import RunFolder
 from near.selection.selectors.base import selector_of
 from near.training import measurement
-from near.training.plan import plan_of
 from near.training.timing import checkpoints_of
 from near.training.train import train
+from near.training.workload import workload_of
 from tests.conftest import RANKS, configured, run_script
 
 pytestmark = pytest.mark.model
@@ -52,9 +52,9 @@ def done(tiny, tmp_path, *words, out="done"):
         (["selector=loss"], ["before each of the 2 rounds the model computes losses", "to embed: nothing"]),
     ],
 )
-def test_a_plan_loads_no_model_and_does_nothing(words, parts, estimate, tmp_path, caplog, monkeypatch):
+def test_counting_loads_no_model_and_does_nothing(words, parts, estimate, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(measurement, "load_base", lambda *_: pytest.fail("a model"))
-    cost = estimate(*words, how="plan")
+    cost = estimate(*words, how="count")
     logged = "\n".join(caplog.messages)
     assert all(
         part in logged for part in [*parts, "evaluated at the start of every round and at the end: 5 eval rows"]
@@ -65,10 +65,10 @@ def test_a_plan_loads_no_model_and_does_nothing(words, parts, estimate, tmp_path
     assert not list((tmp_path / "c").rglob("*.safetensors"))
 
 
-def test_a_plan_of_every_row(tiny, tmp_path, caplog):
+def test_counting_every_row(tiny, tmp_path, caplog):
     caplog.set_level(logging.INFO, "near")
     words = [w for w in tiny if not w.startswith(("trainer.w", "trainer.u"))]
-    words += ["trainer=static", "selector=full", "trainer.args.num_train_epochs=2", "dry_run=plan"]
+    words += ["trainer=static", "selector=full", "trainer.args.num_train_epochs=2", "dry_run=count"]
     train(configured("train", *words), tmp_path / "out")
     assert "dry run: all 60 rows, 60 steps of 2 rows: 2.00 passes over them" in caplog.messages
     assert Cost.read(tmp_path / "out" / "dry_run.json").stages["training"].rows == 120
@@ -155,9 +155,9 @@ def test_a_model_that_is_not_here_is_not_downloaded(estimate, monkeypatch):
     assert cost.not_counted == ["seconds of builtin:SmolLM2-135M-Instruct, which would be downloaded first"]
 
 
-def plan(cfg, first=0, eligible=60):
+def workload(cfg, first=0, eligible=60):
     args = SimpleNamespace(train_batch_size=2, world_size=1, gradient_accumulation_steps=1)
-    return plan_of(cfg, selector_of(cfg.selector), args, eligible, first)
+    return workload_of(cfg, selector_of(cfg.selector), args, eligible, first)
 
 
 @pytest.mark.parametrize(
@@ -165,14 +165,14 @@ def plan(cfg, first=0, eligible=60):
     [(0, 2, 8, 2, 2), (1, 1, 8, 2, 2), (2, 0, 8, 2, 2), (4, 0, 6, 1, 1), (6, 0, 4, 1, 1), (9, 0, 1, 0, 0)],
 )
 def test_what_is_left_of_a_run_that_resumes(first, warm, steps, selections, measured, tiny):
-    left = plan(configured("train", *tiny), first)
+    left = workload(configured("train", *tiny), first)
     assert (left.warm, left.steps, left.selections, left.measured) == (warm, steps, selections, measured)
     assert left.total == 10 and left.needed == 8
 
 
 def test_the_loss_before_the_first_step_is_the_bases(tiny):
-    assert plan(configured("train", *tiny, "trainer.warmup_step=0")).measured == 1
-    assert plan(configured("train", *tiny, "evaluation.at_rounds=false")).measured == 0
+    assert workload(configured("train", *tiny, "trainer.warmup_step=0")).measured == 1
+    assert workload(configured("train", *tiny, "evaluation.at_rounds=false")).measured == 0
 
 
 @pytest.mark.parametrize(

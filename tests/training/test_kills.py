@@ -124,6 +124,7 @@ KINDS = {
     "accumulation": ["trainer.args.gradient_accumulation_steps=4", "finetuning.lora_dropout=0.1"],
     "workers": ["+trainer.args.dataloader_num_workers=2", "finetuning.lora_dropout=0.1"],
     "full": ["finetuning=full"],
+    "order": ["order=saw", "order.every=2", "finetuning.lora_dropout=0.1"],
     "two processes": ["finetuning.lora_dropout=0.1"],
 }
 

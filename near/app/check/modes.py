@@ -1,16 +1,18 @@
-"""Whether mixer and weighter fit the trainer and the selector."""
+"""Whether mixer, weighter, order and options of the best round fit the trainer, the selector and the data."""
 
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
 from near.common.config import select
+from near.common.signature import attribute
 
 MIX, MIXING, WEIGHTING = (
     "near.selection.mixers.selector.Mix",
     "near.training.trainer.DynamicMixTrainer",
     "near.training.weighting.DynamicWeightTrainer",
 )
+GRADIENTS = "near.selection.gradient_similarity.FromGradients"
 
 
 def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
@@ -41,9 +43,36 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
         faults.append(
             f"trainer=dynamic_weight trains on the whole pool, and {other} would have no effect; leave it out"
         )
+    keep, patience = select(cfg, "trainer.keep"), select(cfg, "trainer.patience")
+    if select(cfg, "data.eval.validation") is None and (keep == "best" or patience is not None):
+        option = "trainer.keep=best" if keep == "best" else f"trainer.patience={patience}"
+        faults.append(
+            f"{option} chooses by the loss on validation rows, and there are none; set data.eval.validation=0.3"
+        )
+    if select(cfg, "data.eval.validation") is None and select(cfg, "trainer.args.load_best_model_at_end") is True:
+        faults.append(
+            "trainer.args.load_best_model_at_end=true would choose by the rows that are reported; set "
+            "data.eval.validation=0.3"
+        )
     if weighs:
         steps, first = cfg.trainer.train_step, cfg.trainer.warmup_step
         if isinstance(steps, int) and isinstance(first, int) and steps <= first:
             fault = f"trainer.train_step={steps} includes trainer.warmup_step={first}"
             faults.append(f"{fault} and leaves no step to weight; raise it")
+    return faults + _order_faults(cfg, words.get("order", "..."))
+
+
+def _order_faults(cfg: DictConfig, chosen: str) -> list[str]:
+    """`chosen`: the order, as typed."""
+    if not isinstance(cfg.get("order"), DictConfig):
+        return []
+    faults = []
+    if select(cfg, "trainer.update_step") is None:
+        fault = f"order={chosen} would have no effect without rounds"
+        faults.append(f"{fault}; use trainer=dynamic_select, or leave it out")
+    if select(cfg, "trainer.group_by_length") is True:
+        faults.append(f"trainer.group_by_length=true would undo order={chosen}; leave one of them out")
+    gradients = select(cfg, "similarity._target_") == GRADIENTS
+    if gradients and attribute(cfg.order._target_, "scored") is not False and cfg.order.get("score") == "loss":
+        faults.append("order.score=loss can't be combined with similarity=gradients; use order.score=selector")
     return faults

@@ -27,6 +27,7 @@ from near.models.encoding import Encoder
 from near.models.fingerprint import of_model
 from near.models.loading import base_folder
 from near.models.losses import answer_losses, by_row
+from near.models.start import mode_of, start_folder
 from near.models.tokens import Collator, Tokens, lengths
 from near.models.weights import weights_digest
 from near.selection.scoring.checkpoints import Checkpoint
@@ -139,6 +140,7 @@ class Scorer:
         base: digest of what decides the weights that are not trained.
         numbers: what else decides the results' bits.
         base_folder: the base model's files.
+        start: the folder of the adapter that is trained further, if one is.
     """
 
     def __init__(
@@ -152,11 +154,13 @@ class Scorer:
         base: str,
         numbers: str = "",
         base_folder: str = "",
+        start: str | None = None,
     ):
         self.options, self.tokens, self.queries = options, tokens, queries
         self.tokenizer, self.collator = tokenizer, Collator(tokenizer.pad_token_id)
         self.encoder = Encoder(tokenizer, data)
         self.cache_dir, self.base, self.numbers, self.base_folder = cache_dir, base, numbers, base_folder
+        self.start = start
         self.projection = [options.dim, options.hashes, options.seed]
         self.computed = 0  # chunks that this process computed
         self.budgets: dict[str, Budget] = {}  # by what is computed
@@ -406,4 +410,5 @@ def scorer_of(
     folder = base_folder(cfg.model, cache_dir)
     base = digest(of_model(cfg.model, folder))
     options = instantiate(cfg.scoring, _convert_="all")
-    return Scorer(options, tokens, queries, tokenizer, cfg.data, cache_dir, base, numbers, folder)
+    start = str(start_folder(cfg.model)) if mode_of(cfg.model) == "continue" else None
+    return Scorer(options, tokens, queries, tokenizer, cfg.data, cache_dir, base, numbers, folder, start)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
-class Plan:
+class Workload:
     """What a run trains.
 
     Attributes:
@@ -46,25 +46,25 @@ class Plan:
         return self.first + self.warm + self.steps
 
 
-def plan_of(cfg: DictConfig, selector: Selector, args: "TrainingArguments", eligible: int, first: int) -> Plan:
-    """The plan of a run that goes on from step `first`, on a pool with so many eligible rows."""
+def workload_of(cfg: DictConfig, selector: Selector, args: "TrainingArguments", eligible: int, first: int) -> Workload:
+    """What a run trains that goes on from step `first`, on a pool with so many eligible rows."""
     batching = Batching.of(args)
     draws = batching.draws_per_step
     if not is_dynamic(cfg):
         epoch = math.ceil(math.ceil(eligible / batching.batch) / (draws // batching.batch))  # as the Trainer counts
         steps = cfg.trainer.get("train_step") or args.max_steps
         steps = steps if steps > 0 else math.ceil(args.num_train_epochs * epoch)
-        return Plan(0, max(0, steps - first), first, draws, 0, 0, eligible, eligible)
+        return Workload(0, max(0, steps - first), first, draws, 0, 0, eligible, eligible)
     rounds = Schedule.of(cfg.trainer).rounds()
     left = [(phase.warmup, max(0, phase.start + phase.steps - max(first, phase.start))) for phase in rounds]
     warm, steps = sum(n for warmup, n in left if warmup), sum(n for warmup, n in left if not warmup)
     begun = [phase for phase in rounds if phase.start >= first]
     at_rounds = sum(phase.start > 0 for phase in begun) if cfg.evaluation.at_rounds else 0  # at 0 it is the base's
     needed = min(cfg.trainer.update_step * draws, selector.most(eligible) or eligible, eligible)
-    return Plan(warm, steps, first, draws, sum(not p.warmup for p in begun), at_rounds, eligible, needed)
+    return Workload(warm, steps, first, draws, sum(not p.warmup for p in begun), at_rounds, eligible, needed)
 
 
-def log_plan(cfg: DictConfig, rows: LoadedRows, selector: Selector, name: str, plan: Plan) -> None:
+def log_workload(cfg: DictConfig, rows: LoadedRows, selector: Selector, name: str, workload: Workload) -> None:
     """Log steps and rows, what is computed with the model before each round, and what is evaluated."""
     if is_dynamic(cfg):
         schedule = Schedule.of(cfg.trainer)
@@ -76,22 +76,24 @@ def log_plan(cfg: DictConfig, rows: LoadedRows, selector: Selector, name: str, p
         cycles = f", all of it {cfg.trainer.cycles} times" if cfg.trainer.cycles > 1 else ""
         log.info(
             f"dry run: {warm}, then {cfg.trainer.update_times} rounds of {cfg.trainer.update_step} steps on at most "
-            f"{plan.needed} of {plan.eligible} rows by selector {name}{cycles}"
+            f"{workload.needed} of {workload.eligible} rows by selector {name}{cycles}"
         )
-        trained = schedule.total * plan.draws
-        log.info(f"{schedule.total} steps of {plan.draws} rows: {trained} rows trained, counting repeats")
+        trained = schedule.total * workload.draws
+        log.info(f"{schedule.total} steps of {workload.draws} rows: {trained} rows trained, counting repeats")
         if rows.needs.requires and selected:
             log.info(
                 f"before each of the {len(selected)} rounds the model computes {rows.needs.requires} of the pool's rows"
             )
     else:
-        steps = plan.total
+        steps = workload.total
         log.info(
-            f"dry run: all {plan.eligible} rows, {steps} steps of {plan.draws} rows: "
-            f"{steps * plan.draws / plan.eligible:.2f} passes over them"
+            f"dry run: all {workload.eligible} rows, {steps} steps of {workload.draws} rows: "
+            f"{steps * workload.draws / workload.eligible:.2f} passes over them"
         )
-    if plan.first:
-        log.info(f"{plan.first} of {plan.total} steps are trained already: the run would resume there")
+    if workload.first:
+        log.info(f"{workload.first} of {workload.total} steps are trained already: the run would resume there")
     sets = ", ".join(f"{len(part.eligible())} {part.name} rows" for part in rows.sets.all())
     at_rounds = is_dynamic(cfg) and cfg.evaluation.at_rounds
     log.info(f"evaluated {'at the start of every round and ' if at_rounds else ''}at the end: {sets}")
+    if rows.sets.validation is not None:
+        log.info(f"{len(rows.sets.validation.eligible())} more eval rows are the validation part")
