@@ -20,7 +20,7 @@ CODED = 1000  # rows that are encoded at most
 
 
 @dataclass(frozen=True)
-class Sample:
+class TokenSample:
     """Rows of a pool, drawn at random, as tokens.
 
     Attributes:
@@ -39,7 +39,7 @@ class Sample:
         return float(self.lengths.mean())
 
 
-def sample_tokens(rows: Rows, ids: np.ndarray, tokenizer, data: DictConfig, most: int = CODED) -> Sample:
+def sample_tokens(rows: Rows, ids: np.ndarray, tokenizer, data: DictConfig, most: int = CODED) -> TokenSample:
     """Encode at most `most` of the rows `ids`, int64 (n,), which may repeat; the same ones every time.
 
     Raises:
@@ -66,10 +66,10 @@ def sample_tokens(rows: Rows, ids: np.ndarray, tokenizer, data: DictConfig, most
     lengths = np.array([len(row) for row in columns["input_ids"]], dtype=np.int64)
     table = datasets.Dataset.from_dict(columns)
     tokens = Tokens(table, np.arange(len(lengths)), digest([rows.fingerprint, distinct.tolist()]))
-    return Sample(tokens, lengths, seconds)
+    return TokenSample(tokens, lengths, seconds)
 
 
-def tokenising_seconds(sample: Sample, rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> float:
+def tokenising_seconds(sample: TokenSample, rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> float:
     """Seconds of tokenising all rows: 0 if their tokens are in the cache."""
     path: Path = tokens_path(rows, tokenizer, data, cache_dir)
     if path.is_file() and not data.refresh:

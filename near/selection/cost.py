@@ -14,7 +14,7 @@ from near.common.cost import Stage
 from near.common.processes import world_size
 from near.common.timing import measured
 from near.models.budget import clock_of
-from near.models.sample import Sample
+from near.models.sample import TokenSample
 from near.models.weights import trained
 from near.selection.needs import Needs
 from near.selection.scoring.scoring import MAX_ROWS, TOGETHER, Scorer, Scoring
@@ -62,8 +62,8 @@ def scoring_stage(
     model: Any,
     optimizer: Any,
     tokenizer: Any,
-    pool: Sample,
-    queries: Sample | None,
+    pool: TokenSample,
+    queries: TokenSample | None,
     rows: tuple[int, int],
     times: int,
     stored: int = 0,

@@ -18,7 +18,7 @@ from near.embedding.embedders.hashing import HashingEmbedder
 from near.evaluation.cost import evaluation_stages
 from near.evaluation.settings import EvalSettings
 from near.models.loading import add_finetuning, load_start, load_tokenizer
-from near.models.sample import Sample, sample_tokens, tokenising_seconds
+from near.models.sample import TokenSample, sample_tokens, tokenising_seconds
 from near.models.tokens import Tokens
 from near.searching.dry_run import missing_embedder
 from near.searching.settings import SearchSettings
@@ -128,10 +128,10 @@ class Measurement:
         free(trainer)
         return stages
 
-    def _picked(self) -> dict[str, tuple[Sample, Sample | None]]:
+    def _picked(self) -> dict[str, tuple[TokenSample, TokenSample | None]]:
         """The rows of the warm-up and of training: samples of them, and of rows that they may be instead."""
         cfg, workload, needs = self.cfg, self.workload, self.rows.needs
-        picked: dict[str, tuple[Sample, Sample | None]] = {}
+        picked: dict[str, tuple[TokenSample, TokenSample | None]] = {}
         if workload.warm:
             picked["warm-up"] = self.pool, None
         if not is_dynamic(cfg):
@@ -161,7 +161,7 @@ class Measurement:
         inputs = self.inputs
         return training_key(self.cfg, inputs.identity, inputs.needs, picker, inputs.neighbours, self.args.world_size)
 
-    def _sample(self, ids: np.ndarray) -> Sample:
+    def _sample(self, ids: np.ndarray) -> TokenSample:
         return sample_tokens(self.rows.candidates, ids, self.tokenizer, self.cfg.data)
 
     def _like_target(self) -> np.ndarray:
@@ -181,7 +181,7 @@ class Measurement:
         return ids[np.argsort(-nearest, kind="stable")[:count]]
 
     def _training(
-        self, name: str, count: int, rate: Rate, sample: Sample, spare: Sample | None, starting: float
+        self, name: str, count: int, rate: Rate, sample: TokenSample, spare: TokenSample | None, starting: float
     ) -> Stage:
         """A stage of `count` draws of rows like those of `sample`, or of `spare`; starting: seconds once."""
         tokens = count * sample.mean

@@ -20,7 +20,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from near.common.batches import spread
 from near.common.timing import Rate
 from near.models.budget import clock_of
-from near.models.sample import Sample
+from near.models.sample import TokenSample
 from near.models.tokens import Tokens
 from near.models.weights import trained
 from near.selection.selectors.random import Random
@@ -46,7 +46,7 @@ def quiet() -> Iterator[None]:
 
 
 def time_steps(
-    cfg: DictConfig, build: Callable, job: Job, model: Any, args: Any, sample: Sample
+    cfg: DictConfig, build: Callable, job: Job, model: Any, args: Any, sample: TokenSample
 ) -> tuple[Rate, float, Any]:
     """Train a few steps on rows of `sample`.
 
