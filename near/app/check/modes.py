@@ -1,4 +1,4 @@
-"""Whether mixer, weighter and order fit the trainer and the selector."""
+"""Whether mixer, weighter, order and options of the best round fit the trainer, the selector and the data."""
 
 from collections.abc import Sequence
 
@@ -42,6 +42,17 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     if weighs and "selector" in words:
         faults.append(
             f"trainer=dynamic_weight trains on the whole pool, and {other} would have no effect; leave it out"
+        )
+    keep, patience = select(cfg, "trainer.keep"), select(cfg, "trainer.patience")
+    if select(cfg, "data.eval.validation") is None and (keep == "best" or patience is not None):
+        option = "trainer.keep=best" if keep == "best" else f"trainer.patience={patience}"
+        faults.append(
+            f"{option} chooses by the loss on validation rows, and there are none; set data.eval.validation=0.3"
+        )
+    if select(cfg, "data.eval.validation") is None and select(cfg, "trainer.args.load_best_model_at_end") is True:
+        faults.append(
+            "trainer.args.load_best_model_at_end=true would choose by the rows that are reported; set "
+            "data.eval.validation=0.3"
         )
     if weighs:
         steps, first = cfg.trainer.train_step, cfg.trainer.warmup_step
