@@ -23,8 +23,9 @@ from near.models.tokens import Tokens
 from near.searching.dry_run import missing_embedder
 from near.searching.settings import SearchSettings
 from near.selection.cost import Scored, scoring_stage, shortlist_of
+from near.selection.orders.selector import ordered_selector_of
 from near.selection.scoring.checkpoints import Checkpoint
-from near.selection.selectors.base import Selector, selector_of
+from near.selection.selectors.base import Selector
 from near.training.inputs import Inputs, LoadedRows, is_dynamic
 from near.training.job import Job, job_of
 from near.training.picking import Batching, Picker
@@ -153,7 +154,7 @@ class Measurement:
         return picked | {"training": (self._sample(self._like_target()), self.pool)}
 
     def _picker(self) -> Picker:
-        fresh = dataclasses.replace(self.job, selector=selector_of(self.cfg.selector))
+        fresh = dataclasses.replace(self.job, selector=ordered_selector_of(self.cfg))
         return Picker(fresh, Schedule.of(self.cfg.trainer), Batching.of(self.args))
 
     def _key(self, picker: Picker | None) -> str:
