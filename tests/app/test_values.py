@@ -32,7 +32,7 @@ trainer.args.adam_epsilon trainer.args.dataloader_num_workers trainer.args.eval_
 trainer.args.label_smoothing_factor trainer.args.learning_rate trainer.args.local_rank trainer.args.max_grad_norm
 trainer.args.max_steps trainer.args.neftune_noise_alpha trainer.args.warmup_steps trainer.args.weight_decay
 trainer.loraplus.lr_embedding trainer.update_times trainer.warmup_step data.data_seed data.decontaminate.cosine
-data.difficulty data.noise data.own_rows selector.draw similarity.b similarity.k1
+data.difficulty data.noise data.own_rows order.first order.last order.radius selector.draw similarity.b similarity.k1
 """
 FRACTION = """
 embedder.server.timeout evaluation.graders.judge.server.timeout evaluation.graders.pass_at_1.seconds export_size
@@ -43,7 +43,7 @@ trainer.args.max_grad_norm trainer.args.neftune_noise_alpha trainer.args.num_tra
 trainer.args.warmup_steps trainer.args.weight_decay trainer.loraplus.lr_embedding trainer.loraplus.lr_ratio
 weighter.delta weighter.r scoring.damping similarity.k1
 """
-NULL = "embedder.max_length scoring.dim selector.shortlist.size trainer.args.save_total_limit"
+NULL = "embedder.max_length order.every scoring.dim selector.shortlist.size trainer.args.save_total_limit"
 # options of generated data, absent in other data; its own check refuses null, before anything is made
 NULL += " data.data_seed data.difficulty data.eval_rows data.longest data.noise data.own_rows data.query_rows data.rows"
 NULL += " data.rows_per_task"
