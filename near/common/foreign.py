@@ -151,7 +151,15 @@ def _group(place: tuple[str, ...]) -> str:
     return whole if whole in _targets() or not place else place[-1]
 
 
+COMPONENTS = ("selector", "mixer", "order", "weighter")  # of a plan's stages, whose names are arbitrary
+
+
 def _known(place: tuple[str, ...]) -> frozenset[str]:
+    """The classes in conf/ for `place`."""
+    if place[:1] == ("plan",) and len(place) == 2:
+        return _targets()["stage"]
+    if place[:1] == ("plan",) and place[2:3] == ("by",):
+        return frozenset().union(*(_known((group, *place[3:])) for group in COMPONENTS))
     return _targets().get(_group(place), frozenset())
 
 

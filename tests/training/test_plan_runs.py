@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hydra.errors import HydraException
 
+from near.app.check.check import read_run_config
 from near.common.errors import UserError
+from near.selection.plan.choice import selection_of
 from near.selection.scoring.scoring import Scorer
 from near.training.train import train
 from tests.conftest import RANKS, configured, process
@@ -91,6 +93,8 @@ def test_every_stage_leaves_its_record(tiny, tmp_path, caplog):
     assert caplog.text.count("left 30 of 60 rows as before") == 2
     logged = json.loads((tmp_path / "train_metrics.json").read_text())["history"]
     assert ["largest_weight" in line for line in logged] == [False] * 4 + [True] * 14
+    read = read_run_config(tmp_path / "config.yaml")  # as reports and merges do
+    assert list(selection_of(read).stages) == ["filter", "mix", "draw", "order", "weigh"]
 
 
 def test_a_resumed_plan_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monkeypatch):
