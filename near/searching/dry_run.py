@@ -29,25 +29,27 @@ WORDS_BYTES = 2200  # memory that similarity=bm25 takes for a row of 100 words, 
 ROW_BYTES = 50  # memory that a row of the pool takes at most while it is looked up and embedded (bench/memory.py)
 
 
-def report(search: SearchSettings, candidates: Rows, queries: Rows, dedup: str, training: bool = False) -> None:
+def report(search: SearchSettings, candidates: Rows, queries: Rows | None, dedup: str, training: bool = False) -> None:
     """Log rows, distinct texts, texts already stored, tokens to embed, estimated time, disk and memory.
 
     Args:
+        queries: None if the candidates alone are embedded.
         dedup: data.dedup.
         training: it is train.py's dry run, which logs its own first and last lines.
     """
-    if search.words is not None:
+    if search.words is not None and queries is not None:
         return _of_words(search, candidates, queries, training)
     embedder, cache_dir, index = embedder_of(search.embedder, search.cache_dir), search.cache_dir, search.index
-    pool = RowTexts(candidates, candidates.eligible(), embedder)
-    query_texts = RowTexts(queries, queries.eligible(), embedder, query=True)
+    texts = [RowTexts(candidates, candidates.eligible(), embedder)]
+    if queries is not None:
+        texts.append(RowTexts(queries, queries.eligible(), embedder, query=True))
     space_exists = cache_folder(cache_dir, "embeddings", digest(embedder.space)).is_dir()
     with (
         tempfile.TemporaryDirectory() as empty,
         Store(cache_dir if space_exists else empty, embedder.space) as store,
     ):
-        parts = [(read, look_up(store, read, len(read.ids), embedder.chunk)) for read in (pool, query_texts)]
-    n, m = len(pool.ids), len(query_texts.ids)
+        parts = [(read, look_up(store, read, len(read.ids), embedder.chunk)) for read in texts]
+    n, m = len(texts[0].ids), sum(len(read.ids) for read in texts[1:])
     distinct, missing = sum(lookup.distinct for _, lookup in parts), sum(len(lookup.missing) for _, lookup in parts)
     start = "embedding" if training else "dry run"
     log.info(

@@ -120,10 +120,10 @@ def _finished(
 
 
 def _dry_run(search: SearchSettings, export: SubsetExport, material: Material, dedup: str) -> None:
-    if export.needs_matrix:
+    if export.needs_matrix or export.needs.vectors:
         from near.searching.dry_run import report
 
-        return report(search, material.candidates, material.queries, dedup)
+        return report(search, material.candidates, material.queries if export.needs_matrix else None, dedup)
     model = f"; the model would compute {export.needs.requires}" if export.needs.requires else ""
     log.info(f"dry run: selector {export.name} needs no neighbours: nothing would be embedded{model}")
 

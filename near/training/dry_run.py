@@ -42,9 +42,9 @@ def report_training(
     sets = ", ".join(f"{len(part.eligible())} {part.name} rows" for part in rows.sets.all())
     at_rounds = "update_step" in cfg.trainer and cfg.evaluation.at_rounds
     log.info(f"evaluated {'at the start of every round and ' if at_rounds else ''}at the end: {sets}")
-    embeds = rows.needs.neighbours and cfg.indices_path is None
-    if embeds:
-        report(SearchSettings.of(cfg, cache_dir), rows.candidates, rows.queries, cfg.data.dedup, training=True)
+    if rows.needs.vectors or rows.needs.neighbours and cfg.indices_path is None:
+        queries = rows.queries if rows.needs.neighbours else None
+        report(SearchSettings.of(cfg, cache_dir), rows.candidates, queries, cfg.data.dedup, training=True)
     elif cfg.data.dedup == "near":
         log.info("to embed: the pool, for data.dedup=near")
     else:

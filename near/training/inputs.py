@@ -123,7 +123,7 @@ def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: Loade
         selector.check_pool(rows.candidates, tokens.eligible)
         selector.check_columns(rows.columns, tokens.eligible)
     query_tokens = None
-    if rows.needs.requires == "gradients":
+    if rows.needs.query_tokens:
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cache_dir)
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
     eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cache_dir).table if evaluated else None

@@ -74,6 +74,10 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     instantiate(cfg.tracker).check()
     selector = selector_of(cfg.selector)
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
+    if "weighter" in cfg.trainer:
+        from near.training.weighting import check_weighting, with_target
+
+        needs = with_target(needs, check_weighting(cfg.trainer, args))
     cfg = _with_backend(_with_dtype(cfg), needs.embedder or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
     if cfg.trainer.get("packing") and not cfg.trainer.padding_free:
@@ -82,10 +86,6 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             "trainer.padding_free=true"
         )
     search = SearchSettings.of(cfg, cache_dir)
-    if "weighter" in cfg.trainer:
-        from near.training.weighting import check_weighting
-
-        check_weighting(args, cfg.trainer.whole_step)
     with contextlib.ExitStack() as locks:
         if state.is_main_process:  # a killed sweep may have left this job running
             locks.enter_context(locked(RunFolder(output_dir).lock(cache_dir), remove=True))

@@ -13,7 +13,7 @@ from near.common.signature import keywords
 from near.embedding.embedders.base import Embedder
 from near.selection.mixers.base import Mixer
 from near.selection.selectors.base import Selector
-from near.training.weighters.base import Weighter
+from near.training.weighters.base import RowWeighter
 from tests.conftest import ROOT, composed, configured
 
 GROUPS = (
@@ -71,7 +71,7 @@ def test_every_mixer_and_weighter_composes(group, name, trainer):
     cfg = configured("train", f"trainer={trainer}", f"{group}={name}")
     assert set(OmegaConf.load(CONF / group / f"{name}.yaml")) == set(cfg[group])
     reader = instantiate(cfg.selector).mixer if group == "mixer" else instantiate(cfg.trainer).keywords["weighter"]
-    assert isinstance(reader, Mixer if group == "mixer" else Weighter)
+    assert isinstance(reader, Mixer if group == "mixer" else RowWeighter)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ class Selector(Contract, ABC):
     needs_queries = False  # whether it reads round.queries
     reads_query_sources = False  # whether it reads their sources, which are tasks
     needs_neighbours = False  # whether it reads round.neighbours and round.similarity
+    needs_vectors = False  # whether it reads the pool's vectors of round.similarity alone, and so needs no target
     requires: Required | None = None  # what it takes from round.scorer; None: it does without the model
     only_in_training: str | None = None  # the reason if select.py can't use it
     columns: tuple[str, ...] = ()  # further columns of the pool that it reads from round.columns
