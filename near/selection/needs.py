@@ -23,7 +23,7 @@ class Needs:
         neighbours: the neighbour matrix, of embeddings or words.
         vectors: the pool's vectors, without a matrix.
         embedder: that matrix, or those vectors, are of embeddings.
-        requires: what the model has to compute, "losses" or "gradients"; None: no model is needed.
+        requires: what the model has to compute; None: no model is needed.
         query_sources: the sources of the queries, which are their tasks.
         trains_on_queries: the queries are trained.
         columns, query_columns: further columns of the pool and of the queries.

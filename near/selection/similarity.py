@@ -105,7 +105,9 @@ class Similarity(ABC):
 class VectorSimilarity(Similarity):
     """Similarities of vectors that are already available."""
 
-    def __init__(self, vectors: Vectors, queries: np.ndarray, ids: np.ndarray, rows: int, neighbours: "Neighbours | None"):
+    def __init__(
+        self, vectors: Vectors, queries: np.ndarray, ids: np.ndarray, rows: int, neighbours: "Neighbours | None"
+    ):
         super().__init__(neighbours, ids, rows)
         self._vectors, self._queries = vectors, queries
 

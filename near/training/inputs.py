@@ -16,7 +16,7 @@ from near.data.contamination import without_contaminated
 from near.data.pool import benchmark_sets, without_prompts_of
 from near.data.rows import Rows
 from near.evaluation.measure import Sets, evaluation_sets
-from near.models.loading import base_folder, load_tokenizer
+from near.models.loading import base_folder, load_tokenizer, model_config
 from near.models.tokens import Tokens, tokenize
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
@@ -104,6 +104,8 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
         return None
     if not cfg.get("dry_run"):  # which downloads nothing
         base_folder(cfg.model, cache_dir)
+        if needs.requires:
+            selector.check_model(model_config(cfg.model, cache_dir))
     return LoadedRows(candidates, queries, sets, needs, columns, query_columns, identity)
 
 

@@ -79,7 +79,10 @@ def test_every_mixer_and_weighter_composes(group, name, trainer):
     [
         ("trainer=dynamic_mix selector=near", "picks rows by their source, and selector=near does not; leave"),
         ("mixer=odm", "mixer=odm would have no effect; use trainer=dynamic_mix"),
-        ("trainer=dynamic_mix ~mixer", "selector=mix has no mixer; use mixer=static, random, doremi or odm"),
+        (
+            "trainer=dynamic_mix ~mixer",
+            "selector=mix has no mixer; use mixer=static, random, doremi, odm or dynamic_moe",
+        ),
         ("weighter=linupper", "weighter=linupper would have no effect; use trainer=dynamic_weight"),
         ("trainer=dynamic_weight ~weighter", "trainer=dynamic_weight has no weighter; use weighter=linupper"),
         ("trainer=dynamic_weight selector=near", "trains on the whole pool, and selector=near would have no effect"),

@@ -5,7 +5,7 @@ A key that a file leaves out gets the other system's default, not near's: the sa
 
 from pathlib import Path
 
-from near.app.from_yaml.components import TARGETLESS, named
+from near.app.from_yaml.components import COMPARING, TARGETLESS, named
 from near.app.from_yaml.data import data
 from near.app.from_yaml.file import File
 from near.app.from_yaml.keys import MERGE, MULTIMODAL, TEXT, TRAIN, Key, family
@@ -34,6 +34,7 @@ def train(file: File) -> None:
     interleaved = is_interleaved(file, mode)
     chosen = file.typed_value("selector") or name
     targeted = mode == "dynamic_select" and any(selector not in TARGETLESS for selector in chosen.split(","))
+    targeted |= mode == "dynamic_weight" and (file.typed_value("weighter") or name) in COMPARING
     pool = data(file, targeted, plain)
     if mode == "dynamic_mix":
         mix(file, name, pool)

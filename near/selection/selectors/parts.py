@@ -55,6 +55,9 @@ class PartOf(Selector, ABC):
     def check_pool(self, pool: Rows, eligible: np.ndarray) -> None:
         self.of.check_pool(pool, eligible)
 
+    def check_model(self, config) -> None:
+        self.of.check_model(config)
+
     def check_columns(self, columns: Mapping[str, list], eligible: np.ndarray) -> None:
         self.of.check_columns(columns, eligible)
 
