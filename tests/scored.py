@@ -123,6 +123,9 @@ class FakeScorer:
         self.options, self.base_folder = Scoring(), ""
         self.queries = Tokens(None, np.arange(len(queries[0]) if len(queries) else 0))
 
+    def remembering(self):
+        return contextlib.nullcontext()
+
     def losses(self, model, ids: np.ndarray) -> np.ndarray:
         self.requested.append(ids)
         return np.asarray(self._losses.pop(0), dtype=np.float32)[ids]

@@ -272,23 +272,34 @@ def identity(cfg: DictConfig) -> dict:
     """The part of `cfg` that determines a run's outcome: without output folders, trackers, options of speed, and the
     modules of classes."""
     values = {k: v for k, v in public(cfg, decisive=True).items() if k not in NOT_OUTCOME}
-    for path, keys in NOT_OUTCOME_BELOW.items():
+    stages = [f"plan.{name}.by" for name in values.get("plan") or ()]
+    within = {
+        stage + path.removeprefix("selector"): keys
+        for stage in stages
+        for path, keys in NOT_OUTCOME_BELOW.items()
+        if path.startswith("selector.")
+    }
+    for path, keys in (NOT_OUTCOME_BELOW | within).items():
         *parents, group = path.split(".")
         node = values
         for parent in parents:
-            node = node.get(parent) or {}
-        if isinstance(node.get(group), dict):
+            node = (node.get(parent) if isinstance(node, dict) else None) or {}
+        if isinstance(node, dict) and isinstance(node.get(group), dict):
             node[group] = {k: v for k, v in node[group].items() if k not in keys}
     return class_names(as_before(values))
 
 
 def as_before(values: dict) -> dict:
-    """Groups of plain values without the options of LATER that have the value of before, and without
-    data.decontaminate where it leaves no row out."""
+    """Groups of plain values without the options of LATER that have the value of before, without columns of numbers
+    that are not named, and without data.decontaminate where it leaves no row out."""
     for (group, key), before in LATER.items():
         if isinstance(values.get(group), dict) and values[group].get(key) == before:
             values[group].pop(key, None)
     data = values.get("data") or {}
+    for columns in (part["columns"] for part in data.values() if isinstance(part, dict) and part.get("columns")):
+        for name in ("weight", "score"):
+            if columns.get(name) is None:
+                columns.pop(name, None)
     if (data.get("decontaminate") or {}).get("action") != "drop":  # the rows are the same
         data.pop("decontaminate", None)
     return values

@@ -29,6 +29,8 @@ class RoundRecord(JsonRecord):
         never_seen: share of its rows, from 0 to 1, that no earlier round had.
         sources: rows by source, most first.
         mix: of rows by source: numbers by source, by what they are (proportions, draws, ...).
+        stages: of a plan (docs/plans.md): for each stage in turn its name, kind, by (its component's class), acted
+            (whether it acted anew in this round), rows_before and rows_after (that may be, or are, drawn) and seconds.
         select_seconds: that selecting took.
         seconds: of training and selecting before it, without evaluations.
         tokens: of its draws, without padding.
@@ -50,6 +52,7 @@ class RoundRecord(JsonRecord):
     sources: dict[str, int] = container(dict, default_factory=dict)
     select_seconds: float = 0.0
     mix: dict[str, dict[str, float]] | None = container(dict, default=None)
+    stages: list[dict[str, Any]] | None = only_if_set()
     seconds: float | None = None
     tokens: int | None = None
     target_loss: float | None = None

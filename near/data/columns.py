@@ -5,6 +5,7 @@ valid.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 from near.common.cached import cached
 from near.common.errors import UserError, did_you_mean
 from near.common.files import cache_folder, digest
+from near.data.filters import number_of
 from near.data.loading import raw_rows
 from near.data.rows import Rows
 from near.data.table import FAULT
@@ -68,6 +70,20 @@ def columns_of(data: DictConfig, rows: Rows, names: Sequence[str], cache_dir: st
         return {n: [None if v is None else json.loads(v) for v in table.column(n).to_pylist()] for n in names}
 
     return cached(cache_folder(cache_dir, "columns", digest([VERSION, names, tables]) + ".parquet"), make, read)
+
+
+def numbers_of(values: Sequence[object]) -> np.ndarray:
+    """Values of a column as numbers, float64 (n,). Numbers written as text count, as in CSV files; true, false and
+    everything else is NaN; infinity beyond float64."""
+    return np.array([_number(value) for value in values], dtype=np.float64)
+
+
+def _number(value: object) -> float:
+    number = None if isinstance(value, bool) else number_of(value)
+    try:
+        return math.nan if number is None else float(number)
+    except OverflowError:
+        return math.inf
 
 
 def _in_order(data: DictConfig, rows: Rows, cache_dir: str) -> Iterator[Mapping]:

@@ -21,6 +21,7 @@ from near.common.processes import is_main
 from near.common.signature import attribute
 from near.common.text import plural
 from near.data.dataset_info import from_dataset_info
+from near.data.options import NUMBERS
 from near.data.reading import Reading, log_lines
 from near.data.rows import Rows
 from near.data.sampling import sampled
@@ -103,11 +104,13 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
 
 
 def _read_elsewhere(cfg: DictConfig, part: str) -> set[str]:
-    """The labels, and the columns of evaluation rows that graders read if `cfg` is part of a whole configuration."""
+    """The labels, columns of numbers, and the columns of evaluation rows that graders read if `cfg` is part of a whole configuration."""
     root: Any = cfg._get_root()
     evaluation = None if part == "candidates" else root.get("evaluation")
     graders = (evaluation.get("graders") if isinstance(evaluation, DictConfig) else None) or {}
     columns: set[str] = set(cfg.get("labels") or ())
+    named = _source(cfg, part).columns or {}
+    columns |= {str(named[name]) for name in NUMBERS if named.get(name)}
     for options in graders.values():
         if isinstance(options, DictConfig):
             named, fixed = options.get("column_names"), attribute(str(options.get("_target_")), "columns")

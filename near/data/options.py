@@ -22,6 +22,11 @@ class Columns(TypedDict, total=False):
     question: str | bool | None
     answer: str | bool | None
     text: str | bool | None
+    weight: str | bool | None
+    score: str | bool | None
+
+
+NUMBERS = ("weight", "score")  # fields of Columns that are no part of a row's text: changing them makes no other table
 
 
 class Source(TypedDict):

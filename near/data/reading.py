@@ -17,6 +17,7 @@ from near.data.filters import Filter
 from near.data.formats.format_choice import decide, is_informative, is_informative_in_turn, read_columns, shown_columns
 from near.data.formats.formats import FORMATS, Form, canonical, check_text, fields_of
 from near.data.formats.turns import Fault
+from near.data.options import NUMBERS
 from near.data.row_keys import normalised_turns, prompt_key, row_key, text_key
 from near.data.sources.sources import Opened
 from near.data.table import FAULT, FILTERED, KEY, UNANSWERED, TableWriter
@@ -39,7 +40,8 @@ class Reading:
 
     @classmethod
     def of(cls, source: DictConfig, limit: int | None, chosen: np.ndarray | None = None) -> "Reading":
-        columns = {field: column or "" for field, column in (source.columns or {}).items() if column is not None}
+        named = (source.columns or {}).items()
+        columns = {field: column or "" for field, column in named if column is not None and field not in NUMBERS}
         tags = OmegaConf.to_container(source.tags) if source.tags else {}
         filter = OmegaConf.to_container(source.filter) if source.filter else {}
         return cls(source.format, columns, tags, filter, limit, source.get("entry"), chosen)

@@ -1,5 +1,6 @@
 """The table of tokens for training, and batches of it."""
 
+import dataclasses
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -189,8 +190,28 @@ _FEATURES = datasets.Features(
 )
 
 
+def with_weights(tokens: Tokens, weights: np.ndarray) -> Tokens:
+    """`tokens` with a column `weight`, without the rows of weight 0, which are counted in the log.
+
+    Args:
+        weights: of all rows, float32 (n,), finite and none below 0.
+
+    Raises:
+        UserError: no row is left.
+    """
+    trained = tokens.eligible[weights[tokens.eligible] > 0]
+    if left := len(tokens.eligible) - len(trained):
+        log.info(f"{plural(left, 'row')} of {len(tokens.eligible)} left out, as their loss weight is 0")
+    if not len(trained):
+        raise UserError("every row with an answer has the loss weight 0; see data.candidates.columns.weight")
+    key = digest([tokens.fingerprint, hashlib.sha256(weights.tobytes()).hexdigest()])
+    table = tokens.table.add_column("weight", weights, new_fingerprint=key)
+    return dataclasses.replace(tokens, table=table, eligible=trained)
+
+
 class Collator:
-    """Collates rows into a batch: input_ids, attention_mask, labels, int64 (B, longest), padded on the right."""
+    """Collates rows into a batch: input_ids, attention_mask, labels, int64 (B, longest), padded on the right; weights,
+    float32 (B,), if the rows have a weight."""
 
     def __init__(self, pad_id: int):
         self.pad_id = pad_id
@@ -207,6 +228,8 @@ class Collator:
             batch["input_ids"][i, :size] = torch.as_tensor(row["input_ids"])
             batch["attention_mask"][i, :size] = 1
             batch["labels"][i, :size] = torch.as_tensor(row["labels"])
+        if "weight" in rows[0]:
+            batch["weights"] = torch.tensor([row["weight"] for row in rows])
         return batch
 
 

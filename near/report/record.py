@@ -1,6 +1,7 @@
 """report.json: the comparison for programs."""
 
 import statistics
+from dataclasses import asdict
 
 from near.report import verdict
 from near.report.compare import (
@@ -14,6 +15,7 @@ from near.report.compare import (
     groups_of,
 )
 from near.report.runs import Run
+from near.report.stages import stage_rows
 
 
 def record(runs: list[Run]) -> dict:
@@ -35,6 +37,7 @@ def _selection(group: Group, groups: list[Group]) -> dict:
         "target_loss": statistics.mean(run.metrics.target_loss for run in group.runs.values()),
         "vs_random": _difference(beside_random(group, other)) if compared else None,
         "vs_base": _difference(beside_base(group)),
+        "stages": [asdict(row) for row in stage_rows([group])],
         "contaminated_rows": sorted(without),
         "vs_random_without_them": _difference(beside_random(group, other, without)) if compared and without else None,
     }

@@ -83,8 +83,11 @@ class Run:
 
     @functools.cached_property
     def typed(self) -> set[str]:
-        """The overrides of its command line without selector and seed; empty where Hydra did not record them."""
-        return {word for word in self.files.overrides if not word.startswith(("selector=", "seed="))}
+        """The overrides of its command line without seed and what names it, plan or selector; empty where Hydra did not
+        record them."""
+        words = self.files.overrides
+        name = "plan=" if any(word.startswith("plan=") for word in words) else "selector="
+        return {word for word in words if not word.startswith((name, "seed="))}
 
     @functools.cached_property
     def settings(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a selector receives for a round, and what it returns."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +27,14 @@ class Subset:
         order: int64 (round.draws,), the draws in training order, of all of these ids and no others; None: the sampler
             (near/training/rounds/sampler.py) passes over the ids evenly.
         mix: if rows were picked by source: numbers of the sources by their name, such as proportions; for the record.
+        stages: of a plan: what each stage did (RoundRecord in near/common/records.py); for the record.
     """
 
     ids: np.ndarray
     scores: np.ndarray | None = None
     order: np.ndarray | None = None
     mix: dict[str, dict[str, float]] | None = None
+    stages: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Round:
         query_ids: the queries of that matrix, int64 (n_queries,); None: the eligible ones.
         update, updates: which of the rounds without warm-ups, from 0, and how many there are.
         scorer: losses and gradients of rows, for selectors with `requires`.
+        tokens: the tokens of rows, int64 (m,) by int64 (m,), as they are trained; None outside training.
         model, optimizer, collator, accelerator: of the training as it runs.
     """
 
@@ -79,6 +82,7 @@ class Round:
     update: int = 0
     updates: int = 1
     scorer: "Scorer | None" = None
+    tokens: Callable[[np.ndarray], np.ndarray] | None = None
     model: Any = None
     optimizer: Any = None
     collator: Any = None

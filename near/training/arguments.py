@@ -42,6 +42,20 @@ def check_training(needs: Needs, args: "TrainingArguments", scoring: DictConfig)
         )
 
 
+def check_row_weights(args: "TrainingArguments") -> None:
+    """Raise UserError for arguments under which rows can't have loss weights."""
+    if args.label_smoothing_factor:
+        raise UserError(
+            f"trainer.args.label_smoothing_factor={args.label_smoothing_factor} can't be combined with "
+            "data.candidates.columns.weight; leave one of them out"
+        )
+    if args.n_gpu > 1:
+        raise UserError(
+            f"data.candidates.columns.weight on {args.n_gpu} GPUs needs a process for each; start it with torchrun "
+            f"--nproc_per_node={args.n_gpu} train.py ..."
+        )
+
+
 log = logging.getLogger(__name__)
 
 # `accelerate launch` sets these variables. Accelerator sets them too, and a later job of the process would see them.

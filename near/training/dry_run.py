@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from near.searching.dry_run import report
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs
+from near.selection.plan.plan import Plan
 from near.selection.selectors.base import Selector
 from near.training.picking import Batching
 from near.training.rounds.schedule import Schedule
@@ -69,5 +70,12 @@ def _rounds(
         f"{largest} of {count} rows by selector {name}{cycles}"
     )
     log.info(f"{schedule.total} steps of {draws} rows: {schedule.total * draws} rows trained, counting repeats")
+    if isinstance(selector, Plan):
+        for stage in selector.stages.values():
+            every = "each round" if stage.period == 1 else f"every {stage.period} rounds"
+            keep = f", keeps {keep:g}" if (keep := getattr(stage, "keep", None)) is not None else ""
+            log.info(
+                f"plan.{stage.name}: {stage.kind} by {type(stage.by).__name__}, from step {stage.start}, {every}{keep}"
+            )
     if needs.requires and selected:
         log.info(f"before each of the {len(selected)} rounds the model computes {needs.requires} of the pool's rows")

@@ -5,6 +5,7 @@ Rows have a fingerprint for each use: "candidates" covers their messages, "candi
 a field changes that it reads, and not when another field changes.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from near.data.rows import Rows
 from near.evaluation.graded_columns import graded_columns
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs
+from near.selection.plan.kinds import selection_nodes
 from near.selection.scoring.references import weights_in
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def of_run(
     prints = {part.name: part.fingerprint for part in rows}
     prints["candidates.sources"] = candidates.labels  # every round's record counts them
     by_task = needs.query_sources or SearchSettings.of(cfg, cache_dir).by_task  # a source is a task
-    if queries is not None and (by_task or is_foreign(cfg.selector)):
+    if queries is not None and (by_task or any(map(is_foreign, selection_nodes(cfg)))):
         prints["queries.sources"] = queries.labels
     if is_dropping(cfg.data):
         prints |= {part.name: part.fingerprint for part in benchmark_sets(cfg.data, cache_dir)}
@@ -55,8 +57,9 @@ def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
     if needs.requires == "gradients":
         keys.append("scoring.checkpoints")
     prints = {key: digest([content(path) for path in paths]) for key in keys if (paths := _paths(select(cfg, key)))}
-    if select(cfg, "mixer.reference") is not None:
-        prints["mixer.reference"] = content(weights_in(Path(cfg.mixer.reference)))
+    for key in ("mixer.reference", *(f"plan.{name}.by.reference" for name in cfg.get("plan") or ())):
+        if (reference := select(cfg, key)) is not None:
+            prints[key] = content(weights_in(Path(reference)))
     if needs.neighbours and cfg.indices_path is not None:
         path = Path(cfg.indices_path)
         folder = path if path.is_dir() else path.parent
@@ -76,7 +79,7 @@ def content(path: Path) -> str:
     return folder_digest(path) if path.is_dir() else file_digest(path)
 
 
-def is_foreign(options: DictConfig) -> bool:
+def is_foreign(options: Mapping) -> bool:
     """Whether a class outside this package is named, here or within, which may read anything."""
     if not str(options.get("_target_", "near.")).startswith("near."):
         return True

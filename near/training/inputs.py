@@ -1,10 +1,12 @@
 """A run's inputs beside its model: rows, tokens, precomputed neighbours, and the identity of its outcome."""
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from near.common.config import identity as outcome
@@ -15,9 +17,10 @@ from near.data.columns import columns_of
 from near.data.contamination import without_contaminated
 from near.data.pool import benchmark_sets, without_prompts_of
 from near.data.rows import Rows
+from near.data.weights import weights_of
 from near.evaluation.measure import Sets, evaluation_sets
 from near.models.loading import base_folder, load_tokenizer, model_config
-from near.models.tokens import Tokens, tokenize
+from near.models.tokens import Tokens, tokenize, with_weights
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
 from near.searching.settings import SearchSettings
@@ -65,6 +68,7 @@ class LoadedRows:
     columns: dict[str, list]
     query_columns: dict[str, list]
     identity: RunIdentity
+    weights: np.ndarray | None = None  # loss weights of the candidates, float32 (n,); None: all 1
 
     @property
     def material(self) -> Material:
@@ -88,6 +92,7 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
     candidates = Material.load(cfg.data, queries, cache_dir).candidates
     columns = columns_of(cfg.data, candidates, needs.columns, cache_dir)
     query_columns = columns_of(cfg.data, queries, needs.query_columns, cache_dir)
+    weights = weights_of(cfg.data, candidates, cache_dir)
     if needs.trains_on_queries:
         if sets.seen:
             raise UserError(
@@ -95,10 +100,13 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
             )
         others = [*sets.all(), *benchmark_sets(cfg.data, cache_dir)]
         trained = without_prompts_of(queries, sets.target, cfg.data.leakage)
+        weights = _followed_by(weights, len(candidates), weights_of(cfg.data, queries, cache_dir), len(queries))
         candidates = candidates.followed_by(without_contaminated(trained, others, cfg.data, cache_dir))
     prints = of_run(cfg, cache_dir, needs, sets, queries, candidates)
     read = {"candidates.columns": columns, "queries.columns": query_columns}
     prints |= {part: digest(values) for part, values in read.items() if values}
+    if weights is not None:
+        prints["candidates.weights"] = hashlib.sha256(weights.tobytes()).hexdigest()
     identity = RunIdentity(config=outcome(cfg), fingerprints=prints)
     if finished(output_dir, identity, cfg.overwrite):
         return None
@@ -106,13 +114,23 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
         base_folder(cfg.model, cache_dir)
         if needs.requires:
             selector.check_model(model_config(cfg.model, cache_dir))
-    return LoadedRows(candidates, queries, sets, needs, columns, query_columns, identity)
+    return LoadedRows(candidates, queries, sets, needs, columns, query_columns, identity, weights)
+
+
+def _followed_by(weights: np.ndarray | None, rows: int, others: np.ndarray | None, more: int) -> np.ndarray | None:
+    """The weights of `rows` rows and of `more` rows behind them; None where all are 1."""
+    if weights is None and others is None:
+        return None
+    parts = ((weights, rows), (others, more))
+    return np.concatenate([np.ones(n, dtype=np.float32) if part is None else part for part, n in parts])
 
 
 def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: LoadedRows) -> Inputs:
     """Tokenize `rows`, and read the neighbours if indices_path names their file."""
     tokenizer = load_tokenizer(cfg.model, cache_dir)
     tokens = tokenize(rows.candidates, tokenizer, cfg.data, cache_dir)
+    if rows.weights is not None:
+        tokens = with_weights(tokens, rows.weights)
     if rows.needs.trains_on_queries:  # whose ids follow the pool's
         first = len(rows.candidates) - len(rows.queries)
         tokens = dataclasses.replace(tokens, eligible=tokens.eligible[tokens.eligible >= first])

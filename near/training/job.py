@@ -1,10 +1,12 @@
 """`Job`: what a Trainer gets beside its configuration, and how it is assembled."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -16,19 +18,28 @@ from near.models.tokens import Collator, Tokens
 from near.searching.settings import SearchSettings
 from near.selection.beyond import similarity_of
 from near.selection.embedding_similarity import EmbeddingSimilarity
+from near.selection.orders.selector import Ordered
+from near.selection.plan.plan import Plan
 from near.selection.round import Round, Subset
 from near.selection.scoring.scoring import Scorer, scorer_of
 from near.selection.selectors.base import Selector
 from near.training.inputs import Inputs, is_dynamic
 from near.training.trackers.base import TrackerRun
 from near.training.warm_up import SharedWarmUp
+from near.training.weighters.stage import Weigh
 
 
 def selector_name(cfg: DictConfig, selector: Selector) -> str:
-    """The name of a run's selection: the choice of the group selector; without rounds, the trainer's name."""
+    """The name of a run's selection: the choice of the group plan; or that of selector, with that of order behind a +;
+    without rounds, the trainer's name."""
+    if isinstance(selector, Plan):
+        return HydraConfig.get().runtime.choices.get("plan") or "plan"
     if not is_dynamic(cfg):
         return "dynamic_weight" if "weighter" in cfg.trainer else "static"
-    return HydraConfig.get().runtime.choices.get("selector") or type(selector).__name__
+    choices, parts = HydraConfig.get().runtime.choices, {"selector": selector}
+    if isinstance(selector, Ordered):
+        parts = {"selector": selector.selector, "order": selector.order}
+    return "+".join(choices.get(group) or type(part).__name__ for group, part in parts.items())
 
 
 def job_of(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector, inputs: Inputs, args) -> "Job":
@@ -52,11 +63,17 @@ def job_of(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector
         nonfinite_steps=cfg.trainer.get("nonfinite_steps", 3),
         cutoff_len=cfg.data.cutoff_len,
         padding_free=cfg.trainer.get("padding_free", True),
+        weighers=weighers_of(selector),
     )
     if inputs.needs.requires:
         numbers = args.device.type + (" bf16" if args.bf16 else " fp16" if args.fp16 else "")
         job.scorer = scorer_of(cfg, cache_dir, inputs.tokens, inputs.query_tokens, inputs.tokenizer, numbers)
     return job
+
+
+def weighers_of(selector: Selector) -> Sequence[Weigh]:
+    """The weigh stages of a plan; none of another selector."""
+    return selector.weighers if isinstance(selector, Plan) else ()
 
 
 def representation(cfg: DictConfig, cache_dir: str, inputs: Inputs) -> Callable[[Round], Round]:
@@ -81,6 +98,14 @@ def _resumable(identity: RunIdentity) -> RunIdentity:
     return dataclasses.replace(identity, config={k: v for k, v in identity.config.items() if k != "evaluation"})
 
 
+class Planned(NamedTuple):
+    """A round selected ahead of training: its subset, the seconds it took, and the selector's state after it."""
+
+    subset: Subset
+    seconds: float
+    state: dict[str, np.ndarray]
+
+
 @dataclass
 class Job:
     """What a Trainer gets beside its configuration. `identity` binds checkpoints to their run."""
@@ -103,7 +128,8 @@ class Job:
     eval_table: object = None  # tokens of the evaluation rows, if trainer.args.eval_strategy is set
     callbacks: list[TrainerCallback] = field(default_factory=list)
     tracked: TrackerRun = field(default_factory=TrackerRun)
-    planned: dict[int, tuple[Subset, float]] = field(default_factory=dict)  # rounds selected ahead, and their seconds
+    planned: dict[int, Planned] = field(default_factory=dict)  # rounds selected ahead
+    weighers: Sequence[Weigh] = ()  # of a plan
     loraplus: Mapping = field(default_factory=dict)  # lr_ratio and lr_embedding, if they are set
     nonfinite_steps: int = 3  # so many steps in a row without finite loss and gradient norm end training
     cutoff_len: int = 0  # tokens of a row at most

@@ -13,6 +13,8 @@ Steps = Annotated[float, between(1e-9, 1e9)]  # below 1: a share of all steps
 class Train(Search):
     selector: Group
     weighter: NotRequired[Group | None]
+    order: NotRequired[Group | None]
+    plan: NotRequired[Group | None]
     finetuning: Group
     trainer: Group
     parallel: dict

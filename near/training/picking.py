@@ -6,18 +6,15 @@ For selectors that do not use the model this is a pure function, computed ahead 
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from near.models.tokens import lengths
 from near.selection.round import Round, Subset, checked
+from near.training.job import Job, Planned
 from near.training.rounds.sampler import draws, grouped_by_length
 from near.training.rounds.schedule import Phase, Schedule
-
-if TYPE_CHECKING:
-    from near.training.job import Job
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Picker:
     trained: int64 (n_pool,), how often each row was drawn, the current round included.
     """
 
-    def __init__(self, job: "Job", schedule: Schedule, batching: Batching):
+    def __init__(self, job: Job, schedule: Schedule, batching: Batching):
         self.job, self.schedule, self.batching = job, schedule, batching
         self.subsets: list[np.ndarray] = []
         self.orders: dict[int, np.ndarray] = {}
@@ -75,9 +72,10 @@ class Picker:
             queries=self.job.queries,
             columns=self.job.columns,
             query_columns=self.job.query_columns,
-            update=sum(not r.warmup for r in rounds[: phase.index]),
+            update=self.schedule.update(phase),
             updates=sum(not r.warmup for r in rounds),
             scorer=self.job.scorer,
+            tokens=self.lengths,
             **model,
         )
 
@@ -95,7 +93,8 @@ class Picker:
             started = time.perf_counter()
             round = self.round(phase)
             subset = self.checked(self.pick(phase, round), phase, round)
-            self.job.planned[phase.index] = subset, time.perf_counter() - started
+            seconds, state = time.perf_counter() - started, self.job.selector.state_dict()
+            self.job.planned[phase.index] = Planned(subset, seconds, state)
             digests.append(hashlib.sha256(self.take(subset, phase).tobytes()).hexdigest())
         return digests
 
@@ -134,4 +133,8 @@ class Picker:
     def tokens(self, order: np.ndarray) -> int:
         """The number of tokens of the draws `order`, without padding."""
         ids, counts = np.unique(order, return_counts=True)
-        return int(lengths(self.job.tokens.table.select(ids)) @ counts)  # (rows,) @ (rows,)
+        return int(self.lengths(ids) @ counts)  # (rows,) @ (rows,)
+
+    def lengths(self, ids: np.ndarray) -> np.ndarray:
+        """The tokens of rows, int64 (m,)."""
+        return lengths(self.job.tokens.table.select(ids))

@@ -22,6 +22,7 @@ from near.common.records import ModelMetrics
 from near.common.run_folder import CHECKPOINTS, RunFolder
 from near.common.sweep import in_sweep
 from near.data.contamination import write_overlaps
+from near.data.weights import weight_column
 from near.evaluation.benchmarks import benchmarks
 from near.evaluation.eval import summary
 from near.evaluation.generation import answering
@@ -31,20 +32,29 @@ from near.models.loading import add_finetuning, base_folder, check_quantization,
 from near.searching.equal_rows import warn_of_equal
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs, needs_of
+from near.selection.plan.choice import selection_of
 from near.selection.scoring.gradients import watched_layers
-from near.selection.selectors.base import Selector, selector_of
-from near.training.arguments import check_training, is_sharded, log_precision, partitioned, training_arguments
+from near.selection.selectors.base import Selector
+from near.training.arguments import (
+    check_row_weights,
+    check_training,
+    is_sharded,
+    log_precision,
+    partitioned,
+    training_arguments,
+)
 from near.training.base_metrics import BaseMetrics
 from near.training.divergence import FIX
 from near.training.folder import clear, newest_checkpoint, write_config
 from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
-from near.training.job import job_of, selector_name
+from near.training.job import job_of, selector_name, weighers_of
 from near.training.options import Carried
 from near.training.outcome import save, write_outcome
 from near.training.picking import Batching, Picker
 from near.training.rounds.schedule import Schedule
 from near.training.twins import adopt, alone, training_key, twin_of, warm_up_key
 from near.training.warm_up import SharedWarmUp, shares_warm_up
+from near.training.weighers import check_weighting, with_target
 
 if TYPE_CHECKING:
     from near.training.job import Job
@@ -72,20 +82,24 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     args = training_arguments(cfg, output_dir)
     check_evaluation(cfg, is_sharded(args))
     instantiate(cfg.tracker).check()
-    selector = selector_of(cfg.selector)
+    selector = selection_of(cfg)
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
-    if "weighter" in cfg.trainer:
-        from near.training.weighting import check_weighting, with_target
-
-        needs = with_target(needs, check_weighting(cfg.trainer, args))
+    weighters = [instantiate(cfg.trainer.weighter)] if "weighter" in cfg.trainer else []
+    needs = with_target(needs, [*weighters, *(one.by for one in weighers_of(selector))], args)
     cfg = _with_backend(_with_dtype(cfg), needs.embedder or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
+    if weight_column(cfg.data, "candidates") is not None:
+        check_row_weights(args)
     if cfg.trainer.get("packing") and not cfg.trainer.padding_free:
         raise UserError(
             "trainer.packing=true lays rows end to end, which trainer.padding_free=false forbids; use "
             "trainer.padding_free=true"
         )
     search = SearchSettings.of(cfg, cache_dir)
+    if "weighter" in cfg.trainer:
+        check_weighting(args, cfg.trainer.whole_step, "trainer=dynamic_weight")
+    elif weighers := weighers_of(selector):
+        check_weighting(args, all(one.whole_step for one in weighers), f"plan.{weighers[0].name}")
     with contextlib.ExitStack() as locks:
         if state.is_main_process:  # a killed sweep may have left this job running
             locks.enter_context(locked(RunFolder(output_dir).lock(cache_dir), remove=True))
@@ -117,7 +131,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             if twin := twin_of(output_dir, job.training_key):
                 return _adopted(cfg, output_dir, twin, job, inputs)
             if shares_warm_up(cfg):
-                key = warm_up_key(inputs.identity, _picker(cfg, job, args), args.world_size)
+                key = warm_up_key(cfg, inputs.identity, _picker(cfg, job, args), args.world_size)
                 job.warm_up = SharedWarmUp(output_dir, cache_dir, key)
                 locks.callback(job.warm_up.close)
         return _fit(cfg, cache_dir, output_dir, inputs, job, args, state)
@@ -159,7 +173,7 @@ def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
 def _picker(cfg: DictConfig, job: "Job", args) -> Picker:
     """A new picker, with a new selector, because selectors may have state from round to round; the rounds that it
     selects ahead go into job.planned."""
-    fresh = dataclasses.replace(job, selector=selector_of(cfg.selector))
+    fresh = dataclasses.replace(job, selector=selection_of(cfg))
     return Picker(fresh, Schedule.of(cfg.trainer), Batching.of(args, cfg.trainer.group_by_length))
 
 

@@ -29,7 +29,7 @@ from near.common.moved import class_names
 from near.common.outputs import prune_checkpoints
 from near.common.records import RoundRecord
 from near.common.text import plural
-from near.models.losses import answer_inputs
+from near.models.losses import answer_inputs, answer_losses
 from near.models.tokens import lengths
 from near.selection.round import Round, Subset
 from near.training.divergence import Watch, diverged, warn_of
@@ -41,6 +41,7 @@ from near.training.rounds.sampler import RoundSampler, sorted_in_steps
 from near.training.rounds.schedule import Phase, Schedule
 from near.training.rounds.state import SELECTED, STATE, read_checkpoint, read_state, write_parts, write_state
 from near.training.trackers.log import log_round
+from near.training.weighers import Weighers
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ PARTS = ("ids", "scores", "order")  # the arrays of a Subset
 class _Checkpoints(Trainer):
     """Extends checkpoints by the run's identity, the rounds so far and the seconds spent, for both trainers.
 
-    It also ends diverged training, and applies LoRA+ if the job's `loraplus` has an lr_ratio.
+    It also ends diverged training, weights rows if the job has weighers, and applies LoRA+ if the job's `loraplus` has
+    an lr_ratio.
     """
 
     job: Job
@@ -64,6 +66,9 @@ class _Checkpoints(Trainer):
         self.seconds_before, self.started = 0.0, None
         self.measured: dict[str, dict] = {}  # by a step: the target loss before it, where that was measured ahead
         self.watch = Watch(job.nonfinite_steps)
+        self.weighers: Weighers | None = None
+        if job.weighers:
+            self.weighers = Weighers(self, job.weighers, self.schedule, job.padding_free, self._prepare_inputs)
 
     @property
     def draws_per_step(self) -> int:
@@ -108,12 +113,37 @@ class _Checkpoints(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The Trainer's; in training, the model computes logits only at positions that are followed by an answer, and
-        rows are laid end to end where the model can do that."""
+        rows are laid end to end where the model can do that. If weighers act, or rows have weights: see `of_step`."""
+        if model.training and not return_outputs and self.weighers is not None and (active := self.weighers.active()):
+            return self.weighers.loss(model, inputs, active, num_items_in_batch)
+        if model.training and not return_outputs and "weights" in inputs:
+            losses, rows = answer_losses(model, inputs, self.job.padding_free)
+            return self.of_step(losses, inputs["weights"][rows], num_items_in_batch)
         if model.training and not return_outputs and self.label_smoother is None and not self.args.use_liger_kernel:
             arranged = answer_inputs(model, inputs, self.job.padding_free)
             if arranged.alone:
                 inputs = {**arranged.inputs, "labels": arranged.following, "shift_labels": arranged.following}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The Trainer's: the batches of a step."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.weighers is not None:
+            self.weighers.look_ahead(batches)
+        return batches, items
+
+    def of_step(self, losses: torch.Tensor, weights: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        """The share that a batch has in the weighted loss of its step: sum_t w_t l_t over the batch's answer tokens,
+        divided by the number of the step's, whatever their weights.
+
+        Args:
+            losses, weights: of the answer tokens, (m,).
+            num_items_in_batch: answer tokens of the step, of all batches and processes; None: the batch is a step.
+        """
+        loss = (losses * weights).sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged, but tokens were summed
+        return loss
 
     def training_step(self, *args, **kwargs):
         """The Trainer's. The loss is watched here, because the Trainer's log replaces one that is not finite."""
@@ -129,6 +159,8 @@ class _Checkpoints(Trainer):
 
     def log(self, logs: dict, *args, **kwargs) -> None:
         logs = {k: v for k, v in logs.items() if not isinstance(v, float) or math.isfinite(v)}
+        if self.weighers is not None and "loss" in logs:
+            logs |= self.weighers.logs()
         if self.schedule is None:
             return super().log(logs, *args, **kwargs)
         logs = {**logs, "round": self.schedule.at(max(0, self.state.global_step - 1)).index}
@@ -324,7 +356,7 @@ class DynamicSelectTrainer(_Checkpoints):
         spent = self._spent()
         model = {"model": self.model, "optimizer": self.optimizer, "accelerator": self.accelerator}
         round = self.picker.round(phase, collator=self.job.collator, **model)
-        earlier = self._selected_before(phase) or self.job.planned.get(phase.index)
+        earlier = self._selected_before(phase) or self._planned(phase)
         subset, seconds = earlier or self._select(phase, round, started)
         self._draws = self.picker.take(subset, phase)
         measured = self.measured.get(str(phase.start)) or self._measure(phase.start)
@@ -350,15 +382,19 @@ class DynamicSelectTrainer(_Checkpoints):
         seconds = time.perf_counter() - started
         if self.args.should_save:
             arrays = {name: getattr(subset, name) for name in PARTS if getattr(subset, name) is not None}
-            metadata = {"of": self._selection_key(phase), "seconds": seconds, "mix": subset.mix}
+            metadata = {"of": self._selection_key(phase), "seconds": seconds}
+            metadata |= {"mix": subset.mix, "stages": subset.stages}
             write_state(self.record.folder / SELECTED, arrays | self.selector_state(), metadata)
         return subset, seconds
 
     def _agreed(self, subset: Subset) -> Subset:
-        """The main process's subset: GPU sums, or caches that are not shared, may differ by rounding between ranks."""
+        """The main process's subset, and its selector's state on all: GPU sums, or caches that are not shared, may
+        differ by rounding between ranks."""
         if self.accelerator.num_processes == 1:
             return subset
-        return broadcast_object_list([subset])[0]
+        subset, state = broadcast_object_list([subset, self.job.selector.state_dict()])
+        self.job.selector.load_state_dict(state)
+        return subset
 
     def _selected_before(self, phase: Phase) -> tuple[Subset, float] | None:
         """The selection for this round from before a restart, with its seconds; None if there is none."""
@@ -369,7 +405,15 @@ class DynamicSelectTrainer(_Checkpoints):
             return None
         log.info(f"round {phase.index} was selected before the restart and is not selected again")
         self._load_selector_state(arrays)
-        return Subset(**{name: arrays.get(name) for name in PARTS}, mix=metadata["mix"]), metadata["seconds"]
+        described = {"mix": metadata["mix"], "stages": metadata.get("stages")}
+        return Subset(**{name: arrays.get(name) for name in PARTS}, **described), metadata["seconds"]
+
+    def _planned(self, phase: Phase) -> tuple[Subset, float] | None:
+        """The selection that was made ahead of training, with its seconds; None if there is none."""
+        if (planned := self.job.planned.get(phase.index)) is None:
+            return None
+        self.job.selector.load_state_dict(planned.state)
+        return planned.subset, planned.seconds
 
     def _selection_key(self, phase: Phase) -> list:
         """What a selection belongs to: the round, and a digest of the run and all rounds before."""

@@ -24,6 +24,7 @@ from near.common.outputs import ANSWERS
 from near.common.records import EvalMetrics, RunIdentity, write_rounds
 from near.common.run_folder import ADAPTER, JOBS, LINES, METRICS, MODEL, ROUNDS, TRAINING, RunFolder
 from near.selection.needs import Needs
+from near.selection.plan.kinds import selection_nodes, stage_kinds
 from near.training.fingerprints import is_foreign
 from near.training.picking import Picker
 
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Options that decide nothing but the rounds.
-ROUND_OPTIONS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer")
+ROUND_OPTIONS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer", "order")
+ROUND_OPTIONS = (*ROUND_OPTIONS, "plan")
 # Fingerprints of what only later rounds read: names, or groups of names
-LATER = ("queries", "embedder", "scoring", "mixer", "indices_path", "candidates.columns")
+LATER = ("queries", "embedder", "scoring", "mixer", "plan", "indices_path", "candidates.columns")
 
 ADOPTED = (ROUNDS, ADAPTER, MODEL, "loss.png", *ANSWERS)
 
@@ -58,14 +60,15 @@ def training_key(
         neighbours: None if the selector uses none.
         processes: of the job.
     """
-    config = {k: v for k, v in identity.config.items() if k not in ROUND_OPTIONS}
+    config = _without_rounds(cfg, identity)
     if picker is None:
         rounds = "every row"
-    elif needs.requires is None and not is_foreign(cfg.selector):
+    elif needs.requires is None and not any(map(is_foreign, selection_nodes(cfg))):
         rounds = picker.planned()
     else:
         groups = as_before(public(cfg, decisive=True))
-        rounds = {name: class_names(groups[name]) for name in ("selector", "scoring", "similarity")}
+        names = (*(("selector", "order") if cfg.get("plan") is None else ("plan",)), "scoring", "similarity")
+        rounds = {name: class_names(groups[name]) for name in names if groups.get(name) is not None}
         if needs.neighbours:
             content = np.ascontiguousarray(neighbours.ids).tobytes() + np.ascontiguousarray(neighbours.scores).tobytes()
             rounds["neighbours"] = hashlib.sha256(content).hexdigest()
@@ -76,7 +79,18 @@ def training_key(
     return digest([config, identity.fingerprints, rounds, processes])
 
 
-def warm_up_key(identity: RunIdentity, picker: Picker, processes: int) -> str:
+def _without_rounds(cfg: DictConfig, identity: RunIdentity) -> dict:
+    """The options of a run that decide more than its rounds: of a plan, those of the stages that weight losses."""
+    config = {name: value for name, value in identity.config.items() if name not in ROUND_OPTIONS}
+    if cfg.get("plan") is not None:
+        config.pop("weighter", None)  # the stages name it
+        weigh = [name for name, kind in stage_kinds(cfg.plan).items() if kind == "weigh"]
+        if weigh:
+            config["plan"] = [identity.config["plan"][name] for name in weigh]
+    return config
+
+
+def warm_up_key(cfg: DictConfig, identity: RunIdentity, picker: Picker, processes: int) -> str:
     """A key that is equal for two jobs whose warm-up trains the same rows in the same order, under equal options.
 
     Args:
@@ -86,7 +100,7 @@ def warm_up_key(identity: RunIdentity, picker: Picker, processes: int) -> str:
     phase = picker.schedule.rounds()[0]
     round = picker.round(phase)
     draws = picker.take(picker.checked(picker.pick(phase, round), phase, round), phase)
-    config = {name: value for name, value in identity.config.items() if name not in ROUND_OPTIONS}
+    config = _without_rounds(cfg, identity)
     prints = {name: value for name, value in identity.fingerprints.items() if not {name, name.split(".")[0]} & {*LATER}}
     return digest([config, prints, draws.tolist(), processes])
 

@@ -12,6 +12,7 @@ from near.common.errors import UserError
 from near.common.signature import keywords
 from near.embedding.embedders.base import Embedder
 from near.selection.mixers.base import Mixer
+from near.selection.orders.base import Order
 from near.selection.selectors.base import Selector
 from near.training.weighters.base import RowWeighter
 from tests.conftest import ROOT, composed, configured
@@ -31,6 +32,7 @@ GROUPS = (
     "scoring",
     "mixer",
     "weighter",
+    "order",
 )
 GROUPS = (*GROUPS, "experiment")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -52,7 +54,7 @@ def test_every_file_is_seen():
 def test_every_choice_composes(turn):
     """The n-th choice of every group together (composing is what takes time): each choice comes up. Mixers and
     weighters have trainers of their own (below)."""
-    apart = ("experiment", "mixer", "weighter", "trainer")
+    apart = ("experiment", "mixer", "weighter", "order", "trainer")
     chosen = {group: choices(group)[turn % len(choices(group))] for group in GROUPS if group not in apart}
     chosen["trainer"] = ("dynamic_select", "static")[turn % 2]
     cfg = configured("train", *(f"{group}={name}" for group, name in chosen.items()))
@@ -72,6 +74,14 @@ def test_every_mixer_and_weighter_composes(group, name, trainer):
     assert set(OmegaConf.load(CONF / group / f"{name}.yaml")) == set(cfg[group])
     reader = instantiate(cfg.selector).mixer if group == "mixer" else instantiate(cfg.trainer).keywords["weighter"]
     assert isinstance(reader, Mixer if group == "mixer" else RowWeighter)
+
+
+@pytest.mark.parametrize("name", choices("order"))
+@pytest.mark.parametrize("trainer", ["dynamic_select", "dynamic_mix"])
+def test_every_order_composes(name, trainer):
+    cfg = configured("train", f"trainer={trainer}", f"order={name}")
+    assert set(OmegaConf.load(CONF / "order" / f"{name}.yaml")) == set(cfg.order)
+    assert isinstance(instantiate(cfg.order), Order)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +105,10 @@ def test_every_mixer_and_weighter_composes(group, name, trainer):
         ("trainer=dynamic_mix +mixer.samples=3", "mixer.samples is not an option of Odm; did you mean sample?"),
         ("trainer=dynamic_weight weighter.r=0", "weighter.r=0 is too small"),
         ("trainer=dynamic_mix mixer=doremi mixer.reference=3.5", "mixer.reference=3.5 is not a path or name"),
+        ("order=saw trainer=static", "order=saw would have no effect without rounds; use trainer=dynamic_select"),
+        ("order=saw trainer.group_by_length=true", "trainer.group_by_length=true would undo order=saw; leave one"),
+        ("order=saw similarity=gradients", "order.score=loss can't be combined with similarity=gradients; use order"),
+        ("order=saw order.score=losses", "order.score=losses is not one of loss, selector, column, similarity, length"),
     ],
 )
 def test_groups_that_do_not_fit_together_are_refused(words, fault):

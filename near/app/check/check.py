@@ -277,11 +277,11 @@ def _missing_paths(cfg: DictConfig) -> list[str]:
     faults = [] if _has_path(cfg, "candidates") else [f"data.candidates.path is missing: {fix}"]
     if _has_path(cfg, "queries"):
         return faults
-    picks = select(cfg, "selector._target_") if selecting or _present(cfg, "trainer.update_step") else None
-    if selecting and picks is None:
+    picks = _selectors(cfg) if selecting or _present(cfg, "trainer.update_step") else []
+    if selecting and not picks:
         why = "whose nearest candidates are searched"
-    elif picks is not None and _needs_queries(cfg, picks):
-        why = f"which selector {picks.rpartition('.')[2]} needs"
+    elif needing := [one for one in picks if _needs_queries(cfg, one)]:
+        why = f"which selector {needing[0].rpartition('.')[2]} needs"
     elif _weighs_by_target(cfg):
         why = f"which weighter {cfg.weighter._target_.rpartition('.')[2]} compares rows with"
     elif training and not _has_path(cfg, "eval"):
@@ -298,6 +298,12 @@ def _weighs_by_target(cfg: DictConfig) -> bool:
 
 def _has_path(cfg: DictConfig, part: str) -> bool:
     return select(cfg, f"data.{part}.path") is not None
+
+
+def _selectors(cfg: DictConfig) -> list[str]:
+    """The classes that select: those of the plan's stages, or the selector's."""
+    keys = [f"plan.{name}.by._target_" for name in select(cfg, "plan") or ()] or ["selector._target_"]
+    return [target for key in keys if isinstance(target := select(cfg, key), str)]
 
 
 def _needs_queries(cfg: DictConfig, selector: str) -> bool:

@@ -1,21 +1,25 @@
-"""Whether mixer and weighter fit the trainer and the selector."""
+"""Whether plan, mixer, weighter and order fit the trainer and the selector."""
 
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from near.app.check.plan_faults import MIX, plan_faults
 from near.common.config import select
+from near.common.signature import attribute
 
-MIX, MIXING, WEIGHTING = (
-    "near.selection.mixers.selector.Mix",
+MIXING, WEIGHTING = (
     "near.training.trainer.DynamicMixTrainer",
     "near.training.weighting.DynamicWeightTrainer",
 )
+GRADIENTS = "near.selection.gradient_similarity.FromGradients"
 
 
 def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     """Faults of a configuration whose groups don't fit together. `typed`: the overrides of the command."""
     words = dict(word.lstrip("+").split("=", 1) for word in typed if "=" in word)
+    if isinstance(cfg.get("plan"), DictConfig):
+        return list(plan_faults(cfg, words))
     trainer, faults = select(cfg, "trainer._target_"), []
     mixes, weighs = select(cfg, "selector._target_") == MIX, trainer == WEIGHTING
     mixer, weighter = (isinstance(cfg.get(group), DictConfig) for group in ("mixer", "weighter"))
@@ -37,7 +41,8 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
         )
     if weighs and not weighter:
         faults.append(
-            "trainer=dynamic_weight has no weighter; use weighter=linupper, quadratic, extremes, uniform, adapt or joint_update_aware"
+            "trainer=dynamic_weight has no weighter; use weighter=linupper, quadratic, extremes, uniform, adapt or "
+            "joint_update_aware"
         )
     if weighs and "selector" in words:
         faults.append(
@@ -48,4 +53,21 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
         if isinstance(steps, int) and isinstance(first, int) and steps <= first:
             fault = f"trainer.train_step={steps} includes trainer.warmup_step={first}"
             faults.append(f"{fault} and leaves no step to weight; raise it")
+    return faults + _order_faults(cfg, words.get("order", "..."))
+
+
+def _order_faults(cfg: DictConfig, chosen: str) -> list[str]:
+    """`chosen`: the order, as typed."""
+    if not isinstance(cfg.get("order"), DictConfig):
+        return []
+    faults = []
+    if select(cfg, "trainer.update_step") is None:
+        faults.append(
+            f"order={chosen} would have no effect without rounds; use trainer=dynamic_select, or leave it out"
+        )
+    if select(cfg, "trainer.group_by_length") is True:
+        faults.append(f"trainer.group_by_length=true would undo order={chosen}; leave one of them out")
+    gradients = select(cfg, "similarity._target_") == GRADIENTS
+    if gradients and attribute(cfg.order._target_, "scored") is not False and cfg.order.get("score") == "loss":
+        faults.append("order.score=loss can't be combined with similarity=gradients; use order.score=selector")
     return faults

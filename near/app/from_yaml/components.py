@@ -69,7 +69,7 @@ def selector(file: File, name: str) -> None:
 
 
 def weighter(file: File, name: str) -> None:
-    """Translate a weighter (`loss` by its strategy) and its params. UserError for a strategy that near does not have."""
+    """Translate a weighter (`loss` by its strategy) and its params; UserError for an unknown strategy."""
     params = params_of(file, "weighters", name)
     if name == "loss":
         params = {"strategy": "linupper", **params}

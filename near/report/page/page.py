@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from near.report import left_out, quantiles, targets, verdict
+from near.report import left_out, quantiles, stages, targets, verdict
 from near.report.compare import Group
 from near.report.page.answers import answers
 from near.report.page.browser import browser
@@ -72,6 +72,8 @@ def page(
         shares=[(of.target, sentences(of.shares), [one.table() for one in of.shares]) for of in parts.shares],
         shares_over=over_targets(parts.shares) if len(parts.shares) > 1 else None,
         shares_note=f"{ROUNDS} {NOTE} {OVER_TARGETS if len(parts.shares) > 1 else ''}",
+        stages=stages.table(of_stages) if (of_stages := stages.stage_rows(groups)) else None,
+        stages_note=stages.NOTE,
         absent=parts.absent,
         groups=groups,
         settings=settings,

@@ -25,7 +25,7 @@ from near.report.runs import Run, quiet
 from near.searching.material import Material, load_queries
 from near.searching.settings import SearchSettings
 from near.selection.needs import needs_of
-from near.selection.selectors.base import selector_of
+from near.selection.plan.choice import selection_of
 
 if TYPE_CHECKING:
     from near.searching.neighbours import Neighbours
@@ -105,7 +105,7 @@ def loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig]
         raise UserError(f"{path} is missing")
     cfg = read_config(path)
     search = SearchSettings.of(cfg, cfg.cache_dir)
-    needs = needs_of(cfg, selector_of(cfg.selector))
+    needs = needs_of(cfg, selection_of(cfg))
     answers = run.metrics.selection_saw_them or needs.answers or search.reads_answers
     queries = load_queries(cfg.data, search.cache_dir, False, answers)
     material = Material.load(cfg.data, queries, search.cache_dir)

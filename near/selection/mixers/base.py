@@ -51,6 +51,15 @@ class Sources:
         """Eligible rows of each source, float64 (n,)."""
         return np.array([len(rows) for rows in self.rows], dtype=np.float64)
 
+    def narrowed(self, rows: np.ndarray) -> tuple["Sources", np.ndarray]:
+        """The same sources with their rows among `rows`, int64 (m,), and which of them have any, bool (n,). One without
+        keeps all of its rows, so that a mixer can still measure it."""
+        within = tuple(own[np.isin(own, rows)] for own in self.rows)
+        alive = np.array([len(own) > 0 for own in within])
+        if all(len(a) == len(b) for a, b in zip(within, self.rows, strict=True)):
+            return self, alive
+        return Sources(self.names, tuple(a if len(a) else b for a, b in zip(within, self.rows, strict=True))), alive
+
     def uniform(self) -> np.ndarray:
         """Equal shares, float64 (n,)."""
         return np.full(len(self), 1 / len(self))

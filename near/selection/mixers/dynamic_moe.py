@@ -1,4 +1,4 @@
-"""Dynamic mixing for a mixture of experts: more of the sources whose tokens go to other experts than those of the rest."""
+"""Dynamic mixing for a mixture of experts: more of the sources whose tokens go to other experts than the others'."""
 
 from typing import TYPE_CHECKING, Annotated
 

@@ -29,8 +29,8 @@ class Sample:
 
 
 class MeasuringMixer(Mixer):
-    """A mixer that needs what the model computes (losses, if it says nothing else) of `sample` rows of each source, others
-    in every round. `initial`: the proportions of warm-ups; None: equal ones."""
+    """A mixer that needs what the model computes (by default losses) of `sample` rows of each source, others in every
+    round. `initial`: the proportions of warm-ups; None: equal ones."""
 
     requires: Required | None = "losses"
 

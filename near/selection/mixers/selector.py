@@ -1,5 +1,7 @@
 """Rows by their source, in the proportions that a mixer computes for each round."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from near.common.errors import UserError
@@ -33,36 +35,25 @@ class Mix(Selector):
         return f"measures {self.mixer.requires} from round to round" if self.mixer.requires else None
 
     def check_pool(self, pool, eligible: np.ndarray) -> None:
-        self._sources(pool, eligible)
+        self.sources(pool, eligible)
 
     def check_model(self, config) -> None:
         self.mixer.check_model(config)
 
     def warm_up(self, round: Round) -> Subset:
         """Rows in the proportions that the mixer starts with."""
-        sources = self._sources(round.pool, round.eligible)
+        sources = self.sources(round.pool, round.eligible)
         return self._drawn(round, sources, self.mixer.first(round, sources), {})
 
     def select(self, round: Round) -> Subset:
-        sources = self._sources(round.pool, round.eligible)
+        sources = self.sources(round.pool, round.eligible)
         proportions = self.mixer.proportions(round, sources)
         return self._drawn(round, sources, proportions, self.mixer.metrics())
 
     def _drawn(self, round: Round, sources: Sources, proportions: np.ndarray, metrics: dict) -> Subset:
-        proportions = self._checked(proportions, sources)
-        rng = np.random.default_rng((round.seed, round.index, 4))  # 4: not the stream of the sampler
-        draws = counts(proportions, round.draws, rng.random())
-        rows, times = [], []
-        for source, count in zip(sources.rows, draws, strict=True):
-            rows.append(least_trained(source, count, round.trained, round.seed))
-            times.append((np.arange(count) + rng.random(count)) / max(1, count))
-        order = np.concatenate(rows)[np.argsort(np.concatenate(times), kind="stable")]
-        _, first = np.unique(order, return_index=True)
-        record = {"proportions": proportions, "draws": draws, **metrics}
-        mix = {name: sources.by_name(values) for name, values in record.items()}
-        return Subset(order[np.sort(first)], order=order, mix=mix)
+        return spread(round, sources, self.shares(proportions, sources), metrics, evenly(round))
 
-    def _checked(self, proportions: np.ndarray, sources: Sources) -> np.ndarray:
+    def shares(self, proportions: np.ndarray, sources: Sources) -> np.ndarray:
         """`proportions` as float64 (n,); UserError if the mixer breaks its contract."""
         shares, name = np.asarray(proportions), type(self.mixer).__name__
         if shares.shape != (len(sources),) or shares.dtype.kind not in "iuf":
@@ -80,7 +71,8 @@ class Mix(Selector):
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         self.mixer.load_state_dict(state)
 
-    def _sources(self, pool, eligible: np.ndarray) -> Sources:
+    def sources(self, pool, eligible: np.ndarray) -> Sources:
+        """The sources of the eligible rows; UserError for those that the mixer can't use."""
         if self._cached is None or self._cached[0] is not pool or self._cached[1] is not eligible:
             if pool is None:
                 raise UserError("selector=mix picks rows by their source, which vectors don't have; give the rows")
@@ -88,6 +80,40 @@ class Mix(Selector):
             self.mixer.check(sources)
             self._cached = pool, eligible, sources
         return self._cached[2]
+
+
+def spread(
+    round: Round,
+    sources: Sources,
+    proportions: np.ndarray,
+    metrics: dict,
+    pick: Callable[[np.ndarray, int], np.ndarray],
+) -> Subset:
+    """The draws of a round, of each source its proportion, spread evenly over the round.
+
+    Args:
+        round: whose draws they are.
+        sources: n of them.
+        proportions: float64 (n,), none below 0.
+        metrics: further numbers of the sources for the record, (n,) each.
+        pick: makes a number of draws, int64, of a source's rows.
+    """
+    rng = np.random.default_rng((round.seed, round.index, 4))  # 4: not the stream of the sampler
+    draws = counts(proportions, round.draws, rng.random())
+    rows, times = [], []
+    for source, count in zip(sources.rows, draws, strict=True):
+        rows.append(pick(source, count))
+        times.append((np.arange(count) + rng.random(count)) / max(1, count))
+    order = np.concatenate(rows)[np.argsort(np.concatenate(times), kind="stable")]
+    _, first = np.unique(order, return_index=True)
+    record = {"proportions": proportions, "draws": draws, **metrics}
+    mix = {name: sources.by_name(values) for name, values in record.items()}
+    return Subset(order[np.sort(first)], order=order, mix=mix)
+
+
+def evenly(round: Round) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Draws of a source's rows, those trained least first."""
+    return lambda rows, count: least_trained(rows, count, round.trained, round.seed)
 
 
 def counts(proportions: np.ndarray, draws: int, offset: float) -> np.ndarray:

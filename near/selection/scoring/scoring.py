@@ -5,6 +5,7 @@ Results are computed in chunks (near/selection/scoring/chunks.py), so that a kil
 processes of a run share them.
 """
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ from near.models.weights import weights_digest
 from near.selection.scoring.checkpoints import Checkpoint
 from near.selection.scoring.chunks import Chunks
 from near.selection.scoring.gradients import Moments, PerExample, Projection, moments_of
+from near.selection.scoring.memory import Memory
 from near.selection.scoring.precondition import preconditioned
 
 log = logging.getLogger(__name__)
@@ -161,6 +163,17 @@ class Scorer:
         self.computed = 0  # chunks that this process computed
         self.budgets: dict[str, Budget] = {}  # by what is computed
         self._logged_plain, self._logged_budgets = False, set()
+        self._memory: Memory | None = None
+
+    @contextlib.contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Within it, losses and gradients of a row under the same weights are computed once, for whichever rows they
+        are asked together with."""
+        self._memory = Memory()
+        try:
+            yield
+        finally:
+            self._memory = None
 
     def losses(self, model, ids: np.ndarray) -> np.ndarray:
         """The mean loss over each row's answer tokens, float32 (len(ids),), natural log, without dropout."""
@@ -169,7 +182,10 @@ class Scorer:
             sums, counts = by_row(*answer_losses(model, self._batch(rows, model)), len(rows))
             return {"losses": (sums / counts.clamp(min=1)).float().cpu().numpy()}
 
-        return self._losses(model, ids, work, "losses").gathered("losses")
+        def compute(ids: np.ndarray) -> np.ndarray:
+            return self._losses(model, ids, work, "losses").gathered("losses")
+
+        return compute(ids) if self._memory is None else self._memory.numbers(weights_digest(model), ids, compute)
 
     def token_losses(self, model, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The loss of every answer token, natural log, without dropout.
@@ -192,7 +208,7 @@ class Scorer:
         return chunks.gathered("losses"), chunks.gathered("counts")
 
     def expert_loads(self, model, ids: np.ndarray, layer: int = -1) -> np.ndarray:
-        """How many tokens of each row go to each expert of a layer, int64 (len(ids), experts); see near.models.experts."""
+        """How many tokens of each row go to each expert of a layer, int64 (len(ids), experts); see models/experts.py."""
 
         def work(rows: list[dict]) -> dict[str, np.ndarray]:
             return {"loads": expert_loads(model, self._batch(rows, model), layer).cpu().numpy()}
@@ -297,8 +313,12 @@ class Scorer:
             units = gradients / norms.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
             return {"gradients": units.half().cpu().numpy(), "norms": norms.cpu().numpy()}
 
-        with per_example:
-            return Features(self._chunks(key_parts, tokens, ids, work, "gradients", self.budget(model, "gradients")))
+        def compute() -> Features:
+            with per_example:
+                chunks = self._chunks(key_parts, tokens, ids, work, "gradients", self.budget(model, "gradients"))
+                return Features(chunks)
+
+        return compute() if self._memory is None else self._memory.features(digest(key_parts), ids, compute)
 
     def budget(self, model, work: Literal["losses", "gradients"]) -> Budget:
         """The tokens of a batch of `work`."""

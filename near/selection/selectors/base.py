@@ -39,6 +39,8 @@ class Selector(Contract, ABC):
     columns: tuple[str, ...] = ()  # further columns of the pool that it reads from round.columns
     query_columns: tuple[str, ...] = ()  # of the queries, from round.query_columns
     budgets: Budgets | None = None  # of the queries' tasks
+    ranks = True  # whether the order of its rows means anything
+    orders_choose = False  # whether it takes rows as they come, so that an order may choose those of a round
     trains_on_queries = False  # whether it selects the queries themselves, whose ids follow the pool's
 
     def __init__(self, subset_size: SubsetSize | None = None):

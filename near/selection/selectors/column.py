@@ -1,7 +1,6 @@
 """Rows by a number that they have: a reward model's score, DEITA's complexity and quality, IFD, an age."""
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -11,7 +10,7 @@ from near.common.bounds import between
 from near.common.errors import UserError, printable
 from near.common.processes import is_main
 from near.common.text import plural
-from near.data.filters import number_of
+from near.data.columns import numbers_of
 from near.selection.round import Round, Subset
 from near.selection.selectors.base import Selector, SubsetSize
 from near.selection.selectors.ranking import drawn
@@ -98,7 +97,7 @@ class Column(Selector):
         """Eligible rows with a number that can be used, int64 (m,), ascending; the numbers, float64 (m,); and how many
         other rows there are, by the reason."""
         given = [columns[self.column][row] for row in eligible.tolist()]
-        values = np.array([_number(value) for value in given], dtype=np.float64)
+        values = numbers_of(given)
         usable = np.isfinite(values)
         reasons = {"without a value": sum(value is None for value in given)}
         reasons["without a finite number"] = int((~usable).sum()) - reasons["without a value"]
@@ -106,12 +105,3 @@ class Column(Selector):
             reasons["with a negative number"] = int((values[usable] < 0).sum())
             usable &= ~(values < 0)
         return eligible[usable], values[usable], {reason: count for reason, count in reasons.items() if count}
-
-
-def _number(value: object) -> float:
-    """`value` as a number; NaN if it is none, infinity beyond float64."""
-    number = None if isinstance(value, bool) else number_of(value)
-    try:
-        return math.nan if number is None else float(number)
-    except OverflowError:
-        return math.inf

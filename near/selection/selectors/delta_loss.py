@@ -39,6 +39,10 @@ class DeltaLoss(ModelSelector):
             self._first = ids, round.scorer.losses(round.model, ids)
             return Subset(round.rng().permutation(ids)[: round.size])
         ids, before = self._first
+        if not (left := np.isin(ids, round.eligible)).all():  # in a plan, filters may take rows away
+            ids, before = ids[left], before[left]
+            if not len(ids):
+                return self.warm_up(round)
         drops = before - round.scorer.losses(round.model, ids)
         order = np.argsort(-drops, kind="stable")
         start, stop = window(round.update, round.updates, len(ids), self.window_size)

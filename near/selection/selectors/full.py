@@ -9,8 +9,11 @@ class Full(Selector):
     """Continues from round to round: the rows trained least often so far, each pass over the pool in another order.
 
     Warm-up rows count, so that over the whole run every row comes once before any comes twice. With more draws than
-    rows, the sampler's last, shorter pass takes the first rows of the subset, those trained least.
+    rows, the sampler's last, shorter pass takes the first rows of the subset, those trained least. With `order`, the
+    order arranges the whole pool, and each round trains the next rows.
     """
+
+    orders_choose = True
 
     def select(self, round: Round) -> Subset:
         order = least_trained_first(round.trained[round.eligible], round.seed)

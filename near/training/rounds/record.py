@@ -71,6 +71,7 @@ class Record:
             sources={str(sources[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")},
             select_seconds=round(seconds, 4),
             mix=subset.mix,
+            stages=subset.stages,
             **(measured or {}),
         )
         self.rounds.append(line)
@@ -130,6 +131,10 @@ def summary(line: RoundRecord) -> str:
     shares = {source: count / rows for source, count in line.sources.items()}
     if line.mix:  # shares of the draws, which may repeat a small source many times
         shares = dict(sorted(line.mix["proportions"].items(), key=lambda pair: -pair[1]))
+    for stage in line.stages or ():
+        if stage["kind"] == "filter":
+            kept = "" if stage["acted"] else " as before"
+            parts.append(f"{stage['name']} left {stage['rows_after']} of {stage['rows_before']} rows{kept}")
     parts.append(", ".join(f"{source} {share:.0%}" for source, share in list(shares.items())[:3]))
     if line.target_loss is not None:
         parts.append(f"target loss so far {line.target_loss:.4f}")

@@ -65,3 +65,12 @@ class Schedule:
         nth = (within - self.warmup_step) // self.update_step
         start = cycle * per_cycle + self.warmup_step + nth * self.update_step
         return Phase(cycle * each + bool(self.warmup_step) + nth, start, self.update_step, False)
+
+    def update(self, phase: Phase) -> int:
+        """How many rounds without warm-ups there are before one."""
+        cycle, within = divmod(phase.index, self.update_times + bool(self.warmup_step))
+        return cycle * self.update_times + max(0, within - bool(self.warmup_step))
+
+    def first_update(self, step: int) -> int:
+        """The number, as of `update`, of the round that has optimizer step `step`, or that follows its warm-up."""
+        return self.update(self.at(step))

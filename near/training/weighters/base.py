@@ -31,9 +31,9 @@ class RowWeighter(ABC):
         """Arrays that must survive a restart; part of every checkpoint."""
         return {}
 
-    def load_state_dict(self, state: dict[str, np.ndarray], device: torch.device | str = "cpu") -> None:
-        """Restore what state_dict returned. device: the model's."""
-        del state, device
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Restore what state_dict returned."""
+        del state
 
 
 def per_token(weights: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

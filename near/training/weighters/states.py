@@ -35,7 +35,7 @@ class StateWeighter(RowWeighter):
     def weigh(self, losses: torch.Tensor, tokens: torch.Tensor, rows: "RowStates") -> torch.Tensor:
         vectors, target = rows.vectors(self.pooling, self.layer, self.unit), self.target(rows)
         with torch.autocast(losses.device.type, enabled=False):
-            return self.factors(vectors, target, tokens)
+            return self.factors(vectors, target.to(vectors.device), tokens)
 
     @abstractmethod
     def factors(self, vectors: torch.Tensor, target: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -56,8 +56,8 @@ class StateWeighter(RowWeighter):
         numbers = np.array([self._refreshed, self._next])
         return {"target": self._target.cpu().numpy(), "numbers": numbers}
 
-    def load_state_dict(self, state: dict[str, np.ndarray], device: torch.device | str = "cpu") -> None:
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         self._target, self._refreshed, self._next = None, 0, 0
         if "target" in state:
-            self._target = torch.as_tensor(state["target"], device=device)
+            self._target = torch.as_tensor(state["target"])
             self._refreshed, self._next = (int(number) for number in state["numbers"])

@@ -1,0 +1,43 @@
+"""The table of what each stage of a plan took away."""
+
+import json
+
+from near.report.compare import groups_of
+from near.report.runs import collect
+from near.report.stages import stage_rows, table
+from tests.conftest import configured, report
+from tests.report.test_report import run
+
+
+def planned(folder, seed: int, after: int):
+    run(folder, "hierarchical", 0.7, seed=seed)
+    first = {"name": "cut", "kind": "filter", "by": "Loss", "acted": True, "rows_before": 60, "rows_after": after}
+    draw = {"name": "draw", "kind": "draw", "by": "Random", "acted": True, "rows_before": after, "rows_after": 8}
+    stages = [[first, draw], [{**first, "acted": False}, draw]]
+    lines = [{"round": 0, "selector": "warm-up", "step": 0, "rows": 3}]
+    for index, of in enumerate(stages, 1):
+        of = [{**stage, "seconds": 0.5 * seed} for stage in of]
+        lines.append({"round": index, "selector": "hierarchical", "step": 4 * index, "rows": 8, "stages": of})
+    (folder / "rounds" / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_rows_by_round_and_stage_over_seeds(tmp_path):
+    planned(tmp_path / "a", 1, 30)
+    planned(tmp_path / "b", 2, 15)
+    run(tmp_path / "c", "random", 0.9)
+    groups = groups_of(collect(tmp_path)[0])
+    heads, cells = table(stage_rows(groups))
+    assert len(heads) == len(cells[0])
+    assert [row[1:] for row in cells] == [
+        ["1", "cut", "Loss", "60", "22.5", "62%", "0.75"],
+        ["1", "draw", "Random", "22.5", "8", "64%", "0.75"],
+        ["2", "cut (as before)", "Loss", "60", "22.5", "62%", "0.75"],
+        ["2", "draw", "Random", "22.5", "8", "64%", "0.75"],
+    ]
+    report(configured("report", f"runs={tmp_path}"), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "What each stage of a plan took away" in page and "cut (as before)" in page
+    selections = json.loads((tmp_path / "report.json").read_text())["selections"]
+    by_name = {one["selection"]: one["stages"] for one in selections}
+    assert len(by_name["hierarchical"]) == 4 and by_name["hierarchical"][0]["after"] == 22.5
+    assert by_name["random"] == []

@@ -1,0 +1,187 @@
+"""Plans on a model of random weights: their short forms to the bit, kept results, resumes, records and refusals."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.errors import HydraException
+
+from near.common.errors import UserError
+from near.selection.scoring.scoring import Scorer
+from near.training.train import train
+from tests.conftest import configured
+from tests.training.test_mix_runs import lines
+from tests.training.test_training import history, stopped
+
+pytestmark = pytest.mark.model
+
+LESS = ["evaluation.answers=false"]
+
+
+def same(one: Path, other: Path, rounds: int) -> None:
+    """Weights, losses, and the rows of all rounds, to the bit."""
+    assert history(one) == history(other)
+    names = [f"rounds/{i:03d}{end}.npy" for i in range(rounds) for end in ("", "_order")]
+    for name in ["adapter/adapter_model.safetensors", *names]:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def timeless(folder: Path) -> list[dict]:
+    def without(values: dict) -> dict:
+        return {k: v for k, v in values.items() if "seconds" not in k}
+
+    return [
+        without(line) | ({"stages": [without(one) for one in line["stages"]]} if "stages" in line else {})
+        for line in lines(folder)
+    ]
+
+
+@pytest.mark.parametrize("selector", ["loss", "near_sample", "less"])
+def test_one_draw_is_dynamic_select(tiny, tmp_path, selector):
+    words = [*tiny, *LESS, f"selector={selector}", "selector.subset_size=5", "finetuning.lora_dropout=0.1"]
+    train(configured("train", *words), tmp_path / "select")
+    train(configured("train", *words, "plan=select_only"), tmp_path / "plan")
+    same(tmp_path / "plan", tmp_path / "select", 3)
+    metrics = json.loads((tmp_path / "plan" / "metrics.json").read_text())
+    assert metrics["selector"] == "select_only"
+    assert [line["selector"] for line in lines(tmp_path / "plan")] == ["warm-up", "select_only", "select_only"]
+
+
+@pytest.mark.parametrize("mixer", ["odm", "static"])
+def test_a_mix_with_random_rows_is_dynamic_mix(tiny, tmp_path, mixer):
+    words = [*tiny, *LESS, f"mixer={mixer}", "trainer.update_times=3", "finetuning.lora_dropout=0.1"]
+    words += ["mixer.sample=3"] if mixer == "odm" else []
+    train(configured("train", *words, "trainer=dynamic_mix"), tmp_path / "mix")
+    train(configured("train", *words, "plan=mix_then_weight", "~plan.weigh", "~weighter"), tmp_path / "plan")
+    same(tmp_path / "plan", tmp_path / "mix", 4)
+    assert [line["mix"] for line in lines(tmp_path / "plan")] == [line["mix"] for line in lines(tmp_path / "mix")]
+
+
+@pytest.mark.parametrize("whole", ["false", "true"])
+def test_weights_alone_are_dynamic_weight(tiny, tmp_path, whole):
+    others = [word for word in tiny if not word.startswith(("trainer.update", "trainer.warmup"))]
+    words = [*others, *LESS, "trainer.args.gradient_accumulation_steps=2", "finetuning.lora_dropout=0.1"]
+    more = ["trainer=dynamic_weight", "trainer.warmup_step=2", "trainer.train_step=6", f"trainer.whole_step={whole}"]
+    train(configured("train", *words, *more), tmp_path / "weight")
+    more = ["trainer=static", "trainer.args.max_steps=6", "plan=weigh_only", "plan.weigh.start=2"]
+    train(configured("train", *words, *more, f"plan.weigh.whole_step={whole}"), tmp_path / "plan")
+    assert history(tmp_path / "plan") == history(tmp_path / "weight")
+    name = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "plan" / name).read_bytes() == (tmp_path / "weight" / name).read_bytes()
+    logged = [json.loads((tmp_path / n / "train_metrics.json").read_text())["history"] for n in ("plan", "weight")]
+    weights = [[line.get("largest_weight") for line in one] for one in logged]
+    assert weights[0] == weights[1] and weights[0][:2] == [None, None] and None not in weights[0][2:]
+
+
+def whole(tiny: list[str], *more: str) -> list[str]:
+    """All kinds of stages, with a filter that keeps its rows for two rounds."""
+    words = [*tiny, *LESS, "plan=hierarchical", "plan.filter.period=2", "plan.weigh.start=4", "mixer.sample=3"]
+    return [*words, "finetuning.lora_dropout=0.1", "trainer.update_times=4", *more]
+
+
+def test_every_stage_leaves_its_record(tiny, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train(configured("train", *whole(tiny)), tmp_path)
+    warm_up, *rounds = lines(tmp_path)
+    assert "stages" not in warm_up and "mix" in warm_up
+    kept = [np.load(tmp_path / "rounds" / f"00{i}.npy") for i in range(1, 5)]
+    for number, (line, ids) in enumerate(zip(rounds, kept, strict=True)):
+        stages = {stage["name"]: stage for stage in line["stages"]}
+        assert list(stages) == ["filter", "mix", "draw", "order"]
+        assert [stage["kind"] for stage in stages.values()] == list(stages)
+        assert [stage["by"] for stage in stages.values()] == ["Loss", "Odm", "Random", "Saw"]
+        assert stages["filter"]["acted"] == (number % 2 == 0) and stages["order"]["acted"]
+        assert (stages["filter"]["rows_before"], stages["filter"]["rows_after"]) == (60, 30)
+        assert stages["mix"]["rows_before"] == 30 and stages["draw"]["rows_after"] == line["rows"] == len(ids)
+        assert sum(line["mix"]["draws"].values()) == line["draws"] == 8
+    assert all("filter left 30 of 60 rows" in caplog.text for _ in rounds)
+    assert caplog.text.count("left 30 of 60 rows as before") == 2
+    logged = json.loads((tmp_path / "train_metrics.json").read_text())["history"]
+    assert ["largest_weight" in line for line in logged] == [False] * 4 + [True] * 14
+
+
+def test_a_resumed_plan_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monkeypatch):
+    """Stopped in the round in which the filter's rows are kept for the next one."""
+    settings = whole(tiny, "trainer.args.save_steps=5")
+    train(configured("train", *settings), tmp_path / "whole")
+    stopped(monkeypatch, settings, tmp_path / "broken")
+    train(configured("train", *settings), tmp_path / "broken")
+    same(tmp_path / "broken", tmp_path / "whole", 5)
+    assert timeless(tmp_path / "broken") == timeless(tmp_path / "whole")
+
+
+def test_what_two_stages_ask_of_the_model_is_computed_once(tiny, tmp_path, monkeypatch):
+    """The filter asks for the losses of 60 rows, the draw and the order for those of rows among them."""
+    asked, losses = [], Scorer._losses
+    monkeypatch.setattr(
+        Scorer,
+        "_losses",
+        lambda self, model, ids, work, name: asked.append((name, len(ids))) or losses(self, model, ids, work, name),
+    )
+    words = [*tiny, *LESS, "plan=select_then_reorder", "selector=loss"]
+    train(configured("train", *words), tmp_path)
+    assert asked == [("losses", 60)] * 2
+
+
+def test_planned_rounds_restore_their_state(tiny, tmp_path, monkeypatch):
+    """A plan without the model is selected ahead in a sweep; resumed outside of one, its filter keeps the same rows."""
+    words = [*tiny, *LESS, "plan=select_then_reorder", "selector@plan.filter.by=random", "order.score=length"]
+    words += ["plan.filter.period=3", "trainer.update_times=4", "trainer.args.save_steps=5"]
+    train(configured("train", *words), tmp_path / "alone")
+    with monkeypatch.context() as patch:
+        patch.setattr("near.training.train.in_sweep", lambda: True)
+        stopped(patch, words, tmp_path / "sweep" / "job")
+    train(configured("train", *words), tmp_path / "sweep" / "job")
+    same(tmp_path / "sweep" / "job", tmp_path / "alone", 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (
+            "plan=hierarchical trainer=dynamic_mix",
+            "plan=hierarchical and trainer=dynamic_mix both decide what is trained",
+        ),
+        ("plan=weigh_only trainer=dynamic_weight", "use trainer=static, and a weigh stage of the plan"),
+        (
+            "plan=hierarchical trainer=static",
+            "plan.filter acts on rounds, and trainer=static has none; use trainer=dyn",
+        ),
+        (
+            "plan=weigh_only trainer=static plan.weigh.period=2",
+            "plan.weigh.period counts rounds, and trainer=static has",
+        ),
+        ("plan=select_only mixer=odm", "mixer=odm would have no effect: no stage of plan=select_only reads it"),
+        ("plan=weigh_only selector=near", "selector=near would have no effect: no stage of plan=weigh_only reads it"),
+        ("plan=hierarchical ~mixer", "plan.mix has no mixer; use mixer=static, random, doremi, odm"),
+        ("plan=hierarchical plan.filter.keep=1.5", "plan.filter.keep=1.5"),
+        ("plan=hierarchical plan.filter.keeps=2", "keeps"),
+        ("plan=hierarchical +plan.filter.keeps=2", "plan.filter.keeps is not an option of Filter; did you mean keep?"),
+        (
+            "plan=hierarchical plan.filter.by.focus=highest",
+            "plan.filter.by.focus=highest is not one of low, medium, high",
+        ),
+        ("plan=hierarchical plan.weigh.start=-1", "plan.weigh.start=-1 is too small"),
+        ("plan=hierarchical +plan.x=1", "plan.x is not a stage; give it one of conf/stage"),
+        ("plan=select_only selector=mix", "plan.draw: selector=mix picks rows by their source itself"),
+        ("plan=hierarchical trainer.group_by_length=true", "would undo the order of the plan"),
+        (
+            "plan=select_only +stage@plan.cut=filter +selector@plan.cut.by=near",
+            "plan.draw (draw) stands before plan.cut (filter), and stages act in the order",
+        ),
+        ("plan=select_only ~plan.draw", "plan=select_only has no stage left; leave it out"),
+    ],
+)
+def test_plans_that_do_not_fit_are_refused(words, fault):
+    with pytest.raises((UserError, HydraException)) as caught:
+        configured("train", *words.split())
+    assert fault in str(caught.value)
+
+
+def test_a_plan_that_needs_no_rounds_of_a_model_runs_dry(tiny, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train(configured("train", *whole(tiny, "dry_run=true")), tmp_path / "out")
+    assert "plan.filter: filter by Loss, from step 0, every 2 rounds, keeps 0.5" in caplog.text
+    assert "plan.weigh: weigh by LinUpper, from step 4, each round" in caplog.text
