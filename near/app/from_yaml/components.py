@@ -17,12 +17,13 @@ COMPARING = ("adapt", "joint_update_aware")  # weighters that need one
 
 def named(file: File, mode: str) -> str:
     """The component that a file of `mode` (its train_type) names; UserError for none, or an unknown one."""
-    kind = {"dynamic_weight": "weighter", "dynamic_mix": "mixer"}.get(mode, "selector")
-    table = COMPONENTS[f"{kind}s"]
+    kinds = {"dynamic_weight": "weighter", "dynamic_mix": "mixer", "dynamic_reorder": "reorder"}
+    kind = "pipeline" if mode == "dynamic_lego" else kinds.get(mode, "selector")
+    table = COMPONENTS[f"{kind}s"] if "any" not in COMPONENTS[f"{kind}s"] else {}  # pipelines have names of the user's
     name = str(file.take("component_name", "")).lower()
     if not name:
         raise UserError(f"{file.path}: component_name is missing; name a {kind}{did_you_mean('', table)}")
-    if name not in table:
+    if table and name not in table:
         raise UserError(f"{file.path}: component_name={name} is not a {kind} here{did_you_mean(name, table)}")
     return name
 
@@ -43,6 +44,9 @@ def params_of(file: File, kind: str, name: str) -> dict:
     if path is None:
         if named is not None:
             file.skip("components_cfg_file", f"{named} does not exist: DataFlex's published params are used")
+        if name not in TABLES["published"][kind] and "any" in COMPONENTS[kind]:
+            known = TABLES["published"][kind]
+            raise UserError(f"component_name={name} is not among DataFlex's {kind}{did_you_mean(name, known)}")
         return dict(TABLES["published"][kind].get(name, {}))
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), get_yaml_loader())
