@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from near.app.from_yaml.expanded import expanded, translated
 from near.app.from_yaml.file import written
 from near.app.from_yaml.keys import COMPONENTS as TRANSLATED
-from near.app.from_yaml.keys import TRAIN
+from near.app.from_yaml.keys import TABLES, TRAIN
 from near.app.from_yaml.page import MARK, PAGE, tables
 from near.app.pages import page_to_write
 from near.common.errors import UserError
@@ -305,7 +305,7 @@ def test_modes_are_taken_where_they_are_there(dataflex, mode, component, params)
     ("text", "without", "says"),
     [
         ("stage: dpo", ("stage",), "stage=dpo trains on preferences, which near does not; use sft or pt"),
-        ("train_type: dynamic_lego", ("train_type",), "train_type=dynamic_lego is not known"),
+        ("train_type: dynamic_legs", ("train_type",), "train_type=dynamic_legs is not known"),
         (
             "finetuning_type: freeze",
             ("finetuning_type",),
