@@ -121,7 +121,8 @@ def groups() -> dict[str, dict[str, OptionsFile]]:
     for path in sorted(CONF.rglob("*.yaml")):
         group = str(path.parent.relative_to(CONF))
         if group != "." and group.split("/")[0] not in ("sweeps", "experiment", "hydra"):
-            prefix = "data.candidates" if group == "data/source" else group.replace("/", ".")
+            parts = {"data/source": "data.candidates", "stage": f"plan.{path.stem}"}
+            prefix = parts.get(group, group.replace("/", "."))
             result.setdefault(group, {})[path.stem] = read(path, prefix)
     return result
 

@@ -104,7 +104,8 @@ def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Row
 
 
 def _read_elsewhere(cfg: DictConfig, part: str) -> set[str]:
-    """The labels, columns of numbers, and the columns of evaluation rows that graders read if `cfg` is part of a whole configuration."""
+    """The labels, columns of numbers, and the columns of evaluation rows that graders read if `cfg` is part of a whole
+    configuration."""
     root: Any = cfg._get_root()
     evaluation = None if part == "candidates" else root.get("evaluation")
     graders = (evaluation.get("graders") if isinstance(evaluation, DictConfig) else None) or {}

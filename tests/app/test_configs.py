@@ -13,6 +13,8 @@ from near.common.signature import keywords
 from near.embedding.embedders.base import Embedder
 from near.selection.mixers.base import Mixer
 from near.selection.orders.base import Order
+from near.selection.plan.kinds import KINDS
+from near.selection.plan.plan import Plan
 from near.selection.selectors.base import Selector
 from near.training.weighters.base import RowWeighter
 from tests.conftest import ROOT, composed, configured
@@ -33,6 +35,8 @@ GROUPS = (
     "mixer",
     "weighter",
     "order",
+    "plan",
+    "stage",
 )
 GROUPS = (*GROUPS, "experiment")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -54,7 +58,7 @@ def test_every_file_is_seen():
 def test_every_choice_composes(turn):
     """The n-th choice of every group together (composing is what takes time): each choice comes up. Mixers and
     weighters have trainers of their own (below)."""
-    apart = ("experiment", "mixer", "weighter", "order", "trainer")
+    apart = ("experiment", "mixer", "weighter", "order", "plan", "stage", "trainer")
     chosen = {group: choices(group)[turn % len(choices(group))] for group in GROUPS if group not in apart}
     chosen["trainer"] = ("dynamic_select", "static")[turn % 2]
     cfg = configured("train", *(f"{group}={name}" for group, name in chosen.items()))
@@ -74,6 +78,21 @@ def test_every_mixer_and_weighter_composes(group, name, trainer):
     assert set(OmegaConf.load(CONF / group / f"{name}.yaml")) == set(cfg[group])
     reader = instantiate(cfg.selector).mixer if group == "mixer" else instantiate(cfg.trainer).keywords["weighter"]
     assert isinstance(reader, Mixer if group == "mixer" else RowWeighter)
+
+
+@pytest.mark.parametrize("name", choices("plan"))
+def test_every_plan_composes(name):
+    cfg = configured("train", f"plan={name}")
+    plan = instantiate(cfg.plan)
+    assert isinstance(plan, Plan)
+    for stage in plan.stages.values():  # each as its file has it
+        written = OmegaConf.load(CONF / "stage" / f"{stage.kind}.yaml")
+        assert set(written) | {"by"} == set(cfg.plan[stage.name])
+
+
+def test_the_plans_have_all_kinds_of_stages():
+    assert {path for path in choices("stage")} == set(KINDS)
+    assert list(instantiate(configured("train", "plan=hierarchical").plan).stages) == list(KINDS)
 
 
 @pytest.mark.parametrize("name", choices("order"))

@@ -100,15 +100,28 @@ def assert_same(broken: Path, whole: Path) -> None:
     assert files and any(p.suffix == ".safetensors" for p in files)
     for name in files:  # rows and their order in every round, and the weights
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
-    lines = [(f / "rounds" / "rounds.jsonl").read_text().splitlines() for f in (broken, whole)]
-    timeless = [[{k: v for k, v in json.loads(x).items() if "seconds" not in k} for x in part] for part in lines]
-    assert timeless[0] == timeless[1]
+    assert timeless(broken) == timeless(whole)
+
+
+def timeless(folder: Path) -> list[dict]:
+    """The record of a run's rounds, and of their stages, without seconds."""
+
+    def without(values: dict) -> dict:
+        return {k: v for k, v in values.items() if "seconds" not in k}
+
+    rounds = [without(json.loads(x)) for x in (folder / "rounds" / "rounds.jsonl").read_text().splitlines()]
+    return [line | {"stages": [without(stage) for stage in line.get("stages") or ()]} for line in rounds]
+
+
+PLAN = ["plan=hierarchical", "plan.filter.period=3", "plan.mix.period=2", "plan.weigh.start=9", "mixer.sample=2"]
 
 
 @pytest.mark.slow
-def test_killed_at_20_moments_it_is_the_undisturbed_run(tiny, tmp_path):
+@pytest.mark.parametrize("kind", ["selector", "plan"])
+def test_killed_at_20_moments_it_is_the_undisturbed_run(tiny, tmp_path, kind):
     """At any step, while a checkpoint is written, during a selection; no selection that was made is made again."""
-    command = words(tiny, "trainer.update_times=60", "finetuning.lora_dropout=0.1")
+    plan = PLAN if kind == "plan" else []
+    command = words(tiny, "trainer.update_times=60", "finetuning.lora_dropout=0.1", *plan)
     whole, broken, rng = Run(tmp_path / "whole", command), Run(tmp_path / "broken", command), random.Random(5)
     whole.finish()
     for number in range(20):
@@ -124,7 +137,9 @@ KINDS = {
     "accumulation": ["trainer.args.gradient_accumulation_steps=4", "finetuning.lora_dropout=0.1"],
     "workers": ["+trainer.args.dataloader_num_workers=2", "finetuning.lora_dropout=0.1"],
     "full": ["finetuning=full"],
+    "order": ["order=saw", "order.every=2", "finetuning.lora_dropout=0.1"],
     "two processes": ["finetuning.lora_dropout=0.1"],
+    "two processes, plan": ["finetuning.lora_dropout=0.1", *PLAN],
 }
 
 
@@ -132,7 +147,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_once(tiny, tmp_path, kind):
     command = words(tiny, "trainer.update_times=3", *KINDS[kind])
-    if kind == "two processes":
+    if kind.startswith("two processes"):
         command = [*RANKS, *command]
     assert_killed_once_is_the_same(tmp_path, command, at_most=2)
 

@@ -11,7 +11,8 @@ from hydra.errors import HydraException
 from near.common.errors import UserError
 from near.selection.scoring.scoring import Scorer
 from near.training.train import train
-from tests.conftest import configured
+from tests.conftest import RANKS, configured, process
+from tests.training.test_kills import timeless
 from tests.training.test_mix_runs import lines
 from tests.training.test_training import history, stopped
 
@@ -26,16 +27,6 @@ def same(one: Path, other: Path, rounds: int) -> None:
     names = [f"rounds/{i:03d}{end}.npy" for i in range(rounds) for end in ("", "_order")]
     for name in ["adapter/adapter_model.safetensors", *names]:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
-
-
-def timeless(folder: Path) -> list[dict]:
-    def without(values: dict) -> dict:
-        return {k: v for k, v in values.items() if "seconds" not in k}
-
-    return [
-        without(line) | ({"stages": [without(one) for one in line["stages"]]} if "stages" in line else {})
-        for line in lines(folder)
-    ]
 
 
 @pytest.mark.parametrize("selector", ["loss", "near_sample", "less"])
@@ -185,3 +176,35 @@ def test_a_plan_that_needs_no_rounds_of_a_model_runs_dry(tiny, tmp_path, caplog)
     train(configured("train", *whole(tiny, "dry_run=true")), tmp_path / "out")
     assert "plan.filter: filter by Loss, from step 0, every 2 rounds, keeps 0.5" in caplog.text
     assert "plan.weigh: weigh by LinUpper, from step 4, each round" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_two_processes_run_a_plan_alike(tiny, tmp_path):
+    """One row on each of two processes is two on one: the same stages, rows and order."""
+    words = whole(tiny, "finetuning.lora_dropout=0")
+    batch = "trainer.args.per_device_train_batch_size=1"
+    ran = process(*RANKS, "train.py", *words, batch, f"output_dir={tmp_path / 'two'}", env={"OMP_NUM_THREADS": "1"})
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    train(configured("train", *words), tmp_path / "one")
+    for a, b in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    one, two = timeless(tmp_path / "one"), timeless(tmp_path / "two")
+    assert [line["stages"] for line in one] == [line["stages"] for line in two] and len(one) == 5
+    for index in range(5):
+        orders = [np.load(tmp_path / name / "rounds" / f"{index:03d}_order.npy") for name in ("one", "two")]
+        np.testing.assert_array_equal(*orders)
+
+
+def test_twins_of_a_plan(tiny, tmp_path, monkeypatch):
+    """A sweep's jobs with the same rows are trained once, whichever form they have; weights make another training."""
+    monkeypatch.setattr("near.training.train.in_sweep", lambda: True)
+    words = [*tiny, *LESS, "selector=random"]
+    train(configured("train", *words), tmp_path / "selector")
+    train(configured("train", *words, "plan=select_only"), tmp_path / "plan")
+    weighted = ["plan=mix_then_weight", "~plan.mix", "~mixer", "plan.weigh.start=4"]
+    train(configured("train", *words, *weighted), tmp_path / "weighted")
+    twins = [json.loads((tmp_path / n / "metrics.json").read_text()).get("same_rows_as") for n in ("plan", "weighted")]
+    assert twins == ["selector", None]
+    orders = [(tmp_path / n / "rounds" / "002_order.npy").read_bytes() for n in ("selector", "weighted")]
+    assert orders[0] == orders[1] and history(tmp_path / "weighted") != history(tmp_path / "selector")

@@ -10,7 +10,7 @@ import torch
 from near.common.errors import UserError
 from near.training import train as training
 from near.training.train import train
-from near.training.trainer import StaticTrainer, _Checkpoints
+from near.training.trainer import StaticTrainer
 from near.training.weighting import DynamicWeightTrainer
 from tests.conftest import RANKS, configured, process, write_rows
 from tests.training.test_training import history, stopped
@@ -50,7 +50,7 @@ def run(tiny: list[str], folder, weight, *words: str) -> list[str]:
 def test_the_loss_is_the_weighted_sum_by_hand(tiny, tmp_path, monkeypatch, name):
     """Of two batches accumulated: each row's mean loss by the model itself, times its tokens, its weight and, in the
     weighted steps of dynamic_weight, the weighter's; over the step's tokens."""
-    seen, cls = [], DynamicWeightTrainer if name == "dynamic_weight" else _Checkpoints
+    seen, cls = [], DynamicWeightTrainer if name == "dynamic_weight" else StaticTrainer.__base__
     original = cls.compute_loss
 
     def watching(self, model, inputs, return_outputs=False, num_items_in_batch=None):

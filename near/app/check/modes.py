@@ -62,9 +62,8 @@ def _order_faults(cfg: DictConfig, chosen: str) -> list[str]:
         return []
     faults = []
     if select(cfg, "trainer.update_step") is None:
-        faults.append(
-            f"order={chosen} would have no effect without rounds; use trainer=dynamic_select, or leave it out"
-        )
+        fault = f"order={chosen} would have no effect without rounds"
+        faults.append(f"{fault}; use trainer=dynamic_select, or leave it out")
     if select(cfg, "trainer.group_by_length") is True:
         faults.append(f"trainer.group_by_length=true would undo order={chosen}; leave one of them out")
     gradients = select(cfg, "similarity._target_") == GRADIENTS

@@ -73,8 +73,10 @@ class Plan(Selector):
         return [stage.by for stage in (*self.filters, *([] if self.draw is None else [self.draw]))]
 
     def reach(self, sizes: list[int]) -> int:
-        """A filter's rows; of a draw behind a filter or a mix, which passes over some rows, all."""
-        reaches = [stage.by.reach([EVERYTHING if (most := stage.reach()) is None else most]) for stage in self.filters]
+        """The rows of a first filter; all for those behind a filter or a mix, which pass over some rows."""
+        keeps = [stage.keep if isinstance(stage.keep, int) else EVERYTHING for stage in self.filters[:1]]
+        keeps += [EVERYTHING] * len(self.filters[1:])
+        reaches = [stage.by.reach([keep]) for stage, keep in zip(self.filters, keeps, strict=True)]
         if self.draw is not None:
             passes = self.filters or self.mix is not None and self.draw.by.ranks
             reaches.append(self.draw.by.reach([EVERYTHING] if passes else sizes))

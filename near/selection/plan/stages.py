@@ -112,10 +112,6 @@ class Filter(Stage):
         self.keep, self.above, self.below = keep, above, below
         self._rows: np.ndarray | None = None
 
-    def reach(self) -> int | None:
-        """How many rows of the neighbours it needs; None: all."""
-        return self.keep if isinstance(self.keep, int) else None
-
     def rows(self, round: Round) -> np.ndarray:
         """The rows of round.eligible that are kept, int64 (m,), ascending. It acts anew, too, if the filters before it
         have taken away all that it kept.
