@@ -2,16 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from near.models.padding_free import unwrapped
 from near.models.tokens import IGNORED
-
-if TYPE_CHECKING:
-    from near.training.trainer import StaticTrainer
 
 Pooling = Literal["last_token", "mean", "weighted_mean"]
 
@@ -20,11 +17,11 @@ class RowStates:
     """Vectors of rows: pooled states of one of the model's layers, in a forward pass of their own without dropout.
 
     Args:
-        trainer: whose model it is, with its weights at the call.
+        trainer: one of near/training/trainer.py, whose model it is, with its weights at the call.
         batches: input_ids, attention_mask and labels, int64 (B, T) each, of this process.
     """
 
-    def __init__(self, trainer: "StaticTrainer", batches: Sequence[dict]):
+    def __init__(self, trainer: Any, batches: Sequence[dict]):
         self.trainer, self.batches = trainer, batches
 
     @property

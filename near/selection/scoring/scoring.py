@@ -208,7 +208,7 @@ class Scorer:
         return chunks.gathered("losses"), chunks.gathered("counts")
 
     def expert_loads(self, model, ids: np.ndarray, layer: int = -1) -> np.ndarray:
-        """How many tokens of each row go to each expert of a layer, int64 (len(ids), experts); see models/experts.py."""
+        """How many tokens of each row go to each expert of a layer, int64 (len(ids), experts): models/experts.py."""
 
         def work(rows: list[dict]) -> dict[str, np.ndarray]:
             return {"loads": expert_loads(model, self._batch(rows, model), layer).cpu().numpy()}
