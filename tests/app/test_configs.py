@@ -196,7 +196,7 @@ def test_embedder_keeps_the_contract(name, cache, model_files):
         cfg.model = model_files
     embedder = instantiate(cfg, cache_dir=str(cache))
     assert isinstance(embedder, Embedder)
-    assert embedder.embed_field == ("chat" if name == "rds" else "prompt")
+    assert embedder.embed_field == ("chat" if name in ("rds", "hidden_states") else "prompt")
     assert (embedder.chunk, embedder.store_dtype, embedder.launcher) == (cfg.chunk, "float32", None)
     if "backend" in cfg:
         assert embedder.query(QUERY_PROMPTS).endswith("cats")
