@@ -13,6 +13,11 @@ from near.common.command_line import Command, set_command
 
 @script("select")
 def select(cfg: DictConfig) -> None:
+    if cfg.run is not None:
+        from near.selection.round_export import export_rounds
+
+        export_rounds(cfg, output_dir(), functools.partial(read_run_config, allow_targets=cfg.allow_targets))
+        return
     from near.selection.select import select
 
     selection = select(cfg, output_dir())

@@ -18,7 +18,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
+from near.app import dry_runs
 from near.common.config import raw_words, swept_keys
+from near.common.cost import Cost
 from near.common.errors import UserError, one_line, printable
 from near.common.files import read_json, refuse_special, write_json
 from near.common.outputs import CHECKPOINT, check_notes, remove_folder
@@ -36,7 +38,7 @@ class Sweeps(Callback):
     those that all jobs share. Hydra calls it before the first job."""
 
     folder: Path | None = None
-    before: dict[Path, int] = {}  # records of an earlier sweep in that folder, and when they were written
+    before: dict[Path, int] = {}  # records and dry runs of an earlier sweep in that folder, and when they were written
 
     def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
         """Exit where Hydra is about to write into a folder that is not near's; Hydra ignores exceptions here."""
@@ -53,7 +55,8 @@ class Sweeps(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         Sweeps.folder = Path(config.hydra.sweep.dir).resolve()
-        Sweeps.before = {path: path.stat().st_mtime_ns for path in _records(Sweeps.folder)}
+        written = [*_records(Sweeps.folder), *dry_runs.files(Sweeps.folder)]
+        Sweeps.before = {path: path.stat().st_mtime_ns for path in written}
         overrides, naming = config.hydra.overrides, config.hydra.job.config.override_dirname
         swept = swept_keys(overrides.task, config.hydra.sweeper)
         typed = {o.key_or_group for o in OverridesParser.create().parse_overrides(raw_words(overrides.task))}
@@ -112,7 +115,8 @@ def ended() -> list[dict]:
         return []
     from near.common.tables import console, table
 
-    paths = [p for p in _records(Sweeps.folder) if Sweeps.before.get(p) != p.stat().st_mtime_ns]  # of this sweep
+    _show_dry_runs(_new(dry_runs.files(Sweeps.folder)))
+    paths = _new(_records(Sweeps.folder))
     records = {path.stem: read_json(path) for path in paths}
     records = dict(sorted(records.items(), key=lambda pair: pair[1].get("number", 0)))
     names = labels({name: record["overrides"] for name, record in records.items()})
@@ -124,6 +128,20 @@ def ended() -> list[dict]:
         with contextlib.suppress(UserError):  # another file lies there
             remove_folder(Sweeps.folder / JOBS / WARM_UPS, [f"*/checkpoint-*/{name}" for name in CHECKPOINT])
     return unfinished
+
+
+def _new(paths: list[Path]) -> list[Path]:
+    """Those of the paths that were written in this process's sweep."""
+    return [path for path in paths if Sweeps.before.get(path) != path.stat().st_mtime_ns]
+
+
+def _show_dry_runs(paths: list[Path]) -> None:
+    """Print what the jobs of a sweep with dry_run=true would take together."""
+    costs = {path.parent.name: Cost.read(path) for path in paths}
+    costs = dict(sorted(costs.items(), key=lambda pair: pair[1].number or 0))
+    if costs:
+        names = labels({name: cost.overrides for name, cost in costs.items()})
+        dry_runs.show(Sweeps.folder, list(costs.values()), [names[name] for name in costs])
 
 
 def labels(overrides: dict[str, list[str]]) -> dict[str, str]:

@@ -28,6 +28,7 @@ FOREIGN = re.compile(
 
 Row = tuple[str, str, str, str]  # name, value, choices and bounds, comment
 
+EVAL_SOURCE = "data/source=eval"
 SOURCES = re.compile(r"data\.(candidates|queries|eval)(\.|$)")  # described once, under data/source
 
 HEAD = """# Every option
@@ -123,6 +124,8 @@ def groups() -> dict[str, dict[str, OptionsFile]]:
         if group != "." and group.split("/")[0] not in ("sweeps", "experiment", "hydra"):
             parts = {"data/source": "data.candidates", "stage": f"plan.{path.stem}"}
             prefix = parts.get(group, group.replace("/", "."))
+            if (group, path.stem) == ("data/source", "eval"):  # the same with options that eval rows alone have
+                group, prefix = EVAL_SOURCE, "data.eval"
             result.setdefault(group, {})[path.stem] = read(path, prefix)
     return result
 
@@ -151,8 +154,8 @@ def _groups() -> Iterator[str]:
         yield f"## {group}\n"
         for name, file in choices.items():
             yield f"- `{name}`: {_opening(file)}"
-        source = group == "data/source"
-        yield "\nThe same for `data.queries` and `data.eval`.\n" if source else ""
+        source = group in ("data/source", EVAL_SOURCE)
+        yield "\nThe same for `data.queries` and `data.eval`.\n" if group == "data/source" else ""
         yield from _table([row for row in merged(choices) if source or not SOURCES.match(row[0])])
 
 

@@ -45,3 +45,25 @@ def batch_end(descending: np.ndarray, start: int, size: int, tokens: int | None,
     lengths = descending[start : start + fit]
     close = int((lengths >= alike * longest).sum())
     return start + min(len(lengths), max(close, FEWEST))
+
+
+def padded(lengths: np.ndarray, size: int, tokens: int | None = None, alike: float = 0.0) -> int:
+    """Tokens of all batches, padding included. The arguments are those of `batches`.
+
+    >>> padded(np.array([3, 9, 4, 8]), size=3, tokens=18)
+    26
+    """
+    return int(sum(len(part) * lengths[part[0]] for part in batches(lengths, size, tokens, alike)))
+
+
+def spread(lengths: np.ndarray, n: int) -> np.ndarray:
+    """n rows that stand for all: one from the middle of each of n equal parts of the rows in order of length.
+
+    Returns:
+        positions, int64 (n,), ascending by length.
+
+    >>> spread(np.array([30, 10, 60, 20, 50, 40]), 3).tolist()
+    [3, 5, 2]
+    """
+    order = np.argsort(lengths, kind="stable")
+    return order[((np.arange(n) + 0.5) * len(order) / n).astype(np.int64)]

@@ -261,10 +261,16 @@ NOT_OUTCOME_BELOW = {
 
 
 LATER = {  # options that came later, with the value that runs before them had
+    ("model", "adapter"): None,
+    ("model", "adapter_mode"): "continue",
+    ("embedder", "adapter"): None,
     ("trainer", "packing"): False,
     ("scoring", "precondition"): None,
     ("scoring", "damping"): 0.1,
     ("selector", "budgets"): None,
+    ("trainer", "keep"): "last",
+    ("trainer", "patience"): None,
+    ("data.eval", "validation"): None,
 }
 
 
@@ -292,9 +298,12 @@ def identity(cfg: DictConfig) -> dict:
 def as_before(values: dict) -> dict:
     """Groups of plain values without the options of LATER that have the value of before, without columns of numbers
     that are not named, and without data.decontaminate where it leaves no row out."""
-    for (group, key), before in LATER.items():
-        if isinstance(values.get(group), dict) and values[group].get(key) == before:
-            values[group].pop(key, None)
+    for (path, key), before in LATER.items():
+        node: Any = values
+        for group in path.split("."):
+            node = node.get(group) if isinstance(node, dict) else None
+        if isinstance(node, dict) and node.get(key) == before:
+            node.pop(key, None)
     data = values.get("data") or {}
     for columns in (part["columns"] for part in data.values() if isinstance(part, dict) and part.get("columns")):
         for name in ("weight", "score"):

@@ -22,13 +22,22 @@ LIST = ".near-files.json"
 ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # files of an evaluation, beside metrics.json
 SUBSET = ("subset.npy", "subset.jsonl", "subset.parquet")
 SELECTION_PAGE = "selection.html"
+ROUND_EXPORT = (
+    "trained.jsonl",
+    "trained.json",
+    "trl_train.py",
+    "dataset_info.json",
+    "llamafactory.yaml",
+    "axolotl.yaml",
+)
+ROUND_EXPORT += ("tokenizer",)
 MODEL = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 MODEL += ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_config.json", "adapter_model.safetensors")
 MODEL += ("README.md", "chat_template.jinja", "additional_chat_templates/*.jinja", "tokenizer.json", "tokenizer.model")
 MODEL += ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt")
 MODEL += ("merges.txt", "spiece.model", "sentencepiece.bpe.model", "training_args.bin")
 CHECKPOINT = (*MODEL, "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "selection.npz")
-CHECKPOINT += ("trainer_state.json", "files.json")
+CHECKPOINT += ("trainer_state.json", "files.json", "best.safetensors")
 CHECKPOINT += ("latest", "zero_to_fp32.py", "global_step*/*", "optimizer_*/*", "pytorch_model_fsdp_*/*")
 ROUNDS = ("[0-9]*.npy", "rounds.jsonl", "selected.npz")
 WRITES = {  # script to patterns of the files in its output folder
@@ -36,15 +45,24 @@ WRITES = {  # script to patterns of the files in its output folder
     "merge": ("merge.json",),
     "report": ("report.html", "report.json"),
     "select": (
-        *("manifest.json", "top_indices.npy", "top_scores.npy", "query_scales.npy", "contaminated.jsonl"),
-        *(*SUBSET, SELECTION_PAGE),
+        *(
+            "dry_run.json",
+            "manifest.json",
+            "top_indices.npy",
+            "top_scores.npy",
+            "query_scales.npy",
+            "contaminated.jsonl",
+        ),
+        *(*SUBSET, SELECTION_PAGE, *ROUND_EXPORT, *(f"tokenizer/{name}" for name in MODEL)),
     ),
     "train": (
         *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),
-        "contaminated.jsonl",
+        *("contaminated.jsonl", "dry_run.json"),
         *(f"rounds/{name}" for name in ROUNDS),
         *(f"{kind}/{name}" for kind in ("adapter", "model", ".adapter.part", ".model.part") for name in MODEL),
         *(f"checkpoints/checkpoint-*/{name}" for name in CHECKPOINT),
+        *(f"start/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "start.json")),
+        "checkpoints/best.safetensors",
     ),
 }
 REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", "contaminated.jsonl", *ANSWERS)
@@ -54,12 +72,15 @@ WRITING_S = 2.0  # a file that was changed within so many seconds may be half wr
 _PROVENANCE = {"created", "command", "versions"}  # see near.common.files.provenance
 
 
-def claim(folder: Path, script: str) -> None:
-    """List the files that `script` will write into `folder`; UserError if it would replace one that is not ours."""
+def claim(folder: Path, script: str, names: Collection[str] = ()) -> None:
+    """List the files that `script` will write into `folder`; UserError if it would replace one that is not ours.
+
+    names: patterns of these files; (): all that the script writes.
+    """
     check(folder, script)
-    listed = _listed(folder)
-    if not set(WRITES[script]) <= set(listed):
-        list_files(folder, [*listed, *WRITES[script]])
+    listed, names = _listed(folder), names or WRITES[script]
+    if not set(names) <= set(listed):
+        list_files(folder, [*listed, *names])
 
 
 def check(folder: Path, script: str) -> None:

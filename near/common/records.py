@@ -35,6 +35,7 @@ class RoundRecord(JsonRecord):
         seconds: of training and selecting before it, without evaluations.
         tokens: of its draws, without padding.
         target_loss: at its start, nats a token; None if it is not evaluated then.
+        validation_loss: the same on the validation rows; absent without them.
         evaluate_seconds: that this evaluation took.
     """
 
@@ -56,6 +57,7 @@ class RoundRecord(JsonRecord):
     seconds: float | None = None
     tokens: int | None = None
     target_loss: float | None = None
+    validation_loss: float | None = only_if_set()
     evaluate_seconds: float | None = None
 
 
@@ -98,6 +100,30 @@ class RunIdentity(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidationRecord(JsonRecord):
+    """What the validation rows decided in a run with rounds.
+
+    Args:
+        rows: their ids.
+        losses: [step, loss] pairs at the start of every round and at the end of training, nats a token; null if not
+            finite.
+        kept_round: the last round that the kept weights were trained on; kept_step: their optimizer steps.
+        steps: of the schedule.
+        saved_steps: of the schedule, that trainer.patience left out; None if training was not ended early.
+        saved_tokens, saved_seconds: of these, estimated from the steps before.
+    """
+
+    rows: list[int] = container(list, default_factory=list)
+    losses: list[list[Any]] = container(list, default_factory=list)
+    kept_round: int
+    kept_step: int
+    steps: int
+    saved_steps: int | None = only_if_set()
+    saved_tokens: int | None = only_if_set()
+    saved_seconds: float | None = only_if_set()
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainMetrics(Provenance):
     """train_metrics.json: what training took.
 
@@ -113,6 +139,7 @@ class TrainMetrics(Provenance):
         training_key: equal for twins (near/training/twins.py); None outside a sweep.
         same_rows_as: the job of the sweep that trained the same rows, if it was not trained again.
         contamination: counts of contaminated.jsonl; None if the pool was not compared.
+        validation: None without a validation part, or without rounds.
     """
 
     schema_version: int = 1
@@ -133,6 +160,7 @@ class TrainMetrics(Provenance):
     training_key: str | None = None
     same_rows_as: str | None = only_if_set()
     contamination: Any = only_if_set()
+    validation: ValidationRecord | None = container(ValidationRecord, only_if_set=True, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +232,8 @@ class EvalMetrics(ModelMetrics, Provenance):
         selector, seed, max_K: of the run; None for another model.
         run: the folder of the run that eval.py evaluated.
         model: name or path; `adapter`: the adapter's folder, if eval.py evaluated one.
-        base: the untrained model's evaluation; None if there is none.
+        base: the evaluation of the model before training; None if there is none.
+        start: the adapter that was merged into or trained further by that model (model.adapter); None without one.
         selection_saw_them: whether the target's rows are the queries.
         same_rows_as: as in TrainMetrics.
         evaluation: the configuration's `evaluation`.
@@ -218,6 +247,7 @@ class EvalMetrics(ModelMetrics, Provenance):
     model: str
     adapter: str | None = None
     base: ModelMetrics | None = container(ModelMetrics, default=None)
+    start: str | None = only_if_set()
     selection_saw_them: bool = False
     same_rows_as: str | None = only_if_set()
     evaluation: dict[str, Any] = container(dict, default_factory=dict)

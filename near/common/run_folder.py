@@ -8,7 +8,9 @@ contaminated.jsonl    rows of the pool that resemble held-out rows, one overlap 
 rounds/rounds.jsonl   one round a line; rounds/NNN*.npy: its rows (near/training/rounds/record.py)
 checkpoints/          checkpoint-STEP folders
 adapter/, model/      the trained weights
+start/                a copy of the adapter that training went on from (near/models/start.py)
 failed.json           why training ended early
+dry_run.json          what dry_run=true estimated (near/common/cost.py); select.py has it as well
 ../.jobs/NAME.json    the state of a sweep's job
 
 The fields of the first two and of rounds.jsonl: near/common/records.py.
@@ -33,8 +35,9 @@ CONFIG, METRICS, TRAINING, FAILED = "config.yaml", "metrics.json", "train_metric
 ANSWERS, BASE_ANSWERS = "answers.jsonl", "base_answers.jsonl"
 CONTAMINATED = "contaminated.jsonl"
 ROUNDS, LINES = "rounds", "rounds.jsonl"
-CHECKPOINTS, ADAPTER, MODEL = "checkpoints", "adapter", "model"
+CHECKPOINTS, ADAPTER, MODEL, START = "checkpoints", "adapter", "model", "start"
 JOBS, WARM_UPS = ".jobs", "warm-ups"
+DRY_RUN = "dry_run.json"
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,15 @@ class ForeignRecord(UserError):
     """A file of the same name that another program wrote: it lacks a key that every version of near writes."""
 
 
-def container(kind: type, each: bool = False, **default: Any) -> Any:
+def container(kind: type, each: bool = False, only_if_set: bool = False, **default: Any) -> Any:
     """A field whose JSON value is an object or a list, or null.
 
     Args:
         kind: dict, list, or the class of a nested record.
         each: the value is an object of such records, by name.
+        only_if_set: it is left out of the file while it is None.
     """
-    return field(metadata={"kind": kind, "each": each}, **default)
+    return field(metadata={"kind": kind, "each": each, "only_if_set": only_if_set}, **default)
 
 
 def only_if_set() -> Any:

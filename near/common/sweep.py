@@ -11,10 +11,19 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from near.common.config import raw_words
+
 
 def in_sweep() -> bool:
     """Whether the running job is one of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def of_job() -> dict[str, Any]:
+    """The overrides and the number of the running job; {} outside a sweep."""
+    if not in_sweep():
+        return {}
+    return {"overrides": raw_words(HydraConfig.get().overrides.task), "number": HydraConfig.get().job.num}
 
 
 def swept(key: str) -> list:

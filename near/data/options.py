@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
-from near.common.bounds import Seed, Share, Text, between
+from near.common.bounds import Seed, Share, Text, at_most, between, more_than
 
 
 class Columns(TypedDict, total=False):
@@ -43,6 +43,10 @@ class Source(TypedDict):
     limit: int | None
 
 
+class EvalSource(Source):
+    validation: NotRequired[Annotated[float, more_than(0), at_most(1_000_000_000)] | None]
+
+
 class Decontaminate(TypedDict):
     action: Literal["keep", "warn", "drop"]
     benchmarks: dict | None
@@ -77,7 +81,7 @@ class Data(TypedDict):
     folder: NotRequired[str]
     candidates: Source
     queries: Source
-    eval: Source
+    eval: EvalSource
     more_eval: dict | None
     cutoff_len: Annotated[int, between(2, 10_000_000)]
     train_on_prompt: bool

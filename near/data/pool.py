@@ -65,7 +65,8 @@ def benchmark_sets(data: DictConfig, cache_dir: str) -> list[Rows]:
 
 
 def without_prompts_of(rows: Rows, held_out: Rows, leakage: str) -> Rows:
-    """`rows` without those that leak `held_out`, unless `leakage` is "keep"; the count is logged."""
+    """`rows` without those that leak `held_out`, unless `leakage` is "keep"; the count is logged. `held_out`: all rows
+    of its set count, those of another part of it, too."""
     excluded = leaks(rows, held_out)[0] if leakage == "drop" else np.zeros(len(rows), dtype=bool)
     if count := int((excluded & rows.usable()).sum()):
         log.info(

@@ -1,4 +1,7 @@
-"""The untrained model of every comparison: evaluated once, then read from the cache by all runs."""
+"""The model before training, in every comparison: evaluated once, then read from the cache by all runs.
+
+It is the untrained model; of training that goes on from an adapter (model.adapter), the model with that adapter.
+"""
 
 import dataclasses
 import functools
@@ -14,12 +17,13 @@ from near.common.processes import is_main
 from near.common.records import ModelMetrics, SetMetrics
 from near.data.rows import Rows
 from near.evaluation.benchmarks import base_benchmarks
-from near.evaluation.generation import answering
+from near.evaluation.generation import answering, check_backend_start
 from near.evaluation.graded_columns import graded_columns, grader_code
 from near.evaluation.measure import Sets, measure, measure_all
 from near.evaluation.settings import EvalSettings
 from near.models.fingerprint import of_model
-from near.models.loading import base_folder, load_base, load_tokenizer
+from near.models.loading import base_folder, load_start, load_tokenizer
+from near.models.start import mode_of, start_folder
 from near.models.tokens import OPTIONS
 
 log = logging.getLogger(__name__)
@@ -39,7 +43,7 @@ def base_metrics(
     """
     cache_dir = settings.cache_dir
     parts = functools.cache(  # loaded at the first set that is not in the cache
-        lambda: (loaded or load_base(model, cache_dir), load_tokenizer(model, cache_dir))
+        lambda: (loaded or load_start(model, cache_dir), load_tokenizer(model, cache_dir))
     )
     metrics, answers = measure_all(lambda rows: _one(settings, model, rows, parts, together), sets)
     if not together:
@@ -57,10 +61,12 @@ def _one(
     def evaluate() -> tuple[SetMetrics, list[dict]]:
         base, tokenizer = parts()
         folder, trusted = base_folder(model, cache_dir), model.trust_remote_code
-        with answering(settings, base, tokenizer, folder, trust_remote_code=trusted) as answer:
+        check_backend_start(settings.evaluation, model)
+        adapter = str(start_folder(model)) if mode_of(model) == "continue" else None
+        with answering(settings, base, tokenizer, folder, adapter, trusted) as answer:
             metrics, answers = measure(base, tokenizer, rows, settings, answer=answer)
         if is_main():
-            log.info(f"base model: evaluated on {rows.name}, target loss {metrics.target_loss:.4f}")
+            log.info(f"{_name(model)}: evaluated on {rows.name}, target loss {metrics.target_loss:.4f}")
         return metrics, answers
 
     def make(new: Path) -> None:
@@ -68,7 +74,7 @@ def _one(
         write_json(new / "base.json", {"metrics": metrics.to_json(), "answers": answers})
 
     if target.exists() and is_main():
-        log.info(f"base model: evaluation on {rows.name} is in the cache")
+        log.info(f"{_name(model)}: evaluation on {rows.name} is in the cache")
     if not together:
         return cached(target, make, _read)
     if (cached_result := cached_metrics(settings, model, rows)) is not None:
@@ -83,6 +89,10 @@ def _one(
 def cached_metrics(settings: EvalSettings, model: DictConfig, rows: Rows) -> tuple[SetMetrics, list[dict]] | None:
     """Metrics and answers of the untrained model on `rows`; None if they are not in the cache."""
     return existing(_folder(settings, model, rows), _read)
+
+
+def _name(model: DictConfig) -> str:
+    return "base model" if mode_of(model) is None else f"base model with model.adapter={model.adapter}"
 
 
 def _read(target: Path) -> tuple[SetMetrics, list[dict]]:

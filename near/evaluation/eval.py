@@ -17,7 +17,7 @@ from near.common.errors import UserError, as_user_error
 from near.common.files import provenance, write_jsonl
 from near.common.outputs import ANSWERS, claim, remove
 from near.common.records import EvalMetrics, ModelMetrics
-from near.common.run_folder import METRICS, TRAINING, RunFolder
+from near.common.run_folder import METRICS, START, TRAINING, RunFolder
 from near.common.text import plural
 from near.evaluation.base_model import base_metrics
 from near.evaluation.benchmarks import benchmarks, shown
@@ -37,14 +37,18 @@ def evaluate(cfg: DictConfig, output_dir: Path, check: Callable[[DictConfig], No
         cfg: the configuration of eval.py.
         check: called with the configuration once a run's has been merged into it; raises UserError.
     """
-    adapter, described, base_model = cfg.adapter_name_or_path, {"selector": None, "seed": None}, cfg.model
+    adapter, base_model = cfg.adapter_name_or_path, cfg.model
+    described = {"selector": None, "seed": None, "start": cfg.model.get("adapter")}
     if cfg.run is not None:
         config, adapter, described = _run_parts(Path(cfg.run), cfg.allow_targets)
         cfg = with_run(cfg, config)
         check(cfg)
+        described["start"] = cfg.model.get("adapter")
+        if described["start"] is not None and (Path(cfg.run) / START).is_dir():
+            cfg = OmegaConf.merge(cfg, {"model": {"adapter": str(Path(cfg.run) / START)}})
         base_model = cfg.model
         if adapter is None:
-            cfg = OmegaConf.merge(cfg, {"model": {"name_or_path": str(Path(cfg.run) / "model")}})
+            cfg = OmegaConf.merge(cfg, {"model": {"name_or_path": str(Path(cfg.run) / "model"), "adapter": None}})
     elif not cfg.overwrite and (output_dir / TRAINING).exists():
         raise UserError(f"{output_dir} is a run of train.py; evaluate it with run={output_dir}")
     check_evaluation(cfg)

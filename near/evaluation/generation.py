@@ -15,9 +15,11 @@ from near.common.extras import install
 from near.common.files import read_json
 from near.evaluation.settings import EvalSettings
 from near.models.generation import generated
+from near.models.start import mode_of
 from near.models.tokens import stop_ids
 
 Answerer = Callable[[list[list[int]]], list[str]]  # token ids of prompts -> greedy answers
+GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the LoRA ranks that vLLM allocates
 
 
@@ -25,6 +27,7 @@ def check_backend(cfg: DictConfig, sharded: bool = False) -> None:
     """UserError if evaluation.backend=vllm can't generate answers for this configuration."""
     if cfg.evaluation.backend != "vllm" or not cfg.evaluation.answers:
         return
+    check_backend_start(cfg.evaluation, cfg.model)
     reason = None
     if importlib.util.find_spec("vllm") is None:
         raise UserError(f"evaluation.backend=vllm: vLLM is not installed; {install('vllm')}")
@@ -36,6 +39,16 @@ def check_backend(cfg: DictConfig, sharded: bool = False) -> None:
         reason = "vLLM has no DoRA;"
     if reason is not None:
         raise UserError(f"evaluation.backend=vllm: {reason} use evaluation.backend=transformers")
+
+
+def check_backend_start(evaluation: DictConfig, model: DictConfig) -> None:
+    """UserError if vLLM would answer for a model whose weights are in no file."""
+    if evaluation.backend == "vllm" and evaluation.answers and mode_of(model) == "stack":
+        raise UserError(
+            "evaluation.backend=vllm reads weights from files, and model.adapter_mode=stack merges in memory; use "
+            f"evaluation.backend=transformers, or merge first: python merge.py adapter_name_or_path={model.adapter} "
+            "export_dir=OUT, then model.name_or_path=OUT"
+        )
 
 
 @contextlib.contextmanager
@@ -69,8 +82,7 @@ def with_transformers(model, tokenizer, prompts: list[list[int]], evaluation: Di
         evaluation: the configuration's `evaluation`.
     """
     parts = tqdm(batches(list(map(len, prompts)), evaluation.batch_size), desc="answering", mininterval=1)
-    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    answers = dict(generated(model, tokenizer, prompts, parts, max_new_tokens=evaluation.max_new_tokens, **greedy))
+    answers = dict(generated(model, tokenizer, prompts, parts, max_new_tokens=evaluation.max_new_tokens, **GREEDY))
     return tokenizer.batch_decode([answers[i] for i in range(len(prompts))], skip_special_tokens=True)
 
 

@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from omegaconf import DictConfig
 
 from near.common.budget import Budget
+from near.common.config import select
 from near.common.errors import UserError, one_line
 from near.common.processes import is_main, world_size
 from near.common.records import ModelMetrics, Score, SetMetrics
@@ -20,6 +21,7 @@ from near.common.text import plural
 from near.data.formats.formats import is_plain
 from near.data.loading import is_set, load, more_sets, raw_rows
 from near.data.rows import Rows
+from near.data.validation import validation_split
 from near.evaluation.benchmarks import check_benchmarks
 from near.evaluation.generation import Answerer, check_backend, with_transformers
 from near.evaluation.graded_columns import graded_columns
@@ -39,21 +41,33 @@ LOSS_TOKENS = 1024  # on a CPU, tokens of a batch: its logits are several float3
 @dataclass(frozen=True)
 class Sets:
     """The rows that are evaluated: the target's, and further sets by name. `seen`: the target's rows are the queries,
-    which the selection saw."""
+    which the selection saw. `validation`: rows that choose the best round; None without data.eval.validation."""
 
     target: Rows
     seen: bool
     more: dict[str, Rows]
+    validation: Rows | None = None
 
     def all(self) -> list[Rows]:
+        """The rows that are reported."""
         return [self.target, *self.more.values()]
+
+    def held_out(self) -> list[Rows]:
+        return self.all() + ([] if self.validation is None else [self.validation])
 
 
 def evaluation_sets(data: DictConfig, cache_dir: str) -> Sets:
-    """data.eval (or the queries if it is not set) and data.more_eval."""
+    """data.eval (or the queries if it is not set) without its validation part, that part, and data.more_eval."""
     more = {name: load(data, part, cache_dir) for name, part in more_sets(data).items()}
+    part = select(data, "eval.validation")
     if is_set(data, "eval"):
-        return Sets(load(data, "eval", cache_dir), False, more)
+        rows = load(data, "eval", cache_dir)
+        target, validation = (rows, None) if part is None else validation_split(rows, part)
+        return Sets(target, False, more, validation)
+    if part is not None:
+        raise UserError(
+            f"data.eval.validation={part} needs data.eval.path: the queries, which selectors see, can't choose a round"
+        )
     log.info("data.eval is not set: evaluating on the queries, which selectors see")
     return Sets(load(data, "queries", cache_dir), True, more)
 
@@ -110,7 +124,7 @@ def measure(
     with_answers = evaluation.answers and not any(map(is_plain, chats))  # plain text has no question
     graders = graders_of(evaluation) if with_answers else {}
     with torch.no_grad():  # in inference_mode, weights that ZeRO-3 gathers could not be trained afterwards
-        budget = _loss_budget(model, settings)
+        budget = loss_budget(model, settings)
         loss_sums, counts = losses(model, tokenizer, coded, budget, evaluation.batch_size)
         prompts = [encoder.prompt_ids(chat[:-1])[-data.cutoff_len :] for chat in chats] if with_answers else []
         if not with_answers:
@@ -194,7 +208,7 @@ def loss_of(model, tokenizer, rows: Rows, settings: EvalSettings) -> float:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        coded, budget = encoded(tokenizer, rows, settings.data)[2], _loss_budget(model, settings)
+        coded, budget = encoded(tokenizer, rows, settings.data)[2], loss_budget(model, settings)
         sums, counts = losses(model, tokenizer, coded, budget, settings.evaluation.batch_size)
     model.train(was_training)
     return float(sums.sum() / counts.sum())
@@ -216,7 +230,8 @@ def losses(model, tokenizer, coded: list[Encoded], budget: Budget, batch_size: i
     return sums, counts
 
 
-def _loss_budget(model, settings: EvalSettings) -> Budget:
+def loss_budget(model, settings: EvalSettings) -> Budget:
+    """The tokens of a batch of losses."""
     name, fix = "evaluation.batch_tokens", "use a smaller data.cutoff_len"
     alone = world_size() == 1  # sharded weights are gathered by all processes, so that all need the same batches
     option = settings.evaluation.get("batch_tokens", "auto")

@@ -1,5 +1,6 @@
 """The origin of an export: its adapters, the runs that trained them, and the base model they name."""
 
+import logging
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from near.common.errors import UserError
 from near.common.files import read_json, refuse_special_in
 from near.common.records import EvalMetrics, TrainMetrics
-from near.common.run_folder import ADAPTER, CHECKPOINTS, RunFolder
+from near.common.run_folder import ADAPTER, RunFolder
+from near.models.start import adapter_digest, origin_of, run_of
+
+log = logging.getLogger(__name__)
 
 # endings of the names of quantised models
 QUANTISED = re.compile(
@@ -45,11 +49,16 @@ class AdapterRun:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's folder, its adapter_config.json, and the run it belongs to, if any."""
+    """An adapter's folder, its adapter_config.json, and the run it belongs to, if any.
+
+    Attributes:
+        earlier: the adapters whose further training it is, the first one first.
+    """
 
     path: Path
     config: dict
     run: AdapterRun | None
+    earlier: tuple["Adapter", ...] = ()
 
     @property
     def base(self) -> tuple[str | None, str | None]:
@@ -72,6 +81,10 @@ def adapters_of(names: str | ListConfig, allow_targets: object = None) -> list[A
         names: a folder, several folders separated by commas, or a list.
         allow_targets: classes outside near that a run's configuration may name.
 
+    Returns:
+        them in the order in which they are merged. One that was trained on top of another (model.adapter_mode=stack)
+        has that one before it, named or not.
+
     Raises:
         UserError: a folder has no adapter, or its run's configuration is damaged.
     """
@@ -81,7 +94,15 @@ def adapters_of(names: str | ListConfig, allow_targets: object = None) -> list[A
         paths = [str(path) for path in names]
     if not all(paths) or not paths:
         raise UserError(f"adapter_name_or_path={names} names no adapter; give a folder, or several as [a,b]")
-    return [_adapter(Path(path).expanduser(), allow_targets) for path in paths]
+    adapters: list[Adapter] = []
+    for path in map(Path, paths):
+        adapter, beneath = _adapter(path.expanduser(), allow_targets), origin_of(path.expanduser())
+        if beneath is not None and beneath.stacked:
+            if not adapters or adapter_digest(adapters[-1].path) != beneath.digest:
+                log.info(f"{path} was trained on top of {beneath.folder}, which is merged first")
+                adapters.append(_adapter(beneath.folder, allow_targets))
+        adapters.append(adapter)
+    return adapters
 
 
 def _adapter(path: Path, allow_targets: object) -> Adapter:
@@ -94,16 +115,16 @@ def _adapter(path: Path, allow_targets: object) -> Adapter:
     for key in ("base_model_name_or_path", "revision"):
         if not isinstance(config.get(key), str | None):
             raise UserError(f"{file}: {key}={config[key]!r} is not text; correct the file, and set model_name_or_path")
-    return Adapter(path, config, _run_of(path, allow_targets))
+    before, origin = (), origin_of(path)
+    if origin is not None and not origin.stacked:
+        start = _adapter(origin.folder, allow_targets)
+        before = (*start.earlier, start)
+    return Adapter(path, config, _run_of(path, allow_targets), before)
 
 
 def _run_of(path: Path, allow_targets: object) -> AdapterRun | None:
-    path = path.resolve()
-    final = path.name == ADAPTER
-    if not final and path.parent.name != CHECKPOINTS:
-        return None
-    files = RunFolder(path.parent if final else path.parent.parent)
-    if not files.has_config:
+    run, final = run_of(path), path.resolve().name == ADAPTER
+    if run is None or not (files := RunFolder(run)).has_config:
         return None
     config = files.config(allow_targets)
     if not all(isinstance(config.get(group), DictConfig) for group in ("model", "selector")):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from near.common.errors import UserError, as_user_error, one_line
+from near.common.errors import UserError, one_line
 from near.common.files import digest, file_digest, folder_aside, folder_digest, provenance, write_json
 from near.common.locks import lock_file, locked
 from near.common.outputs import check as check_outputs
@@ -20,10 +20,10 @@ from near.export.likeness import LogitDifference, difference, logits_of, prompts
 from near.export.lineage import Adapter, adapters_of, base_of, refuse_quantised
 from near.export.model_card import Export, model_card
 from near.export.push import check_push, push
-from near.export.tied_embeddings import retie, untie, widen
 from near.export.weight_files import count_weights, load_float32, settle_memory, write_weights
 from near.models.hub import model_folder
-from near.models.loading import load_base, load_tokenizer, with_adapter
+from near.models.loading import load_base, load_tokenizer, merge_adapter, with_adapter
+from near.models.tied_embeddings import untie, widen
 
 log = logging.getLogger(__name__)
 
@@ -171,10 +171,7 @@ def _merged(cfg: DictConfig, adapters: list[Adapter], folder: str, tokenizer, pr
         adapted = with_adapter(model, adapter.path).eval()
         untie(adapted)
         expected = logits_of(adapted, prompts)
-        errors = (ValueError, AttributeError, NotImplementedError, RuntimeError)
-        with as_user_error(errors, f"{adapter.path} cannot be merged", "name the base it was trained on"):
-            model = adapted.merge_and_unload()  # safe_merge would copy weights to find NaN, which is found below
-        retie(model)
+        model = merge_adapter(adapted, adapter.path)
         differences.append(difference(expected, logits_of(model, prompts)))
         _refuse(differences[-1].max, cfg.tolerance, "tolerance", f"with {adapter.path} merged, the model's logits")
         settle_memory()

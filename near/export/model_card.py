@@ -39,12 +39,18 @@ class Export:
     reading: dict = field(default_factory=dict)  # written files against the last adapter
     quantised: dict | None = None  # the last adapter on its quantised base against the float32 merge
 
+    @property
+    def trained(self) -> list[Adapter]:
+        """All adapters whose training is in the model, each one after those that it is further training of."""
+        return [one for adapter in self.adapters for one in (*adapter.earlier, adapter)]
+
     def metrics(self) -> dict:
         """The export's part of merge.json; max_logit_difference is that of the written files."""
         return {
             "base": self.base,
             "revision": self.revision,
             "adapters": [str(adapter.path) for adapter in self.adapters],
+            "further_training_of": [[str(one.path) for one in adapter.earlier] for adapter in self.adapters],
             "dtype": self.cfg.export_dtype,
             "compared_on": self.compared_on,
             **self.reading,
@@ -99,7 +105,7 @@ def model_card(export: Export) -> str:
         name=Path(export.cfg.export_dir).name,
         base=label(export.base) + (f" at revision {export.revision}" if export.revision else ""),
         adapters=[_described(adapter) for adapter in export.adapters],
-        trainings=[_training(adapter) for adapter in export.adapters if adapter.run is not None],
+        trainings=[_training(adapter) for adapter in export.trained if adapter.run is not None],
         metrics=_metrics(last.metrics) if last is not None and last.metrics else None,
         compared=_compared(export),
         bound=_bound(export.cfg),
@@ -118,6 +124,7 @@ def _described(adapter: Adapter) -> dict:
         "run": run and run.folder.name,
         "base": adapter.base[0],
         "trained": trained,
+        "earlier": [_described(one) for one in adapter.earlier],
     }
 
 
@@ -126,7 +133,7 @@ def front_matter(export: Export) -> dict:
     if not on_disk(export.base) and not export.base.startswith("builtin:"):
         front |= {"base_model": export.base, "base_model_relation": "finetune"}
     front |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    runs = [adapter.run for adapter in export.adapters if adapter.run is not None]
+    runs = [adapter.run for adapter in export.trained if adapter.run is not None]
     selectors = [run.trained.selector for run in runs if run.trained.selector]
     front["tags"] = list(dict.fromkeys(["near", "data-selection", *(f"selector:{name}" for name in selectors)]))
     paths = dict.fromkeys(name for run in runs for part in _parts(run) for name in _paths(run, part).values())
@@ -169,6 +176,11 @@ def _training(adapter: Adapter) -> dict:
         for part in _parts(run)
     ]
     items = [*_schedule(run, config["trainer"]), f"Adapter: {_adapter_kind(adapter)}"]
+    if (chosen := run.trained.validation) is not None and run.final and chosen.kept_step != run.trained.steps:
+        items.append(
+            f"Weights: of round {chosen.kept_round}, step {chosen.kept_step} of {run.trained.steps}, the lowest loss "
+            f"on {plural(len(chosen.rows), 'validation row')}"
+        )
     if not run.final:
         items.append(f"Weights: of {adapter.path.name}, not of the run's end")
     return {"name": run.folder.name, "parts": parts, "selector": _selector(run, config), "facts": items}
@@ -205,6 +217,9 @@ def _selector(run: AdapterRun, config: dict) -> str:
         for key, value in (config.get("selector") or {}).items()
         if not key.startswith("_") and isinstance(value, str | int | float) and len(str(value)) <= SETTINGS
     }
+    if stages := config.get("plan"):
+        parts = {name: (stage.get("by") or {}) for name, stage in stages.items() if isinstance(stage, dict)}
+        options = {name: str(by.get("_target_", "")).rpartition(".")[2] for name, by in parts.items()}
     name = run.trained.selector or str(config["selector"].get("_target_", "")).rpartition(".")[2]
     width = config.get("max_K") if run.trained.max_K is None else run.trained.max_K
     if width is not None:
@@ -242,7 +257,9 @@ def _metrics(metrics: EvalMetrics) -> dict:
             if isinstance(value, dict):
                 other = base_tasks.get(task, {}).get(metric, {}).get("value")
                 rows.append((task, metric, _number(value.get("value")), _number(other)))
-    return {"rows": rows, "seen": metrics.selection_saw_them, "fingerprint": metrics.eval_fingerprint}
+    before = "base model" if metrics.start is None else f"before training: base model with {label(metrics.start)}"
+    seen = {"seen": metrics.selection_saw_them, "fingerprint": metrics.eval_fingerprint}
+    return {"rows": rows, "before": before, **seen}
 
 
 def _number(value: float | None) -> str:

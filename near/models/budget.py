@@ -8,6 +8,28 @@ import torch
 
 from near.common.budget import Budget
 from near.common.files import cache_folder, digest
+from near.common.timing import Clock, ProcessClock
+
+
+class TorchClock:
+    """Measures work on an accelerator: `Clock` of near/common/timing.py. Its memory is what torch allocates."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+
+    def start(self) -> None:
+        torch.accelerator.synchronize(self._device)
+        torch.accelerator.reset_peak_memory_stats(self._device)
+        self._started = time.perf_counter()
+
+    def stop(self) -> tuple[float, int]:
+        torch.accelerator.synchronize(self._device)
+        return time.perf_counter() - self._started, torch.accelerator.max_memory_allocated(self._device)
+
+
+def clock_of(device: torch.device) -> Clock:
+    """What measures work on `device`."""
+    return ProcessClock() if device.type == "cpu" or not _has_figures(device) else TorchClock(device)
 
 
 class TorchMeter:

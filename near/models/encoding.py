@@ -135,13 +135,10 @@ class Encoder:
         """`messages` with the default system turn and, if configured, without thinking; and whether any was dropped."""
         dropped = False
         if self.drop_reasoning:
-            without = [_without_thinking(m) if m["role"] == "assistant" else m for m in messages]
+            without = [without_thinking(m) if m["role"] == "assistant" else m for m in messages]
             dropped, messages = without != messages, without
-        roles = [m["role"] for m in messages]
-        if self.default_system and self.template is None and "system" not in roles:
-            first = int(roles[:1] == ["tools"])
-            system: Message = {"role": "system", "content": self.default_system}
-            messages = [*messages[:first], system, *messages[first:]]
+        if self.default_system and self.template is None:
+            messages = with_system(messages, self.default_system)
         return messages, dropped
 
     def pieces(self, messages: list[Message], generate: bool = False) -> tuple[list[Piece], bool]:
@@ -281,6 +278,16 @@ class Encoder:
         return any(part.strip() not in text + answer.whole for part in parts)
 
 
-def _without_thinking(message: Message) -> Message:
+def with_system(messages: list[Message], text: str) -> list[Message]:
+    """`messages` with a system turn of `text`, behind the tools, if they have none."""
+    roles = [m["role"] for m in messages]
+    if "system" in roles:
+        return messages
+    first = int(roles[:1] == ["tools"])
+    return [*messages[:first], {"role": "system", "content": text}, *messages[first:]]
+
+
+def without_thinking(message: Message) -> Message:
+    """An assistant's turn without its thinking."""
     rest = {key: value for key, value in message.items() if key != "reasoning"}
     return {**rest, "content": THINKING.sub("", message["content"])}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from near.common.errors import UserError, one_line
 from near.common.files import refuse_special, refuse_special_in
-from near.data.builtin.assets import resolve
+from near.data.builtin import assets
+from near.data.builtin.assets import PREFIX, resolve
 
 SKIPPED = ["onnx/*", "openvino/*", "original/*", "*.pth", "*.gguf", "*.msgpack", "*.h5"]
 
@@ -48,6 +49,21 @@ def model_folder(key: str, path: str, revision: str | None, cache_dir: str, inst
             f"{key}={path}: no such folder, and the hub did not provide it "
             f"({one_line(error)[:160]}); without access to a hub use {instead}, which is built in"
         ) from error
+
+
+def download_of(path: str, revision: str | None, cache_dir: str) -> str | None:
+    """What `model_folder` would download; None if nothing. Nothing is downloaded, and no hub is asked."""
+    if path.startswith(PREFIX):
+        return assets.download_of(path, cache_dir)
+    if Path(path).expanduser().is_dir() or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(path, revision=revision, ignore_patterns=SKIPPED, local_files_only=True)
+    except (OSError, ValueError):  # what is no hub id is reported by the run itself
+        return f"{path} from the hub"
+    return None
 
 
 def resolve_dtype(dtype: str) -> str:

@@ -1,4 +1,4 @@
-"""Loads the base model, its tokenizer, and adapters."""
+"""Loads the base model, its tokenizer, and adapters; `load_start`: what training starts from."""
 
 import importlib.util
 from pathlib import Path
@@ -16,6 +16,8 @@ from near.data.templates.named import set_template, set_thinking
 from near.models.hub import model_folder, resolve_dtype
 from near.models.patterns import check_patterns
 from near.models.pissa import keep_initial
+from near.models.start import adapter_digest, check_beneath, mode_of, start_folder
+from near.models.tied_embeddings import retie, untie
 
 
 def base_folder(cfg: DictConfig, cache_dir: str) -> str:
@@ -72,7 +74,7 @@ def check_quantization(cfg: DictConfig, finetuning: DictConfig) -> None:
 
 
 def load_base(cfg: DictConfig, cache_dir: str, device: str | None = None):
-    """The base causal language model.
+    """The base causal language model; with model.adapter_mode=stack, model.adapter is merged into it.
 
     Args:
         cfg: the node `model` of the configuration; `quantization` is a BitsAndBytesConfig or None.
@@ -80,7 +82,7 @@ def load_base(cfg: DictConfig, cache_dir: str, device: str | None = None):
         device: None: the accelerator, else the CPU.
 
     Raises:
-        UserError: the model is missing or can't be read.
+        UserError: the model or the adapter is missing or can't be read.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -89,10 +91,13 @@ def load_base(cfg: DictConfig, cache_dir: str, device: str | None = None):
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     quantised = _quantised(cfg, dtype, device)
+    stacked = mode_of(cfg) == "stack"
     with reading(f"model.name_or_path={cfg.name_or_path}"):
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=cfg.trust_remote_code, **quantised
+            folder, dtype=torch.float32 if stacked else dtype, trust_remote_code=cfg.trust_remote_code, **quantised
         )
+    if stacked:
+        model = with_merged(model, start_folder(cfg), dtype)
     if cfg.get("upcast_layernorm"):
         upcast_norms(model)
     if not quantised:
@@ -128,34 +133,95 @@ def _quantised(cfg: DictConfig, dtype, device) -> dict:
     return made if is_deepspeed_zero3_enabled() else made | {"device_map": {"": device}}
 
 
+def load_start(cfg: DictConfig, cache_dir: str, device: str | None = None, finetuning: DictConfig | None = None):
+    """The model that training starts from: the base, with model.adapter (its weights require gradients) if it is set.
+
+    Args:
+        cfg, cache_dir, device: as for load_base.
+        finetuning: how the adapter is trained further (a peft config of the same LoRA, by check_start); None: as its
+            files say.
+
+    Raises:
+        UserError: the model or the adapter is missing, can't be read, or they don't fit.
+    """
+    model = load_base(cfg, cache_dir, device)
+    if mode_of(cfg) != "continue":
+        return model
+    config = None if finetuning is None else instantiate(finetuning, _convert_="all")
+    if finetuning is not None:
+        model = _prepared(model)
+    return with_adapter(model, start_folder(cfg), trainable=True, config=config)
+
+
+def with_merged(model, folder: Path, dtype):
+    """A float32 `model` with the adapter in `folder` merged into its weights, in `dtype`: the weights of an export."""
+    adapted = with_adapter(model, folder).eval()
+    untie(adapted)
+    return _in_dtype(merge_adapter(adapted, folder), dtype).requires_grad_()  # peft froze all weights
+
+
+def merge_adapter(adapted, folder: Path):
+    """The base of `adapted` with its adapter, that of `folder`, merged into the weights. UserError if it can't be."""
+    errors = (ValueError, AttributeError, NotImplementedError, RuntimeError)
+    with as_user_error(errors, f"{folder} cannot be merged", "name the base it was trained on"):
+        model = adapted.merge_and_unload()  # safe_merge would copy weights to find NaN, which evaluations find
+    retie(model)
+    model.merged_adapter = adapter_digest(folder)  # check_beneath of near/models/start.py reads it
+    return model
+
+
+def _in_dtype(model, dtype):
+    """A float32 model in `dtype`, by transformers' rules for what stays in float32."""
+    import torch
+
+    if dtype == torch.float32:
+        return model
+    kind, weights = type(model), model.state_dict()
+    converted = kind.from_pretrained(None, config=model.config, state_dict=weights, dtype=dtype)
+    converted.generation_config, converted.merged_adapter = model.generation_config, model.merged_adapter
+    converted.config.name_or_path = model.config.name_or_path
+    return converted
+
+
+def _prepared(model):
+    """`model`, prepared for training an adapter on it if it is quantised."""
+    if not getattr(model, "is_quantized", False):
+        return model
+    from peft import prepare_model_for_kbit_training
+
+    # norms and embeddings become float32; trainer.args decides on gradient checkpointing
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
 def add_finetuning(model, finetuning: DictConfig):
-    """`model` with a new adapter by `finetuning` (a peft config), or unchanged if all weights are trained.
+    """`model` with a new adapter by `finetuning` (a peft config), or unchanged if all weights are trained, or if an
+    adapter is trained further.
 
     Raises UserError if peft refuses the configuration.
     """
-    if "_target_" not in finetuning:
+    if "_target_" not in finetuning or hasattr(model, "peft_config"):
         return model
-    from peft import get_peft_model, prepare_model_for_kbit_training
+    from peft import get_peft_model
 
-    if getattr(model, "is_quantized", False):
-        # norms and embeddings become float32; trainer.args decides on gradient checkpointing
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    model = _prepared(model)
     with as_user_error((ValueError, TypeError), "finetuning: peft refuses these values", "change them"):
         adapted = get_peft_model(model, instantiate(finetuning, _convert_="all"))
     keep_initial(adapted)
     return adapted
 
 
-def with_adapter(model, path: str | Path, trainable: bool = False):
+def with_adapter(model, path: str | Path, trainable: bool = False, config=None):
     """`model` with the adapter in folder `path`.
 
     Args:
         model: the base model.
         path: a folder with adapter_config.json and adapter_model.safetensors.
         trainable: whether the adapter's weights require gradients.
+        config: its peft config; None: that of the folder.
 
     Raises:
-        UserError: files are missing or damaged, or the adapter was made for another model.
+        UserError: files are missing or damaged, or the adapter was made for another model, or on top of another
+            adapter that is not merged into `model`.
     """
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
@@ -167,12 +233,13 @@ def with_adapter(model, path: str | Path, trainable: bool = False):
             f"adapter_name_or_path={path}: no adapter_config.json or no adapter_model.safetensors; name an "
             "adapter's folder"
         )
+    check_beneath(model, path)
     check_patterns(path, read_json(path / "adapter_config.json"), (name for name, _ in model.named_modules()))
     misfit = f"adapter_name_or_path={path} does not fit the model {model.name_or_path}"
     with reading(weights), safe_open(weights, framework="numpy") as file:
         stored = set(file.keys())
     with reading(f"{misfit}: it", "name the base it was trained on"):
-        adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
+        adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable, config=config)
     known = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     # an adapter may include embeddings
     whole = set(get_peft_model_state_dict(adapted, save_embedding_layers=True)) | known

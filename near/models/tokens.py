@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -63,9 +64,8 @@ def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
         UserError: a row can't be encoded (its answers can't be located, or the template does not accept tools); with
             data.on_error=skip such rows are not eligible instead. Also if no row is eligible.
     """
-    options = [data.get(name) for name in OPTIONS]
-    key = digest([VERSION, rows.fingerprint, tokenizer_digest(tokenizer), options])
-    path = cache_folder(cache_dir, "tokens", f"{key}.arrow")
+    path = tokens_path(rows, tokenizer, data, cache_dir)
+    key = path.stem
     path.parent.mkdir(parents=True, exist_ok=True)
     encoder = Encoder(tokenizer, data)
 
@@ -110,6 +110,13 @@ def tokenize(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Tokens:
     if not len(eligible):
         raise UserError(f"data.{rows.name}: no row has an answer token; increase data.cutoff_len={data.cutoff_len}")
     return Tokens(table.select_columns(["input_ids", "labels"]), eligible, key)
+
+
+def tokens_path(rows: Rows, tokenizer, data: DictConfig, cache_dir: str) -> Path:
+    """The file of the rows' tokens in the cache, named by all that decides them."""
+    options = [data.get(name) for name in OPTIONS]
+    key = digest([VERSION, rows.fingerprint, tokenizer_digest(tokenizer), options])
+    return cache_folder(cache_dir, "tokens", f"{key}.arrow")
 
 
 def processes(rows: int) -> int | None:

@@ -202,11 +202,14 @@ def at_equal_tokens(group: Group, other: Group) -> Difference | None:
 
 
 def _curve(run: Run) -> tuple[list[float], list[float]] | None:
-    """Tokens trained and target loss, at the start of every round and at the end."""
+    """Tokens trained and target loss, at the start of every round and at the end. Where the weights of an earlier round
+    were kept, the end was not evaluated."""
     tokens, points = 0, []
     for line in run.rounds:
         if line.target_loss is None or line.tokens is None:
             return None
         points.append((tokens, line.target_loss))
         tokens += line.tokens
-    return tuple(map(list, zip(*points, (tokens, run.metrics.target_loss), strict=True))) if points else None
+    if points and run.kept_last:
+        points.append((tokens, run.metrics.target_loss))
+    return tuple(map(list, zip(*points, strict=True))) if points else None

@@ -35,6 +35,7 @@ def _selection(group: Group, groups: list[Group]) -> dict:
         "selection": group.label,
         "seeds": list(group.runs),
         "target_loss": statistics.mean(run.metrics.target_loss for run in group.runs.values()),
+        "kept_round": [run.kept_round for run in group.runs.values()],  # by seed; null without validation rows
         "vs_random": _difference(beside_random(group, other)) if compared else None,
         "vs_base": _difference(beside_base(group)),
         "stages": [asdict(row) for row in stage_rows([group])],

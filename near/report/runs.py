@@ -39,7 +39,8 @@ class Examples(NamedTuple):
 
 @dataclass
 class Run:
-    """`folder` is None for the untrained base model, which other runs' metrics hold."""
+    """`folder` is None for the model before training, which other runs' metrics hold: selector "base", or "start" if it
+    is the base model with an adapter (model.adapter)."""
 
     selector: str
     metrics: EvalMetrics
@@ -63,7 +64,8 @@ class Run:
     @property
     def model(self) -> str:
         name = self.metrics.model
-        return name if "${" in name else re.split(r"[/:]", name.rstrip("/"))[-1]
+        name = name if "${" in name else re.split(r"[/:]", name.rstrip("/"))[-1]
+        return name if self.metrics.start is None else f"{name} + {self.metrics.start}"
 
     @property
     def evaluated(self) -> tuple:
@@ -114,11 +116,23 @@ class Run:
         """The same for the untrained model."""
         return _examples(self.files.answers(base=True))
 
+    @property
+    def kept_round(self) -> int | None:
+        """The round whose weights were kept and evaluated; None without a validation part."""
+        return None if self.training.validation is None else self.training.validation.kept_round
+
+    @property
+    def kept_last(self) -> bool:
+        """Whether the weights at the end of training were evaluated, not those of an earlier round."""
+        return self.training.validation is None or self.training.validation.kept_step == self.training.steps
+
     @functools.cached_property
     def contaminated(self) -> frozenset[int]:
-        """Ids of the target's rows that a row of the pool resembles, of the rows that were not left out."""
+        """Ids of the target's rows that a row of the pool resembles, of the rows that were not left out. Validation
+        rows are none of the target's."""
         target = self.metrics.evaluated_on
-        return frozenset(one.held_out_row for one in self.files.overlaps if one.set == target and not one.left_out)
+        resembled = {one.held_out_row for one in self.files.overlaps if one.set == target and not one.left_out}
+        return frozenset(resembled - set(self.training.validation.rows if self.training.validation else ()))
 
     @functools.cached_property
     def drawn(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -186,6 +200,10 @@ def _examples(rows: list[dict]) -> Examples | None:
     return Examples(np.array([r["loss"] for r in rows]) * tokens, tokens, np.array([r["row"] for r in rows]))
 
 
+def _before(metrics: EvalMetrics) -> str:
+    return "base" if metrics.start is None else "start"
+
+
 def collect(root: Path) -> tuple[list[Run], list[Path]]:
     """The finished runs below `root`, the base model first, and the folders of runs that started and did not finish, or
     whose target loss is not finite. UserError where there is neither."""
@@ -208,13 +226,14 @@ def collect(root: Path) -> tuple[list[Run], list[Path]]:
         if metrics.base and not _finite(metrics.base.target_loss):
             metrics = dataclasses.replace(metrics, base=None)
         if metrics.base:
-            base = Run("base", EvalMetrics.of(metrics.base, selector=None, model=metrics.model))
-            bases.setdefault((base.evaluated, base.metrics.model), base)
+            described = {"selector": None, "model": metrics.model, "start": metrics.start}
+            base = Run(_before(metrics), EvalMetrics.of(metrics.base, **described))
+            bases.setdefault((base.evaluated, metrics.model, metrics.start), base)
         runs.append(Run(metrics.selector, metrics, folder, files.training, files.rounds))
     for run in models:
-        key = (run.evaluated, run.metrics.model)
+        key = (run.evaluated, run.metrics.model, run.metrics.start)
         if key in bases:
-            bases[key] = Run("base", run.metrics, run.folder)
+            bases[key] = Run(_before(run.metrics), run.metrics, run.folder)
         else:
             runs.append(run)
     started = [files for files in below(root, CONFIG) if files.path.name != ".hydra"]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from near.common.text import plural
 from near.evaluation.graders.base import NO_ANSWER
 from near.report.runs import Run
 from near.report.standing import Standing
@@ -46,11 +47,15 @@ def _dash(value: object) -> str:
 
 
 def run_table(runs: list[Run], root: Path) -> tuple[list[str], list[list[str]]]:
-    """The table's columns and rows; the model is a column only where there are several."""
+    """The table's columns and rows; the model is a column only where there are several, the kept round only where there
+    are validation rows."""
     rows = [cells(run, root) for run in runs]
     at = COLUMNS.index("model")
     columns = [i for i in range(len(COLUMNS)) if i != at or len({row[at] for row in rows}) > 1]
-    return [COLUMNS[i] for i in columns], [[row[i] for i in columns] for row in rows]
+    names, rows = [COLUMNS[i] for i in columns], [[row[i] for i in columns] for row in rows]
+    if all(run.kept_round is None for run in runs):
+        return names, rows
+    return [*names, "kept round"], [[*row, _dash(run.kept_round)] for row, run in zip(rows, runs, strict=True)]
 
 
 def notes(runs: list[Run], unfinished: list[Standing]) -> list[str]:
@@ -60,7 +65,30 @@ def notes(runs: list[Run], unfinished: list[Standing]) -> list[str]:
         lines.append(f"The rows were {SEEN}: the losses are not of unseen data.")
     if len({r.evaluated for r in runs}) > 1:
         lines.append("These runs were evaluated on different rows: only losses on the same rows can be compared.")
+    if any(r.metrics.start is not None for r in runs):
+        lines.append("start: the base model with the adapter that training went on from, which vs. base compares with.")
+    lines += _validation(runs)
     models = {r.model for r in runs}
     if len(models) == 1:
         lines.insert(0, f"Model: {models.pop()}.")
     return lines + [f"{s.name}: {s.description}." for s in unfinished]
+
+
+def _validation(runs: list[Run]) -> list[str]:
+    """That validation rows chose rounds, and what ending early saved."""
+    lines, known = [], [(run, run.training.validation) for run in runs if run.training.validation is not None]
+    if not known:
+        return lines
+    counts = "/".join(map(str, sorted({len(one.rows) for _, one in known})))
+    lines.append(
+        f"Kept rounds: chosen or measured on {counts} validation rows of data.eval, which are not reported; the "
+        "reported rows had no part in it (trainer.keep)."
+    )
+    if ended := [one for _, one in known if one.saved_steps]:
+        steps, planned = sum(one.saved_steps for one in ended), sum(one.steps for one in ended)
+        tokens, seconds = (sum(getattr(one, name) or 0 for one in ended) for name in ("saved_tokens", "saved_seconds"))
+        lines.append(
+            f"{plural(len(ended), 'run')} ended early (trainer.patience): {steps:,} of {planned:,} steps saved, about "
+            f"{tokens:,} tokens and {seconds:,.0f} s."
+        )
+    return lines

@@ -211,7 +211,7 @@ def notes(runs: list[Run]) -> list[str]:
     if any(baseline_of(g, groups) not in (None, g) for g in groups):
         lines.append(
             f"vs. {BASELINE}, vs. base: the target loss minus that of random rows with the same seeds, and of the "
-            "untrained model; below zero is better."
+            "model before training; below zero is better."
         )
     if not any(g.one.selector == BASELINE for g in groups):
         lines.append(f"No run on random rows is among these: add selector={BASELINE} to see what choosing was worth.")

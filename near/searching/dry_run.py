@@ -1,96 +1,150 @@
-"""`dry_run=true`: log what a selection or a training would do and cost. Nothing is stored."""
+"""`dry_run=true`: what embedding and searching would cost. Nothing is stored."""
 
 import logging
-import os
-import shutil
+import sys
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 
+from near.common.batches import spread
+from near.common.cost import Stage
 from near.common.files import cache_folder, digest
+from near.common.processes import world_size
 from near.common.text import plural
+from near.common.timing import Clock, ProcessClock, measured, peak_memory
 from near.data.rows import Rows
 from near.embedding.embed import embedder_of
 from near.embedding.embedders.base import Embedder
 from near.embedding.missing import Lookup, RowTexts, look_up
 from near.embedding.store import Store
-from near.searching.find import width_of
+from near.models.hub import download_of
+from near.searching.bm25 import Bm25
+from near.searching.find import cached_neighbours, matrix_key, width_of
+from near.searching.indexes.base import Index
 from near.searching.indexes.flat import BLOCK_ROWS, TILE
 from near.searching.settings import SearchSettings
+from near.searching.vectors import ArrayVectors
 
 log = logging.getLogger(__name__)
 
-SAMPLE = 64  # texts embedded to measure the time
 COUNTED = 2000  # texts whose tokens are counted; the sum of more texts is estimated from these
-SECONDS = 20.0  # stop embedding the sample after so long
+SEARCHED = 16_384  # random vectors that are searched to measure the time
+COMPARED = 1000  # rows whose words are compared to measure the time
 WORDS_BYTES = 2200  # memory that similarity=bm25 takes for a row of 100 words, most of them also words of queries
 ROW_BYTES = 50  # memory that a row of the pool takes at most while it is looked up and embedded (bench/memory.py)
 
 
-def report(search: SearchSettings, candidates: Rows, queries: Rows | None, dedup: str, training: bool = False) -> None:
-    """Log rows, distinct texts, texts already stored, tokens to embed, estimated time, disk and memory.
+def missing_embedder(search: SearchSettings) -> str | None:
+    """The embedding model that would be downloaded first; None if there is none, or it is here."""
+    model = search.embedder.get("model")
+    if search.words is not None or not isinstance(model, str):
+        return None
+    return download_of(model, search.embedder.get("revision"), search.cache_dir)
+
+
+def stages_of(
+    search: SearchSettings, candidates: Rows, queries: Rows, timed: bool, start: str = "dry run"
+) -> dict[str, Stage]:
+    """The stages of a search, by name. Logs rows, distinct texts and what is stored already.
 
     Args:
-        queries: None if the candidates alone are embedded.
-        dedup: data.dedup.
-        training: it is train.py's dry run, which logs its own first and last lines.
+        timed: measure seconds; needs the embedding model.
+        start: of the first line of the log.
     """
-    if search.words is not None and queries is not None:
-        return _of_words(search, candidates, queries, training)
-    embedder, cache_dir, index = embedder_of(search.embedder, search.cache_dir), search.cache_dir, search.index
-    texts = [RowTexts(candidates, candidates.eligible(), embedder)]
-    if queries is not None:
-        texts.append(RowTexts(queries, queries.eligible(), embedder, query=True))
-    space_exists = cache_folder(cache_dir, "embeddings", digest(embedder.space)).is_dir()
+    n, m = len(candidates.eligible()), len(queries.eligible())
+    rows = f"{start}: {plural(n, 'candidate')}, {plural(m, 'query', 'queries')}"
+    width = width_of(search.max_K, n)
+    if search.words is None and missing_embedder(search) is not None:  # whose name in the store is by its files
+        log.info(rows)
+        return {"embedding": Stage(rows=n + m, disk=None), "search": Stage(rows=n, disk=2 * m * width * 12)}
+    key = digest(["search", matrix_key(search, candidates, queries, 0)])
+    if cached_neighbours(search, candidates, queries) is not None:
+        log.info(f"{rows}; their neighbours are in the cache")
+        done = {"seconds": 0.0, "low": 0.0, "high": 0.0, "note": "in the cache already"}
+        return {"search": Stage(rows=n, key=key, **done)}
+    if search.words is not None:
+        log.info(f"{rows}; nothing is embedded")
+        return {"search": _of_words(search.words, candidates, queries, width, timed, key)}
+    embedder = embedder_of(search.embedder, search.cache_dir)
+    stages = {"embedding": _embedding(embedder, search, candidates, queries, timed, rows)}
+    method = search.method()
+    dim = embedder.dim if _is_light(embedder, timed) else None
+    stages["search"] = _searching(method.index, dim, n, m, width, timed, key)
+    embedder.close()
+    return stages
+
+
+def _is_light(embedder: Embedder, timed: bool) -> bool:
+    """Whether the embedder's dimensions may be asked for: of one with a model they take loading it."""
+    return timed or embedder.model is None
+
+
+def _embedding(
+    embedder: Embedder, search: SearchSettings, candidates: Rows, queries: Rows, timed: bool, rows: str
+) -> Stage:
+    started = time.perf_counter()
+    parts = list(_looked_up(embedder, search, candidates, queries))
+    looking = time.perf_counter() - started
+    distinct, missing = sum(lookup.distinct for _, lookup in parts), sum(len(lookup.missing) for _, lookup in parts)
+    log.info(f"{rows}, {plural(distinct, 'distinct text')}, {distinct - missing} stored already")
+    key = digest(["embedding", candidates.fingerprint, queries.fingerprint, embedder.signature])
+    note = f"{distinct - missing} of {distinct} texts stored already"
+    if not missing:
+        log.info("to embed: nothing")
+        return Stage(rows=0, tokens=0, seconds=looking, low=looking, high=looking, note=note, key=key)
+    if embedder.launcher is not None:
+        note += f"; seconds of one process: those of embedder.launcher={embedder.launcher} share them"
+    tokens, counted, each = None, "", {}
+    if not timed:
+        log.info(f"to embed: {plural(missing, 'text')}")
+    else:
+        started = time.perf_counter()
+        disk = missing * (embedder.dim * np.dtype(embedder.store_dtype).itemsize + 16)  # loads the model
+        loading = time.perf_counter() - started
+        sample = _sample(parts, COUNTED)
+        lengths = embedder.lengths(sample)
+        tokens = round(lengths.sum() * missing / len(sample)) or None
+        if tokens:
+            counted = f", {'' if len(sample) == missing else 'about '}{tokens} tokens"
+        log.info(f"to embed: {plural(missing, 'text')}{counted}")
+        units = lengths if tokens else np.ones(len(sample), dtype=np.int64)
+
+        def work(count: int) -> float:
+            part = spread(units, count)
+            embedder.embed([sample[i] for i in part])
+            return float(units[part].sum())
+
+        rate = measured(work, len(sample), _clock())
+        total = float(units.sum()) * missing / len(sample) / world_size()
+        each = {**rate.seconds(total, looking + loading), "memory": rate.memory or None, "disk": disk}
+    each = each or {"disk": missing * (embedder.dim * 4 + 16) if _is_light(embedder, timed) else None}
+    return Stage(rows=missing, tokens=tokens, note=note, key=key, **each)
+
+
+def _clock() -> Clock:
+    """What measures the embedder, which has loaded torch if it runs on an accelerator."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.accelerator.is_available():
+        return ProcessClock()
+    from near.models.budget import clock_of
+
+    return clock_of(torch.accelerator.current_accelerator())
+
+
+def _looked_up(
+    embedder: Embedder, search: SearchSettings, candidates: Rows, queries: Rows
+) -> Iterator[tuple[RowTexts, Lookup]]:
+    """The texts of the pool and of the queries, and which of them are missing in the store."""
+    space_exists = cache_folder(search.cache_dir, "embeddings", digest(embedder.space)).is_dir()
     with (
         tempfile.TemporaryDirectory() as empty,
-        Store(cache_dir if space_exists else empty, embedder.space) as store,
+        Store(search.cache_dir if space_exists else empty, embedder.space) as store,
     ):
-        parts = [(read, look_up(store, read, len(read.ids), embedder.chunk)) for read in texts]
-    n, m = len(texts[0].ids), sum(len(read.ids) for read in texts[1:])
-    distinct, missing = sum(lookup.distinct for _, lookup in parts), sum(len(lookup.missing) for _, lookup in parts)
-    start = "embedding" if training else "dry run"
-    log.info(
-        f"{start}: {plural(n, 'candidate')}, {plural(m, 'query', 'queries')}, "
-        f"{plural(distinct, 'distinct text')}, {distinct - missing} stored already"
-    )
-    sample = _sample(parts, COUNTED)
-    if missing:
-        tokens, exact = _tokens(embedder, sample, missing)
-        counted = f", {'' if exact else 'about '}{tokens} tokens" if tokens else ""
-        log.info(f"to embed: {plural(missing, 'text')}{counted}")
-        seconds, measured = _seconds(embedder, sample, missing)
-        log.info(f"embedding: about {_duration(seconds)}, from {plural(measured, 'text')} measured")
-    else:
-        log.info("to embed: nothing")
-    embedder.close()
-    width = width_of(search.max_K, n)
-    matrix = m * width * 12
-    disk = missing * (embedder.dim * np.dtype(embedder.store_dtype).itemsize + 16) + 2 * matrix
-    free = shutil.disk_usage(_existing(Path(cache_dir))).free
-    short = "" if disk < free else f"; that is too little, free {_size(disk - free)}"
-    log.info(f"disk: {_size(disk)} of {_size(free)} free{short}")
-    # exact search reads one block while it searches another, and keeps twice the neighbours; a built index holds all
-    rows = index.get("block_rows", n)
-    block = min(n, 2 * (BLOCK_ROWS if rows == "auto" else rows)) * embedder.dim * 4
-    memory = n * ROW_BYTES + block + m * (2 * width + TILE) * 8 + matrix + embedder.chunk * embedder.dim * 4
-    log.info(f"memory: {_size(memory)} beside the embedding model, {_size(block)} of it vectors being searched")
-    if dedup == "near":
-        log.info("data.dedup=near is not counted: near duplicates are known only once rows are embedded")
-    if not training:
-        log.info("nothing was stored; leave out dry_run=true to start")
-
-
-def _of_words(search: SearchSettings, candidates: Rows, queries: Rows, training: bool) -> None:
-    n, m = len(candidates.eligible()), len(queries.eligible())
-    start = "comparing words" if training else "dry run"
-    log.info(f"{start}: {plural(n, 'candidate')}, {plural(m, 'query', 'queries')}; nothing is embedded")
-    matrix = 2 * m * width_of(search.max_K, n) * 12
-    log.info(f"disk: {_size(matrix)}; memory: about {_size(n * WORDS_BYTES + matrix)}")
-    if not training:
-        log.info("nothing was stored; leave out dry_run=true to start")
+        for rows, query in ((candidates, False), (queries, True)):
+            read = RowTexts(rows, rows.eligible(), embedder, query)
+            yield read, look_up(store, read, len(read.ids), embedder.chunk)
 
 
 def _sample(parts: list[tuple[RowTexts, Lookup]], size: int) -> list[str]:
@@ -103,41 +157,41 @@ def _sample(parts: list[tuple[RowTexts, Lookup]], size: int) -> list[str]:
     return [texts[i] for i in rng.permutation(len(texts))[:size]]
 
 
-def _tokens(embedder: Embedder, sample: list[str], missing: int) -> tuple[int, bool]:
-    """Tokens of `missing` texts, and whether they were all counted rather than estimated from the sample."""
-    counted = int(embedder.lengths(sample).sum())
-    return (counted, True) if len(sample) == missing else (round(counted * missing / len(sample)), False)
+def _searching(index: Index, dim: int | None, n: int, m: int, width: int, timed: bool, key: str) -> Stage:
+    """The search of n rows for m queries: measured on random vectors, which take as long as others."""
+    disk, memory, each = 2 * m * width * 12, None, {}
+    if dim is not None:
+        # exact search reads one block while it searches another, and keeps twice the neighbours; a built index has all
+        block_rows = getattr(index, "block_rows", n)
+        block = min(n, 2 * (BLOCK_ROWS if block_rows == "auto" else block_rows)) * dim * 4
+        memory = n * ROW_BYTES + block + m * (2 * width + TILE) * 8 + disk // 2
+    if timed:
+        index.check()
+        part = min(n, SEARCHED)
+        rng = np.random.default_rng(0)
+        pool = ArrayVectors(rng.standard_normal((part, dim), dtype=np.float32), normalise=True)
+        some = rng.standard_normal((m, dim), dtype=np.float32)
+        some /= np.linalg.norm(some, axis=1, keepdims=True)
+
+        def work(rows: int) -> float:
+            index.search(some, pool, min(width, part))
+            return part
+
+        each = measured(work, 1, ProcessClock()).seconds(n / world_size())
+    note = "an index is built: at least so long" if index.structure_key is not None else ""
+    before = peak_memory() if timed else 0
+    return Stage(rows=n, memory=memory and memory + before, disk=disk, note=note, key=key, **each)
 
 
-def _seconds(embedder: Embedder, sample: list[str], missing: int) -> tuple[float, int]:
-    """Estimated seconds for `missing` texts, and how many texts were timed. Scaled by tokens where there are any."""
-    lengths = embedder.lengths(sample).astype(float) + 1e-9
-    embedder.embed(sample[:4])  # the first call of a model takes longer
-    done, took, share = 0, 0.0, 0.0
-    while done < min(SAMPLE, len(sample)) and took < SECONDS:
-        part = sample[done : done + 16]
-        started = time.perf_counter()
-        embedder.embed(part)
-        took += time.perf_counter() - started
-        share += lengths[done : done + len(part)].sum() / lengths.sum()
-        done += len(part)
-    return took / share * missing / len(sample), done
+def _of_words(words: Bm25, candidates: Rows, queries: Rows, width: int, timed: bool, key: str) -> Stage:
+    ids, m = candidates.eligible(), len(queries.eligible())
+    disk, each = 2 * m * width * 12, {}
+    if timed:
+        part = np.sort(np.random.default_rng(0).choice(ids, min(COMPARED, len(ids)), replace=False))
 
+        def work(count: int) -> float:
+            words.search(candidates, part[:count], queries, min(width, count))
+            return count
 
-def _existing(path: Path) -> Path:
-    path = path.expanduser().resolve()
-    return path if os.path.exists(path) else _existing(path.parent)
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit in ("bytes", "kB") else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+        each = measured(work, len(part), ProcessClock()).seconds(len(ids))
+    return Stage(rows=len(ids), memory=len(ids) * WORDS_BYTES + disk, disk=disk, key=key, **each)

@@ -20,13 +20,15 @@ class Search(Base):
     similarity: Group
     scoring: Group
     max_K: int | None
-    dry_run: bool
+    dry_run: bool | Literal["count"]
 
 
 class Select(Search):
     selector: NotRequired[Group | None]
     n: int | None
     export: Literal["jsonl", "parquet"] | None
+    run: str | None
+    export_for: list[Literal["trl", "llamafactory", "axolotl"]] | None
     page: bool
     map: Literal["tsne", "pca"] | None
     map_rows: Annotated[int, between(2, 10_000_000)]

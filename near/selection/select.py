@@ -69,8 +69,9 @@ def select(cfg: DictConfig, output_dir: Path) -> Selection | None:
     if export.needs_matrix:
         width_of(cfg.max_K, len(material.candidates.eligible()))
     if cfg.dry_run:
-        if is_main():
-            _dry_run(search, export, material, cfg.data.dedup)
+        from near.selection.dry_run import report_selection
+
+        report_selection(cfg, output_dir, search, export, material)
         return None
     if cfg.page:
         names = [name for name in cfg.data.get("labels") or () if name != SOURCE]
@@ -117,15 +118,6 @@ def _finished(
         if existing.subset is not None and (ids := export.existing_ids(existing)) is not None:
             return Selection(material, neighbours, ids, export.name)
     return None
-
-
-def _dry_run(search: SearchSettings, export: SubsetExport, material: Material, dedup: str) -> None:
-    if export.needs_matrix or export.needs.vectors:
-        from near.searching.dry_run import report
-
-        return report(search, material.candidates, material.queries if export.needs_matrix else None, dedup)
-    model = f"; the model would compute {export.needs.requires}" if export.needs.requires else ""
-    log.info(f"dry run: selector {export.name} needs no neighbours: nothing would be embedded{model}")
 
 
 def _write(

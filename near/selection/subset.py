@@ -1,8 +1,9 @@
 """The rows that a selector picks, as files for any other trainer: `select.py selector=near n=5000 export=jsonl`.
 
 subset.npy holds their ids, int64 (m,), in the selector's order; subset.jsonl or subset.parquet the rows themselves in
-that order, each with the columns of its source (a line of text as `text`) and four more:
+that order, each with the columns of its source (a line of text as `text`) and five more:
 
+    row              its id in the pool
     rank             its position in the subset, from 1
     score            the selector's own; if it has none, the row's highest similarity to any query in the matrix; null
                      if there is neither
@@ -34,6 +35,7 @@ from near.common.records import SelectionManifest
 from near.common.text import plural
 from near.data.columns import columns_of
 from near.data.loading import raw_rows, raw_types
+from near.models.start import start_digest
 from near.searching.material import Material
 from near.searching.neighbours import Neighbours
 from near.searching.settings import SearchSettings
@@ -69,6 +71,8 @@ class SubsetExport:
         decisive = as_before(public(cfg, decisive=True))
         self.settings = {"n": cfg.n, "seed": cfg.seed, "export": cfg.export}
         self.settings |= {group: class_names(decisive[group]) for group in groups}
+        if "model" in groups and (start := start_digest(cfg.model)) is not None:
+            self.settings["model"] |= {"adapter": start}
 
     @property
     def needs_matrix(self) -> bool:
@@ -211,6 +215,8 @@ class SubsetExport:
         for position, (score, query) in enumerate(nearest(ids, material.queries, neighbours)):
             if subset.scores is not None and np.isfinite(subset.scores[position]):
                 score = float(subset.scores[position])
-            rows[position].update(zip(names, (position + 1, score, query, str(sources[position])), strict=True))
+            rows[position].update(
+                zip(names, (int(ids[position]), position + 1, score, query, str(sources[position])), strict=True)
+            )
         types = raw_types(self.cfg.data, candidates, self.cache_dir)
         return rows, types | dict(zip(names, COLUMNS.values(), strict=True))

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 ROW_GROUP = 1000  # rows of a parquet file that can be read at a time
 DEEPEST = 32  # levels of lists and objects in a parquet column; pyarrow reads back 49 of lists, crashes at 10,000
-COLUMNS = {"rank": pa.int64(), "score": pa.float32(), "nearest_query": pa.int64(), "source": pa.string()}
+COLUMNS = {
+    "row": pa.int64(),
+    "rank": pa.int64(),
+    "score": pa.float32(),
+    "nearest_query": pa.int64(),
+    "source": pa.string(),
+}
 
 
 def nearest(

@@ -56,6 +56,16 @@ def check_row_weights(args: "TrainingArguments") -> None:
         )
 
 
+def check_keep(cfg: DictConfig, args: TrainingArguments) -> None:
+    """Check that the best round can be kept. Raises UserError if no process has all weights."""
+    if cfg.trainer.get("keep") == "best" and is_sharded(args):
+        library = "FSDP" if args.fsdp else "ZeRO-3"
+        raise UserError(
+            f"trainer.keep=best saves all trained weights from one process, and {library} shards them; use "
+            "trainer.keep=last (trainer.patience works), or parallel=none"
+        )
+
+
 log = logging.getLogger(__name__)
 
 # `accelerate launch` sets these variables. Accelerator sets them too, and a later job of the process would see them.

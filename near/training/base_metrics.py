@@ -1,4 +1,4 @@
-"""The untrained model's metrics in a run of train.py, measured before training."""
+"""The metrics of the model before training in a run of train.py."""
 
 import contextlib
 
@@ -16,7 +16,7 @@ class BaseMetrics(TrainerCallback):
     """`metrics` and `answers` of the model before training; None if they are unknown."""
 
     def __init__(self, settings: EvalSettings, model: DictConfig, adapted: bool, sets: Sets):
-        """adapted: an adapter is trained, and the base's own weights are not."""
+        """adapted: a new adapter is trained, and the weights that training starts from are not."""
         self.settings, self.model, self.adapted, self.sets = settings, model, adapted, sets
         self.metrics: ModelMetrics | None = None
         self.answers: list[dict] | None = None

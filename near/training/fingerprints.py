@@ -17,6 +17,7 @@ from near.data.contamination import is_dropping
 from near.data.pool import benchmark_sets
 from near.data.rows import Rows
 from near.evaluation.graded_columns import graded_columns
+from near.models.start import start_digest
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs
 from near.selection.plan.kinds import selection_nodes
@@ -32,7 +33,7 @@ def of_run(
     cfg: DictConfig, cache_dir: str, needs: Needs, sets: "Sets", queries: Rows | None, candidates: Rows
 ) -> dict[str, str]:
     """The fingerprints that a run of train.py depends on, by name."""
-    rows = [*sets.all(), candidates] + ([] if queries is None else [queries])
+    rows = [*sets.held_out(), candidates] + ([] if queries is None else [queries])
     prints = {part.name: part.fingerprint for part in rows}
     prints["candidates.sources"] = candidates.labels  # every round's record counts them
     by_task = needs.query_sources or SearchSettings.of(cfg, cache_dir).by_task  # a source is a task
@@ -57,6 +58,8 @@ def _files(cfg: DictConfig, needs: Needs) -> dict[str, str]:
     if needs.requires == "gradients":
         keys.append("scoring.checkpoints")
     prints = {key: digest([content(path) for path in paths]) for key in keys if (paths := _paths(select(cfg, key)))}
+    if (start := start_digest(cfg.model)) is not None:
+        prints["model.adapter"] = start
     for key in ("mixer.reference", *(f"plan.{name}.by.reference" for name in cfg.get("plan") or ())):
         if (reference := select(cfg, key)) is not None:
             prints[key] = content(weights_in(Path(reference)))

@@ -8,13 +8,14 @@ from omegaconf import DictConfig
 
 from near.common.config import differences, public
 from near.common.errors import UserError
-from near.common.files import aside
+from near.common.files import aside, folder_aside, link, write_json
 from near.common.moved import class_names
 from near.common.outputs import REMOVED, remove
 from near.common.records import RunIdentity
-from near.common.run_folder import CONFIG, RunFolder
+from near.common.run_folder import CONFIG, START, RunFolder
 from near.common.sweep import in_sweep
 from near.evaluation.eval import summary
+from near.models.start import FILES, RECORD, adapter_digest, mode_of, start_folder
 from near.training.rounds.state import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,22 @@ def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:
 def clear(output_dir: Path) -> None:
     """Remove the files of an earlier run from its output folder."""
     remove(output_dir, *REMOVED)
+
+
+def keep_start(model: DictConfig, output_dir: Path) -> None:
+    """Keep the files of model.adapter, linked or copied, in start/ of the run; without an adapter remove what an
+    earlier run left there. `model`: the configuration's."""
+    folder, target = start_folder(model), output_dir / START
+    if folder is not None and folder.resolve() == target.resolve():
+        return
+    remove(output_dir, START)
+    if folder is None:
+        return
+    record = {"adapter": str(folder.resolve()), "mode": mode_of(model), "digest": adapter_digest(folder)}
+    with folder_aside(target, replace=True) as new:
+        for name in FILES:
+            link(folder / name, new / name)
+        write_json(new / RECORD, record)
 
 
 def write_config(cfg: DictConfig, output_dir: Path, write: bool) -> None:

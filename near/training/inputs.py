@@ -107,7 +107,7 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
     prints |= {part: digest(values) for part, values in read.items() if values}
     if weights is not None:
         prints["candidates.weights"] = hashlib.sha256(weights.tobytes()).hexdigest()
-    identity = RunIdentity(config=outcome(cfg), fingerprints=prints)
+    identity = RunIdentity(config=_by_content(outcome(cfg), prints), fingerprints=prints)
     if finished(output_dir, identity, cfg.overwrite):
         return None
     if not cfg.get("dry_run"):  # which downloads nothing
@@ -123,6 +123,14 @@ def _followed_by(weights: np.ndarray | None, rows: int, others: np.ndarray | Non
         return None
     parts = ((weights, rows), (others, more))
     return np.concatenate([np.ones(n, dtype=np.float32) if part is None else part for part, n in parts])
+
+
+def _by_content(config: dict, prints: dict[str, str]) -> dict:
+    """`config` with the digest of model.adapter's files in place of their folder: a copy may stand in for them."""
+    for group in ("model", "embedder"):
+        if (config.get(group) or {}).get("adapter") is not None:
+            config[group]["adapter"] = prints["model.adapter"]
+    return config
 
 
 def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: LoadedRows) -> Inputs:
@@ -146,7 +154,13 @@ def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: Loade
     if rows.needs.query_tokens:
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cache_dir)
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
-    eval_table = tokenize(rows.sets.target, tokenizer, cfg.data, cache_dir).table if evaluated else None
+    eval_table = None
+    if evaluated:  # by the Trainer, which may keep its best checkpoint
+        chosen = rows.sets.target if rows.sets.validation is None else rows.sets.validation
+        rows_evaluated = tokenize(chosen, tokenizer, cfg.data, cache_dir)
+        eval_table = rows_evaluated.table
+        if rows.sets.validation is not None:
+            eval_table = eval_table.select(rows_evaluated.eligible)
     neighbours = None
     if rows.needs.neighbours and cfg.indices_path is not None:  # read before a model is loaded
         neighbours = rows.material.neighbours(SearchSettings.of(cfg, cache_dir))

@@ -125,6 +125,8 @@ class Job:
     represent: Callable[[Round], Round] = lambda round: round  # adds neighbours to a round
     scorer: Scorer | None = None
     target_loss: Callable[[Trainer, int], float | None] | None = None  # by trainer and optimizer step
+    validation: Rows | None = None  # rows that choose the best round
+    validation_loss: Callable[[Trainer, int], float | None] | None = None  # as target_loss
     eval_table: object = None  # tokens of the evaluation rows, if trainer.args.eval_strategy is set
     callbacks: list[TrainerCallback] = field(default_factory=list)
     tracked: TrackerRun = field(default_factory=TrackerRun)

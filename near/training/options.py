@@ -82,6 +82,7 @@ SCHEDULED = {
     "max_steps": "trainer.warmup_step, trainer.update_step and trainer.update_times",
     "num_train_epochs": "trainer.update_times (or trainer.cycles)",
     "train_sampling_strategy": "trainer.group_by_length",
+    "load_best_model_at_end": "trainer.keep=best with data.eval.validation",
 }
 
 # Training arguments that break the slices of rounds.

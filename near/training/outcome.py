@@ -11,10 +11,11 @@ from near.common.config import public
 from near.common.files import aside, naming_full_disk, provenance, read_json, write_json
 from near.common.outputs import MODEL, list_files, remove_folder
 from near.common.records import EvalMetrics, ModelMetrics, TrainMetrics
-from near.common.run_folder import TRAINING
+from near.common.run_folder import START, TRAINING
 from near.data.contamination import write_overlaps
 from near.evaluation.eval import write_metrics
 from near.models.pissa import save_as_lora
+from near.models.start import mode_of
 from near.training.twins import register
 
 if TYPE_CHECKING:
@@ -39,9 +40,23 @@ def save(trainer, tokenizer, target: Path, model: DictConfig) -> None:
         path = part / "adapter_config.json"
         base = {"base_model_name_or_path": model.name_or_path, "revision": model.revision}
         write_json(path, {**read_json(path), **base})
+        if mode_of(model) == "stack":
+            _say_beneath(part / "README.md", model.adapter)
     list_files(part)
     remove_folder(target, MODEL)
     os.rename(part, target)
+
+
+def _say_beneath(card: Path, adapter: str) -> None:
+    """Say in the card of an adapter, which goes with it when it is copied, what it was trained on top of."""
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    with aside(card) as temporary:
+        temporary.write_text(
+            f"{text}\n\n# What it needs\n\nThis adapter was trained on its base model with another adapter merged into "
+            f"it ({Path(adapter).name}; a copy is in the run's folder, in {START}/). On the base model alone it gives "
+            "another model. near's merge.py merges both, if the adapter lies in its run's folder.\n",
+            encoding="utf-8",
+        )
 
 
 def write_outcome(
@@ -62,7 +77,7 @@ def write_outcome(
     history = [line for line in trainer.state.log_history if "loss" in line]
     rounds = trainer.record.rounds
     select_seconds = sum(line.select_seconds for line in rounds)
-    train_seconds = trainer.seconds - select_seconds - sum(line.evaluate_seconds or 0.0 for line in rounds)
+    train_seconds = trainer.spent - select_seconds
     # of the search for the neighbours, in this run or in an earlier one
     figures = inputs.neighbours.manifest.figures if inputs.neighbours else {}
     plot(history, output_dir / "loss.png")
@@ -85,11 +100,13 @@ def write_outcome(
         identity=inputs.identity,
         training_key=trainer.job.training_key,
         contamination=write_overlaps(output_dir, inputs.candidates),
+        validation=trainer.validation_record(),
         **provenance(),
     ).write(output_dir / TRAINING)
     if trainer.job.training_key is not None:
         register(output_dir, trainer.job.training_key)
     described |= {"model": public(cfg.model, decisive=True)["name_or_path"], "base": base.metrics}
+    described["start"] = cfg.model.get("adapter")
     described["selection_saw_them"] = inputs.sets.seen
     write_metrics(output_dir, EvalMetrics.of(metrics, **described), answers, base.answers, cfg)
 

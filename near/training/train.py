@@ -14,21 +14,25 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from near.common.config import agent_sweep
+from near.common.cost import Cost
 from near.common.errors import UserError, one_line
 from near.common.files import read_json
 from near.common.locks import locked
 from near.common.outputs import claim, removable
 from near.common.records import ModelMetrics
 from near.common.run_folder import CHECKPOINTS, RunFolder
-from near.common.sweep import in_sweep
+from near.common.sweep import in_sweep, of_job
 from near.data.contamination import write_overlaps
+from near.data.rows import Rows
 from near.data.weights import weight_column
 from near.evaluation.benchmarks import benchmarks
 from near.evaluation.eval import summary
 from near.evaluation.generation import answering
 from near.evaluation.measure import check_evaluation, loss_of, measure, measure_all
 from near.evaluation.settings import EvalSettings
-from near.models.loading import add_finetuning, base_folder, check_quantization, load_base
+from near.models.loading import add_finetuning, base_folder, check_quantization, load_start
+from near.models.start import mode_of
+from near.models.start_check import check_start
 from near.searching.equal_rows import warn_of_equal
 from near.searching.settings import SearchSettings
 from near.selection.needs import Needs, needs_of
@@ -36,6 +40,7 @@ from near.selection.plan.choice import selection_of
 from near.selection.scoring.gradients import watched_layers
 from near.selection.selectors.base import Selector
 from near.training.arguments import (
+    check_keep,
     check_row_weights,
     check_training,
     is_sharded,
@@ -44,8 +49,9 @@ from near.training.arguments import (
     training_arguments,
 )
 from near.training.base_metrics import BaseMetrics
+from near.training.best_round import kept_line
 from near.training.divergence import FIX
-from near.training.folder import clear, newest_checkpoint, write_config
+from near.training.folder import clear, keep_start, newest_checkpoint, write_config
 from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
 from near.training.job import job_of, selector_name, weighers_of
 from near.training.options import Carried
@@ -81,6 +87,12 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     check_quantization(cfg.model, cfg.finetuning)
     args = training_arguments(cfg, output_dir)
     check_evaluation(cfg, is_sharded(args))
+    if args.deepspeed and is_sharded(args) and mode_of(cfg.model) == "stack":
+        raise UserError(
+            "model.adapter_mode=stack merges whole weights, and ZeRO-3 loads them in parts; use parallel=deepspeed_z2 "
+            f"or fsdp, or merge first: python merge.py adapter_name_or_path={cfg.model.adapter} export_dir=OUT, then "
+            "model.name_or_path=OUT"
+        )
     instantiate(cfg.tracker).check()
     selector = selection_of(cfg)
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
@@ -90,6 +102,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     check_training(needs, args, cfg.scoring)
     if weight_column(cfg.data, "candidates") is not None:
         check_row_weights(args)
+    check_keep(cfg, args)
     if cfg.trainer.get("packing") and not cfg.trainer.padding_free:
         raise UserError(
             "trainer.packing=true lays rows end to end, which trainer.padding_free=false forbids; use "
@@ -104,14 +117,18 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         if state.is_main_process:  # a killed sweep may have left this job running
             locks.enter_context(locked(RunFolder(output_dir).lock(cache_dir), remove=True))
         with state.main_process_first():
+            check_start(cfg, cache_dir, output_dir, whole=not cfg.dry_run)
             rows = load_rows(cfg, cache_dir, selector, needs, output_dir)
+        if rows is None and cfg.dry_run:
+            if state.is_main_process:
+                Cost(script="train", timed=cfg.dry_run is True, done=True, **of_job()).report(output_dir)
+            return math.nan
         if rows is None:
             return _earlier_loss(cfg, output_dir, state.is_main_process)
         if cfg.dry_run:
-            if state.is_main_process:
-                from near.training.dry_run import report_training
+            from near.training.dry_run import report_training
 
-                report_training(cfg, cache_dir, rows, selector, selector_name(cfg, selector), args)
+            report_training(cfg, output_dir, rows, selector, selector_name(cfg, selector), args, _trainer)
             return math.nan
         if not needs.trains_on_queries:  # all processes embed together
             rows.candidates = rows.material.distinct(cfg.data, search).candidates
@@ -183,6 +200,7 @@ def _adopted(cfg: DictConfig, output_dir: Path, twin: Path, job: "Job", inputs: 
 
     clear(output_dir)
     claim(output_dir, "train")
+    keep_start(cfg.model, output_dir)
     write_config(cfg, output_dir, True)
     with instantiate(cfg.tracker).run(cfg, output_dir, True) as run:
         contamination = write_overlaps(output_dir, inputs.candidates)
@@ -207,9 +225,10 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
     needs = inputs.needs
     resume = newest_checkpoint(cfg, output_dir)
     partitioned(args)
-    model = load_base(cfg.model, cache_dir, "cpu" if is_sharded(args) else None)
+    model = load_start(cfg.model, cache_dir, "cpu" if is_sharded(args) else None, cfg.finetuning)
     settings = EvalSettings.of(cfg, cache_dir)
-    base = BaseMetrics(settings, cfg.model, "_target_" in cfg.finetuning, inputs.sets)
+    renewed = "_target_" in cfg.finetuning and mode_of(cfg.model) != "continue"
+    base = BaseMetrics(settings, cfg.model, renewed, inputs.sets)
     if not is_sharded(args):
         with state.main_process_first():
             base.measure(model)
@@ -218,8 +237,17 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
     model = add_finetuning(model, cfg.finetuning)
     if needs.requires == "gradients":
         watched_layers(model, cfg.scoring.modules)  # raises before training if gradients can't be computed
+    if mode_of(cfg.model) == "continue" and resume is None and state.is_main_process:
+        log.info(
+            f"model.adapter={cfg.model.adapter} is trained further with a new optimizer and learning rate schedule; "
+            "resume=CHECKPOINT goes on with those of a run"
+        )
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(settings, inputs, base)
+    job.validation = inputs.sets.validation
+    decides = cfg.trainer.get("keep") == "best" or cfg.trainer.get("patience") is not None
+    if job.validation is not None and is_dynamic(cfg) and (decides or cfg.evaluation.at_rounds):
+        job.validation_loss = loss_on(settings, inputs.tokenizer, job.validation)
     resumed_at = None if resume is None else read_json(resume / "trainer_state.json")["global_step"]
     with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process, resumed_at) as run:
         job.tracked = run
@@ -243,6 +271,8 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
             if state.is_main_process:
                 history = read_json(resume / "trainer_state.json")["log_history"]
                 log_earlier(run, output_dir, trainer.record.rounds, history, job.pool)
+        if state.is_main_process:
+            keep_start(cfg.model, output_dir)
         write_config(cfg, output_dir, state.is_main_process)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = trainer.accelerator.unwrap_model(trainer.model)
@@ -260,7 +290,9 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
             log_files(run, output_dir, inputs.neighbours)
             write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base)
             if base.metrics is not None:
-                log.info(f"base: {summary(base.metrics)}")
+                log.info(f"{'base' if mode_of(cfg.model) is None else 'start'}: {summary(base.metrics)}")
+            if (record := trainer.validation_record()) is not None:
+                log.info(f"{job.selector_name}: {kept_line(record, cfg.trainer.get('keep', 'last'))}")
             log.info(f"{job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     state.wait_for_everyone()
     loss = broadcast_object_list([loss])[0]
@@ -321,14 +353,24 @@ def _trainer(cfg: DictConfig, job: "Job", model, args):
         raise UserError(f"trainer.args are refused: {one_line(error)[:200]}") from error
 
 
+def loss_on(settings: EvalSettings, tokenizer, rows: Rows) -> Callable:
+    """A function of trainer and optimizer step: the loss on `rows`, or None if another process computes it."""
+
+    def loss(trainer, step: int) -> float | None:
+        if not is_sharded(trainer.args) and not trainer.args.should_save:
+            return None
+        return loss_of(trainer.accelerator.unwrap_model(trainer.model), tokenizer, rows, settings)
+
+    return loss
+
+
 def _target_loss(settings: EvalSettings, inputs: Inputs, base: BaseMetrics) -> Callable:
-    """A function of trainer and optimizer step: the target loss, or None if another process computes it."""
+    """The same for the target, whose loss before training is in the cache."""
+    measured = loss_on(settings, inputs.tokenizer, inputs.sets.target)
 
     def loss(trainer, step: int) -> float | None:
         if step == 0 and base.metrics is not None:
             return base.metrics.target_loss
-        if not is_sharded(trainer.args) and not trainer.args.should_save:
-            return None
-        return loss_of(trainer.accelerator.unwrap_model(trainer.model), inputs.tokenizer, inputs.sets.target, settings)
+        return measured(trainer, step)
 
     return loss

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -27,11 +27,13 @@ from near.common.errors import UserError
 from near.common.files import digest, naming_full_disk
 from near.common.moved import class_names
 from near.common.outputs import prune_checkpoints
-from near.common.records import RoundRecord
+from near.common.records import RoundRecord, ValidationRecord
+from near.common.run_folder import CHECKPOINTS
 from near.common.text import plural
 from near.models.losses import answer_inputs, answer_losses
 from near.models.tokens import lengths
 from near.selection.round import Round, Subset
+from near.training.best_round import BestRound
 from near.training.divergence import Watch, diverged, warn_of
 from near.training.job import Job
 from near.training.packing import PackedRows, of_sequences
@@ -90,6 +92,13 @@ class _Checkpoints(Trainer):
         """Seconds of training and selecting, those before a restart included."""
         return self.seconds_before + (time.perf_counter() - self.started if self.started else 0.0)
 
+    @property
+    def spent(self) -> float:
+        """Seconds of training and selecting so far, without evaluation."""
+        evaluated = {line.step: line.evaluate_seconds or 0.0 for line in self.record.rounds}
+        evaluated |= {int(step): measured["evaluate_seconds"] for step, measured in self.measured.items()}
+        return round(self.seconds - sum(evaluated.values()), 3)
+
     def create_optimizer(self, model=None):
         """The Trainer's; with LoRA+, another learning rate for the matrices B of the adapters (Hayou et al. 2024)."""
         if getattr(self, "optimizer", None) is None and self.job.loraplus.get("lr_ratio") is not None:
@@ -109,7 +118,9 @@ class _Checkpoints(Trainer):
         self.started = time.perf_counter()
         if self.args.should_save:
             warn_of(self.job.output_dir, bool(kwargs.get("resume_from_checkpoint")))
-        return super().train(*args, **kwargs)
+        output = super().train(*args, **kwargs)
+        self.seconds_before, self.started = self.seconds, None
+        return output
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The Trainer's; in training, the model computes logits only at positions that are followed by an answer, and
@@ -155,7 +166,15 @@ class _Checkpoints(Trainer):
         """Called at the end of every step. Raises UserError on all processes if training has diverged."""
         if self.watch.ended(self.state.global_step, grad_norm, self.accelerator):
             raise diverged(self.watch, self.job.output_dir, self.state.max_steps, self.args.should_save)
+        self.end_step(self.state.global_step)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def end_step(self, step: int) -> None:
+        """Called after optimizer step `step`, from 1, before its logs and checkpoint; twice where an epoch ends."""
+
+    def validation_record(self) -> ValidationRecord | None:
+        """What the validation rows decided, once training has ended; None if nothing was measured on them."""
+        return None
 
     def log(self, logs: dict, *args, **kwargs) -> None:
         logs = {k: v for k, v in logs.items() if not isinstance(v, float) or math.isfinite(v)}
@@ -192,6 +211,7 @@ class _Checkpoints(Trainer):
             metadata["measured"] = self.measured
             metadata |= {"lists_parts": True, "model_only": self.args.save_only_model}
             write_state(folder / STATE, arrays, metadata)
+            self._add_files(folder)
         # older checkpoints are removed once this one is complete
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -204,6 +224,9 @@ class _Checkpoints(Trainer):
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
             write_parts(folder)
             prune_checkpoints(folder.parent, limit, self.state.best_model_checkpoint)
+
+    def _add_files(self, folder: Path) -> None:
+        """Write further files of a checkpoint."""
 
     def restore(self, checkpoint: Path) -> None:
         """Restore the rounds of a checkpoint. Raises UserError if it belongs to another run."""
@@ -271,7 +294,11 @@ class StaticTrainer(_Checkpoints):
 
 class DynamicSelectTrainer(_Checkpoints):
     """`warmup_step` steps on random rows, then `update_times` rounds of `update_step` steps on the selector's subset;
-    all of it `cycles` times. (`warmup_step` is not `args.warmup_steps`, the learning rate's warm-up.)"""
+    all of it `cycles` times. (`warmup_step` is not `args.warmup_steps`, the learning rate's warm-up.)
+
+    keep: the weights of which round training ends with, by the validation loss (near/training/best_round.py).
+    patience: training ends after so many rounds without a better validation loss; None: at the end of the schedule.
+    """
 
     def __init__(
         self,
@@ -282,9 +309,12 @@ class DynamicSelectTrainer(_Checkpoints):
         update_times: Annotated[int, between(0, 1_000_000)],
         cycles: Annotated[int, between(1, 1_000_000)] = 1,
         group_by_length: bool = False,
+        keep: Literal["best", "last"] = "last",
+        patience: Annotated[int, between(1, 1_000_000)] | None = None,
         model=None,
         job: Job = None,
     ):
+        self.best = BestRound(self, job.output_dir / CHECKPOINTS, keep, patience)
         self.schedule = Schedule(warmup_step, update_step, update_times, cycles)
         args.max_steps = self.schedule.total
         self.args = args  # the Trainer sets it too, but only after it gets the sampler
@@ -313,13 +343,37 @@ class DynamicSelectTrainer(_Checkpoints):
     def _get_train_sampler(self, train_dataset=None) -> RoundSampler:
         return self.sampler
 
+    def train(self, *args, **kwargs):
+        """The Trainer's; with keep=best the model ends with the best round's weights."""
+        self.best.check_room()
+        output = super().train(*args, **kwargs)
+        self.best.restore_weights()
+        return output
+
+    def end_step(self, step: int) -> None:
+        ends = step == self.schedule.total or self.schedule.at(step).start == step
+        if self.job.validation_loss is not None and ends and str(step) not in self.measured:
+            self.measured[str(step)] = self._measure(step)
+            self.best.end_round(step)
+
+    def _add_files(self, folder: Path) -> None:
+        self.best.add_to(folder)
+
+    def restore(self, checkpoint: Path) -> None:
+        super().restore(checkpoint)
+        self.best.resume(checkpoint)
+
+    def validation_record(self) -> ValidationRecord | None:
+        return None if self.job.validation_loss is None else self.best.record()
+
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs) -> None:
         """Also saves the end of the warm-up for other jobs of the sweep, once, with the target loss there."""
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
         step, shared = self.state.global_step, self.job.warm_up
-        if shared is None or step != self.schedule.warmup_step or str(step) in self.measured:
+        if shared is None or step != self.schedule.warmup_step or not shared.is_open:
             return
-        self.measured[str(step)] = self._measure(step)
+        if str(step) not in self.measured:
+            self.measured[str(step)] = self._measure(step)
         folder = self.args.output_dir
 
         def write(new: Path) -> None:
@@ -353,7 +407,7 @@ class DynamicSelectTrainer(_Checkpoints):
     def _begin_round(self, phase: Phase) -> None:
         """Select the round, record and log it."""
         started = time.perf_counter()
-        spent = self._spent()
+        spent = self.spent
         model = {"model": self.model, "optimizer": self.optimizer, "accelerator": self.accelerator}
         round = self.picker.round(phase, collator=self.job.collator, **model)
         earlier = self._selected_before(phase) or self._planned(phase)
@@ -364,17 +418,16 @@ class DynamicSelectTrainer(_Checkpoints):
         line = self.record.add(phase, subset, seconds, self._draws, measured)
         log_round(self.job.tracked, line, subset, self.job.pool)
 
-    def _spent(self) -> float:
-        """Seconds of training and selecting so far, without evaluation."""
-        evaluated = {line.step: line.evaluate_seconds or 0.0 for line in self.record.rounds}
-        evaluated |= {int(step): measured["evaluate_seconds"] for step, measured in self.measured.items()}
-        return round(self.seconds - sum(evaluated.values()), 3)
-
     def _measure(self, step: int) -> dict:
-        """The target loss before optimizer step `step` (None if it is not evaluated), and the evaluation's seconds."""
-        started = time.perf_counter()
-        loss = None if self.job.target_loss is None else self.job.target_loss(self, step)
-        return {"target_loss": loss, "evaluate_seconds": round(time.perf_counter() - started, 4)}
+        """The target loss before optimizer step `step` (None if it is not evaluated), the validation loss if there are
+        such rows, and the seconds of both."""
+        started, measured = time.perf_counter(), {"target_loss": None}
+        if self.job.target_loss is not None and step < self.schedule.total:  # at the end everything is evaluated
+            measured["target_loss"] = self.job.target_loss(self, step)
+        if self.job.validation_loss is not None:  # the main process's: all processes decide alike
+            loss = broadcast_object_list([self.job.validation_loss(self, step)])[0]
+            measured["validation_loss"] = loss if loss is not None and math.isfinite(loss) else None
+        return {**measured, "evaluate_seconds": round(time.perf_counter() - started, 4)}
 
     def _select(self, phase: Phase, round: Round, started: float) -> tuple[Subset, float]:
         """Select; returns the subset and its seconds. Saved at once, as selecting may take longer than many steps."""

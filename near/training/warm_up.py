@@ -79,6 +79,11 @@ class SharedWarmUp:
             log.warning(f"the warm-up is not shared with other jobs: {one_line(error)}")
         self.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether this job trains the warm-up and has not saved it yet."""
+        return self._lock is not None
+
     def close(self) -> None:
         """Let other jobs train the warm-up, if this one has not saved it."""
         if self._lock is not None:

@@ -52,6 +52,8 @@ BESIDE = {
     "quantization_type": "quantization_bit: 4",
     "double_quantization": "quantization_bit: 4",
     "eval_on_each_dataset": "eval_dataset: colours,sums",
+    "create_new_adapter": "adapter_name_or_path: saves/run",
+    "adapter_folder": "adapter_name_or_path: saves/run",
     "swanlab_project": "use_swanlab: true",
 }
 STATIC = ("train_type", "components_cfg_file", "warmup_step", "update_step", "update_times")

@@ -112,6 +112,37 @@ def test_merge_files(dataflex):
     ]
 
 
+def test_the_adapter_that_training_goes_on_from(dataflex):
+    """LLaMA-Factory's rules: trained further as it is; with create_new_adapter merged, below a new one."""
+    path = Path("more.yaml")
+    text = "model_name_or_path: builtin:tiny\ndo_train: true\nstage: sft\ndataset: colours\nlora_rank: 32\n"
+    path.write_text(f"{text}adapter_name_or_path: saves/run\n")
+    assert words(translated("train", path, []))["model.adapter"] == "saves/run"  # train.py says that it is missing
+    folder = Path("saves/run/adapter")
+    folder.mkdir(parents=True)
+    config = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"], "use_dora": True}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    file = translated("train", path, [])
+    options = words(file)
+    assert (options["model.adapter"], options["finetuning"]) == ("saves/run/adapter", "dora")
+    assert (options["finetuning.r"], options["finetuning.lora_alpha"]) == ("4", "6")
+    assert (options["finetuning.target_modules"], options["finetuning.lora_dropout"]) == ("[q_proj,v_proj]", "0.1")
+    assert "model.adapter_mode" not in options and not file.skipped
+    assert "the options of LoRA are those of the adapter, as LLaMA-Factory has it" in file.notes
+    configured("train", *map(str, file.words))
+    path.write_text(f"{text}adapter_name_or_path: saves\nadapter_folder: run\ncreate_new_adapter: true\n")
+    options = words(translated("train", path, []))
+    assert (options["model.adapter"], options["model.adapter_mode"]) == ("saves/run/adapter", "stack")
+    assert options["finetuning.r"] == "32"
+    for value in ("a,b", "[a, b]"):
+        path.write_text(f"{text}adapter_name_or_path: {value}\n")
+        with pytest.raises(UserError, match=r"names 2 adapters, .* merge them first: .*'adapter_name_or_path=\[a,b\]'"):
+            translated("train", path, [])
+    path.write_text(f"{text}adapter_name_or_path: a\nfinetuning_type: full\n")
+    with pytest.raises(UserError, match="goes with finetuning_type: lora only, not full"):
+        translated("train", path, [])
+
+
 OFFLINE_CODE = """
 import os
 near = offline_near_Selector(

@@ -164,3 +164,27 @@ def test_search_on_the_demos_vectors_beside_the_peer(run_real, monkeypatch):
     assert len(peers) == 2
     for *_, recall, short in peers:
         assert 0 < recall <= 1 and short >= 0
+
+
+def test_cost(small_data, tmp_path, monkeypatch, capsys):
+    """An estimate beside what then happened; the scripts run in forked children."""
+    from bench import cost
+    from tests.conftest import run_script
+
+    def run(words):
+        result = run_script(*words)
+        assert result.returncode == 0, result.stderr
+        return 5.0, 1_000_000
+
+    monkeypatch.setattr(cost, "_run", run)
+    monkeypatch.setenv("NEAR_CACHE", str(tmp_path / "cache"))
+    words = [*small_data, "model=tiny", "embedder=hashing", "scoring.dim=32", "evaluation.max_new_tokens=2"]
+    words += ["trainer.warmup_step=1", "trainer.update_step=2", "trainer.update_times=1"]
+    cost.main(*words, commands=["less"], small=False, out=str(tmp_path / "out"))
+    lines = capsys.readouterr().out.splitlines()
+    for stage in ("evaluation of the base", "scoring", "training and saving", "evaluation", "all"):
+        estimated, low, high, happened, factor = row(lines, f"{stage:24}")
+        assert low <= estimated <= high and happened >= 0 and factor >= 1
+    tokens, trained, factor = row(lines, "tokens trained")
+    assert 0.5 < tokens / trained < 2 and factor == pytest.approx(max(tokens, trained) / min(tokens, trained), abs=0.01)
+    assert " numbers within a factor of 1.5; beyond: " in lines[-1]

@@ -114,7 +114,7 @@ def test_the_base_model_is_measured_once(tiny, tmp_path, caplog):
 
 def test_the_base_model_is_loaded_once_for_all_sets_that_are_not_cached(tiny, small_data, tmp_path, monkeypatch):
     loads = []
-    monkeypatch.setattr(base_model, "load_base", lambda *words: loads.append(words) or load_base(*words))
+    monkeypatch.setattr(base_model, "load_start", lambda *words: loads.append(words) or load_base(*words))
     pool = small_data[1].split("=")[1]
     more = f"data.more_eval={{a: {{path: {pool}, limit: 2}}, b: {{path: {pool}, limit: 3}}}}"
     settings = [t for t in tiny if t.split(".")[0].split("=")[0] in ("data", "model")]

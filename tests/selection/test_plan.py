@@ -12,6 +12,7 @@ from near.selection.mixers.static import Static
 from near.selection.orders.base import Order
 from near.selection.orders.selector import Ordered
 from near.selection.orders.sorting import Sorting
+from near.selection.plan.choice import selection_of
 from near.selection.plan.plan import Plan
 from near.selection.plan.stages import Draw, Filter, MixStage, OrderStage, Stage
 from near.selection.round import Round, Subset, checked
@@ -22,6 +23,7 @@ from near.selection.selectors.delta_loss import DeltaLoss
 from near.selection.selectors.full import Full
 from near.selection.selectors.loss import Loss
 from near.selection.selectors.random import Random
+from tests.conftest import configured
 from tests.scored import FakeFeatures, FakeScorer, Queries
 
 LABELS = ["code"] * 4 + ["law"] * 6 + ["maths"] * 10  # 20 rows
@@ -298,3 +300,12 @@ def test_narrowed_sources():
     some, alive = sources.narrowed(np.array([1, 15]))
     assert [rows.tolist() for rows in some.rows] == [[1], [4, 5, 6, 7, 8, 9], [15]]
     assert alive.tolist() == [True, False, True]
+
+
+def test_a_report_reads_a_plan_without_its_weighers():
+    """Those need torch, which a report does not."""
+    cfg = configured("train", "plan=hierarchical", "selector=near")
+    plan = selection_of(cfg, weighers=False)
+    assert list(plan.stages) == ["filter", "mix", "draw", "order"]
+    assert (plan.requires, plan.needs_neighbours) == ("losses", True)
+    assert type(plan.draw.by).__name__ == "Near" and plan.mix.by is not None

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.model
 
 
 def test_sharing_that_is_impossible_here_is_refused_before_loading(tiny, tmp_path, monkeypatch, packages):
-    monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
+    monkeypatch.setattr(training, "load_start", lambda *a: pytest.fail("loaded a model"))
     monkeypatch.setattr(material, "find_neighbours", lambda *a: pytest.fail("embedded"))
     packages(deepspeed=False, bitsandbytes=False)
 

@@ -82,7 +82,7 @@ CASES = [
 
 @pytest.mark.parametrize(("overrides", "says"), CASES, ids=lambda value: value[0] if isinstance(value, tuple) else "")
 def test_one_line(tiny, tmp_path, monkeypatch, packages, overrides, says):
-    monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
+    monkeypatch.setattr(training, "load_start", lambda *a: pytest.fail("loaded a model"))
     packages(deepspeed=False, bitsandbytes=False)
     monkeypatch.setattr("sys.argv", ["train.py"])
     monkeypatch.setattr("near.common.command_line._current", Command("train", ("python", "train.py")))

@@ -122,7 +122,7 @@ def test_a_run_is_a_reference_by_its_folder(tiny, tmp_path, monkeypatch):
 
 
 def test_sources_that_cannot_be_mixed_are_refused_before_loading(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
+    monkeypatch.setattr(training, "load_start", lambda *a: pytest.fail("loaded a model"))
 
     def refused(*settings: str) -> str:
         with pytest.raises(UserError) as caught:

@@ -103,7 +103,7 @@ def test_another_order_is_another_run(tiny, tmp_path, monkeypatch, caplog):
 
 
 def test_numbers_that_are_not_there_are_refused_before_loading(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
+    monkeypatch.setattr(training, "load_start", lambda *a: pytest.fail("loaded a model"))
     words = [*tiny, *QUICK, "selector=random", "order=sorting", "order.score=column"]
     with pytest.raises(UserError, match="no row has a column 'score'"):
         train(configured("train", *words), tmp_path / "a")

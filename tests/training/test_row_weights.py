@@ -122,7 +122,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monke
 
 
 def test_what_can_not_be_weighted_is_refused_before_loading(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
+    monkeypatch.setattr(training, "load_start", lambda *a: pytest.fail("loaded a model"))
 
     def refused(weight, *words: str) -> str:
         with pytest.raises(UserError) as caught:

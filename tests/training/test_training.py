@@ -369,7 +369,7 @@ def refused(tmp_path, *overrides) -> str:
 
 def test_bad_input_is_refused_before_heavy_work(tiny, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    monkeypatch.setattr(training, "load_base", lambda *a: pytest.fail("loaded a model"))
+    monkeypatch.setattr(training, "load_start", lambda *a: pytest.fail("loaded a model"))
     assert "max_K=61 is more than the 60 candidates; use max_K<=60" in refused(out, *tiny, "max_K=61")
     assert "subset_size=61 is more than the 60" in refused(out, *tiny, "selector.subset_size=61")
     assert "data.queries.path is missing" in refused(out, *tiny, "data.queries.path=null")

@@ -45,7 +45,7 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     if whole and not any(isinstance(fault, ShapeFault) for fault in faults):  # the other checks rely on the shape
         faults += _target_faults(cfg, "") + _unread_faults(cfg, typed) + secrets.faults(cfg)
         faults += _named_set_faults(cfg) + _schedule_faults(cfg) + _subset_faults(cfg) + mode_faults(cfg, typed)
-        faults += _path_faults(cfg, "")
+        faults += _path_faults(cfg, "") + _start_faults(cfg, typed)
         if select(cfg, "data.train_on_prompt") is True and select(cfg, "data.mask_history") is True:
             faults.append("data.train_on_prompt=true trains on what data.mask_history=true leaves out; set one of them")
     if faults:
@@ -128,8 +128,17 @@ def _unread_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
 # Keys whose values are paths, and those among them that may name a folder whose files are all read.
 PATHS = {*("path", "dataset_info", "indices_path", "resume", "run", "runs", "adapter_name_or_path", "name_or_path")}
 PATHS |= {*("model_name_or_path", "model", "export_dir", "output_dir", "cache_dir", "include_path", "reference")}
-PATHS |= {"checkpoints"}
-READ = {"model", "resume", "run", "adapter_name_or_path", "name_or_path", "model_name_or_path", "checkpoints"}
+PATHS |= {"checkpoints", "adapter"}
+READ = {
+    "adapter",
+    "model",
+    "resume",
+    "run",
+    "adapter_name_or_path",
+    "name_or_path",
+    "model_name_or_path",
+    "checkpoints",
+}
 
 
 def _path_faults(node: DictConfig | ListConfig, path: str, name: str = "") -> list[str]:
@@ -148,6 +157,20 @@ def _path_faults(node: DictConfig | ListConfig, path: str, name: str = "") -> li
         ):
             faults += [fault] if (fault := _path_fault(value, full, option)) else []
     return faults
+
+
+def _start_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
+    """Several adapters as a start, and a mode without one. That the adapter fits is checked by the script."""
+    adapter, mode = select(cfg, "model.adapter"), select(cfg, "model.adapter_mode")
+    if isinstance(adapter, ListConfig) or isinstance(adapter, str) and "," in adapter and not Path(adapter).exists():
+        names = ",".join(map(str, adapter)) if isinstance(adapter, ListConfig) else adapter
+        return [
+            f"model.adapter=[{names}] names several adapters, and training goes on from one; merge them first: python "
+            f"merge.py 'adapter_name_or_path=[{names}]' export_dir=OUT, then model.name_or_path=OUT"
+        ]
+    if adapter is None and any(word.lstrip("+").startswith("model.adapter_mode=") for word in typed):
+        return [f"model.adapter_mode={mode} would have no effect without model.adapter; set it, or leave this out"]
+    return []
 
 
 def _path_fault(value: str, full: str, option: str) -> str | None:
@@ -314,10 +337,28 @@ def _needs_queries(cfg: DictConfig, selector: str) -> bool:
     return needs[0] is True or needs[1] is True or needs[2] == "gradients"
 
 
+def _round_export_faults(cfg: DictConfig) -> list[str]:
+    """Faults of the export of a run's rounds, which selects nothing."""
+    faults = [
+        f"{key} selects rows, and run={cfg.run} has selected them; leave {key} out"
+        for key in ("selector", "n")
+        if select(cfg, key) is not None
+    ]
+    if cfg.export != "jsonl":
+        faults.append(f"run={cfg.run} writes its rows as jsonl; add export=jsonl")
+    if cfg.page or cfg.dry_run:
+        faults.append(f"run={cfg.run} selects nothing: page and dry_run would have no effect; leave them out")
+    return faults
+
+
 def _subset_faults(cfg: DictConfig) -> list[str]:
     """Faults of select.py's subset: `selector` and `n` together pick it, and `export` writes its rows."""
     if not _present(cfg, "export"):
         return []
+    if select(cfg, "run") is not None:
+        return _round_export_faults(cfg)
+    if select(cfg, "export_for") is not None:
+        return ["export_for writes files that train on a run's rounds; add run=RUN export=jsonl"]
     options = {key: value for key in ("export", "n", "selector") if (value := select(cfg, key)) is not None}
     typed = [f"{key}={value}" if key != "selector" else key for key, value in options.items()]
     missing = {key: fix for key, fix in (("selector", "selector=near"), ("n", "n=ROWS")) if key not in options}

@@ -1,4 +1,4 @@
-"""Whether plan, mixer, weighter and order fit the trainer and the selector."""
+"""Whether plan, mixer, weighter, order and options of the best round fit the trainer, the selector and the data."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     """Faults of a configuration whose groups don't fit together. `typed`: the overrides of the command."""
     words = dict(word.lstrip("+").split("=", 1) for word in typed if "=" in word)
     if isinstance(cfg.get("plan"), DictConfig):
-        return list(plan_faults(cfg, words))
+        return [*plan_faults(cfg, words), *_best_round_faults(cfg)]
     trainer, faults = select(cfg, "trainer._target_"), []
     mixes, weighs = select(cfg, "selector._target_") == MIX, trainer == WEIGHTING
     mixer, weighter = (isinstance(cfg.get(group), DictConfig) for group in ("mixer", "weighter"))
@@ -53,7 +53,23 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
         if isinstance(steps, int) and isinstance(first, int) and steps <= first:
             fault = f"trainer.train_step={steps} includes trainer.warmup_step={first}"
             faults.append(f"{fault} and leaves no step to weight; raise it")
-    return faults + _order_faults(cfg, words.get("order", "..."))
+    return faults + _best_round_faults(cfg) + _order_faults(cfg, words.get("order", "..."))
+
+
+def _best_round_faults(cfg: DictConfig) -> list[str]:
+    faults = []
+    keep, patience = select(cfg, "trainer.keep"), select(cfg, "trainer.patience")
+    if select(cfg, "data.eval.validation") is None and (keep == "best" or patience is not None):
+        option = "trainer.keep=best" if keep == "best" else f"trainer.patience={patience}"
+        faults.append(
+            f"{option} chooses by the loss on validation rows, and there are none; set data.eval.validation=0.3"
+        )
+    if select(cfg, "data.eval.validation") is None and select(cfg, "trainer.args.load_best_model_at_end") is True:
+        faults.append(
+            "trainer.args.load_best_model_at_end=true would choose by the rows that are reported; set "
+            "data.eval.validation=0.3"
+        )
+    return faults
 
 
 def _order_faults(cfg: DictConfig, chosen: str) -> list[str]:

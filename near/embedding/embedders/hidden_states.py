@@ -36,6 +36,7 @@ class HiddenStates(RdsEmbedder):
         self,
         model: str,
         revision: str | None = None,
+        adapter: str | None = None,
         template: Template | None = None,
         embed: Embed = "chat",
         layers: Layer | list[Layer] = 5,

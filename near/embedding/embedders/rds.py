@@ -15,6 +15,7 @@ from near.embedding.embedders.model import ModelEmbedder
 from near.embedding.embedders.sentence_transformer import ALIKE
 from near.models.encoding import Encoder
 from near.models.options import Template
+from near.models.start import adapter_digest, adapter_folder
 
 
 class RdsEmbedder(ModelEmbedder):
@@ -22,6 +23,7 @@ class RdsEmbedder(ModelEmbedder):
     with weight i / (1 + ... + n) (SGPT, Muennighoff 2022, arXiv 2202.08904).
 
     `embed`: "chat" is the whole row in the model's chat template, as in the paper; prompt, answer and both are bare.
+    `adapter`: merged into the model, by whichever model.adapter_mode.
     """
 
     backend = "rds"
@@ -31,6 +33,7 @@ class RdsEmbedder(ModelEmbedder):
         model: str,
         revision: str | None = None,
         template: Template | None = None,
+        adapter: str | None = None,
         embed: Embed = "chat",
         max_length: Tokens | None = None,
         truncate_dim: int | None = None,
@@ -50,13 +53,15 @@ class RdsEmbedder(ModelEmbedder):
             raise UserError(
                 f"embedder.device={device}: embedder=rds runs on one device; start it with torchrun for more"
             )
-        options = {k: v for k, v in locals().items() if k not in ("self", "template", "__class__")}
+        options = {k: v for k, v in locals().items() if k not in ("self", "template", "adapter", "__class__")}
         super().__init__(**options, query_prompt=None, document_prompt=None)
-        self.template, self.special = template, embed != "chat"  # a chat template writes the special tokens itself
+        self.adapter, self.template = adapter, template
+        self.special = embed != "chat"  # a chat template writes the special tokens itself
 
     @functools.cached_property
     def space(self) -> dict:
-        return {**super().space, "pooling": "position-weighted mean"}
+        adapter = {} if self.adapter is None else {"adapter": adapter_digest(adapter_folder(self.adapter))}
+        return {**super().space, "pooling": "position-weighted mean", **adapter}
 
     @property
     def signature(self) -> dict:
@@ -91,12 +96,17 @@ class RdsEmbedder(ModelEmbedder):
     @functools.cached_property
     def _model(self):
         import torch
-        from transformers import AutoModel
+        from transformers import AutoModel, AutoModelForCausalLM
 
+        from near.models.loading import with_merged
+
+        kind, dtype = (AutoModel, self.dtype) if self.adapter is None else (AutoModelForCausalLM, "float32")
         with reading(f"embedder.model={self.model}"):
-            model = AutoModel.from_pretrained(
-                self.folder, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
+            model = kind.from_pretrained(
+                self.folder, dtype=getattr(torch, dtype), trust_remote_code=self.trust_remote_code
             )
+        if self.adapter is not None:
+            model = with_merged(model, adapter_folder(self.adapter), getattr(torch, self.dtype)).base_model
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         what, fix = f"embedder.device={self.device} can't be used", "use embedder.device=cpu"
         with as_user_error((RuntimeError, AssertionError), what, fix):

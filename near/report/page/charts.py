@@ -94,7 +94,8 @@ def target_loss(groups: list[Group], by: str) -> Figure | None:
 
 
 def curve(run: Run, by: str) -> list[tuple[float, float]]:
-    """(step or seconds, target loss) at the start of every round and at the end; empty where they were not recorded."""
+    """(step or seconds, target loss) at the start of every round and at the end; empty where they were not recorded.
+    Where the weights of an earlier round were kept, the end was not evaluated."""
     points = []
     for line in run.rounds:
         x = line.step if by == "step" else line.seconds
@@ -102,7 +103,9 @@ def curve(run: Run, by: str) -> list[tuple[float, float]]:
             return []
         points.append((x, line.target_loss))
     end = run.training.steps if by == "step" else _spent(run)
-    return [*points, (end, run.metrics.target_loss)] if points and end is not None else []
+    if not points or end is None:
+        return []
+    return [*points, (end, run.metrics.target_loss)] if run.kept_last else points
 
 
 def _spent(run: Run) -> float | None:

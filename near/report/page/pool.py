@@ -105,7 +105,7 @@ def loaded(run: Run, fingerprint: str, read_config: Callable[[Path], DictConfig]
         raise UserError(f"{path} is missing")
     cfg = read_config(path)
     search = SearchSettings.of(cfg, cfg.cache_dir)
-    needs = needs_of(cfg, selection_of(cfg))
+    needs = needs_of(cfg, selection_of(cfg, weighers=False))
     answers = run.metrics.selection_saw_them or needs.answers or search.reads_answers
     queries = load_queries(cfg.data, search.cache_dir, False, answers)
     material = Material.load(cfg.data, queries, search.cache_dir)

@@ -21,7 +21,7 @@ class Doremi(MeasuringMixer):
         a_i  = (1 - c) a_i + c / K
 
     reference: the model for the comparison, a run's folder, adapter or checkpoint (the paper's is a model trained on
-    the pool as it is: train one with mixer=static); None: the base model before training.
+    the pool as it is: train one with mixer=static); None: the model before training.
 
     The paper makes thousands of updates with eta=1; few rounds need a larger one to move far.
 
@@ -42,7 +42,9 @@ class Doremi(MeasuringMixer):
         super().__init__(sample, initial)
         self.reference, self.eta, self.c = reference, eta, c
         if reference is not None and not Path(reference).is_dir():
-            raise UserError(f"mixer.reference={reference}: no such folder; give a run's, or null for the base model")
+            raise UserError(
+                f"mixer.reference={reference}: no such folder; give a run's, or null for the model before training"
+            )
         self._weights = self._sum = np.empty(0)
         self._updates = 0
         self._excess: np.ndarray | None = None
@@ -52,7 +54,7 @@ class Doremi(MeasuringMixer):
             self._weights, self._sum = sources.uniform(), np.zeros(len(sources))
         sample = self.sampled(round, sources)
         losses, counts = round.scorer.token_losses(round.model, sample.ids)
-        with reference(round.model, self.reference, round.scorer.base_folder):
+        with reference(round.model, self.reference or round.scorer.start, round.scorer.base_folder):
             expected, _ = round.scorer.token_losses(round.model, sample.ids)
         self._excess = sample.means(np.maximum(losses - expected, 0), counts, len(sources))
         self._weights = updated(self._weights, self._excess, self.eta, self.c)

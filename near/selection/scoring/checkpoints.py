@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from near.common.errors import UserError, one_line
 from near.common.files import read_json
 from near.common.text import plural
+from near.models.start import check_beneath
 from near.models.trainer_state import trainer_state
 from near.models.weights import trained, weights_restored
 from near.selection.scoring.gradients import Moments, moments
@@ -69,6 +70,7 @@ class Checkpoint:
     def _check_adapter(self, model) -> None:
         """UserError if the adapter scales its layers differently: the scale is no weight, so it would not be loaded."""
         saved, current = read_json(self.folder / "adapter_config.json"), model.peft_config["default"].to_dict()
+        check_beneath(model.get_base_model(), self.folder)
         for name in ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"):
             if saved.get(name) != current.get(name):
                 raise self._misfit(f"its {name} is {saved.get(name)}, not {current.get(name)}")

@@ -29,10 +29,12 @@ from near.models.experts import expert_loads
 from near.models.fingerprint import of_model
 from near.models.loading import base_folder
 from near.models.losses import answer_losses, by_row
+from near.models.start import mode_of, start_folder
 from near.models.tokens import Collator, Tokens, lengths
 from near.models.weights import weights_digest
 from near.selection.scoring.checkpoints import Checkpoint
 from near.selection.scoring.chunks import Chunks
+from near.selection.scoring.forecast import Forecast
 from near.selection.scoring.gradients import Moments, PerExample, Projection, moments_of
 from near.selection.scoring.memory import Memory
 from near.selection.scoring.precondition import preconditioned
@@ -141,6 +143,7 @@ class Scorer:
         base: digest of what decides the weights that are not trained.
         numbers: what else decides the results' bits.
         base_folder: the base model's files.
+        start: the folder of the adapter that is trained further, if one is.
     """
 
     def __init__(
@@ -154,11 +157,13 @@ class Scorer:
         base: str,
         numbers: str = "",
         base_folder: str = "",
+        start: str | None = None,
     ):
         self.options, self.tokens, self.queries = options, tokens, queries
         self.tokenizer, self.collator = tokenizer, Collator(tokenizer.pad_token_id)
         self.encoder = Encoder(tokenizer, data)
         self.cache_dir, self.base, self.numbers, self.base_folder = cache_dir, base, numbers, base_folder
+        self.start = start
         self.projection = [options.dim, options.hashes, options.seed]
         self.computed = 0  # chunks that this process computed
         self.budgets: dict[str, Budget] = {}  # by what is computed
@@ -216,7 +221,7 @@ class Scorer:
         return self._losses(model, ids, work, f"expert loads of layer {layer}").gathered("loads")
 
     def _losses(self, model, ids: np.ndarray, work: BatchWork, name: str) -> Chunks:
-        key_parts = [name, weights_digest(model), self.tokens.fingerprint]
+        key_parts = self._losses_key(model, name)
         was_training = model.training
         model.eval()
         try:
@@ -224,6 +229,19 @@ class Scorer:
                 return self._chunks(key_parts, self.tokens, ids, work, name, self.budget(model, "losses"))
         finally:
             model.train(was_training)
+
+    def _losses_key(self, model, name: str) -> list:
+        return [name, weights_digest(model), self.tokens.fingerprint]
+
+    def stored(self, model, optimizer, ids: np.ndarray, what: Literal["losses", "gradients"]) -> int:
+        """How many of the rows `ids` of the pool have their losses or gradients in the cache; see `pool_gradients`."""
+        if what == "losses":
+            key_parts = self._losses_key(model, what)
+        else:
+            per_example = self._per_example(model)
+            key_parts = self._features_key(per_example, self.tokens, self._moments(per_example, optimizer))
+        chunks = self._located(key_parts, ids)
+        return sum(len(part) for number, part in enumerate(chunks.parts) if chunks.whole(number))
 
     def probe(self, model) -> None:
         """Take the gradients of two queries; UserError if this model's can't be taken. Called before training."""
@@ -250,11 +268,16 @@ class Scorer:
 
         optimizer: its moments turn them into Adam's direction; or the moments themselves, by weight.
         """
-        per_example, moments = self._per_example(model), None
+        per_example = self._per_example(model)
+        moments = self._moments(per_example, optimizer)
         if self.options.adam:
-            moments = optimizer if isinstance(optimizer, dict) else moments_of(optimizer, per_example.weights)
             self._log_plain(moments)
         return self._features(per_example, self.tokens, ids, moments)
+
+    def _moments(self, per_example: PerExample, optimizer) -> dict[str, Moments] | None:
+        if not self.options.adam:
+            return None
+        return optimizer if isinstance(optimizer, dict) else moments_of(optimizer, per_example.weights)
 
     def query_gradients(self, model) -> Features:
         """Plain gradients of all queries."""
@@ -301,11 +324,7 @@ class Scorer:
     def _features(
         self, per_example: PerExample, tokens: Tokens, ids: np.ndarray, moments: dict[str, Moments] | None
     ) -> Features:
-        model = per_example.model
-        weights = weights_digest(model)  # of all trained weights: gradients of some layers depend on all
-        key_parts = ["gradients", weights, tokens.fingerprint, self.projection, sorted(per_example.layers)]
-        if moments is not None:
-            key_parts += [self.options.epsilon, [m.digest() for m in moments.values()]]
+        model, key_parts = per_example.model, self._features_key(per_example, tokens, moments)
 
         def work(rows: list[dict]) -> dict[str, np.ndarray]:
             gradients = per_example(self._batch(rows, model), moments=moments, epsilon=self.options.epsilon)
@@ -319,6 +338,13 @@ class Scorer:
                 return Features(chunks)
 
         return compute() if self._memory is None else self._memory.features(digest(key_parts), ids, compute)
+
+    def _features_key(self, per_example: PerExample, tokens: Tokens, moments: dict[str, Moments] | None) -> list:
+        weights = weights_digest(per_example.model)  # of all trained weights: gradients of some layers depend on all
+        key_parts = ["gradients", weights, tokens.fingerprint, self.projection, sorted(per_example.layers)]
+        if moments is not None:
+            key_parts += [self.options.epsilon, [m.digest() for m in moments.values()]]
+        return key_parts
 
     def budget(self, model, work: Literal["losses", "gradients"]) -> Budget:
         """The tokens of a batch of `work`."""
@@ -354,11 +380,14 @@ class Scorer:
             name: of the result, for the progress bar and messages.
             budget: of tokens in a batch.
         """
-        o = self.options
-        parts = [np.arange(a, min(a + o.chunk, len(ids))) for a in range(0, len(ids), o.chunk)]
-        rows_digest = hashlib.sha256(np.ascontiguousarray(ids)).hexdigest()
-        folder = self._folder([key_parts, rows_digest, o.tokens_in_key, o.chunk])
-        chunks = Chunks(folder, parts)
+        chunks = self._located(key_parts, ids)
+        parts = chunks.parts
+        forecast = Forecast(name, len(ids) < len(tokens.eligible))
+        forecast.done = tokens is not self.tokens  # a target is small
+
+        def decide(sizes: list[int]) -> None:
+            left = sum(len(part) for number, part in enumerate(parts) if not chunks.whole(number))
+            forecast.decide(sum(sizes) / len(sizes), left)
 
         def compute(positions: np.ndarray, progress) -> dict[str, np.ndarray]:
             self._log_budget(budget, name)
@@ -379,12 +408,25 @@ class Scorer:
                         arrays[array] = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
                     arrays[array][part] = values
                 progress(len(part))
+                if budget.calibrating:
+                    forecast.restart()
+                elif forecast.add(len(part), sum(sizes[i] for i in part)):
+                    decide(sizes)
+            if not forecast.done:
+                decide(sizes)
             return arrays
 
         chunks.compute(compute, name, self._together(budget, len(parts)))
         self.computed += chunks.computed
-        note_use(folder)  # its last use, for pruning
+        note_use(chunks.folder)  # its last use, for pruning
         return chunks
+
+    def _located(self, key_parts: list, ids: np.ndarray) -> Chunks:
+        """The chunks of rows `ids`, complete or not; the arguments are those of `_chunks`."""
+        o = self.options
+        parts = [np.arange(a, min(a + o.chunk, len(ids))) for a in range(0, len(ids), o.chunk)]
+        rows_digest = hashlib.sha256(np.ascontiguousarray(ids)).hexdigest()
+        return Chunks(self._folder([key_parts, rows_digest, o.tokens_in_key, o.chunk]), parts)
 
     def _batch(self, rows: list[dict], model) -> dict[str, torch.Tensor]:
         return {name: values.to(model.device) for name, values in self.collator(rows).items()}
@@ -397,4 +439,5 @@ def scorer_of(
     folder = base_folder(cfg.model, cache_dir)
     base = digest(of_model(cfg.model, folder))
     options = instantiate(cfg.scoring, _convert_="all")
-    return Scorer(options, tokens, queries, tokenizer, cfg.data, cache_dir, base, numbers, folder)
+    start = str(start_folder(cfg.model)) if mode_of(cfg.model) == "continue" else None
+    return Scorer(options, tokens, queries, tokenizer, cfg.data, cache_dir, base, numbers, folder, start)

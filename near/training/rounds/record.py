@@ -138,5 +138,7 @@ def summary(line: RoundRecord) -> str:
     parts.append(", ".join(f"{source} {share:.0%}" for source, share in list(shares.items())[:3]))
     if line.target_loss is not None:
         parts.append(f"target loss so far {line.target_loss:.4f}")
+    if line.validation_loss is not None:
+        parts.append(f"validation loss {line.validation_loss:.4f}")
     name = line.selector if draws is None else f"round {line.round} ({line.selector}) at step {line.step}"
     return f"{name}: {'; '.join(parts)}"

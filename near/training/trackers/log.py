@@ -28,6 +28,8 @@ def log_round(run: TrackerRun, line: RoundRecord, subset: Subset, pool: "Rows") 
     metrics = {f"selection/{name}": getattr(line, name) for name in ROUND if getattr(line, name) is not None}
     if line.target_loss is not None:
         metrics["target/target_loss"] = line.target_loss
+    if line.validation_loss is not None:
+        metrics["target/validation_loss"] = line.validation_loss
     run.log(metrics | proportions(line.mix), line.step)
     if run.options.table_rows:
         rows = table(subset, pool, run.options.table_rows, run.options.table_chars)

@@ -1,0 +1,70 @@
+"""The dry runs of a sweep's jobs as one sum: what is done already, and what jobs share, takes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from near.common.cost import Cost, Stage, duration
+from near.common.run_folder import DRY_RUN
+
+HEADS = ("job", "time", "from", "to", "")
+
+
+def files(folder: Path) -> list[Path]:
+    """The jobs' files in a sweep's folder."""
+    return sorted(folder.glob(f"*/{DRY_RUN}"))
+
+
+def summed(jobs: Sequence[Cost], names: Sequence[str]) -> Cost:
+    """The cost of a sweep, one job after the other. jobs: in the order in which they run; names: their labels."""
+    stages: dict[str, Stage] = {}
+    paid: set[str] = set()
+    trained: dict[str, str] = {}  # job by training key
+    lines = []
+    for job, name in zip(jobs, names, strict=True):
+        todo, note = dict(job.stages), ""
+        if job.done:
+            todo, note = {}, "done already"
+        elif job.training_key is not None and job.training_key in trained:
+            todo, note = {}, f"same rows as {trained[job.training_key]}: not trained again"
+        elif job.training_key is not None:
+            trained[job.training_key] = name
+        shared = [part for part, stage in todo.items() if stage.key in paid]
+        todo = {part: stage for part, stage in todo.items() if part not in shared}
+        paid |= {stage.key for stage in todo.values() if stage.key is not None}
+        if shared:
+            note = f"shared with a job before: {', '.join(shared)}"
+        for part, stage in todo.items():
+            stages[part] = _added(stages[part], stage) if part in stages else replace(stage, note="", key=None)
+        own = replace(job, stages=todo).summed()
+        lines.append({"job": name, "seconds": own.seconds, "low": own.low, "high": own.high, "note": note})
+    unique = {
+        part: list(dict.fromkeys(one for job in jobs for one in getattr(job, part)))
+        for part in ("downloads", "not_counted")
+    }
+    timed, processes = all(job.timed for job in jobs), max(job.processes for job in jobs)
+    return Cost(script="train", timed=timed, processes=processes, stages=stages, jobs=lines, **unique).summed()
+
+
+def _added(one: Stage, other: Stage) -> Stage:
+    """The sum of a stage over two jobs; their memory is not needed at once."""
+
+    def added(a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else a + b
+
+    names = ("rows", "tokens", "seconds", "low", "high", "disk")
+    memory = max((part.memory for part in (one, other) if part.memory is not None), default=None)
+    return Stage(memory=memory, **{name: added(getattr(one, name), getattr(other, name)) for name in names})
+
+
+def show(folder: Path, jobs: Sequence[Cost], names: Sequence[str]) -> None:
+    """Print the jobs and their sum, and write dry_run.json into the sweep's folder."""
+    from near.common.tables import console, table
+
+    cost = summed(jobs, names)
+    cells = []
+    for line in cost.jobs:
+        times = (line[key] for key in ("seconds", "low", "high"))
+        cells.append([line["job"], *("-" if value is None else duration(value) for value in times), line["note"]])
+    console().print(table(HEADS, cells, breaking=(4,)))
+    cost.report(folder)

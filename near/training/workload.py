@@ -1,0 +1,111 @@
+"""What a run would train: steps, rows, selections and evaluations, counted from its options."""
+
+import dataclasses
+import logging
+import math
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from near.selection.plan.plan import Plan
+from near.selection.selectors.base import Selector
+from near.training.inputs import LoadedRows, is_dynamic
+from near.training.picking import Batching
+from near.training.rounds.schedule import Schedule
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Workload:
+    """What a run trains.
+
+    Attributes:
+        warm, steps: optimizer steps on random rows, and on selected or all rows, from `first` on.
+        first: the step that the run resumes from; 0: it starts.
+        draws: rows of a step.
+        selections: rounds that are still to be selected.
+        measured: rounds at whose start the target loss is measured.
+        eligible: rows that may be trained.
+        needed: the most distinct rows of a round.
+    """
+
+    warm: int
+    steps: int
+    first: int
+    draws: int
+    selections: int
+    measured: int
+    eligible: int
+    needed: int
+
+    @property
+    def total(self) -> int:
+        return self.first + self.warm + self.steps
+
+
+def workload_of(cfg: DictConfig, selector: Selector, args: "TrainingArguments", eligible: int, first: int) -> Workload:
+    """What a run trains that goes on from step `first`, on a pool with so many eligible rows."""
+    batching = Batching.of(args)
+    draws = batching.draws_per_step
+    if not is_dynamic(cfg):
+        epoch = math.ceil(math.ceil(eligible / batching.batch) / (draws // batching.batch))  # as the Trainer counts
+        steps = cfg.trainer.get("train_step") or args.max_steps
+        steps = steps if steps > 0 else math.ceil(args.num_train_epochs * epoch)
+        return Workload(0, max(0, steps - first), first, draws, 0, 0, eligible, eligible)
+    rounds = Schedule.of(cfg.trainer).rounds()
+    left = [(phase.warmup, max(0, phase.start + phase.steps - max(first, phase.start))) for phase in rounds]
+    warm, steps = sum(n for warmup, n in left if warmup), sum(n for warmup, n in left if not warmup)
+    begun = [phase for phase in rounds if phase.start >= first]
+    at_rounds = sum(phase.start > 0 for phase in begun) if cfg.evaluation.at_rounds else 0  # at 0 it is the base's
+    needed = min(cfg.trainer.update_step * draws, selector.most(eligible) or eligible, eligible)
+    return Workload(warm, steps, first, draws, sum(not p.warmup for p in begun), at_rounds, eligible, needed)
+
+
+def log_workload(cfg: DictConfig, rows: LoadedRows, selector: Selector, name: str, workload: Workload) -> None:
+    """Log steps and rows, what is computed with the model before each round, and what is evaluated."""
+    if is_dynamic(cfg):
+        schedule = Schedule.of(cfg.trainer)
+        rounds = schedule.rounds()
+        selected = [r for r in rounds if not r.warmup]
+        warm = "no warm-up"
+        if len(rounds) > len(selected):
+            warm = f"a warm-up of {cfg.trainer.warmup_step} steps on random rows"
+        cycles = f", all of it {cfg.trainer.cycles} times" if cfg.trainer.cycles > 1 else ""
+        log.info(
+            f"dry run: {warm}, then {cfg.trainer.update_times} rounds of {cfg.trainer.update_step} steps on at most "
+            f"{workload.needed} of {workload.eligible} rows by selector {name}{cycles}"
+        )
+        trained = schedule.total * workload.draws
+        log.info(f"{schedule.total} steps of {workload.draws} rows: {trained} rows trained, counting repeats")
+        if isinstance(selector, Plan):
+            _log_stages(selector)
+        if rows.needs.requires and selected:
+            log.info(
+                f"before each of the {len(selected)} rounds the model computes {rows.needs.requires} of the pool's rows"
+            )
+    else:
+        steps = workload.total
+        log.info(
+            f"dry run: all {workload.eligible} rows, {steps} steps of {workload.draws} rows: "
+            f"{steps * workload.draws / workload.eligible:.2f} passes over them"
+        )
+    if workload.first:
+        log.info(f"{workload.first} of {workload.total} steps are trained already: the run would resume there")
+    sets = ", ".join(f"{len(part.eligible())} {part.name} rows" for part in rows.sets.all())
+    at_rounds = is_dynamic(cfg) and cfg.evaluation.at_rounds
+    log.info(f"evaluated {'at the start of every round and ' if at_rounds else ''}at the end: {sets}")
+    if rows.sets.validation is not None:
+        log.info(f"{len(rows.sets.validation.eligible())} more eval rows are the validation part")
+
+
+def _log_stages(plan: Plan) -> None:
+    for stage in plan.stages.values():
+        every = "each round" if stage.period == 1 else f"every {stage.period} rounds"
+        keep = f", keeps {keep:g}" if (keep := getattr(stage, "keep", None)) is not None else ""
+        log.info(
+            f"plan.{stage.name}: {stage.kind} by {type(stage.by).__name__}, from step {stage.start}, {every}{keep}"
+        )
