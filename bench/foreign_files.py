@@ -40,7 +40,7 @@ REASONS = {
     r"trains on preferences|contains preferences": "preferences (stage: dpo, kto, rm, ppo; ranking data)",
     r"for images or audio|contains (images|videos|audios)": "images, video or audio (template, data set)",
     r"finetuning_type=": "finetuning_type: freeze or oft",
-    r"component_name=": "a component that near does not have (custom, adapt, dynamic_moe)",
+    r"component_name=": "a component that near does not have",
     r"has no template=": "a template that near does not have",
     r"is not an entry of": "names a data set that its dataset_info.json lacks",
     r"which near does not fetch": "fetches its dataset_info.json from a hub",

@@ -187,6 +187,24 @@ def tiny(small_data, cache) -> list[str]:
     ]
 
 
+@pytest.fixture(scope="session")
+def mixture(tmp_path_factory) -> Path:
+    """A mixture of experts of random weights, with the tokenizer of model=tiny."""
+    from transformers import AutoTokenizer, OlmoeConfig, OlmoeForCausalLM, set_seed
+
+    from near.data.builtin.tiny import write_tiny
+
+    tiny, folder = tmp_path_factory.mktemp("dense"), tmp_path_factory.mktemp("mixture")
+    write_tiny(tiny)
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    sizes = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2}
+    set_seed(0)
+    OlmoeForCausalLM(OlmoeConfig(**sizes, **ids, num_experts=8, num_experts_per_tok=2)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture()
 def dataflex(tmp_path, monkeypatch) -> Path:
     """A folder with the layout that DataFlex's examples expect, as the current folder."""

@@ -122,7 +122,7 @@ def select(
     if vectors:
         total = ArrayVectors(vectors[1], "candidates").n
         eligible = np.arange(total)
-        if picker.needs_neighbours:
+        if picker.needs_neighbours or picker.needs_vectors:
             known["neighbours"] = _search_vectors(cfg, *vectors, normalise, picker.reach([int(n)]))
             pool = ArrayVectors(vectors[1], "candidates", normalise)
             query_vectors = _in_memory(ArrayVectors(vectors[0], "queries", normalise))
@@ -139,6 +139,8 @@ def select(
             if picker.needs_neighbours:
                 known["neighbours"] = material.neighbours(search, picker.reach([int(n)]))
                 known["similarity"] = similarity_of(search, pool, rows, known["neighbours"])
+            elif picker.needs_vectors:
+                known["similarity"] = similarity_of(search, pool, None, None)
             return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
     return _picked(picker, selector, Round.alone(int(n), seed, eligible, total, **known))
 

@@ -25,6 +25,14 @@ def base_folder(cfg: DictConfig, cache_dir: str) -> str:
     return model_folder("model.name_or_path", cfg.name_or_path, cfg.revision, cache_dir, "model=smollm2")
 
 
+def model_config(cfg: DictConfig, cache_dir: str):
+    """transformers' configuration of the base model; UserError if it can't be read."""
+    from transformers import AutoConfig
+
+    with reading(f"model.name_or_path={cfg.name_or_path}"):
+        return AutoConfig.from_pretrained(base_folder(cfg, cache_dir), trust_remote_code=cfg.trust_remote_code)
+
+
 def load_tokenizer(cfg: DictConfig, cache_dir: str, folder: str | None = None, template_key: str = "model.template"):
     """The base model's tokenizer with a chat template and a padding token (default: its end token).
 

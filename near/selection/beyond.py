@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 
 
 def similarity_of(
-    search: SearchSettings, candidates: Rows, queries: Rows, neighbours: "Neighbours"
+    search: SearchSettings, candidates: Rows, queries: Rows | None, neighbours: "Neighbours | None"
 ) -> CachedSimilarity:
-    """By embeddings, or by words with similarity=bm25. neighbours: the matrix that `search` gave for these rows."""
+    """By embeddings, or by words with similarity=bm25.
+
+    neighbours: the matrix that `search` gave for these rows; None: of the candidates alone, by embeddings.
+    """
+    if neighbours is None:
+        return EmbeddingSimilarity(search.embedder, search.cache_dir, candidates, None, None)
     rows = (search.cache_dir, candidates, queries, neighbours)
     return EmbeddingSimilarity(search.embedder, *rows) if search.words is None else WordSimilarity(search.words, *rows)

@@ -20,7 +20,7 @@ class CachedSimilarity(Similarity):
     """Of the queries and the eligible rows of `candidates`. If several processes need the same result at once, the
     first computes it."""
 
-    def __init__(self, cache_dir: str, candidates: Rows, queries: Rows, neighbours: "Neighbours"):
+    def __init__(self, cache_dir: str, candidates: Rows, queries: Rows | None, neighbours: "Neighbours | None"):
         super().__init__(neighbours, candidates.eligible(), len(candidates))
         self.cache_dir, self.candidates, self.queries = cache_dir, candidates, queries
 
@@ -46,7 +46,9 @@ class CachedSimilarity(Similarity):
     def _cached(self, key_parts: list, compute: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
         """The result of `compute`, from the cache if it is there. key_parts: its name and options."""
         rows = [key_parts, self.candidates.fingerprint, hashlib.sha256(self.ids).hexdigest()]
-        queries = hashlib.sha256(self.queries.eligible()).hexdigest()
-        key = digest([rows, self.queries.fingerprint, queries, self.signature])
+        queries = []
+        if self.queries is not None:
+            queries = [self.queries.fingerprint, hashlib.sha256(self.queries.eligible()).hexdigest()]
+        key = digest([rows, *queries, self.signature])
         path = cache_folder(self.cache_dir, "similarities", f"{key}.npy")
         return cached_array(path, compute, shape)

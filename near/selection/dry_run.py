@@ -33,6 +33,8 @@ def report_selection(
     stages: dict[str, Stage] = {}
     if export.needs_matrix:
         stages |= stages_of(search, material.candidates, material.queries, timed and embedder is None)
+    elif needs.vectors:
+        log.info(f"dry run: selector {export.name} reads the pool's vectors; the time to embed them is not estimated")
     else:
         computed = f"; the model would compute {needs.requires}" if needs.requires else ""
         log.info(f"dry run: selector {export.name} needs no neighbours: nothing would be embedded{computed}")

@@ -28,6 +28,10 @@ class FromGradients:
     def needs_neighbours(self) -> bool:
         return self.shortlist.needs_neighbours
 
+    @property
+    def needs_vectors(self) -> bool:
+        return self.shortlist.needs_vectors
+
     def apply(self, round: Round, max_K: int | None) -> Round:
         """`round` with neighbours and similarity by gradients."""
         similarity = self.of(round, max_K)

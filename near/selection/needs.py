@@ -19,9 +19,11 @@ class Needs:
     Attributes:
         queries: data.queries has to be set.
         answers: the queries need answers.
+        query_tokens: the queries are tokenised as they would be trained.
         neighbours: the neighbour matrix, of embeddings or words.
-        embedder: that matrix is of embeddings.
-        requires: what the model has to compute, "losses" or "gradients"; None: no model is needed.
+        vectors: the pool's vectors, without a matrix.
+        embedder: that matrix, or those vectors, are of embeddings.
+        requires: what the model has to compute; None: no model is needed.
         query_sources: the sources of the queries, which are their tasks.
         trains_on_queries: the queries are trained.
         columns, query_columns: further columns of the pool and of the queries.
@@ -29,7 +31,9 @@ class Needs:
 
     queries: bool = False
     answers: bool = False
+    query_tokens: bool = False
     neighbours: bool = False
+    vectors: bool = False
     embedder: bool = False
     requires: Required | None = None
     query_sources: bool = False
@@ -45,6 +49,7 @@ def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
         UserError: the similarity is not for this selector, gradients have no target, or scoring.checkpoints are no use.
     """
     requires, neighbours, similarity = selector.requires, selector.needs_neighbours, instantiate(cfg.similarity)
+    vectors = selector.needs_vectors
     if similarity.requires:
         if not neighbours or requires:
             raise UserError(
@@ -52,6 +57,7 @@ def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
                 "leave it at embeddings for this one"
             )
         requires, neighbours = similarity.requires, similarity.needs_neighbours
+        vectors = similarity.needs_vectors
     gradients = requires == "gradients"
     if gradients and is_set(cfg.data, "queries") is False:
         raise UserError("data.queries.path is missing: the target whose gradients are followed; set it to a file")
@@ -65,11 +71,18 @@ def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
         check_precondition(cfg.scoring.dim)
     answers = gradients or selector.trains_on_queries
     queries = neighbours or answers or selector.needs_queries
-    embedder = neighbours and not isinstance(similarity, Bm25)
+    by_words = isinstance(similarity, Bm25)
+    if vectors and by_words:
+        raise UserError(
+            "similarity=bm25 has no vectors of rows, which this selector clusters; leave it at embeddings for this one"
+        )
+    embedder = (neighbours or vectors) and not by_words
     return Needs(
         queries=queries,
         answers=answers,
+        query_tokens=gradients,
         neighbours=neighbours,
+        vectors=vectors,
         embedder=embedder,
         requires=requires,
         query_sources=gradients or selector.budgets is not None or selector.reads_query_sources,

@@ -54,7 +54,8 @@ class Round:
         columns, query_columns: for selectors that name some: a list (n_pool,) or (n_queries,) each, None for a row
             without a value.
         neighbours: the neighbour matrix, for selectors with `needs_neighbours`.
-        similarity: similarities of queries and rows beyond that matrix.
+        similarity: similarities of queries and rows beyond that matrix; of rows alone for selectors with
+            `needs_vectors`.
         query_ids: the queries of that matrix, int64 (n_queries,); None: the eligible ones.
         update, updates: which of the rounds without warm-ups, from 0, and how many there are.
         scorer: losses and gradients of rows, for selectors with `requires`.

@@ -22,18 +22,18 @@ class Similarity(ABC):
     """Cosines of unit vectors of queries and rows: embeddings, or gradients of the model.
 
     Args:
-        neighbours: the matrix, (n_queries, max_K).
+        neighbours: the matrix, (n_queries, max_K); None: there are no queries.
         ids: the rows of the pool that have vectors, int64 (m,), ascending.
         rows: rows of the pool.
     """
 
-    def __init__(self, neighbours: "Neighbours", ids: np.ndarray, rows: int):
+    def __init__(self, neighbours: "Neighbours | None", ids: np.ndarray, rows: int):
         self.neighbours, self.ids, self.rows = neighbours, ids, rows
         self.positions: np.ndarray | None = None  # of the queries that count, int64 (m,); None: all
 
     @abstractmethod
     def opened(self) -> contextlib.AbstractContextManager[tuple[Vectors, np.ndarray]]:
-        """The vectors of rows `ids`, in their order, and of all queries, float32 (Q, dim)."""
+        """The vectors of rows `ids`, in their order, and of all queries, float32 (Q, dim); Q = 0 without queries."""
 
     def of_queries(self, positions: np.ndarray) -> "Similarity":
         """The same with the queries at `positions`, int64 (m,), alone."""
@@ -105,7 +105,9 @@ class Similarity(ABC):
 class VectorSimilarity(Similarity):
     """Similarities of vectors that are already available."""
 
-    def __init__(self, vectors: Vectors, queries: np.ndarray, ids: np.ndarray, rows: int, neighbours: "Neighbours"):
+    def __init__(
+        self, vectors: Vectors, queries: np.ndarray, ids: np.ndarray, rows: int, neighbours: "Neighbours | None"
+    ):
         super().__init__(neighbours, ids, rows)
         self._vectors, self._queries = vectors, queries
 

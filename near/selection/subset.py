@@ -67,6 +67,7 @@ class SubsetExport:
             raise UserError(f"selector={self.name} {self.selector.only_in_training}; use it in train.py")
         self.needs = needs_of(cfg, self.selector)
         groups = ("selector", *(("model", "scoring", "similarity") if self.needs.requires else ()))
+        groups += ("embedder",) if self.needs.vectors else ()  # otherwise the matrix depends on it
         decisive = as_before(public(cfg, decisive=True))
         self.settings = {"n": cfg.n, "seed": cfg.seed, "export": cfg.export}
         self.settings |= {group: class_names(decisive[group]) for group in groups}
@@ -112,7 +113,7 @@ class SubsetExport:
         cfg, candidates, queries = self.cfg, material.candidates, material.queries
         context = {"pool": candidates, "queries": queries, "neighbours": neighbours}
         context |= {"columns": self.columns, "query_columns": self.query_columns}
-        if neighbours is not None:
+        if neighbours is not None or self.needs.vectors:
             search = SearchSettings.of(cfg, self.cache_dir)
             context["similarity"] = similarity_of(search, candidates, queries, neighbours)
         round = Round.alone(cfg.n, cfg.seed, candidates.eligible(), len(candidates), **context)

@@ -63,6 +63,8 @@ def report_training(
         timed_search = timed and missing_embedder(search) is None
         start = "comparing words" if search.words is not None else "embedding"
         stages |= stages_of(search, rows.candidates, rows.queries, timed_search, start)
+    elif rows.needs.vectors:
+        log.info("to embed: the pool, whose vectors the selector reads; its time is not estimated")
     elif cfg.data.dedup == "near":
         log.info("to embed: the pool, for data.dedup=near")
     else:

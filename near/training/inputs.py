@@ -19,7 +19,7 @@ from near.data.pool import benchmark_sets, without_prompts_of
 from near.data.rows import Rows
 from near.data.weights import weights_of
 from near.evaluation.measure import Sets, evaluation_sets
-from near.models.loading import base_folder, load_tokenizer
+from near.models.loading import base_folder, load_tokenizer, model_config
 from near.models.tokens import Tokens, tokenize, with_weights
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
@@ -112,6 +112,8 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
         return None
     if not cfg.get("dry_run"):  # which downloads nothing
         base_folder(cfg.model, cache_dir)
+        if needs.requires:
+            selector.check_model(model_config(cfg.model, cache_dir))
     return LoadedRows(candidates, queries, sets, needs, columns, query_columns, identity, weights)
 
 
@@ -149,7 +151,7 @@ def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: Loade
         selector.check_pool(rows.candidates, tokens.eligible)
         selector.check_columns(rows.columns, tokens.eligible)
     query_tokens = None
-    if rows.needs.requires == "gradients":
+    if rows.needs.query_tokens:
         query_tokens = tokenize(rows.queries, tokenizer, cfg.data, cache_dir)
     evaluated = cfg.trainer.args.get("eval_strategy", "no") != "no"
     eval_table = None

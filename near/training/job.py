@@ -17,6 +17,7 @@ from near.data.rows import Rows
 from near.models.tokens import Collator, Tokens
 from near.searching.settings import SearchSettings
 from near.selection.beyond import similarity_of
+from near.selection.embedding_similarity import EmbeddingSimilarity
 from near.selection.orders.selector import Ordered
 from near.selection.plan.plan import Plan
 from near.selection.round import Round, Subset
@@ -55,6 +56,7 @@ def job_of(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector
         seed=cfg.seed,
         output_dir=output_dir,
         identity=_resumable(inputs.identity),
+        target=inputs.query_tokens,
         represent=representation(cfg, cache_dir, inputs),
         eval_table=inputs.eval_table,
         loraplus=cfg.trainer.get("loraplus") or {},
@@ -78,9 +80,11 @@ def representation(cfg: DictConfig, cache_dir: str, inputs: Inputs) -> Callable[
     """A function that adds neighbours, and similarities beyond them, to a round."""
     similarity = instantiate(cfg.similarity, _convert_="all")
     beyond = None
-    if inputs.neighbours is not None:
+    if inputs.neighbours is not None or inputs.needs.vectors:
         search = SearchSettings.of(cfg, cache_dir)
         beyond = similarity_of(search, inputs.candidates, inputs.queries, inputs.neighbours)
+    if inputs.needs.vectors and isinstance(beyond, EmbeddingSimilarity):
+        beyond.embed()
 
     def represent(round: Round) -> Round:
         round = dataclasses.replace(round, neighbours=inputs.neighbours, similarity=beyond)
@@ -117,6 +121,7 @@ class Job:
     queries: Rows | None = None
     columns: Mapping[str, list] = field(default_factory=dict)  # of the pool, for its selector
     query_columns: Mapping[str, list] = field(default_factory=dict)
+    target: Tokens | None = None  # the queries', where a selector or weighter needs them
     represent: Callable[[Round], Round] = lambda round: round  # adds neighbours to a round
     scorer: Scorer | None = None
     target_loss: Callable[[Trainer, int], float | None] | None = None  # by trainer and optimizer step

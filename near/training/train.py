@@ -60,7 +60,7 @@ from near.training.picking import Batching, Picker
 from near.training.rounds.schedule import Schedule
 from near.training.twins import adopt, alone, training_key, twin_of, warm_up_key
 from near.training.warm_up import SharedWarmUp, shares_warm_up
-from near.training.weighers import check_weighting
+from near.training.weighers import check_weighting, with_target
 
 if TYPE_CHECKING:
     from near.training.job import Job
@@ -96,6 +96,8 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     instantiate(cfg.tracker).check()
     selector = selection_of(cfg)
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
+    weighters = [instantiate(cfg.trainer.weighter)] if "weighter" in cfg.trainer else []
+    needs = with_target(needs, [*weighters, *(one.by for one in weighers_of(selector))], args)
     cfg = _with_backend(_with_dtype(cfg), needs.embedder or cfg.data.dedup == "near")
     check_training(needs, args, cfg.scoring)
     if weight_column(cfg.data, "candidates") is not None:

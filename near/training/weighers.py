@@ -1,5 +1,6 @@
 """Weights of a batch's rows by their losses, for every trainer: of row i the product of w_ik over the weighers k."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import mul
@@ -10,7 +11,11 @@ from transformers import TrainingArguments
 
 from near.common.errors import UserError
 from near.models.losses import answer_losses, by_row
+from near.selection.needs import Needs
+from near.training.arguments import is_sharded
 from near.training.rounds.schedule import Schedule
+from near.training.row_states import RowStates
+from near.training.weighters.base import RowWeighter
 from near.training.weighters.stage import Weigh
 
 
@@ -58,8 +63,8 @@ class Weighers:
         accelerator, count = self.trainer.accelerator, len(inputs["labels"])
         losses, rows = answer_losses(model, inputs, self.padding_free)
         measured = self._measured(losses.detach(), rows, count)
-        ahead = self._ahead.pop(0) if self._ahead else []
-        factors = [*ahead, *(one.by(*measured) for one in active if not (ahead and one.whole_step))]
+        ahead, states = self._ahead.pop(0) if self._ahead else [], RowStates(self.trainer, [inputs])
+        factors = [*ahead, *(one.by.weigh(*measured, states) for one in active if not (ahead and one.whole_step))]
         weights = reduce(mul, factors)  # (all rows,)
         self._since.append(torch.stack([(measured[0] * measured[1]).sum(), measured[1].sum(), weights.max()]))
         first = accelerator.process_index * count
@@ -79,11 +84,13 @@ class Weighers:
         was_training = model.training
         model.eval()
         parts = []
-        for batch in map(self.prepare, batches):
+        batches = list(map(self.prepare, batches))
+        for batch in batches:
             parts.append(self._measured(*answer_losses(model, batch, self.padding_free), len(batch["labels"])))
         model.train(was_training)
         measured, sizes = torch.cat(parts, dim=1), [part.shape[1] for part in parts]  # (2, all rows of the step)
-        weights = [one.by(*measured).split(sizes) for one in together]
+        states = RowStates(self.trainer, batches)
+        weights = [one.by.weigh(*measured, states).split(sizes) for one in together]
         self._ahead = [list(of_batch) for of_batch in zip(*weights, strict=True)]
 
     def _measured(self, losses: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
@@ -106,6 +113,19 @@ class Weighers:
         sums, tokens, largest = torch.stack(self._since).unbind(1)
         self._since = []
         return {"unweighted_loss": (sums.sum() / tokens.sum()).item(), "largest_weight": largest.max().item()}
+
+
+def with_target(needs: Needs, weighters: Sequence[RowWeighter], args: TrainingArguments) -> Needs:
+    """`needs` with what `weighters` need of the target. Raises UserError if they need hidden states that no process
+    has."""
+    if not any(weighter.needs_target for weighter in weighters):
+        return needs
+    if is_sharded(args):
+        raise UserError(
+            "the weighter needs hidden states, which no process can compute alone because FSDP or ZeRO-3 shards the "
+            "weights; use parallel=none or deepspeed_z2"
+        )
+    return dataclasses.replace(needs, queries=True, answers=True, query_tokens=True)
 
 
 def check_weighting(args: TrainingArguments, whole_step: bool, name: str) -> None:

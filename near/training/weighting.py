@@ -2,12 +2,13 @@
 
 from typing import Annotated
 
+import numpy as np
 from transformers import TrainingArguments
 
 from near.common.bounds import between
 from near.training.job import Job
 from near.training.trainer import StaticTrainer
-from near.training.weighters.base import Weighter
+from near.training.weighters.base import RowWeighter
 from near.training.weighters.stage import Weigh
 
 
@@ -28,7 +29,7 @@ class DynamicWeightTrainer(StaticTrainer):
         args: TrainingArguments,
         warmup_step: Annotated[int, between(0, 100_000_000)],
         train_step: Annotated[int, between(1, 100_000_000)],
-        weighter: Weighter,
+        weighter: RowWeighter,
         whole_step: bool = False,
         model=None,
         job: Job = None,
@@ -37,3 +38,13 @@ class DynamicWeightTrainer(StaticTrainer):
         self.warmup_step, self.weighter = warmup_step, weighter
         job.weighers = [Weigh(weighter, start=warmup_step, whole_step=whole_step)]
         super().__init__(args=args, model=model, job=job)
+
+    def selector_state(self) -> dict[str, np.ndarray]:
+        """The weighter's arrays beside the selector's."""
+        own = {f"weighter_{name}": array for name, array in self.weighter.state_dict().items()}
+        return super().selector_state() | own
+
+    def _load_selector_state(self, arrays: dict[str, np.ndarray]) -> None:
+        super()._load_selector_state(arrays)
+        state = {k.removeprefix("weighter_"): v for k, v in arrays.items() if k.startswith("weighter_")}
+        self.weighter.load_state_dict(state)

@@ -16,7 +16,7 @@ from near.selection.orders.base import Order
 from near.selection.plan.kinds import KINDS
 from near.selection.plan.plan import Plan
 from near.selection.selectors.base import Selector
-from near.training.weighters.base import Weighter
+from near.training.weighters.base import RowWeighter
 from tests.conftest import ROOT, composed, configured
 
 GROUPS = (
@@ -77,7 +77,7 @@ def test_every_mixer_and_weighter_composes(group, name, trainer):
     cfg = configured("train", f"trainer={trainer}", f"{group}={name}")
     assert set(OmegaConf.load(CONF / group / f"{name}.yaml")) == set(cfg[group])
     reader = instantiate(cfg.selector).mixer if group == "mixer" else instantiate(cfg.trainer).keywords["weighter"]
-    assert isinstance(reader, Mixer if group == "mixer" else Weighter)
+    assert isinstance(reader, Mixer if group == "mixer" else RowWeighter)
 
 
 @pytest.mark.parametrize("name", choices("plan"))
@@ -108,7 +108,10 @@ def test_every_order_composes(name, trainer):
     [
         ("trainer=dynamic_mix selector=near", "picks rows by their source, and selector=near does not; leave"),
         ("mixer=odm", "mixer=odm would have no effect; use trainer=dynamic_mix"),
-        ("trainer=dynamic_mix ~mixer", "selector=mix has no mixer; use mixer=static, random, doremi or odm"),
+        (
+            "trainer=dynamic_mix ~mixer",
+            "selector=mix has no mixer; use mixer=static, random, doremi, odm or dynamic_moe",
+        ),
         ("weighter=linupper", "weighter=linupper would have no effect; use trainer=dynamic_weight"),
         ("trainer=dynamic_weight ~weighter", "trainer=dynamic_weight has no weighter; use weighter=linupper"),
         ("trainer=dynamic_weight selector=near", "trains on the whole pool, and selector=near would have no effect"),
@@ -193,7 +196,7 @@ def test_embedder_keeps_the_contract(name, cache, model_files):
         cfg.model = model_files
     embedder = instantiate(cfg, cache_dir=str(cache))
     assert isinstance(embedder, Embedder)
-    assert embedder.embed_field == ("chat" if name == "rds" else "prompt")
+    assert embedder.embed_field == ("chat" if name in ("rds", "hidden_states") else "prompt")
     assert (embedder.chunk, embedder.store_dtype, embedder.launcher) == (cfg.chunk, "float32", None)
     if "backend" in cfg:
         assert embedder.query(QUERY_PROMPTS).endswith("cats")

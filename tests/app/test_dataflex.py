@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from near.app.from_yaml.expanded import expanded, translated
 from near.app.from_yaml.file import written
 from near.app.from_yaml.keys import COMPONENTS as TRANSLATED
-from near.app.from_yaml.keys import TRAIN
+from near.app.from_yaml.keys import TABLES, TRAIN
 from near.app.from_yaml.page import MARK, PAGE, tables
 from near.app.pages import page_to_write
 from near.common.errors import UserError
@@ -305,7 +305,7 @@ def test_modes_are_taken_where_they_are_there(dataflex, mode, component, params)
     ("text", "without", "says"),
     [
         ("stage: dpo", ("stage",), "stage=dpo trains on preferences, which near does not; use sft or pt"),
-        ("train_type: dynamic_lego", ("train_type",), "train_type=dynamic_lego is not known"),
+        ("train_type: dynamic_legs", ("train_type",), "train_type=dynamic_legs is not known"),
         (
             "finetuning_type: freeze",
             ("finetuning_type",),
@@ -378,8 +378,8 @@ def test_a_target_is_needed(dataflex):
 
 
 def test_component_names(dataflex):
-    with pytest.raises(UserError, match="component_name=icons is not a selector here; there are: cluster_less"):
-        translate("icons")
+    with pytest.raises(UserError, match="component_name=zeroth is not a selector here; there are: cluster_less"):
+        translate("zeroth")
     with pytest.raises(UserError, match="component_name is missing"):
         translate("")
     with pytest.raises(UserError, match="component_name=nice is not among the selectors of src/dataflex"):
@@ -392,7 +392,8 @@ def test_component_names(dataflex):
 def test_every_target_is_an_option():
     """What the table says a param or key becomes is there."""
     for name, params in TRANSLATED["selectors"].items():
-        cfg = configured("train", f"selector={name}")
+        own = TABLES["names"].get(name, {}).get("selectors", name)
+        cfg = configured("train", f"selector={own}")
         for key in params.values():
             target = key.becomes.split(",")[0].split(" ")[0]
             group, _, option = target.partition(".")

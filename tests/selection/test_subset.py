@@ -233,7 +233,7 @@ def test_a_selector_without_neighbours_embeds_nothing(config, pool, tmp_path, mo
 # labels; near_rds embeds with the model
 WITHOUT_MODEL = sorted(
     name
-    for name in set(choices("selector")) - {"near_rds", "queries", "mix", "oracle", "column"}
+    for name in set(choices("selector")) - {"near_rds", "queries", "mix", "oracle", "column", "icons"}
     if "shortlist" not in (CONF / "selector" / f"{name}.yaml").read_text(encoding="utf-8")
 )
 

@@ -21,8 +21,13 @@ pytestmark = pytest.mark.model
 
 
 def mix(tiny: list[str], mixer: str, *more: str) -> list[str]:
-    options = ["mixer.sample=3"] if mixer in ("odm", "doremi") else []
+    options = ["mixer.sample=3"] if mixer in ("odm", "doremi", "dynamic_moe") else []
     return [*tiny, "trainer=dynamic_mix", f"mixer={mixer}", "evaluation.answers=false", *options, *more]
+
+
+def of_experts(mixer: str, mixture: Path) -> list[str]:
+    """Options of a mixture of experts; peft adapts its experts without dropout alone."""
+    return [f"model.name_or_path={mixture}", "finetuning.lora_dropout=0"] if mixer == "dynamic_moe" else []
 
 
 def lines(folder: Path) -> list[dict]:
@@ -30,8 +35,8 @@ def lines(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("mixer", choices("mixer"))
-def test_the_rows_trained_are_in_the_proportions_of_the_record(tiny, tmp_path, mixer):
-    train(configured("train", *mix(tiny, mixer)), tmp_path)
+def test_the_rows_trained_are_in_the_proportions_of_the_record(tiny, tmp_path, mixer, mixture):
+    train(configured("train", *mix(tiny, mixer, *of_experts(mixer, mixture))), tmp_path)
     rounds = lines(tmp_path)
     assert [line["selector"] for line in rounds] == ["warm-up", "mix", "mix"]
     for line in rounds:
@@ -44,10 +49,10 @@ def test_the_rows_trained_are_in_the_proportions_of_the_record(tiny, tmp_path, m
 
 
 @pytest.mark.parametrize("mixer", choices("mixer"))
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monkeypatch, mixer):
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tiny, tmp_path, monkeypatch, mixer, mixture):
     """Stopped within the first round that is mixed; the second goes on from the first one's state."""
     options = ["trainer.args.save_steps=4", "finetuning.lora_dropout=0.1", "trainer.update_times=3"]
-    settings = mix(tiny, mixer, *options)
+    settings = mix(tiny, mixer, *options, *of_experts(mixer, mixture))
     train(configured("train", *settings), tmp_path / "whole")
     stopped(monkeypatch, settings, tmp_path / "broken")
     train(configured("train", *settings), tmp_path / "broken")

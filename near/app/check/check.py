@@ -305,11 +305,18 @@ def _missing_paths(cfg: DictConfig) -> list[str]:
         why = "whose nearest candidates are searched"
     elif needing := [one for one in picks if _needs_queries(cfg, one)]:
         why = f"which selector {needing[0].rpartition('.')[2]} needs"
+    elif _weighs_by_target(cfg):
+        why = f"which weighter {cfg.weighter._target_.rpartition('.')[2]} compares rows with"
     elif training and not _has_path(cfg, "eval"):
         why = "which are the evaluation rows where data.eval.path is not set"
     else:
         return faults
     return [*faults, f"data.queries.path is missing, the target's rows, {why}: {fix}"]
+
+
+def _weighs_by_target(cfg: DictConfig) -> bool:
+    target = select(cfg, "weighter._target_")
+    return isinstance(target, str) and target.startswith("near.") and attribute(target, "needs_target") is True
 
 
 def _has_path(cfg: DictConfig, part: str) -> bool:

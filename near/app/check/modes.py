@@ -34,13 +34,16 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
             f"mixer={words.get('mixer', '...')} would have no effect; use trainer=dynamic_mix, or leave it out"
         )
     if mixes and not mixer:
-        faults.append("selector=mix has no mixer; use mixer=static, random, doremi or odm")
+        faults.append("selector=mix has no mixer; use mixer=static, random, doremi, odm or dynamic_moe")
     if weighter and not weighs:
         faults.append(
             f"weighter={words.get('weighter', '...')} would have no effect; use trainer=dynamic_weight, or leave it out"
         )
     if weighs and not weighter:
-        faults.append("trainer=dynamic_weight has no weighter; use weighter=linupper, quadratic, extremes or uniform")
+        faults.append(
+            "trainer=dynamic_weight has no weighter; use weighter=linupper, quadratic, extremes, uniform, adapt or "
+            "joint_update_aware"
+        )
     if weighs and "selector" in words:
         faults.append(
             f"trainer=dynamic_weight trains on the whole pool, and {other} would have no effect; leave it out"

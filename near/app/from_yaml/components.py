@@ -11,17 +11,19 @@ from near.common.config import CONF
 from near.common.errors import UserError, did_you_mean
 from near.common.records import SelectionManifest
 
-TARGETLESS = ("random", "loss", "delta_loss", "full")  # selectors that need no target
+TARGETLESS = ("random", "loss", "delta_loss", "full", "coincide", "custom", "first")  # selectors that need no target
+COMPARING = ("adapt", "joint_update_aware")  # weighters that need one
 
 
 def named(file: File, mode: str) -> str:
     """The component that a file of `mode` (its train_type) names; UserError for none, or an unknown one."""
-    kind = {"dynamic_weight": "weighter", "dynamic_mix": "mixer"}.get(mode, "selector")
-    table = COMPONENTS[f"{kind}s"]
+    kinds = {"dynamic_weight": "weighter", "dynamic_mix": "mixer", "dynamic_reorder": "reorder"}
+    kind = "pipeline" if mode == "dynamic_lego" else kinds.get(mode, "selector")
+    table = COMPONENTS[f"{kind}s"] if "any" not in COMPONENTS[f"{kind}s"] else {}  # pipelines have names of the user's
     name = str(file.take("component_name", "")).lower()
     if not name:
         raise UserError(f"{file.path}: component_name is missing; name a {kind}{did_you_mean('', table)}")
-    if name not in table:
+    if table and name not in table:
         raise UserError(f"{file.path}: component_name={name} is not a {kind} here{did_you_mean(name, table)}")
     return name
 
@@ -42,6 +44,9 @@ def params_of(file: File, kind: str, name: str) -> dict:
     if path is None:
         if named is not None:
             file.skip("components_cfg_file", f"{named} does not exist: DataFlex's published params are used")
+        if name not in TABLES["published"][kind] and "any" in COMPONENTS[kind]:
+            known = TABLES["published"][kind]
+            raise UserError(f"component_name={name} is not among DataFlex's {kind}{did_you_mean(name, known)}")
         return dict(TABLES["published"][kind].get(name, {}))
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), get_yaml_loader())
@@ -63,14 +68,21 @@ def params_of(file: File, kind: str, name: str) -> dict:
 def selector(file: File, name: str) -> None:
     """Translate a selector and its params. UserError as for `params_of`."""
     params = params_of(file, "selectors", name)
-    file.put("selector", name)
+    _choose(file, "selector", name)
     _translate(file, "selectors", name, params)
 
 
 def weighter(file: File, name: str) -> None:
-    """Translate a weighter by its strategy, and its params. UserError for a strategy that near does not have."""
-    params = {"strategy": "linupper", **params_of(file, "weighters", name)}
-    _choose(file, "weighter", params.pop("strategy"))
+    """Translate a weighter (`loss` by its strategy) and its params; UserError for an unknown strategy."""
+    params = params_of(file, "weighters", name)
+    if name == "loss":
+        params = {"strategy": "linupper", **params}
+        _choose(file, "weighter", params.pop("strategy"))
+    elif params.get("objective_mode") == "uniform":
+        file.put("weighter", "uniform")
+        return
+    else:
+        _choose(file, "weighter", name)
     _translate(file, "weighters", name, params)
 
 
@@ -82,6 +94,12 @@ def mixer(file: File, name: str) -> None:
 
 
 def _choose(file: File, group: str, choice: object) -> None:
+    if own := TABLES["names"].get(choice, {}).get(f"{group}s"):
+        file.notes.append(
+            f"component_name={choice}: {group}={own}, what DataFlex's example does; of code of your own type "
+            f"{group}._target_"
+        )
+        choice = own
     choices = [path.stem for path in (CONF / group).glob("*.yaml")]
     if choice not in choices:
         raise UserError(f"{file.path}: {group}={choice} is not known{did_you_mean(str(choice), choices)}")
@@ -90,6 +108,8 @@ def _choose(file: File, group: str, choice: object) -> None:
 
 def _translate(file: File, kind: str, name: str, params: dict) -> None:
     table = COMPONENTS[kind][name]
+    for option, value in TABLES["sets"].get(name, {}).items():
+        file.put(option, value)
     for key, value in params.items():
         known = table.get(key)
         if known is None and key != "cache_dir":
@@ -157,6 +177,51 @@ def _reference(file: File, name: str, key: str, value: object, params: dict) -> 
         file.skip(f"{name}.{key}", f"{value} does not exist: the base model is the reference")
 
 
+def _task_boundaries(file: File, name: str, key: str, value: object, params: dict) -> None:
+    sets = file.names("eval_dataset")
+    if value is None and len(sets) > 1:
+        file.put("selector.aggregate", "mean")  # one task's vote is that of its mean
+    elif value is not None and (not isinstance(value, list) or len(value) != len(sets)):
+        file.skip(f"{name}.{key}", "the tasks are the data sets of eval_dataset; name one for each", value)
+
+
+def _embedding_model(file: File, name: str, key: str, value: object, params: dict) -> None:
+    if value is not None:
+        file.put("embedder.model", file.locate(str(value)) or str(value))
+
+
+def _dtype(file: File, name: str, key: str, value: object, params: dict) -> None:
+    dtypes = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+    if value in dtypes:
+        file.put("embedder.dtype", dtypes[value])
+    elif value not in ("auto", None):
+        file.skip(f"{name}.{key}", f"not one of auto, {', '.join(dtypes)}", value)
+
+
+def _layers(file: File, name: str, key: str, value: object, params: dict) -> None:
+    if isinstance(value, list) and all(isinstance(number, int) and number > 0 for number in value):
+        file.put("embedder.layers", value)
+    elif value is not None:
+        file.skip(f"{name}.{key}", "layers are numbered from 1: 5 of them are taken", value)
+
+
+def _target_rows(file: File, name: str, key: str, value: object, params: dict) -> None:
+    batches = params.get("target_num_batches", 1)
+    file.put("weighter.target_rows", batches * params.get("target_batch_size", 1) if batches > 0 else None)
+
+
+def _pooling(file: File, name: str, key: str, value: object, params: dict) -> None:
+    file.put("weighter.pooling", "mean" if value == "mean_pool" else value)
+
+
+def _objective(file: File, name: str, key: str, value: object, params: dict) -> None:
+    file.put("weighter.objective", str(value).removesuffix("_only"))
+
+
+def _sample(file: File, name: str, key: str, value: object, params: dict) -> None:
+    file.put("mixer.sample", min(params["collect_steps"] * params["eval_batch_size"], params["eval_samples"]))
+
+
 _SPECIAL = {
     "gradient_type": _gradient_type,
     "indices_path": _indices_path,
@@ -164,4 +229,14 @@ _SPECIAL = {
     "reward_backend_params": lambda *_: None,  # read with the backend
     "proportions": _proportions,
     "reference_model_path": _reference,
+    "task_boundaries": _task_boundaries,
+    "embedding_model_name_or_path": _embedding_model,
+    "embedding_model_dtype": _dtype,
+    "embedding_layers": _layers,
+    "target_batch_size": _target_rows,
+    "target_num_batches": _target_rows,
+    "pooling": _pooling,
+    "objective_mode": _objective,
+    "collect_steps": _sample,
+    "eval_batch_size": _sample,
 }

@@ -92,7 +92,7 @@ def _replaced(word: Word, keys: set[str]) -> bool:
     plain = {key.lstrip("+") for key in keys}
     if word.key in plain:
         return not word.added or word.key not in keys  # `key=` of an added one comes after it
-    group = word.key.partition(".")[0]
+    group = (word.key.partition("@")[2] or word.key).partition(".")[0]  # stage@plan.draw is of the plan
     if group in plain and word.key != group:
         return not word.key.startswith("trainer.args.")
     source = word.key.rpartition(".")[0]

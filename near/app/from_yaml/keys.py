@@ -35,10 +35,11 @@ def _by_key(reasons: dict[str, list[str]]) -> dict[str, str]:
     return {key: why for why, keys in reasons.items() for key in keys}
 
 
+KINDS = ("selectors", "weighters", "mixers", "reorders", "pipelines")
 TABLES = load(Path(__file__).parent / "keys.yaml")
 TRAIN, MERGE, OFFLINE = (_keys(TABLES[name]) for name in ("train", "merge", "offline"))
 COMPONENTS: dict[str, dict[str, dict[str, Key]]] = {
-    kind: {name: _keys(table) for name, table in TABLES[kind].items()} for kind in ("selectors", "weighters", "mixers")
+    kind: {name: _keys(table) for name, table in TABLES[kind].items()} for kind in KINDS
 }
 TEXT, MULTIMODAL = (TABLES["templates"][kind].split() for kind in ("text", "multimodal"))
 FAMILIES: dict[str, str] = _by_key(TABLES["families"])

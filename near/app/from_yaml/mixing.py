@@ -49,7 +49,7 @@ def interleave(file: File, pool: PoolSizes) -> None:
     (interleave_over).
     """
     strategy, sets = str(file.take("mix_strategy")), file.names("dataset")
-    shares = _numbers(file, "interleave_probs", sets) or [1.0] * len(sets)
+    shares = numbers(file, "interleave_probs", sets) or [1.0] * len(sets)
     total = file.take("max_steps", -1)
     epochs = file.number("num_train_epochs", 3)
     if total == -1 and file.typed_value("trainer.update_step") is None:
@@ -84,7 +84,7 @@ def mix(file: File, name: str, pool: PoolSizes) -> None:
             f"{file.path}: train_type=dynamic_mix mixes data sets, and dataset={sets[0]} is one; name several"
         )
     rule = _rule(file)
-    proportions = _numbers(file, "init_mixture_proportions", sets)
+    proportions = numbers(file, "init_mixture_proportions", sets)
     if rule != "mixture" and proportions is not None:
         file.skip_always("init_mixture_proportions", f"mixture_sample_rule={rule} decides them, in DataFlex too")
     shares = dict(zip(sets, proportions or [1.0] * len(sets), strict=True))
@@ -180,7 +180,7 @@ def _static(file: File, shares: dict[str, float] | None) -> None:
     file.put("mixer.proportions", shares)
 
 
-def _numbers(file: File, key: str, sets: list[str]) -> list[float] | None:
+def numbers(file: File, key: str, sets: list[str]) -> list[float] | None:
     """The numbers under `key`, >=0, one for each data set; None where the file has none."""
     if file.take(key) is None:
         return None

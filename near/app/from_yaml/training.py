@@ -130,6 +130,10 @@ def _order(file: File, mode: str) -> dict[str, object]:
     order = "sequential" if file.take("disable_shuffling") else order
     if mode == "static":
         return {} if order == "random" else {"train_sampling_strategy": order}
+    if any(word.key == "order" for word in file.words):
+        if order == "group_by_length":
+            file.skip_always("group_by_length", "it would undo the order, in DataFlex too")
+        return {}
     if order == "group_by_length" and has_rounds(mode):
         file.put("trainer.group_by_length", True)
     elif order == "group_by_length":

@@ -3,12 +3,14 @@
 A key that a file leaves out gets the other system's default, not near's: the same file should mean the same run.
 """
 
-from near.app.from_yaml.components import TARGETLESS, named
+from near.app.from_yaml.components import COMPARING, TARGETLESS, named
 from near.app.from_yaml.data import data
 from near.app.from_yaml.file import File
 from near.app.from_yaml.keys import MERGE, MULTIMODAL, TEXT, TRAIN, Key, family
 from near.app.from_yaml.kinds import check_kind
 from near.app.from_yaml.mixing import interleave, is_interleaved, is_static_mix, mix
+from near.app.from_yaml.orders import reorder
+from near.app.from_yaml.pipelines import is_targeted, pipeline
 from near.app.from_yaml.schedule import trainer
 from near.app.from_yaml.start import adapter_in, start
 from near.app.from_yaml.training import arguments, component, parallel, place
@@ -17,7 +19,8 @@ from near.common.errors import UserError, did_you_mean
 from near.common.secrets import is_secret
 from near.data.templates.named import TEMPLATES
 
-MODES = ("dynamic_select", "dynamic_weight", "dynamic_mix", "static")
+MODES = ("dynamic_select", "dynamic_weight", "dynamic_mix", "dynamic_reorder", "dynamic_lego", "static")
+COMPOSED = ("dynamic_reorder", "dynamic_lego")  # of dynamic_select's rounds here
 PREFERENCES = ("rm", "ppo", "dpo", "kto")
 
 
@@ -34,9 +37,15 @@ def train(file: File) -> None:
     interleaved = is_interleaved(file, mode)
     chosen = file.typed_value("selector") or name
     targeted = mode == "dynamic_select" and any(selector not in TARGETLESS for selector in chosen.split(","))
+    targeted |= mode == "dynamic_lego" and is_targeted(file, name)
+    targeted |= mode == "dynamic_weight" and (file.typed_value("weighter") or name) in COMPARING
     pool = data(file, targeted, plain)
     if mode == "dynamic_mix":
         mix(file, name, pool)
+    elif mode == "dynamic_reorder":
+        reorder(file, name, pool.rows)
+    elif mode == "dynamic_lego":
+        pipeline(file, name, pool.rows)
     elif interleaved:
         interleave(file, pool)
     else:
@@ -45,7 +54,7 @@ def train(file: File) -> None:
     place(file)
     parallel(file)
     tracker(file)
-    arguments(file, "dynamic_mix" if interleaved else mode, lora)
+    arguments(file, "dynamic_mix" if interleaved else "dynamic_select" if mode in COMPOSED else mode, lora)
     _evaluation(file)
     others(file, TRAIN)
 

@@ -138,8 +138,8 @@ class RdsEmbedder(ModelEmbedder):
             progress(len(part))
         return vectors
 
-    def _pooled(self, rows: list[list[int]]) -> np.ndarray:
-        """The vectors of a batch's token ids, float32 (n_batch, dim)."""
+    def padded(self, rows: list[list[int]]):
+        """A batch's token ids and its attention mask, int64 tensors (n_batch, n_tokens) on the model's device."""
         import torch
 
         tokens = torch.zeros((len(rows), max(1, *map(len, rows))), dtype=torch.long)
@@ -147,9 +147,15 @@ class RdsEmbedder(ModelEmbedder):
         for row, ids in enumerate(rows):
             tokens[row, : len(ids)] = torch.as_tensor(ids, dtype=torch.long)
             mask[row, : len(ids)] = 1
+        return tokens.to(self._model.device), mask.to(self._model.device)
+
+    def _pooled(self, rows: list[list[int]]) -> np.ndarray:
+        """The vectors of a batch's token ids, float32 (n_batch, dim)."""
+        import torch
+
+        tokens, mask = self.padded(rows)
         with torch.inference_mode():
-            batch = {"input_ids": tokens.to(self._model.device), "attention_mask": mask.to(self._model.device)}
-            states = self._model(**batch).last_hidden_state.float()  # (n_batch, n_tokens, dim)
-            weights = batch["attention_mask"] * torch.arange(1, tokens.shape[1] + 1, device=states.device)
+            states = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
+            weights = mask * torch.arange(1, tokens.shape[1] + 1, device=states.device)
             weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
-            return torch.einsum("bt,btd->bd", weights, states).cpu().numpy()
+            return torch.einsum("bt,btd->bd", weights, states).cpu().numpy()  # states: (n_batch, n_tokens, dim)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from near.common.moved import Contract
 from near.data.rows import BLOCK, Rows
 from near.selection.round import Round
 from near.selection.selectors.base import Required
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,10 @@ class Mixer(Contract, ABC):
         """Raise UserError for sources that it can't use. Called before a model is loaded."""
         if self.initial is not None:
             self.initial.check(sources)
+
+    def check_model(self, config: "PretrainedConfig") -> None:
+        """See Selector.check_model."""
+        del config
 
     def first(self, round: Round, sources: Sources) -> np.ndarray:
         """Shares of the sources in a warm-up, float64 (n,): `initial`, or equal ones."""

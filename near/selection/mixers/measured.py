@@ -1,4 +1,4 @@
-"""The model's token losses on a sample of each source's rows."""
+"""What the model computes on a sample of each source's rows."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from near.selection.mixers.base import Mixer, Shares, Sources
 from near.selection.round import Round
+from near.selection.selectors.base import Required
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Sample:
 
 
 class MeasuringMixer(Mixer):
-    """A mixer that needs the model's losses of `sample` rows of each source, others in every round. `initial`: the
-    proportions of warm-ups; None: equal ones."""
+    """A mixer that needs what the model computes (by default losses) of `sample` rows of each source, others in every
+    round. `initial`: the proportions of warm-ups; None: equal ones."""
 
-    requires = "losses"
+    requires: Required | None = "losses"
 
     def __init__(self, sample: int = 16, initial: dict[str, float] | None = None):
         self.sample = sample

@@ -32,10 +32,13 @@ class Mix(Selector):
 
     @property
     def only_in_training(self) -> str | None:  # type: ignore[override]
-        return "measures losses from round to round" if self.mixer.requires else None
+        return f"measures {self.mixer.requires} from round to round" if self.mixer.requires else None
 
     def check_pool(self, pool, eligible: np.ndarray) -> None:
         self.sources(pool, eligible)
+
+    def check_model(self, config) -> None:
+        self.mixer.check_model(config)
 
     def warm_up(self, round: Round) -> Subset:
         """Rows in the proportions that the mixer starts with."""

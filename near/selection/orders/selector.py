@@ -14,6 +14,8 @@ from near.selection.round import Round, Subset, checked
 from near.selection.selectors.base import Selector, selector_of
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from near.data.rows import Rows
 
 PREFIX = "order_"  # of the order's arrays in the state
@@ -34,6 +36,7 @@ class Ordered(Selector):
         self.trains_on_queries = selector.trains_on_queries
         self.requires = selector.requires or order.requires  # a scorer of gradients computes losses, too
         self.needs_neighbours = selector.needs_neighbours or order.needs_neighbours
+        self.needs_vectors = selector.needs_vectors
         self.columns = (*selector.columns, *order.columns)
 
     def most(self, eligible: int) -> int | None:
@@ -47,6 +50,9 @@ class Ordered(Selector):
 
     def check_pool(self, pool: "Rows", eligible: np.ndarray) -> None:
         self.selector.check_pool(pool, eligible)
+
+    def check_model(self, config: "PretrainedConfig") -> None:
+        self.selector.check_model(config)
 
     def check_queries(self, queries: "Rows | None", sizes: Sequence[int]) -> None:
         self.selector.check_queries(queries, sizes)

@@ -19,9 +19,12 @@ from near.selection.round import Round, Subset
 from near.selection.selectors.base import Required, Selector
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from near.data.rows import Rows
 
 EVERYTHING = 1 << 62  # rows
+REQUIRED: tuple[Required, ...] = ("gradients", "losses", "expert loads")  # a scorer of the first computes all
 
 
 class Plan(Selector):
@@ -55,10 +58,11 @@ class Plan(Selector):
         inner = self._selectors()
         parts = [*inner, *(stage.by for stage in (self.mix, self.order) if stage is not None)]
         needed = {part.requires for part in parts}
-        self.requires: Required | None = next((kind for kind in ("gradients", "losses") if kind in needed), None)
+        self.requires: Required | None = next((kind for kind in REQUIRED if kind in needed), None)
         self.needs_queries = any(one.needs_queries for one in inner)
         self.reads_query_sources = any(one.reads_query_sources or one.budgets is not None for one in inner)
         self.needs_neighbours = any(getattr(part, "needs_neighbours", False) for part in parts)  # mixers have none
+        self.needs_vectors = any(one.needs_vectors for one in inner)
         self.columns = tuple(dict.fromkeys(name for part in parts for name in getattr(part, "columns", ())))
         self.query_columns = tuple(dict.fromkeys(name for one in inner for name in one.query_columns))
 
@@ -90,6 +94,12 @@ class Plan(Selector):
             one.check_pool(pool, eligible)
         if self.mix is not None:
             self.mix.mix.check_pool(pool, eligible)
+
+    def check_model(self, config: "PretrainedConfig") -> None:
+        for one in self._selectors():
+            one.check_model(config)
+        if self.mix is not None:
+            self.mix.by.check_model(config)
 
     def check_queries(self, queries: "Rows | None", sizes: Sequence[int]) -> None:
         for stage in self.filters:

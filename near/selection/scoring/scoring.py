@@ -25,6 +25,7 @@ from near.common.files import cache_folder, digest, note_use
 from near.common.processes import is_main, world_size
 from near.models.budget import budget_for
 from near.models.encoding import Encoder
+from near.models.experts import expert_loads
 from near.models.fingerprint import of_model
 from near.models.loading import base_folder
 from near.models.losses import answer_losses, by_row
@@ -210,6 +211,14 @@ class Scorer:
 
         chunks = self._losses(model, ids, work, "token losses")
         return chunks.gathered("losses"), chunks.gathered("counts")
+
+    def expert_loads(self, model, ids: np.ndarray, layer: int = -1) -> np.ndarray:
+        """How many tokens of each row go to each expert of a layer, int64 (len(ids), experts): models/experts.py."""
+
+        def work(rows: list[dict]) -> dict[str, np.ndarray]:
+            return {"loads": expert_loads(model, self._batch(rows, model), layer).cpu().numpy()}
+
+        return self._losses(model, ids, work, f"expert loads of layer {layer}").gathered("loads")
 
     def _losses(self, model, ids: np.ndarray, work: BatchWork, name: str) -> Chunks:
         key_parts = self._losses_key(model, name)

@@ -15,12 +15,14 @@ from near.selection.round import Round, Subset
 from near.selection.selectors.tasks import Budgets, check_budgets
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from near.data.rows import Rows
 
 
 # the most distinct rows of a round: a number of them (int), or a share of the eligible rows (float, up to 1.0)
 SubsetSize = Annotated[int | float, between(1e-9, 1e9)]
-Required = Literal["losses", "gradients"]  # of rows: what the model has to compute
+Required = Literal["losses", "gradients", "expert loads"]  # of rows: what the model has to compute
 
 
 class Selector(Contract, ABC):
@@ -31,6 +33,7 @@ class Selector(Contract, ABC):
     needs_queries = False  # whether it reads round.queries
     reads_query_sources = False  # whether it reads their sources, which are tasks
     needs_neighbours = False  # whether it reads round.neighbours and round.similarity
+    needs_vectors = False  # whether it reads the pool's vectors of round.similarity alone, and so needs no target
     requires: Required | None = None  # what it takes from round.scorer; None: it does without the model
     only_in_training: str | None = None  # the reason if select.py can't use it
     columns: tuple[str, ...] = ()  # further columns of the pool that it reads from round.columns
@@ -65,6 +68,13 @@ class Selector(Contract, ABC):
     def check_pool(self, pool: "Rows", eligible: np.ndarray) -> None:
         """Raise UserError for a pool that it can't use. Called before a model is loaded."""
         del pool, eligible
+
+    def check_model(self, config: "PretrainedConfig") -> None:
+        """Raise UserError for a model that it can't use. Called before one is loaded, for selectors with `requires`.
+
+        config: transformers' configuration of the model.
+        """
+        del config
 
     def check_queries(self, queries: "Rows | None", sizes: Sequence[int]) -> None:
         """Raise UserError for queries that it can't use in rounds of `sizes` rows. Called before a model is loaded."""

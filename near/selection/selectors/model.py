@@ -42,6 +42,10 @@ class Shortlist:
     def needs_neighbours(self) -> bool:
         return self.cheap is not None and self.cheap.needs_neighbours
 
+    @property
+    def needs_vectors(self) -> bool:
+        return self.cheap is not None and self.cheap.needs_vectors
+
     def rows(self, round: Round) -> np.ndarray:
         """Eligible rows, int64 (m,), ascending."""
         if self.cheap is None:
@@ -60,6 +64,10 @@ class ModelSelector(Selector):
     @property
     def needs_neighbours(self) -> bool:  # type: ignore[override]
         return self.shortlist.needs_neighbours
+
+    @property
+    def needs_vectors(self) -> bool:  # type: ignore[override]
+        return self.shortlist.needs_vectors
 
     def rows(self, round: Round) -> np.ndarray:
         """The rows to score: eligible ids, int64 (m,), ascending."""

@@ -41,7 +41,7 @@ class PartOf(Selector, ABC):
         if self.of.subset_size is not None:
             raise UserError(f"selector.of.subset_size={self.of.subset_size} has no effect; set selector.subset_size")
         self.needs_neighbours, self.needs_queries = self.of.needs_neighbours, self.of.needs_queries
-        self.reads_query_sources = self.of.reads_query_sources
+        self.reads_query_sources, self.needs_vectors = self.of.reads_query_sources, self.of.needs_vectors
         self.requires, self.only_in_training = self.of.requires, self.of.only_in_training
         self.columns, self.query_columns = self.of.columns, self.of.query_columns
         self.trains_on_queries, self.budgets = self.of.trains_on_queries, self.of.budgets
@@ -54,6 +54,9 @@ class PartOf(Selector, ABC):
 
     def check_pool(self, pool: Rows, eligible: np.ndarray) -> None:
         self.of.check_pool(pool, eligible)
+
+    def check_model(self, config) -> None:
+        self.of.check_model(config)
 
     def check_columns(self, columns: Mapping[str, list], eligible: np.ndarray) -> None:
         self.of.check_columns(columns, eligible)
