@@ -120,7 +120,7 @@ class FakeScorer:
     def __init__(self, losses=(), pool=(), queries=(), weights=(1.0,)):
         self._losses, self._pool, self._queries, self._weights = list(losses), pool, queries, weights
         self.requested: list[np.ndarray] = []
-        self.options, self.base_folder = Scoring(), ""
+        self.options, self.base_folder, self.start = Scoring(), "", None
         self.queries = Tokens(None, np.arange(len(queries[0]) if len(queries) else 0))
 
     def remembering(self):

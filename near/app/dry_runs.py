@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from near.common.cost import Cost, Stage, duration
+from near.common.cost import Cost, StageCost, duration
 from near.common.run_folder import DRY_RUN
 
 HEADS = ("job", "time", "from", "to", "")
@@ -17,7 +17,7 @@ def files(folder: Path) -> list[Path]:
 
 def summed(jobs: Sequence[Cost], names: Sequence[str]) -> Cost:
     """The cost of a sweep, one job after the other. jobs: in the order in which they run; names: their labels."""
-    stages: dict[str, Stage] = {}
+    stages: dict[str, StageCost] = {}
     paid: set[str] = set()
     trained: dict[str, str] = {}  # job by training key
     lines = []
@@ -46,7 +46,7 @@ def summed(jobs: Sequence[Cost], names: Sequence[str]) -> Cost:
     return Cost(script="train", timed=timed, processes=processes, stages=stages, jobs=lines, **unique).summed()
 
 
-def _added(one: Stage, other: Stage) -> Stage:
+def _added(one: StageCost, other: StageCost) -> StageCost:
     """The sum of a stage over two jobs; their memory is not needed at once."""
 
     def added(a: float | None, b: float | None) -> float | None:
@@ -54,7 +54,7 @@ def _added(one: Stage, other: Stage) -> Stage:
 
     names = ("rows", "tokens", "seconds", "low", "high", "disk")
     memory = max((part.memory for part in (one, other) if part.memory is not None), default=None)
-    return Stage(memory=memory, **{name: added(getattr(one, name), getattr(other, name)) for name in names})
+    return StageCost(memory=memory, **{name: added(getattr(one, name), getattr(other, name)) for name in names})
 
 
 def show(folder: Path, jobs: Sequence[Cost], names: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ HEADS = ("stage", "rows", "tokens", "time", "from", "to", "peak memory", "disk",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage(JsonRecord):
+class StageCost(JsonRecord):
     """A part of a command's work.
 
     Args:
@@ -44,7 +44,7 @@ class Stage(JsonRecord):
     key: str | None = only_if_set()
 
     @classmethod
-    def whole(cls, seconds: float, **others: Any) -> "Stage":
+    def whole(cls, seconds: float, **others: Any) -> "StageCost":
         """A stage of `seconds` that were measured whole."""
         return cls(seconds=seconds, low=seconds, high=seconds, **others)
 
@@ -73,7 +73,7 @@ class Cost(Provenance):
     timed: bool
     done: bool = False
     processes: int = 1
-    stages: dict[str, Stage] = container(Stage, each=True, default_factory=dict)
+    stages: dict[str, StageCost] = container(StageCost, each=True, default_factory=dict)
     seconds: float | None = None
     low: float | None = None
     high: float | None = None
@@ -124,11 +124,11 @@ class Cost(Provenance):
     def rows(self) -> list[Sequence[str]]:
         """The cells of the table, the sum last."""
         cells = [_cells(name, stage) for name, stage in self.stages.items()]
-        total = Stage(seconds=self.seconds, low=self.low, high=self.high, memory=self.memory, disk=self.disk)
+        total = StageCost(seconds=self.seconds, low=self.low, high=self.high, memory=self.memory, disk=self.disk)
         return [*cells, _cells("all", total)]
 
 
-def _cells(name: str, stage: Stage) -> Sequence[str]:
+def _cells(name: str, stage: StageCost) -> Sequence[str]:
     def shown(value: float | None, how) -> str:
         return "-" if value is None else how(value)
 

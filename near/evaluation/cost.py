@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from near.common.batches import batches, spread
-from near.common.cost import Stage
+from near.common.cost import StageCost
 from near.common.files import digest
 from near.common.timing import ENOUGH, MARGIN, Clock, Rate, measured
 from near.data.formats.formats import is_plain
@@ -40,7 +40,7 @@ class _Set:
 
 def evaluation_stages(
     settings: EvalSettings, model: Any, tokenizer: Any, sets: Sets, base: DictConfig, at_rounds: int
-) -> dict[str, Stage]:
+) -> dict[str, StageCost]:
     """The evaluation of the untrained model, and those of the run: the target loss `at_rounds` times, and all at its
     end.
 
@@ -125,7 +125,7 @@ def _length(tokens: list[int], ends: list[int]) -> int:
     return next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
 
 
-def _stage(parts: list[_Set], at_rounds: int, rate: Rate, answers: _Answers | None, how: str) -> Stage:
+def _stage(parts: list[_Set], at_rounds: int, rate: Rate, answers: _Answers | None, how: str) -> StageCost:
     """The stage of an evaluation of all sets, and of the target loss alone `at_rounds` times (the first set's).
 
     How long a trained model's answers will be is not known: from the references' lengths to those of the untrained
@@ -146,4 +146,4 @@ def _stage(parts: list[_Set], at_rounds: int, rate: Rate, answers: _Answers | No
         each["low"] += answers.step * few * (1 - MARGIN)
         each["high"] += answers.step * many * (1 + MARGIN)
         memory = max(memory, answers.memory)
-    return Stage(rows=rows, tokens=tokens, memory=memory, disk=0, **each)
+    return StageCost(rows=rows, tokens=tokens, memory=memory, disk=0, **each)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from near.common.batches import spread
-from near.common.cost import Stage
+from near.common.cost import StageCost
 from near.common.files import cache_folder, digest
 from near.common.processes import world_size
 from near.common.text import plural
@@ -46,7 +46,7 @@ def missing_embedder(search: SearchSettings) -> str | None:
 
 def stages_of(
     search: SearchSettings, candidates: Rows, queries: Rows, timed: bool, start: str = "dry run"
-) -> dict[str, Stage]:
+) -> dict[str, StageCost]:
     """The stages of a search, by name. Logs rows, distinct texts and what is stored already.
 
     Args:
@@ -58,12 +58,12 @@ def stages_of(
     width = width_of(search.max_K, n)
     if search.words is None and missing_embedder(search) is not None:  # whose name in the store is by its files
         log.info(rows)
-        return {"embedding": Stage(rows=n + m, disk=None), "search": Stage(rows=n, disk=2 * m * width * 12)}
+        return {"embedding": StageCost(rows=n + m, disk=None), "search": StageCost(rows=n, disk=2 * m * width * 12)}
     key = digest(["search", matrix_key(search, candidates, queries, 0)])
     if cached_neighbours(search, candidates, queries) is not None:
         log.info(f"{rows}; their neighbours are in the cache")
         done = {"seconds": 0.0, "low": 0.0, "high": 0.0, "note": "in the cache already"}
-        return {"search": Stage(rows=n, key=key, **done)}
+        return {"search": StageCost(rows=n, key=key, **done)}
     if search.words is not None:
         log.info(f"{rows}; nothing is embedded")
         return {"search": _of_words(search.words, candidates, queries, width, timed, key)}
@@ -83,7 +83,7 @@ def _is_light(embedder: Embedder, timed: bool) -> bool:
 
 def _embedding(
     embedder: Embedder, search: SearchSettings, candidates: Rows, queries: Rows, timed: bool, rows: str
-) -> Stage:
+) -> StageCost:
     started = time.perf_counter()
     parts = list(_looked_up(embedder, search, candidates, queries))
     looking = time.perf_counter() - started
@@ -93,7 +93,7 @@ def _embedding(
     note = f"{distinct - missing} of {distinct} texts stored already"
     if not missing:
         log.info("to embed: nothing")
-        return Stage(rows=0, tokens=0, seconds=looking, low=looking, high=looking, note=note, key=key)
+        return StageCost(rows=0, tokens=0, seconds=looking, low=looking, high=looking, note=note, key=key)
     if embedder.launcher is not None:
         note += f"; seconds of one process: those of embedder.launcher={embedder.launcher} share them"
     tokens, counted, each = None, "", {}
@@ -120,7 +120,7 @@ def _embedding(
         total = float(units.sum()) * missing / len(sample) / world_size()
         each = {**rate.seconds(total, looking + loading), "memory": rate.memory or None, "disk": disk}
     each = each or {"disk": missing * (embedder.dim * 4 + 16) if _is_light(embedder, timed) else None}
-    return Stage(rows=missing, tokens=tokens, note=note, key=key, **each)
+    return StageCost(rows=missing, tokens=tokens, note=note, key=key, **each)
 
 
 def _clock() -> Clock:
@@ -157,7 +157,7 @@ def _sample(parts: list[tuple[RowTexts, Lookup]], size: int) -> list[str]:
     return [texts[i] for i in rng.permutation(len(texts))[:size]]
 
 
-def _searching(index: Index, dim: int | None, n: int, m: int, width: int, timed: bool, key: str) -> Stage:
+def _searching(index: Index, dim: int | None, n: int, m: int, width: int, timed: bool, key: str) -> StageCost:
     """The search of n rows for m queries: measured on random vectors, which take as long as others."""
     disk, memory, each = 2 * m * width * 12, None, {}
     if dim is not None:
@@ -180,10 +180,10 @@ def _searching(index: Index, dim: int | None, n: int, m: int, width: int, timed:
         each = measured(work, 1, ProcessClock()).seconds(n / world_size())
     note = "an index is built: at least so long" if index.structure_key is not None else ""
     before = peak_memory() if timed else 0
-    return Stage(rows=n, memory=memory and memory + before, disk=disk, note=note, key=key, **each)
+    return StageCost(rows=n, memory=memory and memory + before, disk=disk, note=note, key=key, **each)
 
 
-def _of_words(words: Bm25, candidates: Rows, queries: Rows, width: int, timed: bool, key: str) -> Stage:
+def _of_words(words: Bm25, candidates: Rows, queries: Rows, width: int, timed: bool, key: str) -> StageCost:
     ids, m = candidates.eligible(), len(queries.eligible())
     disk, each = 2 * m * width * 12, {}
     if timed:
@@ -194,4 +194,4 @@ def _of_words(words: Bm25, candidates: Rows, queries: Rows, width: int, timed: b
             return count
 
         each = measured(work, len(part), ProcessClock()).seconds(len(ids))
-    return Stage(rows=len(ids), memory=len(ids) * WORDS_BYTES + disk, disk=disk, key=key, **each)
+    return StageCost(rows=len(ids), memory=len(ids) * WORDS_BYTES + disk, disk=disk, key=key, **each)

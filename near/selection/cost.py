@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from near.common.batches import padded, spread
 from near.common.budget import Budget
-from near.common.cost import Stage
+from near.common.cost import StageCost
 from near.common.processes import world_size
 from near.common.timing import measured
 from near.models.budget import clock_of
@@ -67,7 +67,7 @@ def scoring_stage(
     rows: tuple[int, int],
     times: int,
     stored: int = 0,
-) -> tuple[Stage, float]:
+) -> tuple[StageCost, float]:
     """The losses or gradients of a run.
 
     Args:
@@ -112,7 +112,7 @@ def scoring_stage(
     tokens = computed * pool.mean + times * rows[1] * (0.0 if queries is None else queries.mean)
     note = f"{needs.requires} of {rows[0]} rows" + (f" and {rows[1]} queries" if gradients else "")
     note += (f", {times} times" if times > 1 else "") + (f"; {stored} rows stored already" if stored else "")
-    stage = Stage(
+    stage = StageCost(
         rows=computed + times * rows[1],
         tokens=round(tokens),
         memory=rate.memory,
@@ -138,7 +138,7 @@ def _bytes(options: Scoring, model: Any, gradients: bool) -> int:
     return 2 * dim + 4
 
 
-def shortlist_of(scored: Scored, stage: Stage, row_seconds: float, needed: int) -> dict[str, Any] | None:
+def shortlist_of(scored: Scored, stage: StageCost, row_seconds: float, needed: int) -> dict[str, Any] | None:
     """What a shortlist would save; None if it would save nothing.
 
     Args:
@@ -153,6 +153,6 @@ def shortlist_of(scored: Scored, stage: Stage, row_seconds: float, needed: int) 
     return {"option": option, "rows": size, "of": scored.rows, "seconds": stage.seconds - saved, "saved": saved}
 
 
-def unscored_stage(needs: Needs, rows: tuple[int, int], times: int) -> Stage:
+def unscored_stage(needs: Needs, rows: tuple[int, int], times: int) -> StageCost:
     """The stage without seconds."""
-    return Stage(rows=times * sum(rows), disk=None, note=f"{needs.requires}, not timed")
+    return StageCost(rows=times * sum(rows), disk=None, note=f"{needs.requires}, not timed")

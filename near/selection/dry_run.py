@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from near.common.cost import Cost, Stage
+from near.common.cost import Cost, StageCost
 from near.common.processes import is_main, world_size
 from near.common.sweep import of_job
 from near.models.hub import download_of
@@ -30,7 +30,7 @@ def report_selection(
     model = download_of(cfg.model.name_or_path, cfg.model.revision, cfg.cache_dir) if needs.requires else None
     downloads = [name for name in (embedder, model) if name is not None]
     cost = Cost(script="select", timed=timed, processes=world_size(), downloads=downloads, **of_job())
-    stages: dict[str, Stage] = {}
+    stages: dict[str, StageCost] = {}
     if export.needs_matrix:
         stages |= stages_of(search, material.candidates, material.queries, timed and embedder is None)
     elif needs.vectors:
@@ -65,7 +65,7 @@ def report_selection(
 
 def _scoring(
     cfg: DictConfig, export: SubsetExport, material: Material, scored: Scored, queries: int, times: int
-) -> tuple[dict[str, Stage], float]:
+) -> tuple[dict[str, StageCost], float]:
     """Load the model, and time a few rows; the stages, and seconds for a row of the pool."""
     from near.models.loading import load_tokenizer
     from near.models.sample import sample_tokens, tokenising_seconds
@@ -98,10 +98,10 @@ def _scoring(
         cfg, export.needs, model, moments, tokenizer, pool, targets, (scored.rows, queries), times, stored
     )
     stages = {
-        "tokenising": Stage.whole(
+        "tokenising": StageCost.whole(
             tokenising, rows=len(material.candidates), note="" if tokenising else "in the cache already"
         ),
-        "loading the model": Stage.whole(loading),
+        "loading the model": StageCost.whole(loading),
         "scoring": stage,
     }
     return stages, row

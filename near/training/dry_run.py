@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from near.common.cost import Cost, Stage
+from near.common.cost import Cost, StageCost
 from near.common.files import read_json
 from near.common.processes import is_main
 from near.common.sweep import of_job
@@ -58,7 +58,7 @@ def report_training(
     downloads = [missing_embedder(search) if rows.needs.embedder or cfg.data.dedup == "near" else None]
     downloads.append(download_of(cfg.model.name_or_path, cfg.model.revision, cache_dir))
     downloads = list(dict.fromkeys(name for name in downloads if name is not None))
-    stages: dict[str, Stage] = {}
+    stages: dict[str, StageCost] = {}
     if rows.needs.neighbours and cfg.indices_path is None:
         timed_search = timed and missing_embedder(search) is None
         start = "comparing words" if search.words is not None else "embedding"
@@ -116,9 +116,9 @@ def _not_counted(cfg: DictConfig, needs: Needs, why: str | None) -> list[str]:
     return parts
 
 
-def _counted(cfg: DictConfig, rows: LoadedRows, selector: Selector, workload: Workload) -> dict[str, Stage]:
+def _counted(cfg: DictConfig, rows: LoadedRows, selector: Selector, workload: Workload) -> dict[str, StageCost]:
     """The stages of training without seconds."""
-    stages: dict[str, Stage] = {}
+    stages: dict[str, StageCost] = {}
     if rows.needs.requires and workload.selections:
         queries = len(rows.queries.eligible()) if rows.needs.requires == "gradients" else 0
         scored = Scored.of(cfg, selector, workload.eligible)
@@ -126,8 +126,8 @@ def _counted(cfg: DictConfig, rows: LoadedRows, selector: Selector, workload: Wo
             rows.needs, (scored.rows, queries), workload.selections * checkpoint_count(cfg)
         )
     if workload.warm:
-        stages["warm-up"] = Stage(rows=workload.warm * workload.draws, disk=None)
-    stages["training"] = Stage(rows=workload.steps * workload.draws, disk=None)
+        stages["warm-up"] = StageCost(rows=workload.warm * workload.draws, disk=None)
+    stages["training"] = StageCost(rows=workload.steps * workload.draws, disk=None)
     evaluated = sum(len(part.eligible()) for part in rows.sets.all())
-    stages["evaluation"] = Stage(rows=evaluated + workload.measured * len(rows.sets.target.eligible()))
+    stages["evaluation"] = StageCost(rows=evaluated + workload.measured * len(rows.sets.target.eligible()))
     return stages

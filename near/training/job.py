@@ -63,6 +63,8 @@ def job_of(cfg: DictConfig, cache_dir: str, output_dir: Path, selector: Selector
         nonfinite_steps=cfg.trainer.get("nonfinite_steps", 3),
         cutoff_len=cfg.data.cutoff_len,
         padding_free=cfg.trainer.get("padding_free", True),
+        keep=cfg.trainer.get("keep", "last"),
+        patience=cfg.trainer.get("patience"),
         weighers=weighers_of(selector),
     )
     if inputs.needs.requires:
@@ -136,5 +138,7 @@ class Job:
     nonfinite_steps: int = 3  # so many steps in a row without finite loss and gradient norm end training
     cutoff_len: int = 0  # tokens of a row at most
     padding_free: bool = True  # rows of a batch end to end (near/models/padding_free.py)
+    keep: str = "last"  # best: end with the weights of the round with the lowest validation loss
+    patience: int | None = None  # end after so many rounds without a better validation loss
     training_key: str | None = None  # in a sweep: equal for twins (near/training/twins.py)
     warm_up: SharedWarmUp | None = None  # in a sweep: shared with jobs that have the same

@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from near.common.batches import spread
-from near.common.cost import Stage, size
+from near.common.cost import StageCost, size
 from near.common.files import digest
 from near.common.text import plural
 from near.common.timing import Rate
@@ -91,7 +91,7 @@ class Measurement:
         self.inputs = Inputs(*parts, rows.columns, rows.query_columns, None, neighbours, rows.identity)
         return job_of(cfg, cfg.cache_dir, output_dir, self.selector, self.inputs, self.args)
 
-    def stages(self) -> dict[str, Stage]:
+    def stages(self) -> dict[str, StageCost]:
         """By name, in the order of the run."""
         cfg, rows, workload = self.cfg, self.rows, self.workload
         with quiet():
@@ -110,10 +110,10 @@ class Measurement:
         rate, starting, trainer = time_steps(cfg, self.build, self.job, model, self.args, (samples or [self.pool])[-1])
         key = digest(["tokens", rows.candidates.fingerprint, cfg.data.cutoff_len, cfg.model.name_or_path])
         stages = {
-            "tokenising": Stage.whole(
+            "tokenising": StageCost.whole(
                 tokenising, rows=len(rows.candidates), key=key, note="" if tokenising else "in the cache already"
             ),
-            "loading the model": Stage.whole(loading),
+            "loading the model": StageCost.whole(loading),
             "evaluation of the base": evaluations["evaluation of the base"],
         }
         if rows.needs.requires and workload.selections:
@@ -182,7 +182,7 @@ class Measurement:
 
     def _training(
         self, name: str, count: int, rate: Rate, sample: TokenSample, spare: TokenSample | None, starting: float
-    ) -> Stage:
+    ) -> StageCost:
         """A stage of `count` draws of rows like those of `sample`, or of `spare`; starting: seconds once."""
         tokens = count * sample.mean
         each = rate.seconds(tokens, starting)
@@ -192,9 +192,9 @@ class Measurement:
             each["low"], each["high"] = starting + few * rate.low, starting + many * rate.high
             note = "rows not selected yet: as those with a query's words"
         key = self.warm_up_key if name == "warm-up" else None
-        return Stage(rows=count, tokens=round(tokens), memory=rate.memory, note=note, key=key, **each)
+        return StageCost(rows=count, tokens=round(tokens), memory=rate.memory, note=note, key=key, **each)
 
-    def _scoring(self, model: Any, trainer: Any) -> Stage:
+    def _scoring(self, model: Any, trainer: Any) -> StageCost:
         cfg, rows, workload = self.cfg, self.rows, self.workload
         queries, count, times = None, 0, workload.selections * checkpoint_count(cfg)
         optimizer = trainer.optimizer
@@ -213,7 +213,7 @@ class Measurement:
         self.shortlist = shortlist_of(scored, stage, row, workload.needed)
         return stage
 
-    def _saving(self, weights: int) -> Stage:
+    def _saving(self, weights: int) -> StageCost:
         """Checkpoints, with two moments of each weight, and the weights at the end."""
         args, workload = self.args, self.workload
         one = weights if args.save_only_model else weights * (1 + ADAM)
@@ -221,4 +221,4 @@ class Measurement:
         each = write_rate(one)
         kept = min(count, args.save_total_limit or count)
         note = f"{plural(count, 'checkpoint')} of {size(one)}, {kept} of them kept"
-        return Stage.whole(each * (count * one + weights), disk=kept * one + weights, note=note)
+        return StageCost.whole(each * (count * one + weights), disk=kept * one + weights, note=note)

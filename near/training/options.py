@@ -1,6 +1,6 @@
 """The options of train.py, bounds for those of transformers and peft, and those that other options decide."""
 
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from near.common.bounds import Share, between
 from near.common.options import Group
@@ -35,6 +35,8 @@ class Carried(TypedDict):
     loraplus: LoraPlus
     nonfinite_steps: int
     padding_free: bool
+    keep: NotRequired[Literal["best", "last"]]
+    patience: NotRequired[Annotated[int, between(1, 1_000_000)] | None]
 
 
 class ArgumentBounds(TypedDict):

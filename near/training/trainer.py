@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -296,8 +296,7 @@ class DynamicSelectTrainer(_Checkpoints):
     """`warmup_step` steps on random rows, then `update_times` rounds of `update_step` steps on the selector's subset;
     all of it `cycles` times. (`warmup_step` is not `args.warmup_steps`, the learning rate's warm-up.)
 
-    keep: the weights of which round training ends with, by the validation loss (near/training/best_round.py).
-    patience: training ends after so many rounds without a better validation loss; None: at the end of the schedule.
+    It ends with the weights of the round `job.keep` and after `job.patience` (near/training/best_round.py).
     """
 
     def __init__(
@@ -309,12 +308,10 @@ class DynamicSelectTrainer(_Checkpoints):
         update_times: Annotated[int, between(0, 1_000_000)],
         cycles: Annotated[int, between(1, 1_000_000)] = 1,
         group_by_length: bool = False,
-        keep: Literal["best", "last"] = "last",
-        patience: Annotated[int, between(1, 1_000_000)] | None = None,
         model=None,
         job: Job = None,
     ):
-        self.best = BestRound(self, job.output_dir / CHECKPOINTS, keep, patience)
+        self.best = BestRound(self, job.output_dir / CHECKPOINTS, job.keep, job.patience)
         self.schedule = Schedule(warmup_step, update_step, update_times, cycles)
         args.max_steps = self.schedule.total
         self.args = args  # the Trainer sets it too, but only after it gets the sampler

@@ -5,15 +5,15 @@ import json
 import pytest
 
 from near.app.dry_runs import summed
-from near.common.cost import Cost, Stage
+from near.common.cost import Cost, StageCost
 from tests.conftest import run_script
 
 
 def job(training=10.0, key=None, **more):
     stages = {
-        "embedding": Stage.whole(100.0, rows=5, memory=7, disk=50, key="pool"),
-        "warm-up": Stage.whole(3.0, rows=2, key="warm"),
-        "training": Stage.whole(training, rows=4),
+        "embedding": StageCost.whole(100.0, rows=5, memory=7, disk=50, key="pool"),
+        "warm-up": StageCost.whole(3.0, rows=2, key="warm"),
+        "training": StageCost.whole(training, rows=4),
     }
     return Cost(script="train", timed=True, stages=stages, training_key=key, **more)
 
@@ -27,12 +27,12 @@ def test_hand_count():
         *("same rows as one: not trained again", "done already"),
     ]
     assert (whole.seconds, whole.disk, whole.memory) == (133.0, 50, 7)
-    assert whole.stages["training"] == Stage(rows=8, seconds=30.0, low=30.0, high=30.0)
+    assert whole.stages["training"] == StageCost(rows=8, seconds=30.0, low=30.0, high=30.0)
     assert whole.stages["embedding"].rows == 5
 
 
 def test_jobs_without_a_key_are_no_twins_and_unknown_seconds_stay_unknown():
-    jobs = [job(), job(), Cost(script="train", timed=False, stages={"training": Stage(rows=6, disk=None)})]
+    jobs = [job(), job(), Cost(script="train", timed=False, stages={"training": StageCost(rows=6, disk=None)})]
     whole = summed(jobs, ["one", "two", "three"])
     assert [line["seconds"] for line in whole.jobs] == [113.0, 10.0, None]
     assert whole.seconds is None and not whole.timed and whole.stages["training"].rows == 14

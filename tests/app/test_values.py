@@ -57,9 +57,10 @@ def commands() -> Iterator[tuple[str, ...]]:
     for group, choices in groups().items():
         for choice, file in choices.items():
             names = {option.name for option in file.options}
-            if group != "data/source" and names - seen:
+            if group not in ("data/source", "stage") and names - seen:  # stage: of plan=hierarchical, below
                 yield ("train", *MODES.get(group, ()), f"{group}={choice}")
             seen |= names
+    yield ("train", "plan=hierarchical")
 
 
 def whole(command: tuple[str, ...]) -> DictConfig:

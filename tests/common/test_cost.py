@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from near.common.cost import Cost, Stage, duration, size
+from near.common.cost import Cost, StageCost, duration, size
 from near.common.errors import UserError
 
 
@@ -13,15 +13,15 @@ def cost(**stages):
 
 
 def test_sums():
-    one = Stage(seconds=1.0, low=0.5, high=2.0, memory=10, disk=3)
-    other = Stage(seconds=2.0, low=1.0, high=3.0, memory=30, disk=4)
-    whole = cost(one=one, other=other, unknown=Stage.whole(0.0, memory=None)).summed()
+    one = StageCost(seconds=1.0, low=0.5, high=2.0, memory=10, disk=3)
+    other = StageCost(seconds=2.0, low=1.0, high=3.0, memory=30, disk=4)
+    whole = cost(one=one, other=other, unknown=StageCost.whole(0.0, memory=None)).summed()
     assert (whole.seconds, whole.low, whole.high, whole.memory, whole.disk) == (3.0, 1.5, 5.0, 30, 7)
-    assert cost(one=one, other=Stage(rows=3, disk=None)).summed().seconds is None  # a part is not known
+    assert cost(one=one, other=StageCost(rows=3, disk=None)).summed().seconds is None  # a part is not known
 
 
 def test_it_is_written_and_read(tmp_path, capsys):
-    written = cost(training=Stage(rows=1200, tokens=3, seconds=90.0, low=80.0, high=100.0, note="a [note]"))
+    written = cost(training=StageCost(rows=1200, tokens=3, seconds=90.0, low=80.0, high=100.0, note="a [note]"))
     written = written.report(tmp_path)
     assert Cost.read(tmp_path / "dry_run.json") == written and written.created
     shown = capsys.readouterr().out

@@ -14,9 +14,9 @@ from near.selection.orders.selector import Ordered
 from near.selection.orders.sorting import Sorting
 from near.selection.plan.choice import selection_of
 from near.selection.plan.plan import Plan
-from near.selection.plan.stages import Draw, Filter, MixStage, OrderStage, Stage
+from near.selection.plan.stages import Draw, FilterStage, MixStage, OrderStage, Stage
 from near.selection.round import Round, Subset, checked
-from near.selection.scoring.memory import Memory, Part
+from near.selection.scoring.memory import Memory, SomeFeatures
 from near.selection.selectors.base import Selector
 from near.selection.selectors.column import Column
 from near.selection.selectors.delta_loss import DeltaLoss
@@ -59,7 +59,7 @@ def left(plan: Plan, round: Round) -> list[tuple[str, bool, int, int]]:
     ],
 )
 def test_a_filter_keeps_the_highest_or_those_of_a_score(options, numbers):
-    plan = Plan(cut=Filter(Column(), **options))
+    plan = Plan(cut=FilterStage(Column(), **options))
     subset = plan.select(round_of(size=20))
     assert set(subset.ids.tolist()) == rows_with(numbers)
     assert [subset.stages[0][name] for name in ("name", "kind", "by")] == ["cut", "filter", "Column"]
@@ -70,7 +70,9 @@ def test_a_filter_keeps_the_highest_or_those_of_a_score(options, numbers):
 
 
 def test_filters_narrow_one_after_the_other_and_the_draw_picks_of_the_rest():
-    plan = Plan(high=Filter(Column(), keep=0.5), low=Filter(Column(pick="lowest"), keep=4), draw=Draw(Column()))
+    plan = Plan(
+        high=FilterStage(Column(), keep=0.5), low=FilterStage(Column(pick="lowest"), keep=4), draw=Draw(Column())
+    )
     subset = plan.select(round_of(size=2))
     assert subset.ids.tolist() == [NUMBERS.index(13.0), NUMBERS.index(12.0)]  # of 10, 11, 12, 13
     assert subset.scores.tolist() == [13.0, 12.0]
@@ -79,7 +81,7 @@ def test_filters_narrow_one_after_the_other_and_the_draw_picks_of_the_rest():
 
 def test_start_and_period():
     """Steps 5, 10, ..., 30: the filter acts at 10, 20 and 30, and keeps its random rows in between."""
-    plan = Plan(cut=Filter(Random(), keep=8, start=10, period=2), draw=Draw(Full()))
+    plan = Plan(cut=FilterStage(Random(), keep=8, start=10, period=2), draw=Draw(Full()))
     seen = []
     for index in range(1, 7):
         stages = plan.select(round_of(index, size=20)).stages
@@ -94,7 +96,7 @@ def test_a_filter_whose_rows_are_all_gone_acts_anew():
         def select(self, round: Round) -> Subset:
             return Subset(round.eligible[round.eligible % 2 == round.index % 2][: round.size])
 
-    plan = Plan(odd=Filter(Odd(), keep=20), cut=Filter(Full(), keep=5, period=9))
+    plan = Plan(odd=FilterStage(Odd(), keep=20), cut=FilterStage(Full(), keep=5, period=9))
     for index, parity in ((1, 1), (2, 0), (3, 1)):
         subset = plan.select(round_of(index, size=20))
         assert subset.stages[1]["acted"] and {row % 2 for row in subset.ids.tolist()} == {parity}
@@ -113,16 +115,16 @@ def test_a_draw_that_keeps_its_rows_trains_them_again():
 
 def test_a_mix_shares_what_the_filters_left():
     """Of the rows from 10 on, by source: a static mix by size counts those, and a source without any gets nothing."""
-    plan = Plan(cut=Filter(Column(), above=10.0), mix=MixStage(Static()))
+    plan = Plan(cut=FilterStage(Column(), above=10.0), mix=MixStage(Static()))
     kept = np.array(sorted(rows_with(range(10, 20))))
     sizes = {name: sum(LABELS[row] == name for row in kept) for name in ("code", "law", "maths")}
     subset = checked(plan.select(round_of(size=20)), round_of(size=20), "plan")
     assert subset.mix["draws"] == {name: 2 * size for name, size in sizes.items()}
     assert set(subset.ids.tolist()) == set(kept.tolist()) and len(subset.order) == 20
-    plan = Plan(cut=Filter(Column(), keep=1), mix=MixStage(Static()))  # row 17, of maths
+    plan = Plan(cut=FilterStage(Column(), keep=1), mix=MixStage(Static()))  # row 17, of maths
     subset = plan.select(round_of())
     assert subset.order.tolist() == [17] * 6 and subset.mix["draws"] == {"code": 0, "law": 0, "maths": 6}
-    plan = Plan(cut=Filter(Column(), keep=1), mix=MixStage(Static({"law": 1.0})))
+    plan = Plan(cut=FilterStage(Column(), keep=1), mix=MixStage(Static({"law": 1.0})))
     with pytest.raises(UserError, match="plan.mix: all shares are of sources of which no row is left in round 1"):
         plan.select(round_of())
 
@@ -192,8 +194,8 @@ def test_a_restart_changes_nothing():
 
     def make() -> Plan:
         return Plan(
-            cut=Filter(Random(), keep=0.6, period=3),
-            again=Filter(DeltaLoss(), keep=8, period=2),
+            cut=FilterStage(Random(), keep=0.6, period=3),
+            again=FilterStage(DeltaLoss(), keep=8, period=2),
             mix=MixStage(Static(), period=2),
             draw=Draw(Loss(), period=2),
         )
@@ -217,7 +219,7 @@ class Other(Stage):
     ("stages", "fault"),
     [
         (
-            {"draw": Draw(Random()), "cut": Filter(Random(), keep=2)},
+            {"draw": Draw(Random()), "cut": FilterStage(Random(), keep=2)},
             r"plan.draw \(draw\) stands before plan.cut \(filter\), and stages act in the order filter, mix, draw, "
             "order, weigh: a filter decides which rows the others may use; write plan.cut first",
         ),
@@ -246,17 +248,17 @@ def test_what_does_not_fit_is_refused_with_the_reason(stages, fault):
 def test_filters_that_cannot_work_are_refused():
     for options in ({}, {"keep": 2, "above": 1.0}):
         with pytest.raises(UserError, match="set keep .*, or above or below"):
-            Filter(Random(), **options)
+            FilterStage(Random(), **options)
     with pytest.raises(UserError, match="subset_size=4 of a filter's selector has no effect"):
-        Filter(Random(4), keep=3)
+        FilterStage(Random(4), keep=3)
     with pytest.raises(UserError, match="plan.cut: above=1 is a threshold of scores, and Random has none; set keep"):
-        Plan(cut=Filter(Random(), above=1.0)).select(round_of())
+        Plan(cut=FilterStage(Random(), above=1.0)).select(round_of())
     with pytest.raises(UserError, match=r"plan.cut: above=50 keeps none of 20 rows .* in round 1 \(they are 0 to 19\)"):
-        Plan(cut=Filter(Column(), above=50.0)).select(round_of())
+        Plan(cut=FilterStage(Column(), above=50.0)).select(round_of())
 
 
 def test_a_plan_needs_what_its_stages_need():
-    plan = Plan(cut=Filter(Column(), keep=2), more=Filter(Loss(), keep=2), draw=Draw(Random(0.5)))
+    plan = Plan(cut=FilterStage(Column(), keep=2), more=FilterStage(Loss(), keep=2), draw=Draw(Random(0.5)))
     assert (plan.requires, plan.columns, plan.needs_neighbours) == ("losses", ("score",), False)
     assert plan.most(20) == 10 and plan.reach([6]) >= 6
     assert Plan().requires is None
@@ -283,7 +285,7 @@ def test_gradients_of_some_rows_are_a_part_of_those_of_more():
     assert memory.features("a", ids, lambda: whole) is whole
     assert memory.features("a", ids, lambda: pytest.fail("computed again")) is whole
     part = memory.features("a", np.array([80, 20, 30]), lambda: pytest.fail("computed again"))
-    assert isinstance(part, Part) and part.rows == 3
+    assert isinstance(part, SomeFeatures) and part.rows == 3
     assert part.matrix().tolist() == vectors[[7, 2, 1]].tolist()
     assert part.norms.tolist() == whole.norms[[7, 2, 1]].tolist()
     found = np.zeros((3, 3), dtype=np.float32)

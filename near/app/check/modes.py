@@ -59,6 +59,9 @@ def mode_faults(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
 def _best_round_faults(cfg: DictConfig) -> list[str]:
     faults = []
     keep, patience = select(cfg, "trainer.keep"), select(cfg, "trainer.patience")
+    if select(cfg, "trainer.update_step") is None and (keep is not None or patience is not None):
+        option = "keep" if keep is not None else "patience"
+        faults.append(f"trainer.{option} is of rounds, and this trainer has none; use trainer=dynamic_select")
     if select(cfg, "data.eval.validation") is None and (keep == "best" or patience is not None):
         option = "trainer.keep=best" if keep == "best" else f"trainer.patience={patience}"
         faults.append(

@@ -14,7 +14,7 @@ from near.common.errors import UserError
 from near.selection.mixers.base import Sources
 from near.selection.mixers.selector import evenly, least_trained, spread
 from near.selection.plan.kinds import check_order
-from near.selection.plan.stages import Draw, Filter, MixStage, OrderStage, Stage
+from near.selection.plan.stages import Draw, FilterStage, MixStage, OrderStage, Stage
 from near.selection.round import Round, Subset
 from near.selection.selectors.base import Required, Selector
 
@@ -46,7 +46,7 @@ class Plan(Selector):
             stage.name = name
         check_order({name: stage.kind for name, stage in stages.items()})
         self.stages = stages
-        self.filters = [stage for stage in stages.values() if isinstance(stage, Filter)]
+        self.filters = [stage for stage in stages.values() if isinstance(stage, FilterStage)]
         self.mix, self.draw, self.order = (self._only(kind) for kind in (MixStage, Draw, OrderStage))
         self.weighers = [stage for stage in stages.values() if stage.kind == "weigh"]
         if self.mix is not None and self.draw is not None and self.draw.by.subset_size is not None:

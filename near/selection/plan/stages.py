@@ -82,7 +82,7 @@ class Stage(ABC):
         del arrays
 
 
-class Filter(Stage):
+class FilterStage(Stage):
     """Keeps a part of the rows that may be selected: those that a selector picks, or those of a score.
 
     by: a selector. Asked for `keep` rows it picks as in a round: near the nearest, column the highest; loss draws them.

@@ -33,14 +33,14 @@ class Memory:
                 return (
                     whole
                     if len(ids) == len(rows) and (ids == rows).all()
-                    else Part(whole, order[np.searchsorted(rows, ids, sorter=order)])
+                    else SomeFeatures(whole, order[np.searchsorted(rows, ids, sorter=order)])
                 )
         whole = compute()
         self._features.append((key, ids, whole))
         return whole
 
 
-class Part:
+class SomeFeatures:
     """Some rows of computed gradients, at `positions` int64 (n,), with the methods of Features."""
 
     def __init__(self, whole: Any, positions: np.ndarray):
