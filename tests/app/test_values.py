@@ -33,6 +33,8 @@ trainer.args.label_smoothing_factor trainer.args.learning_rate trainer.args.loca
 trainer.args.max_steps trainer.args.neftune_noise_alpha trainer.args.warmup_steps trainer.args.weight_decay
 trainer.loraplus.lr_embedding trainer.update_times trainer.warmup_step data.data_seed data.decontaminate.cosine
 data.difficulty data.noise data.own_rows order.first order.last order.radius selector.draw similarity.b similarity.k1
+mixer.layer plan.draw.start plan.filter.above plan.filter.below plan.filter.start plan.mix.start plan.order.start
+plan.weigh.start weighter.beta weighter.layer
 """
 FRACTION = """
 embedder.server.timeout evaluation.graders.judge.server.timeout evaluation.graders.pass_at_1.seconds export_size
@@ -41,9 +43,12 @@ selector.judge.server.timeout selector.reg_queries selector.reg_rows selector.si
 trainer.args.eval_delay trainer.args.eval_steps trainer.args.learning_rate trainer.args.logging_steps
 trainer.args.max_grad_norm trainer.args.neftune_noise_alpha trainer.args.num_train_epochs trainer.args.save_steps
 trainer.args.warmup_steps trainer.args.weight_decay trainer.loraplus.lr_embedding trainer.loraplus.lr_ratio
-weighter.delta weighter.r scoring.damping similarity.k1
+weighter.delta weighter.r scoring.damping similarity.k1 data.eval.validation plan.filter.above plan.filter.below
+plan.filter.by.focus_weight plan.filter.by.temperature weighter.beta weighter.clip weighter.tau
 """
-NULL = "embedder.max_length order.every scoring.dim selector.shortlist.size trainer.args.save_total_limit"
+NULL = (
+    "embedder.max_length order.every plan.filter.keep scoring.dim selector.shortlist.size trainer.args.save_total_limit"
+)
 # options of generated data, absent in other data; its own check refuses null, before anything is made
 NULL += " data.data_seed data.difficulty data.eval_rows data.longest data.noise data.own_rows data.query_rows data.rows"
 NULL += " data.rows_per_task"
@@ -137,7 +142,10 @@ def numbers(accepted, name: str) -> set[str]:
 
 
 def test_what_may_be_negative(accepted):
-    assert numbers(accepted, "-1") == {"trainer.args.max_steps", "trainer.args.local_rank"}
+    assert numbers(accepted, "-1") == {
+        *("trainer.args.max_steps", "trainer.args.local_rank", "mixer.layer", "weighter.layer"),
+        *("plan.filter.above", "plan.filter.below"),
+    }
 
 
 def test_what_may_be_0(accepted):
