@@ -1,7 +1,7 @@
 """Selections side by side: each over its seeds, against random rows and against the untrained model, with a verdict."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,10 +105,31 @@ def label_of(kind: Kind, kinds: list[Kind]) -> str:
     others = [other for other in kinds if other[0] == name and other is not kind]
     apart = sorted(_typed(kind).difference(*([set.intersection(*map(_typed, others))] if others else [])))
     if any(set(apart) <= _typed(other) for other in others):
-        keys = [k for k in settings if any(other[1].get(k) != settings[k] for other in others)]
-        apart = [f"{k}={settings[k]}" for k in sorted(keys)]
-    words = [f"{k.rpartition('.')[2]}={v}" for k, _, v in (word.partition("=") for word in apart[:4])] if others else []
+        named = {word.partition("=")[0] for other in kinds for word in _typed(other)}
+        apart = [f"{key}={settings.get(key)}" for key in _apart(settings, [other[1] for other in others], named)]
+    words = [f"{_short(k)}={v}" for k, _, v in (word.partition("=") for word in apart[:4])] if others else []
     return " ".join([name, *words])
+
+
+def _apart(settings: Mapping[str, object], others: Sequence[Mapping[str, object]], named: set[str]) -> list[str]:
+    """Few keys whose values set `settings` apart from all `others`: those that do so from most of them first; of equal
+    ones those that somebody typed (`named`), and short values, since one option often decides longer ones."""
+    keys: list[str] = []
+    left = [other for other in others if other != settings]
+    while left:
+
+        def rank(key: str, left: Sequence[Mapping[str, object]] = left) -> tuple:
+            value = settings.get(key)
+            return -sum(other.get(key) != value for other in left), key not in named, len(str(value)), key
+
+        keys.append(min(sorted({key for other in left for key in {*other, *settings}}), key=rank))
+        left = [other for other in left if other.get(keys[-1]) == settings.get(keys[-1])]
+    return sorted(keys)
+
+
+def _short(key: str) -> str:
+    """The last part of an option's name; of a class, its group."""
+    return key.removesuffix("._target_").rpartition(".")[2]
 
 
 def numbered(labels: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from near.report.compare import (
     beside_base,
     beside_random,
     groups_of,
+    label_of,
 )
 from near.report.runs import collect
 from near.report.verdict import answer, notes, parts, show, table
@@ -86,6 +88,31 @@ def test_labels_are_what_was_typed(sweep):
     for path in sweep.glob("near-50-*/.hydra/overrides.yaml"):
         path.write_text(path.read_text().replace("rds", "minilm"))
     assert "near max_K=50" in {g.label for g in groups_of(collect(sweep)[0])}
+
+
+def test_a_label_names_few_settings():
+    """One option decides three paths, and another group's class: short ones that somebody typed come first."""
+
+    def kind(target: str, embed: str, similarity: str, *typed: str):
+        paths = {f"data.{part}.path": f"builtin:{target}/{part}" for part in ("pool", "eval")}
+        settings = {"data.target": target, **paths, "embedder.embed": embed, "similarity._target_": similarity}
+        run = SimpleNamespace(typed={"selector=near", *typed})
+        return "near", settings, {1: run}
+
+    kinds = [
+        kind("sort-0", "prompt", "FromEmbeddings", "data.target=sort-0"),
+        kind("sort-0", "answer", "FromEmbeddings", "data.target=sort-0", "embedder.embed=answer"),
+        kind("sort-0", "prompt", "Bm25", "data.target=sort-0", "similarity=bm25"),
+        kind("last-4", "prompt", "FromEmbeddings", "data.target=last-4"),
+        kind("last-4", "answer", "FromEmbeddings", "data.target=last-4", "embedder.embed=answer"),
+    ]
+    assert [label_of(one, kinds) for one in kinds] == [
+        "near target=sort-0 embed=prompt similarity=FromEmbeddings",
+        "near target=sort-0 embed=answer",
+        "near target=sort-0 similarity=bm25",
+        "near target=last-4 embed=prompt",
+        "near target=last-4 embed=answer",
+    ]
 
 
 def test_beside_random(sweep):
