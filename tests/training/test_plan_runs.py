@@ -132,6 +132,16 @@ def test_planned_rounds_restore_their_state(tiny, tmp_path, monkeypatch):
     same(tmp_path / "sweep" / "job", tmp_path / "alone", 5)
 
 
+def test_rounds_selected_ahead_leave_the_weighers_state_alone(tiny, tmp_path, monkeypatch):
+    """A sweep selects such a plan ahead; the target's vector is refreshed as in a run alone, not in every round."""
+    words = [*tiny, *LESS, "plan=weigh_only", "weighter=adapt", "weighter.tau=0.1", "weighter.refresh=1000"]
+    train(configured("train", *words), tmp_path / "alone")
+    with monkeypatch.context() as patch:
+        patch.setattr("near.training.train.in_sweep", lambda: True)
+        train(configured("train", *words), tmp_path / "sweep" / "job")
+    same(tmp_path / "sweep" / "job", tmp_path / "alone", 0)
+
+
 @pytest.mark.parametrize(
     ("words", "fault"),
     [

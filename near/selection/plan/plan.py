@@ -69,6 +69,9 @@ class Plan(Selector):
     def _only(self, kind: type) -> Any:
         return next((stage for stage in self.stages.values() if isinstance(stage, kind)), None)
 
+    def _selecting(self) -> dict[str, Stage]:
+        return {name: stage for name, stage in self.stages.items() if stage.kind != "weigh"}
+
     def _selectors(self) -> list[Selector]:
         return [stage.by for stage in (*self.filters, *([] if self.draw is None else [self.draw]))]
 
@@ -178,11 +181,12 @@ class Plan(Selector):
         return self.order is not None and self.order.has_started(round) and self.order.is_due(round)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        states = {name: self.stages[name].state_dict() for name in self.stages}
+        """Of the stages that select; the Trainer keeps the weighers', which change at every step."""
+        states = {name: stage.state_dict() for name, stage in self._selecting().items()}
         return {f"{name}/{key}": array for name, state in states.items() for key, array in state.items()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        for name, stage in self.stages.items():
+        for name, stage in self._selecting().items():
             own = {key: array for key, array in state.items() if key.startswith(f"{name}/")}
             stage.load_state_dict({key.removeprefix(f"{name}/"): array for key, array in own.items()})
 
