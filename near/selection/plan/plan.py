@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from near.data.rows import Rows
 
 EVERYTHING = 1 << 62  # rows
+STREAM = 10  # of random numbers behind each filter; with the filter's own, some rows would be drawn twice as often
 REQUIRED: tuple[Required, ...] = ("gradients", "losses", "expert loads")  # a scorer of the first computes all
 
 
@@ -125,10 +126,11 @@ class Plan(Selector):
         log = _Log(round)
         with contextlib.nullcontext() if round.scorer is None else round.scorer.remembering():
             narrowed = round
-            for stage in self.filters:
+            for number, stage in enumerate(self.filters, 1):
                 with log.of(stage, len(narrowed.eligible)) as entry:
                     if stage.has_started(round):
-                        narrowed = dataclasses.replace(narrowed, eligible=stage.rows(narrowed))
+                        rows = stage.rows(narrowed)
+                        narrowed = dataclasses.replace(narrowed, eligible=rows, stream=(STREAM, number))
                     entry["rows_after"] = len(narrowed.eligible)
             subset = self._drawn(round, narrowed, log)
             if self.order is not None:
