@@ -141,8 +141,8 @@ def check_weighting(args: TrainingArguments, whole_step: bool, name: str, packin
         )
     if packing and args.world_size > 1:
         raise UserError(
-            f"trainer.packing=true gives each of {args.world_size} processes another number of rows, and {name} weights "
-            "them together; use trainer.packing=false, or one process"
+            f"trainer.packing=true gives each of {args.world_size} processes another number of rows, and {name} "
+            "weights them together; use trainer.packing=false, or one process"
         )
     if args.train_batch_size * args.world_size * (args.gradient_accumulation_steps if whole_step else 1) < 2:
         raise UserError(

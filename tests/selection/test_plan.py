@@ -150,7 +150,9 @@ def test_stages_draw_independently(stages):
     """Every row is as likely as the others; with the same random numbers in two stages, some are twice as likely."""
     plan = Plan(**{name: kind(*options) for name, (kind, *options) in stages.items()})
     rounds = 4000
-    picks = [plan.select(round_of(size=2, seed=seed, update=seed, losses=[np.zeros(20)] * 2)).ids for seed in range(rounds)]
+    picks = [
+        plan.select(round_of(size=2, seed=seed, update=seed, losses=[np.zeros(20)] * 2)).ids for seed in range(rounds)
+    ]
     times = np.bincount(np.concatenate(picks), minlength=20)
     expected = rounds * 2 / 20  # 400, with a standard deviation of 19
     assert abs(times - expected).max() < 5 * (expected * 0.9) ** 0.5
