@@ -286,6 +286,15 @@ def test_filters_that_cannot_work_are_refused():
         Plan(cut=FilterStage(Column(), above=50.0)).select(round_of())
 
 
+def test_an_order_by_scores_that_no_draw_gives_is_refused_before_training():
+    by = {"order": OrderStage(Sorting(score="selector"))}
+    for draw in ({}, {"draw": Draw(Random())}, {"draw": Draw(Full())}, {"draw": Draw(Column(), start=5)}):
+        with pytest.raises(UserError, match="plan.order orders by the scores of the draw, and"):
+            Plan(**draw, **by)
+    Plan(draw=Draw(Column()), **by)
+    Plan(draw=Draw(Column(), start=5), order=OrderStage(Sorting(score="selector"), start=5))
+
+
 def test_a_plan_needs_what_its_stages_need():
     plan = Plan(cut=FilterStage(Column(), keep=2), more=FilterStage(Loss(), keep=2), draw=Draw(Random(0.5)))
     assert (plan.requires, plan.columns, plan.needs_neighbours) == ("losses", ("score",), False)

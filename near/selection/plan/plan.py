@@ -55,6 +55,7 @@ class Plan(Selector):
                 f"subset_size={self.draw.by.subset_size} of plan.{self.draw.name} has no effect: plan.{self.mix.name} "
                 "decides how many rows each source gets; set it to null"
             )
+        self._check_scores()
         super().__init__(None if self.draw is None else self.draw.by.subset_size)
         inner = self._selectors()
         parts = [*inner, *(stage.by for stage in (self.mix, self.order) if stage is not None)]
@@ -66,6 +67,22 @@ class Plan(Selector):
         self.needs_vectors = any(one.needs_vectors for one in inner)
         self.columns = tuple(dict.fromkeys(name for part in parts for name in getattr(part, "columns", ())))
         self.query_columns = tuple(dict.fromkeys(name for one in inner for name in one.query_columns))
+
+    def _check_scores(self) -> None:
+        """UserError if the order is by scores of the draw that there can't be."""
+        draw, order = self.draw, self.order
+        if order is None or not (order.by.scored and order.by.score == "selector"):
+            return
+        if draw is None or not draw.by.ranks or draw.by.orders_choose:
+            why = "random rows, or all, have none; use selector=near or loss"
+        elif draw.start > order.start:
+            why = f"before plan.{draw.name}.start={draw.start} it has none; set plan.{order.name}.start={draw.start}"
+        else:
+            return
+        raise UserError(
+            f"plan.{order.name} orders by the scores of the draw, and {why}, or order.score=loss, column, "
+            "similarity or length"
+        )
 
     def _only(self, kind: type) -> Any:
         return next((stage for stage in self.stages.values() if isinstance(stage, kind)), None)
