@@ -60,6 +60,7 @@ class Round:
         update, updates: which of the rounds without warm-ups, from 0, and how many there are.
         scorer: losses and gradients of rows, for selectors with `requires`.
         tokens: the tokens of rows, int64 (m,) by int64 (m,), as they are trained; None outside training.
+        stream: of a stage of a plan that acts on what others left: of other random numbers than theirs.
         model, optimizer, collator, accelerator: of the training as it runs.
     """
 
@@ -83,6 +84,7 @@ class Round:
     updates: int = 1
     scorer: "Scorer | None" = None
     tokens: Callable[[np.ndarray], np.ndarray] | None = None
+    stream: tuple[int, ...] = ()
     model: Any = None
     optimizer: Any = None
     collator: Any = None
@@ -110,8 +112,8 @@ class Round:
         return self.queries.eligible() if self.query_ids is None else self.query_ids
 
     def rng(self) -> np.random.Generator:
-        """A generator for this seed and round: the same numbers on every process and after a restart."""
-        return np.random.default_rng((self.seed, self.index))
+        """A generator for this seed, round and stream: the same numbers on every process and after a restart."""
+        return np.random.default_rng((self.seed, self.index, *self.stream))
 
 
 def checked(subset: Subset, round: Round, name: str) -> Subset:

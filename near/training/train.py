@@ -112,7 +112,8 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     if "weighter" in cfg.trainer:
         check_weighting(args, cfg.trainer.whole_step, "trainer=dynamic_weight")
     elif weighers := weighers_of(selector):
-        check_weighting(args, all(one.whole_step for one in weighers), f"plan.{weighers[0].name}")
+        packing = bool(cfg.trainer.get("packing"))
+        check_weighting(args, all(one.whole_step for one in weighers), f"plan.{weighers[0].name}", packing)
     with contextlib.ExitStack() as locks:
         if state.is_main_process:  # a killed sweep may have left this job running
             locks.enter_context(locked(RunFolder(output_dir).lock(cache_dir), remove=True))

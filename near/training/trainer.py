@@ -194,8 +194,11 @@ class _Checkpoints(Trainer):
         return dataclasses.replace(self.job.identity, processes=self.args.world_size).to_json()
 
     def selector_state(self) -> dict[str, np.ndarray]:
-        """The selector's arrays, as a checkpoint names them."""
-        return {f"selector_{k}": v for k, v in self.job.selector.state_dict().items()}
+        """The arrays of the selector and the weighers, as a checkpoint names them."""
+        state = {f"selector_{k}": v for k, v in self.job.selector.state_dict().items()}
+        for one in self.job.weighers:
+            state |= {f"weigher_{one.name}/{k}": v for k, v in one.state_dict().items()}
+        return state
 
     def _save_checkpoint(self, model, trial) -> None:
         """Write the rounds before the Trainer's state, and last the list of files, which marks it as complete."""
@@ -249,6 +252,9 @@ class _Checkpoints(Trainer):
     def _load_selector_state(self, arrays: dict[str, np.ndarray]) -> None:
         state = {k.removeprefix("selector_"): v for k, v in arrays.items() if k.startswith("selector_")}
         self.job.selector.load_state_dict(state)
+        for one in self.job.weighers:
+            own = f"weigher_{one.name}/"
+            one.load_state_dict({k.removeprefix(own): v for k, v in arrays.items() if k.startswith(own)})
 
 
 class StaticTrainer(_Checkpoints):

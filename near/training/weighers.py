@@ -128,8 +128,9 @@ def with_target(needs: Needs, weighters: Sequence[RowWeighter], args: TrainingAr
     return dataclasses.replace(needs, queries=True, answers=True, query_tokens=True)
 
 
-def check_weighting(args: TrainingArguments, whole_step: bool, name: str) -> None:
-    """Raises UserError if rows can't be weighted: one row a batch, or losses that are not of single rows.
+def check_weighting(args: TrainingArguments, whole_step: bool, name: str, packing: bool = False) -> None:
+    """Raises UserError if rows can't be weighted: one row a batch, losses that are not of single rows, or batches of
+    which each process has another number of rows.
 
     name: what weights them, for error messages.
     """
@@ -137,6 +138,11 @@ def check_weighting(args: TrainingArguments, whole_step: bool, name: str) -> Non
         raise UserError(
             f"{name} on {args.n_gpu} GPUs needs a process for each; start it with torchrun "
             f"--nproc_per_node={args.n_gpu} train.py ..."
+        )
+    if packing and args.world_size > 1:
+        raise UserError(
+            f"trainer.packing=true gives each of {args.world_size} processes another number of rows, and {name} "
+            "weights them together; use trainer.packing=false, or one process"
         )
     if args.train_batch_size * args.world_size * (args.gradient_accumulation_steps if whole_step else 1) < 2:
         raise UserError(

@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import numpy as np
 from transformers import TrainingArguments
 
 from near.common.bounds import between
@@ -38,13 +37,3 @@ class DynamicWeightTrainer(StaticTrainer):
         self.warmup_step, self.weighter = warmup_step, weighter
         job.weighers = [Weigh(weighter, start=warmup_step, whole_step=whole_step)]
         super().__init__(args=args, model=model, job=job)
-
-    def selector_state(self) -> dict[str, np.ndarray]:
-        """The weighter's arrays beside the selector's."""
-        own = {f"weighter_{name}": array for name, array in self.weighter.state_dict().items()}
-        return super().selector_state() | own
-
-    def _load_selector_state(self, arrays: dict[str, np.ndarray]) -> None:
-        super()._load_selector_state(arrays)
-        state = {k.removeprefix("weighter_"): v for k, v in arrays.items() if k.startswith("weighter_")}
-        self.weighter.load_state_dict(state)

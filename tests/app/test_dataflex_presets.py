@@ -198,7 +198,10 @@ def test_pipelines_of_ones_own(dataflex):
     assert [key for key in cfg.plan if key != "_target_"] == ["draw", "weigh", "weigh2"]
     assert (cfg.plan.draw.start, cfg.plan.draw.period, cfg.plan.weigh2.start) == (4, 2, 7)
     assert cfg.plan.weigh2.by._target_.endswith(".Adapt") and cfg.data.queries.path == "sums"
-    file = of({"family": "mixer", "component": "odm"}, weigh, more="dataset: colours")
+    mix = {"family": "mixer", "component": "odm"}
+    cfg = configured("train", *map(str, of({**select, "component": "loss"}, mix).words))
+    assert [key for key in cfg.plan if key != "_target_"] == ["mix", "draw"], "a draw takes what the mix gives it"
+    file = of(mix, weigh, more="dataset: colours")
     assert "+stage@plan.mix" not in words(file) and any("the mixer is left out" in line for line in file.notes)
     assert not [
         word for word in left(of(weigh, typed=["plan=weigh_only"]).words, ["plan=weigh_only"]) if "plan" in word.key

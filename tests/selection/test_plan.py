@@ -129,6 +129,35 @@ def test_a_mix_shares_what_the_filters_left():
         plan.select(round_of())
 
 
+def test_the_recorded_proportions_are_of_the_sources_that_are_left():
+    plan = Plan(cut=FilterStage(Column(), above=10.0), mix=MixStage(Static({"code": 2, "law": 1, "maths": 1})))
+    high = [LABELS[row] for row in rows_with(range(10, 20))]
+    assert {"code", "law", "maths"} == set(high)
+    assert plan.select(round_of()).mix["proportions"] == {"code": 0.5, "law": 0.25, "maths": 0.25}
+    plan = Plan(cut=FilterStage(Column(), keep=1), mix=MixStage(Static({"code": 2, "law": 1, "maths": 1})))
+    assert plan.select(round_of()).mix["proportions"] == {"code": 0, "law": 0, "maths": 1}  # row 17 alone
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        {"cut": (FilterStage, Random(), 10), "draw": (Draw, Random())},
+        {"cut": (FilterStage, Loss(focus_weight=1.0), 10), "draw": (Draw, Loss(focus_weight=1.0))},
+        {"cut": (FilterStage, Random(), 12), "again": (FilterStage, Random(), 6)},
+    ],
+)
+def test_stages_draw_independently(stages):
+    """Every row is as likely as the others; with the same random numbers in two stages, some are twice as likely."""
+    plan = Plan(**{name: kind(*options) for name, (kind, *options) in stages.items()})
+    rounds = 4000
+    picks = [
+        plan.select(round_of(size=2, seed=seed, update=seed, losses=[np.zeros(20)] * 2)).ids for seed in range(rounds)
+    ]
+    times = np.bincount(np.concatenate(picks), minlength=20)
+    expected = rounds * 2 / 20  # 400, with a standard deviation of 19
+    assert abs(times - expected).max() < 5 * (expected * 0.9) ** 0.5
+
+
 def test_a_mix_alone_is_the_selector_mix():
     plan, mix = Plan(mix=MixStage(Static({"code": 1, "law": 3}))), Mix(Static({"code": 1, "law": 3}))
     for round in (round_of(), round_of(2, trained=np.arange(20) % 3)):
@@ -255,6 +284,15 @@ def test_filters_that_cannot_work_are_refused():
         Plan(cut=FilterStage(Random(), above=1.0)).select(round_of())
     with pytest.raises(UserError, match=r"plan.cut: above=50 keeps none of 20 rows .* in round 1 \(they are 0 to 19\)"):
         Plan(cut=FilterStage(Column(), above=50.0)).select(round_of())
+
+
+def test_an_order_by_scores_that_no_draw_gives_is_refused_before_training():
+    by = {"order": OrderStage(Sorting(score="selector"))}
+    for draw in ({}, {"draw": Draw(Random())}, {"draw": Draw(Full())}, {"draw": Draw(Column(), start=5)}):
+        with pytest.raises(UserError, match="plan.order orders by the scores of the draw, and"):
+            Plan(**draw, **by)
+    Plan(draw=Draw(Column()), **by)
+    Plan(draw=Draw(Column(), start=5), order=OrderStage(Sorting(score="selector"), start=5))
 
 
 def test_a_plan_needs_what_its_stages_need():

@@ -132,6 +132,16 @@ def test_planned_rounds_restore_their_state(tiny, tmp_path, monkeypatch):
     same(tmp_path / "sweep" / "job", tmp_path / "alone", 5)
 
 
+def test_rounds_selected_ahead_leave_the_weighers_state_alone(tiny, tmp_path, monkeypatch):
+    """A sweep selects such a plan ahead; the target's vector is refreshed as in a run alone, not in every round."""
+    words = [*tiny, *LESS, "plan=weigh_only", "weighter=adapt", "weighter.tau=0.1", "weighter.refresh=1000"]
+    train(configured("train", *words), tmp_path / "alone")
+    with monkeypatch.context() as patch:
+        patch.setattr("near.training.train.in_sweep", lambda: True)
+        train(configured("train", *words), tmp_path / "sweep" / "job")
+    same(tmp_path / "sweep" / "job", tmp_path / "alone", 0)
+
+
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
@@ -153,7 +163,7 @@ def test_planned_rounds_restore_their_state(tiny, tmp_path, monkeypatch):
         ("plan=hierarchical ~mixer", "plan.mix has no mixer; use mixer=static, random, doremi, odm"),
         ("plan=hierarchical plan.filter.keep=1.5", "plan.filter.keep=1.5"),
         ("plan=hierarchical plan.filter.keeps=2", "keeps"),
-        ("plan=hierarchical +plan.filter.keeps=2", "plan.filter.keeps is not an option of Filter; did you mean keep?"),
+        ("plan=hierarchical +plan.filter.keeps=2", "plan.filter.keeps is not an option of FilterStage; did you mean"),
         (
             "plan=hierarchical plan.filter.by.focus=highest",
             "plan.filter.by.focus=highest is not one of low, medium, high",
@@ -161,6 +171,22 @@ def test_planned_rounds_restore_their_state(tiny, tmp_path, monkeypatch):
         ("plan=hierarchical plan.weigh.start=-1", "plan.weigh.start=-1 is too small"),
         ("plan=hierarchical +plan.x=1", "plan.x is not a stage; give it one of conf/stage"),
         ("plan=select_only selector=mix", "plan.draw: selector=mix picks rows by their source itself"),
+        (
+            "plan=hierarchical trainer.warmup_step=2 trainer.update_step=3 trainer.update_times=2 plan.filter.start=6",
+            "plan.filter.start=6 is behind the start of the last round, step 5, so the stage would have no effect",
+        ),
+        (
+            "plan=hierarchical trainer.warmup_step=2 trainer.update_step=3 trainer.update_times=2 plan.weigh.start=8",
+            "plan.weigh.start=8 is behind the last step, 7, so the stage would have no effect; lower it",
+        ),
+        (
+            "plan=weigh_only trainer=static trainer.args.max_steps=4 plan.weigh.start=4",
+            "plan.weigh.start=4 is behind the last step, 3",
+        ),
+        (
+            "plan=select_only trainer.warmup_step=2 trainer.update_times=0",
+            "plan.draw acts on rounds, and trainer.update_times=0 leaves only the warm-up; raise it",
+        ),
         ("plan=hierarchical trainer.group_by_length=true", "would undo the order of the plan"),
         (
             "plan=select_only +stage@plan.cut=filter +selector@plan.cut.by=near",

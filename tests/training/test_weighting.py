@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hydra.utils import instantiate
 
 from near.common.errors import UserError
 from near.training.train import train
+from near.training.weighers import check_weighting
 from near.training.weighters.base import Weighter
 from near.training.weighters.extremes import Extremes
 from near.training.weighters.linupper import LinUpper
@@ -188,6 +190,16 @@ def test_rows_that_cannot_be_weighted_are_refused_early(tiny, tmp_path):
     message = refused("trainer.args.per_device_train_batch_size=1")
     assert "per_device_train_batch_size=1 is too small to weight rows against each other; use 2 or more" in message
     assert "label_smoothing_factor=0.1 is not supported" in refused("+trainer.args.label_smoothing_factor=0.1")
+
+
+def test_packed_rows_of_several_processes_are_not_weighted():
+    """Each process has another number of them, which no gather takes."""
+    args = SimpleNamespace(n_gpu=1, train_batch_size=2, world_size=2, label_smoothing_factor=0.0)
+    check_weighting(args, False, "plan.weigh")
+    with pytest.raises(UserError, match="trainer.packing=true gives each of 2 processes another number of rows"):
+        check_weighting(args, False, "plan.weigh", packing=True)
+    args.world_size = 1
+    check_weighting(args, False, "plan.weigh", packing=True)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from near.common.config import select
 from near.common.errors import UserError
 from near.selection.plan.kinds import check_order, stage_kinds
+from near.training.rounds.schedule import Schedule
 
 MIX = "near.selection.mixers.selector.Mix"
 WITH_ROUNDS = "use trainer=dynamic_select"
@@ -59,11 +60,38 @@ def plan_faults(cfg: DictConfig, words: Mapping[str, str]) -> Iterator[str]:
                 yield f"plan.{stage} acts on rounds, and trainer=static has none; {WITH_ROUNDS}, or ~plan.{stage}"
             elif select(cfg.plan, f"{stage}.period") not in (1, None):
                 yield f"plan.{stage}.period counts rounds, and trainer=static has none; {WITH_ROUNDS}, or set it to 1"
+    yield from _late(cfg, stages)
     if "order" in stages.values() and select(cfg, "trainer.group_by_length") is True:
         yield "trainer.group_by_length=true would undo the order of the plan; leave one of them out"
     for group in ("selector", "mixer", "order", "weighter"):
         if group in words and words[group] != "null" and not any(_reads(cfg.plan, stage, group) for stage in stages):
             yield f"{group}={words[group]} would have no effect: no stage of plan={name} reads it; leave it out"
+
+
+def _late(cfg: DictConfig, stages: Mapping[str, str]) -> Iterator[str]:
+    """Faults of stages that would never act, because training ends before."""
+    if "update_step" not in cfg.trainer:
+        steps, last_round = select(cfg, "trainer.args.max_steps"), None
+    else:
+        numbers = [cfg.trainer[key] for key in ("warmup_step", "update_step", "update_times", "cycles")]
+        if not all(isinstance(number, int) for number in numbers):
+            return
+        schedule = Schedule(*numbers)
+        steps, last_round = schedule.total, schedule.total - schedule.update_step
+        if not schedule.update_times:
+            for stage, kind in stages.items():
+                if kind != "mix":  # which warm-ups have, too
+                    yield f"plan.{stage} acts on rounds, and trainer.update_times=0 leaves only the warm-up; raise it"
+            return
+    for stage, kind in stages.items():
+        start = select(cfg.plan, f"{stage}.start")
+        last, where = (steps - 1 if isinstance(steps, int) else None), "last step,"
+        if kind != "weigh":
+            last, where = last_round, "start of the last round, step"
+        if isinstance(start, int) and last is not None and 0 <= last < start:
+            yield (
+                f"plan.{stage}.start={start} is behind the {where} {last}, so the stage would have no effect; lower it"
+            )
 
 
 def _reads(plan: DictConfig, stage: str, group: str) -> bool:

@@ -38,7 +38,7 @@ def stages_of(file: File, name: str) -> list[dict]:
             raise UserError(f"{where}: not a {family} here{did_you_mean(str(component), known)}")
         if family != "weighter" and [other.get("family") for other in stages].count(family) > 1:
             raise UserError(f"{where} is not its only {family}, in DataFlex neither; leave one")
-    return sorted(stages, key=lambda entry: FAMILIES.index(entry["family"]))
+    return sorted(stages, key=_place)
 
 
 def is_targeted(file: File, name: str) -> bool:
@@ -65,6 +65,8 @@ def pipeline(file: File, name: str, rows: int | None) -> None:
         stages = [entry for entry in stages if entry["family"] != "mixer"]
         file.notes.append("one data set: the mixer is left out (in DataFlex rows are drawn uniformly then)")
     families = [entry["family"] for entry in stages]
+    if "mixer" in families and _draws(stages):
+        file.notes.append("the mixer decides how many rows of each source are drawn, and the selector which")
     for number, entry in enumerate(stages):
         family, component = entry["family"], entry["component"]
         if family == "reorder" and "mixer" not in families and not _draws(stages):
@@ -95,6 +97,11 @@ def pipeline(file: File, name: str, rows: int | None) -> None:
             file.skip(f"{name}.{key}", f"unknown param{did_you_mean(key, table)}", value)
     if not stages:
         raise UserError(f"{file.path}: the pipeline {name} has no stage left; enable one")
+
+
+def _place(entry: dict) -> float:
+    """Of a stage among the others; a selector that draws comes behind the mixer, whose shares it takes."""
+    return FAMILIES.index("mixer") + 0.5 if _draws([entry]) else FAMILIES.index(entry["family"])
 
 
 def _draws(stages: list[dict]) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from near.data.rows import Rows
 
 EVERYTHING = 1 << 62  # rows
+STREAM = 10  # of random numbers behind each filter; with the filter's own, some rows would be drawn twice as often
 REQUIRED: tuple[Required, ...] = ("gradients", "losses", "expert loads")  # a scorer of the first computes all
 
 
@@ -54,6 +55,7 @@ class Plan(Selector):
                 f"subset_size={self.draw.by.subset_size} of plan.{self.draw.name} has no effect: plan.{self.mix.name} "
                 "decides how many rows each source gets; set it to null"
             )
+        self._check_scores()
         super().__init__(None if self.draw is None else self.draw.by.subset_size)
         inner = self._selectors()
         parts = [*inner, *(stage.by for stage in (self.mix, self.order) if stage is not None)]
@@ -66,8 +68,27 @@ class Plan(Selector):
         self.columns = tuple(dict.fromkeys(name for part in parts for name in getattr(part, "columns", ())))
         self.query_columns = tuple(dict.fromkeys(name for one in inner for name in one.query_columns))
 
+    def _check_scores(self) -> None:
+        """UserError if the order is by scores of the draw that there can't be."""
+        draw, order = self.draw, self.order
+        if order is None or not (order.by.scored and order.by.score == "selector"):
+            return
+        if draw is None or not draw.by.ranks or draw.by.orders_choose:
+            why = "random rows, or all, have none; use selector=near or loss"
+        elif draw.start > order.start:
+            why = f"before plan.{draw.name}.start={draw.start} it has none; set plan.{order.name}.start={draw.start}"
+        else:
+            return
+        raise UserError(
+            f"plan.{order.name} orders by the scores of the draw, and {why}, or order.score=loss, column, "
+            "similarity or length"
+        )
+
     def _only(self, kind: type) -> Any:
         return next((stage for stage in self.stages.values() if isinstance(stage, kind)), None)
+
+    def _selecting(self) -> dict[str, Stage]:
+        return {name: stage for name, stage in self.stages.items() if stage.kind != "weigh"}
 
     def _selectors(self) -> list[Selector]:
         return [stage.by for stage in (*self.filters, *([] if self.draw is None else [self.draw]))]
@@ -122,10 +143,11 @@ class Plan(Selector):
         log = _Log(round)
         with contextlib.nullcontext() if round.scorer is None else round.scorer.remembering():
             narrowed = round
-            for stage in self.filters:
+            for number, stage in enumerate(self.filters, 1):
                 with log.of(stage, len(narrowed.eligible)) as entry:
                     if stage.has_started(round):
-                        narrowed = dataclasses.replace(narrowed, eligible=stage.rows(narrowed))
+                        rows = stage.rows(narrowed)
+                        narrowed = dataclasses.replace(narrowed, eligible=rows, stream=(STREAM, number))
                     entry["rows_after"] = len(narrowed.eligible)
             subset = self._drawn(round, narrowed, log)
             if self.order is not None:
@@ -178,11 +200,12 @@ class Plan(Selector):
         return self.order is not None and self.order.has_started(round) and self.order.is_due(round)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        states = {name: self.stages[name].state_dict() for name in self.stages}
+        """Of the stages that select; the Trainer keeps the weighers', which change at every step."""
+        states = {name: stage.state_dict() for name, stage in self._selecting().items()}
         return {f"{name}/{key}": array for name, state in states.items() for key, array in state.items()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        for name, stage in self.stages.items():
+        for name, stage in self._selecting().items():
             own = {key: array for key, array in state.items() if key.startswith(f"{name}/")}
             stage.load_state_dict({key.removeprefix(f"{name}/"): array for key, array in own.items()})
 

@@ -178,7 +178,7 @@ class MixStage(Stage):
         shares = np.where(alive, self._shares, 0.0)
         if not shares.sum():
             raise self.fault(f": all shares are of sources of which no row is left in round {round.index}")
-        return left, shares
+        return left, shares if alive.all() else shares / shares.sum()
 
     def _kept(self) -> dict[str, np.ndarray]:
         return {} if self._shares is None or self.period == 1 else {"shares": self._shares}
