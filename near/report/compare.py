@@ -120,7 +120,13 @@ def _apart(settings: Mapping[str, object], others: Sequence[Mapping[str, object]
 
         def rank(key: str, left: Sequence[Mapping[str, object]] = left) -> tuple:
             value = settings.get(key)
-            return -sum(other.get(key) != value for other in left), key not in named, len(str(value)), key
+            return (
+                -sum(other.get(key) != value for other in left),
+                value is None,
+                key not in named,
+                len(str(value)),
+                key,
+            )
 
         keys.append(min(sorted({key for other in left for key in {*other, *settings}}), key=rank))
         left = [other for other in left if other.get(keys[-1]) == settings.get(keys[-1])]

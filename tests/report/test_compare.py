@@ -96,6 +96,7 @@ def test_a_label_names_few_settings():
     def kind(target: str, embed: str, similarity: str, *typed: str):
         paths = {f"data.{part}.path": f"builtin:{target}/{part}" for part in ("pool", "eval")}
         settings = {"data.target": target, **paths, "embedder.embed": embed, "similarity._target_": similarity}
+        settings |= {"similarity.b": "0.75"} if similarity == "Bm25" else {}
         run = SimpleNamespace(typed={"selector=near", *typed})
         return "near", settings, {1: run}
 
