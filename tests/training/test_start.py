@@ -126,6 +126,25 @@ def test_a_new_adapter_on_a_merged_one_is_one_on_the_export(rounds, trained, cac
             train(configured("train", *rounds, f"model.adapter={stacked}", *more), tmp_path / "third")
 
 
+def test_an_adapter_beneath_two_others_is_not_merged_twice(tmp_path):
+    def write(folder: Path, content: str) -> None:
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "adapter_model.safetensors").write_text(content)
+
+    first = tmp_path / "first"
+    write(first, "first")
+    for name in ("one", "two"):
+        write(tmp_path / name / "adapter", name)
+        write(tmp_path / name / "start", "first")
+        record = {"adapter": str(first), "mode": "stack", "digest": adapter_digest(first)}
+        (tmp_path / name / "start" / "start.json").write_text(json.dumps(record))
+    one, two = (str(tmp_path / name / "adapter") for name in ("one", "two"))
+    assert [str(adapter.path) for adapter in adapters_of(one)] == [str(first), one]
+    with pytest.raises(UserError, match="two/adapter was trained on top of .*first, which is merged already"):
+        adapters_of([one, two])
+
+
 def test_an_adapter_trained_further_is_one_adapter_on_the_base(rounds, trained, cache, tmp_path, capsys):
     further = tmp_path / "further"
     words = [*rounds, "seed=7", f"model.adapter={trained}"]
@@ -315,6 +334,24 @@ def test_a_hub_id_is_downloaded_without_other_files(tmp_path, cache, monkeypatch
     )
     assert adapter_folder("org/name") == tmp_path / "a"
     assert asked == [("org/name", {"allow_patterns": ["adapter_config.json", "adapter_model.safetensors"]})]
+
+
+def test_a_dry_run_downloads_no_adapter(rounds, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def snapshot_download(name, local_files_only=False, **more):
+        if not local_files_only:
+            pytest.fail("a download")
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    cfg = configured("train", *rounds, "model.adapter=org/name", "dry_run=true")
+    with pytest.raises(UserError, match="model.adapter=org/name would be downloaded.*hf download org/name"):
+        train(cfg, tmp_path / "run")
+    words = [word for word in rounds if word.startswith("data")]
+    cfg = configured("select", *words, "selector=loss", "n=5", "model.adapter=org/name", "dry_run=true")
+    with pytest.raises(UserError, match="model.adapter=org/name would be downloaded"):
+        select(cfg, tmp_path / "selection")
 
 
 def test_gradients_at_the_start_are_those_of_the_adapter(rounds, trained, cache, tmp_path):
