@@ -31,7 +31,7 @@ from near.evaluation.generation import answering
 from near.evaluation.measure import check_evaluation, loss_of, measure, measure_all
 from near.evaluation.settings import EvalSettings
 from near.models.loading import add_finetuning, base_folder, check_quantization, load_start
-from near.models.start import mode_of
+from near.models.start import check_here, mode_of
 from near.models.start_check import check_start
 from near.searching.equal_rows import warn_of_equal
 from near.searching.settings import SearchSettings
@@ -117,6 +117,8 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         if state.is_main_process:  # a killed sweep may have left this job running
             locks.enter_context(locked(RunFolder(output_dir).lock(cache_dir), remove=True))
         with state.main_process_first():
+            if cfg.dry_run:
+                check_here(cfg)
             check_start(cfg, cache_dir, output_dir, whole=not cfg.dry_run)
             rows = load_rows(cfg, cache_dir, selector, needs, output_dir)
         if rows is None and cfg.dry_run:
