@@ -57,6 +57,12 @@ def is_dynamic(cfg: DictConfig) -> bool:
     return "update_step" in cfg.trainer
 
 
+def measures_validation(cfg: DictConfig) -> bool:
+    """Whether the loss on validation rows is taken at every round, if there are such rows."""
+    decides = cfg.trainer.get("keep") == "best" or cfg.trainer.get("patience") is not None
+    return is_dynamic(cfg) and (decides or bool(cfg.evaluation.at_rounds))
+
+
 @dataclass
 class LoadedRows:
     """The rows of a run, what its selector needs beside the pool, and the run's identity."""

@@ -52,7 +52,7 @@ from near.training.base_metrics import BaseMetrics
 from near.training.best_round import kept_line
 from near.training.divergence import FIX
 from near.training.folder import clear, keep_start, newest_checkpoint, write_config
-from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
+from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows, measures_validation
 from near.training.job import job_of, selector_name, weighers_of
 from near.training.options import Carried
 from near.training.outcome import save, write_outcome
@@ -247,8 +247,7 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(settings, inputs, base)
     job.validation = inputs.sets.validation
-    decides = cfg.trainer.get("keep") == "best" or cfg.trainer.get("patience") is not None
-    if job.validation is not None and is_dynamic(cfg) and (decides or cfg.evaluation.at_rounds):
+    if job.validation is not None and measures_validation(cfg):
         job.validation_loss = loss_on(settings, inputs.tokenizer, job.validation)
     resumed_at = None if resume is None else read_json(resume / "trainer_state.json")["global_step"]
     with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process, resumed_at) as run:
