@@ -98,14 +98,14 @@ class Recipe:
             notes.append("LoRA+ (trainer.loraplus) is left out.")
         for part in ("candidates", "queries"):
             if ((self.cfg["data"].get(part) or {}).get("columns") or {}).get("weight"):
-                notes.append(f"The loss weights of rows (data.{part}.columns.weight) are left out: all rows count alike.")
+                notes.append(f"The loss weights of rows (data.{part}.columns.weight) are left out.")
         kinds = stage_kinds(OmegaConf.create(self.cfg.get("plan") or {}))
         for name in (name for name, kind in kinds.items() if kind == "weigh"):
             notes.append(f"The weights of plan.{name} are left out: all rows of a batch count alike.")
         if self.cfg["model"].get("adapter") is not None:  # its path may have any characters
             notes.append(
-                "The run began with an adapter (model.adapter), and this begins with the base alone: merge that adapter "
-                "with merge.py, and name its export as the model here."
+                "The run began with an adapter (model.adapter), and this begins with the base alone: merge it with "
+                "merge.py, and name its export as the model here."
             )
         return notes + list(more)
 
