@@ -105,7 +105,9 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
                 "selector=queries would train on the rows that are evaluated; set data.eval.path to other rows"
             )
         others = [*sets.all(), *benchmark_sets(cfg.data, cache_dir)]
-        trained = without_prompts_of(queries, sets.target, cfg.data.leakage)
+        trained = queries
+        for part in sets.all():
+            trained = without_prompts_of(trained, part, cfg.data.leakage)
         weights = _followed_by(weights, len(candidates), weights_of(cfg.data, queries, cache_dir), len(queries))
         candidates = candidates.followed_by(without_contaminated(trained, others, cfg.data, cache_dir))
     prints = of_run(cfg, cache_dir, needs, sets, queries, candidates)
