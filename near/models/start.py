@@ -76,12 +76,12 @@ def adapter_folder(name: str, option: str = "model.adapter") -> Path:
 
 def check_here(cfg: DictConfig) -> None:
     """UserError if model.adapter or embedder.adapter would be downloaded, which a dry run does not do."""
-    from huggingface_hub import snapshot_download
-
     for group in ("model", "embedder"):
         name = (cfg.get(group) or {}).get("adapter")
         if name is None or Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
             continue
+        from huggingface_hub import snapshot_download
+
         try:
             snapshot_download(name, allow_patterns=list(FILES), local_files_only=True)
         except (OSError, ValueError) as error:
