@@ -16,7 +16,10 @@ from near.export.lineage import adapters_of
 from near.models.fingerprint import of_model
 from near.models.loading import add_finetuning, base_folder, load_base, load_start, with_adapter
 from near.models.start import adapter_digest, adapter_folder
+from near.selection.needs import needs_of
+from near.selection.plan.choice import selection_of
 from near.selection.select import select
+from near.training.inputs import load_rows
 from near.training.train import train
 from tests.conftest import configured, evaluate, report
 from tests.merging import IDS, logits, merged, tiny_base, write_adapter
@@ -391,6 +394,21 @@ def test_rds_embeds_with_the_adapter(rounds, trained, cache, tmp_path):
     expected = (expected / expected.norm()).numpy()
     assert np.allclose(adapted.embed(texts)[0], expected, atol=1e-5)
     assert not np.allclose(plain.embed(texts)[0], expected, atol=1e-4)
+
+
+def test_an_embedders_own_adapter_is_known_by_its_content(rounds, cache, tmp_path):
+    def known() -> str:
+        words = [word for word in rounds if not word.startswith("embedder=")]
+        cfg = configured("train", *words, "embedder=rds", f"embedder.adapter={tmp_path}/a", f"cache_dir={cache}")
+        selector = selection_of(cfg)
+        rows = load_rows(cfg, str(cache), selector, needs_of(cfg, selector), tmp_path / "run")
+        return rows.identity.config["embedder"]["adapter"]
+
+    write_adapter(tmp_path / "a", tiny_base(cache))
+    first = known()
+    assert first == adapter_digest(tmp_path / "a")
+    write_adapter(tmp_path / "a", tiny_base(cache), seed=1)
+    assert known() != first
 
 
 def test_twins_share_a_start_and_others_do_not(rounds, trained, cache):
