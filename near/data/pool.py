@@ -68,11 +68,15 @@ def without_prompts_of(rows: Rows, held_out: Rows, leakage: str) -> Rows:
     """`rows` without those that leak `held_out`, unless `leakage` is "keep"; the count is logged. `held_out`: all rows
     of its set count, those of another part of it, too."""
     excluded = leaks(rows, held_out)[0] if leakage == "drop" else np.zeros(len(rows), dtype=bool)
+    if rows.excluded is not None:
+        excluded &= ~rows.excluded  # those are counted already
     if count := int((excluded & rows.usable()).sum()):
         log.info(
             f"{rows.name}: {plural(count, 'row')} not trained on, as {held_out.name} rows have the same prompts "
             "(leakage)"
         )
+    if rows.excluded is not None:
+        excluded |= rows.excluded
     if not (rows.usable() & ~excluded).any():
         raise UserError(f"data.{rows.name}: every row is one of data.{held_out.name}; set data.leakage=keep if meant")
     return rows.without(excluded)

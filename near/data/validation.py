@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -18,16 +19,17 @@ NAME = "eval.validation"
 FIRST = 8  # ids in the log line
 
 
-def validation_split(rows: Rows, part: float) -> tuple[Rows, Rows]:
+def validation_split(rows: Rows, part: float, others: Iterable[Rows] = ()) -> tuple[Rows, Rows]:
     """Split eval rows into the reported and the validation part. Ids stay.
 
     The draw depends on the rows alone, so all runs on them have the same parts, whatever their seed. Drawn rows that
-    share their prompt (near/data/row_keys.py) with a row that was not drawn stay reported, so that no prompt is in both
-    parts.
+    share their prompt (near/data/row_keys.py) with a row that was not drawn, or of `others`, stay reported, so that no
+    prompt is in both parts.
 
     Args:
         rows: of data.eval.
         part: below 1: a share of the eligible rows, rounded; else their number.
+        others: further sets that are reported.
 
     Returns:
         the reported and the validation rows.
@@ -48,8 +50,9 @@ def validation_split(rows: Rows, part: float) -> tuple[Rows, Rows]:
         )
     drawn = np.zeros(len(eligible), dtype=bool)
     drawn[np.random.default_rng(SEED).permutation(len(eligible))[:count]] = True
-    prompts = np.array([prompt_key(normalised_turns(chat)).hex() for chat in rows.chats(eligible)])
-    validation = drawn & ~np.isin(prompts, prompts[~drawn])
+    prompts = _prompts(rows)
+    reported = [prompts[~drawn], *map(_prompts, others)]
+    validation = drawn & ~np.isin(prompts, np.concatenate(reported))
     if not validation.any():
         raise UserError(
             f"data.eval.validation={part:g}: every drawn row has the prompt of a reported row; use a larger share or "
@@ -63,6 +66,11 @@ def validation_split(rows: Rows, part: float) -> tuple[Rows, Rows]:
         + (f"; {plural(returned, 'drawn row')} with the prompt of a reported row stay reported" if returned else "")
     )
     return _part(rows, eligible[~validation], rows.name), _part(rows, ids, NAME)
+
+
+def _prompts(rows: Rows) -> np.ndarray:
+    """The prompts of the eligible rows, as hex digits (n,)."""
+    return np.array([prompt_key(normalised_turns(chat)).hex() for chat in rows.chats(rows.eligible())])
 
 
 def _part(rows: Rows, ids: np.ndarray, name: str) -> Rows:

@@ -39,10 +39,10 @@ class _Set:
 
 
 def evaluation_stages(
-    settings: EvalSettings, model: Any, tokenizer: Any, sets: Sets, base: DictConfig, at_rounds: int
+    settings: EvalSettings, model: Any, tokenizer: Any, sets: Sets, base: DictConfig, at_rounds: int, validated: int = 0
 ) -> dict[str, StageCost]:
-    """The evaluation of the untrained model, and those of the run: the target loss `at_rounds` times, and all at its
-    end.
+    """The evaluation of the untrained model, and those of the run: the target loss `at_rounds` times, the loss on the
+    validation rows `validated` times, and all at its end.
 
     Args:
         model: the untrained one.
@@ -59,11 +59,14 @@ def evaluation_stages(
     model.train(was_training)
     todo = [part for part in parts if cached_metrics(settings, base, part.rows) is None]
     key = digest(["base", [part.rows.fingerprint for part in parts], settings.key_parts, dict(base)])
-    untrained = _stage(todo, 0, rate, answers, "untrained")
+    untrained = _stage(todo, [], rate, answers, "untrained")
     stored = len(parts) - len(todo)
     note = f"{stored} of {len(parts)} sets in the cache already" if stored else ""
     stages = {"evaluation of the base": dataclasses.replace(untrained, note=note, key=key)}
-    stages["evaluation"] = _stage(parts, at_rounds, rate, answers, "trained")
+    more = [(parts[0], at_rounds)]
+    if sets.validation is not None and validated:
+        more.append((_read(sets.validation, tokenizer, settings), validated))
+    stages["evaluation"] = _stage(parts, more, rate, answers, "trained")
     return stages
 
 
@@ -125,15 +128,17 @@ def _length(tokens: list[int], ends: list[int]) -> int:
     return next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
 
 
-def _stage(parts: list[_Set], at_rounds: int, rate: Rate, answers: _Answers | None, how: str) -> StageCost:
-    """The stage of an evaluation of all sets, and of the target loss alone `at_rounds` times (the first set's).
+def _stage(
+    parts: list[_Set], more: list[tuple[_Set, int]], rate: Rate, answers: _Answers | None, how: str
+) -> StageCost:
+    """The stage of an evaluation of all sets, and of the loss alone on `more`: sets, and how many times.
 
     How long a trained model's answers will be is not known: from the references' lengths to those of the untrained
     model's answers.
     """
-    target = int(parts[0].lengths.sum()) if at_rounds else 0
-    tokens = sum(int(part.lengths.sum()) for part in parts) + at_rounds * target
-    rows = sum(len(part.coded) for part in parts) + (at_rounds * len(parts[0].coded) if at_rounds else 0)
+    counted = [(part, 1) for part in parts] + more
+    tokens = sum(times * int(part.lengths.sum()) for part, times in counted)
+    rows = sum(times * len(part.coded) for part, times in counted)
     each, memory = rate.seconds(tokens), rate.memory
     if answers is not None:
         few = many = 0.0

@@ -62,7 +62,7 @@ def evaluation_sets(data: DictConfig, cache_dir: str) -> Sets:
     part = select(data, "eval.validation")
     if is_set(data, "eval"):
         rows = load(data, "eval", cache_dir)
-        target, validation = (rows, None) if part is None else validation_split(rows, part)
+        target, validation = (rows, None) if part is None else validation_split(rows, part, more.values())
         return Sets(target, False, more, validation)
     if part is not None:
         raise UserError(

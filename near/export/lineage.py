@@ -86,7 +86,8 @@ def adapters_of(names: str | ListConfig, allow_targets: object = None) -> list[A
         has that one before it, named or not.
 
     Raises:
-        UserError: a folder has no adapter, or its run's configuration is damaged.
+        UserError: a folder has no adapter, its run's configuration is damaged, or the adapter beneath one would be
+            merged twice.
     """
     if isinstance(names, str):
         paths = [names] if Path(names).is_dir() else [part.strip() for part in names.split(",")]
@@ -98,7 +99,13 @@ def adapters_of(names: str | ListConfig, allow_targets: object = None) -> list[A
     for path in map(Path, paths):
         adapter, beneath = _adapter(path.expanduser(), allow_targets), origin_of(path.expanduser())
         if beneath is not None and beneath.stacked:
-            if not adapters or adapter_digest(adapters[-1].path) != beneath.digest:
+            merged = [adapter_digest(one.path) for one in adapters]
+            if beneath.digest in merged[:-1]:
+                raise UserError(
+                    f"adapter_name_or_path: {path} was trained on top of {beneath.folder}, which is merged already, "
+                    "with another adapter on top; leave one of them out"
+                )
+            if merged[-1:] != [beneath.digest]:
                 log.info(f"{path} was trained on top of {beneath.folder}, which is merged first")
                 adapters.append(_adapter(beneath.folder, allow_targets))
         adapters.append(adapter)

@@ -74,6 +74,23 @@ def adapter_folder(name: str, option: str = "model.adapter") -> Path:
     raise UserError(f"{option}={name} has no {CONFIG}{unfinished or '; name an adapter, a run or a checkpoint'}")
 
 
+def check_here(cfg: DictConfig) -> None:
+    """UserError if model.adapter or embedder.adapter would be downloaded, which a dry run does not do."""
+    for group in ("model", "embedder"):
+        name = (cfg.get(group) or {}).get("adapter")
+        if name is None or Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+            continue
+        from huggingface_hub import snapshot_download
+
+        try:
+            snapshot_download(name, allow_patterns=list(FILES), local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{group}.adapter={name} would be downloaded, and dry_run downloads nothing; download it first: "
+                f"hf download {name}"
+            ) from error
+
+
 def _downloaded(name: str, option: str) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"{option}={name}: no such folder; name an adapter, a run, a checkpoint or a hub id")

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from near.common.config import public
 from near.common.errors import UserError
@@ -22,6 +22,7 @@ from near.common.files import aside, write_json
 from near.common.text import plural
 from near.models.loading import base_folder, load_tokenizer
 from near.selection.draws import Content, Draws
+from near.selection.plan.kinds import stage_kinds
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,24 @@ class Recipe:
         ]
         if (self.cfg["trainer"].get("loraplus") or {}).get("lr_ratio") is not None:
             notes.append("LoRA+ (trainer.loraplus) is left out.")
+        for part in ("candidates", "queries"):
+            if ((self.cfg["data"].get(part) or {}).get("columns") or {}).get("weight"):
+                notes.append(f"The loss weights of rows (data.{part}.columns.weight) are left out.")
+        kinds = stage_kinds(OmegaConf.create(self.cfg.get("plan") or {}))
+        for name in (name for name, kind in kinds.items() if kind == "weigh"):
+            notes.append(f"The weights of plan.{name} are left out: all rows of a batch count alike.")
+        if self.cfg["model"].get("adapter") is not None:  # its path may have any characters
+            notes.append(
+                "The run began with an adapter (model.adapter), and this begins with the base alone: merge it with "
+                "merge.py, and name its export as the model here."
+            )
         return notes + list(more)
+
+    @property
+    def bits(self) -> int | None:
+        """Of a quantised base: 4 or 8; None: it is not quantised."""
+        options = self.cfg["model"].get("quantization")
+        return None if not options else 8 if options.get("load_in_8bit") else 4
 
 
 def write_for(names: list[str], draws: Draws, content: Content, folder: Path, cache_dir: str) -> None:
@@ -190,8 +208,8 @@ def _llamafactory(recipe: Recipe, folder: Path) -> None:
             "lora_target": "all" if targets in (None, "all-linear") else ",".join(_list(targets)),
         }
         options |= {name: True for name in ("use_dora", "use_rslora") if lora.get(name)}
-    if recipe.cfg["model"].get("quantization"):
-        options["quantization_bit"] = 4
+    if recipe.bits is not None:
+        options["quantization_bit"] = recipe.bits
     more = ["Thinking in `reasoning_content` is not read."]
     if options["template"] is None:
         more.append("template: null makes LLaMA-Factory guess it from the tokenizer; better name the model's.")
@@ -241,8 +259,9 @@ def _axolotl(recipe: Recipe, folder: Path) -> None:
     }
     options |= {name: args[name] for name in AXOLOTL if args.get(name) is not None}
     if lora is not None:
-        quantised = bool(recipe.cfg["model"].get("quantization"))
-        options |= {"adapter": "qlora" if quantised else "lora", "load_in_4bit": True if quantised else None}
+        options["adapter"] = "qlora" if recipe.bits == 4 else "lora"  # as axolotl calls them
+        if recipe.bits is not None:
+            options[f"load_in_{recipe.bits}bit"] = True
         options |= {
             "lora_r": lora.get("r"),
             "lora_alpha": lora.get("lora_alpha"),

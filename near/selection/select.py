@@ -21,6 +21,7 @@ from near.common.run_folder import CONTAMINATED
 from near.data.columns import columns_of
 from near.data.contamination import write_overlaps
 from near.data.pool import held_out
+from near.models.start import check_here
 from near.searching.equal_rows import warn_of_equal
 from near.searching.find import check_same, matrix_key, width_of
 from near.searching.material import Material, load_queries
@@ -59,6 +60,8 @@ def select(cfg: DictConfig, output_dir: Path) -> Selection | None:
         this selection is read, and nothing is computed.
     """
     manifest, cache_dir = output_dir / "manifest.json", cfg.cache_dir
+    if cfg.dry_run:
+        check_here(cfg)
     search = SearchSettings.of(cfg, cache_dir)
     answers = search.reads_answers
     export = SubsetExport(cfg, output_dir, cache_dir)

@@ -129,5 +129,8 @@ def _counted(cfg: DictConfig, rows: LoadedRows, selector: Selector, workload: Wo
         stages["warm-up"] = StageCost(rows=workload.warm * workload.draws, disk=None)
     stages["training"] = StageCost(rows=workload.steps * workload.draws, disk=None)
     evaluated = sum(len(part.eligible()) for part in rows.sets.all())
-    stages["evaluation"] = StageCost(rows=evaluated + workload.measured * len(rows.sets.target.eligible()))
+    evaluated += workload.measured * len(rows.sets.target.eligible())
+    if rows.sets.validation is not None:
+        evaluated += workload.validated * len(rows.sets.validation.eligible())
+    stages["evaluation"] = StageCost(rows=evaluated)
     return stages

@@ -20,6 +20,7 @@ from near.data.rows import Rows
 from near.data.weights import weights_of
 from near.evaluation.measure import Sets, evaluation_sets
 from near.models.loading import base_folder, load_tokenizer, model_config
+from near.models.start import adapter_digest, adapter_folder
 from near.models.tokens import Tokens, tokenize, with_weights
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
@@ -55,6 +56,12 @@ class Inputs:
 def is_dynamic(cfg: DictConfig) -> bool:
     """Whether training has rounds."""
     return "update_step" in cfg.trainer
+
+
+def measures_validation(cfg: DictConfig) -> bool:
+    """Whether the loss on validation rows is taken at every round, if there are such rows."""
+    decides = cfg.trainer.get("keep") == "best" or cfg.trainer.get("patience") is not None
+    return is_dynamic(cfg) and (decides or bool(cfg.evaluation.at_rounds))
 
 
 @dataclass
@@ -99,7 +106,9 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
                 "selector=queries would train on the rows that are evaluated; set data.eval.path to other rows"
             )
         others = [*sets.all(), *benchmark_sets(cfg.data, cache_dir)]
-        trained = without_prompts_of(queries, sets.target, cfg.data.leakage)
+        trained = queries
+        for part in sets.all():
+            trained = without_prompts_of(trained, part, cfg.data.leakage)
         weights = _followed_by(weights, len(candidates), weights_of(cfg.data, queries, cache_dir), len(queries))
         candidates = candidates.followed_by(without_contaminated(trained, others, cfg.data, cache_dir))
     prints = of_run(cfg, cache_dir, needs, sets, queries, candidates)
@@ -107,7 +116,7 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
     prints |= {part: digest(values) for part, values in read.items() if values}
     if weights is not None:
         prints["candidates.weights"] = hashlib.sha256(weights.tobytes()).hexdigest()
-    identity = RunIdentity(config=_by_content(outcome(cfg), prints), fingerprints=prints)
+    identity = RunIdentity(config=_by_content(outcome(cfg), cfg), fingerprints=prints)
     if finished(output_dir, identity, cfg.overwrite):
         return None
     if not cfg.get("dry_run"):  # which downloads nothing
@@ -125,11 +134,12 @@ def _followed_by(weights: np.ndarray | None, rows: int, others: np.ndarray | Non
     return np.concatenate([np.ones(n, dtype=np.float32) if part is None else part for part, n in parts])
 
 
-def _by_content(config: dict, prints: dict[str, str]) -> dict:
-    """`config` with the digest of model.adapter's files in place of their folder: a copy may stand in for them."""
+def _by_content(config: dict, cfg: DictConfig) -> dict:
+    """`config`, the public part of `cfg`, with the digests of adapters' files in place of their folders: a copy may
+    stand in for them."""
     for group in ("model", "embedder"):
         if (config.get(group) or {}).get("adapter") is not None:
-            config[group]["adapter"] = prints["model.adapter"]
+            config[group]["adapter"] = adapter_digest(adapter_folder(cfg[group].adapter, f"{group}.adapter"))
     return config
 
 

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 
 from near.common.batches import spread
 from near.common.cost import StageCost, size
-from near.common.files import digest
 from near.common.text import plural
 from near.common.timing import Rate
 from near.embedding.embedders.hashing import HashingEmbedder
@@ -19,7 +18,7 @@ from near.evaluation.cost import evaluation_stages
 from near.evaluation.settings import EvalSettings
 from near.models.loading import add_finetuning, load_start, load_tokenizer
 from near.models.sample import TokenSample, sample_tokens, tokenising_seconds
-from near.models.tokens import Tokens
+from near.models.tokens import Tokens, tokens_path
 from near.searching.dry_run import missing_embedder
 from near.searching.settings import SearchSettings
 from near.selection.cost import Scored, scoring_stage, shortlist_of
@@ -102,13 +101,14 @@ class Measurement:
         settings = EvalSettings.of(cfg, cfg.cache_dir)
         loading = time.perf_counter() - started
         with quiet():
-            evaluations = evaluation_stages(settings, model, self.tokenizer, rows.sets, cfg.model, workload.measured)
+            times = (workload.measured, workload.validated)
+            evaluations = evaluation_stages(settings, model, self.tokenizer, rows.sets, cfg.model, *times)
         started = time.perf_counter()
         model = add_finetuning(model, cfg.finetuning)
         loading += time.perf_counter() - started
         samples = [sample for sample, _ in picked.values()]
         rate, starting, trainer = time_steps(cfg, self.build, self.job, model, self.args, (samples or [self.pool])[-1])
-        key = digest(["tokens", rows.candidates.fingerprint, cfg.data.cutoff_len, cfg.model.name_or_path])
+        key = f"tokens {tokens_path(rows.candidates, self.tokenizer, cfg.data, cfg.cache_dir).stem}"
         stages = {
             "tokenising": StageCost.whole(
                 tokenising, rows=len(rows.candidates), key=key, note="" if tokenising else "in the cache already"

@@ -31,7 +31,7 @@ from near.evaluation.generation import answering
 from near.evaluation.measure import check_evaluation, loss_of, measure, measure_all
 from near.evaluation.settings import EvalSettings
 from near.models.loading import add_finetuning, base_folder, check_quantization, load_start
-from near.models.start import mode_of
+from near.models.start import check_here, mode_of
 from near.models.start_check import check_start
 from near.searching.equal_rows import warn_of_equal
 from near.searching.settings import SearchSettings
@@ -52,7 +52,7 @@ from near.training.base_metrics import BaseMetrics
 from near.training.best_round import kept_line
 from near.training.divergence import FIX
 from near.training.folder import clear, keep_start, newest_checkpoint, write_config
-from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows
+from near.training.inputs import Inputs, is_dynamic, load_inputs, load_rows, measures_validation
 from near.training.job import job_of, selector_name, weighers_of
 from near.training.options import Carried
 from near.training.outcome import save, write_outcome
@@ -118,6 +118,8 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         if state.is_main_process:  # a killed sweep may have left this job running
             locks.enter_context(locked(RunFolder(output_dir).lock(cache_dir), remove=True))
         with state.main_process_first():
+            if cfg.dry_run:
+                check_here(cfg)
             check_start(cfg, cache_dir, output_dir, whole=not cfg.dry_run)
             rows = load_rows(cfg, cache_dir, selector, needs, output_dir)
         if rows is None and cfg.dry_run:
@@ -246,8 +248,7 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
     if cfg.evaluation.at_rounds:
         job.target_loss = _target_loss(settings, inputs, base)
     job.validation = inputs.sets.validation
-    decides = cfg.trainer.get("keep") == "best" or cfg.trainer.get("patience") is not None
-    if job.validation is not None and is_dynamic(cfg) and (decides or cfg.evaluation.at_rounds):
+    if job.validation is not None and measures_validation(cfg):
         job.validation_loss = loss_on(settings, inputs.tokenizer, job.validation)
     resumed_at = None if resume is None else read_json(resume / "trainer_state.json")["global_step"]
     with instantiate(cfg.tracker).run(cfg, output_dir, state.is_main_process, resumed_at) as run:

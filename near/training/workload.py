@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from near.common.config import select
 from near.selection.plan.plan import Plan
 from near.selection.selectors.base import Selector
-from near.training.inputs import LoadedRows, is_dynamic
+from near.training.inputs import LoadedRows, is_dynamic, measures_validation
 from near.training.picking import Batching
 from near.training.rounds.schedule import Schedule
 
@@ -29,6 +30,7 @@ class Workload:
         draws: rows of a step.
         selections: rounds that are still to be selected.
         measured: rounds at whose start the target loss is measured.
+        validated: how often the loss on the validation rows is still to be measured.
         eligible: rows that may be trained.
         needed: the most distinct rows of a round.
     """
@@ -41,6 +43,7 @@ class Workload:
     measured: int
     eligible: int
     needed: int
+    validated: int = 0
 
     @property
     def total(self) -> int:
@@ -62,7 +65,12 @@ def workload_of(cfg: DictConfig, selector: Selector, args: "TrainingArguments", 
     begun = [phase for phase in rounds if phase.start >= first]
     at_rounds = sum(phase.start > 0 for phase in begun) if cfg.evaluation.at_rounds else 0  # at 0 it is the base's
     needed = min(cfg.trainer.update_step * draws, selector.most(eligible) or eligible, eligible)
-    return Workload(warm, steps, first, draws, sum(not p.warmup for p in begun), at_rounds, eligible, needed)
+    validated = 0
+    if select(cfg, "data.eval.validation") is not None and measures_validation(cfg):
+        ends = [*(phase.start for phase in rounds), rounds[-1].start + rounds[-1].steps]
+        validated = sum(step > first or first == 0 for step in ends)  # a checkpoint has that of its step
+    selections = sum(not phase.warmup for phase in begun)
+    return Workload(warm, steps, first, draws, selections, at_rounds, eligible, needed, validated)
 
 
 def log_workload(cfg: DictConfig, rows: LoadedRows, selector: Selector, name: str, workload: Workload) -> None:

@@ -45,6 +45,9 @@ def test_queries_alone_are_trained_on(tiny, tmp_path):
     held_out = [f"data.eval.path={tmp_path}/eval.jsonl", "selector=queries"]
     (tmp_path / "eval.jsonl").write_text("".join(open(queries).readlines()[:1]))
     assert set(run([*tiny, *held_out], tmp_path / "c")[1]) == {61, 62, 63}  # query 0 is evaluated
+    (tmp_path / "more.jsonl").write_text("".join(open(queries).readlines()[1:2]))
+    held_out.append(f"data.more_eval={{more: {tmp_path}/more.jsonl}}")
+    assert set(run([*tiny, *held_out], tmp_path / "d")[1]) == {62, 63}  # and query 1, in another set
     with pytest.raises(UserError, match="set data.eval.path"):
         run([*tiny, "data.eval.path=null"], tmp_path / "b", "selector=queries")
 

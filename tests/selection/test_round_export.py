@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 from near.app.check.check import read_run_config
+from near.common.config import public
 from near.common.errors import UserError
 from near.common.run_folder import RunFolder
 from near.data.loading import load
 from near.selection.draws import Content
+from near.selection.other_trainers import WRITERS, Recipe
 from near.selection.round_export import chat_of, export_rounds
 from near.training.train import train
 from tests.conftest import configured, write_rows
@@ -95,6 +97,30 @@ def test_near_reads_its_own_dataset_info(run, tmp_path, cache):
     cfg = configured("select", "data=files", *source, f"cache_dir={cache}", "data.queries.path=q.jsonl")
     pool = load(cfg.data, "candidates", str(cache))
     assert [pool.messages(i) for i in range(len(pool))] == [row["messages"] for row in rows]
+
+
+def test_what_the_run_had_and_other_trainers_have_not_is_said(words):
+    def notes(*more: str) -> str:
+        cfg = public(configured("train", *words, *more))
+        return "\n".join(Recipe(cfg, Content(rows=1), "m", {}, 1, 1).notes())
+
+    plain = notes()
+    assert "weight" not in plain and "model.adapter" not in plain
+    assert "loss weights of rows (data.candidates.columns.weight)" in notes("data.candidates.columns.weight=w")
+    assert "plan.weigh" in notes("plan=weigh_only")
+    started = notes('model.adapter="a\\"\\"\\"b"')
+    assert "model.adapter" in started and '"""' not in started, "the script's docstring holds it"
+
+
+def test_eight_bits_stay_eight(words, tmp_path):
+    options = ["finetuning=qlora", "model.quantization.load_in_4bit=false", "+model.quantization.load_in_8bit=true"]
+    cfg = public(configured("train", *words, *options))
+    recipe = Recipe(cfg, Content(rows=1), "m", {"seed": 1}, 1, 1)
+    WRITERS["llamafactory"](recipe, tmp_path)
+    WRITERS["axolotl"](recipe, tmp_path)
+    assert yaml.safe_load((tmp_path / "llamafactory.yaml").read_text())["quantization_bit"] == 8
+    written = yaml.safe_load((tmp_path / "axolotl.yaml").read_text())
+    assert (written["adapter"], written.get("load_in_8bit"), written.get("load_in_4bit")) == ("lora", True, None)
 
 
 CALL = {"role": "assistant", "content": "", "calls": '[{"name": "add", "arguments": {"a": 1}}]', "reasoning": "hm"}

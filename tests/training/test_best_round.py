@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from near.common.errors import UserError
 from near.common.run_folder import RunFolder
+from near.evaluation.measure import evaluation_sets
 from near.report.compare import at_equal_tokens, groups_of
 from near.report.page.charts import curve
 from near.report.record import record
@@ -20,7 +21,7 @@ from near.training import train as training
 from near.training.best_round import BEST, best_step, without_better
 from near.training.train import train
 from near.training.trainer import DynamicSelectTrainer
-from tests.conftest import RANKS, ROOT, configured, evaluate, run_script
+from tests.conftest import RANKS, ROOT, configured, evaluate, run_script, write_rows
 from tests.training.test_training import history
 
 pytestmark = pytest.mark.model
@@ -275,3 +276,15 @@ def test_the_report_names_the_round(words, tmp_path, scripted):
     assert curve(near, "step") == [(line.step, line.target_loss) for line in near.rounds]
     groups = groups_of(runs)
     assert at_equal_tokens(*groups) is not None and not near.kept_last
+
+
+def test_a_validation_row_is_in_no_other_reported_set(tiny, tmp_path):
+    """A row of data.more_eval with a validation row's prompt would be reported, and have chosen the round."""
+    words = [*tiny, "data.eval.validation=2"]
+    before = evaluation_sets(configured("train", *words).data, str(tmp_path / "c"))
+    first, second = before.validation.eligible()
+    write_rows(tmp_path / "more.jsonl", [{"messages": before.validation.messages(first)}])
+    more = f"data.more_eval={{again: {{path: {tmp_path}/more.jsonl}}}}"
+    sets = evaluation_sets(configured("train", *words, more).data, str(tmp_path / "c"))
+    assert sets.validation.eligible().tolist() == [second]
+    assert sets.target.eligible().tolist() == sorted([*before.target.eligible(), first])

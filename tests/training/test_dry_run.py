@@ -106,6 +106,20 @@ def test_near_before_and_after_its_neighbours_are_known(estimate, tiny, tmp_path
     assert estimate("selector=near", out="done").done  # where the run has finished
 
 
+def test_the_validation_loss_is_counted(estimate):
+    words = ["selector=random", "data.eval.validation=2", "trainer.keep=best", "evaluation.at_rounds=false"]
+    for how in ("true", "count"):
+        rows = estimate(*words, how=how).stages["evaluation"].rows
+        assert rows == 3 + 4 * 2, "reported rows at the end; 2 validation rows before steps 0, 2 and 6, and at the end"
+
+
+def test_tokens_are_shared_only_where_they_are_the_same(estimate):
+    def key(*words):
+        return estimate("selector=random", *words).stages["tokenising"].key
+
+    assert key() == key("seed=3") != key("data.train_on_prompt=true")
+
+
 def test_scoring_by_hand(estimate):
     cost = estimate("selector=less", "scoring.dim=64")
     scoring = cost.stages["scoring"]
@@ -168,6 +182,13 @@ def test_what_is_left_of_a_run_that_resumes(first, warm, steps, selections, meas
     left = workload(configured("train", *tiny), first)
     assert (left.warm, left.steps, left.selections, left.measured) == (warm, steps, selections, measured)
     assert left.total == 10 and left.needed == 8
+
+
+@pytest.mark.parametrize(("first", "validated"), [(0, 4), (1, 3), (2, 2), (4, 2), (6, 1), (9, 1), (10, 0)])
+def test_validation_losses_that_are_left(first, validated, tiny):
+    words = [*tiny, "data.eval.validation=2"]
+    assert workload(configured("train", *words), first).validated == validated
+    assert workload(configured("train", *words, "evaluation.at_rounds=false"), first).validated == 0
 
 
 def test_the_loss_before_the_first_step_is_the_bases(tiny):

@@ -16,7 +16,10 @@ from near.export.lineage import adapters_of
 from near.models.fingerprint import of_model
 from near.models.loading import add_finetuning, base_folder, load_base, load_start, with_adapter
 from near.models.start import adapter_digest, adapter_folder
+from near.selection.needs import needs_of
+from near.selection.plan.choice import selection_of
 from near.selection.select import select
+from near.training.inputs import load_rows
 from near.training.train import train
 from tests.conftest import configured, evaluate, report
 from tests.merging import IDS, logits, merged, tiny_base, write_adapter
@@ -124,6 +127,25 @@ def test_a_new_adapter_on_a_merged_one_is_one_on_the_export(rounds, trained, cac
     for more in ((), ("model.adapter_mode=stack",)):
         with pytest.raises(UserError, match=r"training goes on from one adapter; merge both first: python merge.py"):
             train(configured("train", *rounds, f"model.adapter={stacked}", *more), tmp_path / "third")
+
+
+def test_an_adapter_beneath_two_others_is_not_merged_twice(tmp_path):
+    def write(folder: Path, content: str) -> None:
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "adapter_model.safetensors").write_text(content)
+
+    first = tmp_path / "first"
+    write(first, "first")
+    for name in ("one", "two"):
+        write(tmp_path / name / "adapter", name)
+        write(tmp_path / name / "start", "first")
+        record = {"adapter": str(first), "mode": "stack", "digest": adapter_digest(first)}
+        (tmp_path / name / "start" / "start.json").write_text(json.dumps(record))
+    one, two = (str(tmp_path / name / "adapter") for name in ("one", "two"))
+    assert [str(adapter.path) for adapter in adapters_of(one)] == [str(first), one]
+    with pytest.raises(UserError, match="two/adapter was trained on top of .*first, which is merged already"):
+        adapters_of([one, two])
 
 
 def test_an_adapter_trained_further_is_one_adapter_on_the_base(rounds, trained, cache, tmp_path, capsys):
@@ -317,6 +339,24 @@ def test_a_hub_id_is_downloaded_without_other_files(tmp_path, cache, monkeypatch
     assert asked == [("org/name", {"allow_patterns": ["adapter_config.json", "adapter_model.safetensors"]})]
 
 
+def test_a_dry_run_downloads_no_adapter(rounds, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def snapshot_download(name, local_files_only=False, **more):
+        if not local_files_only:
+            pytest.fail("a download")
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    cfg = configured("train", *rounds, "model.adapter=org/name", "dry_run=true")
+    with pytest.raises(UserError, match="model.adapter=org/name would be downloaded.*hf download org/name"):
+        train(cfg, tmp_path / "run")
+    words = [word for word in rounds if word.startswith("data")]
+    cfg = configured("select", *words, "selector=loss", "n=5", "model.adapter=org/name", "dry_run=true")
+    with pytest.raises(UserError, match="model.adapter=org/name would be downloaded"):
+        select(cfg, tmp_path / "selection")
+
+
 def test_gradients_at_the_start_are_those_of_the_adapter(rounds, trained, cache, tmp_path):
     """A new adapter's B is zero, so that gradients of A are; after training neither is. select.py takes them, too."""
     words = [word for word in rounds if not word.startswith(("selector", "trainer.warmup_step"))]
@@ -354,6 +394,21 @@ def test_rds_embeds_with_the_adapter(rounds, trained, cache, tmp_path):
     expected = (expected / expected.norm()).numpy()
     assert np.allclose(adapted.embed(texts)[0], expected, atol=1e-5)
     assert not np.allclose(plain.embed(texts)[0], expected, atol=1e-4)
+
+
+def test_an_embedders_own_adapter_is_known_by_its_content(rounds, cache, tmp_path):
+    def known() -> str:
+        words = [word for word in rounds if not word.startswith("embedder=")]
+        cfg = configured("train", *words, "embedder=rds", f"embedder.adapter={tmp_path}/a", f"cache_dir={cache}")
+        selector = selection_of(cfg)
+        rows = load_rows(cfg, str(cache), selector, needs_of(cfg, selector), tmp_path / "run")
+        return rows.identity.config["embedder"]["adapter"]
+
+    write_adapter(tmp_path / "a", tiny_base(cache))
+    first = known()
+    assert first == adapter_digest(tmp_path / "a")
+    write_adapter(tmp_path / "a", tiny_base(cache), seed=1)
+    assert known() != first
 
 
 def test_twins_share_a_start_and_others_do_not(rounds, trained, cache):
