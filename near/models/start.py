@@ -117,6 +117,15 @@ def start_digest(model: Mapping | DictConfig) -> str | None:
     return None if folder is None else adapter_digest(folder)
 
 
+def by_content(config: dict, cfg: DictConfig) -> dict:
+    """`config`, a part of `cfg` as plain values, with the digests of adapters' files in place of their folders: a copy
+    may stand in for them, and other files in the same folder may not."""
+    for group in ("model", "embedder"):
+        if (config.get(group) or {}).get("adapter") is not None:
+            config[group]["adapter"] = adapter_digest(adapter_folder(cfg[group].adapter, f"{group}.adapter"))
+    return config
+
+
 def run_of(folder: Path) -> Path | None:
     """The folder of the run that the adapter in `folder` lies in: RUN/adapter or RUN/checkpoints/checkpoint-N."""
     folder = folder.resolve()

@@ -35,7 +35,7 @@ from near.common.records import SelectionManifest
 from near.common.text import plural
 from near.data.columns import columns_of
 from near.data.loading import raw_rows, raw_types
-from near.models.start import start_digest
+from near.models.start import by_content
 from near.searching.material import Material
 from near.searching.neighbours import Neighbours
 from near.searching.settings import SearchSettings
@@ -70,9 +70,7 @@ class SubsetExport:
         groups += ("embedder",) if self.needs.vectors else ()  # otherwise the matrix depends on it
         decisive = as_before(public(cfg, decisive=True))
         self.settings = {"n": cfg.n, "seed": cfg.seed, "export": cfg.export}
-        self.settings |= {group: class_names(decisive[group]) for group in groups}
-        if "model" in groups and (start := start_digest(cfg.model)) is not None:
-            self.settings["model"] |= {"adapter": start}
+        self.settings |= by_content({group: class_names(decisive[group]) for group in groups}, cfg)
 
     @property
     def needs_matrix(self) -> bool:

@@ -69,7 +69,7 @@ def report_training(
         log.info("to embed: the pool, for data.dedup=near")
     else:
         log.info("to embed: nothing" + ("" if cfg.indices_path is None else f", neighbours are in {cfg.indices_path}"))
-    why = _untimed(cfg, args, downloads) if timed else None
+    why = _untimed(cfg, args) if timed else None
     if timed and why is None:
         run = Measurement(cfg, output_dir, rows, selector, args, workload, build)
         stages |= run.stages()
@@ -84,7 +84,7 @@ def report_training(
     return cost
 
 
-def _untimed(cfg: DictConfig, args: "TrainingArguments", downloads: list[str]) -> str | None:
+def _untimed(cfg: DictConfig, args: "TrainingArguments") -> str | None:
     """Why the model's work can't be timed; None if it can."""
     if download_of(cfg.model.name_or_path, cfg.model.revision, cfg.cache_dir) is not None:
         return f"seconds of {cfg.model.name_or_path}, which would be downloaded first"
@@ -92,7 +92,6 @@ def _untimed(cfg: DictConfig, args: "TrainingArguments", downloads: list[str]) -
         return "seconds of a model that parallel spreads over processes"
     if cfg.trainer.get("packing"):
         return "seconds of trainer.packing"
-    del downloads
     return None
 
 

@@ -20,7 +20,7 @@ from near.data.rows import Rows
 from near.data.weights import weights_of
 from near.evaluation.measure import Sets, evaluation_sets
 from near.models.loading import base_folder, load_tokenizer, model_config
-from near.models.start import adapter_digest, adapter_folder
+from near.models.start import by_content
 from near.models.tokens import Tokens, tokenize, with_weights
 from near.searching.material import Material, load_queries
 from near.searching.neighbours import Neighbours
@@ -116,7 +116,7 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
     prints |= {part: digest(values) for part, values in read.items() if values}
     if weights is not None:
         prints["candidates.weights"] = hashlib.sha256(weights.tobytes()).hexdigest()
-    identity = RunIdentity(config=_by_content(outcome(cfg), cfg), fingerprints=prints)
+    identity = RunIdentity(config=by_content(outcome(cfg), cfg), fingerprints=prints)
     if finished(output_dir, identity, cfg.overwrite):
         return None
     if not cfg.get("dry_run"):  # which downloads nothing
@@ -132,15 +132,6 @@ def _followed_by(weights: np.ndarray | None, rows: int, others: np.ndarray | Non
         return None
     parts = ((weights, rows), (others, more))
     return np.concatenate([np.ones(n, dtype=np.float32) if part is None else part for part, n in parts])
-
-
-def _by_content(config: dict, cfg: DictConfig) -> dict:
-    """`config`, the public part of `cfg`, with the digests of adapters' files in place of their folders: a copy may
-    stand in for them."""
-    for group in ("model", "embedder"):
-        if (config.get(group) or {}).get("adapter") is not None:
-            config[group]["adapter"] = adapter_digest(adapter_folder(cfg[group].adapter, f"{group}.adapter"))
-    return config
 
 
 def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: LoadedRows) -> Inputs:
