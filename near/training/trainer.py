@@ -398,7 +398,8 @@ class DynamicSelectTrainer(_Checkpoints):
         size = self.sampler.slice_size
         start = (step - phase.start) // self.schedule.slice_steps * size
         self.sampler.rows = rows = self._draws[start : start + size]
-        if self.picker.batching.batch < self.draws_per_step and self.model_accepts_loss_kwargs:
+        several = self.picker.batching.batch < self.draws_per_step
+        if several and self.model_accepts_loss_kwargs and not self.job.weighers:  # which compare rows of a batch
             self.sampler.rows = sorted_in_steps(rows, lengths(self.job.tokens.table.select(rows)), self.draws_per_step)
 
     def _restore(self, lines: list[RoundRecord], subsets: list[np.ndarray], orders: dict[int, np.ndarray]) -> None:

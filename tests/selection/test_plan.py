@@ -280,8 +280,6 @@ def test_filters_that_cannot_work_are_refused():
             FilterStage(Random(), **options)
     with pytest.raises(UserError, match="subset_size=4 of a filter's selector has no effect"):
         FilterStage(Random(4), keep=3)
-    with pytest.raises(UserError, match="plan.cut: above=1 is a threshold of scores, and Random has none; set keep"):
-        Plan(cut=FilterStage(Random(), above=1.0)).select(round_of())
     with pytest.raises(UserError, match=r"plan.cut: above=50 keeps none of 20 rows .* in round 1 \(they are 0 to 19\)"):
         Plan(cut=FilterStage(Column(), above=50.0)).select(round_of())
 
@@ -293,6 +291,14 @@ def test_an_order_by_scores_that_no_draw_gives_is_refused_before_training():
             Plan(**draw, **by)
     Plan(draw=Draw(Column()), **by)
     Plan(draw=Draw(Column(), start=5), order=OrderStage(Sorting(score="selector"), start=5))
+
+
+@pytest.mark.parametrize("by", [Random(), Full()])
+def test_a_threshold_needs_scores(by):
+    with pytest.raises(
+        UserError, match=f"by={type(by).__name__} of a filter has no scores for above or below; set keep"
+    ):
+        FilterStage(by, above=0.5)
 
 
 def test_a_plan_needs_what_its_stages_need():

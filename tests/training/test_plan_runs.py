@@ -12,6 +12,7 @@ from near.app.check.check import read_run_config
 from near.common.errors import UserError
 from near.selection.plan.choice import selection_of
 from near.selection.scoring.scoring import Scorer
+from near.training import trainer as trainer_module
 from near.training.train import train
 from tests.conftest import RANKS, configured, process
 from tests.training.test_kills import timeless
@@ -50,6 +51,19 @@ def test_a_mix_with_random_rows_is_dynamic_mix(tiny, tmp_path, mixer):
     train(configured("train", *words, "plan=mix_then_weight", "~plan.weigh", "~weighter"), tmp_path / "plan")
     same(tmp_path / "plan", tmp_path / "mix", 4)
     assert [line["mix"] for line in lines(tmp_path / "plan")] == [line["mix"] for line in lines(tmp_path / "mix")]
+
+
+def test_rows_that_are_weighted_together_are_not_sorted_by_length(tiny, tmp_path, monkeypatch):
+    """With gradient accumulation rows of like length share a batch, but not where a weigher compares a batch's rows."""
+    words = [*tiny, *LESS, "trainer.args.gradient_accumulation_steps=2", "selector=random", "trainer.update_times=1"]
+    sorted_rows = []
+    whole = trainer_module.sorted_in_steps
+    monkeypatch.setattr(trainer_module, "sorted_in_steps", lambda *args: sorted_rows.append(1) or whole(*args))
+    train(configured("train", *words), tmp_path / "plain")
+    assert sorted_rows
+    sorted_rows.clear()
+    train(configured("train", *words, "plan=mix_then_weight", "~plan.mix", "~mixer"), tmp_path / "weighted")
+    assert not sorted_rows
 
 
 @pytest.mark.parametrize("whole", ["false", "true"])

@@ -1,5 +1,6 @@
 """The rows of a selector in the order of `order`."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -62,6 +63,10 @@ class Ordered(Selector):
         self.order.check_columns(columns, eligible)
 
     def select(self, round: Round) -> Subset:
+        with contextlib.nullcontext() if round.scorer is None else round.scorer.remembering():
+            return self._selected(round)
+
+    def _selected(self, round: Round) -> Subset:
         if self.selector.orders_choose and round.size == round.draws:
             subset = Subset(round.eligible)
         else:
