@@ -16,3 +16,15 @@ def normalise(text: str) -> str:
     """Unicode NFKC, case folded, white space collapsed, closing punctuation dropped."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return folded.rstrip(".!。 ")
+
+
+def shortened(text: str, most: int = 48) -> str:
+    """`text` without its middle, if it has more than `most` characters: names differ at their ends.
+
+    >>> shortened("base + /a/long/path/adapter", 16)
+    'base …th/adapter'
+    """
+    if len(text) <= most:
+        return text
+    first = most // 3
+    return f"{text[:first]}…{text[len(text) - (most - first - 1) :]}"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from near.common.text import plural
+from near.common.text import plural, shortened
 from near.evaluation.graders.base import NO_ANSWER
 from near.report.runs import Run
 from near.report.standing import Standing
@@ -26,7 +26,7 @@ def cells(run: Run, root: Path) -> list[str]:
     m, t = run.metrics, run.training
     right = "-" if m.answers_right is None else f"{m.answers_right}/{m.rows}"
     name = "-" if run.folder is None else str(run.folder.relative_to(root))
-    first = [run.selector, _dash(run.seed), name, run.model, f"{m.target_loss:.4f}", right + _no_answer(run)]
+    first = [run.selector, _dash(run.seed), name, shortened(run.model), f"{m.target_loss:.4f}", right + _no_answer(run)]
     distinct = _dash(t.distinct_rows)
     if run.picked not in (None, t.distinct_rows):
         distinct += f" ({run.picked} picked)"

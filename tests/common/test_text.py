@@ -2,7 +2,7 @@
 
 import pytest
 
-from near.common.text import plural
+from near.common.text import plural, shortened
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,9 @@ from near.common.text import plural
 )
 def test_a_count_has_the_noun_that_goes_with_it(words, expected):
     assert plural(*words) == expected
+
+
+def test_long_names_lose_their_middle():
+    assert shortened("x" * 48) == "x" * 48
+    assert shortened("base + /a/long/path/adapter", 16) == "base …th/adapter"
+    assert {len(shortened("y" * n, 20)) for n in range(20, 60)} == {20}
