@@ -1,24 +1,24 @@
 """Which representation of a row finds the target's skill under other wordings: an ablation on data=crossed.
 
-    python bench/skills.py [targets=ten dtype=bfloat16 rows=500 queries=16 size=48 in_context=0]
+    python bench/skills.py [targets=ten dtype=bfloat16 rows=500 queries=16 size=48]
 
 A target is a cell (a skill under a wording) of which the pool has no row. Near's walk takes `size` rows, 48 of them in
 sweeps=targets; the table has the share of them with the target's skill and with its wording, means over the cells, and
 the seconds of the processor for one pool and its queries, without loading models.
 
-`targets=chosen` are six cells of the skills that sweeps=targets lacks, in one pool without any of the six: layers and
-methods were chosen on them. `targets=ten` are the targets of sweeps=targets, each with its pool; only what can be built
-as an embedder is tried there. `in_context=2` adds, for the six, the loss of a row with one of so many queries as
-a demonstration before it.
+`targets=chosen` are six cells of the skills that sweeps=targets lacks, in one pool without any of the six: method and
+layer were chosen on them. `targets=ten` are the targets of sweeps=targets, each with its pool, by near's embedders.
+`targets=demo` are the tasks of data=demo: 20 rows
+of each are the pool, 10 other rows the queries, and 16 rows are taken.
 
-Methods: MiniLM's vectors of prompt, answer, both, and combinations of them. Of the causal model (SmolLM2-135M), on
+Methods: MiniLM's vectors of prompt, answer, both, and their differences. Of the causal model (SmolLM2-135M), on
 `prompt newline answer` without a chat template, the states of a layer: their mean over the answer; minus that of the
-answer alone; minus that of the prompt; over all tokens; at the prompt's last token; at the last token of a prompt that
-follows the row as a demonstration (task vectors: Hendel et al. 2023, arXiv 2310.15916; Todd et al. 2024, arXiv
-2310.15213). Then the gradient of the loss at the output layer, sketched; and a ridge regression from MiniLM's vectors
-of a tenth of the pool to such states and gradients. `centred`: minus the pool's mean; `top 3 removed`: and the three
-first principal components (Mu and Viswanath 2018, arXiv 1702.01417); `whitened`: 64 components of equal variance (Su
-et al. 2021, arXiv 2103.15316).
+answer alone; their mean over all tokens; at the prompt's last token; at the end of a prompt that follows the row as a
+demonstration (task vectors: Hendel et al. 2023, arXiv 2310.15916; Todd et al. 2024, arXiv 2310.15213). Then the
+gradient of the loss at the output layer, sketched; and a ridge regression from MiniLM's vectors, fitted to a tenth of
+the pool, to such states and gradients. `centred`: minus the pool's mean; `top 3 removed`: and three principal
+components (Mu and Viswanath 2018, arXiv 1702.01417); `whitened`: 64 components of equal variance (Su et al. 2021,
+arXiv 2103.15316).
 """
 
 import sys
@@ -27,6 +27,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -38,14 +39,19 @@ from bench import common
 from near.common.batches import batches
 from near.common.errors import UserError
 from near.data.builtin.assets import resolve
+from near.data.builtin.demo_data import TASKS, read_task
+from near.data.formats.formats import embedded_text
 from near.embedding.embed import embedder_of
 from near.embedding.embedders.base import normalised
 from near.models.loading import load_base, load_tokenizer
+from near.searching.material import Material, load_queries
+from near.searching.settings import SearchSettings
+from near.selection.selectors.near import walk
 
 TEN = "sort-0 reverse-1 initials-2 upper-3 last-4 count-5 rotate-6 longest-7 lengths-8 unique-9".split()
 CHOSEN = "by_length-1 swap_ends-3 every_second-5 smallest-7 title-9 endings-0".split()
-LAYERS = (3, 6, 9, 12, 15, 18, 20, 21, 24, 27)
-BUILT = (6, 12, 20)  # layers that are tried on the ten targets
+LAYERS = (3, 6, 12, 18, 20, 21, 27)
+FIELDS = ("prompt", "answer", "both")
 DEMONSTRATED = "Input: tiger, apple, moon, river, stone\nOutput:"  # the prompt that follows a row
 SKETCH = 96  # dimensions of each side of the output layer's gradient
 TOKENS = 2048  # of a batch
@@ -66,14 +72,19 @@ class Cells(NamedTuple):
     targets: list[tuple[str, str, slice]]
 
 
+def crossed(targets: Sequence[str], rows: int, queries: int) -> list[str]:
+    """Overrides for the pool without `targets`; the first of them is the target."""
+    words = ["data=crossed", f"data.target={targets[0]}", f"data.rows={rows}", f"data.query_rows={queries}"]
+    left_out = [f"data.left_out=[{','.join(targets)}]"] if len(targets) > 1 else []
+    return [*words, "data.eval_rows=32", *left_out]
+
+
 def cells(targets: Sequence[str], rows: int, queries: int) -> Cells:
     pairs: list[Pair] = []
     labels: list[Pair] = []
     spans = []
     for target in targets:
-        words = [f"data.target={target}", f"data.rows={rows}", f"data.query_rows={queries}", "data.eval_rows=32"]
-        words += [f"data.left_out=[{','.join(targets)}]"] if len(targets) > 1 else []
-        cfg = common.composed("select", "data=crossed", *words)
+        cfg = common.composed("select", *crossed(targets, rows, queries), f"data.target={target}")
         for part in ("queries",) if pairs else ("candidates", "queries"):
             path = Path(resolve(cfg.data[part].path, cfg.cache_dir))
             read = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -96,8 +107,13 @@ def shares(vectors: np.ndarray, of: Cells, size: int) -> np.ndarray:
     units, n, table = normalised(vectors), len(of.labels), []
     for skill, wording, queries in of.targets:
         taken = [of.labels[i] for i in near_walk(units[queries] @ units[:n].T, size)]
-        table.append([np.mean([s == skill for s, _ in taken]), np.mean([w == wording for _, w in taken])])
+        table.append(shares_of(taken, skill, wording))
     return np.array(table)
+
+
+def shares_of(taken: list[Pair], skill: str, wording: str) -> list[float]:
+    """The shares of the labels `taken` with that skill and with that wording."""
+    return [sum(s == skill for s, _ in taken) / len(taken), sum(w == wording for _, w in taken) / len(taken)]
 
 
 def variants(vectors: np.ndarray, n: int) -> dict[str, np.ndarray]:
@@ -158,7 +174,7 @@ class Causal:
         prompts = [self.ids(f"{prompt}\n" if prompt else "") for prompt, _ in pairs]
         answers = [self.ids(answer) for _, answer in pairs]
         dim, n = self.model.config.hidden_size, len(pairs)
-        names = ("answer", "prompt", "all tokens", "last of the prompt") if whole else ("answer",)
+        names = ("answer", "all tokens", "last of the prompt") if whole else ("answer",)
         out = {name: np.zeros((n, len(layers), dim), dtype=np.float32) for name in names}
         sketch = np.zeros((n, SKETCH**2), dtype=np.float32)
         sides = torch.randn((2, dim, SKETCH), generator=torch.Generator().manual_seed(0)) / SKETCH**0.5
@@ -166,14 +182,12 @@ class Causal:
         def take(part, tokens, states) -> None:
             for at, i in enumerate(part):
                 first, stop = len(prompts[i]), len(prompts[i]) + len(answers[i])
-                spans = {"answer": (first, stop), "prompt": (0, first), "all tokens": (0, stop)}
-                spans["last of the prompt"] = (first - 1, first)
+                spans = {"answer": (first, stop), "all tokens": (0, stop), "last of the prompt": (first - 1, first)}
                 for name in names:
                     begin, end = spans[name]
                     for column, layer in enumerate(layers):
-                        if end > max(begin, 0):
-                            out[name][i, column] = states[layer][at, begin:end].float().mean(0).numpy()
-                if whole and first:
+                        out[name][i, column] = states[layer][at, begin:end].float().mean(0).numpy()
+                if whole:
                     last = states[-1][at, first - 1 : stop - 1]  # the states that predict the answer's tokens
                     errors = self.model.lm_head(last).float().softmax(-1)
                     errors[torch.arange(stop - first), tokens[at, first:stop]] -= 1
@@ -194,22 +208,7 @@ class Causal:
                 for column, layer in enumerate(layers):
                     out[i, column] = states[layer][at, len(rows[i]) - 1].float().numpy()
 
-        self.run(rows, take)
-        return out
-
-    def losses(self, pairs: list[Pair], before: str) -> np.ndarray:
-        """The mean loss of each answer's tokens, with the text `before` in front of its prompt, float64 (n,)."""
-        out = np.zeros(len(pairs))
-        prompts = [self.ids(f"{before}{prompt}\n") for prompt, _ in pairs]
-        answers = [self.ids(answer) for _, answer in pairs]
-
-        def take(part, tokens, states) -> None:
-            for at, i in enumerate(part):
-                first, stop = len(prompts[i]), len(prompts[i]) + len(answers[i])
-                scores = self.model.lm_head(states[-1][at, first - 1 : stop - 1]).float()
-                out[i] = torch.nn.functional.cross_entropy(scores, tokens[at, first:stop])
-
-        self.run([a + b for a, b in zip(prompts, answers, strict=True)], take)
+        self.run(rows, take, max(layers))
         return out
 
 
@@ -244,24 +243,23 @@ def line(name: str, table: np.ndarray) -> None:
     print(f"{name:50}{100 * table[:, 0].mean():6.1f}{100 * table[:, 1].mean():8.1f}   {each}", flush=True)
 
 
-def on_chosen(model: Causal, rows: int, queries: int, size: int, in_context: int) -> None:
+def on_chosen(model: Causal, rows: int, queries: int, size: int) -> None:
     of = cells(CHOSEN, rows, queries)
     n = len(of.labels)
-    vectors = {f"MiniLM, {field}": minilm(of.pairs, field) for field in ("prompt", "answer", "both")}
+    vectors = {f"MiniLM, {field}": minilm(of.pairs, field) for field in FIELDS}
     prompt, answer, both = (normalised(v) for v in vectors.values())
     vectors["MiniLM, both - prompt"] = both - prompt
     vectors["MiniLM, both - prompt - answer"] = both - prompt - answer
     with measured("causal model, all layers"):
         states = model.states(of.pairs, LAYERS, whole=True)
-    with measured("causal model, all layers, answers alone"):
-        alone = model.states([("", a) for _, a in of.pairs], LAYERS, whole=True)["answer"]
-    with measured("causal model, all layers, rows as demonstrations"):
+    with measured(f"causal model, {max(LAYERS)} layers, answers alone"):
+        alone = model.states([("", answer) for _, answer in of.pairs], LAYERS)["answer"]
+    with measured(f"causal model, {max(LAYERS)} layers, rows as demonstrations"):
         after = model.demonstrated(of.pairs, LAYERS)
     for column, layer in enumerate(LAYERS):
         at = {name: values[:, column] for name, values in states.items() if name != "gradient"}
         vectors[f"answer, layer {layer}"] = at["answer"]
         vectors[f"answer - answer alone, layer {layer}"] = at["answer"] - alone[:, column]
-        vectors[f"answer - prompt, layer {layer}"] = at["answer"] - at["prompt"]
         vectors[f"all tokens, layer {layer}"] = at["all tokens"]
         vectors[f"last of the prompt, layer {layer}"] = at["last of the prompt"]
         vectors[f"after the row as demonstration, layer {layer}"] = after[:, column]
@@ -273,44 +271,55 @@ def on_chosen(model: Causal, rows: int, queries: int, size: int, in_context: int
     for name, rows_of in vectors.items():
         for how, values in variants(rows_of, n).items():
             line(f"{name}, {how}", shares(values, of, size))
-    if in_context:
-        demonstrations(model, of, size, in_context)
 
 
-def demonstrations(model: Causal, of: Cells, size: int, count: int) -> None:
-    """How much less the rows of the pool cost after each of `count` queries of each target; without what a
-    demonstration of any target saves them, too."""
-    pool = of.pairs[: len(of.labels)]
-    with measured("causal model, losses without a demonstration"):
-        plain = model.losses(pool, "")
-    saved = []  # of each target, (n,)
-    with measured(f"causal model, losses after {count * len(of.targets)} demonstrations"):
-        for _, _, queries in of.targets:
-            shown = [f"{prompt}\n{answer}\n\n" for prompt, answer in of.pairs[queries][:count]]
-            saved.append(np.mean([plain - model.losses(pool, text) for text in shown], axis=0))
-    for name, scores in (("", np.array(saved)), (", minus the mean over targets", np.array(saved) - np.mean(saved, 0))):
-        table = []
-        for (skill, wording, _), score in zip(of.targets, scores, strict=True):
-            taken = [of.labels[i] for i in np.argsort(-score, kind="stable")[:size]]
-            table.append([np.mean([s == skill for s, _ in taken]), np.mean([w == wording for _, w in taken])])
-        line(f"loss saved by {count} demonstrations{name}", np.array(table))
+def on_demo(model: Causal) -> None:
+    cfg = common.composed("select")
+    folder, rng = Path(resolve("builtin:evals", cfg.cache_dir)), np.random.default_rng(0)
+    asked: list[Pair] = []
+    pool: list[Pair] = []
+    for task in sorted(TASKS):
+        rows = read_task(folder, task)
+        drawn = [rows[i]["messages"] for i in rng.permutation(len(rows))[:30]]
+        pairs = [(embedded_text(turns, "prompt"), embedded_text(turns, "answer")) for turns in drawn]
+        asked, pool = asked + pairs[:10], pool + pairs[10:]
+    labels = [(task, "") for task in sorted(TASKS) for _ in range(20)]
+    starts = range(len(pool), len(pool) + len(asked), 10)
+    spans = [(task, "-", slice(start, start + 10)) for task, start in zip(sorted(TASKS), starts, strict=True)]
+    of = Cells(pool + asked, labels, spans)
+    vectors = {f"MiniLM, {field}": minilm(of.pairs, field) for field in FIELDS}
+    with measured("answer, layer 20"):
+        vectors["answer, layer 20"] = model.states(of.pairs, [20])["answer"][:, 0]
+    for name, values in vectors.items():
+        line(name, shares(values, of, 16))
 
 
-def on_ten(model: Causal, rows: int, queries: int, size: int) -> None:
+def on_ten(rows: int, queries: int, size: int, dtype: str) -> None:
     tables: dict[str, list[np.ndarray]] = {}
+    methods = {f"MiniLM, {field}": ["embedder=minilm", f"embedder.embed={field}"] for field in FIELDS}
+    methods["answer_states"] = ["embedder=answer_states", f"model.dtype={dtype}"]
     for target in TEN:
         of = cells([target], rows, queries)
-        vectors = {f"MiniLM, {field}": minilm(of.pairs, field) for field in ("prompt", "answer", "both")}
-        for layer in BUILT if target == TEN[0] else ():
-            with measured(f"answer, layer {layer}"):
-                model.states(of.pairs, [layer])
-        for layer, states in zip(BUILT, model.states(of.pairs, BUILT)["answer"].transpose(1, 0, 2), strict=True):
-            vectors[f"answer, layer {layer}"] = states
-            vectors[f"answer, layer {layer}, centred"] = states - states[: len(of.labels)].mean(0)
-        for name, values in vectors.items():
-            tables.setdefault(name, []).append(shares(values, of, size)[0])
+        skill, wording, _ = of.targets[0]
+        for name, words in methods.items():
+            options = crossed([target], rows, queries)
+            cfg = common.composed("select", *options, *words)
+            material = Material.load(cfg.data, load_queries(cfg.data, cfg.cache_dir, True, True), cfg.cache_dir)
+            neighbours = material.neighbours(SearchSettings.of(cfg, cfg.cache_dir))
+            taken = [of.labels[i] for i in walk(neighbours, rows)[0][:size]]
+            tables.setdefault(name, []).append(shares_of(taken, skill, wording))
+            if target == TEN[0]:
+                embedder = embedder_of(cfg.embedder, cfg.cache_dir)
+                texts = [embedder.document([message("user", p), message("assistant", a)]) for p, a in of.pairs]
+                embedder.embed(texts[:1])  # load the model
+                with measured(name):
+                    embedder.embed(texts)
     for name, table in tables.items():
         line(name, np.array(table))
+
+
+def message(role: str, content: str) -> dict:
+    return {"role": role, "content": content}
 
 
 def main(
@@ -319,20 +328,21 @@ def main(
     rows: int = 500,
     queries: int = 16,
     size: int = 48,
-    in_context: int = 0,
 ) -> None:
-    names = {"ten": TEN, "chosen": CHOSEN}
+    names = {"ten": TEN, "chosen": CHOSEN, "demo": sorted(TASKS)}
     if targets not in names:
-        raise UserError(f"targets={targets}: use ten or chosen")
-    model = Causal(dtype)
+        raise UserError(f"targets={targets}: use ten, chosen or demo")
+    logging.disable(logging.WARNING)
     print(
         f"\n{'share of the rows taken, in percent':50}{'skill':>6}{'wording':>8}   skill of {' '.join(names[targets])}"
     )
     if targets == "ten":
-        on_ten(model, rows, queries, size)
+        on_ten(rows, queries, size, dtype)
+    elif targets == "demo":
+        on_demo(Causal(dtype))
     else:
-        on_chosen(model, rows, queries, size, in_context)
-    print(f"\nseconds of the processor for {rows} rows and the queries (causal model: {dtype}; MiniLM: float32)")
+        on_chosen(Causal(dtype), rows, queries, size)
+    print(f"\nseconds of the processor for a pool and its queries (causal model: {dtype}; MiniLM: float32)")
     for name, seconds in SECONDS.items():
         print(f"{name:50}{np.mean(seconds):6.1f}")
 
