@@ -30,7 +30,8 @@ class RoundRecord(JsonRecord):
         sources: rows by source, most first.
         mix: of rows by source: numbers by source, by what they are (proportions, draws, ...).
         stages: of a plan (docs/plans.md): for each stage in turn its name, kind, by (its component's class), acted
-            (whether it acted anew in this round), rows_before and rows_after (that may be, or are, drawn) and seconds.
+            (whether it acted anew in this round), rows_before and rows_after (that may be, or are, drawn) and seconds;
+            of a draw under a mix also unranked_draws, those of sources of which it ranks no row, if there are any.
         select_seconds: that selecting took.
         seconds: of training and selecting before it, without evaluations.
         tokens: of its draws, without padding.

@@ -20,8 +20,10 @@ from near.selection.scoring.memory import Memory, SomeFeatures
 from near.selection.selectors.base import Selector
 from near.selection.selectors.column import Column
 from near.selection.selectors.delta_loss import DeltaLoss
+from near.selection.selectors.first import First
 from near.selection.selectors.full import Full
 from near.selection.selectors.loss import Loss
+from near.selection.selectors.oracle import Oracle
 from near.selection.selectors.random import Random
 from tests.conftest import configured
 from tests.scored import FakeFeatures, FakeScorer, Queries
@@ -181,6 +183,20 @@ def test_under_a_mix_a_draw_takes_the_best_of_each_source():
     assert sorted(times) == [2, 2, 3, 3] and times[0] == 2, "row 0 has the lowest number"
 
 
+def test_draws_of_a_source_that_the_draw_does_not_rank_are_counted(caplog):
+    columns = {"score": [None if label == "law" else n for n, label in zip(NUMBERS, LABELS, strict=True)]}
+    plan = Plan(mix=MixStage(Static({"code": 1, "law": 2})), best=Draw(Column()))
+    subset = plan.select(round_of(columns=columns))
+    assert subset.stages[-1]["unranked_draws"] == 4 == sum(LABELS[row] == "law" for row in subset.order)
+    assert "plan.best ranks no row of law: 4 draws of 6 in round 1 are of the rows there that were" in caplog.text
+    every = Plan(mix=MixStage(Static({"code": 1, "law": 2})), best=Draw(Column()))
+    assert "unranked_draws" not in every.select(round_of()).stages[-1]
+
+
+def test_a_stage_may_be_named_self():
+    assert len(Plan(**{"self": FilterStage(Column(), keep=3)}).select(round_of()).ids) == 3
+
+
 class Backwards(Order):
     """Descending ids, whatever the number."""
 
@@ -286,14 +302,15 @@ def test_filters_that_cannot_work_are_refused():
 
 def test_an_order_by_scores_that_no_draw_gives_is_refused_before_training():
     by = {"order": OrderStage(Sorting(score="selector"))}
-    for draw in ({}, {"draw": Draw(Random())}, {"draw": Draw(Full())}, {"draw": Draw(Column(), start=5)}):
+    without = [{"draw": Draw(by)} for by in (Random(), Full(), First(), Oracle(), DeltaLoss())]
+    for draw in ({}, *without, {"draw": Draw(Column(), start=5)}):
         with pytest.raises(UserError, match="plan.order orders by the scores of the draw, and"):
             Plan(**draw, **by)
     Plan(draw=Draw(Column()), **by)
     Plan(draw=Draw(Column(), start=5), order=OrderStage(Sorting(score="selector"), start=5))
 
 
-@pytest.mark.parametrize("by", [Random(), Full()])
+@pytest.mark.parametrize("by", [Random(), Full(), First(), DeltaLoss()])
 def test_a_threshold_needs_scores(by):
     with pytest.raises(
         UserError, match=f"by={type(by).__name__} of a filter has no scores for above or below; set keep"

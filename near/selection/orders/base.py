@@ -74,6 +74,11 @@ class Order(Contract, ABC):
         return self.scored and self.score == "similarity"
 
     @property
+    def needs_scores(self) -> bool:
+        """Whether it reads the scores of the subset."""
+        return self.scored and self.score == "selector"
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Further columns of the pool that it reads from round.columns."""
         return (self.column,) if self.scored and self.score == "column" else ()

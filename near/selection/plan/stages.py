@@ -109,7 +109,7 @@ class FilterStage(Stage):
             )
         if by.subset_size is not None:
             raise UserError(f"subset_size={by.subset_size} of a filter's selector has no effect; set the filter's keep")
-        if keep is None and (not by.ranks or by.orders_choose):
+        if keep is None and not by.has_scores:
             raise UserError(f"by={type(by).__name__} of a filter has no scores for above or below; set keep")
         self.keep, self.above, self.below = keep, above, below
         self._rows: np.ndarray | None = None

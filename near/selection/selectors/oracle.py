@@ -18,7 +18,7 @@ class Oracle(Selector):
     would.
     """
 
-    needs_queries = True
+    needs_queries, has_scores = True, False
 
     def __init__(self, subset_size: SubsetSize | None = None, label: str = SOURCE):
         super().__init__(subset_size)
