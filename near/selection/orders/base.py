@@ -36,7 +36,7 @@ class Order(Contract, ABC):
             length: tokens of the row as it is trained.
         column: of score=column; `a.b` is the key b of objects in column a.
         ascending: rank low numbers first; false: high numbers first. Ties stay in the order of the subset; rows without
-            a number come last either way, and are counted in the log.
+            a number come last either way; the log counts those of a column.
         window: shuffle the arrangement within windows of so many rows, one after the other; 1: not at all.
         every: compute losses anew every so many rounds; None: only once. A row that joins in between is scored then.
         consume_once: draw a row that was trained before (warm-ups count) again only when all rows of the subset were

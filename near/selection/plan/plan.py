@@ -38,7 +38,7 @@ class Plan(Selector):
 
     Without a draw, rows are random; with a mix and no draw, those of each source that were trained least. Each stage
     sees what the stages before it left. All of this happens at the start of a round, with the model as it is then; what
-    several stages ask of the model is computed once. Weighers act in the Trainer (near/training/weighers.py).
+    several stages need of the model is computed once. Weighers act in the Trainer (near/training/weighers.py).
     """
 
     only_in_training = "is a plan for the rounds of a training"

@@ -85,7 +85,7 @@ class Stage(ABC):
 class FilterStage(Stage):
     """Keeps a part of the rows that may be selected: those that a selector picks, or those of a score.
 
-    by: a selector. Asked for `keep` rows it picks as in a round: near the nearest, column the highest; loss draws them.
+    by: a selector. It picks `keep` rows as those of a round: near the nearest, column the highest; loss draws them.
     keep: how many rows: a number (int), or a share of those that come in (float, up to 1.0).
     above, below: instead of `keep`, the rows with such a score, ends included. Rows without a score are taken away.
     """
@@ -254,6 +254,6 @@ def _selector(by: object) -> Selector:
 
 
 def _picks(by: Selector, round: Round, size: int, name: str) -> Subset:
-    """The rows that `by` picks if asked for `size`, checked."""
-    asked = round if size == round.size else dataclasses.replace(round, size=size, draws=size)
-    return checked(by.select(asked), asked, f"{type(by).__name__} (plan.{name})")
+    """The rows that `by` picks in a round of `size` rows, checked."""
+    sized = round if size == round.size else dataclasses.replace(round, size=size, draws=size)
+    return checked(by.select(sized), sized, f"{type(by).__name__} (plan.{name})")
