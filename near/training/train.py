@@ -124,7 +124,9 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             rows = load_rows(cfg, cache_dir, selector, needs, output_dir)
         if rows is None and cfg.dry_run:
             if state.is_main_process:
-                Cost(script="train", timed=cfg.dry_run is True, done=True, **of_job()).report(output_dir)
+                key = RunFolder(output_dir).training.training_key
+                cost = Cost(script="train", timed=cfg.dry_run is True, done=True, training_key=key, **of_job())
+                cost.report(output_dir)
             return math.nan
         if rows is None:
             return _earlier_loss(cfg, output_dir, state.is_main_process)

@@ -358,6 +358,13 @@ def test_a_dry_run_downloads_no_adapter(rounds, tmp_path, monkeypatch):
         select(cfg, tmp_path / "selection")
 
 
+def test_a_dry_run_checks_a_base_that_is_here(rounds, trained, tmp_path):
+    more = ["dry_run=count", f"model.adapter={trained}"]
+    cfg = configured("train", *rounds, *more, "finetuning.target_modules=[q_proj]")
+    with pytest.raises(UserError, match="adapts other layers than finetuning.target_modules"):
+        train(cfg, tmp_path / "run")
+
+
 def test_gradients_at_the_start_are_those_of_the_adapter(rounds, trained, cache, tmp_path):
     """A new adapter's B is zero, so that gradients of A are; after training neither is. select.py takes them, too."""
     words = [word for word in rounds if not word.startswith(("selector", "trainer.warmup_step"))]

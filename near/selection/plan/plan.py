@@ -99,6 +99,13 @@ class Plan(Selector):
     def _selectors(self) -> list[Selector]:
         return [stage.by for stage in (*self.filters, *([] if self.draw is None else [self.draw]))]
 
+    def scored_rounds(self, starts: Sequence[int]) -> list[int]:
+        """Those of the rounds in which a stage that uses the model acts anew. starts: the first step of each."""
+        stages = list(self._selecting().values())
+        scored = [stage for stage in stages if stage.by.requires] or stages  # similarity=gradients: of any selector
+        due = {step for stage in scored for step in [step for step in starts if step >= stage.start][:: stage.period]}
+        return sorted(due)
+
     def reach(self, sizes: list[int]) -> int:
         """The rows of a first filter; all for those behind a filter or a mix, which pass over some rows."""
         keeps = [stage.keep if isinstance(stage.keep, int) else EVERYTHING for stage in self.filters[:1]]
