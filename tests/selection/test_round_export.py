@@ -129,7 +129,9 @@ def test_options_of_peft_that_a_trainer_lacks_are_said(words, tmp_path):
     more = ["+finetuning.exclude_modules=[lm_head]", "+finetuning.rank_pattern={q_proj: 8}"]
     more += ["+finetuning.modules_to_save=[embed_tokens,lm_head]", "+finetuning.init_lora_weights=olora"]
     more += ["finetuning.target_modules='.*(q|v)_proj'"]
-    recipe = Recipe(public(configured("train", *words, *more)), Content(rows=1), "m", {"seed": 1, "neftune": 5}, 1, 1, 1)
+    recipe = Recipe(
+        public(configured("train", *words, *more)), Content(rows=1), "m", {"seed": 1, "neftune": 5}, 1, 1, 1
+    )
     written = {}
     for name in ("llamafactory", "axolotl"):
         WRITERS[name](recipe, tmp_path)
