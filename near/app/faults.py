@@ -72,6 +72,12 @@ def _fault_line(error: BaseException) -> str | None:
 
 def _hydra_line(error: Exception) -> str:
     line = one_line(error)
+    if placed := re.search(r"In '(\w+)/(\w+)': Could not override '(\w+)@([\w.]+)\.\3'", line):
+        group, choice, other, place = placed.groups()
+        return (
+            f"{group}@{place}={choice}: {choice} sets {other}, too, and can't be placed in {place}; name another "
+            f"{group}, or use it as {group}={choice}"
+        )
     match = re.search(r"Could not (?:override|append to config.*?key|delete.*?)\s*'([^']+)'", line) or re.search(
         r"Key '([^']+)' is not in struct", str(error)
     )

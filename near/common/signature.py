@@ -6,6 +6,7 @@ made at run time) are imported and inspected instead.
 """
 
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -175,9 +176,29 @@ def _read(module: str, name: str) -> tuple[dict[str, Parameter], bool]:
     if init is not None:
         named, more = _of_function(init, module)
         named.pop("self", None)
+        if more and len(node.bases) == 1 and _passes_on(init):
+            with contextlib.suppress(_Unreadable):  # of a base that can't be read, accept anything
+                inherited, more = _inherited(node, module)
+                named = inherited | named
         return named, more
     if any(isinstance(n, ast.FunctionDef) and n.name == "__new__" for n in node.body):
         raise _Unreadable(name)
+    return _inherited(node, module)
+
+
+def _passes_on(init: ast.FunctionDef) -> bool:
+    """Whether the only use of an __init__'s **options is super().__init__(**options)."""
+    assert init.args.kwarg is not None
+    name = init.args.kwarg.arg
+    uses = [n for n in ast.walk(init) if isinstance(n, ast.Name) and n.id == name]
+    calls = [n for n in ast.walk(init) if isinstance(n, ast.Call) and ast.unparse(n.func) == "super().__init__"]
+    passed = [word.value for call in calls for word in call.keywords if word.arg is None]
+    return len(uses) == 1 and uses[0] in passed
+
+
+def _inherited(node: ast.ClassDef, module: str) -> tuple[dict[str, Parameter], bool]:
+    """The parameters of a class that come from its bases, and from its own fields."""
+    name = node.name
     known: dict[str, Parameter] = {}
     for base in node.bases:
         if isinstance(base, ast.Subscript):  # Generic[...]

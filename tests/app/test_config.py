@@ -265,6 +265,23 @@ def test_a_class_of_another_project(tmp_path, monkeypatch):
     assert keywords("mylab.Mine") == {"self", "subset_size"} - {"self"}
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("super().__init__(**options)", {"mine", "size"}),
+        ("super().__init__(options.pop('other'), **options)", None),  # which others it takes can't be read
+        ("self.options = options", None),
+    ],
+)
+def test_options_that_are_passed_on_are_those_of_the_base(tmp_path, monkeypatch, body, expected):
+    base = "class Base:\n    def __init__(self, size: int): ...\n"
+    mine = f"class Mine(Base):\n    def __init__(self, mine=1, **options):\n        {body}\n"
+    name = f"passing_{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(base + mine)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert keywords(f"{name}.Mine") == expected
+
+
 def test_numbers_that_are_whole_after_all():
     assert configured("train", "max_K=1e3").max_K == 1000
 

@@ -127,6 +127,22 @@ def test_every_kind_and_component_has_its_table():
         assert set(TABLES["published"][kind]) == set(PRESETS[kind])
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "params", "says"),
+    [
+        ("weighters", "joint_update_aware", {"target_num_batches": "x"}, "joint_update_aware.target_num_batches=x"),
+        ("mixers", "dynamic_moe", {"eval_samples": None}, "dynamic_moe.eval_samples=None is not a number >=1; set one"),
+        ("reorders", "segment", {"pattern_params": {"x_pct": "a"}}, "segment.x_pct=a is not a number >=0; set one"),
+        ("reorders", "saw", {"window_size": "a"}, "saw.window_size=a is not a number >=0; set one"),
+        ("reorders", "saw", {"pattern_params": [1]}, r"saw.pattern_params=\[1\] is not a mapping; write"),
+        ("reorders", "saw", {"score_params": [1]}, r"saw.score_params=\[1\] is not a mapping; write"),
+    ],
+)
+def test_params_that_are_no_numbers(dataflex, kind, name, params, says):
+    with pytest.raises(UserError, match=says):
+        translated("train", file_of(kind, name, presets=changed(kind, name, params)), [])
+
+
 @pytest.mark.parametrize("name", PRESETS["reorders"] | PRESETS["pipelines"])
 def test_published_params_are_those_of_the_presets(dataflex, name):
     """For a file whose components.yaml is elsewhere."""
@@ -206,7 +222,11 @@ def test_pipelines_of_ones_own(dataflex):
     assert not [
         word for word in left(of(weigh, typed=["plan=weigh_only"]).words, ["plan=weigh_only"]) if "plan" in word.key
     ]
+    assert of({**weigh, "evry": 2}).skipped["mine.weighter.evry"] == "unknown param; did you mean every?"
     for stages, says in [
+        ([{**select, "mode": "filter", "keep_ratio": "x"}], "keep_ratio=x is not a number >=0; set one"),
+        ([{**select, "warmup_step": "x"}], "warmup_step=x is not a number >=0; set one"),
+        ([{**select, "every": -3}], "every=-3 is not a number >=0; set one"),
         ([{**select, "mode": "half"}], "mode=half of the stage selector: less is not known; use filter or draw"),
         ([{**select, "component": "lesss"}], "not a selector here; did you mean less"),
         ([{"family": "selektor", "component": "x"}], "is of no family; did you mean selector"),

@@ -1,5 +1,6 @@
 """DataFlex's components.yaml: the translation of the params of a selector, weighter or mixer."""
 
+import math
 from pathlib import Path
 
 import yaml
@@ -206,8 +207,10 @@ def _layers(file: File, name: str, key: str, value: object, params: dict) -> Non
 
 
 def _target_rows(file: File, name: str, key: str, value: object, params: dict) -> None:
-    batches = params.get("target_num_batches", 1)
-    file.put("weighter.target_rows", batches * params.get("target_batch_size", 1) if batches > 0 else None)
+    batches, size = (
+        file.checked(f"{name}.{part}", params[part], -math.inf) for part in ("target_num_batches", "target_batch_size")
+    )
+    file.put("weighter.target_rows", batches * size if batches > 0 else None)
 
 
 def _pooling(file: File, name: str, key: str, value: object, params: dict) -> None:
@@ -219,7 +222,10 @@ def _objective(file: File, name: str, key: str, value: object, params: dict) -> 
 
 
 def _sample(file: File, name: str, key: str, value: object, params: dict) -> None:
-    file.put("mixer.sample", min(params["collect_steps"] * params["eval_batch_size"], params["eval_samples"]))
+    steps, size, most = (
+        file.checked(f"{name}.{part}", params[part], 1) for part in ("collect_steps", "eval_batch_size", "eval_samples")
+    )
+    file.put("mixer.sample", min(steps * size, most))
 
 
 _SPECIAL = {

@@ -83,7 +83,10 @@ class File:
 
     def number(self, key: str, default: float, least: float = 0) -> float:
         """The number under `key`; UserError for another value, or one below `least`."""
-        value = self.take(key, default)
+        return self.checked(key, self.take(key, default), least)
+
+    def checked(self, key: str, value: object, least: float = 0) -> float:
+        """`value`, a number; UserError, which calls it `key`, for anything else, or one below `least`."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
             raise UserError(f"{self.path}: {key}={value} is not a number >={least}; set one")
         return int(value) if float(value).is_integer() else value
@@ -94,6 +97,12 @@ class File:
         if not isinstance(value, int):
             raise UserError(f"{self.path}: {key}={value} is not a whole number; use {round(value)}")
         return value
+
+    def mapping(self, key: str, value: object) -> dict:
+        """`value`, a mapping, {} for None; UserError, which calls it `key`, for anything else."""
+        if value is not None and not isinstance(value, dict):
+            raise UserError(f"{self.path}: {key}={value} is not a mapping; write {key}: {{key: value}}")
+        return value or {}
 
     def put(self, key: str, value: object, added: bool = False) -> None:
         """Add the override `key=value`, in place of an earlier one of the same key."""

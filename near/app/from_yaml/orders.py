@@ -41,18 +41,18 @@ def arrange(file: File, name: str, params: dict) -> str:
         raise UserError(f"{file.path}: pattern={pattern} of the reorder {name}{did_you_mean(str(pattern), PATTERNS)}")
     file.put("order", pattern)
     has = set(OmegaConf.load(CONF / "order" / f"{pattern}.yaml"))
-    given = {**params, **(params.get("pattern_params") or {})}
+    given = {**params, **file.mapping(f"{name}.pattern_params", params.get("pattern_params"))}
     values = {**DEFAULTS, "layers": DEFAULTS["layers"].get(pattern), **given}  # type: ignore[attr-defined]
     values["layers"] = next((given[key] for key in LAYERS if given.get(key) is not None), values["layers"])
     options = {
         "layers": values["layers"],
         "sections": values["num_sections"],
         "radius": values["folding_ratio"],
-        "first": values["x_pct"] / 100,
-        "last": values["y_pct"] / 100,
+        "first": file.checked(f"{name}.x_pct", values["x_pct"]) / 100,
+        "last": file.checked(f"{name}.y_pct", values["y_pct"]) / 100,
         "first_from": "high" if values["front_is_high"] else "low",
         "last_from": "high" if values["back_is_high"] else "low",
-        "window": max(1, values.get("window_size") or 1),
+        "window": max(1, file.checked(f"{name}.window_size", values.get("window_size") or 1)),
         "ascending": _ascending(file, name, kind, given),
     }
     options |= _score(file, name, kind, given) if "score" in has else {}
@@ -81,7 +81,7 @@ def _ascending(file: File, name: str, kind: str, given: dict) -> bool:
 def _score(file: File, name: str, kind: str, given: dict) -> dict[str, object]:
     """The options of the number that ranks rows."""
     source = given.get("score_source", "precomputed" if kind == "static" else "model_loss")
-    params = given.get("score_params") or {}
+    params = file.mapping(f"{name}.score_params", given.get("score_params"))
     if source == "precomputed":
         if path := params.get("score_path"):
             file.skip_always(

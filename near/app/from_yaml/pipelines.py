@@ -90,11 +90,11 @@ def pipeline(file: File, name: str, rows: int | None) -> None:
             arrange(file, component, params)
         else:
             _weigh(file, entry, families[:number].count("weighter"))
-    params = params_of(file, "pipelines", name)
     table = COMPONENTS["pipelines"]["any"]
-    for key, value in params.items():
-        if key not in table and key != "cache_dir":
-            file.skip(f"{name}.{key}", f"unknown param{did_you_mean(key, table)}", value)
+    for place, known in [(name, params_of(file, "pipelines", name))] + [(f"{name}.{e['family']}", e) for e in stages]:
+        for key, value in known.items():
+            if key not in table and key != "cache_dir":
+                file.skip(f"{place}.{key}", f"unknown param{did_you_mean(key, table)}", value)
     if not stages:
         raise UserError(f"{file.path}: the pipeline {name} has no stage left; enable one")
 
@@ -120,7 +120,7 @@ def _select(file: File, entry: dict) -> None:
         raise UserError(f"{file.path}: the stage selector: {name} sets more than a selector, which no filter can; draw")
     _stage(file, "filter", entry)
     _within(file, "selector", "plan.filter.by", lambda: selector(file, name))
-    file.put("plan.filter.keep", float(entry.get("keep_ratio", 0.5)))
+    file.put("plan.filter.keep", float(file.checked("keep_ratio", entry.get("keep_ratio", 0.5))))
 
 
 def _text(name: str) -> str:
@@ -136,17 +136,17 @@ def _weigh(file: File, entry: dict, earlier: int) -> None:
         return
     stage = f"plan.weigh{earlier + 1}"
     file.put(f"{stage}._target_", "near.training.weighters.stage.Weigh", added=True)
-    file.put(f"{stage}.start", entry.get("warmup_step") or 0, added=True)
+    file.put(f"{stage}.start", file.checked("warmup_step", entry.get("warmup_step") or 0), added=True)
     _within(file, "weighter", f"{stage}.by", lambda: weighter(file, entry["component"]))
 
 
 def _stage(file: File, kind: str, entry: dict) -> None:
     """Add a stage: its first step, and every how many rounds it acts anew."""
     file.put(f"stage@plan.{kind}", kind, added=True)
-    if start := entry.get("warmup_step"):
+    if start := file.checked("warmup_step", entry.get("warmup_step") or 0):
         file.put(f"plan.{kind}.start", start)
     step = file.typed_number("trainer.update_step") or file.whole("update_step", 0)
-    if (every := entry.get("every")) and step:
+    if (every := file.checked("every", entry.get("every") or 0)) and step:
         file.put(f"plan.{kind}.period", max(1, math.ceil(every / step)))
 
 

@@ -2,22 +2,19 @@
 
 import contextlib
 import functools
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from near.common.bounds import BatchTokens, between
+from near.common.bounds import between
 from near.common.errors import UserError
-from near.embedding.embedders.base import BatchSize, Dtype, Embed, Launcher, StoreDtype, Tokens, Workers
-from near.embedding.embedders.model import ModelEmbedder
-from near.embedding.embedders.rds import RdsEmbedder
-from near.models.options import Template
+from near.embedding.embedders.causal import CausalEmbedder
 
 States = Literal["attention", "layer"]
 Layer = Annotated[int, between(1, 1000)]
 
 
-class HiddenStates(RdsEmbedder):
+class HiddenStates(CausalEmbedder):
     """COINCIDE's vectors (Lee et al. 2024, arXiv 2406.10995, section 3.1), for texts. Of the states x_t of a row's n
     tokens in each of M layers:
 
@@ -32,31 +29,9 @@ class HiddenStates(RdsEmbedder):
 
     backend = "hidden_states"
 
-    def __init__(
-        self,
-        model: str,
-        revision: str | None = None,
-        adapter: str | None = None,
-        template: Template | None = None,
-        embed: Embed = "chat",
-        layers: Layer | list[Layer] = 5,
-        states: States = "attention",
-        max_length: Tokens | None = None,
-        batch_size: BatchSize = "auto",
-        batch_tokens: BatchTokens = "auto",
-        chunk: int = ModelEmbedder.chunk,
-        dtype: Dtype = "auto",
-        store_dtype: StoreDtype = "float32",
-        device: str | None = None,
-        trust_remote_code: bool = False,
-        launcher: Launcher | None = None,
-        workers: Workers | None = None,
-        *,
-        cache_dir: str,
-    ):
-        self.layers, self.states = layers if isinstance(layers, int) else sorted(set(layers)), states
-        options = {k: v for k, v in locals().items() if k not in ("self", "layers", "states", "__class__")}
+    def __init__(self, layers: Layer | list[Layer] = 5, states: States = "attention", **options: Any):
         super().__init__(**options)
+        self.layers, self.states = layers if isinstance(layers, int) else sorted(set(layers)), states
 
     @functools.cached_property
     def space(self) -> dict:
