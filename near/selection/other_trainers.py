@@ -48,6 +48,7 @@ AXOLOTL += (
     "save_steps",
     "save_total_limit",
     "dataloader_num_workers",
+    "ddp_timeout",
 )
 
 
@@ -130,7 +131,8 @@ class Recipe:
     def lost(self, group: str, options: dict[str, Any] | None, *known: str) -> list[str]:
         """A note that names the options of `group` that are set and that a trainer does not know, if there are any."""
         names = sorted(name for name, value in (options or {}).items() if name not in known and value not in NOT_SET)
-        return [f"{', '.join(f'{group}.{name}' for name in names)} are left out."] if names else []
+        verb = "is" if len(names) == 1 else "are"
+        return [f"{', '.join(f'{group}.{name}' for name in names)} {verb} left out."] if names else []
 
     @property
     def bits(self) -> int | None:

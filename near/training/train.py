@@ -265,7 +265,7 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
             job.scorer.probe(model)
         if is_sharded(args):  # whose weights are usable only once training starts
             trainer.add_callback(base)
-        resume = _begun(cfg, output_dir, trainer, resume, state.is_main_process)
+        resume = _prepared(cfg, output_dir, trainer, resume, state.is_main_process)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         kind = "adapter" if "_target_" in cfg.finetuning else "model"
         save(trainer, inputs.tokenizer, output_dir / kind, cfg.model)
@@ -279,7 +279,7 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
     return loss
 
 
-def _begun(cfg: DictConfig, output_dir: Path, trainer, resume: Path | None, main_process: bool) -> Path | None:
+def _prepared(cfg: DictConfig, output_dir: Path, trainer, resume: Path | None, main_process: bool) -> Path | None:
     """Prepare `output_dir`, and restore the checkpoint `resume`, or the warm-up that jobs of the sweep share.
 
     Returns:

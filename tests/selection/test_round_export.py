@@ -143,7 +143,7 @@ def test_options_of_peft_that_a_trainer_lacks_are_said(words, tmp_path):
     assert options["additional_target"] == "embed_tokens,lm_head" and "lora_target" not in options
     notes, options = written["axolotl"]
     assert "finetuning.exclude_modules, finetuning.rank_pattern are left out" in notes and "regular" not in notes
-    assert "trainer.args.neftune are left out" in notes
+    assert "trainer.args.neftune is left out" in notes
     assert options["lora_target_modules"] == ".*(q|v)_proj" and options["peft_init_lora_weights"] == "olora"
     assert options["lora_modules_to_save"] == ["embed_tokens", "lm_head"]
 

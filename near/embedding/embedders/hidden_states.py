@@ -29,7 +29,7 @@ class HiddenStates(CausalEmbedder):
 
     backend = "hidden_states"
 
-    def __init__(self, layers: Layer | list[Layer] = 5, states: States = "attention", **options: Any):
+    def __init__(self, *, layers: Layer | list[Layer] = 5, states: States = "attention", **options: Any):
         super().__init__(**options)
         self.layers, self.states = layers if isinstance(layers, int) else sorted(set(layers)), states
 

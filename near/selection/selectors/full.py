@@ -13,7 +13,8 @@ class Full(Selector):
     order arranges the whole pool, and each round trains the next rows.
     """
 
-    orders_choose, has_scores = True, False
+    orders_choose = True
+    has_scores = False
 
     def select(self, round: Round) -> Subset:
         order = least_trained_first(round.trained[round.eligible], round.seed)

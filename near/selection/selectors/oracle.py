@@ -18,7 +18,8 @@ class Oracle(Selector):
     would.
     """
 
-    needs_queries, has_scores = True, False
+    needs_queries = True
+    has_scores = False
 
     def __init__(self, subset_size: SubsetSize | None = None, label: str = SOURCE):
         super().__init__(subset_size)

@@ -7,7 +7,8 @@ from near.selection.selectors.base import Selector
 class Random(Selector):
     """`round.size` rows without replacement, new in each round; all rows where there are no more."""
 
-    ranks = has_scores = False
+    ranks = False
+    has_scores = False
 
     def select(self, round: Round) -> Subset:
         return self.warm_up(round)
