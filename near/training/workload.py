@@ -78,8 +78,8 @@ def _of_rounds(
 ) -> Workload:
     left = [(phase.warmup, max(0, phase.start + phase.steps - max(first, phase.start))) for phase in rounds]
     warm, steps = sum(n for warmup, n in left if warmup), sum(n for warmup, n in left if not warmup)
-    begun = [phase for phase in rounds if phase.start >= first]
-    at_rounds = sum(phase.start > 0 for phase in begun) if cfg.evaluation.at_rounds else 0  # at 0 it is the base's
+    starting = [phase for phase in rounds if phase.start >= first]
+    at_rounds = sum(phase.start > 0 for phase in starting) if cfg.evaluation.at_rounds else 0  # at 0 it is the base's
     needed = min(cfg.trainer.update_step * draws, selector.most(eligible) or eligible, eligible)
     validated = 0
     if select(cfg, "data.eval.validation") is not None and measures_validation(cfg):
@@ -113,8 +113,9 @@ def log_workload(cfg: DictConfig, rows: LoadedRows, selector: Selector, name: st
             starts, less = [r.start for r in selected], ""
             if isinstance(selector, Plan):
                 starts, less = selector.scored_rounds(starts), " (of fewer behind a filter)" if selector.filters else ""
-            which = f"each of the {len(selected)}" if len(starts) == len(selected) else f"{len(starts)} of {len(selected)}"
-            log.info(f"before {which} rounds the model computes {rows.needs.requires} of the pool's rows{less}")
+            which = "each of the" if len(starts) == len(selected) else f"{len(starts)} of"
+            what = f"{rows.needs.requires} of the pool's rows{less}"
+            log.info(f"before {which} {len(selected)} rounds the model computes {what}")
     else:
         steps = workload.total
         log.info(
