@@ -105,6 +105,24 @@ def test_a_filter_whose_rows_are_all_gone_acts_anew():
         assert subset.stages[1]["rows_after"] == 5
 
 
+def test_a_filter_that_acts_in_between_keeps_its_period():
+    """Of period 3, from the first round on; in the second one all of its rows are gone. Also over a restart."""
+
+    class Odd(Selector):
+        def select(self, round: Round) -> Subset:
+            return Subset(round.eligible[round.eligible % 2 == (round.index > 1)])
+
+    def make() -> Plan:
+        return Plan(odd=FilterStage(Odd(), keep=20), cut=FilterStage(Full(), keep=5, period=3))
+
+    plan, acted = make(), []
+    for index in range(1, 8):
+        state, plan = plan.state_dict(), make()
+        plan.load_state_dict(state)
+        acted.append(plan.select(round_of(index, size=20)).stages[1]["acted"])
+    assert acted == [True, True, False, True, False, False, True]
+
+
 def test_a_draw_that_keeps_its_rows_trains_them_again():
     plan = Plan(draw=Draw(Random(), period=2))
     rows = [sorted(plan.select(round_of(index)).ids.tolist()) for index in range(1, 6)]
