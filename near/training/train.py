@@ -30,6 +30,7 @@ from near.evaluation.eval import summary
 from near.evaluation.generation import answering
 from near.evaluation.measure import check_evaluation, loss_of, measure, measure_all
 from near.evaluation.settings import EvalSettings
+from near.models.hub import download_of
 from near.models.loading import add_finetuning, base_folder, check_quantization, load_start
 from near.models.start import check_here, mode_of
 from near.models.start_check import check_start
@@ -101,7 +102,8 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         with state.main_process_first():
             if cfg.dry_run:
                 check_here(cfg)
-            check_start(cfg, cache_dir, output_dir, whole=not cfg.dry_run)
+            here = download_of(cfg.model.name_or_path, cfg.model.revision, cache_dir) is None
+            check_start(cfg, cache_dir, output_dir, whole=here or not cfg.dry_run)
             rows = load_rows(cfg, cache_dir, selector, needs, output_dir)
         if rows is None and cfg.dry_run:
             if state.is_main_process:
