@@ -102,8 +102,9 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         with state.main_process_first():
             if cfg.dry_run:
                 check_here(cfg)
-            here = download_of(cfg.model.name_or_path, cfg.model.revision, cache_dir) is None
-            check_start(cfg, cache_dir, output_dir, whole=here or not cfg.dry_run)
+            model = cfg.model
+            whole = not cfg.dry_run or download_of(model.name_or_path, model.revision, cache_dir) is None
+            check_start(cfg, cache_dir, output_dir, whole)
             rows = load_rows(cfg, cache_dir, selector, needs, output_dir)
         if rows is None and cfg.dry_run:
             if state.is_main_process:

@@ -81,6 +81,14 @@ def test_filters_narrow_one_after_the_other_and_the_draw_picks_of_the_rest():
     assert left(plan, round_of(size=2)) == [("high", True, 20, 10), ("low", True, 10, 4), ("draw", True, 4, 2)]
 
 
+@pytest.mark.parametrize(("size", "rows"), [(0.5, 4), (0.1, 1), (3, 3), (30, 8), (None, 8)])
+def test_a_share_of_rows_is_of_those_that_filters_left(size, rows):
+    """8 of 20; a round of 16 draws. The limit that the Trainer sets is of the whole pool."""
+    plan = Plan(cut=FilterStage(Column(), keep=8), draw=Draw(Column(subset_size=size)))
+    round = round_of(size=min(16, plan.most(20) or 16), draws=16)
+    assert left(plan, round)[1] == ("draw", True, 8, rows)
+
+
 def test_start_and_period():
     """Steps 5, 10, ..., 30: the filter acts at 10, 20 and 30, and keeps its random rows in between."""
     plan = Plan(cut=FilterStage(Random(), keep=8, start=10, period=2), draw=Draw(Full()))

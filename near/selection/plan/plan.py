@@ -162,6 +162,8 @@ class Plan(Selector):
                         rows = stage.rows(narrowed)
                         narrowed = dataclasses.replace(narrowed, eligible=rows, stream=(STREAM, number))
                     entry["rows_after"] = len(narrowed.eligible)
+            most = self.most(len(narrowed.eligible)) or round.size  # a share of what the filters left
+            narrowed = dataclasses.replace(narrowed, size=min(round.size, most))
             subset = self._drawn(round, narrowed, record)
             if self.order is not None:
                 with record.of(self.order, len(subset.ids)) as entry:
@@ -186,11 +188,11 @@ class Plan(Selector):
         with record.of(self.draw, len(left)) as entry:
             if draw is None:
                 subset = Selector.warm_up(self, narrowed)
-            elif draw.by.orders_choose and round.size == round.draws and self._arranges(round):
+            elif draw.by.orders_choose and narrowed.size == round.draws and self._arranges(round):
                 draw.acts(round)
                 subset = Subset(left)
             else:
-                subset = draw.picked(narrowed, round.size)
+                subset = draw.picked(narrowed, narrowed.size)
             entry["rows_after"] = len(subset.ids)
         return subset
 
