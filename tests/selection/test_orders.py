@@ -249,6 +249,18 @@ def test_an_order_by_scores_is_refused_for_a_selector_without_any(selector):
         Ordered(selector, Sorting(score="selector"))
 
 
+def test_consume_once_with_the_draws_of_a_mix_is_said_once(caplog):
+    round = around(4, 4, columns={"q": [0, 1, 2, 3]}, trained=np.array([5, 0, 5, 0]))
+    subset, orders = Subset(np.arange(4), order=np.arange(4)), {}
+    for once in (None, False, True):
+        caplog.clear()
+        order = Sorting(score="column", column="q", consume_once=once)
+        orders[once] = [order.arrange(round, subset).tolist() for _ in range(2)]
+        assert [r.levelname for r in caplog.records] == (["WARNING"] if once else [])
+    assert orders[True] == orders[False] == orders[None]
+    assert "order.consume_once=true has no effect: the mix decides how often each row is drawn" in caplog.text
+
+
 def test_rows_that_wait_are_no_part_of_the_round():
     round = around(4, 3, columns={"q": [0, 1, 2, 3]}, trained=np.array([5, 0, 5, 0]))
     once = Ordered(Random(), Sorting(score="column", column="q", consume_once=True))

@@ -55,7 +55,7 @@ class Order(Contract, ABC):
     _block: int = field(default=-1, init=False)  # the rounds whose losses are stored, counted in `every`
     _rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64), init=False)  # with a stored loss
     _losses: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32), init=False)
-    _logged: bool = field(default=False, init=False)
+    _logged: set[str] = field(default_factory=set, init=False)  # options of which something was logged
 
     def __post_init__(self) -> None:
         if self.every != 1 and self.score != "loss":
@@ -108,6 +108,9 @@ class Order(Contract, ABC):
         """
         numbers = self.numbers(round, subset) if self.scored else np.zeros(len(subset.ids))
         if subset.order is not None:
+            if self.consume_once and is_main() and "consume_once" not in self._logged:
+                self._logged.add("consume_once")
+                log.warning("order.consume_once=true has no effect: the mix decides how often each row is drawn")
             return self._spread(round, subset, numbers)
         ids, left, draws = subset.ids, round.draws, []
         chooses = len(ids) > left
@@ -151,8 +154,8 @@ class Order(Contract, ABC):
             raise UserError(
                 f"order.column={self.column}: no row that may be selected has a finite number there; name another one"
             )
-        if missing and is_main() and not self._logged:
-            self._logged = True
+        if missing and is_main() and "column" not in self._logged:
+            self._logged.add("column")
             log.info(
                 f"order.column={self.column}: {plural(missing, 'row')} of {len(eligible)} without a finite number are "
                 "ranked last"
