@@ -179,7 +179,8 @@ def _trl(recipe: Recipe, folder: Path) -> None:
         recipe=recipe,
         notes=recipe.notes(*more),
         masked=masked,
-        last=bool(data.get("mask_history")),
+        encoded=masked == "answers" or content.sparse > 0,  # a table gives all messages the same keys, some without value
+        last=masked == "completion" or bool(data.get("mask_history")),
         peft=recipe.cfg["finetuning"].get("_target_", "").rpartition(".")[2],
         lora=recipe.lora,
         quantization={k: v for k, v in (model.get("quantization") or {}).items() if k != "_target_"},
