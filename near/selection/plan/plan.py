@@ -100,8 +100,10 @@ class Plan(Selector):
         return [stage.by for stage in (*self.filters, *([] if self.draw is None else [self.draw]))]
 
     def scored_rounds(self, starts: Sequence[int]) -> list[int]:
-        """Those of the rounds in which a stage that uses the model acts anew; all if only the similarity uses it, which is
-        computed for each. starts: the first step of each."""
+        """Those of the rounds in which a stage that uses the model acts anew; all if only the similarity uses it.
+
+        starts: the first step of each.
+        """
         scored = [stage for stage in self._selecting().values() if stage.by.requires]
         if not scored:
             return list(starts)
