@@ -11,6 +11,8 @@ from near.common.schema import JsonRecord, container, only_if_set
 
 Interval = Sequence[float] | None  # low and high end of a 95% interval
 
+WARMUP = "warm-up"  # the selector of a round of random rows, in rounds.jsonl
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord(JsonRecord):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from near.common.files import file_digest, write_npy
-from near.common.records import RoundRecord, append_round, write_rounds
+from near.common.records import WARMUP, RoundRecord, append_round, write_rounds
 from near.common.run_folder import LINES, round_file
 from near.data.rows import Rows
 from near.selection.round import Subset
@@ -61,7 +61,7 @@ class Record:
         sources, counts = np.unique(self.pool.sources(ids).astype(str), return_counts=True)
         line = RoundRecord(
             round=phase.index,
-            selector="warm-up" if phase.warmup else self.name,
+            selector=WARMUP if phase.warmup else self.name,
             step=phase.start,
             steps=phase.steps,
             rows=len(ids),
