@@ -21,7 +21,9 @@ def main(words: Sequence[str]) -> None:
         folder = SelectionFolder.of(Path(words[0]))
         if folder.is_run:
             manifest = describe(folder)
-            verdict = "with its verdict" if manifest.verdict else "without a verdict: no report.json of its sweep above it"
+            verdict = (
+                "with its verdict" if manifest.verdict else "without a verdict: no report.json of its sweep above it"
+            )
             print(f"wrote {folder.path / MANIFEST}: {plural(len(manifest.sha256), 'file')}, {verdict}")
         else:
             print(f"{folder.path / MANIFEST}: select.py wrote it, {plural(len(folder.manifest.sha256 or {}), 'file')}")

@@ -43,7 +43,9 @@ def main(words: Sequence[str]) -> None:
 def _show(checks: list, code: int) -> None:
     out = console()
     out.print(table(["check", "outcome", "what"], [[c.name, c.outcome, c.detail] for c in checks], breaking={2}))
-    counts = [f"{sum(c.outcome == outcome for c in checks)} {outcome}" for outcome in dict.fromkeys(c.outcome for c in checks)]
+    counts = [
+        f"{sum(c.outcome == outcome for c in checks)} {outcome}" for outcome in dict.fromkeys(c.outcome for c in checks)
+    ]
     out.print(f"{ENDS[code]}: {', '.join(counts)}", markup=False)
     for check in checks:
         if check.outcome == "failed":

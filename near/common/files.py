@@ -35,7 +35,17 @@ if TYPE_CHECKING:
 NO_SPACE = re.compile(r"No space left on device|\(os error 28\)")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-PACKAGES = ("near", "torch", "transformers", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu", "numpy")
+PACKAGES = (
+    "near",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "sentence-transformers",
+    "faiss-cpu",
+    "numpy",
+)
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(part|old)", re.DOTALL)  # names that `aside` makes
 

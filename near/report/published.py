@@ -69,7 +69,9 @@ def check_verdict(folder: SelectionFolder) -> Check | None:
     if not (folder.path.resolve().parent / REPORT).is_file():
         return Check("verdict", "not checked", f"{shown}; the sweep's {REPORT} is not in the folder above")
     if verdict_of(folder.path) != verdict:
-        return failed("verdict", f"the manifest says {shown}, and {REPORT} of the sweep another; run near manifest again")
+        return failed(
+            "verdict", f"the manifest says {shown}, and {REPORT} of the sweep another; run near manifest again"
+        )
     return passed("verdict", f"{shown}, as in {REPORT} of the sweep; the other runs are not checked")
 
 

@@ -18,10 +18,10 @@ VALUES = 100  # of a label that are compared one by one
 LEVEL = 0.05
 ORACLE = "oracle"
 ROUNDS = "Shares are of the rows that a selector picked, over all rounds and seeds, without warm-ups."
+CHANCE = "= chance: at least 5 of 100 draws of as many random rows differ as much from the pool."
 NOTE = (
     "A sentence names the value that most rows of the target have, or, where the pool lacks it, the value that was "
-    "picked most above its share of the pool. = chance: at least 5 of 100 draws of as many random rows differ as much "
-    "from the pool."
+    f"picked most above its share of the pool. {CHANCE}"
 )
 
 OVER_TARGETS = (

@@ -51,9 +51,7 @@ from near.selection.subset_files import COLUMNS, WRITERS, nearest
 log = logging.getLogger(__name__)
 
 
-def round_of(
-    cfg: DictConfig, cache_dir: str, needs: Needs, material: Material, neighbours: Neighbours | None
-) -> Round:
+def round_of(cfg: DictConfig, cache_dir: str, needs: Needs, material: Material, neighbours: Neighbours | None) -> Round:
     """The round of a selection outside training, without columns and without a model. `cfg`: of select.py."""
     candidates, queries = material.candidates, material.queries
     context = {"pool": candidates, "queries": queries, "neighbours": neighbours}

@@ -34,9 +34,13 @@ def check_choice(folder: SelectionFolder, cfg: DictConfig, cache_dir: str, mater
     selector, saved = selector_of(cfg.selector), folder.subset()
     needs, name = needs_of(cfg, selector), type(selector).__name__
     if needs.requires:
-        return Check(NAME, "not checked", f"selector {name} reads {needs.requires} of a model; select again to check it")
+        return Check(
+            NAME, "not checked", f"selector {name} reads {needs.requires} of a model; select again to check it"
+        )
     if needs.vectors:
-        return Check(NAME, "not checked", f"selector {name} clusters the vectors of the whole pool; select again to check it")
+        return Check(
+            NAME, "not checked", f"selector {name} clusters the vectors of the whole pool; select again to check it"
+        )
     if needs.neighbours and not folder.has_matrix:
         return impossible(NAME, "top_indices.npy is missing")
     neighbours = None
@@ -45,7 +49,9 @@ def check_choice(folder: SelectionFolder, cfg: DictConfig, cache_dir: str, mater
         neighbours = first_columns(neighbours, neighbours.ids.shape[1])
     round = round_of(cfg, cache_dir, needs, material, neighbours)
     columns = columns_of(cfg.data, material.candidates, needs.columns, cache_dir)
-    query_columns = columns_of(cfg.data, material.queries, needs.query_columns, cache_dir) if needs.query_columns else {}
+    query_columns = (
+        columns_of(cfg.data, material.queries, needs.query_columns, cache_dir) if needs.query_columns else {}
+    )
     round = dataclasses.replace(round, columns=columns, query_columns=query_columns)
     if isinstance(round.similarity, EmbeddingSimilarity):
         rows = (material.candidates, material.queries, neighbours)
@@ -54,13 +60,17 @@ def check_choice(folder: SelectionFolder, cfg: DictConfig, cache_dir: str, mater
     if not np.array_equal(subset.ids, saved):
         same = len(np.intersect1d(subset.ids, saved))
         order = ", in another order" if same == len(saved) == len(subset.ids) else ""
-        return failed(NAME, f"selector {name} picks {len(subset.ids)} rows, {same} of the {len(saved)} saved ones{order}")
+        return failed(
+            NAME, f"selector {name} picks {len(subset.ids)} rows, {same} of the {len(saved)} saved ones{order}"
+        )
     path = folder.path / "subset_scores.npy"
     if subset.scores is not None and path.is_file():
         scores = read_array(path)
         if not np.array_equal(np.asarray(subset.scores, dtype=np.float32), scores, equal_nan=True):
             return failed(NAME, f"selector {name} picks the same rows with other scores than subset_scores.npy")
-        return passed(NAME, f"selector {name} picks the same {plural(len(saved), 'row')} in the same order, with the same scores")
+        return passed(
+            NAME, f"selector {name} picks the same {plural(len(saved), 'row')} in the same order, with the same scores"
+        )
     return passed(NAME, f"selector {name} picks the same {plural(len(saved), 'row')} in the same order")
 
 
@@ -74,5 +84,7 @@ class _StoredSimilarity(EmbeddingSimilarity):
             read = RowTexts(self.candidates, self.ids, embedder)
             missing = len(look_up(store, read, len(self.ids), embedder.chunk).missing)
         if missing:
-            raise UserError(f"the selector compares {plural(missing, 'row')} without a vector in the store; set limit=null")
+            raise UserError(
+                f"the selector compares {plural(missing, 'row')} without a vector in the store; set limit=null"
+            )
         return super().opened()

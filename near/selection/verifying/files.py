@@ -20,15 +20,12 @@ def check_files(folder: SelectionFolder) -> list[Check]:
     checks = [_digests(folder)]
     if folder.is_run:
         checks.append(_rounds(folder))
-    checks += [check for part in (_matrix, _subset) if (check := _guarded(part, folder)) is not None]
+    for name, part in (("matrix", _matrix), ("subset", _subset)):
+        try:
+            checks += part(folder)
+        except UserError as error:
+            checks.append(failed(name, one_line(error)))
     return checks
-
-
-def _guarded(part, folder: SelectionFolder) -> Check | None:
-    try:
-        return part(folder)
-    except UserError as error:
-        return failed("matrix" if part is _matrix else "subset", one_line(error))
 
 
 def digests_of(folder: SelectionFolder) -> dict[str, str]:
@@ -73,57 +70,80 @@ def _rounds(folder: SelectionFolder) -> Check:
         except UserError as error:
             return failed("rounds", one_line(error))
         if len(ids) != line.rows or len(np.unique(ids)) != len(ids):
-            return failed("rounds", f"{name} has {len(np.unique(ids))} distinct rows in its file, {line.rows} in its line")
+            return failed(
+                "rounds", f"{name} has {len(np.unique(ids))} distinct rows in its file, {line.rows} in its line"
+            )
         if order is None:
             continue
         if len(order) != line.draws or len(np.setdiff1d(order, ids)):
             return failed("rounds", f"{name} has draws that are not the {line.draws} of its {line.rows} rows")
         draws += len(order)
-    return passed("rounds", f"{plural(len(folder.rounds), 'round')}, {plural(draws, 'draw')}, each of a row of its subset")
+    return passed(
+        "rounds", f"{plural(len(folder.rounds), 'round')}, {plural(draws, 'draw')}, each of a row of its subset"
+    )
 
 
-def _matrix(folder: SelectionFolder) -> Check | None:
-    """Whether the matrix is ranked as near ranks: scores descend, ties by lower id, no row twice for a query."""
+def _matrix(folder: SelectionFolder) -> list[Check]:
+    """Whether the matrix's arrays fit each other and the pool, and are ranked as near ranks: scores descend, ties by
+    lower id, no row twice for a query."""
     if not folder.has_matrix:
-        return None
+        return []
     ids, scores = (read_array(folder.path / f"top_{name}.npy", mapped=True) for name in ("indices", "scores"))
     if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape != scores.shape or scores.dtype != np.float32:
-        return failed("matrix", f"{ids.dtype} {ids.shape} ids and {scores.dtype} {scores.shape} scores don't fit")
-    rows = folder.manifest.candidates and folder.manifest.candidates.rows
+        return [failed("matrix", f"{ids.dtype} {ids.shape} ids and {scores.dtype} {scores.shape} scores don't fit")]
+    rows = (folder.manifest.candidates and folder.manifest.candidates.rows) or np.iinfo(np.int64).max
+    values: list[Check] = []
+    order: list[Check] = []
     step = max(1, BLOCK // max(1, ids.shape[1]))
     for start in range(0, len(ids), step):
-        block, values = np.asarray(ids[start : start + step]), np.asarray(scores[start : start + step])
-        faults = {
-            "a score that is not finite": ~np.isfinite(values).all(axis=1),
-            "scores that do not descend": (values[:, 1:] > values[:, :-1]).any(axis=1),
-            "equal scores that are not by lower id": (
-                (values[:, 1:] == values[:, :-1]) & (block[:, 1:] < block[:, :-1])
-            ).any(axis=1),
-            "a row twice": (np.diff(np.sort(block, axis=1), axis=1) == 0).any(axis=1),
-            f"a row outside the {rows} of its pool": (block < 0).any(axis=1)
-            | ((block >= rows).any(axis=1) if rows is not None else False),
-        }
-        for fault, where in faults.items():
-            if where.any():
-                return failed("matrix", f"query {start + int(where.argmax())} has {fault}")
-    return passed("matrix", f"{len(ids)} x {ids.shape[1]} neighbours, ranked by score, ties by lower id")
+        block, of_block = np.asarray(ids[start : start + step]), np.asarray(scores[start : start + step])
+        values += _first(
+            "matrix",
+            start,
+            {
+                "a score that is not finite": ~np.isfinite(of_block),
+                f"a row outside the {rows} of its pool": (block < 0) | (block >= rows),
+            },
+        )
+        equal = of_block[:, 1:] == of_block[:, :-1]
+        order += _first(
+            "ranking",
+            start,
+            {
+                "scores that do not descend": of_block[:, 1:] > of_block[:, :-1],
+                "a row twice": np.diff(np.sort(block, axis=1), axis=1) == 0,
+                "equal scores that are not by lower id": equal & (block[:, 1:] < block[:, :-1]),
+            },
+        )
+    shape = f"{len(ids)} x {ids.shape[1]} neighbours"
+    return (values or [passed("matrix", shape)])[:1] + (order or [passed("ranking", "by score, ties by lower id")])[:1]
 
 
-def _subset(folder: SelectionFolder) -> Check | None:
+def _first(name: str, start: int, faults: dict[str, np.ndarray]) -> list[Check]:
+    """The first fault of a block of queries from `start` on. faults: bool (n_queries, m), by what is wrong."""
+    where = {fault: at.any(axis=1) for fault, at in faults.items()}
+    return [failed(name, f"query {start + int(at.argmax())} has {fault}") for fault, at in where.items() if at.any()][
+        :1
+    ]
+
+
+def _subset(folder: SelectionFolder) -> list[Check]:
     """Whether the picked rows are as many as the manifest says, and have the content that it says."""
     described = None if folder.manifest is None else folder.manifest.subset
     if not isinstance(described, dict):
-        return None
+        return []
     ids, keys = folder.subset(), folder.keys("candidates")
     if ids is None:
-        return failed("subset", "subset.npy is missing, and the manifest describes it")
+        return [failed("subset", "subset.npy is missing, and the manifest describes it")]
     if len(ids) != described.get("rows") or len(np.unique(ids)) != len(ids):
-        return failed("subset", f"{len(np.unique(ids))} distinct rows, {described.get('rows')} in the manifest")
+        return [failed("subset", f"{len(np.unique(ids))} distinct rows, {described.get('rows')} in the manifest")]
     if keys is None or described.get("content") is None:
-        return passed("subset", f"{plural(len(ids), 'row')}; the folder has no digest of their content")
+        return [passed("subset", f"{plural(len(ids), 'row')}; the folder has no digest of their content")]
     if len(ids) and ids.max() >= len(keys):
-        return failed("subset", f"row {ids.max()} is outside the {len(keys)} of its pool")
+        return [failed("subset", f"row {ids.max()} is outside the {len(keys)} of its pool")]
     digest = content_digest(keys, ids)
     if digest != described["content"]:
-        return failed("subset", f"the content of its rows has digest {digest[:12]} instead of {described['content'][:12]}")
-    return passed("subset", f"{plural(len(ids), 'row')} with content digest {digest[:12]}")
+        return [
+            failed("subset", f"the content of its rows has digest {digest[:12]} instead of {described['content'][:12]}")
+        ]
+    return [passed("subset", f"{plural(len(ids), 'row')} with content digest {digest[:12]}")]

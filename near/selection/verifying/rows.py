@@ -101,7 +101,7 @@ def check_rows(
         return failed(name, line), None
     matched = match(keys, rows.content_keys())
     if matched.is_same:
-        return passed(name, f"the same {plural(len(rows), 'row')}, from other files or with another filter"), matched
+        return passed(name, f"the same {plural(len(rows), 'row')}, from other files"), matched
     new = matched.there < 0
     if not len(matched.missing) and not new.any():
         line = f"the same {plural(len(rows), 'row')} in another order ({matched.moved} moved); ids are translated by content"
@@ -113,13 +113,17 @@ def _differing(matched: Matched, new: np.ndarray, named: np.ndarray | None, opti
     missing = matched.missing
     parts = [f"{plural(len(missing), 'row')} of {len(matched.here)} {'is' if len(missing) == 1 else 'are'} not here"]
     parts[0] += f" ({shown_ids(missing)})" if len(missing) else ""
-    parts.append(f"{plural(len(new), 'row here is', 'rows here are')} not there" + (f" ({shown_ids(new)})" if len(new) else ""))
+    parts.append(
+        f"{plural(len(new), 'row here is', 'rows here are')} not there" + (f" ({shown_ids(new)})" if len(new) else "")
+    )
     if matched.moved:
         parts.append(f"{plural(matched.moved, 'row is', 'rows are')} at another position")
     if named is not None:
         absent = np.intersect1d(named, missing)
         where = f" ({shown_ids(absent)})" if len(absent) else ""
-        parts.append(f"of the {plural(len(named), 'row')} that the folder names {len(absent) or 'none'} is missing{where}")
+        parts.append(
+            f"of the {plural(len(named), 'row')} that the folder names {len(absent) or 'none'} is missing{where}"
+        )
     return f"{'; '.join(parts)}; restore them, or name other data with {option}.path=FILE"
 
 

@@ -37,6 +37,7 @@ class _Tally:
     equal: int = 0
     largest: float = 0.0
     swapped: int = 0
+    new: int = 0
     wrong_scores: int = 0
     wrong_rows: int = 0
 
@@ -46,13 +47,21 @@ class _Tally:
 
 
 def check_scores(
-    ids: np.ndarray, scores: np.ndarray, here: MappedIds, done: Recomputed, eligible: int, tolerance: float, exact: bool
+    ids: np.ndarray,
+    scores: np.ndarray,
+    here: MappedIds,
+    there: np.ndarray,
+    done: Recomputed,
+    eligible: int,
+    tolerance: float,
+    exact: bool,
 ) -> list[Check]:
     """Compare a matrix with recomputed scores.
 
     Args:
         ids, scores: of the matrix, (n_queries, k), memory-mapped.
         here: its ids as rows of the pool here.
+        there: int64 (n_pool,), of each row here the row of the matrix's pool; -1: none.
         eligible: rows here that may be selected.
         tolerance: scores that differ by no more are equal up to rounding.
         exact: whether the matrix was searched exactly, so that it must have the nearest rows.
@@ -60,7 +69,7 @@ def check_scores(
     tally = _Tally()
     for number, (query, again) in enumerate(zip(done.queries, done.scores, strict=True)):
         best = done.best[number] if done.best else None
-        _compare(query, ids[query], scores[query], here.of([query])[0], again, best, tolerance, tally)
+        _compare(query, ids[query], scores[query], here.of([query])[0], there, again, best, tolerance, tally)
     return [_scores(tally, done, len(ids), tolerance), _neighbours(tally, done, eligible, tolerance, exact)]
 
 
@@ -69,6 +78,7 @@ def _compare(
     ids: np.ndarray,
     saved: np.ndarray,
     here: np.ndarray,
+    there: np.ndarray,
     again: np.ndarray,
     best: tuple[np.ndarray, np.ndarray] | None,
     tolerance: float,
@@ -95,7 +105,8 @@ def _compare(
     rows, found = best
     last = float(saved[-1])
     missed = ~np.isin(rows, here)
-    wrong = missed & (found > last + tolerance)
+    tally.new += int((missed & (there[rows] < 0)).sum())
+    wrong = missed & (there[rows] >= 0) & (found > last + tolerance)
     tally.wrong_rows += int(wrong.sum())
     for at in np.flatnonzero(wrong)[: EXAMPLES + 1]:
         tally.row_faults.append(
@@ -115,7 +126,10 @@ def _scores(tally: _Tally, done: Recomputed, queries: int, tolerance: float) -> 
     counts = f"{len(done.queries)} of {plural(queries, 'query', 'queries')}"
     if tally.wrong_scores:
         faults = "; ".join(tally.score_faults[:EXAMPLES])
-        return failed("scores", f"{tally.wrong_scores} of {tally.scores} scores of {counts} differ by more than {tolerance:g}: {faults}")
+        return failed(
+            "scores",
+            f"{tally.wrong_scores} of {tally.scores} scores of {counts} differ by more than {tolerance:g}: {faults}",
+        )
     absent = f"; {plural(tally.absent, 'neighbour is', 'neighbours are')} not in the data here" if tally.absent else ""
     equal = f"{tally.equal} to the bit, " if done.best else ""
     source = f"; {texts}" if done.texts else ""
@@ -125,13 +139,21 @@ def _scores(tally: _Tally, done: Recomputed, queries: int, tolerance: float) -> 
 
 def _neighbours(tally: _Tally, done: Recomputed, eligible: int, tolerance: float, exact: bool) -> Check:
     if not done.best:
-        return impossible("neighbours", "the pool could not be searched within the time; raise limit, or set limit=null")
+        return impossible(
+            "neighbours", "the pool could not be searched within the time; raise limit, or set limit=null"
+        )
     where = f"{done.searched} of {plural(eligible, 'row')} searched for {plural(len(done.queries), 'query', 'queries')}"
     if tally.wrong_rows and exact:
         faults = "; ".join(tally.row_faults[:EXAMPLES])
-        return failed("neighbours", f"{where}: {plural(tally.wrong_rows, 'nearer row is', 'nearer rows are')} missing: {faults}")
+        return failed(
+            "neighbours", f"{where}: {plural(tally.wrong_rows, 'nearer row is', 'nearer rows are')} missing: {faults}"
+        )
     ties = plural(tally.swapped, "rank has", "ranks have")
     swapped = f"; {ties} another row with a score within {tolerance:g}: a tie, by rounding" if tally.swapped else ""
+    swapped += f"; {tally.new} of the nearest are rows that the pool there does not have" if tally.new else ""
     if not exact:
-        return passed("neighbours", f"{where}: {tally.wrong_rows} nearer rows are missing, as an approximate index may miss them{swapped}")
+        return passed(
+            "neighbours",
+            f"{where}: {tally.wrong_rows} nearer rows are missing, as an approximate index may miss them{swapped}",
+        )
     return passed("neighbours", f"{where}: none is nearer than the saved ones{swapped}")

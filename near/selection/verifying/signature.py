@@ -22,7 +22,9 @@ def sign_command(manifest: Path) -> str:
 def check_signers(signers: str | None) -> None:
     """UserError if the file of signers is missing."""
     if signers is not None and not Path(signers).is_file():
-        raise UserError(f"signers={signers}: no such file; give an allowed_signers file: a name and a public key a line")
+        raise UserError(
+            f"signers={signers}: no such file; give an allowed_signers file: a name and a public key a line"
+        )
 
 
 def check_signature(manifest: Path, signers: str | None) -> Check | None:
@@ -33,14 +35,20 @@ def check_signature(manifest: Path, signers: str | None) -> Check | None:
     signature, name = manifest.with_name(f"{manifest.name}.sig"), "signature"
     if not manifest.is_file() or not signature.is_file():
         missing = manifest if not manifest.is_file() else signature
-        return None if signers is None else failed(name, f"{missing} is missing; the author signs by: {sign_command(manifest)}")
+        return (
+            None
+            if signers is None
+            else failed(name, f"{missing} is missing; the author signs by: {sign_command(manifest)}")
+        )
     content = manifest.read_bytes()
     try:
         if signers is None:
             done = _keygen(content, "check-novalidate", "-n", NAMESPACE, "-s", str(signature))
             if done.returncode:
                 return failed(name, f"{signature.name} is not of this {manifest.name} ({_reason(done)})")
-            return Check(name, "not checked", f"it is of this manifest, by {_key(done)}; signers=FILE says whose that is")
+            return Check(
+                name, "not checked", f"it is of this manifest, by {_key(done)}; signers=FILE says whose that is"
+            )
         found = _keygen(content, "find-principals", "-s", str(signature), "-f", signers)
         names = found.stdout.splitlines()
         if found.returncode or not names:
@@ -50,12 +58,16 @@ def check_signature(manifest: Path, signers: str | None) -> Check | None:
     except (OSError, subprocess.SubprocessError) as error:
         return impossible(name, f"ssh-keygen can't be run ({printable(error, 100)}); install OpenSSH")
     if done.returncode:
-        return failed(name, f"{signature.name} is not of this {manifest.name}, or its key was not valid ({_reason(done)})")
+        return failed(
+            name, f"{signature.name} is not of this {manifest.name}, or its key was not valid ({_reason(done)})"
+        )
     return passed(name, f"by {printable(names[0], 80)}, {_key(done)}")
 
 
 def _keygen(content: bytes, *words: str) -> subprocess.CompletedProcess:
-    done = subprocess.run(["ssh-keygen", "-Y", *words], input=content, capture_output=True, timeout=TIMEOUT, check=False)
+    done = subprocess.run(
+        ["ssh-keygen", "-Y", *words], input=content, capture_output=True, timeout=TIMEOUT, check=False
+    )
     texts = (done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
     return subprocess.CompletedProcess(done.args, done.returncode, *texts)
 

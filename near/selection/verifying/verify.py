@@ -75,12 +75,29 @@ def verify(folder: SelectionFolder, config: Callable[[], DictConfig], settings: 
     """
     signature = check_signature(folder.path / MANIFEST, settings.signers)
     checks = ([] if signature is None else [signature]) + check_files(folder)
-    is_whole = not any(check.outcome == "failed" for check in checks if check.name in ("matrix", "subset", "rounds"))
+    is_whole = not any(check.name == "matrix" and check.outcome == "failed" for check in checks) and _is_readable(
+        folder
+    )
     try:
         cfg = config()
     except FAULTS as error:
         return [*checks, impossible("data", f"the folder's configuration can't be used: {_reason(error)}")]
     return checks + (_run_data(folder, cfg, settings) if folder.is_run else _selection(folder, cfg, settings, is_whole))
+
+
+def _is_readable(folder: SelectionFolder) -> bool:
+    try:
+        folder.named()
+    except UserError:  # a check of the files says so
+        return False
+    return True
+
+
+def _keys(folder: SelectionFolder, part: str) -> np.ndarray | None:
+    try:
+        return folder.keys(part)
+    except UserError:  # damaged: the check of the files says so
+        return None
 
 
 def _run_data(folder: SelectionFolder, cfg: DictConfig, settings: Settings) -> list[Check]:
@@ -96,7 +113,7 @@ def _run_data(folder: SelectionFolder, cfg: DictConfig, settings: Settings) -> l
                 both = rows.followed_by(load(cfg.data, "queries", settings.cache_dir, answer=False))
                 rows = both if both.fingerprint == record.fingerprint else rows  # of a run that trained on its queries
             named = folder.named() if part == "candidates" else None
-            checks.append(check_rows(name, f"data.{part}", record, folder.keys(part), rows, named)[0])
+            checks.append(check_rows(name, f"data.{part}", record, _keys(folder, part), rows, named)[0])
         except FAULTS as error:
             checks.append(impossible(name, _reason(error)))
     why = "training and evaluation are not repeated, nor the selections of a model as it trains: train again to check them"
@@ -116,11 +133,15 @@ def _selection(folder: SelectionFolder, cfg: DictConfig, settings: Settings, is_
     except FAULTS as error:
         return [impossible("data", _reason(error))]
     named = folder.named() if is_whole else None
-    check, of_pool = check_rows("pool", "data.candidates", manifest.candidates, folder.keys("candidates"), pool, named)
+    check, of_pool = check_rows(
+        "pool", "data.candidates", manifest.candidates, _keys(folder, "candidates"), pool, named
+    )
     checks = [check]
     of_queries = None
     if manifest.queries is not None and queries is not None:
-        check, of_queries = check_rows("queries", "data.queries", manifest.queries, folder.keys("queries"), queries, None)
+        check, of_queries = check_rows(
+            "queries", "data.queries", manifest.queries, _keys(folder, "queries"), queries, None
+        )
         checks.append(check)
     if of_pool is None:
         return checks
@@ -161,7 +182,9 @@ def _scores(
     ids, scores = (read_array(folder.path / f"top_{name}.npy", mapped=True) for name in ("indices", "scores"))
     positions = _query_ids(material.queries, of_queries, len(ids))
     if positions is None:
-        return [failed("scores", f"the matrix has {plural(len(ids), 'query', 'queries')}, and other ones may be used here")]
+        return [
+            failed("scores", f"the matrix has {plural(len(ids), 'query', 'queries')}, and other ones may be used here")
+        ]
     here = MappedIds(ids, of_pool.here)
     order = np.random.default_rng(settings.seed).permutation(len(ids))
     order = order[positions[order] >= 0]
@@ -185,7 +208,7 @@ def _scores(
     of_words = search.words is not None
     tolerance = settings.tolerance or tolerance_of(None if of_words else manifest.embedder, scores[:, 0])
     eligible = len(material.candidates.eligible())
-    return checks + check_scores(ids, scores, here, done, eligible, tolerance, exact)
+    return checks + check_scores(ids, scores, here, of_pool.there, done, eligible, tolerance, exact)
 
 
 def _query_ids(queries: Rows, of_queries: Matched, count: int) -> np.ndarray | None:
@@ -214,13 +237,17 @@ def _embedder(search: SearchSettings, settings: Settings, known: dict) -> tuple[
         if model is not None and not settings.download:
             download = download_of(str(model), options.get("revision"), settings.cache_dir)
             if download is not None:
-                return None, impossible(name, f"{download} would have to be downloaded; add download=true, or embedder.model=FOLDER")
+                return None, impossible(
+                    name, f"{download} would have to be downloaded; add download=true, or embedder.model=FOLDER"
+                )
         embedder = embedder_of(options, settings.cache_dir)
         signature = _plain(embedder.signature)
     except (*FAULTS, ModuleNotFoundError) as error:
         return None, impossible(name, _reason(error))
     if differing := differences(_plain(known), signature):
-        return None, failed(name, f"another one: {'; '.join(differing[:3])}; name the right one with embedder.model=FOLDER")
+        return None, failed(
+            name, f"another one: {'; '.join(differing[:3])}; name the right one with embedder.model=FOLDER"
+        )
     files = f", files {signature['files'][:12]}" if "files" in signature else ""
     return embedder, passed(name, f"{model or signature.get('embedder')}{files}")
 
