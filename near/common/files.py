@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from near.common.command_line import current
 from near.common.code_commit import code_commit
+from near.common.command_line import current
 from near.common.errors import UserError, as_user_error, reading
 
 if TYPE_CHECKING:

@@ -50,7 +50,8 @@ class Diff:
     a, b: the selections.
     b_ids: int64 (m,), the rows of B as ids of A's pool; -1: not in it.
     foreign: of the rows of A, how many are not in B's pool; None: the pools are the same.
-    correlation: Spearman's, of the scores of `scored` common rows; None for fewer than three, or if one's are all equal.
+    correlation: Spearman's, of the scores of `scored` common rows; None for fewer than three, or if all of one are
+        equal.
     shares: of labels, of the rows of A only, both, B only.
     rows: that differ most.
     absent: why parts are missing.
@@ -153,8 +154,8 @@ def _matched(a: Picked, b: Picked) -> Diff:
         keys.append(picked.folder.keys("candidates"))
         if keys[-1] is None:
             raise UserError(
-                f"{a.name} and {b.name} are of different pools, and {picked.name} has no pool_keys.npy, by which rows are "
-                "matched; make it again with this version of near"
+                f"{a.name} and {b.name} are of different pools, and {picked.name} has no pool_keys.npy, by which rows "
+                "are matched; make it again with this version of near"
             )
         if len(picked.ids) and picked.ids.max() >= len(keys[-1]):
             raise UserError(

@@ -9,8 +9,18 @@ from near.common.errors import UserError
 from near.common.files import file_digest, provenance, read_json
 from near.common.outputs import claim
 from near.common.records import RowsRecord, SelectionManifest
-from near.common.run_folder import ADAPTER, ANSWERS, BASE_ANSWERS, CONFIG, CONTAMINATED, LINES, METRICS, MODEL, ROUNDS
-from near.common.run_folder import START, TRAINING
+from near.common.run_folder import (
+    ADAPTER,
+    ANSWERS,
+    BASE_ANSWERS,
+    CONFIG,
+    CONTAMINATED,
+    METRICS,
+    MODEL,
+    ROUNDS,
+    START,
+    TRAINING,
+)
 from near.data.row_keys import content_digest
 from near.selection.verifying.checks import Check, failed, passed
 from near.selection.verifying.folder import MANIFEST, SelectionFolder

@@ -1,8 +1,8 @@
 """The rows that a selector picks, as files for any other trainer: `select.py selector=near n=5000 export=jsonl`.
 
-subset.npy holds their ids, int64 (m,), in the selector's order; subset_scores.npy the selector's scores of them, float32
-(m,), NaN for a row without one, if it has scores; subset.jsonl or subset.parquet the rows themselves in
-that order, each with the columns of its source (a line of text as `text`) and five more:
+subset.npy holds their ids, int64 (m,), in the selector's order; subset_scores.npy the selector's scores of them,
+float32 (m,), NaN for a row without one, if it has scores; subset.jsonl or subset.parquet the rows themselves in that
+order, each with the columns of its source (a line of text as `text`) and five more:
 
     row              its id in the pool
     rank             its position in the subset, from 1

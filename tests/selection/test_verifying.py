@@ -17,6 +17,7 @@ from near.data.loading import load
 from near.selection.round import Subset
 from near.selection.select import select
 from near.selection.verifying import files as file_checks
+from near.selection.verifying.clock import Clock
 from near.selection.verifying.recompute import MappedIds, Recomputed
 from near.selection.verifying.rows import check_rows, match
 from near.selection.verifying.scores import check_scores
@@ -90,14 +91,17 @@ def test_a_whole_folder_is_verified(folder, cache, capsys):
     code, checks, errors = verified(capsys, folder, cache)
     assert (code, errors) == (0, "") and set(of for of, _ in checks.values()) == {"passed"}
     assert list(checks)[:4] == ["files", "matrix", "ranking", "subset"] and "choice" in checks
-    assert "3 of 3 queries, 36 scores" in checks["scores"][1] and "40 of 40 texts from the store" in checks["scores"][1]
+    assert (
+        "3 of 3 queries, 36 scores" in checks["scores"][1]
+        and "of 40 texts 40 from the store, 0 embedded now" in checks["scores"][1]
+    )
     assert "40 of 40 rows searched for 3 queries" in checks["neighbours"][1]
     assert "picks the same 9 rows" in checks["choice"][1]
 
 
 def test_an_empty_cache_embeds_again(folder, tmp_path, capsys):
     code, checks, _ = verified(capsys, folder, tmp_path / "empty")
-    assert code == 0 and "0 of 40 texts from the store, 43 embedded now" in checks["scores"][1]
+    assert code == 0 and "of 40 texts 0 from the store, 40 embedded now" in checks["scores"][1]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +230,17 @@ def test_a_model_that_is_not_here_is_no_failure(folder, tmp_path, capsys):
     assert checks["scores"][0] == "not possible"
     code, checks, _ = verified(capsys, folder, tmp_path / "empty", "embedder=minilm", "embedder.model=./nowhere")
     assert code == 3 and "nowhere: no such folder" in checks["embedder"][1]
+
+
+def test_as_much_as_there_is_time_for(folder, tmp_path, capsys, monkeypatch):
+    """The rows that the matrix names come first, then others of the pool until the time is over."""
+    asked = iter(range(1000))
+    monkeypatch.setattr(Clock, "left", lambda self: 1.0 if next(asked) < 25 else 0.0)
+    monkeypatch.setattr("near.selection.verifying.verify.CHUNK", 4)
+    code, checks, _ = verified(capsys, folder, tmp_path / "empty")
+    assert code == 0 and "3 of 3 queries" in checks["scores"][1]
+    assert "31 embedded now, 9 not embedded for lack of time" in checks["scores"][1]
+    assert "31 of 40 rows searched" in checks["neighbours"][1]
 
 
 def test_a_limit_too_short(folder, tmp_path, capsys):

@@ -22,6 +22,10 @@ class Clock:
         """Seconds, at least 0."""
         return max(0.0, self.limit - self.seconds)
 
+    def pause(self, seconds: float) -> None:
+        """Add what does not count, such as loading a model."""
+        self.limit += seconds
+
     def progress(self, done: int) -> None:
         """To be called while work goes on. Raises OutOfTime at the limit."""
         del done

@@ -40,7 +40,8 @@ class SelectionFolder:
             return cls(path, manifest, run.rounds)
         if manifest is None:
             raise UserError(
-                f"{path} has no {MANIFEST} of select.py and no {ROUNDS}/{LINES} of train.py; name a folder of one of them"
+                f"{path} has no {MANIFEST} of select.py and no {ROUNDS}/{LINES} of train.py; name a folder of "
+                "one of them"
             )
         return cls(path, manifest, None)
 

@@ -9,7 +9,7 @@ import numpy as np
 from near.common.errors import UserError
 from near.data.rows import Rows
 from near.embedding.embedders.base import Embedder
-from near.embedding.missing import RowTexts, embed_missing, look_up
+from near.embedding.missing import Lookup, RowTexts, embed_missing, look_up
 from near.embedding.store import Store
 from near.searching.bm25 import Bm25
 from near.searching.indexes.base import Index
@@ -26,11 +26,13 @@ class Recomputed:
 
     Attributes:
         queries: positions in the matrix of those that were computed.
-        scores: of each the scores of its rows there, float32 (k,); NaN for a row that is not here.
+        scores: of each the scores of its rows there, float32 (k,); NaN for a row that is not here, or for which there
+            was no time.
         best: of each the best rows of those that were searched, ids here int64 (k,) and scores float32 (k,), best
             first; empty if nothing was searched.
         searched: rows that were searched.
-        texts: of rows of the pool that were needed; embedded: texts of rows and queries that the store did not have.
+        texts: distinct ones of rows of the pool that were needed.
+        stored: those of them that the store had; embedded: those that it did not have, and that there was time for.
     """
 
     queries: list[int] = field(default_factory=list)
@@ -38,6 +40,7 @@ class Recomputed:
     best: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     searched: int = 0
     texts: int = 0
+    stored: int = 0
     embedded: int = 0
 
 
@@ -78,11 +81,13 @@ class MappedIds:
 def by_vectors(asked: Asked, embedder: Embedder, index: Index, cache_dir: str, clock: Clock) -> Recomputed:
     """By embeddings. Vectors that are in the store are read; others are embedded and stored.
 
-    The rows that the matrix names come first and take at most half of the time, if they are not all stored.
+    The rows that the matrix names come first and take at most half of the time; loading a model takes none of it.
     """
     result = Recomputed()
     with Store.of(embedder, cache_dir) as store:
-        vectors = _of_named_rows(asked, store, embedder, clock, result)
+        half = Clock(clock.limit / 2)
+        vectors = _of_named_rows(asked, store, embedder, half, result)
+        clock.pause(half.limit - clock.limit / 2)
         with contextlib.suppress(OutOfTime):
             _search(asked, store, embedder, index, clock, result, vectors)
         embedder.close()
@@ -92,43 +97,63 @@ def by_vectors(asked: Asked, embedder: Embedder, index: Index, cache_dir: str, c
 def _of_named_rows(asked: Asked, store: Store, embedder: Embedder, clock: Clock, result: Recomputed) -> np.ndarray:
     """Add the scores of the rows that the matrix names; returns the queries' vectors, float32 (n_done, dim)."""
     done, size, vectors = 0, 1, []
-    while done < len(asked.order) and (done == 0 or clock.seconds < clock.limit / 2):
+    while done < len(asked.order) and clock.left():
         positions, started = asked.order[done : done + size], clock.seconds
-        try:
-            queries = _embedded(store, embedder, asked.queries, asked.query_ids[positions], True, clock, result)
-            ids = asked.ids.of(positions)
-            rows = np.unique(ids[ids >= 0])
-            pool = _embedded(store, embedder, asked.pool, rows, False, clock, result)
-        except OutOfTime:
+        query_ids, ids = asked.query_ids[positions], asked.ids.of(positions)
+        has_vector, queries = _embedded(store, embedder, asked.queries, query_ids, True, clock, result)
+        if not has_vector.all():
+            break
+        rows = np.unique(ids[ids >= 0])
+        has_vector, pool = _embedded(store, embedder, asked.pool, rows, False, clock, result)
+        rows = rows[has_vector]
+        if not len(rows):
             break
         for query, of_query, position in zip(queries, ids, positions, strict=True):
-            is_here = of_query >= 0
+            at = np.minimum(np.searchsorted(rows, of_query), len(rows) - 1)
+            is_there = rows[at] == of_query
             scores = np.full(len(of_query), np.nan, dtype=np.float32)
-            found = pool[np.searchsorted(rows, of_query[is_here])]
-            scores[is_here] = found.astype(np.float64) @ query.astype(np.float64)
+            scores[is_there] = pool[at[is_there]].astype(np.float64) @ query.astype(np.float64)
             result.queries.append(int(position))
             result.scores.append(scores)
         vectors.append(queries)
         done += len(positions)
         each = max(1e-6, (clock.seconds - started) / len(positions))
         fit = max(1, NUMBERS // max(1, asked.ids.width * queries.shape[1]))
-        in_time = max(1, int(min(1e6, (clock.limit / 2 - clock.seconds) / each)))
+        in_time = max(1, int(min(1e6, clock.left() / each)))
         size = min(4 * size, in_time, fit, MOST)
     return np.concatenate(vectors) if vectors else np.empty((0, 0), dtype=np.float32)
 
 
 def _embedded(
     store: Store, embedder: Embedder, rows: Rows, ids: np.ndarray, query: bool, clock: Clock, result: Recomputed
-) -> np.ndarray:
-    """Vectors of rows `ids`, float32 (m, dim). Raises OutOfTime."""
-    if not len(ids):
-        return np.empty((0, embedder.dim), dtype=np.float32)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of as many of the rows `ids`, int64 (n,), as there is time for.
+
+    Returns:
+        bool (n,), which rows have one; float32 (m, dim), their vectors.
+    """
     read = RowTexts(rows, ids, embedder, query)
-    lookup = look_up(store, read, len(ids), embedder.chunk, clock.progress)
-    result.texts += 0 if query else lookup.distinct
+    lookup = look_up(store, read, len(ids), embedder.chunk)
+    missing = lookup.missing
+    offsets = _completed(lookup, store, read, embedder, clock)
+    if not query:
+        result.texts += lookup.distinct
+        result.stored += lookup.distinct - len(missing)
+        result.embedded += int((offsets[missing] >= 0).sum())
+    return offsets >= 0, store.read(offsets[offsets >= 0])
+
+
+def _completed(lookup: Lookup, store: Store, read: RowTexts, embedder: Embedder, clock: Clock) -> np.ndarray:
+    """Embed missing texts as long as there is time, loading the model aside; returns the offsets of all rows, int64
+    (n,), negative for those without a vector."""
+    offsets = lookup.offsets
     if len(lookup.missing):
-        result.embedded += embed_missing(store, lookup, read, embedder, clock.progress)
-    return store.read(lookup.offsets)
+        started = clock.seconds
+        embedder.dim  # noqa: B018 load the model
+        clock.pause(clock.seconds - started)
+        with contextlib.suppress(OutOfTime):
+            embed_missing(store, lookup, read, embedder, clock.progress)
+    return np.where(offsets < 0, offsets[np.where(offsets < 0, -1 - offsets, 0)], offsets)  # repeats of a text
 
 
 def _search(
@@ -147,12 +172,10 @@ def _search(
     eligible = asked.pool.eligible()
     read = RowTexts(asked.pool, eligible, embedder)
     lookup = look_up(store, read, len(eligible), embedder.chunk, clock.progress)
-    missing, offsets = lookup.missing, lookup.offsets
-    if len(missing):
-        with contextlib.suppress(OutOfTime):
-            embed_missing(store, lookup, read, embedder, clock.progress)
-    offsets = np.where(offsets < 0, offsets[np.where(offsets < 0, -1 - offsets, 0)], offsets)  # repeats of a text
-    result.texts, result.embedded = lookup.distinct, result.embedded + int((offsets[missing] >= 0).sum())
+    missing, before = lookup.missing, result.embedded
+    offsets = _completed(lookup, store, read, embedder, clock)
+    result.texts, result.stored = lookup.distinct, lookup.distinct - len(missing) - before
+    result.embedded = before + int((offsets[missing] >= 0).sum())
     rows, offsets = eligible[offsets >= 0], offsets[offsets >= 0]
     if not len(rows):
         return

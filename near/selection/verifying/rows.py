@@ -104,8 +104,8 @@ def check_rows(
         return passed(name, f"the same {plural(len(rows), 'row')}, from other files"), matched
     new = matched.there < 0
     if not len(matched.missing) and not new.any():
-        line = f"the same {plural(len(rows), 'row')} in another order ({matched.moved} moved); ids are translated by content"
-        return passed(name, line), matched
+        line = f"the same {plural(len(rows), 'row')} in another order ({matched.moved} moved)"
+        return passed(name, f"{line}; ids are translated by content"), matched
     return failed(name, _differing(matched, np.flatnonzero(new), named, option)), matched
 
 

@@ -34,6 +34,7 @@ class _Tally:
 
     scores: int = 0
     absent: int = 0
+    late: int = 0
     equal: int = 0
     largest: float = 0.0
     swapped: int = 0
@@ -88,7 +89,8 @@ def _compare(
     so a row of the matrix is wrong only if its recomputed score is further from the saved one, or if a row that the
     matrix lacks is nearer than its last one by more."""
     is_here = ~np.isnan(again)
-    tally.absent += int((~is_here).sum())
+    tally.absent += int((here < 0).sum())
+    tally.late += int((~is_here & (here >= 0)).sum())
     tally.scores += int(is_here.sum())
     off = np.where(is_here, np.abs(again - saved), 0.0)
     tally.largest = max(tally.largest, float(off.max(initial=0.0)))
@@ -122,7 +124,9 @@ def _compare(
 def _scores(tally: _Tally, done: Recomputed, queries: int, tolerance: float) -> Check:
     if not done.queries:
         return impossible("scores", "no query could be recomputed within the time; raise limit, or set limit=null")
-    texts = f"{done.texts - min(done.embedded, done.texts)} of {done.texts} texts from the store, {done.embedded} embedded now"
+    texts = f"of {plural(done.texts, 'text')} {done.stored} from the store, {done.embedded} embedded now"
+    if left := done.texts - done.stored - done.embedded:
+        texts += f", {left} not embedded for lack of time"
     counts = f"{len(done.queries)} of {plural(queries, 'query', 'queries')}"
     if tally.wrong_scores:
         faults = "; ".join(tally.score_faults[:EXAMPLES])
@@ -131,10 +135,11 @@ def _scores(tally: _Tally, done: Recomputed, queries: int, tolerance: float) -> 
             f"{tally.wrong_scores} of {tally.scores} scores of {counts} differ by more than {tolerance:g}: {faults}",
         )
     absent = f"; {plural(tally.absent, 'neighbour is', 'neighbours are')} not in the data here" if tally.absent else ""
+    absent += f"; no time for {tally.late} of their scores" if tally.late else ""
     equal = f"{tally.equal} to the bit, " if done.best else ""
     source = f"; {texts}" if done.texts else ""
-    line = f"{counts}, {plural(tally.scores, 'score')}: {equal}all within {tolerance:g} (largest difference {tally.largest:.1g})"
-    return passed("scores", f"{line}{absent}{source}")
+    off = f"all within {tolerance:g} (largest difference {tally.largest:.1g})"
+    return passed("scores", f"{counts}, {plural(tally.scores, 'score')}: {equal}{off}{absent}{source}")
 
 
 def _neighbours(tally: _Tally, done: Recomputed, eligible: int, tolerance: float, exact: bool) -> Check:

@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from hydra.errors import HydraException
@@ -21,7 +20,6 @@ from near.data.rows import Rows
 from near.embedding.embed import embedder_of
 from near.embedding.embedders.base import Embedder
 from near.models.hub import download_of
-from near.searching.bm25 import Bm25
 from near.searching.indexes.flat import Flat
 from near.searching.material import Material, load_queries
 from near.searching.settings import SearchSettings
@@ -39,7 +37,7 @@ from near.selection.verifying.signature import check_signature
 
 log = logging.getLogger(__name__)
 
-CHUNK = 512  # texts that are embedded at a time: fewer, so that the time limit is kept
+CHUNK = 256  # texts that are embedded at a time: fewer, so that the time limit is kept
 FAULTS = (UserError, OSError, HydraException, OmegaConfBaseException)
 
 
@@ -116,7 +114,7 @@ def _run_data(folder: SelectionFolder, cfg: DictConfig, settings: Settings) -> l
             checks.append(check_rows(name, f"data.{part}", record, _keys(folder, part), rows, named)[0])
         except FAULTS as error:
             checks.append(impossible(name, _reason(error)))
-    why = "training and evaluation are not repeated, nor the selections of a model as it trains: train again to check them"
+    why = "training, evaluation and the selections of rounds are not repeated; train again to check them"
     return [*checks, Check("training", "not checked", why)]
 
 
@@ -230,7 +228,7 @@ def _embedder(search: SearchSettings, settings: Settings, known: dict) -> tuple[
     name, options = "embedder", search.embedder.copy()
     if options.get("dtype") == "auto" and known.get("dtype") in ("float32", "bfloat16", "float16"):
         options.dtype = known["dtype"]  # auto decides by the machine
-    if "chunk" in options:
+    if "chunk" in options and settings.limit is not None:
         options.chunk = min(options.chunk, CHUNK)
     model = options.get("model")
     try:
