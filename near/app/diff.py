@@ -14,9 +14,9 @@ def main(words: Sequence[str]) -> None:
         from near.report.diff import diff, show
         from near.report.picked import Picked
 
-        pair = [Picked.of(cfg.folder), Picked.of(cfg.other)]
-        reads = [config_of(picked.folder, cfg, typed, ["data"]) for picked in pair]
-        result = diff(*pair, *reads, cfg.cache_dir, cfg.rows)
+        a, b = Picked.of(cfg.folder), Picked.of(cfg.other)
+        read_a, read_b = (config_of(picked.folder, cfg, typed, ["data"]) for picked in (a, b))
+        result = diff(a, b, read_a, read_b, cfg.cache_dir, cfg.rows)
         show(result)
         if cfg.json is not None:
             write_json(cfg.json, {**result.to_json(), **provenance()})

@@ -141,7 +141,8 @@ def diff(a: Picked, b: Picked, read_a: Read, read_b: Read, cache_dir: str, rows:
             pools.append(None)
             result.absent.append(f"{picked.name}: its rows can't be shown ({one_line(error)})")
     if pools[0] is not None:
-        _add_shares(result, *pools[0], cache_dir)
+        data, pool = pools[0]
+        _add_shares(result, data, pool, cache_dir)
     _add_rows(result, rows, [None if pool is None else pool[1] for pool in pools])
     return result
 

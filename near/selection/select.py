@@ -153,7 +153,7 @@ def _write(
                 if neighbours.scales is not None:
                     write_npy(folder / "query_scales.npy", neighbours.scales)
             write_npy(folder / POOL_KEYS, material.candidates.content_keys())
-            if material.queries is not None:
+            if manifest.queries is not None:
                 write_npy(folder / QUERY_KEYS, material.queries.content_keys())
             contamination = write_overlaps(folder, material.candidates)
             described = {**move(), **provenance(), "contamination": contamination, "config": public(cfg)}

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from hydra.errors import HydraException
@@ -250,7 +251,7 @@ def _embedder(search: SearchSettings, settings: Settings, known: dict) -> tuple[
     return embedder, passed(name, f"{model or signature.get('embedder')}{files}")
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> Any:
     return class_names(json.loads(json.dumps(value)))
 
 
