@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from near.app.check.check import check
 from near.app.faults import fault_line
 from near.common.command_line import Command, set_command
-from near.common.config import CONF, register_resolvers
-from near.common.errors import UserError, VisibleFormatter
+from near.common.config import CONF, refusal, register_resolvers
+from near.common.errors import UserError, VisibleFormatter, printable
 from near.common.secrets import check_words
 from near.selection.verifying.folder import SelectionFolder
 
@@ -73,6 +73,7 @@ def config_of(
     def read() -> DictConfig:
         config = folder.config(cfg.allow_targets)
         config.cache_dir = cfg.cache_dir
+        _for_this_machine(config, typed)
         overrides = OverridesParser.create().parse_overrides(list(typed))
         for part in parts:
             if any(override.key_or_group == part for override in overrides):
@@ -85,3 +86,22 @@ def config_of(
         return config
 
     return read
+
+
+# options of an embedder that are of the author's machine, and what they are here unless they are typed
+OF_A_MACHINE = {"device": None, "launcher": None, "workers": None, "batch_size": "auto", "batch_tokens": "auto"}
+
+
+def _for_this_machine(config: DictConfig, typed: Sequence[str]) -> None:
+    """Reset options that are of the author's machine. The address of a server is refused: texts would be sent to it."""
+    embedder = config.get("embedder")
+    if not isinstance(embedder, DictConfig):
+        return
+    for name in OF_A_MACHINE.keys() & embedder.keys():
+        embedder[name] = OF_A_MACHINE[name]
+    url = OmegaConf.select(embedder, "server.url")
+    if url is not None and not any(word.startswith(("embedder=", "embedder.server.url=")) for word in typed):
+        line = (
+            f"embedder.server.url={url} is the folder's, and texts would be sent there; type the address of your server"
+        )
+        embedder.server.url = refusal(str(url), printable(line, 300))

@@ -93,7 +93,7 @@ def test_a_whole_folder_is_verified(folder, cache, capsys):
     assert list(checks)[:4] == ["files", "matrix", "ranking", "subset"] and "choice" in checks
     assert (
         "3 of 3 queries, 36 scores" in checks["scores"][1]
-        and "of 40 texts 40 from the store, 0 embedded now" in checks["scores"][1]
+        and "of 40 vectors of the pool 40 from the store, 0 embedded now" in checks["scores"][1]
     )
     assert "40 of 40 rows searched for 3 queries" in checks["neighbours"][1]
     assert "picks the same 9 rows" in checks["choice"][1]
@@ -101,7 +101,7 @@ def test_a_whole_folder_is_verified(folder, cache, capsys):
 
 def test_an_empty_cache_embeds_again(folder, tmp_path, capsys):
     code, checks, _ = verified(capsys, folder, tmp_path / "empty")
-    assert code == 0 and "of 40 texts 0 from the store, 40 embedded now" in checks["scores"][1]
+    assert code == 0 and "of 40 vectors of the pool 0 from the store, 40 embedded now" in checks["scores"][1]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_as_much_as_there_is_time_for(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("near.selection.verifying.verify.CHUNK", 4)
     code, checks, _ = verified(capsys, folder, tmp_path / "empty")
     assert code == 0 and "3 of 3 queries" in checks["scores"][1]
-    assert "31 embedded now, 9 not embedded for lack of time" in checks["scores"][1]
+    assert "31 embedded now, no time for 9" in checks["scores"][1]
     assert "31 of 40 rows searched" in checks["neighbours"][1]
 
 

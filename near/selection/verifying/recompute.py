@@ -17,6 +17,7 @@ from near.searching.vectors import StoredVectors
 from near.selection.verifying.clock import Clock, OutOfTime
 
 NUMBERS = 1 << 25  # of vectors in memory at a time
+STORED, EMBEDDED, LATE = 1, 2, 3  # where a vector is from
 MOST = 64  # queries in one step, so that the limit is kept
 
 
@@ -31,17 +32,15 @@ class Recomputed:
         best: of each the best rows of those that were searched, ids here int64 (k,) and scores float32 (k,), best
             first; empty if nothing was searched.
         searched: rows that were searched.
-        texts: distinct ones of rows of the pool that were needed.
-        stored: those of them that the store had; embedded: those that it did not have, and that there was time for.
+        origin: uint8 (n_pool,), where the vector of each row that was needed is from: STORED, EMBEDDED now, or LATE: there
+            was no time; 0: it was not needed. Empty without vectors.
     """
 
     queries: list[int] = field(default_factory=list)
     scores: list[np.ndarray] = field(default_factory=list)
     best: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     searched: int = 0
-    texts: int = 0
-    stored: int = 0
-    embedded: int = 0
+    origin: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint8))
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def by_vectors(asked: Asked, embedder: Embedder, index: Index, cache_dir: str, c
 
     The rows that the matrix names come first and take at most half of the time; loading a model takes none of it.
     """
-    result = Recomputed()
+    result = Recomputed(origin=np.zeros(len(asked.pool), dtype=np.uint8))
     with Store.of(embedder, cache_dir) as store:
         half = Clock(clock.limit / 2)
         vectors = _of_named_rows(asked, store, embedder, half, result)
@@ -134,26 +133,35 @@ def _embedded(
     """
     read = RowTexts(rows, ids, embedder, query)
     lookup = look_up(store, read, len(ids), embedder.chunk)
-    missing = lookup.missing
-    offsets = _completed(lookup, store, read, embedder, clock)
-    if not query:
-        result.texts += lookup.distinct
-        result.stored += lookup.distinct - len(missing)
-        result.embedded += int((offsets[missing] >= 0).sum())
+    offsets = _completed(lookup, store, read, embedder, clock, None if query else result)
     return offsets >= 0, store.read(offsets[offsets >= 0])
 
 
-def _completed(lookup: Lookup, store: Store, read: RowTexts, embedder: Embedder, clock: Clock) -> np.ndarray:
-    """Embed missing texts as long as there is time, loading the model aside; returns the offsets of all rows, int64
-    (n,), negative for those without a vector."""
+def _completed(
+    lookup: Lookup, store: Store, read: RowTexts, embedder: Embedder, clock: Clock, result: Recomputed | None
+) -> np.ndarray:
+    """Embed missing texts as long as there is time, loading the model aside.
+
+    Args:
+        result: where the origin of the vectors is noted; None for queries.
+
+    Returns:
+        the offsets of all rows, int64 (n,), negative for those without a vector.
+    """
     offsets = lookup.offsets
+    was_stored = offsets >= 0
     if len(lookup.missing):
         started = clock.seconds
         embedder.dim  # noqa: B018 load the model
         clock.pause(clock.seconds - started)
         with contextlib.suppress(OutOfTime):
             embed_missing(store, lookup, read, embedder, clock.progress)
-    return np.where(offsets < 0, offsets[np.where(offsets < 0, -1 - offsets, 0)], offsets)  # repeats of a text
+    offsets = np.where(offsets < 0, offsets[np.where(offsets < 0, -1 - offsets, 0)], offsets)  # repeats of a text
+    if result is not None:
+        origin = np.where(was_stored, STORED, np.where(offsets >= 0, EMBEDDED, LATE))
+        before = result.origin[read.ids]
+        result.origin[read.ids] = np.where(np.isin(before, (STORED, EMBEDDED)), before, origin)
+    return offsets
 
 
 def _search(
@@ -172,10 +180,7 @@ def _search(
     eligible = asked.pool.eligible()
     read = RowTexts(asked.pool, eligible, embedder)
     lookup = look_up(store, read, len(eligible), embedder.chunk, clock.progress)
-    missing, before = lookup.missing, result.embedded
-    offsets = _completed(lookup, store, read, embedder, clock)
-    result.texts, result.stored = lookup.distinct, lookup.distinct - len(missing) - before
-    result.embedded = before + int((offsets[missing] >= 0).sum())
+    offsets = _completed(lookup, store, read, embedder, clock, result)
     rows, offsets = eligible[offsets >= 0], offsets[offsets >= 0]
     if not len(rows):
         return

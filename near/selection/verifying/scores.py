@@ -8,7 +8,7 @@ import numpy as np
 
 from near.common.text import plural
 from near.selection.verifying.checks import Check, failed, impossible, passed
-from near.selection.verifying.recompute import MappedIds, Recomputed
+from near.selection.verifying.recompute import EMBEDDED, LATE, STORED, MappedIds, Recomputed
 
 # how far a cosine may be off on another machine, by the least exact type on its way
 TOLERANCES = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
@@ -124,9 +124,6 @@ def _compare(
 def _scores(tally: _Tally, done: Recomputed, queries: int, tolerance: float) -> Check:
     if not done.queries:
         return impossible("scores", "no query could be recomputed within the time; raise limit, or set limit=null")
-    texts = f"of {plural(done.texts, 'text')} {done.stored} from the store, {done.embedded} embedded now"
-    if left := done.texts - done.stored - done.embedded:
-        texts += f", {left} not embedded for lack of time"
     counts = f"{len(done.queries)} of {plural(queries, 'query', 'queries')}"
     if tally.wrong_scores:
         faults = "; ".join(tally.score_faults[:EXAMPLES])
@@ -137,9 +134,18 @@ def _scores(tally: _Tally, done: Recomputed, queries: int, tolerance: float) -> 
     absent = f"; {plural(tally.absent, 'neighbour is', 'neighbours are')} not in the data here" if tally.absent else ""
     absent += f"; no time for {tally.late} of their scores" if tally.late else ""
     equal = f"{tally.equal} to the bit, " if done.best else ""
-    source = f"; {texts}" if done.texts else ""
     off = f"all within {tolerance:g} (largest difference {tally.largest:.1g})"
-    return passed("scores", f"{counts}, {plural(tally.scores, 'score')}: {equal}{off}{absent}{source}")
+    return passed("scores", f"{counts}, {plural(tally.scores, 'score')}: {equal}{off}{absent}{_origin(done)}")
+
+
+def _origin(done: Recomputed) -> str:
+    """Where the vectors of the pool's rows are from; empty without vectors."""
+    counts = {kind: int(np.count_nonzero(done.origin == kind)) for kind in (STORED, EMBEDDED, LATE)}
+    if not any(counts.values()):
+        return ""
+    late = f", no time for {counts[LATE]}" if counts[LATE] else ""
+    total = plural(sum(counts.values()), "vector")
+    return f"; of {total} of the pool {counts[STORED]} from the store, {counts[EMBEDDED]} embedded now{late}"
 
 
 def _neighbours(tally: _Tally, done: Recomputed, eligible: int, tolerance: float, exact: bool) -> Check:

@@ -16,6 +16,7 @@ from near.common.errors import UserError, one_line, user_error
 from near.common.extras import missing_module
 from near.common.moved import class_names
 from near.common.text import plural
+from near.data.contamination import is_dropping
 from near.data.loading import is_set, load
 from near.data.rows import Rows
 from near.embedding.embed import embedder_of
@@ -123,6 +124,8 @@ def _selection(folder: SelectionFolder, cfg: DictConfig, settings: Settings, is_
     """Checks of a selection's data, scores and subset."""
     manifest, data, cache_dir = folder.manifest, cfg.data, settings.cache_dir
     try:
+        if not is_dropping(data):  # it leaves no row out, and takes long
+            data.decontaminate = None
         search = SearchSettings.of(cfg, cache_dir)
         selector = None if cfg.get("selector") is None else selector_of(cfg.selector)
         needs = None if selector is None else needs_of(cfg, selector)
