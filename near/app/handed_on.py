@@ -73,7 +73,7 @@ def config_of(
     def read() -> DictConfig:
         config = folder.config(cfg.allow_targets)
         config.cache_dir = cfg.cache_dir
-        _for_this_machine(config, typed)
+        for_this_machine(config, typed)
         overrides = OverridesParser.create().parse_overrides(list(typed))
         for part in parts:
             if any(override.key_or_group == part for override in overrides):
@@ -92,7 +92,7 @@ def config_of(
 OF_A_MACHINE = {"device": None, "launcher": None, "workers": None, "batch_size": "auto", "batch_tokens": "auto"}
 
 
-def _for_this_machine(config: DictConfig, typed: Sequence[str]) -> None:
+def for_this_machine(config: DictConfig, typed: Sequence[str]) -> None:
     """Reset options that are of the author's machine. The address of a server is refused: texts would be sent to it."""
     embedder = config.get("embedder")
     if not isinstance(embedder, DictConfig):
@@ -101,7 +101,5 @@ def _for_this_machine(config: DictConfig, typed: Sequence[str]) -> None:
         embedder[name] = OF_A_MACHINE[name]
     url = OmegaConf.select(embedder, "server.url")
     if url is not None and not any(word.startswith(("embedder=", "embedder.server.url=")) for word in typed):
-        line = (
-            f"embedder.server.url={url} is the folder's, and texts would be sent there; type the address of your server"
-        )
+        line = f"embedder.server.url={url} is the folder's, and texts would be sent there; type that of your server"
         embedder.server.url = refusal(str(url), printable(line, 300))

@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from near.app import manifest, verify
+from near.app.handed_on import for_this_machine
 from near.common.errors import UserError
 from near.common.files import file_digest
 from near.common.records import RoundRecord, RowsRecord, RunIdentity, TrainMetrics
@@ -272,6 +275,18 @@ def test_a_foreign_class_is_not_run(folder, cache, capsys):
     (folder / "manifest.json").write_text(json.dumps(content))
     code, checks, _ = verified(capsys, folder, cache)
     assert code == 3 and "os.system is not a class of this package" in checks["data"][1]
+
+
+def test_what_is_of_the_authors_machine_is_not_used():
+    server = {"url": "http://elsewhere/v1"}
+    config = OmegaConf.create({"embedder": {"device": "cuda:7", "launcher": "ray", "server": server}})
+    for_this_machine(config, ["cache_dir=x"])
+    assert (config.embedder.device, config.embedder.launcher) == (None, None)
+    with pytest.raises(InterpolationResolutionError, match="texts would be sent there; type that of your server"):
+        print(config.embedder.server.url)
+    config.embedder.server.url = server["url"]
+    for_this_machine(config, [f"embedder.server.url={server['url']}"])
+    assert config.embedder.server.url == server["url"]
 
 
 def test_words(pool, cache, tmp_path, capsys):

@@ -32,8 +32,8 @@ class Recomputed:
         best: of each the best rows of those that were searched, ids here int64 (k,) and scores float32 (k,), best
             first; empty if nothing was searched.
         searched: rows that were searched.
-        origin: uint8 (n_pool,), where the vector of each row that was needed is from: STORED, EMBEDDED now, or LATE: there
-            was no time; 0: it was not needed. Empty without vectors.
+        origin: uint8 (n_pool,), where the vector of each row that was needed is from: STORED, EMBEDDED now, or LATE:
+            there was no time; 0: it was not needed. Empty without vectors.
     """
 
     queries: list[int] = field(default_factory=list)
