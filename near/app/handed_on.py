@@ -13,8 +13,8 @@ from near.app.check.check import check
 from near.app.faults import fault_line
 from near.common.command_line import Command, set_command
 from near.common.config import CONF, refusal, register_resolvers
-from near.common.errors import UserError, VisibleFormatter, printable
-from near.common.secrets import check_words
+from near.common.errors import UserError, printable
+from near.common.secrets import Formatter, check_words
 from near.selection.verifying.folder import SelectionFolder
 
 
@@ -58,9 +58,9 @@ def configured(script: str, words: Sequence[str], names: Sequence[str], usage: s
 
 
 def _log_warnings() -> None:
-    """Warnings go to standard error, as the table goes to standard output."""
+    """Warnings go to standard error, without secrets; the table goes to standard output."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(VisibleFormatter("%(message)s"))
+    handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 

@@ -351,6 +351,16 @@ def test_a_tie_is_told_from_a_wrong_row(again, best, outcome):
     assert ("a tie, by rounding" in checks[1].detail) == (outcome == ("passed", "passed"))
 
 
+def test_an_approximate_index_may_miss_rows():
+    ids, saved = np.array([[0, 1]]), np.array([[0.9, 0.5]], dtype=np.float32)
+    best = (np.array([0, 7]), np.array([0.9, 0.7], dtype=np.float32))
+    done = Recomputed([0], [saved[0]], [best], searched=10)
+    args = (ids, saved, MappedIds(ids, np.arange(10)), np.arange(10), done, 10, 1e-5)
+    assert check_scores(*args, True)[1].outcome == "failed"
+    check = check_scores(*args, False)[1]
+    assert check.outcome == "passed" and "1 nearer row is missing, as an approximate index may" in check.detail
+
+
 # runs
 
 

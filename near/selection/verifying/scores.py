@@ -165,6 +165,6 @@ def _neighbours(tally: _Tally, done: Recomputed, eligible: int, tolerance: float
     if not exact:
         return passed(
             "neighbours",
-            f"{where}: {tally.wrong_rows} nearer rows are missing, as an approximate index may miss them{swapped}",
+            f"{where}: {plural(tally.wrong_rows, 'nearer row is', 'nearer rows are')} missing, as an approximate index may miss them{swapped}",
         )
     return passed("neighbours", f"{where}: none is nearer than the saved ones{swapped}")
