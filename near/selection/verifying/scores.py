@@ -163,8 +163,6 @@ def _neighbours(tally: _Tally, done: Recomputed, eligible: int, tolerance: float
     swapped = f"; {ties} another row with a score within {tolerance:g}: a tie, by rounding" if tally.swapped else ""
     swapped += f"; {tally.new} of the nearest are rows that the pool there does not have" if tally.new else ""
     if not exact:
-        return passed(
-            "neighbours",
-            f"{where}: {plural(tally.wrong_rows, 'nearer row is', 'nearer rows are')} missing, as an approximate index may miss them{swapped}",
-        )
+        missed = f"{plural(tally.wrong_rows, 'nearer row is', 'nearer rows are')} missing, as an approximate index may"
+        return passed("neighbours", f"{where}: {missed} miss them{swapped}")
     return passed("neighbours", f"{where}: none is nearer than the saved ones{swapped}")
