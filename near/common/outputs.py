@@ -69,7 +69,7 @@ WRITES = {  # script to patterns of the files in its output folder
     ),
 }
 REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", "contaminated.jsonl", *ANSWERS)
-REMOVED += ("manifest.json", "checkpoints", "rounds", "adapter", "model")
+REMOVED += ("checkpoints", "rounds", "adapter", "model")
 
 WRITING_S = 2.0  # a file that was changed within so many seconds may be half written
 _PROVENANCE = {"created", "command", "versions"}  # see near.common.files.provenance

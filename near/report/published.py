@@ -45,10 +45,12 @@ def describe(folder: SelectionFolder) -> SelectionManifest:
     """Write manifest.json of a run: digests of its files, its data, the content of its rows, and the verdict.
 
     Raises:
-        UserError: the folder is no finished run.
+        UserError: the folder is no finished run, or has a selection of select.py, too.
     """
     if not folder.is_run or not folder.run.is_evaluated:
         raise UserError(f"{folder.path} is no finished run of train.py; a folder of select.py has its manifest already")
+    if folder.manifest is None and (folder.path / MANIFEST).is_file():
+        raise UserError(f"{folder.path / MANIFEST} is of a selection by select.py; move that to another folder")
     training, subset, keys = folder.run.training, folder.subset(), folder.keys("candidates")
     paths = [folder.path / name for name in FILES]
     paths += [path for name in FOLDERS for path in sorted((folder.path / name).rglob("*"))]

@@ -422,6 +422,15 @@ def test_the_manifest_of_a_run_has_its_verdict(run, cache, capsys):
     assert checks["verdict"][0] == "failed"
 
 
+def test_a_selection_in_a_runs_folder_stays(run, selected, cache, capsys):
+    shutil.copy(selected / "manifest.json", run)
+    code, checks, _ = verified(capsys, run, cache)
+    assert code == 0 and "subset" not in checks
+    with pytest.raises(UserError, match="is of a selection by select.py; move that to another folder"):
+        manifest.main([str(run)])
+    assert (run / "manifest.json").read_bytes() == (selected / "manifest.json").read_bytes()
+
+
 def test_a_manifest_names_no_file_outside_its_folder(folder, cache, capsys):
     content = json.loads((folder / "manifest.json").read_text())
     content["sha256"]["../../secret"] = "0" * 64

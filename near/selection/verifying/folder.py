@@ -37,7 +37,8 @@ class SelectionFolder:
         file, run = path / MANIFEST, RunFolder(path)
         manifest = SelectionManifest.read(file) if file.is_file() else None
         if (path / ROUNDS / LINES).is_file() and run.has_config:
-            return cls(path, manifest, run.rounds)
+            selects = manifest is not None and manifest.key is not None  # select.py wrote it into the run's folder
+            return cls(path, None if selects else manifest, run.rounds)
         if manifest is None:
             raise UserError(
                 f"{path} has no {MANIFEST} of select.py and no {ROUNDS}/{LINES} of train.py; name a folder of "
