@@ -19,7 +19,8 @@ def summed(jobs: Sequence[Cost], names: Sequence[str]) -> Cost:
     """The cost of a sweep, one job after the other. jobs: in the order in which they run; names: their labels."""
     stages: dict[str, StageCost] = {}
     paid: set[str] = set()
-    trained: dict[str, str] = {}  # job by training key
+    done = [(job.training_key, name) for job, name in zip(jobs, names, strict=True) if job.done]
+    trained = dict(reversed(done))  # job by training key; finished jobs are adopted by those before them, too
     lines = []
     for job, name in zip(jobs, names, strict=True):
         todo, note = dict(job.stages), ""

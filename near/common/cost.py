@@ -1,13 +1,13 @@
 """What a command would take (`dry_run=true`): a table, and dry_run.json beside the results to come."""
 
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from near.common.disk import existing
 from near.common.files import provenance
 from near.common.outputs import claim
 from near.common.records import Provenance
@@ -144,8 +144,7 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 def free_disk(path: str | Path) -> int:
     """Free bytes on the disk of `path`, which may be still to be made."""
-    path = Path(path).expanduser().resolve()
-    return shutil.disk_usage(next(part for part in (path, *path.parents) if os.path.exists(part))).free
+    return shutil.disk_usage(existing(Path(path).expanduser().resolve())).free
 
 
 def size(count: float) -> str:

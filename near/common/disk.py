@@ -26,7 +26,7 @@ def full_line(error: OSError) -> str:
     path = Path(error.filename) if error.filename else _fullest()
     if path is None:
         return "no space left on the device of the output or cache folder; free some, run again"
-    free = shutil.disk_usage(_existing(path)).free
+    free = shutil.disk_usage(existing(path)).free
     return f"no space left on the device of {path}: {_shown(free)} free; free some{_instead(path)}"
 
 
@@ -36,7 +36,7 @@ def read_only_line(error: OSError) -> str | None:
     if cache is None or error.errno not in READ_ONLY or not error.filename:
         return None
     path = Path(os.path.abspath(error.filename))
-    if not path.is_relative_to(cache) or os.access(_existing(path.parent), os.W_OK):
+    if not path.is_relative_to(cache) or os.access(existing(path.parent), os.W_OK):
         return None
     part = path.relative_to(cache).parts[:1]
     return (
@@ -48,7 +48,7 @@ def read_only_line(error: OSError) -> str | None:
 def _fullest() -> Path | None:
     """The folder with the least free space that the job writes to; None if no folders are known."""
     folders = [*_folders.values(), Path(tempfile.gettempdir())] if _folders else []
-    free = {folder: shutil.disk_usage(_existing(folder)).free for folder in folders}
+    free = {folder: shutil.disk_usage(existing(folder)).free for folder in folders}
     return min(free, key=free.get, default=None)
 
 
@@ -62,7 +62,7 @@ def _instead(path: Path) -> str:
     return ", run again"
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
     """`path`, or its nearest existing parent."""
     return next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
 

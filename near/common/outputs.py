@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 LIST = ".near-files.json"
 ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # files of an evaluation, beside metrics.json
-SUBSET = ("subset.npy", "subset.jsonl", "subset.parquet")
+SUBSET = ("subset.npy", "subset_scores.npy", "subset.jsonl", "subset.parquet")
+POOL_KEYS, QUERY_KEYS = "pool_keys.npy", "query_keys.npy"  # a hash of every row's content (near/data/row_keys.py)
 SELECTION_PAGE = "selection.html"
 ROUND_EXPORT = (
     "trained.jsonl",
@@ -39,7 +40,7 @@ MODEL += ("merges.txt", "spiece.model", "sentencepiece.bpe.model", "training_arg
 CHECKPOINT = (*MODEL, "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "selection.npz")
 CHECKPOINT += ("trainer_state.json", "files.json", "best.safetensors")
 CHECKPOINT += ("latest", "zero_to_fp32.py", "global_step*/*", "optimizer_*/*", "pytorch_model_fsdp_*/*")
-ROUNDS = ("[0-9]*.npy", "rounds.jsonl", "selected.npz")
+ROUNDS = ("[0-9]*.npy", "rounds.jsonl", "selected.npz", POOL_KEYS)
 WRITES = {  # script to patterns of the files in its output folder
     "eval": ("metrics.json", *ANSWERS),
     "merge": ("merge.json",),
@@ -52,12 +53,14 @@ WRITES = {  # script to patterns of the files in its output folder
             "top_scores.npy",
             "query_scales.npy",
             "contaminated.jsonl",
+            POOL_KEYS,
+            QUERY_KEYS,
         ),
         *(*SUBSET, SELECTION_PAGE, *ROUND_EXPORT, *(f"tokenizer/{name}" for name in MODEL)),
     ),
     "train": (
         *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),
-        *("contaminated.jsonl", "dry_run.json"),
+        *("contaminated.jsonl", "dry_run.json", "manifest.json"),
         *(f"rounds/{name}" for name in ROUNDS),
         *(f"{kind}/{name}" for kind in ("adapter", "model", ".adapter.part", ".model.part") for name in MODEL),
         *(f"checkpoints/checkpoint-*/{name}" for name in CHECKPOINT),

@@ -1,6 +1,7 @@
 """Rows' own loss weights: the column that data.*.columns.weight names."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 from omegaconf import DictConfig
@@ -50,3 +51,14 @@ def weights_of(data: DictConfig, rows: Rows, cache_dir: str) -> np.ndarray | Non
         log.info(f"{option}: {plural(missing, 'row')} of {len(rows)} without a value have weight 1")
     weights[~(np.isfinite(weights) & (weights >= 0))] = 0
     return weights.astype(np.float32)
+
+
+def joined(parts: Sequence[tuple[np.ndarray | None, int]]) -> np.ndarray | None:
+    """The weights of rows of several parts, one behind the other; None where all are 1.
+
+    Args:
+        parts: of each its weights, float32 (n,), None where they are 1; and n.
+    """
+    if all(weights is None for weights, _ in parts):
+        return None
+    return np.concatenate([np.ones(n, dtype=np.float32) if weights is None else weights for weights, n in parts])

@@ -15,7 +15,7 @@ OF_A_DENSE_MODEL = "has no experts to compare sources by; use a mixture of exper
 def check_experts(config: "PretrainedConfig", option: str) -> None:
     """Raises UserError if a model is not a mixture of experts that puts out its router's scores.
 
-    option: that asks for it, for the message.
+    option: that needs one, for the message.
     """
     text = config.get_text_config()
     if not getattr(text, "num_experts_per_tok", None) or not hasattr(text, "output_router_logits"):

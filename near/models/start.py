@@ -6,6 +6,7 @@
 A run has a copy of these files in start/, so that its result can be evaluated and merged without the original.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def check_here(cfg: DictConfig) -> None:
     """UserError if model.adapter or embedder.adapter would be downloaded, which a dry run does not do."""
     for group in ("model", "embedder"):
         name = (cfg.get(group) or {}).get("adapter")
-        if name is None or Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        if name is None or Path(name).expanduser().exists() or not _is_hub_id(name):
             continue
         from huggingface_hub import snapshot_download
 
@@ -91,14 +92,24 @@ def check_here(cfg: DictConfig) -> None:
             ) from error
 
 
-def _downloaded(name: str, option: str) -> Path:
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(f"{option}={name}: no such folder; name an adapter, a run, a checkpoint or a hub id")
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+@functools.cache  # one commit for all jobs of the process, and one request
+def _snapshot(name: str) -> Path:
     from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=list(FILES)))
+
+
+def _downloaded(name: str, option: str) -> Path:
+    if not _is_hub_id(name):
+        raise UserError(f"{option}={name}: no such folder; name an adapter, a run, a checkpoint or a hub id")
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return _snapshot(name)
     except (OSError, ValueError, HFValidationError, RuntimeError) as error:
         raise UserError(
             f"{option}={name}: no such folder, and the hub did not provide it ({one_line(error)[:160]}); name the "

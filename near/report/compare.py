@@ -106,29 +106,27 @@ def label_of(kind: Kind, kinds: list[Kind]) -> str:
     apart = sorted(_typed(kind).difference(*([set.intersection(*map(_typed, others))] if others else [])))
     if any(set(apart) <= _typed(other) for other in others):
         named = {word.partition("=")[0] for other in kinds for word in _typed(other)}
-        apart = [f"{key}={settings.get(key)}" for key in _apart(settings, [other[1] for other in others], named)]
+        keys = _distinguishing(settings, [other[1] for other in others], named)
+        apart = [f"{key}={settings.get(key)}" for key in keys]
     words = [f"{_short(k)}={v}" for k, _, v in (word.partition("=") for word in apart[:4])] if others else []
     return " ".join([name, *words])
 
 
-def _apart(settings: Mapping[str, object], others: Sequence[Mapping[str, object]], named: set[str]) -> list[str]:
+def _distinguishing(
+    settings: Mapping[str, object], others: Sequence[Mapping[str, object]], named: set[str]
+) -> list[str]:
     """Few keys whose values set `settings` apart from all `others`: those that do so from most of them first; of equal
     ones those that somebody typed (`named`), and short values, since one option often decides longer ones."""
     keys: list[str] = []
     left = [other for other in others if other != settings]
+
+    def rank(key: str) -> tuple:
+        value = settings.get(key)
+        differing = sum(other.get(key) != value for other in left)
+        return -differing, value is None, key not in named, len(str(value)), key
+
     while left:
-
-        def rank(key: str, left: Sequence[Mapping[str, object]] = left) -> tuple:
-            value = settings.get(key)
-            return (
-                -sum(other.get(key) != value for other in left),
-                value is None,
-                key not in named,
-                len(str(value)),
-                key,
-            )
-
-        keys.append(min(sorted({key for other in left for key in {*other, *settings}}), key=rank))
+        keys.append(min({*settings}.union(*left), key=rank))
         left = [other for other in left if other.get(keys[-1]) == settings.get(keys[-1])]
     return sorted(keys)
 

@@ -15,13 +15,11 @@ import numpy as np
 
 from near.common.errors import UserError
 from near.common.moved import class_names
-from near.common.records import EvalMetrics, RoundRecord, TrainMetrics
+from near.common.records import WARMUP, EvalMetrics, RoundRecord, TrainMetrics
 from near.common.run_folder import CONFIG, JOBS, METRICS, RunFolder, below
 from near.common.schema import ForeignRecord
 
 log = logging.getLogger(__name__)
-
-WARMUP = "warm-up"  # the selector of such a round, in rounds.jsonl
 
 
 class Examples(NamedTuple):

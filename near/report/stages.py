@@ -8,7 +8,8 @@ from near.report.runs import Run
 
 NOTE = (
     "Rows that each stage of a round got and left, means over seeds. Orders leave all rows, and mixes all but those of "
-    "sources without a share. (as before): the stage kept its last result. Weights are in the log of the training."
+    "sources without a share. (as before): the stage did not act; it kept its last result, or had not started. Weights "
+    "are in the log of the training."
 )
 HEADS = ["selection", "round", "stage", "by", "rows before", "rows after", "taken away", "seconds"]
 
@@ -50,9 +51,13 @@ def stage_rows(groups: list[Group]) -> list[StageRow]:
     return rows
 
 
-def _stages(run: Run) -> dict[tuple[int, str], dict]:
-    """The stages of a run by round and name."""
-    return {(line.round, str(stage.get("name"))): stage for line in run.rounds for stage in line.stages or ()}
+def _stages(run: Run) -> dict[tuple[int, str, str], dict]:
+    """The stages of a run by round, name and kind. (A filter may have the name of the draw that no stage names.)"""
+    return {
+        (line.round, str(stage.get("name")), str(stage.get("kind"))): stage
+        for line in run.rounds
+        for stage in line.stages or ()
+    }
 
 
 def table(rows: list[StageRow]) -> tuple[list[str], list[list[str]]]:

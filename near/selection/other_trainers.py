@@ -7,6 +7,7 @@ in its file.
 import logging
 import math
 import pprint
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,14 @@ DATA, TOKENIZER = "near_rounds", "tokenizer"
 # arguments of a run that the exported order decides, or that need rows to evaluate on
 LEFT_OUT = ("max_steps", "num_train_epochs", "group_by_length", "eval_strategy", "eval_steps", "eval_on_start")
 LEFT_OUT += ("load_best_model_at_end", "train_sampling_strategy", "per_device_eval_batch_size")
+# arguments of a run that axolotl has as options of other names, or decides itself (bf16: auto)
+AXOLOTL_OTHERS = ("per_device_train_batch_size", "lr_scheduler_type", "warmup_steps", "optim", "seed")
+AXOLOTL_OTHERS += ("bf16", "fp16", "use_cpu", "disable_tqdm")
+# options of peft that both trainers know, and what they say if they are not set
+LORA = ("task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_dora", "use_rslora")
+NOT_SET = (None, False, "none", [], {})
+# further options of peft that axolotl knows, with the prefix peft_
+PEFT_LISTS = ("layers_to_transform", "layers_pattern")
 # arguments of transformers that axolotl knows by the same name
 AXOLOTL = ("gradient_accumulation_steps", "learning_rate", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2")
 AXOLOTL += (
@@ -39,6 +48,7 @@ AXOLOTL += (
     "save_steps",
     "save_total_limit",
     "dataloader_num_workers",
+    "ddp_timeout",
 )
 
 
@@ -49,9 +59,11 @@ class Recipe:
     Attributes:
         cfg: the run's configuration, public values.
         content: what the rows are like.
-        model: the base's name, or its folder if it is built in.
+        model: the base's name, or the absolute path of its folder.
         args: of transformers' TrainingArguments, for one pass over the exported rows.
         processes: of the run.
+        planned: optimizer steps of the run's schedule.
+        steps: those that it trained.
     """
 
     cfg: dict[str, Any]
@@ -59,7 +71,8 @@ class Recipe:
     model: str
     args: dict[str, Any]
     processes: int
-    run_steps: int
+    planned: int
+    steps: int
 
     @classmethod
     def of(cls, draws: Draws, content: Content, cache_dir: str) -> "Recipe":
@@ -67,7 +80,8 @@ class Recipe:
         plain = public(cfg)
         args = {k: v for k, v in plain["trainer"]["args"].items() if not k.startswith("_") and k not in LEFT_OUT}
         name = cfg.model.name_or_path
-        model = base_folder(cfg.model, cache_dir) if str(name).startswith("builtin:") else name
+        is_folder = str(name).startswith("builtin:") or Path(name).expanduser().is_dir()
+        model = Path(base_folder(cfg.model, cache_dir)).absolute() if is_folder else name
         per_process = args.get("per_device_train_batch_size", 8) * args.get("gradient_accumulation_steps", 1)
         trainer = cfg.trainer
         planned = trainer.cycles * (trainer.warmup_step + trainer.update_step * trainer.update_times)
@@ -75,7 +89,7 @@ class Recipe:
             args["warmup_steps"] = math.ceil(share * planned)
         args["seed"] = cfg.seed
         processes = max(1, draws.rounds[0].draws_per_step // per_process)
-        return cls(plain, content, str(model), args, processes, planned)
+        return cls(plain, content, str(model), args, processes, planned, draws.steps)
 
     @property
     def lora(self) -> dict[str, Any] | None:
@@ -94,20 +108,31 @@ class Recipe:
             f"The run had {count}: use as many, so that steps have the same rows.",
             f"A row longer than {longest} tokens loses its end; in near it loses the start of its prompt.",
         ]
+        if self.steps < self.planned:
+            notes.append(
+                f"The run trained {self.steps} of {self.planned} steps: here the learning rate decays sooner, as the "
+                "schedule ends with the rows."
+            )
         if (self.cfg["trainer"].get("loraplus") or {}).get("lr_ratio") is not None:
             notes.append("LoRA+ (trainer.loraplus) is left out.")
         for part in ("candidates", "queries"):
             if ((self.cfg["data"].get(part) or {}).get("columns") or {}).get("weight"):
-                notes.append(f"The loss weights of rows (data.{part}.columns.weight) are left out.")
+                notes.append(f"The loss weights of rows (data.{part}.columns.weight) are left out; `weight` has them.")
         kinds = stage_kinds(OmegaConf.create(self.cfg.get("plan") or {}))
         for name in (name for name, kind in kinds.items() if kind == "weigh"):
             notes.append(f"The weights of plan.{name} are left out: all rows of a batch count alike.")
         if self.cfg["model"].get("adapter") is not None:  # its path may have any characters
             notes.append(
-                "The run began with an adapter (model.adapter), and this begins with the base alone: merge it with "
+                "The run started from an adapter (model.adapter), and this starts from the base alone: merge it with "
                 "merge.py, and name its export as the model here."
             )
         return notes + list(more)
+
+    def lost(self, group: str, options: dict[str, Any] | None, *known: str) -> list[str]:
+        """A note that names the options of `group` that are set and that a trainer does not know, if there are any."""
+        names = sorted(name for name, value in (options or {}).items() if name not in known and value not in NOT_SET)
+        verb = "is" if len(names) == 1 else "are"
+        return [f"{', '.join(f'{group}.{name}' for name in names)} {verb} left out."] if names else []
 
     @property
     def bits(self) -> int | None:
@@ -154,7 +179,8 @@ def _trl(recipe: Recipe, folder: Path) -> None:
         recipe=recipe,
         notes=recipe.notes(*more),
         masked=masked,
-        last=bool(data.get("mask_history")),
+        encoded=masked == "answers" or content.sparse > 0,  # a table gives all messages the same keys
+        last=masked == "completion" or bool(data.get("mask_history")),
         peft=recipe.cfg["finetuning"].get("_target_", "").rpartition(".")[2],
         lora=recipe.lora,
         quantization={k: v for k, v in (model.get("quantization") or {}).items() if k != "_target_"},
@@ -168,6 +194,7 @@ def _trl(recipe: Recipe, folder: Path) -> None:
 
 def _llamafactory(recipe: Recipe, folder: Path) -> None:
     data, lora, content = recipe.cfg["data"], recipe.lora, recipe.content
+    more = ["Thinking in `reasoning_content` is not read."]
     entry: dict[str, Any] = {"file_name": "trained.jsonl"}
     if recipe.is_plain:
         entry["columns"] = {"prompt": "text"}
@@ -206,11 +233,18 @@ def _llamafactory(recipe: Recipe, folder: Path) -> None:
             "lora_alpha": lora.get("lora_alpha"),
             "lora_dropout": lora.get("lora_dropout"),
             "lora_target": "all" if targets in (None, "all-linear") else ",".join(_list(targets)),
+            "additional_target": ",".join(lora.get("modules_to_save") or ()) or None,
         }
+        more += recipe.lost("finetuning", lora, *LORA)
+        if isinstance(targets, str) and not re.fullmatch(r"[\w-]+", targets):
+            del options["lora_target"]
+            more.append(
+                "finetuning.target_modules is a regular expression, which LLaMA-Factory does not take: name the layers "
+                "in lora_target; without it all linear layers are adapted."
+            )
         options |= {name: True for name in ("use_dora", "use_rslora") if lora.get(name)}
     if recipe.bits is not None:
         options["quantization_bit"] = recipe.bits
-    more = ["Thinking in `reasoning_content` is not read."]
     if options["template"] is None:
         more.append("template: null makes LLaMA-Factory guess it from the tokenizer; better name the model's.")
     if content.untrained:
@@ -258,6 +292,7 @@ def _axolotl(recipe: Recipe, folder: Path) -> None:
         "output_dir": "axolotl-output",
     }
     options |= {name: args[name] for name in AXOLOTL if args.get(name) is not None}
+    more = recipe.lost("trainer.args", args, *AXOLOTL, *AXOLOTL_OTHERS)
     if lora is not None:
         options["adapter"] = "qlora" if recipe.bits == 4 else "lora"  # as axolotl calls them
         if recipe.bits is not None:
@@ -266,18 +301,21 @@ def _axolotl(recipe: Recipe, folder: Path) -> None:
             "lora_r": lora.get("r"),
             "lora_alpha": lora.get("lora_alpha"),
             "lora_dropout": lora.get("lora_dropout"),
+            "lora_modules_to_save": lora.get("modules_to_save"),
+            "peft_init_lora_weights": lora.get("init_lora_weights"),
+            **{f"peft_{name}": _list(lora[name]) for name in PEFT_LISTS if lora.get(name) is not None},
         }
+        more += recipe.lost("finetuning", lora, *LORA, "init_lora_weights", *PEFT_LISTS)
         options |= {f"peft_{name}": True for name in ("use_dora", "use_rslora") if lora.get(name)}
         targets = lora.get("target_modules")
         options |= {"lora_target_linear": True} if targets == "all-linear" else {"lora_target_modules": targets}
-    more = []
     if data.get("mask_history"):
         more.append("All answers of a chat are trained on; near trained on the last one (data.mask_history).")
     _write_yaml(folder / "axolotl.yaml", "axolotl train axolotl.yaml (in this folder)", recipe.notes(*more), options)
 
 
-def _list(values: str | list[str]) -> list[str]:
-    return [values] if isinstance(values, str) else list(values)
+def _list(values: Any) -> list:
+    return list(values) if isinstance(values, list) else [values]
 
 
 def _write_yaml(path: Path, head: str, notes: list[str], options: dict[str, Any]) -> None:

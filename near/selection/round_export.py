@@ -4,6 +4,7 @@ trained.jsonl has a line for every draw, repeats included:
 
     row, round, step   id in the pool; round and optimizer step, both from 0, as in rounds.jsonl
     source             the row's label
+    weight             the loss weight of the row (data.*.columns.weight); only in exports of runs with weights
     messages           the chat as the run trained it (data.reasoning, data.default_system), in OpenAI's form; calls of
                        tools as `tool_calls` with their arguments as JSON text, thinking as `reasoning_content`
     tools              JSON text of the tools that the row describes; only in exports that have some
@@ -29,6 +30,7 @@ from near.data.formats.formats import is_plain
 from near.data.formats.turns import Message
 from near.data.loading import load
 from near.data.rows import Rows
+from near.data.weights import joined, weights_of
 from near.models.encoding import with_system, without_thinking
 from near.selection.draws import Content, Draws
 from near.selection.other_trainers import write_for
@@ -50,14 +52,14 @@ def export_rounds(cfg: DictConfig, output_dir: Path, read: Callable[[Path], Dict
     """
     folder, cache_dir = Path(cfg.run), cfg.cache_dir
     draws = Draws.of(folder, read)
-    pool = _pool(draws.cfg, RunFolder(folder), cache_dir)
+    pool, weights = _pool(draws.cfg, RunFolder(folder), cache_dir)
     if any(order.min() < 0 or order.max() >= len(pool) for order in draws.orders):
         raise UserError(f"run={folder}: its rounds have rows beyond the {len(pool)} of its pool; train that run again")
     claim(output_dir, "select")
     remove(output_dir, *ROUND_EXPORT)
     content = Content()
     with naming_full_disk(output_dir):
-        write_jsonl(output_dir / NAME, lines(draws, pool, content))
+        write_jsonl(output_dir / NAME, lines(draws, pool, weights, content))
     for_trainers = list(cfg.export_for or ())
     if for_trainers:
         write_for(for_trainers, draws, content, output_dir, cache_dir)
@@ -80,14 +82,16 @@ def export_rounds(cfg: DictConfig, output_dir: Path, read: Callable[[Path], Dict
     )
 
 
-def lines(draws: Draws, pool: Rows, content: Content) -> Iterator[dict]:
-    """The lines of trained.jsonl; `content` counts them."""
+def lines(draws: Draws, pool: Rows, weights: np.ndarray | None, content: Content) -> Iterator[dict]:
+    """The lines of trained.jsonl; `content` counts them. weights: of the pool's rows, (n,); None: they have none."""
     data = draws.cfg.data
     for ids, round, steps in draws.placed():
         chats, sources = pool.chats(ids), pool.sources(ids)
         for row, step, source, messages in zip(ids.tolist(), steps.tolist(), sources, chats, strict=True):
             content.add(messages)
             line = {"row": row, "round": round, "step": step, "source": str(source)}
+            if weights is not None:
+                line["weight"] = float(weights[row])
             yield line | chat_of(messages, data.get("reasoning") == "drop", data.get("default_system"))
 
 
@@ -120,15 +124,20 @@ def _turn(message: Message) -> dict:
     return turn
 
 
-def _pool(cfg: DictConfig, files: RunFolder, cache_dir: str) -> Rows:
-    """The pool of a run, followed by its queries where it trained on them. Raises UserError if it has changed."""
+def _pool(cfg: DictConfig, files: RunFolder, cache_dir: str) -> tuple[Rows, np.ndarray | None]:
+    """The pool of a run, followed by its queries where it trained on them, and the loss weights of its rows.
+
+    Raises:
+        UserError: it has changed.
+    """
     pool = load(cfg.data, "candidates", cache_dir)
-    known = files.training.identity.fingerprints.get("candidates")
+    known, parts = files.training.identity.fingerprints.get("candidates"), [pool]
     if known != pool.fingerprint and cfg.data.queries.path is not None:
-        pool = pool.followed_by(load(cfg.data, "queries", cache_dir))
+        parts.append(load(cfg.data, "queries", cache_dir))
+        pool = pool.followed_by(parts[1])
     if known != pool.fingerprint:
         raise UserError(
             f"run={files.path}: data.candidates.path={cfg.data.candidates.path} has changed since it trained; restore "
             "the rows, or train again"
         )
-    return pool
+    return pool, joined([(weights_of(cfg.data, part, cache_dir), len(part)) for part in parts])

@@ -1,7 +1,8 @@
 """The best round: the validation loss at the end of every round decides which weights are kept, and when training ends.
 
 All decisions are functions of the losses measured so far, {step: loss}, which checkpoints have. The weights of the best
-round so far are in best.safetensors beside the checkpoints; each checkpoint links to those that were the best then.
+round so far are in best.safetensors beside the checkpoints; each checkpoint links to those that were the best then. A
+training that diverges fails all the same: a run that was cut short is not compared with whole ones.
 """
 
 import logging

@@ -17,7 +17,7 @@ from near.data.columns import columns_of
 from near.data.contamination import without_contaminated
 from near.data.pool import benchmark_sets, without_prompts_of
 from near.data.rows import Rows
-from near.data.weights import weights_of
+from near.data.weights import joined, weights_of
 from near.evaluation.measure import Sets, evaluation_sets
 from near.models.loading import base_folder, load_tokenizer, model_config
 from near.models.start import by_content
@@ -109,7 +109,8 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
         trained = queries
         for part in sets.all():
             trained = without_prompts_of(trained, part, cfg.data.leakage)
-        weights = _followed_by(weights, len(candidates), weights_of(cfg.data, queries, cache_dir), len(queries))
+        behind = weights_of(cfg.data, queries, cache_dir)
+        weights = joined([(weights, len(candidates)), (behind, len(queries))])
         candidates = candidates.followed_by(without_contaminated(trained, others, cfg.data, cache_dir))
     prints = of_run(cfg, cache_dir, needs, sets, queries, candidates)
     read = {"candidates.columns": columns, "queries.columns": query_columns}
@@ -124,14 +125,6 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
         if needs.requires:
             selector.check_model(model_config(cfg.model, cache_dir))
     return LoadedRows(candidates, queries, sets, needs, columns, query_columns, identity, weights)
-
-
-def _followed_by(weights: np.ndarray | None, rows: int, others: np.ndarray | None, more: int) -> np.ndarray | None:
-    """The weights of `rows` rows and of `more` rows behind them; None where all are 1."""
-    if weights is None and others is None:
-        return None
-    parts = ((weights, rows), (others, more))
-    return np.concatenate([np.ones(n, dtype=np.float32) if part is None else part for part, n in parts])
 
 
 def load_inputs(cfg: DictConfig, cache_dir: str, selector: Selector, rows: LoadedRows) -> Inputs:

@@ -125,6 +125,13 @@ class Measurement:
             starting = 0.0
         stages["evaluation"] = evaluations["evaluation"]
         stages["saving"] = self._saving(weight_bytes(model))
+        if (fewest := workload.fewest) is not None:
+            for name, part, of in (
+                ("scoring", fewest.selections, workload.selections),
+                ("training", fewest.steps, workload.steps),
+            ):
+                if name in stages:
+                    stages[name] = dataclasses.replace(stages[name], low=stages[name].low * part / of)
         free(trainer)
         return stages
 
@@ -214,11 +221,19 @@ class Measurement:
         return stage
 
     def _saving(self, weights: int) -> StageCost:
-        """Checkpoints, with two moments of each weight, and the weights at the end."""
+        """Checkpoints, with two moments of each weight, the best round's weights, and the weights at the end."""
         args, workload = self.args, self.workload
         one = weights if args.save_only_model else weights * (1 + ADAM)
         count = checkpoints_of(args, workload.first, workload.total)
-        each = write_rate(one)
         kept = min(count, args.save_total_limit or count)
         note = f"{plural(count, 'checkpoint')} of {size(one)}, {kept} of them kept"
-        return StageCost.whole(each * (count * one + weights), disk=kept * one + weights, note=note)
+        fewest = workload.fewest or workload
+        low = min(count, checkpoints_of(args, workload.first, fewest.total)) * one + weights
+        written, disk = count * one + weights, kept * one + weights
+        if self.job.keep == "best" and workload.ends:
+            note += f"; the best round's weights of {size(weights)}, at most {plural(workload.ends, 'time')}"
+            low += 0 if workload.first else weights
+            written += workload.ends * weights
+            disk += max(kept, 1) * weights  # a checkpoint links to those that were the best at its step
+        each = write_rate(one, self.job.output_dir)
+        return StageCost(seconds=each * written, low=each * low, high=each * written, disk=disk, note=note)

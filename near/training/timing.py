@@ -18,6 +18,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from near.common.batches import spread
+from near.common.disk import existing
 from near.common.timing import Rate
 from near.models.budget import clock_of
 from near.models.sample import TokenSample
@@ -137,10 +138,11 @@ def weight_bytes(model: Any) -> int:
     return sum(weight.numel() * weight.element_size() for weight in trained(model).values())
 
 
-def write_rate(size: int) -> float:
-    """Seconds for a byte that is written and is on the disk, from a file of at most `size` bytes."""
+def write_rate(size: int, folder: Path) -> float:
+    """Seconds for a byte that is written and is on the disk of `folder`, which may be still to be made, from a file of
+    at most `size` bytes that is removed."""
     content = os.urandom(min(max(size, 1), WRITTEN))
-    with tempfile.NamedTemporaryFile() as file:
+    with tempfile.TemporaryFile(dir=existing(folder)) as file:
         started = time.perf_counter()
         file.write(content)
         file.flush()

@@ -30,6 +30,7 @@ from near.evaluation.eval import summary
 from near.evaluation.generation import answering
 from near.evaluation.measure import check_evaluation, loss_of, measure, measure_all
 from near.evaluation.settings import EvalSettings
+from near.models.hub import download_of
 from near.models.loading import add_finetuning, base_folder, check_quantization, load_start
 from near.models.start import check_here, mode_of
 from near.models.start_check import check_start
@@ -87,44 +88,29 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     check_quantization(cfg.model, cfg.finetuning)
     args = training_arguments(cfg, output_dir)
     check_evaluation(cfg, is_sharded(args))
-    if args.deepspeed and is_sharded(args) and mode_of(cfg.model) == "stack":
-        raise UserError(
-            "model.adapter_mode=stack merges whole weights, and ZeRO-3 loads them in parts; use parallel=deepspeed_z2 "
-            f"or fsdp, or merge first: python merge.py adapter_name_or_path={cfg.model.adapter} export_dir=OUT, then "
-            "model.name_or_path=OUT"
-        )
     instantiate(cfg.tracker).check()
     selector = selection_of(cfg)
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
     weighters = [instantiate(cfg.trainer.weighter)] if "weighter" in cfg.trainer else []
     needs = with_target(needs, [*weighters, *(one.by for one in weighers_of(selector))], args)
     cfg = _with_backend(_with_dtype(cfg), needs.embedder or cfg.data.dedup == "near")
-    check_training(needs, args, cfg.scoring)
-    if weight_column(cfg.data, "candidates") is not None:
-        check_row_weights(args)
-    check_keep(cfg, args)
-    if cfg.trainer.get("packing") and not cfg.trainer.padding_free:
-        raise UserError(
-            "trainer.packing=true lays rows end to end, which trainer.padding_free=false forbids; use "
-            "trainer.padding_free=true"
-        )
+    _check_together(cfg, args, selector, needs)
     search = SearchSettings.of(cfg, cache_dir)
-    if "weighter" in cfg.trainer:
-        check_weighting(args, cfg.trainer.whole_step, "trainer=dynamic_weight")
-    elif weighers := weighers_of(selector):
-        packing = bool(cfg.trainer.get("packing"))
-        check_weighting(args, all(one.whole_step for one in weighers), f"plan.{weighers[0].name}", packing)
     with contextlib.ExitStack() as locks:
         if state.is_main_process:  # a killed sweep may have left this job running
             locks.enter_context(locked(RunFolder(output_dir).lock(cache_dir), remove=True))
         with state.main_process_first():
             if cfg.dry_run:
                 check_here(cfg)
-            check_start(cfg, cache_dir, output_dir, whole=not cfg.dry_run)
+            model = cfg.model
+            whole = not cfg.dry_run or download_of(model.name_or_path, model.revision, cache_dir) is None
+            check_start(cfg, cache_dir, output_dir, whole)
             rows = load_rows(cfg, cache_dir, selector, needs, output_dir)
         if rows is None and cfg.dry_run:
             if state.is_main_process:
-                Cost(script="train", timed=cfg.dry_run is True, done=True, **of_job()).report(output_dir)
+                key = RunFolder(output_dir).training.training_key
+                cost = Cost(script="train", timed=cfg.dry_run is True, done=True, training_key=key, **of_job())
+                cost.report(output_dir)
             return math.nan
         if rows is None:
             return _earlier_loss(cfg, output_dir, state.is_main_process)
@@ -155,6 +141,30 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
                 job.warm_up = SharedWarmUp(output_dir, cache_dir, key)
                 locks.callback(job.warm_up.close)
         return _fit(cfg, cache_dir, output_dir, inputs, job, args, state)
+
+
+def _check_together(cfg: DictConfig, args, selector: Selector, needs: Needs) -> None:
+    """UserError for options that exclude each other, as far as the configuration and the arguments decide."""
+    if args.deepspeed and is_sharded(args) and mode_of(cfg.model) == "stack":
+        raise UserError(
+            "model.adapter_mode=stack merges whole weights, and ZeRO-3 loads them in parts; use parallel=deepspeed_z2 "
+            f"or fsdp, or merge first: python merge.py adapter_name_or_path={cfg.model.adapter} export_dir=OUT, then "
+            "model.name_or_path=OUT"
+        )
+    check_training(needs, args, cfg.scoring)
+    if weight_column(cfg.data, "candidates") is not None:
+        check_row_weights(args)
+    check_keep(cfg, args)
+    if cfg.trainer.get("packing") and not cfg.trainer.padding_free:
+        raise UserError(
+            "trainer.packing=true lays rows end to end, which trainer.padding_free=false forbids; use "
+            "trainer.padding_free=true"
+        )
+    if "weighter" in cfg.trainer:
+        check_weighting(args, cfg.trainer.whole_step, "trainer=dynamic_weight")
+    elif weighers := weighers_of(selector):
+        packing = bool(cfg.trainer.get("packing"))
+        check_weighting(args, all(one.whole_step for one in weighers), f"plan.{weighers[0].name}", packing)
 
 
 def _sizes(cfg: DictConfig, selector: Selector, inputs: "Inputs", args) -> list[int]:
@@ -223,7 +233,6 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
     from transformers import set_seed
 
     from near.training.trackers.base import LogCallback
-    from near.training.trackers.log import log_earlier, log_files, log_metrics
 
     needs = inputs.needs
     resume = newest_checkpoint(cfg, output_dir)
@@ -259,49 +268,76 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
             job.scorer.probe(model)
         if is_sharded(args):  # whose weights are usable only once training starts
             trainer.add_callback(base)
-        if resume is None and state.is_main_process:  # after everything that may raise was built
-            clear(output_dir)
-        if state.is_main_process:
-            claim(output_dir, "train")
-            removable(output_dir, "adapter", "model")  # the new weights replace them
-        if resume is None and job.warm_up is not None:
-            own = {"identity": trainer.run_identity()}
-            if resume := job.warm_up.adopt(output_dir / CHECKPOINTS, own, trainer.selector_state()):
-                run.logged_until = -1
-        if resume is not None:
-            trainer.restore(resume)
-            if state.is_main_process:
-                history = read_json(resume / "trainer_state.json")["log_history"]
-                log_earlier(run, output_dir, trainer.record.rounds, history, job.pool)
-        if state.is_main_process:
-            keep_start(cfg.model, output_dir)
-        write_config(cfg, output_dir, state.is_main_process)
+        resume = _prepared(cfg, output_dir, trainer, resume, state.is_main_process)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        trained = trainer.accelerator.unwrap_model(trainer.model)
         kind = "adapter" if "_target_" in cfg.finetuning else "model"
         save(trainer, inputs.tokenizer, output_dir / kind, cfg.model)
-        loss = math.nan
-        if is_sharded(args) or state.is_main_process:  # sharded: one answer takes all processes
-            metrics, answers = _measured(cfg, settings, output_dir, trained, inputs)
-            if not is_sharded(args):
-                scores = benchmarks(trained, inputs.tokenizer, cfg.evaluation, lenient=True)
-                metrics = dataclasses.replace(metrics, lm_eval=scores)
-            loss = metrics.target_loss
-        if state.is_main_process:
-            log_metrics(run, metrics, trainer.state.global_step)
-            log_files(run, output_dir, inputs.neighbours)
-            write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base)
-            if base.metrics is not None:
-                log.info(f"{'base' if mode_of(cfg.model) is None else 'start'}: {summary(base.metrics)}")
-            if (record := trainer.validation_record()) is not None:
-                log.info(f"{job.selector_name}: {kept_line(record, cfg.trainer.get('keep', 'last'))}")
-            log.info(f"{job.selector_name}: {summary(metrics)}; wrote {output_dir}")
+        loss = _evaluated(cfg, settings, output_dir, trainer, inputs, base, state.is_main_process)
     state.wait_for_everyone()
     loss = broadcast_object_list([loss])[0]
     if not math.isfinite(loss):
         raise UserError(
             f"the target loss after training is {loss}, not a finite number; its files stay in {output_dir}; {FIX}"
         )
+    return loss
+
+
+def _prepared(cfg: DictConfig, output_dir: Path, trainer, resume: Path | None, main_process: bool) -> Path | None:
+    """Prepare `output_dir`, and restore the checkpoint `resume`, or the warm-up that jobs of the sweep share.
+
+    Returns:
+        the checkpoint that was restored; None for a training from its start.
+    """
+    from near.training.trackers.log import log_earlier
+
+    if resume is None and main_process:  # after everything that may raise was built
+        clear(output_dir)
+    if main_process:
+        claim(output_dir, "train")
+        removable(output_dir, "adapter", "model")  # the new weights replace them
+    if resume is None and trainer.job.warm_up is not None:
+        own = {"identity": trainer.run_identity()}
+        if resume := trainer.job.warm_up.adopt(output_dir / CHECKPOINTS, own, trainer.selector_state()):
+            trainer.job.tracked.logged_until = -1
+    if resume is not None:
+        trainer.restore(resume)
+        if main_process:
+            history = read_json(resume / "trainer_state.json")["log_history"]
+            log_earlier(trainer.job.tracked, output_dir, trainer.record.rounds, history, trainer.job.pool)
+    if main_process:
+        keep_start(cfg.model, output_dir)
+    write_config(cfg, output_dir, main_process)
+    return resume
+
+
+def _evaluated(
+    cfg: DictConfig, settings: EvalSettings, output_dir: Path, trainer, inputs: Inputs, base: BaseMetrics, main_process
+) -> float:
+    """Evaluate the trained model, which is saved in `output_dir`, and write the run's outcome.
+
+    Returns:
+        the target loss; NaN on processes that do not evaluate.
+    """
+    from near.training.trackers.log import log_files, log_metrics
+
+    job, sharded = trainer.job, is_sharded(trainer.args)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    loss = math.nan
+    if sharded or main_process:  # sharded: one answer takes all processes
+        metrics, answers = _measured(cfg, settings, output_dir, trained, inputs)
+        if not sharded:
+            scores = benchmarks(trained, inputs.tokenizer, cfg.evaluation, lenient=True)
+            metrics = dataclasses.replace(metrics, lm_eval=scores)
+        loss = metrics.target_loss
+    if main_process:
+        log_metrics(job.tracked, metrics, trainer.state.global_step)
+        log_files(job.tracked, output_dir, inputs.neighbours)
+        write_outcome(cfg, output_dir, trainer, inputs, metrics, answers, base)
+        if base.metrics is not None:
+            log.info(f"{'base' if mode_of(cfg.model) is None else 'start'}: {summary(base.metrics)}")
+        if (record := trainer.validation_record()) is not None:
+            log.info(f"{job.selector_name}: {kept_line(record, cfg.trainer.get('keep', 'last'))}")
+        log.info(f"{job.selector_name}: {summary(metrics)}; wrote {output_dir}")
     return loss
 
 

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Options that decide nothing but the rounds.
-ROUND_OPTIONS = ("selector", "max_K", "embedder", "index", "similarity", "scoring", "indices_path", "mixer", "order")
-ROUND_OPTIONS = (*ROUND_OPTIONS, "plan")
+ROUND_OPTIONS = (
+    *("selector", "order", "mixer", "plan"),
+    *("max_K", "embedder", "index", "similarity", "scoring", "indices_path"),
+)
 # Fingerprints of what only later rounds read: names, or groups of names
 LATER = ("queries", "embedder", "scoring", "mixer", "plan", "indices_path", "candidates.columns")
 

@@ -144,7 +144,8 @@ def check_weighting(args: TrainingArguments, whole_step: bool, name: str, packin
             f"trainer.packing=true gives each of {args.world_size} processes another number of rows, and {name} "
             "weights them together; use trainer.packing=false, or one process"
         )
-    if args.train_batch_size * args.world_size * (args.gradient_accumulation_steps if whole_step else 1) < 2:
+    steps = args.gradient_accumulation_steps if whole_step else 1
+    if not packing and args.train_batch_size * args.world_size * steps < 2:  # a packed sequence has several rows
         raise UserError(
             "trainer.args.per_device_train_batch_size=1 is too small to weight rows against each other; use 2 or more, "
             "or whole_step=true with trainer.args.gradient_accumulation_steps=2 or more"

@@ -12,7 +12,7 @@ from near.selection.plan.plan import Plan
 from near.selection.selectors.base import Selector
 from near.training.inputs import LoadedRows, is_dynamic, measures_validation
 from near.training.picking import Batching
-from near.training.rounds.schedule import Schedule
+from near.training.rounds.schedule import Phase, Schedule
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -28,11 +28,12 @@ class Workload:
         warm, steps: optimizer steps on random rows, and on selected or all rows, from `first` on.
         first: the step that the run resumes from; 0: it starts.
         draws: rows of a step.
-        selections: rounds that are still to be selected.
+        selections: rounds that are still to be selected; of a plan, those in which a stage uses the model.
         measured: rounds at whose start the target loss is measured.
         validated: how often the loss on the validation rows is still to be measured.
         eligible: rows that may be trained.
         needed: the most distinct rows of a round.
+        fewest: what is trained if trainer.patience ends it as soon as it may; None without patience.
     """
 
     warm: int
@@ -44,6 +45,12 @@ class Workload:
     eligible: int
     needed: int
     validated: int = 0
+    fewest: "Workload | None" = None
+
+    @property
+    def ends(self) -> int:
+        """Ends of rounds at which the loss on the validation rows is still to be measured."""
+        return max(0, self.validated - (not self.first))  # without that of the untrained model
 
     @property
     def total(self) -> int:
@@ -59,17 +66,28 @@ def workload_of(cfg: DictConfig, selector: Selector, args: "TrainingArguments", 
         steps = cfg.trainer.get("train_step") or args.max_steps
         steps = steps if steps > 0 else math.ceil(args.num_train_epochs * epoch)
         return Workload(0, max(0, steps - first), first, draws, 0, 0, eligible, eligible)
-    rounds = Schedule.of(cfg.trainer).rounds()
+    rounds, patience = Schedule.of(cfg.trainer).rounds(), cfg.trainer.get("patience")
+    whole = _of_rounds(cfg, selector, rounds, draws, eligible, first)
+    if patience is not None:  # the first round is the best
+        whole.fewest = _of_rounds(cfg, selector, rounds[: patience + 1], draws, eligible, first)
+    return whole
+
+
+def _of_rounds(
+    cfg: DictConfig, selector: Selector, rounds: list[Phase], draws: int, eligible: int, first: int
+) -> Workload:
     left = [(phase.warmup, max(0, phase.start + phase.steps - max(first, phase.start))) for phase in rounds]
     warm, steps = sum(n for warmup, n in left if warmup), sum(n for warmup, n in left if not warmup)
-    begun = [phase for phase in rounds if phase.start >= first]
-    at_rounds = sum(phase.start > 0 for phase in begun) if cfg.evaluation.at_rounds else 0  # at 0 it is the base's
+    starting = [phase for phase in rounds if phase.start >= first]
+    at_rounds = sum(phase.start > 0 for phase in starting) if cfg.evaluation.at_rounds else 0  # at 0 it is the base's
     needed = min(cfg.trainer.update_step * draws, selector.most(eligible) or eligible, eligible)
     validated = 0
     if select(cfg, "data.eval.validation") is not None and measures_validation(cfg):
         ends = [*(phase.start for phase in rounds), rounds[-1].start + rounds[-1].steps]
         validated = sum(step > first or first == 0 for step in ends)  # a checkpoint has that of its step
-    selections = sum(not phase.warmup for phase in begun)
+    starts = [phase.start for phase in rounds if not phase.warmup]
+    scored = selector.scored_rounds(starts) if isinstance(selector, Plan) else starts
+    selections = sum(step >= first for step in scored)
     return Workload(warm, steps, first, draws, selections, at_rounds, eligible, needed, validated)
 
 
@@ -92,9 +110,12 @@ def log_workload(cfg: DictConfig, rows: LoadedRows, selector: Selector, name: st
         if isinstance(selector, Plan):
             _log_stages(selector)
         if rows.needs.requires and selected:
-            log.info(
-                f"before each of the {len(selected)} rounds the model computes {rows.needs.requires} of the pool's rows"
-            )
+            starts, less = [r.start for r in selected], ""
+            if isinstance(selector, Plan):
+                starts, less = selector.scored_rounds(starts), " (of fewer behind a filter)" if selector.filters else ""
+            which = "each of the" if len(starts) == len(selected) else f"{len(starts)} of"
+            what = f"{rows.needs.requires} of the pool's rows{less}"
+            log.info(f"before {which} {len(selected)} rounds the model computes {what}")
     else:
         steps = workload.total
         log.info(

@@ -144,9 +144,10 @@ def test_every_experiment_composes(name):
     assert configured("train", f"experiment={name}").selector
 
 
-@pytest.mark.parametrize("script", ["select", "train", "merge", "eval", "report"])
+@pytest.mark.parametrize("script", ["select", "train", "merge", "eval", "report", "verify", "diff"])
 def test_script_composes(script):
     needed = {"merge": ("adapter_name_or_path=a", "export_dir=b"), "report": ("runs=r",)}
+    needed |= {"verify": ("folder=a",), "diff": ("folder=a", "other=b")}
     assert configured(script, *needed.get(script, ())).seed == 42
 
 

@@ -31,6 +31,14 @@ def test_hand_count():
     assert whole.stages["embedding"].rows == 5
 
 
+def test_a_finished_job_counts_as_trained_for_its_twins_before_and_after_it():
+    finished = Cost(script="train", timed=True, done=True, training_key="a")
+    whole = summed([job(10.0, "a"), finished, job(10.0, "a"), job(20.0, "b")], ["one", "two", "three", "four"])
+    assert [line["seconds"] for line in whole.jobs] == [0, 0, 0, 123.0]
+    assert [line["note"] for line in whole.jobs][::2] == ["same rows as two: not trained again"] * 2
+    assert whole.stages["training"].rows == 4
+
+
 def test_jobs_without_a_key_are_no_twins_and_unknown_seconds_stay_unknown():
     jobs = [job(), job(), Cost(script="train", timed=False, stages={"training": StageCost(rows=6, disk=None)})]
     whole = summed(jobs, ["one", "two", "three"])
@@ -50,3 +58,14 @@ def test_a_sweep(tiny, tmp_path):
     assert len(jobs) == 2 and whole.stages["training"].rows == jobs[0].stages["training"].rows == 16
     assert whole.seconds == pytest.approx(jobs[0].seconds)
     assert not list(sweep.parent.rglob("config.yaml.bak")) and not list(sweep.parent.glob("*/metrics.json"))
+
+
+@pytest.mark.model
+def test_a_sweep_with_a_finished_job(tiny, tmp_path):
+    words = [w for w in tiny if not w.startswith("max_K")] + ["selector=random", f"output_dir={tmp_path}/sweep"]
+    for more in (["max_K=10,15"], ["max_K=10,15,20", "dry_run=true"]):
+        result = run_script("train.py", "-m", *words, "sweep_name=s", *more)
+        assert result.returncode == 0, result.stderr
+    assert "done already" in result.stdout and "same rows as max_K=10: not trained again" in result.stdout
+    (sweep,) = [path for path in tmp_path.rglob("dry_run.json") if json.loads(path.read_text())["jobs"]]
+    assert Cost.read(sweep).seconds == 0

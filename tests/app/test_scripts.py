@@ -52,9 +52,13 @@ def test_help_and_a_mistyped_option_answer_before_heavy_imports(tmp_path):
         (["embedder=hashing", "embedder.model=x"], "use one that has it: embedder=e5, gtr_t5, hidden_states, minilm, "),
         (
             ["plan=filter_only", "selector@plan.filter.by=coincide"],
-            "selector@plan.filter.by=coincide: coincide sets embedder, too, and can't be placed in plan.filter.by; name",
+            "selector@plan.filter.by=coincide: coincide sets embedder, too, and can't be placed in plan.filter.by",
         ),
         (["plan=filter_only", "selector@plan.filter.by=mix"], "mix sets mixer, too, and can't be placed in"),
+        (
+            ["trainer=dynamic_mix", "mixer=static", "mixer.shares={code: 0.3, maths: 0.7}"],
+            "mixer.shares is not an option of mixer=static; use mixer.proportions={...}, of mixer=static",
+        ),
         (["trainer=static", "trainer.agrs=1"], "trainer.agrs is not an option of trainer=static; did you mean args?"),
         (
             ["selector=nosuch"],

@@ -21,6 +21,14 @@ def planned(folder, seed: int, after: int):
     (folder / "rounds" / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def test_a_filter_named_as_the_draw_keeps_its_row(tmp_path):
+    planned(tmp_path / "a", 1, 30)
+    lines = tmp_path / "a" / "rounds" / "rounds.jsonl"
+    lines.write_text(lines.read_text().replace('"name": "cut"', '"name": "draw"'))
+    cells = table(stage_rows(groups_of(collect(tmp_path)[0])))[1]
+    assert [row[1:6] for row in cells[:2]] == [["1", "draw", "Loss", "60", "30"], ["1", "draw", "Random", "30", "8"]]
+
+
 def test_rows_by_round_and_stage_over_seeds(tmp_path):
     planned(tmp_path / "a", 1, 30)
     planned(tmp_path / "b", 2, 15)

@@ -8,6 +8,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from near.common.errors import UserError
+from near.selection.mixers.selector import Mix
+from near.selection.mixers.static import Static
 from near.selection.orders.base import Order
 from near.selection.orders.folding import Folding
 from near.selection.orders.saw import Saw
@@ -18,7 +20,12 @@ from near.selection.orders.sorting import Sorting
 from near.selection.orders.stair import Stair
 from near.selection.orders.zigzag import Zigzag
 from near.selection.round import Round, Subset, checked
+from near.selection.selectors.delta_loss import DeltaLoss
+from near.selection.selectors.first import First
 from near.selection.selectors.full import Full
+from near.selection.selectors.loss import Loss
+from near.selection.selectors.oracle import Oracle
+from near.selection.selectors.parts import LeftOut, Quantile
 from near.selection.selectors.random import Random
 from tests.app.test_configs import choices
 from tests.conftest import configured
@@ -232,6 +239,26 @@ def test_a_selector_in_an_order():
         np.add.at(trained, subset.order, 1)
         rounds.append(subset.order.tolist())
     assert rounds == [[5, 4, 3, 2], [1, 0, 5, 4], [3, 2, 1, 0]], "one pass over the pool after the other"
+
+
+@pytest.mark.parametrize(
+    "selector", [Random(), Full(), First(), Oracle(), DeltaLoss(), Mix(Static()), Quantile(Loss(), 1), LeftOut(Full())]
+)
+def test_an_order_by_scores_is_refused_for_a_selector_without_any(selector):
+    with pytest.raises(UserError, match=f"order.score=selector: {type(selector).__name__} returns no scores"):
+        Ordered(selector, Sorting(score="selector"))
+
+
+def test_consume_once_with_the_draws_of_a_mix_is_said_once(caplog):
+    round = around(4, 4, columns={"q": [0, 1, 2, 3]}, trained=np.array([5, 0, 5, 0]))
+    subset, orders = Subset(np.arange(4), order=np.arange(4)), {}
+    for once in (None, False, True):
+        caplog.clear()
+        order = Sorting(score="column", column="q", consume_once=once)
+        orders[once] = [order.arrange(round, subset).tolist() for _ in range(2)]
+        assert [r.levelname for r in caplog.records] == (["WARNING"] if once else [])
+    assert orders[True] == orders[False] == orders[None]
+    assert "order.consume_once=true has no effect: the mix decides how often each row is drawn" in caplog.text
 
 
 def test_rows_that_wait_are_no_part_of_the_round():

@@ -20,8 +20,10 @@ from near.selection.scoring.memory import Memory, SomeFeatures
 from near.selection.selectors.base import Selector
 from near.selection.selectors.column import Column
 from near.selection.selectors.delta_loss import DeltaLoss
+from near.selection.selectors.first import First
 from near.selection.selectors.full import Full
 from near.selection.selectors.loss import Loss
+from near.selection.selectors.oracle import Oracle
 from near.selection.selectors.random import Random
 from tests.conftest import configured
 from tests.scored import FakeFeatures, FakeScorer, Queries
@@ -79,6 +81,14 @@ def test_filters_narrow_one_after_the_other_and_the_draw_picks_of_the_rest():
     assert left(plan, round_of(size=2)) == [("high", True, 20, 10), ("low", True, 10, 4), ("draw", True, 4, 2)]
 
 
+@pytest.mark.parametrize(("size", "rows"), [(0.5, 4), (0.1, 1), (3, 3), (30, 8), (None, 8)])
+def test_a_share_of_rows_is_of_those_that_filters_left(size, rows):
+    """8 of 20; a round of 16 draws. The limit that the Trainer sets is of the whole pool."""
+    plan = Plan(cut=FilterStage(Column(), keep=8), draw=Draw(Column(subset_size=size)))
+    round = round_of(size=min(16, plan.most(20) or 16), draws=16)
+    assert left(plan, round)[1] == ("draw", True, 8, rows)
+
+
 def test_start_and_period():
     """Steps 5, 10, ..., 30: the filter acts at 10, 20 and 30, and keeps its random rows in between."""
     plan = Plan(cut=FilterStage(Random(), keep=8, start=10, period=2), draw=Draw(Full()))
@@ -101,6 +111,24 @@ def test_a_filter_whose_rows_are_all_gone_acts_anew():
         subset = plan.select(round_of(index, size=20))
         assert subset.stages[1]["acted"] and {row % 2 for row in subset.ids.tolist()} == {parity}
         assert subset.stages[1]["rows_after"] == 5
+
+
+def test_a_filter_that_acts_in_between_keeps_its_period():
+    """Of period 3, from the first round on; in the second one all of its rows are gone. Also over a restart."""
+
+    class Odd(Selector):
+        def select(self, round: Round) -> Subset:
+            return Subset(round.eligible[round.eligible % 2 == (round.index > 1)])
+
+    def make() -> Plan:
+        return Plan(odd=FilterStage(Odd(), keep=20), cut=FilterStage(Full(), keep=5, period=3))
+
+    plan, acted = make(), []
+    for index in range(1, 8):
+        state, plan = plan.state_dict(), make()
+        plan.load_state_dict(state)
+        acted.append(plan.select(round_of(index, size=20)).stages[1]["acted"])
+    assert acted == [True, True, False, True, False, False, True]
 
 
 def test_a_draw_that_keeps_its_rows_trains_them_again():
@@ -179,6 +207,20 @@ def test_under_a_mix_a_draw_takes_the_best_of_each_source():
     subset = few.select(round_of(size=20))  # 10 draws of 4 rows
     times = np.bincount(subset.order)[:4].tolist()
     assert sorted(times) == [2, 2, 3, 3] and times[0] == 2, "row 0 has the lowest number"
+
+
+def test_draws_of_a_source_that_the_draw_does_not_rank_are_counted(caplog):
+    columns = {"score": [None if label == "law" else n for n, label in zip(NUMBERS, LABELS, strict=True)]}
+    plan = Plan(mix=MixStage(Static({"code": 1, "law": 2})), best=Draw(Column()))
+    subset = plan.select(round_of(columns=columns))
+    assert subset.stages[-1]["unranked_draws"] == 4 == sum(LABELS[row] == "law" for row in subset.order)
+    assert "plan.best ranks no row of law: 4 draws of 6 in round 1 are of the rows there that were" in caplog.text
+    every = Plan(mix=MixStage(Static({"code": 1, "law": 2})), best=Draw(Column()))
+    assert "unranked_draws" not in every.select(round_of()).stages[-1]
+
+
+def test_a_stage_may_be_named_self():
+    assert len(Plan(**{"self": FilterStage(Column(), keep=3)}).select(round_of()).ids) == 3
 
 
 class Backwards(Order):
@@ -286,14 +328,15 @@ def test_filters_that_cannot_work_are_refused():
 
 def test_an_order_by_scores_that_no_draw_gives_is_refused_before_training():
     by = {"order": OrderStage(Sorting(score="selector"))}
-    for draw in ({}, {"draw": Draw(Random())}, {"draw": Draw(Full())}, {"draw": Draw(Column(), start=5)}):
+    without = [{"draw": Draw(by)} for by in (Random(), Full(), First(), Oracle(), DeltaLoss())]
+    for draw in ({}, *without, {"draw": Draw(Column(), start=5)}):
         with pytest.raises(UserError, match="plan.order orders by the scores of the draw, and"):
             Plan(**draw, **by)
     Plan(draw=Draw(Column()), **by)
     Plan(draw=Draw(Column(), start=5), order=OrderStage(Sorting(score="selector"), start=5))
 
 
-@pytest.mark.parametrize("by", [Random(), Full()])
+@pytest.mark.parametrize("by", [Random(), Full(), First(), DeltaLoss()])
 def test_a_threshold_needs_scores(by):
     with pytest.raises(
         UserError, match=f"by={type(by).__name__} of a filter has no scores for above or below; set keep"

@@ -2,7 +2,10 @@
 
 import ast
 import json
+import runpy
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from near.common.config import public
 from near.common.errors import UserError
 from near.common.run_folder import RunFolder
 from near.data.loading import load
-from near.selection.draws import Content
+from near.selection.draws import Content, Draws
 from near.selection.other_trainers import WRITERS, Recipe
 from near.selection.round_export import chat_of, export_rounds
 from near.training.train import train
@@ -59,6 +62,7 @@ def test_every_draw_in_the_order_of_training(run, words, tmp_path, cache, monkey
         assert row["messages"] == pool.messages(row["row"]) and row["source"] == pool.sources([row["row"]])[0]
     described = json.loads((tmp_path / "trained.json").read_text())
     assert (described["rows"], described["rounds"], described["steps"], described["draws_per_step"]) == (40, 3, 10, 4)
+    assert not any("weight" in row for row in rows), "the run has none"
     assert described["distinct_rows"] == len(np.unique(draws)) and described["kept_step"] is None
     assert not (tmp_path / "trl_train.py").exists()
 
@@ -102,7 +106,7 @@ def test_near_reads_its_own_dataset_info(run, tmp_path, cache):
 def test_what_the_run_had_and_other_trainers_have_not_is_said(words):
     def notes(*more: str) -> str:
         cfg = public(configured("train", *words, *more))
-        return "\n".join(Recipe(cfg, Content(rows=1), "m", {}, 1, 1).notes())
+        return "\n".join(Recipe(cfg, Content(rows=1), "m", {}, 1, 1, 1).notes())
 
     plain = notes()
     assert "weight" not in plain and "model.adapter" not in plain
@@ -115,12 +119,79 @@ def test_what_the_run_had_and_other_trainers_have_not_is_said(words):
 def test_eight_bits_stay_eight(words, tmp_path):
     options = ["finetuning=qlora", "model.quantization.load_in_4bit=false", "+model.quantization.load_in_8bit=true"]
     cfg = public(configured("train", *words, *options))
-    recipe = Recipe(cfg, Content(rows=1), "m", {"seed": 1}, 1, 1)
+    recipe = Recipe(cfg, Content(rows=1), "m", {"seed": 1}, 1, 1, 1)
     WRITERS["llamafactory"](recipe, tmp_path)
     WRITERS["axolotl"](recipe, tmp_path)
     assert yaml.safe_load((tmp_path / "llamafactory.yaml").read_text())["quantization_bit"] == 8
     written = yaml.safe_load((tmp_path / "axolotl.yaml").read_text())
     assert (written["adapter"], written.get("load_in_8bit"), written.get("load_in_4bit")) == ("lora", True, None)
+
+
+def test_options_of_peft_that_a_trainer_lacks_are_said(words, tmp_path):
+    """Axolotl knows more of them than LLaMA-Factory."""
+    more = ["+finetuning.exclude_modules=[lm_head]", "+finetuning.rank_pattern={q_proj: 8}"]
+    more += ["+finetuning.modules_to_save=[embed_tokens,lm_head]", "+finetuning.init_lora_weights=olora"]
+    more += ["finetuning.target_modules='.*(q|v)_proj'"]
+    recipe = Recipe(
+        public(configured("train", *words, *more)), Content(rows=1), "m", {"seed": 1, "neftune": 5}, 1, 1, 1
+    )
+    written = {}
+    for name in ("llamafactory", "axolotl"):
+        WRITERS[name](recipe, tmp_path)
+        text = (tmp_path / f"{name}.yaml").read_text()
+        written[name] = "".join(line for line in text.splitlines() if line.startswith("#")), yaml.safe_load(text)
+    notes, options = written["llamafactory"]
+    assert "finetuning.exclude_modules, finetuning.init_lora_weights, finetuning.rank_pattern are left out" in notes
+    assert "finetuning.target_modules is a regular expression" in notes
+    assert options["additional_target"] == "embed_tokens,lm_head" and "lora_target" not in options
+    notes, options = written["axolotl"]
+    assert "finetuning.exclude_modules, finetuning.rank_pattern are left out" in notes and "regular" not in notes
+    assert "trainer.args.neftune is left out" in notes
+    assert options["lora_target_modules"] == ".*(q|v)_proj" and options["peft_init_lora_weights"] == "olora"
+    assert options["lora_modules_to_save"] == ["embed_tokens", "lm_head"]
+
+
+class Template:
+    """A chat template that refuses keys without a value, as those do that look for `tool_calls` in a message."""
+
+    def apply_chat_template(self, turns, tools=None, return_dict=True, add_generation_prompt=False):
+        assert not any(value is None for turn in turns for value in turn.values())
+        ids = [i for turn in turns for i in ((1, 9) if turn["role"] == "assistant" else (2, 8))]
+        return [*ids, 1] if add_generation_prompt else ids
+
+
+@pytest.mark.parametrize(
+    ("more", "labels"), [([], [-100, -100, -100, 9]), (["data.train_on_prompt=true"], [2, 8, 1, 9])]
+)
+def test_a_template_sees_only_keys_that_a_message_has(words, tmp_path, monkeypatch, more, labels):
+    """Of rows with and without thinking, which a table of them fills up with nulls."""
+    chats = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] for _ in range(2)]
+    chats[1][1]["reasoning"] = "hm"
+    content = Content()
+    for chat in chats:
+        content.add(chat)
+    write_rows(tmp_path / "trained.jsonl", [{"row": 0} | chat_of(chat, False, None) for chat in chats])
+    WRITERS["trl"](Recipe(public(configured("train", *words, *more)), content, "m", {"seed": 1}, 1, 1, 1), tmp_path)
+    monkeypatch.setitem(sys.modules, "trl", SimpleNamespace(SFTConfig=None, SFTTrainer=object))
+    script = runpy.run_path(str(tmp_path / "trl_train.py"))
+    assert script["rows"](Template())["labels"] == [labels] * 2
+
+
+def test_a_run_of_fewer_steps_than_planned_is_said(words):
+    cfg = public(configured("train", *words))
+    assert "7 of 10 steps" in "\n".join(Recipe(cfg, Content(rows=1), "m", {}, 1, 10, 7).notes())
+    assert "of 10 steps" not in "\n".join(Recipe(cfg, Content(rows=1), "m", {}, 1, 10, 10).notes())
+
+
+def test_a_models_folder_is_named_from_everywhere(run, tmp_path, cache, monkeypatch):
+    draws = Draws.of(run.path, read_run_config)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    draws.cfg.model.name_or_path = "base"
+    assert Recipe.of(draws, Content(rows=1), str(cache)).model == str(tmp_path / "base")
+    draws.cfg.model.name_or_path = "org/base"
+    assert Recipe.of(draws, Content(rows=1), str(cache)).model == "org/base", "a hub id"
 
 
 CALL = {"role": "assistant", "content": "", "calls": '[{"name": "add", "arguments": {"a": 1}}]', "reasoning": "hm"}
@@ -145,7 +216,7 @@ def test_messages_in_openais_form():
     content = Content()
     for chat in (CHAT, [{"role": "assistant", "content": "a text"}]):
         content.add(chat)
-    assert content == Content(rows=2, plain=1, several=1, untrained=1, tools=1, calls=1)
+    assert content == Content(rows=2, plain=1, several=1, untrained=1, tools=1, calls=1, sparse=1)
 
 
 def test_refusals(run, words, tmp_path, cache):
@@ -181,6 +252,18 @@ def test_a_changed_pool_is_refused(words, tmp_path, cache):
     write_rows(pool, [{"instruction": f"q {i}", "output": f"b {i}"} for i in range(20)])
     with pytest.raises(UserError, match="has changed since it trained"):
         export(RunFolder(tmp_path / "run"), tmp_path / "out", cache)
+
+
+def test_rows_with_weights_have_them_in_the_export(words, tmp_path, cache):
+    rows = [{"instruction": f"q {i}", "output": f"a {i}", "w": i / 4} for i in range(1, 9)] + [
+        {"instruction": "q 9", "output": "a 9"}
+    ]
+    pool = write_rows(tmp_path / "pool.jsonl", rows)
+    schedule = ["trainer.update_times=1", "trainer.update_step=2", "selector=random"]
+    columns = ["data.candidates.columns.source=null", "data.candidates.columns.weight=w"]
+    train(configured("train", *words, f"data.candidates.path={pool}", *schedule, *columns), tmp_path / "run")
+    exported = export(RunFolder(tmp_path / "run"), tmp_path / "out", cache)
+    assert [row["weight"] for row in exported] == [rows[row["row"]].get("w", 1.0) for row in exported]
 
 
 def test_a_run_without_rounds(words, tmp_path, cache):

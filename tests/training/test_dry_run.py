@@ -9,9 +9,10 @@ from transformers.trainer_utils import SaveStrategy
 
 from near.common.cost import Cost
 from near.common.run_folder import RunFolder
+from near.selection.plan.choice import selection_of
 from near.selection.selectors.base import selector_of
 from near.training import measurement
-from near.training.timing import checkpoints_of
+from near.training.timing import checkpoints_of, write_rate
 from near.training.train import train
 from near.training.workload import workload_of
 from tests.conftest import RANKS, configured, run_script
@@ -113,6 +114,16 @@ def test_the_validation_loss_is_counted(estimate):
         assert rows == 3 + 4 * 2, "reported rows at the end; 2 validation rows before steps 0, 2 and 6, and at the end"
 
 
+def test_the_best_rounds_weights_are_saved_and_patience_may_end_sooner(estimate):
+    words = ["selector=random", "data.eval.validation=2", "trainer.args.save_strategy=no"]
+    last, best = (estimate(*words, f"trainer.keep={keep}").stages["saving"] for keep in ("last", "best"))
+    assert best.disk == 2 * last.disk and last.low == last.high
+    assert best.high == pytest.approx(2 * best.low)  # 1 + 3 copies, one for each round, and at least 1 + 1
+    assert best.note.endswith("at most 3 times")
+    sooner = estimate(*words, "trainer.patience=1", "trainer.update_times=4").stages["training"]
+    assert 0 < sooner.low < 0.3 * sooner.seconds
+
+
 def test_tokens_are_shared_only_where_they_are_the_same(estimate):
     def key(*words):
         return estimate("selector=random", *words).stages["tokenising"].key
@@ -205,6 +216,39 @@ def test_checkpoints(every, first, total, count):
     assert checkpoints_of(args, first, total) == count
     args.save_strategy = SaveStrategy.NO
     assert checkpoints_of(args, first, total) == 0
+
+
+def test_the_disk_of_the_output_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    assert write_rate(1000, tmp_path / "run" / "of a sweep") > 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("period", "start", "first", "selections"),
+    [(1, 0, 0, 5), (2, 0, 0, 3), (3, 0, 0, 2), (2, 6, 0, 2), (2, 0, 6, 2), (1, 7, 0, 3)],
+)
+def test_rounds_in_which_a_plan_uses_the_model(period, start, first, selections, tiny):
+    words = ["plan=select_only", "trainer.update_times=5", f"plan.draw.period={period}", f"plan.draw.start={start}"]
+    args = SimpleNamespace(train_batch_size=2, world_size=1, gradient_accumulation_steps=1)
+    cfg = configured("train", *tiny, *words, "selector=loss")
+    assert workload_of(cfg, selection_of(cfg), args, 60, first).selections == selections
+    cfg = configured("train", *tiny, *words, "selector=near", "similarity=gradients")
+    every = workload_of(cfg, selection_of(cfg), args, 60, first).selections
+    assert every == (4 if first else 5), "a similarity is computed in every round, whatever the stages do"
+
+
+@pytest.mark.parametrize(
+    ("patience", "first", "certain", "selected"),
+    [(None, 0, 14, 3), (1, 0, 4, 1), (2, 0, 8, 2), (3, 0, 12, 3), (9, 0, 12, 3), (1, 8, 0, 0), (2, 7, 3, 0)],
+)
+def test_patience_may_end_training_sooner(patience, first, certain, selected, tiny):
+    words = ["trainer.update_times=3", "data.eval.validation=2", f"trainer.patience={patience or 'null'}"]
+    left = workload(configured("train", *tiny, *words), first)
+    if patience is None:
+        assert left.fewest is None
+    else:
+        assert (left.fewest.steps, left.fewest.selections) == (certain, selected)
 
 
 def test_a_run_that_is_estimated_first_is_the_same(tiny, tmp_path, estimate):

@@ -9,6 +9,7 @@ import pytest
 from hydra.errors import HydraException
 
 from near.app.check.check import read_run_config
+from near.app.check.plan_faults import plan_faults
 from near.common.errors import UserError
 from near.selection.plan.choice import selection_of
 from near.selection.scoring.scoring import Scorer
@@ -213,6 +214,14 @@ def test_plans_that_do_not_fit_are_refused(words, fault):
     with pytest.raises((UserError, HydraException)) as caught:
         configured("train", *words.split())
     assert fault in str(caught.value)
+
+
+def test_a_plan_with_the_name_of_a_selector_is_refused():
+    """A report would compare other runs with it as with random rows."""
+    cfg = configured("train", "plan=filter_only")
+    assert list(plan_faults(cfg, {"plan": "mine"})) == []
+    (fault,) = plan_faults(cfg, {"plan": "random"})
+    assert fault == "plan=random has the name of a selector, by which reports know runs; rename its file"
 
 
 def test_a_plan_that_needs_no_rounds_of_a_model_runs_dry(tiny, tmp_path, caplog):

@@ -298,9 +298,9 @@ FAULTS = {  # changes of the adapter's configuration or files, options, and the 
 def test_what_does_not_fit_is_refused_before_a_model_is_loaded(
     config, words, line, rounds, cache, tmp_path, monkeypatch, packages
 ):
+    write_adapter(tmp_path / "a", tiny_base(cache))  # before: peft remembers which packages it sees first
     packages(bitsandbytes=True, vllm=True)
     monkeypatch.setattr("near.training.train.load_start", lambda *args: pytest.fail("loaded"))
-    write_adapter(tmp_path / "a", tiny_base(cache))
     changed(tmp_path / "a", **config)
     with pytest.raises(UserError, match=line):
         train(configured("train", *rounds, f"model.adapter={tmp_path}/a", *words), tmp_path / "run")
@@ -336,8 +336,8 @@ def test_a_hub_id_is_downloaded_without_other_files(tmp_path, cache, monkeypatch
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda name, **more: asked.append((name, more)) or tmp_path / "a"
     )
-    assert adapter_folder("org/name") == tmp_path / "a"
-    assert asked == [("org/name", {"allow_patterns": ["adapter_config.json", "adapter_model.safetensors"]})]
+    assert adapter_folder("org/once") == tmp_path / "a" == adapter_folder("org/once", "embedder.adapter")
+    assert asked == [("org/once", {"allow_patterns": ["adapter_config.json", "adapter_model.safetensors"]})]
 
 
 def test_a_dry_run_downloads_no_adapter(rounds, tmp_path, monkeypatch):
@@ -356,6 +356,13 @@ def test_a_dry_run_downloads_no_adapter(rounds, tmp_path, monkeypatch):
     cfg = configured("select", *words, "selector=loss", "n=5", "model.adapter=org/name", "dry_run=true")
     with pytest.raises(UserError, match="model.adapter=org/name would be downloaded"):
         select(cfg, tmp_path / "selection")
+
+
+def test_a_dry_run_checks_a_base_that_is_here(rounds, trained, tmp_path):
+    more = ["dry_run=count", f"model.adapter={trained}"]
+    cfg = configured("train", *rounds, *more, "finetuning.target_modules=[q_proj]")
+    with pytest.raises(UserError, match="adapts other layers than finetuning.target_modules"):
+        train(cfg, tmp_path / "run")
 
 
 def test_gradients_at_the_start_are_those_of_the_adapter(rounds, trained, cache, tmp_path):

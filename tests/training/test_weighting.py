@@ -200,6 +200,8 @@ def test_packed_rows_of_several_processes_are_not_weighted():
         check_weighting(args, False, "plan.weigh", packing=True)
     args.world_size = 1
     check_weighting(args, False, "plan.weigh", packing=True)
+    args.train_batch_size = 1  # a sequence of several rows
+    check_weighting(args, False, "plan.weigh", packing=True)
 
 
 @pytest.mark.slow

@@ -213,7 +213,10 @@ def _target_faults(node: DictConfig | ListConfig, path: str) -> list[str]:
 
 
 # Options that users mistake for another one, and that other one.
-MEANT = {"trainer.warmup_step": "trainer.args.warmup_steps is the learning rate's warm-up"}
+MEANT = {
+    "trainer.warmup_step": "trainer.args.warmup_steps is the learning rate's warm-up",
+    "mixer.shares": "use mixer.proportions={...}, of mixer=static",
+}
 
 
 def elsewhere(key: str, accepted: set[str], target: str | None = None) -> str:
@@ -221,9 +224,9 @@ def elsewhere(key: str, accepted: set[str], target: str | None = None) -> str:
     `accepted`."""
     group, _, option = key.rpartition(".")
     choices = choices_with(group, option, target) if "." not in group else []
-    if not choices:
-        return did_you_mean(option, accepted)
     other = f"; {MEANT[key]}" if key in MEANT else ""
+    if not choices:
+        return other or did_you_mean(option, accepted)
     return f"; leave it out, or use one that has it: {group}={', '.join(choices)}{other}"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from omegaconf import DictConfig
 
-from near.common.config import select
+from near.common.config import CONF, select
 from near.common.errors import UserError
 from near.selection.plan.kinds import check_order, stage_kinds
 from near.training.rounds.schedule import Schedule
@@ -23,6 +23,8 @@ COMPONENTS = {  # of a kind's stages: the group, and some of its choices
 def plan_faults(cfg: DictConfig, words: Mapping[str, str]) -> Iterator[str]:
     """Faults of the group plan. words: the overrides of the command by key."""
     name = words.get("plan", "...")
+    if (CONF / "selector" / f"{name}.yaml").is_file():
+        yield f"plan={name} has the name of a selector, by which reports know runs; rename its file"
     trainer = str(select(cfg, "trainer._target_")).rpartition(".")[2]
     if trainer in ("DynamicMixTrainer", "DynamicWeightTrainer"):
         mode, kind, instead = "mix", "mix", WITH_ROUNDS

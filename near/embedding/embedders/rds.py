@@ -15,7 +15,7 @@ class RdsEmbedder(CausalEmbedder):
 
     backend = "rds"
 
-    def __init__(self, truncate_dim: int | None = None, **options: Any):
+    def __init__(self, *, truncate_dim: int | None = None, **options: Any):
         super().__init__(**options)
         self.truncate_dim = truncate_dim
 

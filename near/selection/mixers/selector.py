@@ -21,6 +21,8 @@ class Mix(Selector):
     the proportions.
     """
 
+    has_scores = False
+
     def __init__(self, mixer: Mixer):
         super().__init__(None)
         self.mixer = mixer

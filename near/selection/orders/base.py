@@ -36,7 +36,7 @@ class Order(Contract, ABC):
             length: tokens of the row as it is trained.
         column: of score=column; `a.b` is the key b of objects in column a.
         ascending: rank low numbers first; false: high numbers first. Ties stay in the order of the subset; rows without
-            a number come last either way, and are counted in the log.
+            a number come last either way; the log counts those of a column.
         window: shuffle the arrangement within windows of so many rows, one after the other; 1: not at all.
         every: compute losses anew every so many rounds; None: only once. A row that joins in between is scored then.
         consume_once: draw a row that was trained before (warm-ups count) again only when all rows of the subset were
@@ -55,7 +55,7 @@ class Order(Contract, ABC):
     _block: int = field(default=-1, init=False)  # the rounds whose losses are stored, counted in `every`
     _rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64), init=False)  # with a stored loss
     _losses: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32), init=False)
-    _logged: bool = field(default=False, init=False)
+    _logged: set[str] = field(default_factory=set, init=False)  # options of which something was logged
 
     def __post_init__(self) -> None:
         if self.every != 1 and self.score != "loss":
@@ -72,6 +72,11 @@ class Order(Contract, ABC):
     def needs_neighbours(self) -> bool:
         """Whether it reads round.similarity."""
         return self.scored and self.score == "similarity"
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether it reads the scores of the subset."""
+        return self.scored and self.score == "selector"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -103,6 +108,9 @@ class Order(Contract, ABC):
         """
         numbers = self.numbers(round, subset) if self.scored else np.zeros(len(subset.ids))
         if subset.order is not None:
+            if self.consume_once and is_main() and "consume_once" not in self._logged:
+                self._logged.add("consume_once")
+                log.warning("order.consume_once=true has no effect: the mix decides how often each row is drawn")
             return self._spread(round, subset, numbers)
         ids, left, draws = subset.ids, round.draws, []
         chooses = len(ids) > left
@@ -146,8 +154,8 @@ class Order(Contract, ABC):
             raise UserError(
                 f"order.column={self.column}: no row that may be selected has a finite number there; name another one"
             )
-        if missing and is_main() and not self._logged:
-            self._logged = True
+        if missing and is_main() and "column" not in self._logged:
+            self._logged.add("column")
             log.info(
                 f"order.column={self.column}: {plural(missing, 'row')} of {len(eligible)} without a finite number are "
                 "ranked last"

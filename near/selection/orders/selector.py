@@ -30,6 +30,11 @@ class Ordered(Selector):
     """
 
     def __init__(self, selector: Selector, order: Order):
+        if order.needs_scores and not selector.has_scores:
+            raise UserError(
+                f"order.score=selector: {type(selector).__name__} returns no scores; use order.score=loss, column, "
+                "similarity or length, or a selector with scores (near, loss, ...)"
+            )
         super().__init__(selector.subset_size)
         self.selector, self.order = selector, order
         for name in ("needs_queries", "reads_query_sources", "only_in_training", "query_columns", "budgets"):

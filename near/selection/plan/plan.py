@@ -3,6 +3,7 @@ an order arranges them, and weighers weight their losses."""
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ import numpy as np
 from omegaconf import DictConfig
 
 from near.common.errors import UserError
+from near.common.processes import is_main
+from near.common.text import plural
 from near.selection.mixers.base import Sources
 from near.selection.mixers.selector import evenly, least_trained, spread
 from near.selection.plan.kinds import check_order
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
     from near.data.rows import Rows
 
+log = logging.getLogger(__name__)
+
 EVERYTHING = 1 << 62  # rows
 STREAM = 10  # of random numbers behind each filter; with the filter's own, some rows would be drawn twice as often
 REQUIRED: tuple[Required, ...] = ("gradients", "losses", "expert loads")  # a scorer of the first computes all
@@ -33,12 +38,12 @@ class Plan(Selector):
 
     Without a draw, rows are random; with a mix and no draw, those of each source that were trained least. Each stage
     sees what the stages before it left. All of this happens at the start of a round, with the model as it is then; what
-    several stages ask of the model is computed once. Weighers act in the Trainer (near/training/weighers.py).
+    several stages need of the model is computed once. Weighers act in the Trainer (near/training/weighers.py).
     """
 
     only_in_training = "is a plan for the rounds of a training"
 
-    def __init__(self, **stages: Stage):
+    def __init__(self, /, **stages: Stage):  # a stage may be named self
         for name, stage in stages.items():
             if not isinstance(stage, Stage):
                 raise UserError(
@@ -71,10 +76,11 @@ class Plan(Selector):
     def _check_scores(self) -> None:
         """UserError if the order is by scores of the draw that there can't be."""
         draw, order = self.draw, self.order
-        if order is None or not (order.by.scored and order.by.score == "selector"):
+        if order is None or not order.by.needs_scores:
             return
-        if draw is None or not draw.by.ranks or draw.by.orders_choose:
-            why = "random rows, or all, have none; use selector=near or loss"
+        if draw is None or not draw.by.has_scores:
+            by = "random rows have" if draw is None else f"{type(draw.by).__name__} has"
+            why = f"{by} none; use selector=near or loss"
         elif draw.start > order.start:
             why = f"before plan.{draw.name}.start={draw.start} it has none; set plan.{order.name}.start={draw.start}"
         else:
@@ -92,6 +98,17 @@ class Plan(Selector):
 
     def _selectors(self) -> list[Selector]:
         return [stage.by for stage in (*self.filters, *([] if self.draw is None else [self.draw]))]
+
+    def scored_rounds(self, starts: Sequence[int]) -> list[int]:
+        """Those of the rounds in which a stage that uses the model acts anew; all if only the similarity uses it.
+
+        starts: the first step of each.
+        """
+        scored = [stage for stage in self._selecting().values() if stage.by.requires]
+        if not scored:
+            return list(starts)
+        due = {step for stage in scored for step in [step for step in starts if step >= stage.start][:: stage.period]}
+        return sorted(due)
 
     def reach(self, sizes: list[int]) -> int:
         """The rows of a first filter; all for those behind a filter or a mix, which pass over some rows."""
@@ -140,60 +157,73 @@ class Plan(Selector):
         return super().warm_up(round) if self.draw is None else self.draw.by.warm_up(round)
 
     def select(self, round: Round) -> Subset:
-        log = _Log(round)
+        record = _Log(round)
         with contextlib.nullcontext() if round.scorer is None else round.scorer.remembering():
             narrowed = round
             for number, stage in enumerate(self.filters, 1):
-                with log.of(stage, len(narrowed.eligible)) as entry:
+                with record.of(stage, len(narrowed.eligible)) as entry:
                     if stage.has_started(round):
                         rows = stage.rows(narrowed)
                         narrowed = dataclasses.replace(narrowed, eligible=rows, stream=(STREAM, number))
                     entry["rows_after"] = len(narrowed.eligible)
-            subset = self._drawn(round, narrowed, log)
+            most = self.most(len(narrowed.eligible)) or round.size  # a share of what the filters left
+            narrowed = dataclasses.replace(narrowed, size=min(round.size, most))
+            subset = self._drawn(round, narrowed, record)
             if self.order is not None:
-                with log.of(self.order, len(subset.ids)) as entry:
+                with record.of(self.order, len(subset.ids)) as entry:
                     if self.order.has_started(round):
                         subset = self.order.arranged(round, subset)
                     entry["rows_after"] = len(subset.ids)
-        return dataclasses.replace(subset, stages=log.entries)
+        return dataclasses.replace(subset, stages=record.entries)
 
-    def _drawn(self, round: Round, narrowed: Round, log: "_Log") -> Subset:
+    def _drawn(self, round: Round, narrowed: Round, record: "_Log") -> Subset:
         """The round's rows, among those of `narrowed`."""
         draw, left = self.draw if self.draw is not None and self.draw.has_started(round) else None, narrowed.eligible
         if self.mix is not None:
-            with log.of(self.mix, len(left)) as entry:
+            with record.of(self.mix, len(left)) as entry:
                 mixed = self.mix.shares(round, left) if self.mix.has_started(round) else None
                 entry["rows_after"] = len(left) if mixed is None else _rows_of(*mixed)
             if mixed is not None:
-                with log.of(self.draw, entry["rows_after"]) as entry:
-                    subset = self._mixed(round, narrowed, draw, *mixed)
+                with record.of(self.draw, entry["rows_after"]) as entry:
+                    subset, unranked = self._mixed(round, narrowed, draw, *mixed)
+                    entry |= {"unranked_draws": unranked} if unranked else {}
                     entry["rows_after"] = len(subset.ids)
                 return subset
-        with log.of(self.draw, len(left)) as entry:
+        with record.of(self.draw, len(left)) as entry:
             if draw is None:
                 subset = Selector.warm_up(self, narrowed)
-            elif draw.by.orders_choose and round.size == round.draws and self._arranges(round):
+            elif draw.by.orders_choose and narrowed.size == round.draws and self._arranges(round):
                 draw.acts(round)
                 subset = Subset(left)
             else:
-                subset = draw.picked(narrowed, round.size)
+                subset = draw.picked(narrowed, narrowed.size)
             entry["rows_after"] = len(subset.ids)
         return subset
 
-    def _mixed(self, round: Round, narrowed: Round, draw: Draw | None, sources: Sources, shares: np.ndarray) -> Subset:
-        """The round's draws by source."""
+    def _mixed(
+        self, round: Round, narrowed: Round, draw: Draw | None, sources: Sources, shares: np.ndarray
+    ) -> tuple[Subset, int]:
+        """The round's draws by source, and how many of them are of sources of which the draw ranks no row."""
         metrics = self.mix.by.metrics() if self.mix.has_acted(round) else {}
         if draw is None or not draw.by.ranks and draw.period == 1:
             if draw is not None:
                 draw.acts(round)
-            return spread(round, sources, shares, metrics, evenly(round))
+            return spread(round, sources, shares, metrics, evenly(round)), 0
         ranked = draw.picked(narrowed, len(narrowed.eligible))
         subset = spread(round, sources, shares, metrics, _best_first(round, ranked.ids))
+        draws = zip(sources.names, sources.rows, subset.mix["draws"].values(), strict=True)
+        drawn = {name: int(count) for name, rows, count in draws if count and not np.isin(rows, ranked.ids).any()}
+        unranked = sum(drawn.values())
+        if unranked and is_main():
+            log.warning(
+                f"plan.{draw.name} ranks no row of {', '.join(drawn)}: {plural(unranked, 'draw')} of "
+                f"{round.draws} in round {round.index} are of the rows there that were trained least"
+            )
         if ranked.scores is None:
-            return subset
+            return subset, unranked
         scores = np.full(len(round.trained), np.nan, dtype=np.float32)
         scores[ranked.ids] = ranked.scores
-        return dataclasses.replace(subset, scores=scores[subset.ids])
+        return dataclasses.replace(subset, scores=scores[subset.ids]), unranked
 
     def _arranges(self, round: Round) -> bool:
         """Whether the order acts in a round."""

@@ -40,16 +40,19 @@ class Stage(ABC):
 
     def __init__(self, by: Any, start: int, period: int):
         self.by, self.start, self.period = by, start, period
-        self._acted: int | None = None  # the round (round.update) in which it acted last
+        self._first: int | None = None  # the round (round.update) in which it acted first
+        self._acted: int | None = None  # and last
 
     def has_started(self, round: Round) -> bool:
         return round.step >= self.start
 
     def is_due(self, round: Round) -> bool:
-        """Whether it acts anew in a round; before its first one it has nothing to keep."""
-        return self._acted is None or round.update - self._acted >= self.period
+        """Whether it acts anew in a round: its first one, and every `period`-th from that on."""
+        return self._first is None or (round.update - self._first) % self.period == 0
 
     def acts(self, round: Round) -> None:
+        """Note that it acts anew in a round, be it due or not."""
+        self._first = round.update if self._first is None else self._first
         self._acted = round.update
 
     def has_acted(self, round: Round) -> bool:
@@ -63,12 +66,13 @@ class Stage(ABC):
         """Arrays that must survive a restart: the stage's own (`stage.NAME`), and its component's."""
         own = {f"stage.{name}": array for name, array in self._kept().items()}
         if self._acted is not None:
-            own["stage.acted"] = np.array(self._acted)
+            own |= {"stage.first": np.array(self._first), "stage.acted": np.array(self._acted)}
         return own | (self.by.state_dict() if hasattr(self.by, "state_dict") else {})
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         own = {name.removeprefix("stage."): array for name, array in state.items() if name.startswith("stage.")}
         self._acted = int(own.pop("acted")) if "acted" in own else None
+        self._first = int(own.pop("first")) if "first" in own else self._acted  # older checkpoints lack it
         self._keep(own)
         if hasattr(self.by, "load_state_dict"):
             self.by.load_state_dict({name: array for name, array in state.items() if not name.startswith("stage.")})
@@ -85,7 +89,7 @@ class Stage(ABC):
 class FilterStage(Stage):
     """Keeps a part of the rows that may be selected: those that a selector picks, or those of a score.
 
-    by: a selector. Asked for `keep` rows it picks as in a round: near the nearest, column the highest; loss draws them.
+    by: a selector. It picks `keep` rows as those of a round: near the nearest, column the highest; loss draws them.
     keep: how many rows: a number (int), or a share of those that come in (float, up to 1.0).
     above, below: instead of `keep`, the rows with such a score, ends included. Rows without a score are taken away.
     """
@@ -109,7 +113,7 @@ class FilterStage(Stage):
             )
         if by.subset_size is not None:
             raise UserError(f"subset_size={by.subset_size} of a filter's selector has no effect; set the filter's keep")
-        if keep is None and (not by.ranks or by.orders_choose):
+        if keep is None and not by.has_scores:
             raise UserError(f"by={type(by).__name__} of a filter has no scores for above or below; set keep")
         self.keep, self.above, self.below = keep, above, below
         self._rows: np.ndarray | None = None
@@ -254,6 +258,6 @@ def _selector(by: object) -> Selector:
 
 
 def _picks(by: Selector, round: Round, size: int, name: str) -> Subset:
-    """The rows that `by` picks if asked for `size`, checked."""
-    asked = round if size == round.size else dataclasses.replace(round, size=size, draws=size)
-    return checked(by.select(asked), asked, f"{type(by).__name__} (plan.{name})")
+    """The rows that `by` picks in a round of `size` rows, checked."""
+    sized = round if size == round.size else dataclasses.replace(round, size=size, draws=size)
+    return checked(by.select(sized), sized, f"{type(by).__name__} (plan.{name})")

@@ -1,4 +1,4 @@
-"""What a round's stages have asked of the model, so that it is computed once."""
+"""What the model has computed for the stages of a round, so that it is computed once."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -173,7 +173,7 @@ class Scorer:
     @contextlib.contextmanager
     def remembering(self) -> Iterator[None]:
         """Within it, losses and gradients of a row under the same weights are computed once, for whichever rows they
-        are asked together with."""
+        are computed together with."""
         self._memory = Memory()
         try:
             yield

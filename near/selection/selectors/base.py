@@ -40,6 +40,7 @@ class Selector(Contract, ABC):
     query_columns: tuple[str, ...] = ()  # of the queries, from round.query_columns
     budgets: Budgets | None = None  # of the queries' tasks
     ranks = True  # whether the order of its rows means anything
+    has_scores = True  # whether its rows have scores in every round but warm-ups
     orders_choose = False  # whether it takes rows as they come, so that an order may choose those of a round
     trains_on_queries = False  # whether it selects the queries themselves, whose ids follow the pool's
 

@@ -22,6 +22,7 @@ class DeltaLoss(ModelSelector):
 
     requires = "losses"
     only_in_training = "compares rounds of training"
+    has_scores = False  # not in its first round
 
     def __init__(
         self,

@@ -7,5 +7,7 @@ from near.selection.selectors.base import Selector
 class First(Selector):
     """The first eligible rows of the pool, the same in every round. (DataFlex's example of a selector, custom.)"""
 
+    has_scores = False
+
     def select(self, round: Round) -> Subset:
         return Subset(round.eligible[: round.size])

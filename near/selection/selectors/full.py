@@ -14,6 +14,7 @@ class Full(Selector):
     """
 
     orders_choose = True
+    has_scores = False
 
     def select(self, round: Round) -> Subset:
         order = least_trained_first(round.trained[round.eligible], round.seed)

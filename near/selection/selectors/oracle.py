@@ -19,6 +19,7 @@ class Oracle(Selector):
     """
 
     needs_queries = True
+    has_scores = False
 
     def __init__(self, subset_size: SubsetSize | None = None, label: str = SOURCE):
         super().__init__(subset_size)

@@ -45,6 +45,7 @@ class PartOf(Selector, ABC):
         self.requires, self.only_in_training = self.of.requires, self.of.only_in_training
         self.columns, self.query_columns = self.of.columns, self.of.query_columns
         self.trains_on_queries, self.budgets = self.of.trains_on_queries, self.of.budgets
+        self.has_scores = self.of.has_scores
 
     def reach(self, sizes: list[int]) -> int:
         return self.of.reach(sizes)
@@ -93,7 +94,7 @@ class Quantile(PartOf):
         super().__init__(of, subset_size)
         if quantile > quantiles:
             raise UserError(f"selector.quantile={quantile} is more than selector.quantiles={quantiles}; use 1 to that")
-        self.quantile, self.quantiles = quantile, quantiles
+        self.quantile, self.quantiles, self.has_scores = quantile, quantiles, False
 
     def reach(self, sizes: list[int]) -> int:
         """All rows of the pool."""

@@ -8,6 +8,7 @@ class Random(Selector):
     """`round.size` rows without replacement, new in each round; all rows where there are no more."""
 
     ranks = False
+    has_scores = False
 
     def select(self, round: Round) -> Subset:
         return self.warm_up(round)

@@ -1,0 +1,264 @@
+"""All checks of a folder that was handed on, cheap ones first."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from near.common.config import differences
+from near.common.errors import UserError, one_line, user_error
+from near.common.extras import missing_module
+from near.common.moved import class_names
+from near.common.text import plural
+from near.data.contamination import is_dropping
+from near.data.loading import is_set, load
+from near.data.rows import Rows
+from near.embedding.embed import embedder_of
+from near.embedding.embedders.base import Embedder
+from near.models.hub import download_of
+from near.searching.indexes.flat import Flat
+from near.searching.material import Material, load_queries
+from near.searching.settings import SearchSettings
+from near.selection.needs import needs_of
+from near.selection.selectors.base import selector_of
+from near.selection.verifying.checks import Check, failed, impossible, passed
+from near.selection.verifying.choice import check_choice
+from near.selection.verifying.clock import Clock
+from near.selection.verifying.files import check_files
+from near.selection.verifying.folder import MANIFEST, SelectionFolder, read_array
+from near.selection.verifying.recompute import Asked, MappedIds, by_vectors, by_words
+from near.selection.verifying.rows import Matched, check_eligible, check_rows
+from near.selection.verifying.scores import check_scores, tolerance_of
+from near.selection.verifying.signature import check_signature
+
+log = logging.getLogger(__name__)
+
+CHUNK = 256  # texts that are embedded at a time: fewer, so that the time limit is kept
+FAULTS = (UserError, OSError, HydraException, OmegaConfBaseException)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a folder is checked.
+
+    Attributes:
+        cache_dir: of the data and the embeddings.
+        signers: an allowed_signers file; None: any signer.
+        limit: seconds for recomputing scores; None: no limit.
+        tolerance: of scores; None: by the dtype of the vectors.
+        download: whether a model may be downloaded.
+        seed: of the order in which queries are taken.
+    """
+
+    cache_dir: str
+    signers: str | None = None
+    limit: float | None = 60
+    tolerance: float | None = None
+    download: bool = False
+    seed: int = 42
+
+
+def verify(folder: SelectionFolder, config: Callable[[], DictConfig], settings: Settings) -> list[Check]:
+    """Check a folder.
+
+    Args:
+        config: returns its configuration, with the data here. Raises UserError if it can't be read.
+
+    Returns:
+        the checks in the order in which they were made.
+    """
+    signature = check_signature(folder.path / MANIFEST, settings.signers)
+    checks = ([] if signature is None else [signature]) + check_files(folder)
+    is_whole = not any(check.name == "matrix" and check.outcome == "failed" for check in checks) and _is_readable(
+        folder
+    )
+    try:
+        cfg = config()
+    except FAULTS as error:
+        return [*checks, impossible("data", f"the folder's configuration can't be used: {_reason(error)}")]
+    return checks + (_run_data(folder, cfg, settings) if folder.is_run else _selection(folder, cfg, settings, is_whole))
+
+
+def _is_readable(folder: SelectionFolder) -> bool:
+    try:
+        folder.named()
+    except UserError:  # a check of the files says so
+        return False
+    return True
+
+
+def _keys(folder: SelectionFolder, part: str) -> np.ndarray | None:
+    try:
+        return folder.keys(part)
+    except UserError:  # damaged: the check of the files says so
+        return None
+
+
+def _run_data(folder: SelectionFolder, cfg: DictConfig, settings: Settings) -> list[Check]:
+    """Checks of a run's data; the model that it trained is not computed again."""
+    checks = []
+    for part, name in (("candidates", "pool"), ("queries", "queries"), ("eval", "eval rows")):
+        record = folder.record(part)
+        if record is None:
+            continue
+        try:
+            rows = load(cfg.data, part, settings.cache_dir, answer=False)
+            if part == "candidates" and rows.fingerprint != record.fingerprint and is_set(cfg.data, "queries"):
+                both = rows.followed_by(load(cfg.data, "queries", settings.cache_dir, answer=False))
+                rows = both if both.fingerprint == record.fingerprint else rows  # of a run that trained on its queries
+            named = folder.named() if part == "candidates" else None
+            checks.append(check_rows(name, f"data.{part}", record, _keys(folder, part), rows, named)[0])
+        except FAULTS as error:
+            checks.append(impossible(name, _reason(error)))
+    why = "training, evaluation and the selections of rounds are not repeated; train again to check them"
+    return [*checks, Check("training", "not checked", why)]
+
+
+def _selection(folder: SelectionFolder, cfg: DictConfig, settings: Settings, is_whole: bool) -> list[Check]:
+    """Checks of a selection's data, scores and subset."""
+    manifest, data, cache_dir = folder.manifest, cfg.data, settings.cache_dir
+    try:
+        if not is_dropping(data):  # it leaves no row out, and takes long
+            data.decontaminate = None
+        search = SearchSettings.of(cfg, cache_dir)
+        selector = None if cfg.get("selector") is None else selector_of(cfg.selector)
+        needs = None if selector is None else needs_of(cfg, selector)
+        answers = search.reads_answers or needs is not None and needs.answers
+        queries = load_queries(data, cache_dir, folder.has_matrix, answers)
+        pool = Material.load(data, queries, cache_dir).candidates
+    except FAULTS as error:
+        return [impossible("data", _reason(error))]
+    named = folder.named() if is_whole else None
+    check, of_pool = check_rows(
+        "pool", "data.candidates", manifest.candidates, _keys(folder, "candidates"), pool, named
+    )
+    checks = [check]
+    of_queries = None
+    if manifest.queries is not None and queries is not None:
+        check, of_queries = check_rows(
+            "queries", "data.queries", manifest.queries, _keys(folder, "queries"), queries, None
+        )
+        checks.append(check)
+    if of_pool is None:
+        return checks
+    if not is_whole or named is not None and len(named) and named[-1] >= len(of_pool.here):
+        return [*checks, impossible("scores", "the folder's files are not whole")]
+    try:
+        pool = Material(pool, queries).distinct(data, search, compute=False).candidates
+        checks.append(check_eligible(manifest.candidates, manifest.eligible_digest, pool, of_pool))
+    except FAULTS as error:
+        checks.append(impossible("eligible rows", _reason(error)))
+    material = Material(pool, queries)
+    if folder.has_matrix and of_queries is not None:
+        checks += _scores(folder, search, settings, material, of_pool, of_queries)
+    if folder.subset() is not None and selector is not None:
+        checks.append(_choice(folder, cfg, settings, material, of_pool))
+    return checks
+
+
+def _choice(
+    folder: SelectionFolder, cfg: DictConfig, settings: Settings, material: Material, of_pool: Matched
+) -> Check:
+    if not of_pool.is_same:
+        return impossible("choice", "the pool's rows are not those, or in another order, which selectors depend on")
+    try:
+        return check_choice(folder, cfg, settings.cache_dir, material)
+    except FAULTS as error:
+        return impossible("choice", _reason(error))
+
+
+def _scores(
+    folder: SelectionFolder,
+    search: SearchSettings,
+    settings: Settings,
+    material: Material,
+    of_pool: Matched,
+    of_queries: Matched,
+) -> list[Check]:
+    ids, scores = (read_array(folder.path / f"top_{name}.npy", mapped=True) for name in ("indices", "scores"))
+    positions = _query_ids(material.queries, of_queries, len(ids))
+    if positions is None:
+        return [
+            failed("scores", f"the matrix has {plural(len(ids), 'query', 'queries')}, and other ones may be used here")
+        ]
+    here = MappedIds(ids, of_pool.here)
+    order = np.random.default_rng(settings.seed).permutation(len(ids))
+    order = order[positions[order] >= 0]
+    asked = Asked(order, positions, here, material.candidates, material.queries)
+    manifest, clock = folder.manifest, Clock(settings.limit)
+    checks, exact = [], True
+    try:
+        if search.words is not None:
+            if differing := differences(_plain(manifest.similarity), _plain(search.words.signature)):
+                return [failed("similarity", differing[0])]
+            done = by_words(asked, search.words, clock)
+        else:
+            embedder, check = _embedder(search, settings, manifest.embedder or {})
+            checks.append(check)
+            if check.outcome != "passed":
+                return checks + [impossible("scores", "could not be recomputed without that embedder")]
+            exact = bool((manifest.index or {}).get("exact", True))
+            done = by_vectors(asked, embedder, Flat(device="cpu"), settings.cache_dir, clock)
+    except (*FAULTS, ModuleNotFoundError) as error:
+        return [*checks, impossible("scores", f"could not be recomputed: {_reason(error)}")]
+    of_words = search.words is not None
+    tolerance = settings.tolerance or tolerance_of(None if of_words else manifest.embedder, scores[:, 0])
+    eligible = len(material.candidates.eligible())
+    return checks + check_scores(ids, scores, here, of_pool.there, done, eligible, tolerance, exact)
+
+
+def _query_ids(queries: Rows, of_queries: Matched, count: int) -> np.ndarray | None:
+    """The row here of each of the matrix's `count` queries, int64 (count,), -1 for one that is missing; None if it is
+    unknown which rows they were."""
+    there = np.sort(of_queries.there[queries.eligible()])
+    there = there[there >= 0]
+    if len(there) == count:
+        return of_queries.here[there]
+    if len(of_queries.here) == count:  # all of them
+        here = of_queries.here.copy()
+        here[~np.isin(here, queries.eligible())] = -1
+        return here
+    return None
+
+
+def _embedder(search: SearchSettings, settings: Settings, known: dict) -> tuple[Embedder | None, Check]:
+    """The embedder, and whether its files and options are those of the manifest."""
+    name, options = "embedder", search.embedder.copy()
+    if options.get("dtype") == "auto" and known.get("dtype") in ("float32", "bfloat16", "float16"):
+        options.dtype = known["dtype"]  # auto decides by the machine
+    if "chunk" in options and settings.limit is not None:
+        options.chunk = min(options.chunk, CHUNK)
+    model = options.get("model")
+    try:
+        if model is not None and not settings.download:
+            download = download_of(str(model), options.get("revision"), settings.cache_dir)
+            if download is not None:
+                return None, impossible(
+                    name, f"{download} would have to be downloaded; add download=true, or embedder.model=FOLDER"
+                )
+        embedder = embedder_of(options, settings.cache_dir)
+        signature = _plain(embedder.signature)
+    except (*FAULTS, ModuleNotFoundError) as error:
+        return None, impossible(name, _reason(error))
+    if differing := differences(_plain(known), signature):
+        return None, failed(
+            name, f"another one: {'; '.join(differing[:3])}; name the right one with embedder.model=FOLDER"
+        )
+    files = f", files {signature['files'][:12]}" if "files" in signature else ""
+    return embedder, passed(name, f"{model or signature.get('embedder')}{files}")
+
+
+def _plain(value: object) -> Any:
+    return class_names(json.loads(json.dumps(value)))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return missing_module(error) or one_line(error)
+    return one_line(user_error(error) or error)
