@@ -200,7 +200,8 @@ def test_embedder_keeps_the_contract(name, cache, model_files):
         cfg.model = model_files
     embedder = instantiate(cfg, cache_dir=str(cache))
     assert isinstance(embedder, Embedder)
-    assert embedder.embed_field == ("chat" if name in ("rds", "hidden_states") else "prompt")
+    fields = {"rds": "chat", "hidden_states": "chat", "answer_states": "both"}
+    assert embedder.embed_field == fields.get(name, "prompt")
     assert (embedder.chunk, embedder.store_dtype, embedder.launcher) == (cfg.chunk, "float32", None)
     if "backend" in cfg:
         assert embedder.query(QUERY_PROMPTS).endswith("cats")
