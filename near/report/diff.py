@@ -45,7 +45,7 @@ class Row:
 
 
 @dataclass
-class Diff:
+class Differences:
     """Attributes:
     a, b: the selections.
     b_ids: int64 (m,), the rows of B as ids of A's pool; -1: not in it.
@@ -115,7 +115,7 @@ class Diff:
 Read = Callable[[], DictConfig]  # a folder's configuration, with the data here
 
 
-def diff(a: Picked, b: Picked, read_a: Read, read_b: Read, cache_dir: str, rows: int) -> Diff:
+def diff(a: Picked, b: Picked, read_a: Read, read_b: Read, cache_dir: str, rows: int) -> Differences:
     """Compare two selections.
 
     Args:
@@ -147,9 +147,9 @@ def diff(a: Picked, b: Picked, read_a: Read, read_b: Read, cache_dir: str, rows:
     return result
 
 
-def _matched(a: Picked, b: Picked) -> Diff:
+def _matched(a: Picked, b: Picked) -> Differences:
     if a.fingerprint is not None and a.fingerprint == b.fingerprint:
-        return Diff(a, b, b.ids, None)
+        return Differences(a, b, b.ids, None)
     keys = []
     for picked in (a, b):
         keys.append(picked.folder.keys("candidates"))
@@ -164,10 +164,10 @@ def _matched(a: Picked, b: Picked) -> Diff:
             )
     matched = match(keys[1], keys[0])  # from B's pool to A's
     in_b = matched.there
-    return Diff(a, b, matched.here[b.ids], int((in_b[a.ids] < 0).sum()))
+    return Differences(a, b, matched.here[b.ids], int((in_b[a.ids] < 0).sum()))
 
 
-def _correlate(result: Diff) -> None:
+def _correlate(result: Differences) -> None:
     a, b = result.a, result.b
     if a.scores is None or b.scores is None:
         return
@@ -190,7 +190,7 @@ def _pool(data: DictConfig, picked: Picked, cache_dir: str) -> Rows:
     return rows
 
 
-def _add_shares(result: Diff, data: DictConfig, pool: Rows, cache_dir: str) -> None:
+def _add_shares(result: Differences, data: DictConfig, pool: Rows, cache_dir: str) -> None:
     try:
         with quiet():
             target = None if data.queries.path is None else load(data, "queries", cache_dir, answer=False)
@@ -204,7 +204,7 @@ def _add_shares(result: Diff, data: DictConfig, pool: Rows, cache_dir: str) -> N
         result.absent.append(f"{plural(lost, 'row')} of B not in A's pool: not among the labels")
 
 
-def _add_rows(result: Diff, most: int, pools: list[Rows | None]) -> None:
+def _add_rows(result: Differences, most: int, pools: list[Rows | None]) -> None:
     """The rows that differ most: the best of one that the other lacks, then those whose places differ most."""
     a, b = result.a, result.b
     place_a = a.places
@@ -241,7 +241,7 @@ def _text(pool: Rows, row: int) -> str:
     return printable(embedded_text(pool.messages(row), "prompt"), TEXT)
 
 
-def show(result: Diff) -> None:
+def show(result: Differences) -> None:
     """Print a comparison."""
     out, counts = console(), result.counts()
     for side, picked in (("A", result.a), ("B", result.b)):

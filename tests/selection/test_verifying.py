@@ -20,10 +20,10 @@ from near.data.loading import load
 from near.selection.round import Subset
 from near.selection.select import select
 from near.selection.verifying import files as file_checks
-from near.selection.verifying.clock import Clock
 from near.selection.verifying.recompute import MappedIds, Recomputed
 from near.selection.verifying.rows import check_rows, match
 from near.selection.verifying.scores import check_scores
+from near.selection.verifying.time_limit import TimeLimit
 from near.training.folder import write_config
 from near.training.rounds.record import Record
 from near.training.rounds.schedule import Phase
@@ -238,7 +238,7 @@ def test_a_model_that_is_not_here_is_no_failure(folder, tmp_path, capsys):
 def test_as_much_as_there_is_time_for(folder, tmp_path, capsys, monkeypatch):
     """The rows that the matrix names come first, then others of the pool until the time is over."""
     asked = iter(range(1000))
-    monkeypatch.setattr(Clock, "left", lambda self: 1.0 if next(asked) < 25 else 0.0)
+    monkeypatch.setattr(TimeLimit, "left", lambda self: 1.0 if next(asked) < 25 else 0.0)
     monkeypatch.setattr("near.selection.verifying.verify.CHUNK", 4)
     code, checks, _ = verified(capsys, folder, tmp_path / "empty")
     assert code == 0 and "3 of 3 queries" in checks["scores"][1]

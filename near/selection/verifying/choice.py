@@ -1,4 +1,4 @@
-"""Whether a selector picks the saved rows again. One that looks at a model is not asked."""
+"""Whether a selector picks the saved rows again. One that looks at a model is not checked."""
 
 import dataclasses
 

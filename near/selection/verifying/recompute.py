@@ -14,7 +14,7 @@ from near.embedding.store import Store
 from near.searching.bm25 import Bm25
 from near.searching.indexes.base import Index
 from near.searching.vectors import StoredVectors
-from near.selection.verifying.clock import Clock, OutOfTime
+from near.selection.verifying.time_limit import OutOfTime, TimeLimit
 
 NUMBERS = 1 << 25  # of vectors in memory at a time
 STORED, EMBEDDED, LATE = 1, 2, 3  # where a vector is from
@@ -44,7 +44,7 @@ class Recomputed:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Wanted:
     """What is to be computed again.
 
     Attributes:
@@ -77,33 +77,35 @@ class MappedIds:
         return self.here[np.asarray(self.ids[positions])]
 
 
-def by_vectors(asked: Asked, embedder: Embedder, index: Index, cache_dir: str, clock: Clock) -> Recomputed:
+def by_vectors(wanted: Wanted, embedder: Embedder, index: Index, cache_dir: str, clock: TimeLimit) -> Recomputed:
     """By embeddings. Vectors that are in the store are read; others are embedded and stored.
 
     The rows that the matrix names come first and take at most half of the time; loading a model takes none of it.
     """
-    result = Recomputed(origin=np.zeros(len(asked.pool), dtype=np.uint8))
+    result = Recomputed(origin=np.zeros(len(wanted.pool), dtype=np.uint8))
     with Store.of(embedder, cache_dir) as store:
-        half = Clock(clock.limit / 2)
-        vectors = _of_named_rows(asked, store, embedder, half, result)
+        half = TimeLimit(clock.limit / 2)
+        vectors = _of_named_rows(wanted, store, embedder, half, result)
         clock.pause(half.limit - clock.limit / 2)
         with contextlib.suppress(OutOfTime):
-            _search(asked, store, embedder, index, clock, result, vectors)
+            _search(wanted, store, embedder, index, clock, result, vectors)
         embedder.close()
     return result
 
 
-def _of_named_rows(asked: Asked, store: Store, embedder: Embedder, clock: Clock, result: Recomputed) -> np.ndarray:
+def _of_named_rows(
+    wanted: Wanted, store: Store, embedder: Embedder, clock: TimeLimit, result: Recomputed
+) -> np.ndarray:
     """Add the scores of the rows that the matrix names; returns the queries' vectors, float32 (n_done, dim)."""
     done, size, vectors = 0, 1, []
-    while done < len(asked.order) and clock.left():
-        positions, started = asked.order[done : done + size], clock.seconds
-        query_ids, ids = asked.query_ids[positions], asked.ids.of(positions)
-        has_vector, queries = _embedded(store, embedder, asked.queries, query_ids, True, clock, result)
+    while done < len(wanted.order) and clock.left():
+        positions, started = wanted.order[done : done + size], clock.seconds
+        query_ids, ids = wanted.query_ids[positions], wanted.ids.of(positions)
+        has_vector, queries = _embedded(store, embedder, wanted.queries, query_ids, True, clock, result)
         if not has_vector.all():
             break
         rows = np.unique(ids[ids >= 0])
-        has_vector, pool = _embedded(store, embedder, asked.pool, rows, False, clock, result)
+        has_vector, pool = _embedded(store, embedder, wanted.pool, rows, False, clock, result)
         rows = rows[has_vector]
         if not len(rows):
             break
@@ -117,14 +119,14 @@ def _of_named_rows(asked: Asked, store: Store, embedder: Embedder, clock: Clock,
         vectors.append(queries)
         done += len(positions)
         each = max(1e-6, (clock.seconds - started) / len(positions))
-        fit = max(1, NUMBERS // max(1, asked.ids.width * queries.shape[1]))
+        fit = max(1, NUMBERS // max(1, wanted.ids.width * queries.shape[1]))
         in_time = max(1, int(min(1e6, clock.left() / each)))
         size = min(4 * size, in_time, fit, MOST)
     return np.concatenate(vectors) if vectors else np.empty((0, 0), dtype=np.float32)
 
 
 def _embedded(
-    store: Store, embedder: Embedder, rows: Rows, ids: np.ndarray, query: bool, clock: Clock, result: Recomputed
+    store: Store, embedder: Embedder, rows: Rows, ids: np.ndarray, query: bool, clock: TimeLimit, result: Recomputed
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of as many of the rows `ids`, int64 (n,), as there is time for.
 
@@ -138,7 +140,7 @@ def _embedded(
 
 
 def _completed(
-    lookup: Lookup, store: Store, read: RowTexts, embedder: Embedder, clock: Clock, result: Recomputed | None
+    lookup: Lookup, store: Store, read: RowTexts, embedder: Embedder, clock: TimeLimit, result: Recomputed | None
 ) -> np.ndarray:
     """Embed missing texts as long as there is time, loading the model aside.
 
@@ -165,11 +167,11 @@ def _completed(
 
 
 def _search(
-    asked: Asked,
+    wanted: Wanted,
     store: Store,
     embedder: Embedder,
     index: Index,
-    clock: Clock,
+    clock: TimeLimit,
     result: Recomputed,
     vectors: np.ndarray,
 ) -> None:
@@ -177,43 +179,43 @@ def _search(
     time is over."""
     if not result.queries:
         return
-    eligible = asked.pool.eligible()
-    read = RowTexts(asked.pool, eligible, embedder)
+    eligible = wanted.pool.eligible()
+    read = RowTexts(wanted.pool, eligible, embedder)
     lookup = look_up(store, read, len(eligible), embedder.chunk, clock.progress)
     offsets = _completed(lookup, store, read, embedder, clock, result)
     rows, offsets = eligible[offsets >= 0], offsets[offsets >= 0]
     if not len(rows):
         return
     pool = StoredVectors(store, offsets)
-    width = min(asked.ids.width, pool.n)
+    width = min(wanted.ids.width, pool.n)
     scores, positions = index.search(np.ascontiguousarray(vectors), pool, width)
     result.best = list(zip(rows[positions], scores, strict=True))
     result.searched = len(rows)
 
 
-def by_words(asked: Asked, words: Bm25, clock: Clock) -> Recomputed:
+def by_words(wanted: Wanted, words: Bm25, clock: TimeLimit) -> Recomputed:
     """By BM25, from the words of the whole pool; nothing if that takes longer than the limit."""
-    result, eligible = Recomputed(), asked.pool.eligible()
-    mask = np.ones(len(asked.queries), dtype=bool)
-    mask[asked.query_ids[asked.order]] = False
-    sample = asked.queries.without(mask)  # those alone are read
+    result, eligible = Recomputed(), wanted.pool.eligible()
+    mask = np.ones(len(wanted.queries), dtype=bool)
+    mask[wanted.query_ids[wanted.order]] = False
+    sample = wanted.queries.without(mask)  # those alone are read
     sampled = sample.eligible()
-    if len(sampled) != len(asked.order):
+    if len(sampled) != len(wanted.order):
         raise UserError("some of the queries may not be used here; compare data.queries")
     counts = dict(zip(sampled.tolist(), words.counts(sample), strict=True))
     try:
-        postings = words.postings(asked.pool, eligible, sorted(set().union(*counts.values())), clock.progress)
+        postings = words.postings(wanted.pool, eligible, sorted(set().union(*counts.values())), clock.progress)
     except OutOfTime:
         return result
-    for position in asked.order:
+    for position in wanted.order:
         sums = np.zeros(len(eligible))
-        for word, count in counts[int(asked.query_ids[position])].items():
+        for word, count in counts[int(wanted.query_ids[position])].items():
             postings.add(word, count, sums)
         sums = sums.astype(np.float32)
-        ids = asked.ids.of([position])[0]
+        ids = wanted.ids.of([position])[0]
         at = np.minimum(np.searchsorted(eligible, ids), len(eligible) - 1)
         is_here = (ids >= 0) & (eligible[at] == ids)
-        best = np.lexsort((eligible, -sums))[: asked.ids.width]
+        best = np.lexsort((eligible, -sums))[: wanted.ids.width]
         result.queries.append(int(position))
         result.scores.append(np.where(is_here, sums[at], np.nan).astype(np.float32))
         result.best.append((eligible[best], sums[best]))

@@ -28,7 +28,7 @@ def check_signers(signers: str | None) -> None:
 
 
 def check_signature(manifest: Path, signers: str | None) -> Check | None:
-    """The check of manifest.json.sig; None where there is none and nobody asked for one.
+    """The check of manifest.json.sig; None where there is none and none is required.
 
     signers: the path of an allowed_signers file (man ssh-keygen); None: any signer.
     """

@@ -29,13 +29,13 @@ from near.selection.needs import needs_of
 from near.selection.selectors.base import selector_of
 from near.selection.verifying.checks import Check, failed, impossible, passed
 from near.selection.verifying.choice import check_choice
-from near.selection.verifying.clock import Clock
 from near.selection.verifying.files import check_files
 from near.selection.verifying.folder import MANIFEST, SelectionFolder, read_array
-from near.selection.verifying.recompute import Asked, MappedIds, by_vectors, by_words
+from near.selection.verifying.recompute import MappedIds, Wanted, by_vectors, by_words
 from near.selection.verifying.rows import Matched, check_eligible, check_rows
 from near.selection.verifying.scores import check_scores, tolerance_of
 from near.selection.verifying.signature import check_signature
+from near.selection.verifying.time_limit import TimeLimit
 
 log = logging.getLogger(__name__)
 
@@ -190,21 +190,21 @@ def _scores(
     here = MappedIds(ids, of_pool.here)
     order = np.random.default_rng(settings.seed).permutation(len(ids))
     order = order[positions[order] >= 0]
-    asked = Asked(order, positions, here, material.candidates, material.queries)
-    manifest, clock = folder.manifest, Clock(settings.limit)
+    wanted = Wanted(order, positions, here, material.candidates, material.queries)
+    manifest, clock = folder.manifest, TimeLimit(settings.limit)
     checks, exact = [], True
     try:
         if search.words is not None:
             if differing := differences(_plain(manifest.similarity), _plain(search.words.signature)):
                 return [failed("similarity", differing[0])]
-            done = by_words(asked, search.words, clock)
+            done = by_words(wanted, search.words, clock)
         else:
             embedder, check = _embedder(search, settings, manifest.embedder or {})
             checks.append(check)
             if check.outcome != "passed":
                 return checks + [impossible("scores", "could not be recomputed without that embedder")]
             exact = bool((manifest.index or {}).get("exact", True))
-            done = by_vectors(asked, embedder, Flat(device="cpu"), settings.cache_dir, clock)
+            done = by_vectors(wanted, embedder, Flat(device="cpu"), settings.cache_dir, clock)
     except (*FAULTS, ModuleNotFoundError) as error:
         return [*checks, impossible("scores", f"could not be recomputed: {_reason(error)}")]
     of_words = search.words is not None

@@ -7,7 +7,7 @@ class OutOfTime(Exception):
     """The limit was reached; what was done before counts."""
 
 
-class Clock:
+class TimeLimit:
     """limit: seconds from now on; None: no limit."""
 
     def __init__(self, limit: float | None):
