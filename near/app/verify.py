@@ -30,8 +30,9 @@ def main(words: Sequence[str]) -> None:
         check_signers(cfg.signers)
         folder = SelectionFolder.of(Path(cfg.folder))
         options = {name: cfg[name] for name in ("cache_dir", "signers", "limit", "tolerance", "download", "seed")}
+        verdict = check_verdict(folder)
         checks = verify(folder, config_of(folder, cfg, typed, GROUPS), Settings(**options))
-        checks += [check] if (check := check_verdict(folder)) is not None else []
+        checks += [] if verdict is None else [verdict]
         code = status(checks)
         _show(checks, code)
         if cfg.json is not None:

@@ -68,6 +68,7 @@ WRITES = {  # script to patterns of the files in its output folder
         "checkpoints/best.safetensors",
     ),
 }
+HOW_IT_WENT = ("manifest.json", "dry_run.json", "tracker.json", "failed.json", "loss.png", SELECTION_PAGE, "checkpoints")
 REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", "contaminated.jsonl", *ANSWERS)
 REMOVED += ("checkpoints", "rounds", "adapter", "model")
 
@@ -126,6 +127,13 @@ def read_list(folder: Path) -> dict:
     """The list of `folder`; {} if there is none."""
     path = folder / LIST
     return {} if path.is_symlink() or not path.is_file() else read_json(path)
+
+
+def results(folder: Path, scripts: Collection[str] = ("select", "train", "eval")) -> list[str]:
+    """Files in `folder` under names that `scripts` write results to, and all that is in folders of such a name; without
+    HOW_IT_WENT, logs and hidden files."""
+    tops = {pattern.split("/")[0] for script in scripts for pattern in WRITES[script]}.difference(HOW_IT_WENT)
+    return [name for name in _files(folder, tops) if not any(part.startswith(".") for part in name.split("/"))]
 
 
 def removable(folder: Path, *names: str) -> list[str]:

@@ -7,20 +7,8 @@ from pathlib import Path
 
 from near.common.errors import UserError
 from near.common.files import file_digest, provenance, read_json
-from near.common.outputs import claim
+from near.common.outputs import claim, results
 from near.common.records import RowsRecord, SelectionManifest
-from near.common.run_folder import (
-    ADAPTER,
-    ANSWERS,
-    BASE_ANSWERS,
-    CONFIG,
-    CONTAMINATED,
-    METRICS,
-    MODEL,
-    ROUNDS,
-    START,
-    TRAINING,
-)
 from near.data.row_keys import content_digest
 from near.selection.verifying.checks import Check, failed, passed
 from near.selection.verifying.folder import MANIFEST, SelectionFolder
@@ -28,8 +16,6 @@ from near.selection.verifying.folder import MANIFEST, SelectionFolder
 log = logging.getLogger(__name__)
 
 REPORT = "report.json"
-FILES = (CONFIG, TRAINING, METRICS, ANSWERS, BASE_ANSWERS, CONTAMINATED)
-FOLDERS = (ROUNDS, ADAPTER, MODEL, START)
 
 
 def verdict_of(run: Path) -> dict | None:
@@ -52,16 +38,13 @@ def describe(folder: SelectionFolder) -> SelectionManifest:
     if folder.manifest is None and (folder.path / MANIFEST).is_file():
         raise UserError(f"{folder.path / MANIFEST} is of a selection by select.py; move that to another folder")
     training, subset, keys = folder.run.training, folder.subset(), folder.keys("candidates")
-    paths = [folder.path / name for name in FILES]
-    paths += [path for name in FOLDERS for path in sorted((folder.path / name).rglob("*"))]
-    named = {path.relative_to(folder.path).as_posix(): path for path in paths if path.is_file()}
     prints = training.identity.fingerprints
     rows = None if keys is None else len(keys)
     content = {} if keys is None else {"content": content_digest(keys, subset)}
     manifest = SelectionManifest(
         candidates=RowsRecord(fingerprint=prints.get("candidates"), rows=rows),
         queries=RowsRecord(fingerprint=prints["queries"]) if "queries" in prints else None,
-        sha256={name: file_digest(path) for name, path in named.items() if not path.name.startswith(".")},
+        sha256={name: file_digest(folder.path / name) for name in results(folder.path)},
         subset={"selector": training.selector, "rows": len(subset), **content},
         verdict=verdict_of(folder.path),
         **provenance(),

@@ -14,7 +14,7 @@ from near.common.config import public
 from near.common.errors import UserError
 from near.common.files import digest, file_digest, provenance, write_npy
 from near.common.locks import lock_file, locked
-from near.common.outputs import POOL_KEYS, QUERY_KEYS, SELECTION_PAGE, SUBSET, claim, remove
+from near.common.outputs import POOL_KEYS, QUERY_KEYS, SELECTION_PAGE, claim, remove, results
 from near.common.processes import is_main
 from near.common.records import SelectionManifest
 from near.common.run_folder import CONTAMINATED
@@ -25,7 +25,6 @@ from near.models.start import check_here
 from near.searching.equal_rows import warn_of_equal
 from near.searching.find import check_same, matrix_key, width_of
 from near.searching.material import Material, load_queries
-from near.searching.neighbours import FILES as MATRIX
 from near.searching.neighbours import Neighbours, first_columns, read_matrix
 from near.searching.settings import SearchSettings
 from near.searching.summary import summarise
@@ -33,8 +32,6 @@ from near.selection.selectors.oracle import SOURCE
 from near.selection.subset import SubsetExport
 
 log = logging.getLogger(__name__)
-
-FILES = (*MATRIX, POOL_KEYS, QUERY_KEYS, *SUBSET, CONTAMINATED)  # whose digests the manifest has
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ def _write(
                 write_npy(folder / QUERY_KEYS, material.queries.content_keys())
             contamination = write_overlaps(folder, material.candidates)
             described = {**move(), **provenance(), "contamination": contamination, "config": public(cfg)}
-            described["sha256"] = {name: file_digest(folder / name) for name in FILES if (folder / name).is_file()}
+            described["sha256"] = {name: file_digest(folder / name) for name in results(folder, ["select"])}
             dataclasses.replace(manifest, **described).write(path)
     if neighbours is not None:
         summarise(neighbours, material.candidates, material.queries)

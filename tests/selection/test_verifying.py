@@ -422,13 +422,75 @@ def test_the_manifest_of_a_run_has_its_verdict(run, cache, capsys):
     assert checks["verdict"][0] == "failed"
 
 
-def test_a_selection_in_a_runs_folder_stays(run, selected, cache, capsys):
+def test_a_run_with_the_manifest_of_a_selection_is_refused(run, selected, cache, capsys):
+    """That manifest, even a signed one, would vouch for files that are not checked."""
     shutil.copy(selected / "manifest.json", run)
-    code, checks, _ = verified(capsys, run, cache)
-    assert code == 0 and "subset" not in checks
+    GlobalHydra.instance().clear()
+    with pytest.raises(UserError, match="which vouches for none of the run's files; move that selection"):
+        verify.main([str(run), f"cache_dir={cache}"])
     with pytest.raises(UserError, match="is of a selection by select.py; move that to another folder"):
         manifest.main([str(run)])
     assert (run / "manifest.json").read_bytes() == (selected / "manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["subset.parquet", "trained.jsonl", "trl_train.py", "axolotl.yaml", "adapter/x.bin"])
+def test_a_result_without_a_digest_fails(folder, cache, capsys, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("planted")
+    for free in ("dry_run.json", "selection.html", ".hydra/config.yaml", "run.log", "checkpoints/x"):
+        (folder / free).parent.mkdir(exist_ok=True)
+        (folder / free).write_text("free")
+    code, checks, _ = verified(capsys, folder, cache)
+    assert code == 1 and outcomes(checks, "failed") == ["files"]
+    assert "1 of 8 files differ: " + name + " has no digest in manifest.json" in checks["files"][1]
+
+
+def test_an_array_of_a_run_without_a_digest_fails(run, cache, capsys):
+    np.save(run / "rounds" / "002.npy", np.array([1]))
+    code, checks, _ = verified(capsys, run, cache)
+    assert code == 1 and "rounds/002.npy has no digest in rounds/rounds.jsonl" in checks["files"][1]
+
+
+def set_in(folder: Path, path: str, value: object) -> None:
+    """Set a value of the manifest, at names joined by dots."""
+    content = json.loads((folder / "manifest.json").read_text())
+    *groups, last = path.split(".")
+    node = content
+    for group in groups:
+        node = node[group]
+    node[last] = value
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("sha256", {"a\0b": "x"}),
+        ("sha256", {"a" * 300: "x"}),
+        ("sha256", {"a": 3}),
+        ("sha256", [1]),
+        ("subset.content", 5),
+        ("subset", "all"),
+        ("candidates.rows", "many"),
+        ("queries.fingerprint", 7),
+        ("verdict", {"vs_random": {"mean": "x"}}),
+        ("verdict", {"vs_random": {"mean": 1, "over_seeds": [1]}}),
+        ("verdict", {"target_loss": "low"}),
+    ],
+)
+def test_an_odd_manifest_is_one_line(folder, path, value):
+    set_in(folder, path, value)
+    GlobalHydra.instance().clear()
+    with pytest.raises(UserError, match="manifest.json is damaged: ") as fault:
+        verify.main([str(folder)])
+    assert "\n" not in str(fault.value) and path in str(fault.value)
+
+
+def test_a_matrix_without_columns_fails(folder, cache, capsys):
+    for name, dtype in (("indices", np.int64), ("scores", np.float32)):
+        np.save(folder / f"top_{name}.npy", np.zeros((3, 0), dtype=dtype))
+    code, checks, _ = verified(capsys, folder, cache)
+    assert code == 1 and "don't fit" in checks["matrix"][1]
 
 
 def test_a_manifest_names_no_file_outside_its_folder(folder, cache, capsys):

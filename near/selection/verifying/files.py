@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from near.common.errors import UserError, one_line
+from near.common.errors import UserError, one_line, visible
 from near.common.files import file_digest
-from near.common.run_folder import ROUNDS
+from near.common.outputs import results
+from near.common.run_folder import LINES, ROUNDS
 from near.common.text import plural
 from near.data.row_keys import content_digest
 from near.selection.verifying.checks import Check, failed, impossible, passed
@@ -46,13 +47,26 @@ def _digests(folder: SelectionFolder) -> Check:
             wrong.append(f"{name} is missing")
         elif (now := file_digest(path)) != digest:
             wrong.append(f"{name} has SHA-256 {now[:12]} instead of {str(digest)[:12]}")
-    if wrong:
-        return failed("files", f"{len(wrong)} of {plural(len(digests), 'file')} differ: {'; '.join(wrong[:5])}")
     if not digests:
         return impossible("files", f"{folder.path} names no digests: an earlier version of near wrote it")
-    source = MANIFEST if folder.manifest is not None else f"{ROUNDS}/rounds.jsonl"
+    bare = [name for name in _results(folder) if name not in digests]
+    wrong += [f"{visible(name)} has no digest in {_source(folder)}" for name in bare]
+    if wrong:
+        count = plural(len(digests) + len(bare), "file")
+        return failed("files", f"{len(wrong)} of {count} differ: {'; '.join(wrong[:5])}")
     hint = "" if folder.manifest is not None else f"; near manifest {folder.path} covers the others"
-    return passed("files", f"{plural(len(digests), 'file')} with the SHA-256 in {source}{hint}")
+    return passed("files", f"{plural(len(digests), 'file')} with the SHA-256 in {_source(folder)}{hint}")
+
+
+def _source(folder: SelectionFolder) -> str:
+    return MANIFEST if folder.manifest is not None else f"{ROUNDS}/{LINES}"
+
+
+def _results(folder: SelectionFolder) -> list[str]:
+    """The files that must have a digest, relative to the folder."""
+    if folder.manifest is not None:
+        return results(folder.path)
+    return sorted(f"{ROUNDS}/{path.name}" for path in (folder.path / ROUNDS).glob("[0-9]*.npy"))
 
 
 def _is_within(path: Path, folder: Path) -> bool:
@@ -89,7 +103,7 @@ def _matrix(folder: SelectionFolder) -> list[Check]:
     if not folder.has_matrix:
         return []
     ids, scores = (read_array(folder.path / f"top_{name}.npy", mapped=True) for name in ("indices", "scores"))
-    if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape != scores.shape or scores.dtype != np.float32:
+    if ids.dtype != np.int64 or ids.ndim != 2 or 0 in ids.shape or ids.shape != scores.shape or scores.dtype != np.float32:
         return [failed("matrix", f"{ids.dtype} {ids.shape} ids and {scores.dtype} {scores.shape} scores don't fit")]
     rows = (folder.manifest.candidates and folder.manifest.candidates.rows) or np.iinfo(np.int64).max
     values: list[Check] = []

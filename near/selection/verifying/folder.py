@@ -12,6 +12,7 @@ from near.common.foreign import config_within
 from near.common.outputs import POOL_KEYS, QUERY_KEYS
 from near.common.records import WARMUP, RoundRecord, RowsRecord, SelectionManifest
 from near.common.run_folder import LINES, ROUNDS, RunFolder
+from near.selection.verifying.manifest import check_manifest, check_rounds
 
 MANIFEST = "manifest.json"
 KEYS = {"candidates": POOL_KEYS, "queries": QUERY_KEYS}
@@ -36,9 +37,13 @@ class SelectionFolder:
             raise UserError(f"{path}: no such folder; name an output folder of select.py or train.py")
         file, run = path / MANIFEST, RunFolder(path)
         manifest = SelectionManifest.read(file) if file.is_file() else None
+        if manifest is not None:
+            check_manifest(file, manifest)
         if (path / ROUNDS / LINES).is_file() and run.has_config:
+            rounds = run.rounds
+            check_rounds(path / ROUNDS / LINES, rounds)
             selects = manifest is not None and manifest.key is not None  # select.py wrote it into the run's folder
-            return cls(path, None if selects else manifest, run.rounds)
+            return cls(path, None if selects else manifest, rounds)
         if manifest is None:
             raise UserError(
                 f"{path} has no {MANIFEST} of select.py and no {ROUNDS}/{LINES} of train.py; name a folder of "
@@ -49,6 +54,14 @@ class SelectionFolder:
     @property
     def is_run(self) -> bool:
         return self.rounds is not None
+
+    def check_single(self) -> None:
+        """UserError if it holds a run and the manifest of a selection, which says nothing of the run's files."""
+        if self.is_run and self.manifest is None and (self.path / MANIFEST).is_file():
+            raise UserError(
+                f"{self.path} is a run, and its {MANIFEST} is of a selection by select.py, which vouches for none of the "
+                "run's files; move that selection to another folder"
+            )
 
     @property
     def run(self) -> RunFolder:

@@ -73,6 +73,7 @@ def verify(folder: SelectionFolder, config: Callable[[], DictConfig], settings: 
     Returns:
         the checks in the order in which they were made.
     """
+    folder.check_single()
     signature = check_signature(folder.path / MANIFEST, settings.signers)
     checks = ([] if signature is None else [signature]) + check_files(folder)
     is_whole = not any(check.name == "matrix" and check.outcome == "failed" for check in checks) and _is_readable(
