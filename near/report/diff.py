@@ -124,7 +124,7 @@ def diff(a: Picked, b: Picked, read_a: Read, read_b: Read, cache_dir: str, rows:
         rows: that differ most, to list of each side.
 
     Raises:
-        UserError: they are of different pools, and the content of one pool's rows is unknown.
+        UserError: they are of different pools, and the content of one pool's rows is unknown; a row is not of its pool.
     """
     result = _matched(a, b)
     _correlate(result)
@@ -140,6 +140,9 @@ def diff(a: Picked, b: Picked, read_a: Read, read_b: Read, cache_dir: str, rows:
         except (UserError, OSError, ValueError) as error:
             pools.append(None)
             result.absent.append(f"{picked.name}: its rows can't be shown ({one_line(error)})")
+    for picked, ids, pool in ((a, a.ids, pools[0]), (b, b.ids, pools[1]), (b, result.b_ids, pools[0])):
+        if pool is not None and ids.max(initial=-1) >= len(pool[1]):
+            raise UserError(f"{picked.name} names row {ids.max()} of {len(pool[1])}; name a folder that is whole")
     if pools[0] is not None:
         data, pool = pools[0]
         _add_shares(result, data, pool, cache_dir)

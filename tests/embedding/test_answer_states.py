@@ -93,3 +93,9 @@ def test_layers_and_spaces(embedder):
     assert embedder("embedder.layer=2").space != embedder().space
     with pytest.raises(UserError, match="embedder.layer=3: .* has 2 layers; use a lower number"):
         embedder("embedder.layer=3").dim  # noqa: B018
+
+
+def test_the_separator_within_a_text_does_not_count(embedder):
+    one = embedder()
+    plain, odd = (one.document([turn("user", f"a{c}b"), turn("assistant", f"c{c}d")]) for c in ("", JOINT))
+    assert odd == plain == f"ab\n{JOINT}cd"

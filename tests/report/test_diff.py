@@ -159,3 +159,10 @@ def test_faults_are_one_line(made, tmp_path):
         with pytest.raises(UserError) as fault:
             diff.main(words)
         assert message in str(fault.value) and "\n" not in str(fault.value)
+
+
+def test_rows_outside_the_pool_are_one_line(made, cache, tmp_path):
+    a, b = made("a", [1, 2]), made("b", [3, 10])
+    for pair in ((a, b), (b, a)):
+        with pytest.raises(UserError, match=r"b names row 10 of 10; name a folder that is whole"):
+            compared(*pair, cache, tmp_path)

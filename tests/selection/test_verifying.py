@@ -252,6 +252,14 @@ def test_a_limit_too_short(folder, tmp_path, capsys):
     assert "raise limit" in checks["scores"][1]
 
 
+def test_no_limit_searches_the_whole_pool(folder, tmp_path, capsys):
+    code, checks, _ = verified(capsys, folder, tmp_path / "empty", "limit=null")
+    assert code == 0 and "40 of 40 rows searched" in checks["neighbours"][1]
+    clock = TimeLimit(1e-9)
+    clock.pause(60)
+    assert 0 < clock.left() <= 60 and clock.limit == 1e-9
+
+
 @pytest.mark.parametrize("name", ["random", "full"])
 def test_a_selection_without_a_matrix(pool, cache, tmp_path, capsys, name):
     folder = tmp_path / "out"

@@ -42,9 +42,10 @@ class AnswerStates(CausalEmbedder):
         return {**super().space, "pooling": "mean over the answer", "layer": self.layer}
 
     def text(self, messages: list[Message]) -> str:
-        """Prompt and answer, JOINT between them."""
+        """Prompt and answer, JOINT between them alone."""
         answer = embedded_text(messages, "answer")
-        return JOINT.join([embedded_text(messages, "both").removesuffix(answer), answer])
+        parts = embedded_text(messages, "both").removesuffix(answer), answer
+        return JOINT.join(part.replace(JOINT, "") for part in parts)
 
     def shortened(self, texts: list[str]) -> list[str]:
         return texts  # each part has an end of its own that is cut

@@ -86,7 +86,7 @@ def by_vectors(wanted: Wanted, embedder: Embedder, index: Index, cache_dir: str,
     with Store.of(embedder, cache_dir) as store:
         half = TimeLimit(clock.limit / 2)
         vectors = _of_named_rows(wanted, store, embedder, half, result)
-        clock.pause(half.limit - clock.limit / 2)
+        clock.pause(half.paused)
         with contextlib.suppress(OutOfTime):
             _search(wanted, store, embedder, index, clock, result, vectors)
         embedder.close()

@@ -13,6 +13,7 @@ class TimeLimit:
     def __init__(self, limit: float | None):
         self.started = time.monotonic()
         self.limit = float("inf") if limit is None else limit
+        self.paused = 0.0  # seconds that do not count
 
     @property
     def seconds(self) -> float:
@@ -20,11 +21,11 @@ class TimeLimit:
 
     def left(self) -> float:
         """Seconds, at least 0."""
-        return max(0.0, self.limit - self.seconds)
+        return max(0.0, self.limit + self.paused - self.seconds)
 
     def pause(self, seconds: float) -> None:
         """Add what does not count, such as loading a model."""
-        self.limit += seconds
+        self.paused += seconds
 
     def progress(self, done: int) -> None:
         """To be called while work goes on. Raises OutOfTime at the limit."""
