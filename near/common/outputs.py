@@ -68,7 +68,15 @@ WRITES = {  # script to patterns of the files in its output folder
         "checkpoints/best.safetensors",
     ),
 }
-HOW_IT_WENT = ("manifest.json", "dry_run.json", "tracker.json", "failed.json", "loss.png", SELECTION_PAGE, "checkpoints")
+HOW_IT_WENT = (
+    "manifest.json",
+    "dry_run.json",
+    "tracker.json",
+    "failed.json",
+    "loss.png",
+    "checkpoints",
+    SELECTION_PAGE,
+)
 REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", "contaminated.jsonl", *ANSWERS)
 REMOVED += ("checkpoints", "rounds", "adapter", "model")
 

@@ -17,6 +17,7 @@ from near.common.errors import UserError
 from near.common.files import file_digest
 from near.common.records import RoundRecord, RowsRecord, RunIdentity, TrainMetrics
 from near.data.loading import load
+from near.data.row_keys import content_digest
 from near.selection.round import Subset
 from near.selection.select import select
 from near.selection.verifying import files as file_checks
@@ -171,7 +172,9 @@ def test_another_choice(folder, cache, capsys):
     content["subset"].pop("content")
     (folder / "manifest.json").write_text(json.dumps(content))
     code, checks, _ = verified(capsys, folder, cache)
-    assert (code, outcomes(checks, "failed")) == (1, ["choice"]) and "in another order" in checks["choice"][1]
+    assert (code, outcomes(checks, "failed")) == (1, ["exported rows", "choice"]) and "in another order" in checks[
+        "choice"
+    ][1]
 
 
 def other_pool(pool: Path, folder: Path, change) -> str:
@@ -241,7 +244,7 @@ def test_as_much_as_there_is_time_for(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(TimeLimit, "left", lambda self: 1.0 if next(asked) < 25 else 0.0)
     monkeypatch.setattr("near.selection.verifying.verify.CHUNK", 4)
     code, checks, _ = verified(capsys, folder, tmp_path / "empty")
-    assert code == 0 and "3 of 3 queries" in checks["scores"][1]
+    assert code == 3 and outcomes(checks, "not possible") == ["neighbours"] and "3 of 3 queries" in checks["scores"][1]
     assert "31 embedded now, no time for 9" in checks["scores"][1]
     assert "31 of 40 rows searched" in checks["neighbours"][1]
 
@@ -265,7 +268,7 @@ def test_a_selection_without_a_matrix(pool, cache, tmp_path, capsys, name):
     folder = tmp_path / "out"
     select(configured("select", *words(pool, cache, f"selector={name}", "n=40", "embedder=minilm")), folder)
     code, checks, _ = verified(capsys, folder, cache)
-    assert code == 0 and list(checks) == ["files", "subset", "pool", "eligible rows", "choice"]
+    assert code == 0 and list(checks) == ["files", "subset", "pool", "content", "eligible rows", "choice"]
 
 
 def test_selectors_that_look_at_a_model_are_not_asked(folder, cache, capsys):
@@ -273,6 +276,9 @@ def test_selectors_that_look_at_a_model_are_not_asked(folder, cache, capsys):
     content["config"]["selector"] = {"_target_": "near.selection.selectors.loss.Loss", "subset_size": None}
     content["config"]["model"]["trust_remote_code"] = True  # has no effect
     (folder / "manifest.json").write_text(json.dumps(content))
+    code, checks, _ = verified(capsys, folder, cache)
+    assert code == 1 and "selector._target_ was Near, now Loss" in checks["choice"][1]
+    set_in(folder, "subset.selector", {"_target_": "Loss", "subset_size": None})
     code, checks, _ = verified(capsys, folder, cache)
     assert code == 0 and checks["choice"][0] == "not checked" and "reads losses of a model" in checks["choice"][1]
 
@@ -365,8 +371,83 @@ def test_an_approximate_index_may_miss_rows():
     done = Recomputed([0], [saved[0]], [best], searched=10)
     args = (ids, saved, MappedIds(ids, np.arange(10)), np.arange(10), done, 10, 1e-5)
     assert check_scores(*args, True)[1].outcome == "failed"
+    less = (np.array([8, 7]), np.array([0.95, 0.92], dtype=np.float32))
+    bad = Recomputed([0], [saved[0]], [less], searched=10)
+    check = check_scores(*args[:4], bad, *args[5:], False)[1]
+    assert check.outcome == "failed" and "a recall of 0.00, too low for an approximate index" in check.detail
     check = check_scores(*args, False)[1]
     assert check.outcome == "passed" and "1 nearer row is missing, as an approximate index may" in check.detail
+
+
+@pytest.mark.parametrize(("queries", "searched"), [([0], 10), ([0, 1], 9)])
+def test_a_partial_search_is_no_pass(queries, searched):
+    ids, saved = np.array([[0, 1], [0, 1]]), np.array([[0.9, 0.5]] * 2, dtype=np.float32)
+    n = len(queries)
+    done = Recomputed(queries, [saved[0]] * n, [(ids[0], saved[0])] * n, searched=searched)
+    checks = check_scores(ids, saved, MappedIds(ids, np.arange(10)), np.arange(10), done, 10, 1e-5, True)
+    assert [check.outcome for check in checks] == ["passed", "not possible"]
+    assert "no time for the others; raise limit, or set limit=null" in checks[1].detail
+
+
+def test_what_the_manifest_leaves_out_does_not_pass(folder, cache, capsys):
+    set_in(folder, "queries", None)
+    code, checks, _ = verified(capsys, folder, cache)
+    assert code == 1 and "does not say which queries the matrix is of" in checks["queries"][1]
+    for name in ("selector", "n", "export"):
+        set_in(folder, f"config.{name}", None)
+    _, checks, _ = verified(capsys, folder, cache)
+    assert checks["choice"] == ("not possible", "the configuration has no selector, and subset.npy has rows")
+    set_in(folder, "subset", None)
+    _, checks, _ = verified(capsys, folder, cache)
+    assert checks["subset"] == ("failed", "subset.npy is there, and the manifest does not describe it")
+
+
+def shown(capsys, folder: Path, cache: Path, *options: str) -> list[str]:
+    """The lines after the table."""
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit):
+        verify.main([str(folder), f"cache_dir={cache}", *options])
+    return capsys.readouterr().out.splitlines()[-2:]
+
+
+def test_the_last_line_names_what_is_not_checked(folder, run, cache, capsys):
+    assert shown(capsys, folder, cache, "seed=3")[1] == "queries were drawn with seed=3"
+    assert shown(capsys, folder, cache)[0].startswith("verified (")
+    assert shown(capsys, run, cache)[1].startswith("verified, 1 not checked: training (")
+
+
+def test_the_sample_differs_each_time(folder, cache, capsys, monkeypatch):
+    monkeypatch.setattr("near.app.verify.secrets.randbelow", lambda most: 17)
+    assert shown(capsys, folder, cache)[1] == "queries were drawn with seed=17"
+
+
+def test_hashes_that_are_not_of_the_pools_rows(folder, cache, capsys):
+    rewritten(folder, "pool_keys.npy", lambda keys: keys.__setitem__(slice(None), keys[::-1].copy()))
+    set_in(folder, "subset.content", content_digest(np.load(folder / "pool_keys.npy"), np.load(folder / "subset.npy")))
+    code, checks, _ = verified(capsys, folder, cache)
+    assert code == 1 and checks["subset"][0] == "passed"
+    assert outcomes(checks, "failed") == ["pool_keys.npy", "content"]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda line: line.update(output="poison"), "is not row ROW as its source has it: 'output'"),
+        (lambda line: line.update(extra=1), "is not row ROW as its source has it: 'extra'"),
+        (lambda line: line.update(score=9.0), "is not row ROW as its source has it: 'score'"),
+        (lambda line: line.pop("rank"), "is not row ROW as its source has it: 'rank'"),
+    ],
+)
+def test_an_exported_row_that_is_not_the_pools(folder, cache, capsys, change, fault):
+    lines = [json.loads(line) for line in (folder / "subset.jsonl").read_text().splitlines()]
+    change(lines[2])
+    (folder / "subset.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    content = json.loads((folder / "manifest.json").read_text())
+    set_in(folder, "sha256", {**content["sha256"], "subset.jsonl": file_digest(folder / "subset.jsonl")})
+    code, checks, _ = verified(capsys, folder, cache)
+    row = str(np.load(folder / "subset.npy")[2])
+    assert code == 1 and outcomes(checks, "failed") == ["exported rows"]
+    assert f"line 3 of subset.jsonl {fault.replace('ROW', row)}" in checks["exported rows"][1]
 
 
 # runs
@@ -507,6 +588,17 @@ def test_a_manifest_names_no_file_outside_its_folder(folder, cache, capsys):
     (folder / "manifest.json").write_text(json.dumps(content))
     code, checks, _ = verified(capsys, folder, cache)
     assert code == 1 and "../../secret is not in the folder" in checks["files"][1]
+
+
+def test_ids_outside_the_pool_of_a_run_fail(run, cache, capsys):
+    (run / "rounds" / "pool_keys.npy").unlink()
+    path = run / "rounds" / "001.npy"
+    np.save(path, np.array([8, 4, 1, 5000]))
+    lines = [json.loads(line) for line in open(run / "rounds" / "rounds.jsonl")]
+    lines[1]["rows"], lines[1]["sha256"]["001.npy"] = 4, file_digest(path)
+    (run / "rounds" / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, checks, _ = verified(capsys, run, cache)
+    assert code == 1 and checks["ids"] == ("failed", "1 row outside the 40 of the pool: 5000")
 
 
 def test_a_rounds_digests_are_those_of_its_files(run):

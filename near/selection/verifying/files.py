@@ -103,7 +103,13 @@ def _matrix(folder: SelectionFolder) -> list[Check]:
     if not folder.has_matrix:
         return []
     ids, scores = (read_array(folder.path / f"top_{name}.npy", mapped=True) for name in ("indices", "scores"))
-    if ids.dtype != np.int64 or ids.ndim != 2 or 0 in ids.shape or ids.shape != scores.shape or scores.dtype != np.float32:
+    if (
+        ids.dtype != np.int64
+        or ids.ndim != 2
+        or 0 in ids.shape
+        or ids.shape != scores.shape
+        or scores.dtype != np.float32
+    ):
         return [failed("matrix", f"{ids.dtype} {ids.shape} ids and {scores.dtype} {scores.shape} scores don't fit")]
     rows = (folder.manifest.candidates and folder.manifest.candidates.rows) or np.iinfo(np.int64).max
     values: list[Check] = []
@@ -144,9 +150,10 @@ def _first(name: str, start: int, faults: dict[str, np.ndarray]) -> list[Check]:
 def _subset(folder: SelectionFolder) -> list[Check]:
     """Whether the picked rows are as many as the manifest says, and have the content that it says."""
     described = None if folder.manifest is None else folder.manifest.subset
-    if not isinstance(described, dict):
-        return []
     ids, keys = folder.subset(), folder.keys("candidates")
+    if not isinstance(described, dict):
+        undescribed = ids is not None and not folder.is_run
+        return [failed("subset", "subset.npy is there, and the manifest does not describe it")] if undescribed else []
     if ids is None:
         return [failed("subset", "subset.npy is missing, and the manifest describes it")]
     if len(ids) != described.get("rows") or len(np.unique(ids)) != len(ids):

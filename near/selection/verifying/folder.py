@@ -59,8 +59,8 @@ class SelectionFolder:
         """UserError if it holds a run and the manifest of a selection, which says nothing of the run's files."""
         if self.is_run and self.manifest is None and (self.path / MANIFEST).is_file():
             raise UserError(
-                f"{self.path} is a run, and its {MANIFEST} is of a selection by select.py, which vouches for none of the "
-                "run's files; move that selection to another folder"
+                f"{self.path} is a run, and its {MANIFEST} is of a selection by select.py, which vouches for none of "
+                "the run's files; move that selection to another folder"
             )
 
     @property

@@ -136,6 +136,14 @@ def shown_ids(ids: np.ndarray) -> str:
     return f"row {', '.join(map(str, ids[:SHOWN].tolist()))}" + (", ..." if len(ids) > SHOWN else "")
 
 
+def check_inside(named: np.ndarray, matched: Matched) -> list[Check]:
+    """A failed check if a row that the folder names, int64 ascending, is none of its pool."""
+    outside = named[np.searchsorted(named, len(matched.here)) :]
+    if not len(outside):
+        return []
+    return [failed("ids", f"{plural(len(outside), 'row')} outside the {len(matched.here)} of the pool: {outside[0]}")]
+
+
 def check_eligible(record: RowsRecord, digest: str | None, rows: Rows, matched: Matched) -> Check:
     """Whether the same rows of the pool may be selected. record, digest: of the manifest."""
     here = rows.eligible()

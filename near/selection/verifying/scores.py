@@ -12,6 +12,7 @@ from near.selection.verifying.recompute import EMBEDDED, LATE, STORED, MappedIds
 
 # how far a cosine may be off on another machine, by the least exact type on its way
 TOLERANCES = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
+LEAST_RECALL = 0.5  # of an approximate index; near warns far above it
 EXAMPLES = 3  # faults that a line names
 
 
@@ -38,6 +39,7 @@ class _Tally:
     equal: int = 0
     largest: float = 0.0
     swapped: int = 0
+    best: int = 0
     new: int = 0
     wrong_scores: int = 0
     wrong_rows: int = 0
@@ -71,7 +73,7 @@ def check_scores(
     for number, (query, again) in enumerate(zip(done.queries, done.scores, strict=True)):
         best = done.best[number] if done.best else None
         _compare(query, ids[query], scores[query], here.of([query])[0], there, again, best, tolerance, tally)
-    return [_scores(tally, done, len(ids), tolerance), _neighbours(tally, done, eligible, tolerance, exact)]
+    return [_scores(tally, done, len(ids), tolerance), _neighbours(tally, done, len(ids), eligible, tolerance, exact)]
 
 
 def _compare(
@@ -105,6 +107,7 @@ def _compare(
     if best is None:
         return
     rows, found = best
+    tally.best += len(rows)
     last = float(saved[-1])
     missed = ~np.isin(rows, here)
     tally.new += int((missed & (there[rows] < 0)).sum())
@@ -148,20 +151,27 @@ def _origin(done: Recomputed) -> str:
     return f"; of {total} of the pool {counts[STORED]} from the store, {counts[EMBEDDED]} embedded now{late}"
 
 
-def _neighbours(tally: _Tally, done: Recomputed, eligible: int, tolerance: float, exact: bool) -> Check:
+def _neighbours(tally: _Tally, done: Recomputed, queries: int, eligible: int, tolerance: float, exact: bool) -> Check:
     if not done.best:
         return impossible(
             "neighbours", "the pool could not be searched within the time; raise limit, or set limit=null"
         )
-    where = f"{done.searched} of {plural(eligible, 'row')} searched for {plural(len(done.queries), 'query', 'queries')}"
+    count = len(done.queries)
+    of_queries = plural(count, "query", "queries") if count == queries else f"{count} of {queries} queries"
+    where = f"{done.searched} of {plural(eligible, 'row')} searched for {of_queries}"
     if tally.wrong_rows and exact:
         faults = "; ".join(tally.row_faults[:EXAMPLES])
         return failed(
             "neighbours", f"{where}: {plural(tally.wrong_rows, 'nearer row is', 'nearer rows are')} missing: {faults}"
         )
+    recall = 1 - tally.wrong_rows / max(1, tally.best)
+    if recall < LEAST_RECALL:
+        return failed("neighbours", f"{where}: a recall of {recall:.2f}, too low for an approximate index")
     ties = plural(tally.swapped, "rank has", "ranks have")
     swapped = f"; {ties} another row with a score within {tolerance:g}: a tie, by rounding" if tally.swapped else ""
     swapped += f"; {tally.new} of the nearest are rows that the pool there does not have" if tally.new else ""
+    if done.searched < eligible or count < queries or tally.late:
+        return impossible("neighbours", f"{where}: no time for the others; raise limit, or set limit=null")
     if not exact:
         missed = f"{plural(tally.wrong_rows, 'nearer row is', 'nearer rows are')} missing, as an approximate index may"
         return passed("neighbours", f"{where}: {missed} miss them{swapped}")

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from hydra.errors import HydraException
+from hydra.utils import get_class
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from near.common.config import differences
+from near.common.config import as_before, differences, public
 from near.common.errors import UserError, one_line, user_error
 from near.common.extras import missing_module
 from near.common.moved import class_names
@@ -29,10 +30,11 @@ from near.selection.needs import needs_of
 from near.selection.selectors.base import selector_of
 from near.selection.verifying.checks import Check, failed, impossible, passed
 from near.selection.verifying.choice import check_choice
+from near.selection.verifying.content import check_content, check_keys
 from near.selection.verifying.files import check_files
-from near.selection.verifying.folder import MANIFEST, SelectionFolder, read_array
+from near.selection.verifying.folder import KEYS, MANIFEST, SelectionFolder, read_array
 from near.selection.verifying.recompute import MappedIds, Wanted, by_vectors, by_words
-from near.selection.verifying.rows import Matched, check_eligible, check_rows
+from near.selection.verifying.rows import Matched, check_eligible, check_inside, check_rows
 from near.selection.verifying.scores import check_scores, tolerance_of
 from near.selection.verifying.signature import check_signature
 from near.selection.verifying.time_limit import TimeLimit
@@ -114,7 +116,12 @@ def _run_data(folder: SelectionFolder, cfg: DictConfig, settings: Settings) -> l
                 both = rows.followed_by(load(cfg.data, "queries", settings.cache_dir, answer=False))
                 rows = both if both.fingerprint == record.fingerprint else rows  # of a run that trained on its queries
             named = folder.named() if part == "candidates" else None
-            checks.append(check_rows(name, f"data.{part}", record, _keys(folder, part), rows, named)[0])
+            check, matched = check_rows(name, f"data.{part}", record, _keys(folder, part), rows, named)
+            checks.append(check)
+            if part in KEYS:
+                checks += check_keys(part, record, _keys(folder, part), rows)
+            if matched is not None and named is not None:
+                checks += check_inside(named, matched) or check_content(folder, cfg, settings.cache_dir, rows, matched)
         except FAULTS as error:
             checks.append(impossible(name, _reason(error)))
     why = "training, evaluation and the selections of rounds are not repeated; train again to check them"
@@ -139,17 +146,27 @@ def _selection(folder: SelectionFolder, cfg: DictConfig, settings: Settings, is_
     check, of_pool = check_rows(
         "pool", "data.candidates", manifest.candidates, _keys(folder, "candidates"), pool, named
     )
-    checks = [check]
+    checks = [check, *check_keys("candidates", manifest.candidates, _keys(folder, "candidates"), pool)]
     of_queries = None
-    if manifest.queries is not None and queries is not None:
+    if manifest.queries is None and folder.has_matrix:
+        checks.append(failed("queries", "the manifest does not say which queries the matrix is of"))
+    elif manifest.queries is not None and queries is None:
+        checks.append(impossible("queries", "the configuration names none; name them with data.queries.path=FILE"))
+    elif manifest.queries is not None and queries is not None:
         check, of_queries = check_rows(
             "queries", "data.queries", manifest.queries, _keys(folder, "queries"), queries, None
         )
-        checks.append(check)
+        checks += [check, *check_keys("queries", manifest.queries, _keys(folder, "queries"), queries)]
     if of_pool is None:
         return checks
-    if not is_whole or named is not None and len(named) and named[-1] >= len(of_pool.here):
+    if named is not None and (outside := check_inside(named, of_pool)):
+        return checks + outside
+    if not is_whole:
         return [*checks, impossible("scores", "the folder's files are not whole")]
+    try:
+        checks += check_content(folder, cfg, cache_dir, pool, of_pool)
+    except FAULTS as error:
+        checks.append(impossible("exported rows", _reason(error)))
     try:
         pool = Material(pool, queries).distinct(data, search, compute=False).candidates
         checks.append(check_eligible(manifest.candidates, manifest.eligible_digest, pool, of_pool))
@@ -158,7 +175,7 @@ def _selection(folder: SelectionFolder, cfg: DictConfig, settings: Settings, is_
     material = Material(pool, queries)
     if folder.has_matrix and of_queries is not None:
         checks += _scores(folder, search, settings, material, of_pool, of_queries)
-    if folder.subset() is not None and selector is not None:
+    if folder.subset() is not None:
         checks.append(_choice(folder, cfg, settings, material, of_pool))
     return checks
 
@@ -166,6 +183,16 @@ def _selection(folder: SelectionFolder, cfg: DictConfig, settings: Settings, is_
 def _choice(
     folder: SelectionFolder, cfg: DictConfig, settings: Settings, material: Material, of_pool: Matched
 ) -> Check:
+    if cfg.get("selector") is None:
+        return impossible("choice", "the configuration has no selector, and subset.npy has rows")
+    try:
+        now = {**as_before(public(cfg, decisive=True)), "n": cfg.n, "seed": cfg.seed}
+        now = class_names({name: now[name] for name in ("n", "seed", "selector")})
+        said = class_names({name: (folder.manifest.subset or {}).get(name) for name in now})
+        if differing := differences(said, now):
+            return failed("choice", f"the manifest's subset and configuration differ: {differing[0]}")
+    except FAULTS as error:
+        return impossible("choice", _reason(error))
     if not of_pool.is_same:
         return impossible("choice", "the pool's rows are not those, or in another order, which selectors depend on")
     try:
@@ -204,7 +231,8 @@ def _scores(
             checks.append(check)
             if check.outcome != "passed":
                 return checks + [impossible("scores", "could not be recomputed without that embedder")]
-            exact = bool((manifest.index or {}).get("exact", True))
+            index: Any = get_class(search.index._target_)
+            exact = index.exact if search.indices_path is None else (manifest.index or {}).get("exact", True)
             done = by_vectors(wanted, embedder, Flat(device="cpu"), settings.cache_dir, clock)
     except (*FAULTS, ModuleNotFoundError) as error:
         return [*checks, impossible("scores", f"could not be recomputed: {_reason(error)}")]
