@@ -235,6 +235,15 @@ def test_a_model_that_is_not_here_is_no_failure(folder, tmp_path, capsys):
     assert code == 3 and "nowhere: no such folder" in checks["embedder"][1]
 
 
+def test_a_choice_downloads_no_model(pool, cache, tmp_path, capsys, monkeypatch):
+    """tsds compares rows of the pool by their vectors."""
+    folder = tmp_path / "out"
+    select(configured("select", *words(pool, cache, "max_K=12", "selector=tsds", "n=9")), folder)
+    monkeypatch.setattr("near.data.builtin.assets.fetch", lambda *args: pytest.fail("a download"))
+    code, checks, _ = verified(capsys, folder, tmp_path / "empty", "embedder=minilm")
+    assert code == 3 and "would have to be downloaded" in checks["choice"][1]
+
+
 def test_as_much_as_there_is_time_for(folder, tmp_path, capsys, monkeypatch):
     """The rows that the matrix names come first, then others of the pool until the time is over."""
     asked = iter(range(1000))

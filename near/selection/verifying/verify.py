@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from near.common.config import differences
+from near.common.config import differences, refusal
 from near.common.errors import UserError, one_line, user_error
 from near.common.extras import missing_module
 from near.common.moved import class_names
@@ -191,6 +191,8 @@ def _choice(
     if not of_pool.is_same:
         return impossible("choice", "the pool's rows are not those, or in another order, which selectors depend on")
     try:
+        if download := _download(cfg.embedder, settings):
+            cfg.embedder.model = refusal(cfg.embedder.model, download)  # an error for a selector that reads vectors
         check = check_choice(folder, cfg, settings.cache_dir, material)
     except FAULTS as error:
         return impossible("choice", _reason(error))
