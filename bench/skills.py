@@ -1,6 +1,6 @@
 """Which representation of a row finds the target's skill under other wordings: an ablation on data=crossed.
 
-    python bench/skills.py [targets=ten dtype=bfloat16 rows=500 queries=16 size=48]
+    python bench/skills.py [targets=ten|chosen|demo|sort-0,upper-3 dtype=bfloat16 rows=500 queries=16 size=48]
 
 A target is a cell (a skill under a wording) of which the pool has no row. Near's walk takes `size` rows, 48 of them in
 sweeps=targets; the table has the share of them with the target's skill and with its wording, means over the cells, and
@@ -8,8 +8,7 @@ the seconds of the processor for one pool and its queries, without loading model
 
 `targets=chosen` are six cells of the skills that sweeps=targets lacks, in one pool without any of the six: method and
 layer were chosen on them. `targets=ten` are the targets of sweeps=targets, each with its pool, by near's embedders.
-`targets=demo` are the tasks of data=demo: 20 rows
-of each are the pool, 10 other rows the queries, and 16 rows are taken.
+`targets=demo` are the tasks of data=demo: 20 rows of each are the pool, 10 others the queries, and 16 rows are taken.
 
 Methods: MiniLM's vectors of prompt, answer, both, and their differences. Of the causal model (SmolLM2-135M), on
 `prompt newline answer` without a chat template, the states of a layer: their mean over the answer; minus that of the
@@ -294,21 +293,25 @@ def on_demo(model: Causal) -> None:
         line(name, shares(values, of, 16))
 
 
-def on_ten(rows: int, queries: int, size: int, dtype: str) -> None:
+def methods(dtype: str) -> dict[str, list[str]]:
+    """Overrides of near's embedders by their names in the table."""
+    minilm = {f"MiniLM, {field}": ["embedder=minilm", f"embedder.embed={field}"] for field in FIELDS}
+    return minilm | {"answer_states": ["embedder=answer_states", f"model.dtype={dtype}"]}
+
+
+def by_near(targets: Sequence[str], rows: int, queries: int, size: int, dtype: str) -> None:
     tables: dict[str, list[np.ndarray]] = {}
-    methods = {f"MiniLM, {field}": ["embedder=minilm", f"embedder.embed={field}"] for field in FIELDS}
-    methods["answer_states"] = ["embedder=answer_states", f"model.dtype={dtype}"]
-    for target in TEN:
+    for target in targets:
         of = cells([target], rows, queries)
         skill, wording, _ = of.targets[0]
-        for name, words in methods.items():
+        for name, words in methods(dtype).items():
             options = crossed([target], rows, queries)
             cfg = common.composed("select", *options, *words)
             material = Material.load(cfg.data, load_queries(cfg.data, cfg.cache_dir, True, True), cfg.cache_dir)
             neighbours = material.neighbours(SearchSettings.of(cfg, cfg.cache_dir))
             taken = [of.labels[i] for i in walk(neighbours, rows)[0][:size]]
             tables.setdefault(name, []).append(shares_of(taken, skill, wording))
-            if target == TEN[0]:
+            if target == targets[0]:
                 embedder = embedder_of(cfg.embedder, cfg.cache_dir)
                 texts = [embedder.document([message("user", p), message("assistant", a)]) for p, a in of.pairs]
                 embedder.embed(texts[:1])  # load the model
@@ -329,19 +332,17 @@ def main(
     queries: int = 16,
     size: int = 48,
 ) -> None:
-    names = {"ten": TEN, "chosen": CHOSEN, "demo": sorted(TASKS)}
-    if targets not in names:
-        raise UserError(f"targets={targets}: use ten, chosen or demo")
+    names = {"ten": TEN, "chosen": CHOSEN, "demo": sorted(TASKS)}.get(targets) or targets.split(",")
+    if not all("-" in name for name in names) and targets != "demo":
+        raise UserError(f"targets={targets}: use ten, chosen, demo, or cells such as sort-0,upper-3")
     logging.disable(logging.WARNING)
-    print(
-        f"\n{'share of the rows taken, in percent':50}{'skill':>6}{'wording':>8}   skill of {' '.join(names[targets])}"
-    )
-    if targets == "ten":
-        on_ten(rows, queries, size, dtype)
-    elif targets == "demo":
+    print(f"\n{'share of the rows taken, in percent':50}{'skill':>6}{'wording':>8}   skill of {' '.join(names)}")
+    if targets == "demo":
         on_demo(Causal(dtype))
-    else:
+    elif targets == "chosen":
         on_chosen(Causal(dtype), rows, queries, size)
+    else:
+        by_near(names, rows, queries, size, dtype)
     print(f"\nseconds of the processor for a pool and its queries (causal model: {dtype}; MiniLM: float32)")
     for name, seconds in SECONDS.items():
         print(f"{name:50}{np.mean(seconds):6.1f}")

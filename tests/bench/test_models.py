@@ -117,6 +117,19 @@ def test_embed(run_real):
     assert row(lines, "1% new rows")[1] == 1 or row(lines, "1% new rows")[0] == 1
 
 
+def test_skills(run, monkeypatch):
+    """By words that are hashed, prompts find the wording; the pool of `upper` in wording 3 has 28 rows of the skill."""
+    from bench import skills
+
+    fields = {field: ["embedder=hashing", f"embedder.embed={field}"] for field in ("prompt", "answer")}
+    monkeypatch.setattr(skills, "methods", lambda dtype: fields)
+    lines = run("skills", "targets=upper-3", "queries=4", "size=24")
+    (skill, wording, _), (of_answer, *_) = (row(lines[:3], field) for field in fields)
+    assert wording > 50 > skill >= 0 and 0 <= of_answer <= 100
+    with pytest.raises(SystemExit, match="^error: targets=upper: use ten, chosen, demo, or cells"):
+        run("skills", "targets=upper")
+
+
 @pytest.mark.real
 def test_padding(run_real):
     lines = run_real("padding", "rows=4", "batch=2", "cutoff=24", "turns=1", "model=tiny")
