@@ -2,19 +2,25 @@
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from near.app.check.check import check
+from near.app.check.check import check, elsewhere, sources_of
 from near.app.faults import fault_line
 from near.common.command_line import Command, set_command
 from near.common.config import CONF, refusal, register_resolvers
 from near.common.errors import UserError, printable
 from near.common.secrets import Formatter, check_words
+from near.common.signature import keywords
+from near.data.sources.paths import absence
+from near.models.start import is_hub_id
 from near.selection.verifying.folder import SelectionFolder
 
 
@@ -50,11 +56,28 @@ def configured(script: str, words: Sequence[str], names: Sequence[str], usage: s
     if len(folders) != len(missing):
         raise UserError(f"{len(folders)} folders were given; {usage}")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(script, overrides=typed)
-    for name, folder in zip(missing, folders, strict=True):
-        cfg[name] = folder
-    check(cfg, typed)
+        known = compose(script)
+        of_folder = [word for word in typed if "embedder" in known and _key(word).split(".")[0] == "embedder"]
+        rest = [word for word in typed if word not in of_folder]
+        cfg = compose(script, overrides=rest)
+        for name, folder in zip(missing, folders, strict=True):
+            cfg[name] = folder
+        check(cfg, rest)
+        if any(_key(word) == "embedder" for word in of_folder):
+            cfg.embedder = compose(script, overrides=of_folder).embedder  # it may refer to the folder's model
+    if not cfg.get("download") and not any(map(_may_be_of_hub, typed)):
+        os.environ["HF_HUB_OFFLINE"] = "1"  # also no request whether files in the cache are the newest
     return cfg, typed
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0]
+
+
+def _may_be_of_hub(word: str) -> bool:
+    value = word.partition("=")[2]
+    named = _key(word).startswith("data.") or _key(word) == "embedder.adapter"
+    return named and "/" in value and not Path(value).expanduser().exists()
 
 
 def _log_warnings() -> None:
@@ -68,7 +91,9 @@ def config_of(
     folder: SelectionFolder, cfg: DictConfig, typed: Sequence[str], parts: Sequence[str]
 ) -> Callable[[], DictConfig]:
     """A function that returns the folder's configuration, checked, with the cache of `cfg` and what was typed for the
-    groups `parts`."""
+    groups `parts`. UserError for a typed option that the folder's embedder does not have."""
+    if "embedder" in parts:
+        _check_options(folder, cfg, typed)
 
     def read() -> DictConfig:
         config = folder.config(cfg.allow_targets)
@@ -82,10 +107,73 @@ def config_of(
             for override in overrides:
                 if override.key_or_group.startswith(f"{part}."):
                     OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
+        if not cfg.get("download"):
+            refuse_hub(config, typed)
         check(config)
         return config
 
     return read
+
+
+def _check_options(folder: SelectionFolder, cfg: DictConfig, typed: Sequence[str]) -> None:
+    names = [_key(word).split(".")[1] for word in typed if _key(word).startswith("embedder.")]
+    if not names:
+        return
+    if any(_key(word) == "embedder" for word in typed):
+        target = cfg.embedder._target_
+    else:
+        try:
+            target = folder.config(cfg.allow_targets).embedder._target_
+        except (UserError, OSError, OmegaConfBaseException):
+            return  # the checks say so
+    accepted = keywords(target) if isinstance(target, str) else None
+    for name in names:
+        if accepted is not None and name not in accepted:
+            cls = target.rpartition(".")[2]
+            raise UserError(
+                f"embedder.{name} is not an option of {cls}{elsewhere(f'embedder.{name}', accepted, target)}"
+            )
+
+
+def refuse_hub(config: DictConfig, typed: Sequence[str]) -> None:
+    """Refuse data sets and adapters of a hub that the folder names and the command does not: a folder from elsewhere
+    causes no request. The embedder's model is checked where it is loaded."""
+    from near.data.dataset_info import from_dataset_info
+
+    keys = [_key(word) for word in typed]
+
+    def refuse(option: str, name: str) -> None:
+        if not any(option == key or option.startswith(f"{key}.") for key in keys):
+            line = f"{option}={name} is the folder's, and on a hub; type it to load it from there, or name your copy"
+            OmegaConf.update(config, option, refusal(name, printable(line, 300)))
+
+    for option, source in sources_of(config):
+        if source is None:
+            continue
+        with contextlib.suppress(UserError, OSError, ValueError, RuntimeError, OmegaConfBaseException):  # told later
+            of_info = source.get("dataset_info") is not None
+            for one in from_dataset_info(source, option) if of_info else [source]:
+                if hub := next(filter(_is_of_hub, _paths(one.path)), None):
+                    is_named = isinstance(OmegaConf.select(config, option), DictConfig)
+                    refuse(f"{option}.dataset_info" if of_info else f"{option}.path" if is_named else option, hub)
+                    break
+    for group in ("model", "embedder"):
+        node = config.get(group)
+        name = node._get_node("adapter")._value() if isinstance(node, DictConfig) and "adapter" in node else None
+        if isinstance(name, str) and not name.startswith("${") and is_hub_id(name) and not Path(name).is_dir():
+            refuse(f"{group}.adapter", name)
+
+
+def _paths(path: object) -> list[object]:
+    if isinstance(path, DictConfig):
+        return list(path.values())
+    return list(path) if isinstance(path, ListConfig) else [path]
+
+
+def _is_of_hub(path: object) -> bool:
+    if not isinstance(path, str) or path.startswith("builtin:") or any(c in path for c in "*?["):
+        return False
+    return "/" in path and not Path(path).expanduser().exists() and absence(path) is None
 
 
 # options of an embedder that are of the author's machine, and what they are here unless they are typed

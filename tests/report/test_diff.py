@@ -166,3 +166,19 @@ def test_rows_outside_the_pool_are_one_line(made, cache, tmp_path):
     for pair in ((a, b), (b, a)):
         with pytest.raises(UserError, match=r"b names row 10 of 10; name a folder that is whole"):
             compared(*pair, cache, tmp_path)
+
+
+def test_a_folder_causes_no_request(made, cache, tmp_path, monkeypatch):
+    def request(*args, **options):
+        raise AssertionError(f"a request: {args}")
+
+    monkeypatch.setattr("datasets.load_dataset", request)
+    a, b = made("a", [1, 2]), made("b", [2, 3])
+    content = json.loads((b / "manifest.json").read_text())
+    content["config"]["data"]["candidates"]["path"] = "stranger/data"
+    content["candidates"]["fingerprint"] = "0" * 32
+    (b / "manifest.json").write_text(json.dumps(content))
+    (absent,) = compared(a, b, cache, tmp_path)["absent"]
+    assert "data.candidates.path=stranger/data is the folder's, and on a hub; type it" in absent
+    with pytest.raises(AssertionError, match="a request"):
+        compared(a, b, cache, tmp_path, "data.candidates.path=stranger/data")

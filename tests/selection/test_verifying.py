@@ -238,6 +238,15 @@ def test_a_model_that_is_not_here_is_no_failure(folder, tmp_path, capsys):
     assert code == 3 and "nowhere: no such folder" in checks["embedder"][1]
 
 
+def test_a_choice_downloads_no_model(pool, cache, tmp_path, capsys, monkeypatch):
+    """tsds compares rows of the pool by their vectors."""
+    folder = tmp_path / "out"
+    select(configured("select", *words(pool, cache, "max_K=12", "selector=tsds", "n=9")), folder)
+    monkeypatch.setattr("near.data.builtin.assets.fetch", lambda *args: pytest.fail("a download"))
+    code, checks, _ = verified(capsys, folder, tmp_path / "empty", "embedder=minilm")
+    assert code == 3 and "would have to be downloaded" in checks["choice"][1]
+
+
 def test_as_much_as_there_is_time_for(folder, tmp_path, capsys, monkeypatch):
     """The rows that the matrix names come first, then others of the pool until the time is over."""
     asked = iter(range(1000))
@@ -261,6 +270,40 @@ def test_no_limit_searches_the_whole_pool(folder, tmp_path, capsys):
     clock = TimeLimit(1e-9)
     clock.pause(60)
     assert 0 < clock.left() <= 60 and clock.limit == 1e-9
+
+
+@pytest.mark.parametrize("option", ["data.dedup=near", "data.decontaminate={action: drop, cosine: 0.9}"])
+def test_rows_that_vectors_leave_out(pool, cache, tmp_path, capsys, option):
+    """Where the author's cache is missing they are unknown, so no other rows are held against the folder."""
+    folder = tmp_path / "out"
+    options = words(pool, cache, "max_K=12", "selector=near", "n=9")
+    options = [word for word in options if not word.startswith("data.dedup")] + [option]
+    select(configured("select", *options), folder)
+    assert verified(capsys, folder, cache)[0] == 0
+    code, checks, _ = verified(capsys, folder, tmp_path / "empty")
+    assert code == 3 and checks["scores"][0] == "passed"
+    assert outcomes(checks, "not possible") == ["eligible rows", "neighbours", "choice"]
+    assert "limit=null" in checks["eligible rows"][1] and "see eligible rows" in checks["choice"][1]
+    assert verified(capsys, folder, tmp_path / "empty", "limit=null")[0] == 0
+
+
+def test_queries_in_another_order_or_fewer(pool, cache, tmp_path, capsys):
+    """A selector with budgets reads the queries' sources: another order is not held against the folder."""
+    folder, lines = tmp_path / "out", (pool / "queries.jsonl").read_text().splitlines()
+    for name, line in zip("abc", lines, strict=True):
+        (tmp_path / f"{name}.jsonl").write_text(line + "\n")
+
+    def path(names: str) -> str:
+        return f"data.queries.path=[{','.join(f'{tmp_path}/{name}.jsonl' for name in names)}]"
+
+    more = ("max_K=12", "selector=near", "n=9", "selector.budgets={a: 6, b: 2, c: 1}", path("abc"))
+    select(configured("select", *words(pool, cache, *more)), folder)
+    assert verified(capsys, folder, cache)[0] == 0
+    code, checks, _ = verified(capsys, folder, cache, path("cab"))
+    assert code == 3 and outcomes(checks, "failed") == [] and checks["queries"][0] == "passed"
+    assert "queries are not those, or in another order" in checks["choice"][1]
+    _, checks, _ = verified(capsys, folder, cache, path("ac"))
+    assert outcomes(checks, "failed") == ["queries"] and checks["choice"][0] == "not possible"
 
 
 @pytest.mark.parametrize("name", ["random", "full"])
@@ -289,6 +332,71 @@ def test_a_foreign_class_is_not_run(folder, cache, capsys):
     (folder / "manifest.json").write_text(json.dumps(content))
     code, checks, _ = verified(capsys, folder, cache)
     assert code == 3 and "os.system is not a class of this package" in checks["data"][1]
+
+
+def reconfigured(folder: Path, **values) -> None:
+    """Write values, by dotted key with __ for dots, into the configuration of a folder."""
+    content = json.loads((folder / "manifest.json").read_text())
+    config = OmegaConf.create(content["config"])
+    for key, value in values.items():
+        OmegaConf.update(config, key.replace("__", "."), value, merge=False, force_add=True)
+    content["config"] = OmegaConf.to_container(config)
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+def test_a_folder_causes_no_request(folder, pool, cache, capsys, monkeypatch, tmp_path):
+    def request(*args, **options):
+        raise AssertionError(f"a request: {args}")
+
+    monkeypatch.setattr("datasets.load_dataset", request)
+    monkeypatch.setattr("near.models.start._snapshot", request)
+    (tmp_path / "info.json").write_text(json.dumps({"x": {"hf_hub_url": "stranger/data"}}))
+    named = {"data__candidates__dataset_info": f"{tmp_path}/info.json", "data__candidates__path": "x"}
+    benchmark = {"data__decontaminate": {"action": "drop", "cosine": None, "benchmarks": {"b": "stranger/data"}}}
+    for values, option in (
+        ({"data__candidates__path": "stranger/data"}, "data.candidates.path=stranger/data"),
+        ({"data__candidates__path": [f"{pool}/pool.jsonl", "stranger/data"]}, "data.candidates.path=stranger/data"),
+        ({"data__queries__path": {"one": "stranger/data"}}, "data.queries.path=stranger/data"),
+        ({"data__eval__path": "stranger/data"}, "data.eval.path=stranger/data"),
+        (benchmark, "data.decontaminate.benchmarks.b=stranger/data"),
+        (named, "data.candidates.dataset_info=stranger/data"),
+    ):
+        copy = shutil.copytree(folder, tmp_path / "stranger", dirs_exist_ok=True)
+        reconfigured(copy, **values)
+        code, checks, _ = verified(capsys, copy, cache)
+        assert code == 3 and checks["data"][0] == "not possible", values
+        assert option in checks["data"][1] and "is the folder's, and on a hub; type it" in checks["data"][1]
+    reconfigured(folder, data__candidates__path="stranger/data")
+    for options in (["data.candidates.path=stranger/data"], ["download=true"]):
+        with pytest.raises(AssertionError, match="a request"):
+            verified(capsys, folder, cache, *options)
+
+
+def test_an_adapter_of_a_hub_is_typed_to_be_loaded(folder, cache, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("near.models.start._snapshot", lambda name: asked.append(name) or Path("/nowhere"))
+    embedder = OmegaConf.to_container(configured("select", "model=tiny", "embedder=rds").embedder, resolve=True)
+    reconfigured(folder, embedder={**embedder, "adapter": "stranger/adapter"}, data__dedup="near")
+    _, checks, _ = verified(capsys, folder, cache)
+    assert not asked and "embedder.adapter=stranger/adapter is the folder's" in checks["embedder"][1]
+    assert {checks[name][0] for name in ("embedder", "eligible rows", "scores", "choice")} == {"not possible"}
+    verified(capsys, folder, cache, "embedder.adapter=stranger/adapter")
+    assert set(asked) == {"stranger/adapter"}
+
+
+def test_options_of_the_folders_embedder(folder, cache, capsys):
+    """They are checked against its own embedder, not against the default one."""
+    _, checks, _ = verified(capsys, folder, cache, "embedder.dim=64")
+    assert "dim was 1024, now 64" in checks["embedder"][1]
+    _, checks, _ = verified(capsys, folder, cache, "embedder=rds", "embedder.adapter=/nowhere", "embedder.max_length=9")
+    assert "embedder.adapter" not in checks and checks["embedder"][0] in ("not possible", "failed")
+    for options, message in (
+        (["embedder.adapter=/nowhere"], "embedder.adapter is not an option of HashingEmbedder"),
+        (["embedder=rds", "embedder.dim=64"], "embedder.dim"),
+    ):
+        GlobalHydra.instance().clear()
+        with pytest.raises(UserError, match=message):
+            verify.main([str(folder), f"cache_dir={cache}", *options])
 
 
 def test_what_is_of_the_authors_machine_is_not_used():

@@ -12,7 +12,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from near.common.config import as_before, differences, public
+from near.common.config import as_before, differences, public, refusal
 from near.common.errors import UserError, one_line, user_error
 from near.common.extras import missing_module
 from near.common.moved import class_names
@@ -163,25 +163,48 @@ def _selection(folder: SelectionFolder, cfg: DictConfig, settings: Settings, is_
         return checks + outside
     if not is_whole:
         return [*checks, impossible("scores", "the folder's files are not whole")]
+    unknown = None  # why it is unknown which rows may be selected
     try:
         checks += check_content(folder, cfg, cache_dir, pool, of_pool)
     except FAULTS as error:
         checks.append(impossible("exported rows", _reason(error)))
     try:
-        pool = Material(pool, queries).distinct(data, search, compute=False).candidates
+        pool = _eligible(Material(pool, queries), data, search, settings)
         checks.append(check_eligible(manifest.candidates, manifest.eligible_digest, pool, of_pool))
-    except FAULTS as error:
+    except (*FAULTS, ModuleNotFoundError) as error:
         checks.append(impossible("eligible rows", _reason(error)))
+        unknown = "it is unknown which rows may be selected, see eligible rows"
     material = Material(pool, queries)
     if folder.has_matrix and of_queries is not None:
-        checks += _scores(folder, search, settings, material, of_pool, of_queries)
+        of_matrix = _scores(folder, search, settings, material, of_pool, of_queries)
+        checks += [impossible(c.name, unknown) if unknown and c.name == "neighbours" else c for c in of_matrix]
     if folder.subset() is not None:
-        checks.append(_choice(folder, cfg, settings, material, of_pool))
+        checks.append(
+            impossible("choice", unknown) if unknown else _choice(folder, cfg, settings, material, of_pool, of_queries)
+        )
     return checks
 
 
+def _eligible(material: Material, data: DictConfig, search: SearchSettings, settings: Settings) -> Rows:
+    """The pool without the rows that vectors leave out; computed anew only where there is no time limit."""
+    compares = data.dedup == "near" or data.get("decontaminate") and data.decontaminate.cosine is not None
+    if compares and (download := _download(search.embedder, settings)):
+        raise UserError(download)
+    try:
+        return material.distinct(data, search, compute=settings.limit is None).candidates
+    except UserError as error:
+        if settings.limit is None:
+            raise
+        raise UserError(f"{one_line(error)}; or set limit=null, which computes them") from error
+
+
 def _choice(
-    folder: SelectionFolder, cfg: DictConfig, settings: Settings, material: Material, of_pool: Matched
+    folder: SelectionFolder,
+    cfg: DictConfig,
+    settings: Settings,
+    material: Material,
+    of_pool: Matched,
+    of_queries: Matched | None,
 ) -> Check:
     if cfg.get("selector") is None:
         return impossible("choice", "the configuration has no selector, and subset.npy has rows")
@@ -196,9 +219,14 @@ def _choice(
     if not of_pool.is_same:
         return impossible("choice", "the pool's rows are not those, or in another order, which selectors depend on")
     try:
-        return check_choice(folder, cfg, settings.cache_dir, material)
+        if download := _download(cfg.embedder, settings):
+            cfg.embedder.model = refusal(cfg.embedder.model, download)  # an error for a selector that reads vectors
+        check = check_choice(folder, cfg, settings.cache_dir, material)
     except FAULTS as error:
         return impossible("choice", _reason(error))
+    if check.outcome == "failed" and of_queries is not None and not of_queries.is_same:
+        return impossible("choice", "the queries are not those, or in another order, which the selector may depend on")
+    return check
 
 
 def _scores(
@@ -263,14 +291,10 @@ def _embedder(search: SearchSettings, settings: Settings, known: dict) -> tuple[
         options.dtype = known["dtype"]  # auto decides by the machine
     if "chunk" in options and settings.limit is not None:
         options.chunk = min(options.chunk, CHUNK)
-    model = options.get("model")
     try:
-        if model is not None and not settings.download:
-            download = download_of(str(model), options.get("revision"), settings.cache_dir)
-            if download is not None:
-                return None, impossible(
-                    name, f"{download} would have to be downloaded; add download=true, or embedder.model=FOLDER"
-                )
+        model = options.get("model")
+        if download := _download(options, settings):
+            return None, impossible(name, download)
         embedder = embedder_of(options, settings.cache_dir)
         signature = _plain(embedder.signature)
     except (*FAULTS, ModuleNotFoundError) as error:
@@ -281,6 +305,16 @@ def _embedder(search: SearchSettings, settings: Settings, known: dict) -> tuple[
         )
     files = f", files {signature['files'][:12]}" if "files" in signature else ""
     return embedder, passed(name, f"{model or signature.get('embedder')}{files}")
+
+
+def _download(embedder: DictConfig, settings: Settings) -> str | None:
+    """Why the embedder's model can't be used without a download; None if it can."""
+    if embedder.get("model") is None or settings.download:
+        return None
+    download = download_of(str(embedder.model), embedder.get("revision"), settings.cache_dir)
+    if download is None:
+        return None
+    return f"{download} would have to be downloaded; add download=true, or embedder.model=FOLDER"
 
 
 def _plain(value: object) -> Any:
