@@ -161,7 +161,9 @@ def _cells(name: str, record: dict, names: dict[str, str]) -> list[str]:
             note += f" (traceback in {Sweeps.folder / JOBS / name}.json)"
     elif state == "running":
         state, note = "not finished", "killed? start the sweep again: it continues where it stopped"
-    elif (files := RunFolder(Sweeps.folder / name)).is_evaluated:
+    elif not (files := RunFolder(Sweeps.folder / name)).is_evaluated and (stops := files.stops()):
+        note = f"stopped at step {stops[-1]}"
+    elif files.is_evaluated:
         with contextlib.suppress(UserError, TypeError):  # damaged, or without a loss
             metrics = files.metrics
             loss = f"{metrics.target_loss:.4f}"

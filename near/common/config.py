@@ -91,26 +91,27 @@ def folder_name(overrides: Sequence[str], left_out: Sequence[str] = (), folder: 
     >>> folder_name(["seed=0", "data=files", "selector=near"], ["data"])
     'selector-near_seed-0'
     """
-    words = [word for word in raw_words(overrides) if _key(word) not in left_out]
-    words.sort(key=lambda word: _key(word) == "seed")
+    words = [word for word in raw_words(overrides) if key_of(word) not in left_out]
+    words.sort(key=lambda word: key_of(word) == "seed")
     name = job_name("_".join(word.replace("=", "-") for word in words))
     if not folder or Path(folder, name).exists():
         return name
     return _earlier_names(folder).get(_decisive(raw_words(overrides)), name)
 
 
-def _key(word: str) -> str:
+def key_of(word: str) -> str:
+    """The key of an override."""
     return word.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
 NOT_IN_NAMES = (
     *("output_dir", "cache_dir", "sweep_name", "overwrite", "resume", "sweeps", "tracker"),
-    "allow_targets",
+    *("allow_targets", "stop_at"),
 )
 
 
 def _decisive(words: Iterable[str]) -> frozenset[str]:
-    return frozenset(word for word in words if _key(word) not in NOT_IN_NAMES)
+    return frozenset(word for word in words if key_of(word) not in NOT_IN_NAMES)
 
 
 @functools.cache
@@ -152,10 +153,10 @@ def _agent_dir(overrides: Sequence[str]) -> str:
     if agent_sweep() is None:
         return ""
     folder, words = f"runs/wandb/{agent_sweep()}", sorted(raw_words(overrides))
-    keys, swept = {_key(word) for word in words}, set(agent_parameters())
+    keys, swept = {key_of(word) for word in words}, set(agent_parameters())
     if keys & swept:
         return f"{folder}/{folder_name(overrides, [*NOT_IN_NAMES, *(keys - swept)], folder)}"
-    words = [word.replace("=", "-") for word in words if _key(word) not in NOT_IN_NAMES]
+    words = [word.replace("=", "-") for word in words if key_of(word) not in NOT_IN_NAMES]
     return f"{folder}/{job_name('_'.join(words))}"
 
 
@@ -239,6 +240,8 @@ NOT_OUTCOME = (
     "sweep_name",
     "overwrite",
     "resume",
+    "stop_at",
+    "race",
     "tracker",
     "experiment",
     "sweeps",

@@ -60,7 +60,7 @@ WRITES = {  # script to patterns of the files in its output folder
     ),
     "train": (
         *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),
-        *("contaminated.jsonl", "dry_run.json", "manifest.json"),
+        *("contaminated.jsonl", "dry_run.json", "manifest.json", "stopped/[0-9]*.jsonl"),
         *(f"rounds/{name}" for name in ROUNDS),
         *(f"{kind}/{name}" for kind in ("adapter", "model", ".adapter.part", ".model.part") for name in MODEL),
         *(f"checkpoints/checkpoint-*/{name}" for name in CHECKPOINT),
@@ -69,7 +69,7 @@ WRITES = {  # script to patterns of the files in its output folder
     ),
 }
 REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", "contaminated.jsonl", *ANSWERS)
-REMOVED += ("checkpoints", "rounds", "adapter", "model")
+REMOVED += ("checkpoints", "rounds", "stopped", "adapter", "model")
 
 WRITING_S = 2.0  # a file that was changed within so many seconds may be half written
 _PROVENANCE = {"created", "command", "versions"}  # see near.common.files.provenance

@@ -7,6 +7,7 @@ answers.jsonl         one evaluated row a line; base_answers.jsonl: the untraine
 contaminated.jsonl    rows of the pool that resemble held-out rows, one overlap a line
 rounds/rounds.jsonl   one round a line; rounds/NNN*.npy: its rows (near/training/rounds/record.py)
 checkpoints/          checkpoint-STEP folders
+stopped/STEP.jsonl    losses of the target's rows where training stopped at a step (stop_at), one row a line
 adapter/, model/      the trained weights
 start/                a copy of the adapter that training went on from (near/models/start.py)
 failed.json           why training ended early
@@ -36,6 +37,7 @@ ANSWERS, BASE_ANSWERS = "answers.jsonl", "base_answers.jsonl"
 CONTAMINATED = "contaminated.jsonl"
 ROUNDS, LINES = "rounds", "rounds.jsonl"
 CHECKPOINTS, ADAPTER, MODEL, START = "checkpoints", "adapter", "model", "start"
+STOPPED = "stopped"
 JOBS, WARM_UPS = ".jobs", "warm-ups"
 DRY_RUN = "dry_run.json"
 
@@ -107,6 +109,18 @@ class RunFolder:
         """The lines of answers.jsonl for the target set, sorted by row id. base: the untrained model's."""
         lines = self._lines(BASE_ANSWERS if base else ANSWERS)
         return sorted((line for line in lines if line.get("set") == "target"), key=lambda line: line["row"])
+
+    def stops(self) -> list[int]:
+        """The steps at which training stopped, ascending."""
+        return sorted(int(path.stem) for path in (self / STOPPED).glob("*.jsonl") if path.stem.isdecimal())
+
+    def stopped_file(self, step: int) -> Path:
+        """The losses at step `step`, if training stopped there."""
+        return self / STOPPED / f"{step}.jsonl"
+
+    def stopped(self, step: int) -> list[dict]:
+        """The lines of stopped_file."""
+        return self._lines(f"{STOPPED}/{step}.jsonl")
 
     @property
     def overlaps(self) -> list[Overlap]:

@@ -43,7 +43,7 @@ def over_examples(
 
 
 def over_pairs(
-    differences: np.ndarray, weights: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+    differences: np.ndarray, weights: np.ndarray, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> tuple[float, float] | None:
     """Interval of two models' mean difference, sum(differences) / sum(weights), over examples; None for fewer than two.
 
@@ -55,6 +55,8 @@ def over_pairs(
     Args:
         differences: (n,), one model's summed losses of each example minus the other's, or of their scores.
         weights: (n,), each example's tokens, or 1.
+        level: its coverage. The draws reach LEVEL; the width at another one is that of LEVEL times the ratio of
+            Student's t quantiles, with n - 1 degrees of freedom.
     """
     n = len(differences)
     if n < 2:
@@ -74,10 +76,11 @@ def over_pairs(
         errors = np.sqrt(small * np.maximum(left, 0)) / total
         ratios.append(np.abs(means) / np.maximum(errors, np.finfo(float).tiny))
     half = float(np.quantile(np.concatenate(ratios), LEVEL)) * error
+    half *= _quantile(n - 1, level) / _quantile(n - 1)
     return float(estimate - half), float(estimate + half)
 
 
-def over_seeds(values: np.ndarray) -> tuple[float, float] | None:
+def over_seeds(values: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
     """Interval of the mean of independent runs' values, (k,): mean ± t(k - 1) s / sqrt(k); None for fewer than two.
 
     For example, differences of two selectors with the same seed. The coverage is right if values are normal.
@@ -85,7 +88,7 @@ def over_seeds(values: np.ndarray) -> tuple[float, float] | None:
     k = len(values)
     if k < 2:
         return None
-    mean, half = np.mean(values), _quantile(k - 1) * np.std(values, ddof=1) / np.sqrt(k)
+    mean, half = np.mean(values), _quantile(k - 1, level) * np.std(values, ddof=1) / np.sqrt(k)
     return float(mean - half), float(mean + half)
 
 
@@ -115,11 +118,11 @@ def over_targets(values: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _quantile(freedom: int) -> float:
-    """The (1 + LEVEL) / 2 quantile of Student's t with `freedom` degrees of freedom."""
+def _quantile(freedom: int, level: float = LEVEL) -> float:
+    """The (1 + level) / 2 quantile of Student's t with `freedom` degrees of freedom."""
     from scipy.stats import t
 
-    return float(t.ppf((1 + LEVEL) / 2, freedom))
+    return float(t.ppf((1 + level) / 2, freedom))
 
 
 def holds_zero(interval: tuple[float, float]) -> bool:

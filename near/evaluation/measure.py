@@ -205,13 +205,19 @@ def _exp(loss: float) -> float:
 
 def loss_of(model, tokenizer, rows: Rows, settings: EvalSettings) -> float:
     """The target loss, without answers."""
+    _, sums, counts = row_losses(model, tokenizer, rows, settings)
+    return float(sums.sum() / counts.sum())
+
+
+def row_losses(model, tokenizer, rows: Rows, settings: EvalSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row ids int64 (n,), and of each row what `losses` returns."""
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        coded, budget = encoded(tokenizer, rows, settings.data)[2], loss_budget(model, settings)
+        (ids, _, coded, _), budget = encoded(tokenizer, rows, settings.data), loss_budget(model, settings)
         sums, counts = losses(model, tokenizer, coded, budget, settings.evaluation.batch_size)
     model.train(was_training)
-    return float(sums.sum() / counts.sum())
+    return ids, sums, counts
 
 
 def losses(model, tokenizer, coded: list[Encoded], budget: Budget, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

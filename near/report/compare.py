@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from near.evaluation.design import Design
-from near.evaluation.intervals import holds_zero, over_pairs, over_seeds
+from near.evaluation.intervals import LEVEL, holds_zero, over_pairs, over_seeds
+from near.evaluation.racing import LEAST
+from near.report.races import level_of_run
 from near.report.runs import Examples, Run
 
 BASELINE = "random"
 NOTHING = "no difference shown"
 TOO_FEW = "too few seeds"
-LEAST = 3  # seeds for a verdict
 Interval = tuple[float, float] | None
 Kind = tuple[str, dict, dict[object, Run]]  # a selector, the settings its runs have in common, and the runs by seed
 
@@ -24,8 +25,8 @@ class Difference:
 
     Attributes:
         mean: over seeds.
-        seeds: the 95% interval over seeds.
-        examples: the 95% interval over paired examples.
+        seeds: the 95% interval over seeds; in a race that may end at several looks, a wider one.
+        examples: the same over paired examples.
         count: how many seeds, where that is known.
         design: the variances that the power depends on, where they are known.
     """
@@ -176,15 +177,18 @@ def beside_random(group: Group, other: Group, without: frozenset[int] = frozense
     pairs = [(group.runs[seed], other.runs[seed]) for seed in group.runs if seed in other.runs]
     if not pairs:
         return None
+    level = max(level_of_run(run.folder) for pair in pairs for run in pair)
     if not without:
-        return _difference([(a.metrics.target_loss, b.metrics.target_loss, a.examples, b.examples) for a, b in pairs])
+        losses = [(a.metrics.target_loss, b.metrics.target_loss, a.examples, b.examples) for a, b in pairs]
+        return _difference(losses, level)
     examples = [(a.examples, b.examples) for a, b in pairs]
     if any(one is None for pair in examples for one in pair):
         return None
     examples = [(a.without(without), b.without(without)) for a, b in examples]
     if not all(one.tokens.sum() > 0 for pair in examples for one in pair):
         return None
-    return _difference([(a.sums.sum() / a.tokens.sum(), b.sums.sum() / b.tokens.sum(), a, b) for a, b in examples])
+    losses = [(a.sums.sum() / a.tokens.sum(), b.sums.sum() / b.tokens.sum(), a, b) for a, b in examples]
+    return _difference(losses, level)
 
 
 def beside_base(group: Group) -> Difference | None:
@@ -196,15 +200,15 @@ def beside_base(group: Group) -> Difference | None:
     return _difference(pairs) if len(pairs) == len(runs) else None
 
 
-def _difference(pairs: list[tuple[float, float, Examples | None, Examples | None]]) -> Difference:
+def _difference(pairs: list[tuple[float, float, Examples | None, Examples | None]], level: float = LEVEL) -> Difference:
     """pairs: of each seed the two target losses, and the examples of both runs; None where they are unknown."""
     differences = np.array([first - second for first, second, _, _ in pairs])
     examples = sums = weights = None
     if all(a is not None and b is not None and len(a.sums) == len(b.sums) for _, _, a, b in pairs):
         sums, weights = np.stack([a.sums - b.sums for _, _, a, b in pairs]), pairs[0][2].tokens  # (k, n), (n,)
-        examples = over_pairs(sums.mean(axis=0), weights)
+        examples = over_pairs(sums.mean(axis=0), weights, level=level)
     design = Design.of(differences, sums, weights)
-    return Difference(float(differences.mean()), over_seeds(differences), examples, len(differences), design)
+    return Difference(float(differences.mean()), over_seeds(differences, level), examples, len(differences), design)
 
 
 def at_equal_tokens(group: Group, other: Group) -> Difference | None:

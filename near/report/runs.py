@@ -47,6 +47,13 @@ class Run:
     training: TrainMetrics = field(default_factory=TrainMetrics)
     rounds: list[RoundRecord] = field(default_factory=list)
 
+    @classmethod
+    def at(cls, folder: Path) -> "Run":
+        """The finished run in `folder`. Raises what RunFolder.metrics does."""
+        files = RunFolder(folder)
+        metrics = files.metrics
+        return cls(metrics.selector or "model", metrics, folder, files.training, files.rounds)
+
     @property
     def files(self) -> RunFolder:
         return RunFolder(self.folder)
@@ -113,12 +120,12 @@ class Run:
     @functools.cached_property
     def examples(self) -> Examples | None:
         """The losses of the target's rows; None where they were not recorded."""
-        return _examples(self.files.answers())
+        return examples_of(self.files.answers())
 
     @functools.cached_property
     def base_examples(self) -> Examples | None:
         """The same for the untrained model."""
-        return _examples(self.files.answers(base=True))
+        return examples_of(self.files.answers(base=True))
 
     @property
     def kept_round(self) -> int | None:
@@ -197,7 +204,8 @@ def _finite(loss: object) -> bool:
     return isinstance(loss, int | float) and math.isfinite(loss)
 
 
-def _examples(rows: list[dict]) -> Examples | None:
+def examples_of(rows: list[dict]) -> Examples | None:
+    """The losses in lines of answers.jsonl; None without any, or if one is not finite."""
     if not rows or not all(_finite(r.get("loss")) for r in rows):
         return None
     tokens = np.array([r["tokens"] for r in rows], dtype=np.float64)

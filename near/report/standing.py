@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from near.common.errors import UserError, printable
 from near.common.locks import acquire
 from near.common.run_folder import JOBS, RunFolder
+from near.report import races
 
 ERROR = 300  # characters of a failed run's line
 
@@ -43,6 +44,8 @@ def _standing(root: Path, folder: Path) -> Standing:
     job, running = RunFolder(folder).job, _is_running(folder)
     if job.get("state") == "failed" and not running:
         return Standing(name, "failed", f"failed: {printable(str(job.get('error')), ERROR)}")
+    if not running and (why := races.stopped(folder)):
+        return Standing(name, "stopped", why)
     if not running and (why := _diverged(folder)):
         return Standing(name, "failed", f"failed: {printable(why, ERROR)}")
     state, words = ("running", "still running") if running else ("stopped", "started but not finished")

@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from near.common.text import plural
 from near.evaluation.intervals import holds_zero, over_targets
 from near.evaluation.power import detectable, needed, smallest_effect_over_targets
+from near.report import races
 from near.report.compare import (
     BASELINE,
     NOTHING,
@@ -30,6 +31,7 @@ from near.report.runs import Run
 LEAST = 5  # targets for a verdict
 FREE = 0.1  # seconds: a selection that takes less has no gain per second
 TOO_FEW = "too few targets"
+STOPPED = "stopped on some"
 BASE = "base"
 HEADS = ("selection", "targets", f"below {BASELINE}", "better / worse", f"vs. {BASELINE}", "verdict", "could show")
 PARTS = (range(7), (0, *range(7, 12)))  # columns of the two tables into which it is split
@@ -61,6 +63,7 @@ class Method:
         rank: the mean rank of its target loss among the selections, 1 the lowest, over targets that have all of them;
             None without any.
         seconds: of a run's selections, embedding and searching included; None where it was not recorded.
+        stopped: on how many targets a race stopped it: the others are those on which it did well.
     """
 
     label: str
@@ -69,6 +72,7 @@ class Method:
     base: np.ndarray
     rank: float | None
     seconds: float | None
+    stopped: int = 0
 
     @property
     def values(self) -> np.ndarray:
@@ -83,6 +87,8 @@ class Method:
     @property
     def verdict(self) -> str:
         """better or worse only where the interval over at least LEAST targets excludes zero."""
+        if self.stopped:
+            return STOPPED
         if len(self.values) < LEAST:
             return TOO_FEW
         if self.interval is None or holds_zero(self.interval):
@@ -191,6 +197,7 @@ def _ranks(targets: list[TargetRuns], names: list[str]) -> tuple[dict[str, float
 def _method(name: str, targets: list[TargetRuns], groups: list[Group], rank: float | None) -> Method | None:
     """None for random rows themselves, and where no target has random rows beside it."""
     labels, differences, base, seconds = [], [], [], []
+    stopped = races.stopped_on(run.folder for t in targets if name in t.groups for run in t.groups[name].runs.values())
     for target in targets:
         group = target.groups.get(name)
         other = None if group is None else baseline_of(group, groups)
@@ -204,7 +211,7 @@ def _method(name: str, targets: list[TargetRuns], groups: list[Group], rank: flo
     if not differences:
         return None
     cost = None if None in seconds else statistics.mean(s for s in seconds if s is not None)
-    return Method(name, labels, differences, np.array(base), rank, cost)
+    return Method(name, labels, differences, np.array(base), rank, cost, stopped)
 
 
 def _selection_seconds(run: Run) -> float | None:
@@ -266,7 +273,7 @@ def grid(over: Targets) -> tuple[list[str], list[list[str]]]:
 
 def answer(over: Targets) -> str:
     """Which methods are better than random rows over the targets, in a sentence or two."""
-    by = {v: [m for m in over.methods if m.verdict == v] for v in ("better", "worse", NOTHING, TOO_FEW)}
+    by = {v: [m for m in over.methods if m.verdict == v] for v in ("better", "worse", NOTHING, TOO_FEW, STOPPED)}
     sentences = []
     if by["better"]:
         sentences.append(f"Better than {BASELINE} rows over targets: {_listed(by['better'])}.")
@@ -277,6 +284,9 @@ def answer(over: Targets) -> str:
     if by[TOO_FEW]:
         fewest = ", ".join(f"{m.label} {len(m.values)}" for m in by[TOO_FEW])
         sentences.append(f"Too few targets for a verdict over targets, of which {LEAST} are needed: {fewest}.")
+    if by[STOPPED]:
+        counts = ", ".join(f"{m.label} {m.stopped}" for m in by[STOPPED])
+        sentences.append(f"A race stopped some early, which have no verdict over targets: {counts}.")
     return " ".join(sentences)
 
 

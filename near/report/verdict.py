@@ -10,7 +10,7 @@ from near.common.records import ModelMetrics, Score
 from near.common.tables import console
 from near.evaluation.benchmarks import first
 from near.evaluation.graders.base import NO_ANSWER, no_answers
-from near.report import left_out, quantiles, targets
+from near.report import left_out, quantiles, races, targets
 from near.report.compare import (
     BASELINE,
     LEAST,
@@ -255,6 +255,10 @@ def show_parts(runs: list[Run], out: Console) -> None:
     """Print the verdict over targets, the curves of selector=quantile and the losses of selector=left_out, if there
     are any."""
     groups = groups_of(runs)
+    if records := races.records_of(runs):
+        out.print(tables.table(*races.table(records), breaking=None))
+        for note in races.notes(records):
+            out.print(visible(note), style="dim", markup=False, soft_wrap=True)
     if over := targets_of(groups):
         out.print(visible(f"Over {len(over.targets)} targets: {targets.answer(over)}"), markup=False, soft_wrap=True)
         heads, cells = targets.table(over)

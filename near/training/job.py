@@ -24,6 +24,7 @@ from near.selection.round import Round, Subset
 from near.selection.scoring.scoring import Scorer, scorer_of
 from near.selection.selectors.base import Selector
 from near.training.inputs import Inputs, is_dynamic
+from near.training.stopping import Stop
 from near.training.trackers.base import TrackerRun
 from near.training.warm_up import SharedWarmUp
 from near.training.weighters.stage import Weigh
@@ -140,5 +141,6 @@ class Job:
     padding_free: bool = True  # rows of a batch end to end (near/models/padding_free.py)
     keep: str = "last"  # best: end with the weights of the round with the lowest validation loss
     patience: int | None = None  # end after so many rounds without a better validation loss
+    stop: Stop | None = None  # training stops at its step
     training_key: str | None = None  # in a sweep: equal for twins (near/training/twins.py)
     warm_up: SharedWarmUp | None = None  # in a sweep: shared with jobs that have the same

@@ -10,6 +10,16 @@ from near.selection.options import Search
 Steps = Annotated[float, between(1e-9, 1e9)]  # below 1: a share of all steps
 
 
+class RaceOptions(TypedDict):
+    """Options of hydra/sweeper=race (near/app/race.py)."""
+
+    stages: list[list[float]]
+    alpha: Annotated[float, between(1e-9, 0.5)]
+    margin: float
+    steps: Steps | None
+    seconds: Annotated[float, between(1, 1e9)] | None
+
+
 class Train(Search):
     selector: Group
     weighter: NotRequired[Group | None]
@@ -22,6 +32,8 @@ class Train(Search):
     tracker: Group
     indices_path: str | None
     resume: str | None
+    stop_at: Annotated[int, between(1, 100_000_000)] | None
+    race: RaceOptions
 
 
 class LoraPlus(TypedDict):

@@ -28,7 +28,7 @@ from near.data.weights import weight_column
 from near.evaluation.benchmarks import benchmarks
 from near.evaluation.eval import summary
 from near.evaluation.generation import answering
-from near.evaluation.measure import check_evaluation, loss_of, measure, measure_all
+from near.evaluation.measure import check_evaluation, loss_of, measure, measure_all, row_losses
 from near.evaluation.settings import EvalSettings
 from near.models.hub import download_of
 from near.models.loading import add_finetuning, base_folder, check_quantization, load_start
@@ -59,6 +59,7 @@ from near.training.options import Carried
 from near.training.outcome import save, write_outcome
 from near.training.picking import Batching, Picker
 from near.training.rounds.schedule import Schedule
+from near.training.stopping import Losses, Stop
 from near.training.twins import adopt, alone, training_key, twin_of, warm_up_key
 from near.training.warm_up import SharedWarmUp, shares_warm_up
 from near.training.weighers import check_weighting, with_target
@@ -236,9 +237,12 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
 
     needs = inputs.needs
     resume = newest_checkpoint(cfg, output_dir)
+    settings = EvalSettings.of(cfg, cache_dir)
+    if cfg.stop_at is not None:
+        job.stop = Stop(cfg.stop_at, output_dir, _losses_at_stop(settings, inputs))
+        job.stop.check(args, resume)
     partitioned(args)
     model = load_start(cfg.model, cache_dir, "cpu" if is_sharded(args) else None, cfg.finetuning)
-    settings = EvalSettings.of(cfg, cache_dir)
     renewed = "_target_" in cfg.finetuning and mode_of(cfg.model) != "continue"
     base = BaseMetrics(settings, cfg.model, renewed, inputs.sets)
     if not is_sharded(args):
@@ -269,7 +273,14 @@ def _fit(cfg: DictConfig, cache_dir: str, output_dir: Path, inputs: "Inputs", jo
         if is_sharded(args):  # whose weights are usable only once training starts
             trainer.add_callback(base)
         resume = _prepared(cfg, output_dir, trainer, resume, state.is_main_process)
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if job.stop is None or not job.stop.reached:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if job.stop is not None and job.stop.reached:
+            state.wait_for_everyone()
+            log.info(
+                f"{job.selector_name}: stopped at step {job.stop.step}, target loss {job.stop.loss:.4f}; {output_dir}"
+            )
+            return broadcast_object_list([job.stop.loss])[0]
         kind = "adapter" if "_target_" in cfg.finetuning else "model"
         save(trainer, inputs.tokenizer, output_dir / kind, cfg.model)
         loss = _evaluated(cfg, settings, output_dir, trainer, inputs, base, state.is_main_process)
@@ -400,6 +411,18 @@ def loss_on(settings: EvalSettings, tokenizer, rows: Rows) -> Callable:
         return loss_of(trainer.accelerator.unwrap_model(trainer.model), tokenizer, rows, settings)
 
     return loss
+
+
+def _losses_at_stop(settings: EvalSettings, inputs: Inputs) -> Callable:
+    """A function of a trainer: the losses of the target's rows, or None if another process computes them."""
+
+    def losses(trainer) -> Losses | None:
+        if not is_sharded(trainer.args) and not trainer.args.should_save:
+            return None
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        return row_losses(model, inputs.tokenizer, inputs.sets.target, settings)
+
+    return losses
 
 
 def _target_loss(settings: EvalSettings, inputs: Inputs, base: BaseMetrics) -> Callable:

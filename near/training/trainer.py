@@ -171,6 +171,13 @@ class _Checkpoints(Trainer):
 
     def end_step(self, step: int) -> None:
         """Called after optimizer step `step`, from 1, before its logs and checkpoint; twice where an epoch ends."""
+        if (
+            self.job.stop is not None
+            and step == self.job.stop.step < self.state.max_steps
+            and not self.job.stop.reached
+        ):
+            self.job.stop.measure(self)
+            self.control.should_training_stop = self.control.should_save = True
 
     def validation_record(self) -> ValidationRecord | None:
         """What the validation rows decided, once training has ended; None if nothing was measured on them."""
@@ -358,6 +365,7 @@ class DynamicSelectTrainer(_Checkpoints):
         if self.job.validation_loss is not None and ends and str(step) not in self.measured:
             self.measured[str(step)] = self._measure(step)
             self.best.end_round(step)
+        super().end_step(step)
 
     def _add_files(self, folder: Path) -> None:
         self.best.add_to(folder)

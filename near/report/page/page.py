@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from near.report import left_out, quantiles, stages, targets, verdict
+from near.report import left_out, quantiles, races, stages, targets, verdict
 from near.report.compare import Group
 from near.report.page.answers import answers
 from near.report.page.browser import browser
@@ -47,7 +47,7 @@ def page(
     if over:  # too many to read side by side; the map has them all
         charts["differences"] = []
     shown = [{"label": g.label, "colour": colour(i), "runs": len(g.runs)} for i, g in enumerate(groups)]
-    settings, (heads, cells) = compared(groups), verdict.table(runs)
+    settings, (heads, cells), records = compared(groups), verdict.table(runs), races.records_of(runs)
     return document(
         "page.html",
         SCRIPTS,
@@ -58,6 +58,8 @@ def page(
         else verdict.answer(runs),
         over_targets=[*_in_parts(*targets.table(over), targets.PARTS)] if over else [],
         over_notes=targets.notes(over) if over else [],
+        races=races.table(records) if records else None,
+        races_notes=races.notes(records),
         curves=quantiles.table(curves) if curves else None,
         curves_note=quantiles.NOTE,
         worths=left_out.table(worths) if worths else None,

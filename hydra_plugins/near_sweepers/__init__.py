@@ -1,0 +1,1 @@
+"""Sweepers for multirun: hydra/sweeper=race. Hydra looks for them here."""
