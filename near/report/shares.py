@@ -13,15 +13,15 @@ from near.report.labels import Label
 SHOWN = 6  # values of a label that have a column; the rest are "others"
 NAME, SELECTION = 22, 40  # characters of a value and of a selection's name
 DRAWS = 9999  # of random rows, for a share of one value
-DRAWS_OF_ALL = 999  # for the shares of all values
+DRAWS_OF_ALL = 1999  # for the shares of all values
 VALUES = 100  # of a label that are compared one by one
 LEVEL = 0.05
 ORACLE = "oracle"
 ROUNDS = "Shares are of the rows that a selector picked, over all rounds and seeds, without warm-ups."
 NOTE = (
     "A sentence names the value that most rows of the target have, or, where the pool lacks it, the value that was "
-    "picked most above its share of the pool. = chance: at least 5 of 100 draws of as many random rows differ as much "
-    "from the pool."
+    "picked most above its share of the pool. = chance: as many random rows may differ as much from the "
+    "pool (at the 5% level, for all comparisons of a target together, by Holm's procedure)."
 )
 
 OVER_TARGETS = (
@@ -55,12 +55,14 @@ class Line:
         name: of the selection, "pool" or "target".
         counts: int64 (n_values,).
         value: the position of the value that its sentence names; None for pool and target.
-        chance: whether random rows could have that share.
+        p: how often as many random rows differ as much from the pool in it, 0 to 1.
+        chance: whether that is often, in view of all comparisons of the target.
     """
 
     name: str
     counts: np.ndarray
     value: int | None = None
+    p: float = 1.0
     chance: bool = False
 
     @property
@@ -79,6 +81,11 @@ class LabelShares:
     @property
     def selections(self) -> list[Line]:
         return [line for line in self.lines if line.value is not None]
+
+    @property
+    def compared(self) -> bool:
+        """Whether the pool's rows differ in the label at all."""
+        return np.count_nonzero(self.label.pool) > 1
 
     @property
     def shown(self) -> list[int]:
@@ -124,7 +131,18 @@ def shares_of(labels: Sequence[Label], selections: Sequence[Picks], eligible: np
     picked = sorted((s for s in selections if len(s.ids)), key=lambda s: not s.oracle)
     names = _distinct([s.name for s in picked])
     selections = [replace(s, name=name) for s, name in zip(picked, names, strict=True)]
-    return [_shares(label, selections, eligible) for label in labels]
+    return with_chance([_shares(label, selections, eligible) for label in labels])
+
+
+def with_chance(shares: list[LabelShares]) -> list[LabelShares]:
+    """The lines with `chance`, by Holm's procedure (1979) over the selections and labels of a target."""
+    compared = sorted(line.p for one in shares if one.compared for line in one.selections)
+    late = [p for number, p in enumerate(compared) if p * (len(compared) - number) >= LEVEL]
+    lowest = min(late, default=1.0)  # the first that is not rejected, and all above it
+    return [
+        replace(one, lines=[replace(line, chance=line.value is not None and line.p >= lowest) for line in one.lines])
+        for one in shares
+    ]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -153,15 +171,15 @@ def _shares(label: Label, selections: list[Picks], eligible: np.ndarray) -> Labe
         known = np.isin(picks.ids, eligible)
         if value is None:
             value = int(np.argmax(counts / counts.sum() - label.pool / label.pool.sum()))
-            chance = all_by_chance(np.bincount(codes[known], minlength=len(label.values)), label.pool)
+            p = p_value_of_all(np.bincount(codes[known], minlength=len(label.values)), label.pool)
         else:
-            chance = by_chance(codes[known] == value, picks.times[known], int(label.pool[value]), len(eligible))
-        lines.append(Line(picks.name, counts, value, chance))
+            p = p_value(codes[known] == value, picks.times[known], int(label.pool[value]), len(eligible))
+        lines.append(Line(picks.name, counts, value, p))
     return LabelShares(label, lines)
 
 
-def by_chance(hits: np.ndarray, times: np.ndarray, rows: int, pool: int) -> bool:
-    """Whether random rows differ as much from the pool in a share of at least LEVEL of DRAWS draws.
+def p_value(hits: np.ndarray, times: np.ndarray, rows: int, pool: int) -> float:
+    """The share of DRAWS draws of random rows that differ as much from the pool.
 
     Args:
         hits: bool (m,), which of the distinct rows of a selection have the value.
@@ -176,17 +194,17 @@ def by_chance(hits: np.ndarray, times: np.ndarray, rows: int, pool: int) -> bool
         here = rng.hypergeometric(with_it, left - with_it, count)  # (DRAWS,)
         drawn, with_it, left = drawn + often * here, with_it - here, left - count
     expected = times.sum() * rows / pool
-    return _usual(np.abs(drawn - expected), abs(times[hits].sum() - expected))
+    return _as_far(np.abs(drawn - expected), abs(times[hits].sum() - expected))
 
 
-def all_by_chance(counts: np.ndarray, pool: np.ndarray) -> bool:
+def p_value_of_all(counts: np.ndarray, pool: np.ndarray) -> float:
     """The same for the sum of the differences of all values' shares. counts, pool: int64 (n_values,)."""
     counts, pool = _first(counts), _first(pool)
     drawn = np.random.default_rng(0).multivariate_hypergeometric(
         pool, counts.sum(), DRAWS_OF_ALL
     )  # (DRAWS_OF_ALL, n_values)
     expected = counts.sum() * pool / pool.sum()
-    return _usual(np.abs(drawn - expected).sum(axis=1), np.abs(counts - expected).sum())
+    return _as_far(np.abs(drawn - expected).sum(axis=1), np.abs(counts - expected).sum())
 
 
 def _first(counts: np.ndarray) -> np.ndarray:
@@ -194,9 +212,9 @@ def _first(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([counts[:VALUES], [counts[VALUES:].sum()]])
 
 
-def _usual(drawn: np.ndarray, observed: float) -> bool:
-    as_far = 1 + np.count_nonzero(drawn >= observed - 1e-9)
-    return as_far / (1 + len(drawn)) >= LEVEL
+def _as_far(drawn: np.ndarray, observed: float) -> float:
+    """The share of draws at least as far away; the observed one counts as a draw."""
+    return (1 + np.count_nonzero(drawn >= observed - 1e-9)) / (1 + len(drawn))
 
 
 def sentences(shares: Sequence[LabelShares]) -> list[str]:
@@ -207,8 +225,8 @@ def sentences(shares: Sequence[LabelShares]) -> list[str]:
     names = [line.name for line in shares[0].selections] if shares else []
     parts: list[list[str]] = [[] for _ in names]
     for one in shares:
-        if np.count_nonzero(one.label.pool) < 2:
-            continue  # all rows have one value
+        if not one.compared:
+            continue
         pool = one.lines[0].shares
         for part, line in zip(parts, one.selections, strict=True):
             value = f"{printable(one.label.name, NAME)} {printable(one.label.values[line.value], NAME)}"

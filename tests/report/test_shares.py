@@ -10,14 +10,18 @@ from near.report import shares
 from near.report.labels import Label, characters, label, labels_of
 from near.report.page.charts import label_shares
 from near.report.shares import (
+    LEVEL,
+    LabelShares,
+    Line,
     Picks,
     TargetShares,
-    all_by_chance,
-    by_chance,
     over_targets,
+    p_value,
+    p_value_of_all,
     percent,
     sentences,
     shares_of,
+    with_chance,
 )
 from tests.conftest import configured, write_rows
 
@@ -118,17 +122,44 @@ def test_chance_is_as_frequent_as_it_says():
     values = np.arange(2000) % 10 == 0
     for _ in range(200):
         drawn = rng.choice(2000, 150, replace=False)
-        far += not by_chance(values[drawn], rng.integers(1, 4, 150), 200, 2000)
+        far += p_value(values[drawn], rng.integers(1, 4, 150), 200, 2000) < LEVEL
     assert far <= 20, "random rows in rounds of their own differ in 5% of cases"
-    assert not by_chance(np.ones(20, dtype=bool), np.ones(20, dtype=int), 200, 2000)
-    assert not by_chance(np.zeros(150, dtype=bool), np.ones(150, dtype=int), 200, 2000)
-    assert by_chance(values[:100], np.ones(100, dtype=int), 200, 2000)
+    assert p_value(np.ones(20, dtype=bool), np.ones(20, dtype=int), 200, 2000) < LEVEL
+    assert p_value(np.zeros(150, dtype=bool), np.ones(150, dtype=int), 200, 2000) < LEVEL
+    assert p_value(values[:100], np.ones(100, dtype=int), 200, 2000) == 1
 
 
 def test_the_shares_of_all_values_together():
     pool = np.full(300, 10)
-    assert all_by_chance(np.r_[np.ones(300, dtype=int)], pool)
-    assert not all_by_chance(np.r_[[10, 10, 10], np.zeros(297, dtype=int)], pool)
+    assert p_value_of_all(np.r_[np.ones(300, dtype=int)], pool) > LEVEL
+    assert p_value_of_all(np.r_[[10, 10, 10], np.zeros(297, dtype=int)], pool) < LEVEL
+
+
+def test_many_comparisons_find_no_more_than_one():
+    """Of random rows by 8 labels, at most 5% of tables name one (21 of 300 tables: the 95% quantile)."""
+    rng, tables, alone = np.random.default_rng(5), 0, 0
+    of = [label(f"l{i}", rng.permutation(["a"] * 60 + ["b"] * 240).tolist(), np.arange(300), ["a"]) for i in range(8)]
+    for _ in range(300):
+        made = shares_of(of, [picks("random", rng.choice(300, 48, replace=False).tolist())], np.arange(300))
+        lines = [line for one in made for line in one.selections]
+        tables += any(not line.chance for line in lines)
+        alone += any(line.p < LEVEL for line in lines)
+    assert tables <= 21 < alone
+
+
+def test_holm_by_hand():
+    """p of 0.01, 0.024 and 0.026 among three: 0.03 and 0.048 are below 0.05; so is 0.026. With 0.026 first, none is."""
+    one = of(["a"] * 6 + ["b"] * 6, ["a"])
+
+    def chances(*ps):
+        lines = [Line("pool", one.pool), *(Line(f"s{p}", one.pool, 0, p) for p in ps)]
+        (made,) = with_chance([LabelShares(one, lines)])
+        return [line.chance for line in made.selections]
+
+    assert chances(0.026, 0.01, 0.024) == [False, False, False]
+    assert chances(0.026, 0.3, 0.024) == [True, True, True]
+    assert chances(0.04, 0.01, 0.03) == [True, False, True]
+    assert chances(0.04) == [False]
 
 
 def test_over_targets_the_own_values_are_averaged():

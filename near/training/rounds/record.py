@@ -72,6 +72,7 @@ class Record:
             select_seconds=round(seconds, 4),
             mix=subset.mix,
             stages=subset.stages,
+            fidelity=subset.fidelity,
             **(measured or {}),
         )
         self.rounds.append(line)
