@@ -150,7 +150,7 @@ def refuse_hub(config: DictConfig, typed: Sequence[str]) -> None:
     for option, source in sources_of(config):
         if source is None:
             continue
-        with contextlib.suppress(UserError, OSError, ValueError, RuntimeError, OmegaConfBaseException):  # told later
+        with contextlib.suppress(UserError, OSError, ValueError, RuntimeError, OmegaConfBaseException):  # loading fails
             of_info = source.get("dataset_info") is not None
             for one in from_dataset_info(source, option) if of_info else [source]:
                 if hub := next(filter(_is_of_hub, _paths(one.path)), None):

@@ -23,10 +23,10 @@ def main(words: Sequence[str]) -> None:
     with one_line_faults():
         cfg, typed = configured("verify", words, ["folder"], USAGE)
         from near.report.published import check_verdict
-        from near.selection.verifying.checks import status
+        from near.selection.verifying.checks import Settings, status
         from near.selection.verifying.folder import SelectionFolder
         from near.selection.verifying.signature import check_signers
-        from near.selection.verifying.verify import Settings, verify
+        from near.selection.verifying.verify import verify
 
         check_signers(cfg.signers)
         folder = SelectionFolder.of(Path(cfg.folder))

@@ -68,6 +68,7 @@ WRITES = {  # script to patterns of the files in its output folder
         "checkpoints/best.safetensors",
     ),
 }
+# what describes how a run went, or shows its results again: no results, and without digests in a manifest
 HOW_IT_WENT = (
     "manifest.json",
     "dry_run.json",

@@ -10,7 +10,7 @@ from near.common.errors import UserError, one_line, printable, visible
 from near.common.tables import console, table
 from near.common.text import plural
 from near.data.formats.formats import embedded_text
-from near.data.loading import load
+from near.data.loading import load, load_pool
 from near.data.rows import Rows
 from near.report.labels import labels_of
 from near.report.picked import Picked
@@ -184,10 +184,7 @@ def _correlate(result: Differences) -> None:
 
 def _pool(data: DictConfig, picked: Picked, cache_dir: str) -> Rows:
     """Its pool as it is here. UserError if these are other rows."""
-    rows = load(data, "candidates", cache_dir)
-    if rows.fingerprint != picked.fingerprint and data.queries.path is not None:
-        both = rows.followed_by(load(data, "queries", cache_dir, answer=False))  # of a run that trained on its queries
-        rows = both if both.fingerprint == picked.fingerprint else rows
+    rows = load_pool(data, picked.fingerprint, cache_dir)
     if rows.fingerprint != picked.fingerprint:
         raise UserError("data.candidates are other rows now; name the right ones with data.candidates.path=FILE")
     return rows

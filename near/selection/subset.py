@@ -36,7 +36,7 @@ from near.common.processes import is_main
 from near.common.records import SelectionManifest
 from near.common.text import plural
 from near.data.columns import columns_of
-from near.data.loading import raw_rows, raw_types
+from near.data.loading import raw_types
 from near.data.row_keys import content_digest
 from near.models.start import by_content
 from near.searching.material import Material
@@ -46,7 +46,7 @@ from near.selection.beyond import similarity_of
 from near.selection.needs import Needs, needs_of
 from near.selection.round import Round, Subset, checked
 from near.selection.selectors.base import Selector, selector_of
-from near.selection.subset_files import COLUMNS, WRITERS, nearest
+from near.selection.subset_files import COLUMNS, WRITERS, nearest, our_names, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -213,15 +213,9 @@ class SubsetExport:
     ) -> tuple[list[dict], dict[str, pa.DataType]]:
         """The rows of the subset in its order, with our columns; and the known types of columns."""
         ids, candidates = subset.ids, material.candidates
-        positions = {row: position for position, row in enumerate(ids.tolist())}
-        rows: list[dict] = [{}] * len(ids)
-        for row, raw in raw_rows(self.cfg.data, candidates, ids, self.cache_dir):
-            rows[positions[row]] = dict(raw)
-        prefix, used = "", {name for row in rows for name in row}
-        while any(prefix + name in used for name in COLUMNS):
-            prefix += "near_"
-        names = [prefix + name for name in COLUMNS]
-        if prefix:
+        rows = rows_of(self.cfg.data, candidates, ids, self.cache_dir)
+        names = our_names(rows)
+        if names != list(COLUMNS):
             log.info(f"subset: the rows have columns of our names, so ours are {', '.join(names)}")
         sources = candidates.sources(ids)
         for position, (score, query) in enumerate(nearest(ids, material.queries, neighbours)):

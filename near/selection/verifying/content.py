@@ -9,10 +9,9 @@ from near.common.files import read_jsonl
 from near.common.outputs import POOL_KEYS
 from near.common.records import RowsRecord
 from near.common.text import plural
-from near.data.loading import raw_rows
 from near.data.row_keys import content_digest
 from near.data.rows import Rows
-from near.selection.subset_files import COLUMNS, as_json
+from near.selection.subset_files import COLUMNS, as_json, our_names, rows_of
 from near.selection.verifying.checks import Check, failed, passed
 from near.selection.verifying.folder import KEYS, SelectionFolder, read_array
 from near.selection.verifying.rows import Matched
@@ -76,24 +75,18 @@ def _exported(
     lines = read_jsonl(folder.path / "subset.jsonl")
     if len(lines) != len(ids):
         return failed(EXPORT, f"subset.jsonl has {plural(len(lines), 'line')}, subset.npy {plural(len(ids), 'row')}")
-    position = {row: at for at, row in enumerate(here.tolist())}
-    raw: list[dict] = [{}] * len(ids)
-    for row, columns in raw_rows(cfg.data, pool, here, cache_dir):
-        raw[position[row]] = json.loads(json.dumps(as_json(columns)))
-    prefix, used = "", {name for row in raw for name in row}
-    while any(prefix + name in used for name in COLUMNS):
-        prefix += "near_"
+    raw = rows_of(cfg.data, pool, here, cache_dir)
+    ours = dict(zip(COLUMNS, our_names(raw), strict=True))
     path = folder.path / "subset_scores.npy"
     scores = read_array(path) if path.is_file() else np.full(len(ids), np.nan, dtype=np.float32)
     if scores.shape != ids.shape:
         return failed(EXPORT, f"subset_scores.npy is {scores.shape}, and there are {plural(len(ids), 'row')}")
-    for at, (line, expected) in enumerate(zip(lines, raw, strict=True)):
-        expected |= {f"{prefix}row": int(ids[at]), f"{prefix}rank": at + 1}
+    for at, (line, columns) in enumerate(zip(lines, raw, strict=True)):
+        expected = {**json.loads(json.dumps(as_json(columns))), ours["row"]: int(ids[at]), ours["rank"]: at + 1}
         if np.isfinite(scores[at]):
-            expected[f"{prefix}score"] = float(scores[at])
-        free = {prefix + name for name in COLUMNS}
+            expected[ours["score"]] = float(scores[at])
         wrong = [name for name, value in expected.items() if name not in line or line[name] != value]
-        wrong += [name for name in line if name not in expected and name not in free]
+        wrong += [name for name in line if name not in expected and name not in ours.values()]
         if wrong:
             names = ", ".join(map(repr, wrong[:3]))
             return failed(EXPORT, f"line {at + 1} of subset.jsonl is not row {ids[at]} as its source has it: {names}")

@@ -97,7 +97,7 @@ def check_rows(
     if keys is None:
         count = "" if record.rows is None else f" of {plural(record.rows, 'row')}"
         fix = f"name the right ones with {option}.path=FILE"
-        line = f"other rows: {shown} instead of {record.fingerprint[:12]}{count}; which ones can't be told; {fix}"
+        line = f"other rows: {shown} instead of {record.fingerprint[:12]}{count}; which ones is unknown; {fix}"
         return failed(name, line), None
     matched = match(keys, rows.content_keys())
     if matched.is_same:

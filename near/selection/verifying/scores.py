@@ -136,9 +136,9 @@ def _scores(tally: _Tally, done: Recomputed, queries: int, tolerance: float) -> 
         )
     absent = f"; {plural(tally.absent, 'neighbour is', 'neighbours are')} not in the data here" if tally.absent else ""
     absent += f"; no time for {tally.late} of their scores" if tally.late else ""
-    equal = f"{tally.equal} to the bit, " if done.best else ""
     off = f"all within {tolerance:g} (largest difference {tally.largest:.1g})"
-    return passed("scores", f"{counts}, {plural(tally.scores, 'score')}: {equal}{off}{absent}{_origin(done)}")
+    equal = f"; {tally.equal} to the bit in a search here" if done.best else ""
+    return passed("scores", f"{counts}, {plural(tally.scores, 'score')}: {off}{equal}{absent}{_origin(done)}")
 
 
 def _origin(done: Recomputed) -> str:

@@ -49,10 +49,10 @@ def check_signature(manifest: Path, signers: str | None) -> Check | None:
             return Check(
                 name, "not checked", f"it is of this manifest, by {_key(done)}; signers=FILE says whose that is"
             )
-        found = _keygen(content, "find-principals", "-s", str(signature), "-f", signers)
-        names = found.stdout.splitlines()
-        if found.returncode or not names:
-            return failed(name, f"signed by a key that {signers} does not list ({_reason(found)})")
+        listed = _keygen(content, "find-principals", "-s", str(signature), "-f", signers)
+        names = listed.stdout.splitlines()
+        if listed.returncode or not names:
+            return failed(name, f"signed by a key that {signers} does not list ({_reason(listed)})")
         words = ("verify", "-f", signers, "-I", names[0], "-n", NAMESPACE, "-s", str(signature))
         done = _keygen(content, *words)
     except (OSError, subprocess.SubprocessError) as error:

@@ -1,36 +1,28 @@
 """All checks of a folder that was handed on, cheap ones first."""
 
-import json
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from near.common.config import as_before, differences, public, refusal
-from near.common.errors import UserError, one_line, user_error
-from near.common.extras import missing_module
+from near.common.errors import UserError, one_line
 from near.common.moved import class_names
 from near.common.text import plural
 from near.data.contamination import is_dropping
-from near.data.loading import is_set, load
+from near.data.loading import load, load_pool
 from near.data.rows import Rows
-from near.embedding.embed import embedder_of
-from near.embedding.embedders.base import Embedder
-from near.models.hub import download_of
 from near.searching.indexes.flat import Flat
 from near.searching.material import Material, load_queries
 from near.searching.settings import SearchSettings
 from near.selection.needs import needs_of
 from near.selection.selectors.base import selector_of
-from near.selection.verifying.checks import Check, failed, impossible, passed
+from near.selection.verifying.checks import FAULTS, Check, Settings, failed, impossible, reason
 from near.selection.verifying.choice import check_choice
 from near.selection.verifying.content import check_content, check_keys
+from near.selection.verifying.embedder import check_embedder, needed_download, plain
 from near.selection.verifying.files import check_files
 from near.selection.verifying.folder import KEYS, MANIFEST, SelectionFolder, read_array
 from near.selection.verifying.recompute import MappedIds, Wanted, by_vectors, by_words
@@ -38,32 +30,6 @@ from near.selection.verifying.rows import Matched, check_eligible, check_inside,
 from near.selection.verifying.scores import check_scores, tolerance_of
 from near.selection.verifying.signature import check_signature
 from near.selection.verifying.time_limit import TimeLimit
-
-log = logging.getLogger(__name__)
-
-CHUNK = 256  # texts that are embedded at a time: fewer, so that the time limit is kept
-FAULTS = (UserError, OSError, HydraException, OmegaConfBaseException)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a folder is checked.
-
-    Attributes:
-        cache_dir: of the data and the embeddings.
-        signers: an allowed_signers file; None: any signer.
-        limit: seconds for recomputing scores; None: no limit.
-        tolerance: of scores; None: by the dtype of the vectors.
-        download: whether a model may be downloaded.
-        seed: of the order in which queries are taken.
-    """
-
-    cache_dir: str
-    signers: str | None = None
-    limit: float | None = 60
-    tolerance: float | None = None
-    download: bool = False
-    seed: int = 42
 
 
 def verify(folder: SelectionFolder, config: Callable[[], DictConfig], settings: Settings) -> list[Check]:
@@ -84,7 +50,7 @@ def verify(folder: SelectionFolder, config: Callable[[], DictConfig], settings: 
     try:
         cfg = config()
     except FAULTS as error:
-        return [*checks, impossible("data", f"the folder's configuration can't be used: {_reason(error)}")]
+        return [*checks, impossible("data", f"the folder's configuration can't be used: {reason(error)}")]
     return checks + (_run_data(folder, cfg, settings) if folder.is_run else _selection(folder, cfg, settings, is_whole))
 
 
@@ -111,11 +77,13 @@ def _run_data(folder: SelectionFolder, cfg: DictConfig, settings: Settings) -> l
         if record is None:
             continue
         try:
-            rows = load(cfg.data, part, settings.cache_dir, answer=False)
-            if part == "candidates" and rows.fingerprint != record.fingerprint and is_set(cfg.data, "queries"):
-                both = rows.followed_by(load(cfg.data, "queries", settings.cache_dir, answer=False))
-                rows = both if both.fingerprint == record.fingerprint else rows  # of a run that trained on its queries
-            named = folder.named() if part == "candidates" else None
+            is_pool = part == "candidates"
+            rows = (
+                load_pool(cfg.data, record.fingerprint, settings.cache_dir)
+                if is_pool
+                else load(cfg.data, part, settings.cache_dir, answer=False)
+            )
+            named = folder.named() if is_pool else None
             check, matched = check_rows(name, f"data.{part}", record, _keys(folder, part), rows, named)
             checks.append(check)
             if part in KEYS:
@@ -123,7 +91,7 @@ def _run_data(folder: SelectionFolder, cfg: DictConfig, settings: Settings) -> l
             if matched is not None and named is not None:
                 checks += check_inside(named, matched) or check_content(folder, cfg, settings.cache_dir, rows, matched)
         except FAULTS as error:
-            checks.append(impossible(name, _reason(error)))
+            checks.append(impossible(name, reason(error)))
     why = "training, evaluation and the selections of rounds are not repeated; train again to check them"
     return [*checks, Check("training", "not checked", why)]
 
@@ -141,7 +109,7 @@ def _selection(folder: SelectionFolder, cfg: DictConfig, settings: Settings, is_
         queries = load_queries(data, cache_dir, folder.has_matrix, answers)
         pool = Material.load(data, queries, cache_dir).candidates
     except FAULTS as error:
-        return [impossible("data", _reason(error))]
+        return [impossible("data", reason(error))]
     named = folder.named() if is_whole else None
     check, of_pool = check_rows(
         "pool", "data.candidates", manifest.candidates, _keys(folder, "candidates"), pool, named
@@ -167,12 +135,12 @@ def _selection(folder: SelectionFolder, cfg: DictConfig, settings: Settings, is_
     try:
         checks += check_content(folder, cfg, cache_dir, pool, of_pool)
     except FAULTS as error:
-        checks.append(impossible("exported rows", _reason(error)))
+        checks.append(impossible("exported rows", reason(error)))
     try:
         pool = _eligible(Material(pool, queries), data, search, settings)
         checks.append(check_eligible(manifest.candidates, manifest.eligible_digest, pool, of_pool))
     except (*FAULTS, ModuleNotFoundError) as error:
-        checks.append(impossible("eligible rows", _reason(error)))
+        checks.append(impossible("eligible rows", reason(error)))
         unknown = "it is unknown which rows may be selected, see eligible rows"
     material = Material(pool, queries)
     if folder.has_matrix and of_queries is not None:
@@ -188,7 +156,7 @@ def _selection(folder: SelectionFolder, cfg: DictConfig, settings: Settings, is_
 def _eligible(material: Material, data: DictConfig, search: SearchSettings, settings: Settings) -> Rows:
     """The pool without the rows that vectors leave out; computed anew only where there is no time limit."""
     compares = data.dedup == "near" or data.get("decontaminate") and data.decontaminate.cosine is not None
-    if compares and (download := _download(search.embedder, settings)):
+    if compares and (download := needed_download(search.embedder, settings)):
         raise UserError(download)
     try:
         return material.distinct(data, search, compute=settings.limit is None).candidates
@@ -215,15 +183,15 @@ def _choice(
         if differing := differences(said, now):
             return failed("choice", f"the manifest's subset and configuration differ: {differing[0]}")
     except FAULTS as error:
-        return impossible("choice", _reason(error))
+        return impossible("choice", reason(error))
     if not of_pool.is_same:
         return impossible("choice", "the pool's rows are not those, or in another order, which selectors depend on")
     try:
-        if download := _download(cfg.embedder, settings):
+        if download := needed_download(cfg.embedder, settings):
             cfg.embedder.model = refusal(cfg.embedder.model, download)  # an error for a selector that reads vectors
         check = check_choice(folder, cfg, settings.cache_dir, material)
     except FAULTS as error:
-        return impossible("choice", _reason(error))
+        return impossible("choice", reason(error))
     if check.outcome == "failed" and of_queries is not None and not of_queries.is_same:
         return impossible("choice", "the queries are not those, or in another order, which the selector may depend on")
     return check
@@ -251,11 +219,11 @@ def _scores(
     checks, exact = [], True
     try:
         if search.words is not None:
-            if differing := differences(_plain(manifest.similarity), _plain(search.words.signature)):
+            if differing := differences(plain(manifest.similarity), plain(search.words.signature)):
                 return [failed("similarity", differing[0])]
             done = by_words(wanted, search.words, clock)
         else:
-            embedder, check = _embedder(search, settings, manifest.embedder or {})
+            embedder, check = check_embedder(search, settings, manifest.embedder or {})
             checks.append(check)
             if check.outcome != "passed":
                 return checks + [impossible("scores", "could not be recomputed without that embedder")]
@@ -263,7 +231,7 @@ def _scores(
             exact = index.exact if search.indices_path is None else (manifest.index or {}).get("exact", True)
             done = by_vectors(wanted, embedder, Flat(device="cpu"), settings.cache_dir, clock)
     except (*FAULTS, ModuleNotFoundError) as error:
-        return [*checks, impossible("scores", f"could not be recomputed: {_reason(error)}")]
+        return [*checks, impossible("scores", f"could not be recomputed: {reason(error)}")]
     of_words = search.words is not None
     tolerance = settings.tolerance or tolerance_of(None if of_words else manifest.embedder, scores[:, 0])
     eligible = len(material.candidates.eligible())
@@ -282,46 +250,3 @@ def _query_ids(queries: Rows, of_queries: Matched, count: int) -> np.ndarray | N
         here[~np.isin(here, queries.eligible())] = -1
         return here
     return None
-
-
-def _embedder(search: SearchSettings, settings: Settings, known: dict) -> tuple[Embedder | None, Check]:
-    """The embedder, and whether its files and options are those of the manifest."""
-    name, options = "embedder", search.embedder.copy()
-    if options.get("dtype") == "auto" and known.get("dtype") in ("float32", "bfloat16", "float16"):
-        options.dtype = known["dtype"]  # auto decides by the machine
-    if "chunk" in options and settings.limit is not None:
-        options.chunk = min(options.chunk, CHUNK)
-    try:
-        model = options.get("model")
-        if download := _download(options, settings):
-            return None, impossible(name, download)
-        embedder = embedder_of(options, settings.cache_dir)
-        signature = _plain(embedder.signature)
-    except (*FAULTS, ModuleNotFoundError) as error:
-        return None, impossible(name, _reason(error))
-    if differing := differences(_plain(known), signature):
-        return None, failed(
-            name, f"another one: {'; '.join(differing[:3])}; name the right one with embedder.model=FOLDER"
-        )
-    files = f", files {signature['files'][:12]}" if "files" in signature else ""
-    return embedder, passed(name, f"{model or signature.get('embedder')}{files}")
-
-
-def _download(embedder: DictConfig, settings: Settings) -> str | None:
-    """Why the embedder's model can't be used without a download; None if it can."""
-    if embedder.get("model") is None or settings.download:
-        return None
-    download = download_of(str(embedder.model), embedder.get("revision"), settings.cache_dir)
-    if download is None:
-        return None
-    return f"{download} would have to be downloaded; add download=true, or embedder.model=FOLDER"
-
-
-def _plain(value: object) -> Any:
-    return class_names(json.loads(json.dumps(value)))
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        return missing_module(error) or one_line(error)
-    return one_line(user_error(error) or error)
