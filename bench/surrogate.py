@@ -8,6 +8,8 @@ import json
 import sys
 from pathlib import Path
 
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this folder, whose select.py hides the library's
+
 import numpy as np
 from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
