@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from near.selection.selectors.less import Less
-from near.selection.selectors.ridge import Ridge
+from near.selection.selectors.ridge import KernelRidge, widths
 from near.selection.selectors.surrogate_less import SurrogateLess, in_words
 from near.selection.similarity import VectorSimilarity
 from tests.scored import FakeScorer, Queries, round_for
@@ -123,9 +123,9 @@ def test_a_sample_covers_all_clusters_and_all_rows_are_as_likely():
 
 
 def test_small_pools_are_exact():
-    round, scorer = rounds(4.0, eligible=np.arange(60), size=10)
+    round, scorer = rounds(4.0, eligible=np.arange(16), size=10)
     subset = SurrogateLess().select(round)
-    assert subset.fidelity is None and len(np.concatenate(scorer.requested)) == 60
+    assert subset.fidelity is None and len(np.concatenate(scorer.requested)) == 16
 
 
 def test_scores_of_the_round_before_help_and_survive_a_restart():
@@ -145,19 +145,24 @@ def test_scores_of_the_round_before_help_and_survive_a_restart():
 
 def test_rows_left_out_by_the_closed_form_are_those_of_refits():
     rng = np.random.default_rng(1)
-    features, values = rng.normal(size=(30, 50)), rng.normal(size=(30, 2))
-    ridge = Ridge(features, values)
-    penalty = ridge.penalty
+    parts, values = [rng.normal(size=(30, 5)), rng.normal(size=(30, 1))], rng.normal(size=(30, 2))
+    width = widths(parts)
+    ridge = KernelRidge(parts, values, width)
 
-    def fitted(rows):
-        x, y = features[rows] - features[rows].mean(0), values[rows]
-        slopes = np.linalg.solve(x.T @ x + penalty * np.eye(50), x.T @ (y - y.mean(0)))
-        return lambda new: y.mean(0) + (new - features[rows].mean(0)) @ slopes
+    def refit(rows, new):
+        def kernel(a, b):
+            return sum(
+                np.exp(-((part[a][:, None] - part[b]) ** 2).sum(2) / w) for part, w in zip(parts, width, strict=True)
+            )
 
-    np.testing.assert_allclose(ridge.predict(features), fitted(np.arange(30))(features), atol=1e-9)
+        weights = np.linalg.solve(kernel(rows, rows) + ridge.penalty * np.eye(len(rows)), values[rows] - values.mean(0))
+        return values.mean(0) + kernel(new, rows) @ weights
+
+    everything = np.arange(30)
+    np.testing.assert_allclose(ridge.predict(parts), refit(everything, everything), atol=1e-9)
     for row in range(3):
-        rest = np.delete(np.arange(30), row)
-        np.testing.assert_allclose(ridge.left_out[row], fitted(rest)(features[row]), atol=1e-9)
+        rest = np.delete(everything, row)
+        np.testing.assert_allclose(ridge.left_out[row], refit(rest, [row])[0], atol=1e-9)
 
 
 def test_the_line_of_the_log():

@@ -9,18 +9,20 @@ import numpy as np
 
 from near.common.bounds import between
 from near.common.processes import is_main
+from near.embedding.embedders.base import normalised
 from near.evaluation.intervals import correlation_interval, rank_correlation
 from near.selection.round import Round, Subset
 from near.selection.selectors.base import SubsetSize, number_of
 from near.selection.selectors.less import Aggregate, Less, TaskMeans
 from near.selection.selectors.model import ShortlistOptions
 from near.selection.selectors.ranking import best
-from near.selection.selectors.ridge import Ridge
+from near.selection.selectors.ridge import KernelRidge, widths
 from near.selection.selectors.tasks import Budgets
 
 log = logging.getLogger(__name__)
 
-FEWEST = 64  # rows of a sample
+FEWEST = 16  # rows of a sample
+STEPS = 8  # parts in which other rows get gradients; after each, the regression is fitted again
 STRATA = 256  # clusters of embeddings that a sample is spread over
 DRAWS = 64  # of the scores that are not known
 STREAM = 1  # of their random numbers
@@ -30,27 +32,31 @@ class SurrogateLess(Less):
     """LESS (near/selection/selectors/less.py) with the gradients of few rows. In each round:
 
     1. A sample of the rows, spread over clusters of their embeddings, gets gradients, and so exact scores.
-    2. A ridge regression from embeddings, and from the scores of the round before, predicts the scores of the others.
-    3. The rows with the highest predictions get gradients, too. Of all rows with gradients the best are chosen.
-    4. The overlap with exact LESS's choice is estimated: DRAWS times, rows without gradients get their prediction plus
-       the error of a row of the sample that the regression left out, and the choice by these scores is compared. If
-       the mean overlap is below `min_overlap`, 2 and 3 are done again with as many rows more as have been added.
+    2. Other rows get gradients in STEPS parts: first those most similar to the queries by their embeddings, then those
+       with the highest predictions of a kernel ridge regression from embeddings, and from the scores of the round
+       before, which is fitted again after each part. Of all rows with gradients the best are chosen.
+    3. The overlap with exact LESS's choice is estimated: DRAWS times, rows without gradients get their prediction plus
+       an error, normally distributed as those of a bootstrap of the sample's rows, each left out of the regression,
+       and the choice by these scores is compared. If the mean overlap is below `min_overlap`, 2 and 3 are done again
+       with as many rows more as have been added.
+
+    With embedder=answer_states the embeddings are states of the model at the answers, which tell most of the scores.
 
     Args:
-        sample: rows of the sample, at least 64: a number (int), or a share of the rows (float).
-        exact: rows of step 3: a number (int), or a share of the rows (float).
-        min_overlap: 0 to 1; None: do steps 2 to 4 once.
+        sample: rows of the sample, at least 16: a number (int), or a share of the rows (float).
+        exact: rows of step 2: a number (int), or a share of the rows (float).
+        min_overlap: 0 to 1; None: do steps 2 and 3 once.
     """
 
-    needs_vectors = True
+    needs_vectors = needs_neighbours = True  # the queries' vectors, too
 
     def __init__(
         self,
         subset_size: SubsetSize | None = None,
         shortlist: ShortlistOptions | None = None,
         aggregate: Aggregate = "max",
-        sample: SubsetSize = 0.04,
-        exact: SubsetSize = 0.06,
+        sample: SubsetSize = 0.03,
+        exact: SubsetSize = 0.07,
         min_overlap: Annotated[float, between(0, 1)] | None = 0.8,
         budgets: Budgets | None = None,
     ):
@@ -65,33 +71,38 @@ class SurrogateLess(Less):
             return super().select(round)
         sampled = self._sampled(round, ids, wanted)
         exact = self.task_means(round, ids[sampled])  # of the tasks that have a direction
-        features = self._features(round, ids, exact.names)
+        features, near = self._features(round, ids, exact.names)
         known = np.zeros(len(ids), dtype=bool)
         known[sampled] = True
         means = np.empty((len(exact.names), len(ids)), dtype=np.float32)  # exact ones, and predictions
         means[:, sampled] = exact.means
-        correlated: dict[str, Any] = {}
-        more = number_of(self.exact, len(ids))
+        width = widths([part[sampled] for part in features])
+        order = np.argsort(-near, kind="stable")
+        more, correlated = number_of(self.exact, len(ids)), None
         while True:
-            ridge = Ridge(features[known], means[:, known].T)
-            left_out = ridge.left_out[np.isin(np.flatnonzero(known), sampled)].T  # (n_tasks, n_sampled)
-            correlated = correlated or correlation(left_out, exact.means)
-            means[:, ~known] = ridge.predict(features[~known]).T
-            if np.count_nonzero(known) > len(sampled):
-                chosen = self._chosen(round, ids[known], exact._replace(means=means[:, known]))
-                overlaps = self._overlaps(
-                    round, ids, exact._replace(means=means), known, exact.means - left_out, chosen
-                )
-                if known.all() or self.min_overlap is None or overlaps.mean() >= self.min_overlap:
+            for part in np.diff(np.linspace(0, more, STEPS + 1).astype(np.int64)):
+                found = np.sort(order[~known[order]][:part])
+                if len(found):
+                    of_found = self.task_means(round, ids[found])
+                    for task, name in enumerate(exact.names):  # one that it lacks has no direction among these rows
+                        means[task, found] = of_found.means[of_found.names.index(name)] if name in of_found.names else 0
+                    known[found] = True
+                ridge = KernelRidge([part[known] for part in features], means[:, known].T, width)
+                if known.all():
                     break
-                more = np.count_nonzero(known) - len(sampled)
-            others = np.flatnonzero(~known)
-            order = self._chosen(round, others, exact._replace(means=means[:, others]), len(others)).ids
-            found = np.sort(np.concatenate([order, np.setdiff1d(others, order)])[:more])  # budgets may end before
-            of_found = self.task_means(round, ids[found])
-            for task, name in enumerate(exact.names):  # a task that it lacks has no direction among these rows
-                means[task, found] = of_found.means[of_found.names.index(name)] if name in of_found.names else 0
-            known[found] = True
+                means[:, ~known] = ridge.predict([part[~known] for part in features]).T
+                others = np.flatnonzero(~known)
+                ranked = self._chosen(round, ids[others], exact._replace(means=means[:, others]), len(others)).ids
+                order = np.searchsorted(ids, ranked)
+                order = np.concatenate([order, np.setdiff1d(others, order)])  # budgets may end before
+            left_out = ridge.left_out[np.isin(np.flatnonzero(known), sampled)].T  # (n_tasks, n_sampled)
+            chosen = self._chosen(round, ids[known], exact._replace(means=means[:, known]))
+            errors = exact.means - left_out
+            overlaps = self._overlaps(round, ids, exact._replace(means=means), known, errors, chosen)
+            correlated = correlated or correlation(left_out, exact.means)
+            if known.all() or self.min_overlap is None or overlaps.mean() >= self.min_overlap:
+                break
+            more = np.count_nonzero(known) - len(sampled)
         self._scores = {name: np.full(len(round.trained), np.nan, np.float32) for name in exact.names}
         for name, scores in zip(exact.names, means, strict=True):
             self._scores[name][ids] = scores
@@ -126,7 +137,8 @@ class SurrogateLess(Less):
         overlaps = np.empty(DRAWS)
         for draw in range(DRAWS):
             means, some = of_tasks.means.copy(), errors[:, rng.integers(errors.shape[1], size=errors.shape[1])]
-            means[:, others] += some[:, rng.integers(errors.shape[1], size=len(others))]
+            covariance = np.atleast_2d(np.cov(some))  # a normal distribution has tails that a small sample lacks
+            means[:, others] += rng.multivariate_normal(some.mean(axis=1), covariance, size=len(others)).T
             exact = self._chosen(round, ids, of_tasks._replace(means=means))
             overlaps[draw] = np.isin(exact.ids, chosen.ids).mean()
         return overlaps
@@ -141,17 +153,26 @@ class SurrogateLess(Less):
         steps = (np.arange(wanted) + rng.random()) * (len(ids) / wanted)
         return np.sort(order[steps.astype(np.int64)])
 
-    def _features(self, round: Round, ids: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Embeddings, and the scores of the round before with unit variance, float32 (n_ids, dim + n_tasks)."""
-        with round.similarity.opened() as (vectors, _):
+    def _features(self, round: Round, ids: np.ndarray, names: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
+        """What the regression learns from, and each row's mean cosine with the queries.
+
+        Embeddings minus the pool's mean, which has what all rows share, scaled to length 1 (zeros for a row without an
+        embedding), float32 (n_ids, dim). If there are scores of the round before: these with unit variance,
+        (n_ids, up to n_tasks).
+        """
+        with round.similarity.opened() as (vectors, queries):
             features = np.zeros((len(ids), vectors.dim), dtype=np.float32)
             there = np.isin(ids, round.similarity.ids)
             part = np.empty((int(there.sum()), vectors.dim), dtype=np.float32)
             vectors.read(np.searchsorted(round.similarity.ids, ids[there]), part)
-            features[there] = part
+            mean = part.mean(axis=0)
+            features[there] = normalised(part - mean)
+            queries = queries if round.similarity.positions is None else queries[round.similarity.positions]
+            near = features @ normalised(queries - mean).mean(axis=0)
         before = [self._scores[name][ids] for name in names if name in self._scores]
         columns = [np.where(np.isnan(c), np.nanmean(c), c) for c in before if not np.isnan(c).all() and np.nanstd(c)]
-        return np.concatenate([features, *((c - c.mean())[:, None] / c.std() for c in columns)], axis=1)
+        more = [np.stack([(c - c.mean()) / c.std() for c in columns], axis=1)] if columns else []
+        return [features, *more], near
 
     def state_dict(self) -> dict[str, np.ndarray]:
         names = sorted(self._scores)
