@@ -16,6 +16,9 @@ SCRIPTS = {
 }
 
 COMMANDS = {
+    "verify": ("near.app.verify", "checks a selection that was handed on: same rows, same scores?"),
+    "diff": ("near.app.diff", "compares two selections: what they share, by label, and the rows that differ most"),
+    "manifest": ("near.app.manifest", "writes the manifest of a run, to hand it on and to sign it"),
     "cache": ("near.app.cache", "lists and prunes the cache: embeddings, indexes, scores"),
     "assets": ("near.data.builtin.assets", "fetches the built-in model, embedder and data into the cache"),
     "bundle": ("near.app.bundle.bundle", "writes a folder that installs near on machines without a network"),

@@ -8,7 +8,8 @@ from near.common.signature import attribute
 
 BM25 = "near.searching.bm25.Bm25"
 # The embedders that are models; embedder=hashing needs no package
-MODEL_EMBEDDERS = tuple(f"near.embedding.embedders.{module}." for module in ("backend", "rds", "hidden_states"))
+MODULES = ("backend", "rds", "hidden_states", "answer_states")
+MODEL_EMBEDDERS = tuple(f"near.embedding.embedders.{module}." for module in MODULES)
 
 
 def check_installed(script: str, cfg: DictConfig) -> None:

@@ -140,7 +140,7 @@ def _scripts() -> Iterator[str]:
     yield from _table(_rows(read(CONF / "base.yaml")))
     for name in SCRIPTS:
         file = read(CONF / f"{name}.yaml")
-        yield f"## {name}.py\n"
+        yield f"## {f'{name}.py' if (CONF.parent / f'{name}.py').is_file() else f'near {name}'}\n"
         yield "```bash\n" + "\n".join(file.opening) + "\n```\n"
         yield from _table(_rows(file))
 

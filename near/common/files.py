@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from near.common.code_commit import code_commit
 from near.common.command_line import current
 from near.common.errors import UserError, as_user_error, reading
 
@@ -34,7 +35,17 @@ if TYPE_CHECKING:
 NO_SPACE = re.compile(r"No space left on device|\(os error 28\)")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu", "numpy")
+PACKAGES = (
+    "near",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "sentence-transformers",
+    "faiss-cpu",
+    "numpy",
+)
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(part|old)", re.DOTALL)  # names that `aside` makes
 
@@ -356,7 +367,8 @@ def provenance() -> dict:
             versions[name] = metadata.version(name)
     *before, script = current().start
     command = " ".join([*before, os.path.basename(script), *sys.argv[1:]])
-    return {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command, "versions": versions}
+    described = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command, "versions": versions}
+    return described if (commit := code_commit()) is None else {**described, "commit": commit}
 
 
 @contextlib.contextmanager

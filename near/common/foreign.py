@@ -38,6 +38,9 @@ INERT: dict[tuple[str, ...], object] = {
 }
 
 
+DAMAGED = (ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException)
+
+
 @dataclass(frozen=True)
 class _Reader:
     path: Path
@@ -45,7 +48,9 @@ class _Reader:
     retyped: bool  # whether the running script has the keys of the file, so that they can be typed
 
     def read(self) -> DictConfig:
-        values = read_yaml(self.path)
+        return self.config_of(read_yaml(self.path))
+
+    def config_of(self, values: object) -> DictConfig:
         if not isinstance(values, dict):
             raise ValueError(f"it is a {type(values).__name__}, not a mapping")
         count = iter(range(MOST))
@@ -102,9 +107,14 @@ def read_config(path: Path, allow: object = None, retyped: bool = False) -> Dict
         UserError: the file is damaged.
         OSError: the file can't be read.
     """
-    errors = (ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException)
-    with as_user_error(errors, f"{path} is damaged", "name another folder"):
+    with as_user_error(DAMAGED, f"{path} is damaged", "name another folder"):
         return _Reader(path, allowed_modules(allow), retyped).read()
+
+
+def config_within(path: Path, values: object, allow: object = None) -> DictConfig:
+    """The configuration `values` that the file `path` contains beside other things; see read_config."""
+    with as_user_error(DAMAGED, f"{path} is damaged", "name another folder"):
+        return _Reader(path, allowed_modules(allow), retyped=True).config_of(values)
 
 
 def read_overrides(folder: Path) -> list[str]:

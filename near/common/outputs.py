@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 LIST = ".near-files.json"
 ANSWERS = ("answers.jsonl", "base_answers.jsonl", "dataflow.jsonl")  # files of an evaluation, beside metrics.json
-SUBSET = ("subset.npy", "subset.jsonl", "subset.parquet")
+SUBSET = ("subset.npy", "subset_scores.npy", "subset.jsonl", "subset.parquet")
+POOL_KEYS, QUERY_KEYS = "pool_keys.npy", "query_keys.npy"  # a hash of every row's content (near/data/row_keys.py)
 SELECTION_PAGE = "selection.html"
 ROUND_EXPORT = (
     "trained.jsonl",
@@ -39,7 +40,7 @@ MODEL += ("merges.txt", "spiece.model", "sentencepiece.bpe.model", "training_arg
 CHECKPOINT = (*MODEL, "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "selection.npz")
 CHECKPOINT += ("trainer_state.json", "files.json", "best.safetensors")
 CHECKPOINT += ("latest", "zero_to_fp32.py", "global_step*/*", "optimizer_*/*", "pytorch_model_fsdp_*/*")
-ROUNDS = ("[0-9]*.npy", "rounds.jsonl", "selected.npz")
+ROUNDS = ("[0-9]*.npy", "rounds.jsonl", "selected.npz", POOL_KEYS)
 WRITES = {  # script to patterns of the files in its output folder
     "eval": ("metrics.json", *ANSWERS),
     "merge": ("merge.json",),
@@ -52,12 +53,14 @@ WRITES = {  # script to patterns of the files in its output folder
             "top_scores.npy",
             "query_scales.npy",
             "contaminated.jsonl",
+            POOL_KEYS,
+            QUERY_KEYS,
         ),
         *(*SUBSET, SELECTION_PAGE, *ROUND_EXPORT, *(f"tokenizer/{name}" for name in MODEL)),
     ),
     "train": (
         *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),
-        *("contaminated.jsonl", "dry_run.json"),
+        *("contaminated.jsonl", "dry_run.json", "forecast.json", "manifest.json"),
         *(f"rounds/{name}" for name in ROUNDS),
         *(f"{kind}/{name}" for kind in ("adapter", "model", ".adapter.part", ".model.part") for name in MODEL),
         *(f"checkpoints/checkpoint-*/{name}" for name in CHECKPOINT),
@@ -65,6 +68,17 @@ WRITES = {  # script to patterns of the files in its output folder
         "checkpoints/best.safetensors",
     ),
 }
+# what describes how a run went, or shows its results again: no results, and without digests in a manifest
+HOW_IT_WENT = (
+    "manifest.json",
+    "dry_run.json",
+    "forecast.json",
+    "tracker.json",
+    "failed.json",
+    "loss.png",
+    "checkpoints",
+    SELECTION_PAGE,
+)
 REMOVED = ("metrics.json", "train_metrics.json", "loss.png", "failed.json", "contaminated.jsonl", *ANSWERS)
 REMOVED += ("checkpoints", "rounds", "adapter", "model")
 
@@ -123,6 +137,13 @@ def read_list(folder: Path) -> dict:
     """The list of `folder`; {} if there is none."""
     path = folder / LIST
     return {} if path.is_symlink() or not path.is_file() else read_json(path)
+
+
+def results(folder: Path, scripts: Collection[str] = ("select", "train", "eval")) -> list[str]:
+    """Files in `folder` under names that `scripts` write results to, and all that is in folders of such a name; without
+    HOW_IT_WENT, logs and hidden files."""
+    tops = {pattern.split("/")[0] for script in scripts for pattern in WRITES[script]}.difference(HOW_IT_WENT)
+    return [name for name in _files(folder, tops) if not any(part.startswith(".") for part in name.split("/"))]
 
 
 def removable(folder: Path, *names: str) -> list[str]:

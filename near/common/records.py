@@ -11,6 +11,8 @@ from near.common.schema import JsonRecord, container, only_if_set
 
 Interval = Sequence[float] | None  # low and high end of a 95% interval
 
+WARMUP = "warm-up"  # the selector of a round of random rows, in rounds.jsonl
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord(JsonRecord):
@@ -32,15 +34,13 @@ class RoundRecord(JsonRecord):
         stages: of a plan (docs/plans.md): for each stage in turn its name, kind, by (its component's class), acted
             (whether it acted anew in this round), rows_before and rows_after (that may be, or are, drawn) and seconds;
             of a draw under a mix also unranked_draws, those of sources of which it ranks no row, if there are any.
-        fidelity: of a selector that approximates LESS by fewer gradients: rows and gradients (numbers of rows),
-            rank_correlation of its predictions with exact scores and overlap of its rows with exact LESS's (both
-            estimated on rows that the prediction left out), and rank_correlation_interval, overlap_interval: 95%.
         select_seconds: that selecting took.
         seconds: of training and selecting before it, without evaluations.
         tokens: of its draws, without padding.
         target_loss: at its start, nats a token; None if it is not evaluated then.
         validation_loss: the same on the validation rows; absent without them.
         evaluate_seconds: that this evaluation took.
+        sha256: of its arrays' files, by name.
     """
 
     schema_version: int = 1
@@ -58,12 +58,12 @@ class RoundRecord(JsonRecord):
     select_seconds: float = 0.0
     mix: dict[str, dict[str, float]] | None = container(dict, default=None)
     stages: list[dict[str, Any]] | None = only_if_set()
-    fidelity: dict[str, Any] | None = only_if_set()
     seconds: float | None = None
     tokens: int | None = None
     target_loss: float | None = None
     validation_loss: float | None = only_if_set()
     evaluate_seconds: float | None = None
+    sha256: dict[str, str] | None = container(dict, only_if_set=True, default=None)
 
 
 def read_rounds(path: Path) -> list[RoundRecord]:
@@ -82,11 +82,12 @@ def append_round(path: Path, line: RoundRecord) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance(JsonRecord):
-    """Who wrote a file: time, command and package versions (near/common/files.py)."""
+    """Who wrote a file: time, command, package versions, and the commit of near's code (near/common/files.py)."""
 
     created: str | None = None
     command: str | None = None
     versions: dict[str, str] = container(dict, default_factory=dict)
+    commit: str | None = only_if_set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +312,8 @@ class RowsRecord(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionManifest(Provenance):
-    """manifest.json of select.py, and of a matrix in the cache: what it was made from.
+    """manifest.json of select.py, of a run that `near manifest` describes, and of a matrix in the cache: what it was
+    made from.
 
     Args:
         candidates, queries: queries is None for a selection that needs none.
@@ -321,10 +323,12 @@ class SelectionManifest(Provenance):
         searched_max_K, max_K: columns that were searched, and those of the matrix.
         key: of the matrix, or of the pool if there is none.
         figures: numbers and seconds of embedding and searching.
-        sha256: of the matrix's files, by name.
-        subset: what the subset was selected by, and its number of rows; None if there is none.
+        sha256: of the files beside it, by name; in the cache of the matrix's alone.
+        subset: what the subset was selected by, its number of rows, and `content`, the digest of their content; None if
+            there is none.
         contamination: counts of contaminated.jsonl; None if the pool was not compared.
-        config: the configuration.
+        config: the configuration; None for a run, which has config.yaml.
+        verdict: of a run, what the report of its sweep says of its selection (near/report/record.py).
     """
 
     schema_version: int = 3
@@ -342,3 +346,4 @@ class SelectionManifest(Provenance):
     subset: Any = only_if_set()
     contamination: Any = only_if_set()
     config: Any = only_if_set()
+    verdict: Any = only_if_set()

@@ -59,6 +59,16 @@ def _source(cfg: DictConfig, part: str) -> DictConfig:
     return OmegaConf.merge(OmegaConf.load(CONF / "data" / "source" / "default.yaml"), values)
 
 
+def load_pool(cfg: DictConfig, fingerprint: str | None, cache_dir: str) -> Rows:
+    """The candidates, followed by the queries where these rows, and not the candidates alone, have `fingerprint`: a run
+    with selector=queries trained on both."""
+    rows = load(cfg, "candidates", cache_dir, answer=False)
+    if rows.fingerprint == fingerprint or not is_set(cfg, "queries"):
+        return rows
+    both = rows.followed_by(load(cfg, "queries", cache_dir, answer=False))
+    return both if both.fingerprint == fingerprint else rows
+
+
 def load(cfg: DictConfig, part: str, cache_dir: str, answer: bool = True) -> Rows:
     """Load `data.<part>`.
 

@@ -3,6 +3,8 @@
 import hashlib
 import unicodedata
 
+import numpy as np
+
 from near.data.formats.formats import is_plain, prompt_turns
 from near.data.formats.turns import OPTIONAL, Message
 from near.data.table import KEY
@@ -42,6 +44,12 @@ def normalised_turns(messages: list[Message]) -> list[str]:
 def text_key(text: str) -> bytes:
     """BLAKE2b-128 of a text, 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=KEY).digest()
+
+
+def content_digest(keys: np.ndarray, ids: np.ndarray) -> str:
+    """32 hex digits of SHA-256 over the content of rows `ids`, int64 (m,), in their order, wherever in a pool they are.
+    keys: of the pool's rows, uint64 (n, 2) (Rows.content_keys)."""
+    return hashlib.sha256(np.ascontiguousarray(keys[ids])).hexdigest()[:32]
 
 
 def prompt_key(turns: list[str]) -> bytes:

@@ -56,6 +56,10 @@ class Rows:
                 yield offset + start, table.keys(column, start, min(start + BLOCK, len(table)))
             offset += len(table)
 
+    def content_keys(self) -> np.ndarray:
+        """The hash of every row's messages, uint64 (n, 2): 16 bytes a row."""
+        return np.concatenate([np.empty((0, 2), dtype=np.uint64), *(keys for _, keys in self.keys("key"))])
+
     def turns(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Blocks of the prompt turns of multi-turn rows: row ids int64 (m,), and hashes uint64 (m, 2)."""
         offset = 0

@@ -52,7 +52,7 @@ def model_folder(key: str, path: str, revision: str | None, cache_dir: str, inst
 
 
 def download_of(path: str, revision: str | None, cache_dir: str) -> str | None:
-    """What `model_folder` would download; None if nothing. Nothing is downloaded, and no hub is asked."""
+    """What `model_folder` would download; None if nothing. Nothing is downloaded, and no hub is contacted."""
     if path.startswith(PREFIX):
         return assets.download_of(path, cache_dir)
     if Path(path).expanduser().is_dir() or path.startswith((".", "/", "~")) or path.count("/") > 1:

@@ -79,7 +79,7 @@ def check_here(cfg: DictConfig) -> None:
     """UserError if model.adapter or embedder.adapter would be downloaded, which a dry run does not do."""
     for group in ("model", "embedder"):
         name = (cfg.get(group) or {}).get("adapter")
-        if name is None or Path(name).expanduser().exists() or not _is_hub_id(name):
+        if name is None or Path(name).expanduser().exists() or not is_hub_id(name):
             continue
         from huggingface_hub import snapshot_download
 
@@ -92,7 +92,8 @@ def check_here(cfg: DictConfig) -> None:
             ) from error
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
+    """Whether an adapter's name that is no folder would be looked up on the hub."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
@@ -104,7 +105,7 @@ def _snapshot(name: str) -> Path:
 
 
 def _downloaded(name: str, option: str) -> Path:
-    if not _is_hub_id(name):
+    if not is_hub_id(name):
         raise UserError(f"{option}={name}: no such folder; name an adapter, a run, a checkpoint or a hub id")
     from huggingface_hub.errors import HFValidationError
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 # Options of peft's LoraConfig that decide what the weights of an adapter mean, beside its target modules.
 SAME = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "bias")
 SAME += ("lora_bias", "layer_replication", "trainable_token_indices", "fan_in_fan_out")
-# Ways to begin that change the base's weights, by the start of their names.
+# Values of init_lora_weights that change the base's weights, by the start of their names.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 LAST = re.compile(r"[/:]")  # before the last part of a model's name
 PREFIX = "base_model.model."  # of the names in an adapter's file
@@ -55,10 +55,10 @@ def check_start(cfg: DictConfig, cache_dir: str, output_dir: Path | None = None,
             f"{option} was trained on top of {origin.adapter}, and training goes on from one adapter; merge both "
             f"first: {merged}"
         )
-    begun = str(config.get("init_lora_weights", ""))
-    if begun.startswith(CHANGES_BASE):
+    initial = str(config.get("init_lora_weights", ""))
+    if initial.startswith(CHANGES_BASE):
         raise UserError(
-            f"{option} was saved with init_lora_weights={begun}: it belongs to a base whose weights that changed; "
+            f"{option} was saved with init_lora_weights={initial}: it belongs to a base whose weights that changed; "
             "convert it to a LoRA adapter of the unchanged base (PEFT: path_initial_model_for_weight_conversion)"
         )
     if mode == "stack":

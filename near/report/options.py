@@ -1,9 +1,10 @@
-"""The options of report.py."""
+"""The options of report.py and near diff."""
 
 from typing import Annotated, Literal
 
 from near.common.bounds import between
 from near.common.options import Base
+from near.data.options import Data
 
 Count = Annotated[int, between(0, 1_000_000)]
 
@@ -16,3 +17,12 @@ class Report(Base):
     queries: Count
     neighbours: Count
     answers: Count
+
+
+class Diff(Base):
+    output_dir: str | None
+    data: Data
+    folder: str
+    other: str
+    rows: Annotated[int, between(0, 1000)]
+    json: str | None

@@ -34,6 +34,7 @@ def _selection(group: Group, groups: list[Group]) -> dict:
     return {
         "selection": group.label,
         "seeds": list(group.runs),
+        "runs": [run.folder.name for run in group.runs.values()],  # the names of their folders
         "target_loss": statistics.mean(run.metrics.target_loss for run in group.runs.values()),
         "kept_round": [run.kept_round for run in group.runs.values()],  # by seed; null without validation rows
         "vs_random": _difference(beside_random(group, other)) if compared else None,

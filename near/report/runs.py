@@ -13,15 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from near.common.config import NOT_OUTCOME
 from near.common.errors import UserError
 from near.common.moved import class_names
-from near.common.records import EvalMetrics, RoundRecord, TrainMetrics
+from near.common.records import WARMUP, EvalMetrics, RoundRecord, TrainMetrics
 from near.common.run_folder import CONFIG, JOBS, METRICS, RunFolder, below
 from near.common.schema import ForeignRecord
 
 log = logging.getLogger(__name__)
-
-WARMUP = "warm-up"  # the selector of such a round, in rounds.jsonl
 
 
 class Examples(NamedTuple):
@@ -85,10 +84,15 @@ class Run:
 
     @functools.cached_property
     def typed(self) -> set[str]:
-        """The overrides of its command line without seed and what names it, plan or selector; empty where Hydra did not
-        record them."""
+        """The overrides of its command line that may decide its outcome, without seed and what names it, plan or
+        selector; empty where Hydra did not record them."""
         words = self.files.overrides
         name = "plan=" if any(word.startswith("plan=") for word in words) else "selector="
+        words = [
+            word
+            for word in words
+            if word.lstrip("+~").partition("=")[0].partition(".")[0] not in ("hydra", *NOT_OUTCOME)
+        ]
         return {word for word in words if not word.startswith((name, "seed="))}
 
     @functools.cached_property

@@ -18,10 +18,13 @@ VALUES = 100  # of a label that are compared one by one
 LEVEL = 0.05
 ORACLE = "oracle"
 ROUNDS = "Shares are of the rows that a selector picked, over all rounds and seeds, without warm-ups."
+CHANCE = (
+    "= chance: as many random rows may differ as much from the pool (at the 5% level, for all comparisons of a target "
+    "together, by Holm's procedure)."
+)
 NOTE = (
     "A sentence names the value that most rows of the target have, or, where the pool lacks it, the value that was "
-    "picked most above its share of the pool. = chance: as many random rows may differ as much from the "
-    "pool (at the 5% level, for all comparisons of a target together, by Holm's procedure)."
+    f"picked most above its share of the pool. {CHANCE}"
 )
 
 OVER_TARGETS = (

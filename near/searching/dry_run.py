@@ -77,7 +77,7 @@ def stages_of(
 
 
 def _is_light(embedder: Embedder, timed: bool) -> bool:
-    """Whether the embedder's dimensions may be asked for: of one with a model they take loading it."""
+    """Whether the embedder's dimensions may be read: for one with a model, that loads it."""
     return timed or embedder.model is None
 
 

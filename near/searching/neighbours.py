@@ -50,10 +50,12 @@ class Neighbours:
         return dataclasses.replace(self, **parts)
 
 
+FILES = ("top_indices.npy", "top_scores.npy", "typical_scores.npy", "query_scales.npy")  # of a matrix
+
+
 def matrix_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of a matrix's files."""
-    names = ("top_indices.npy", "top_scores.npy", "typical_scores.npy", "query_scales.npy")
-    return {name: file_digest(folder / name) for name in names if (folder / name).is_file()}
+    return {name: file_digest(folder / name) for name in FILES if (folder / name).is_file()}
 
 
 def read_neighbours(path: str | Path, candidates: Rows, queries: Rows, max_K: int | None) -> Neighbours:
@@ -119,7 +121,7 @@ def read_matrix(folder: Path) -> Neighbours:
         ) from error
     if not isinstance(manifest.sha256, dict) or not digests.keys() <= manifest.sha256.keys():
         raise UserError(f"{folder / 'manifest.json'} holds no digests of its files; select again")
-    if any(digests.get(n) != d for n, d in manifest.sha256.items()):
+    if any(digests.get(n) != d for n, d in manifest.sha256.items() if n in FILES):
         raise UserError(f"the selection in {folder} is damaged (its bytes changed); delete the folder and select again")
     if manifest.schema_version != SCHEMA_VERSION:
         raise UserError(f"{folder / 'manifest.json'} has schema {manifest.schema_version}; select again")

@@ -80,6 +80,7 @@ class Content:
     untrained: int = 0  # with an answer that is not trained on
     tools: int = 0  # with descriptions of tools
     calls: int = 0  # with calls of tools
+    sparse: int = 0  # with calls or thinking, keys that other messages lack
 
     def add(self, messages: list[Message]) -> None:
         answers = [m for m in messages if m["role"] == "assistant"]
@@ -89,3 +90,4 @@ class Content:
         self.untrained += any(m.get("train") is False for m in answers)
         self.tools += messages[0]["role"] == "tools"
         self.calls += any("calls" in m for m in answers)
+        self.sparse += any("calls" in m or "reasoning" in m for m in answers)

@@ -53,8 +53,8 @@ def needs_of(cfg: DictConfig, selector: Selector) -> Needs:
     if similarity.requires:
         if not neighbours or requires:
             raise UserError(
-                "similarity=gradients is for selectors over neighbours (near, uot, doubly_greedy, tsds, ...); "
-                "leave it at embeddings for this one"
+                "similarity=gradients is for selectors over neighbours (near, uot, doubly_greedy, tsds, ...), and "
+                "plans of them, that use the model for nothing else; leave it at embeddings"
             )
         requires, neighbours = similarity.requires, similarity.needs_neighbours
         vectors = similarity.needs_vectors

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, NotRequired
 
-from near.common.bounds import between
+from near.common.bounds import between, less_than, more_than
 from near.common.options import Base, Group
 from near.data.options import Data
 from near.models.options import Model
@@ -20,12 +20,12 @@ class Search(Base):
     similarity: Group
     scoring: Group
     max_K: int | None
-    dry_run: bool | Literal["count"]
 
 
 class Select(Search):
     selector: NotRequired[Group | None]
     n: int | None
+    dry_run: bool | Literal["count"]
     export: Literal["jsonl", "parquet"] | None
     run: str | None
     export_for: list[Literal["trl", "llamafactory", "axolotl"]] | None
@@ -34,3 +34,19 @@ class Select(Search):
     map_rows: Annotated[int, between(2, 10_000_000)]
     queries: Annotated[int, between(0, 1_000_000)]
     neighbours: Annotated[int, between(0, 1_000_000)]
+
+
+class Verify(Base):
+    """The options of near verify."""
+
+    output_dir: str | None
+    data: Data
+    embedder: Group
+    similarity: Group
+    index: Group
+    folder: str
+    signers: str | None
+    limit: Annotated[float, more_than(0)] | None
+    tolerance: Annotated[float, more_than(0), less_than(1)] | None
+    download: bool
+    json: str | None

@@ -123,7 +123,7 @@ class Recipe:
             notes.append(f"The weights of plan.{name} are left out: all rows of a batch count alike.")
         if self.cfg["model"].get("adapter") is not None:  # its path may have any characters
             notes.append(
-                "The run began with an adapter (model.adapter), and this begins with the base alone: merge it with "
+                "The run started from an adapter (model.adapter), and this starts from the base alone: merge it with "
                 "merge.py, and name its export as the model here."
             )
         return notes + list(more)
@@ -179,7 +179,8 @@ def _trl(recipe: Recipe, folder: Path) -> None:
         recipe=recipe,
         notes=recipe.notes(*more),
         masked=masked,
-        last=bool(data.get("mask_history")),
+        encoded=masked == "answers" or content.sparse > 0,  # a table gives all messages the same keys
+        last=masked == "completion" or bool(data.get("mask_history")),
         peft=recipe.cfg["finetuning"].get("_target_", "").rpartition(".")[2],
         lora=recipe.lora,
         quantization={k: v for k, v in (model.get("quantization") or {}).items() if k != "_target_"},

@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 
 from near.common.config import public
 from near.common.errors import UserError
-from near.common.files import digest, provenance, write_npy
+from near.common.files import digest, file_digest, provenance, write_npy
 from near.common.locks import lock_file, locked
-from near.common.outputs import SELECTION_PAGE, claim, remove
+from near.common.outputs import POOL_KEYS, QUERY_KEYS, SELECTION_PAGE, claim, remove, results
 from near.common.processes import is_main
 from near.common.records import SelectionManifest
 from near.common.run_folder import CONTAMINATED
@@ -25,7 +25,7 @@ from near.models.start import check_here
 from near.searching.equal_rows import warn_of_equal
 from near.searching.find import check_same, matrix_key, width_of
 from near.searching.material import Material, load_queries
-from near.searching.neighbours import Neighbours, first_columns, matrix_digests, read_matrix
+from near.searching.neighbours import Neighbours, first_columns, read_matrix
 from near.searching.settings import SearchSettings
 from near.searching.summary import summarise
 from near.selection.selectors.oracle import SOURCE
@@ -143,15 +143,18 @@ def _write(
             unused = ("top_indices.npy", "top_scores.npy") if neighbours is None else ()
             unused += () if has_page else (SELECTION_PAGE,)
             # the manifest is written last, beside complete files of its own
-            remove(folder, "manifest.json", "query_scales.npy", CONTAMINATED, *unused)
+            remove(folder, "manifest.json", "query_scales.npy", QUERY_KEYS, CONTAMINATED, *unused)
             if neighbours is not None:
                 write_npy(folder / "top_indices.npy", neighbours.ids)
                 write_npy(folder / "top_scores.npy", neighbours.scores)
                 if neighbours.scales is not None:
                     write_npy(folder / "query_scales.npy", neighbours.scales)
-                manifest = dataclasses.replace(manifest, sha256=matrix_digests(folder))
+            write_npy(folder / POOL_KEYS, material.candidates.content_keys())
+            if manifest.queries is not None:
+                write_npy(folder / QUERY_KEYS, material.queries.content_keys())
             contamination = write_overlaps(folder, material.candidates)
             described = {**move(), **provenance(), "contamination": contamination, "config": public(cfg)}
+            described["sha256"] = {name: file_digest(folder / name) for name in results(folder, ["select"])}
             dataclasses.replace(manifest, **described).write(path)
     if neighbours is not None:
         summarise(neighbours, material.candidates, material.queries)

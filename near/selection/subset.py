@@ -1,7 +1,8 @@
 """The rows that a selector picks, as files for any other trainer: `select.py selector=near n=5000 export=jsonl`.
 
-subset.npy holds their ids, int64 (m,), in the selector's order; subset.jsonl or subset.parquet the rows themselves in
-that order, each with the columns of its source (a line of text as `text`) and five more:
+subset.npy holds their ids, int64 (m,), in the selector's order; subset_scores.npy the selector's scores of them,
+float32 (m,), NaN for a row without one, if it has scores; subset.jsonl or subset.parquet the rows themselves in that
+order, each with the columns of its source (a line of text as `text`) and five more:
 
     row              its id in the pool
     rank             its position in the subset, from 1
@@ -14,6 +15,7 @@ If a source has a column of one of these names, ours are near_rank, near_score, 
 """
 
 import contextlib
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,7 +36,8 @@ from near.common.processes import is_main
 from near.common.records import SelectionManifest
 from near.common.text import plural
 from near.data.columns import columns_of
-from near.data.loading import raw_rows, raw_types
+from near.data.loading import raw_types
+from near.data.row_keys import content_digest
 from near.models.start import by_content
 from near.searching.material import Material
 from near.searching.neighbours import Neighbours
@@ -43,9 +46,19 @@ from near.selection.beyond import similarity_of
 from near.selection.needs import Needs, needs_of
 from near.selection.round import Round, Subset, checked
 from near.selection.selectors.base import Selector, selector_of
-from near.selection.subset_files import COLUMNS, WRITERS, nearest
+from near.selection.subset_files import COLUMNS, WRITERS, nearest, our_names, rows_of
 
 log = logging.getLogger(__name__)
+
+
+def round_of(cfg: DictConfig, cache_dir: str, needs: Needs, material: Material, neighbours: Neighbours | None) -> Round:
+    """The round of a selection outside training, without columns and without a model. `cfg`: of select.py."""
+    candidates, queries = material.candidates, material.queries
+    context = {"pool": candidates, "queries": queries, "neighbours": neighbours}
+    if neighbours is not None or needs.vectors:
+        search = SearchSettings.of(cfg, cache_dir)
+        context["similarity"] = similarity_of(search, candidates, queries, neighbours)
+    return Round.alone(cfg.n, cfg.seed, candidates.eligible(), len(candidates), **context)
 
 
 class SubsetExport:
@@ -108,13 +121,9 @@ class SubsetExport:
         picks."""
         if self.selector is None or not (is_main() or self.needs.requires):
             return
-        cfg, candidates, queries = self.cfg, material.candidates, material.queries
-        context = {"pool": candidates, "queries": queries, "neighbours": neighbours}
-        context |= {"columns": self.columns, "query_columns": self.query_columns}
-        if neighbours is not None or self.needs.vectors:
-            search = SearchSettings.of(cfg, self.cache_dir)
-            context["similarity"] = similarity_of(search, candidates, queries, neighbours)
-        round = Round.alone(cfg.n, cfg.seed, candidates.eligible(), len(candidates), **context)
+        cfg = self.cfg
+        round = round_of(cfg, self.cache_dir, self.needs, material, neighbours)
+        round = dataclasses.replace(round, columns=self.columns, query_columns=self.query_columns)
         if self.needs.requires:
             from near.selection.offline import with_model
 
@@ -166,6 +175,10 @@ class SubsetExport:
         names = ["subset.npy"]
         with contextlib.ExitStack() as files:
             write_npy(files.enter_context(aside(self.folder / "subset.npy")), subset.ids)
+            if subset.scores is not None:
+                names.insert(0, "subset_scores.npy")
+                scores = np.asarray(subset.scores, dtype=np.float32)
+                write_npy(files.enter_context(aside(self.folder / "subset_scores.npy")), scores)
             if self.cfg.export is not None:
                 names.append(f"subset.{self.cfg.export}")
                 rows, types = self._rows(subset, material, neighbours)
@@ -178,7 +191,8 @@ class SubsetExport:
                 sources = Counter(candidates.sources(subset.ids).tolist()).most_common(3)
                 shares = ", ".join(f"{printable(source, 40)} {rows / count:.0%}" for source, rows in sources)
                 log.info(f"wrote {self.folder / names[-1]} ({plural(count, 'row')} by selector {self.name}: {shares})")
-                return {"subset": {**self.settings, "rows": count}}
+                content = content_digest(candidates.content_keys(), subset.ids)
+                return {"subset": {**self.settings, "rows": count, "content": content}}
 
             yield move
 
@@ -199,15 +213,9 @@ class SubsetExport:
     ) -> tuple[list[dict], dict[str, pa.DataType]]:
         """The rows of the subset in its order, with our columns; and the known types of columns."""
         ids, candidates = subset.ids, material.candidates
-        positions = {row: position for position, row in enumerate(ids.tolist())}
-        rows: list[dict] = [{}] * len(ids)
-        for row, raw in raw_rows(self.cfg.data, candidates, ids, self.cache_dir):
-            rows[positions[row]] = dict(raw)
-        prefix, used = "", {name for row in rows for name in row}
-        while any(prefix + name in used for name in COLUMNS):
-            prefix += "near_"
-        names = [prefix + name for name in COLUMNS]
-        if prefix:
+        rows = rows_of(self.cfg.data, candidates, ids, self.cache_dir)
+        names = our_names(rows)
+        if names != list(COLUMNS):
             log.info(f"subset: the rows have columns of our names, so ours are {', '.join(names)}")
         sources = candidates.sources(ids)
         for position, (score, query) in enumerate(nearest(ids, material.queries, neighbours)):

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from omegaconf import DictConfig
 
 from near.common.errors import UserError, one_line
 from near.common.files import write_jsonl
+from near.data.loading import raw_rows
 from near.data.rows import Rows
 from near.data.sources.readers import Unconverted
 
@@ -31,6 +33,23 @@ COLUMNS = {
     "nearest_query": pa.int64(),
     "source": pa.string(),
 }
+
+
+def rows_of(data: DictConfig, pool: Rows, ids: np.ndarray, cache_dir: str) -> list[dict]:
+    """The columns of rows `ids`, int64 (m,), as their sources have them, in that order."""
+    positions = {row: position for position, row in enumerate(ids.tolist())}
+    rows: list[dict] = [{}] * len(ids)
+    for row, raw in raw_rows(data, pool, ids, cache_dir):
+        rows[positions[row]] = dict(raw)
+    return rows
+
+
+def our_names(rows: list[dict]) -> list[str]:
+    """The names of COLUMNS beside the columns of `rows`: with near_ before them if one of theirs has such a name."""
+    prefix, used = "", {name for row in rows for name in row}
+    while any(prefix + name in used for name in COLUMNS):
+        prefix += "near_"
+    return [prefix + name for name in COLUMNS]
 
 
 def nearest(

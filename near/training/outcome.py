@@ -8,10 +8,10 @@ import numpy as np
 from omegaconf import DictConfig
 
 from near.common.config import public
-from near.common.files import aside, naming_full_disk, provenance, read_json, write_json
-from near.common.outputs import MODEL, list_files, remove_folder
+from near.common.files import aside, naming_full_disk, provenance, read_json, write_json, write_npy
+from near.common.outputs import MODEL, POOL_KEYS, list_files, remove_folder
 from near.common.records import EvalMetrics, ModelMetrics, TrainMetrics
-from near.common.run_folder import START, TRAINING
+from near.common.run_folder import ROUNDS, START, TRAINING
 from near.data.contamination import write_overlaps
 from near.evaluation.eval import write_metrics
 from near.models.pissa import save_as_lora
@@ -74,6 +74,7 @@ def write_outcome(
         metrics, answers: of the trained model (near/evaluation/measure.py).
         base: of the untrained model.
     """
+    write_npy(output_dir / ROUNDS / POOL_KEYS, inputs.candidates.content_keys())
     history = [line for line in trainer.state.log_history if "loss" in line]
     rounds = trainer.record.rounds
     select_seconds = sum(line.select_seconds for line in rounds)

@@ -196,6 +196,7 @@ def test_bounds(bounds, value, expected):
 def test_declarations_are_of_what_there_is():
     """Scripts' configurations have the declared options and no others; what is bounded of a library is its option."""
     needed = {"merge": ("adapter_name_or_path=a", "export_dir=b"), "report": ("runs=r",)}
+    needed |= {"verify": ("folder=a",), "diff": ("folder=a", "other=b")}
     for script, target in SCRIPTS.items():
         cfg, known = composed(script, needed.get(script, ()))[1], options(target)
         assert set(cfg) <= set(known)

@@ -144,9 +144,10 @@ def test_every_experiment_composes(name):
     assert configured("train", f"experiment={name}").selector
 
 
-@pytest.mark.parametrize("script", ["select", "train", "merge", "eval", "report"])
+@pytest.mark.parametrize("script", ["select", "train", "merge", "eval", "report", "verify", "diff"])
 def test_script_composes(script):
     needed = {"merge": ("adapter_name_or_path=a", "export_dir=b"), "report": ("runs=r",)}
+    needed |= {"verify": ("folder=a",), "diff": ("folder=a", "other=b")}
     assert configured(script, *needed.get(script, ())).seed == 42
 
 
@@ -199,7 +200,8 @@ def test_embedder_keeps_the_contract(name, cache, model_files):
         cfg.model = model_files
     embedder = instantiate(cfg, cache_dir=str(cache))
     assert isinstance(embedder, Embedder)
-    assert embedder.embed_field == ("chat" if name in ("rds", "hidden_states") else "prompt")
+    fields = {"rds": "chat", "hidden_states": "chat", "answer_states": "both"}
+    assert embedder.embed_field == fields.get(name, "prompt")
     assert (embedder.chunk, embedder.store_dtype, embedder.launcher) == (cfg.chunk, "float32", None)
     if "backend" in cfg:
         assert embedder.query(QUERY_PROMPTS).endswith("cats")

@@ -1,5 +1,6 @@
 """docs/options.md holds every option of every configuration, with what it means."""
 
+from near.app.check.option_types import SCRIPTS
 from near.app.options import FOREIGN, PAGE, groups, merged, page, read
 from near.app.pages import page_to_write
 from near.common.config import CONF
@@ -11,7 +12,7 @@ def test_the_page_is_in_step():
 
 
 def test_every_option_says_what_it_means():
-    files = [read(CONF / f"{name}.yaml") for name in ("base", "select", "train", "merge", "eval", "report")]
+    files = [read(CONF / f"{name}.yaml") for name in ("base", *SCRIPTS)]
     commented: dict[str, bool] = {}
     for file in [*files, *(file for choices in groups().values() for file in choices.values())]:
         for option in file.options:
@@ -25,15 +26,10 @@ def test_every_option_says_what_it_means():
 def test_every_option_that_composes_is_on_the_page():
     """What Hydra makes of the files has no key that our reading of their lines missed."""
     text, names = page(), set(groups())
-    for script in ("select", "train", "merge", "eval", "report"):
-        _, cfg = composed(
-            script,
-            ("adapter_name_or_path=a", "export_dir=b")
-            if script == "merge"
-            else ("runs=a",)
-            if script == "report"
-            else (),
-        )
+    needed = {"merge": ("adapter_name_or_path=a", "export_dir=b"), "report": ("runs=a",)}
+    needed |= {"verify": ("folder=a",), "diff": ("folder=a", "other=b")}
+    for script in SCRIPTS:
+        _, cfg = composed(script, needed.get(script, ()))
         missing = [
             k
             for k in _leaves(cfg)

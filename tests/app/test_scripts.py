@@ -49,7 +49,7 @@ def test_help_and_a_mistyped_option_answer_before_heavy_imports(tmp_path):
             ["selector=random", "selector.policy=advance"],
             "selector.policy is not an option of selector=random; leave",
         ),
-        (["embedder=hashing", "embedder.model=x"], "use one that has it: embedder=e5, gtr_t5, hidden_states, minilm, "),
+        (["embedder=hashing", "embedder.model=x"], "use one that has it: embedder=answer_states, e5, gtr_t5, "),
         (
             ["plan=filter_only", "selector@plan.filter.by=coincide"],
             "selector@plan.filter.by=coincide: coincide sets embedder, too, and can't be placed in plan.filter.by",

@@ -257,9 +257,10 @@ def test_a_class_that_is_imported_is_typed_as_one_that_is_read():
     assert len(near) > 30
     for target in near:
         module, _, name = target.rpartition(".")
-        read, imported = parameters(target)[0], inspected(target, module, name)[0]
-        assert read.keys() == imported.keys()
-        for key in read:
+        read, (imported, more) = parameters(target)[0], inspected(target, module, name)
+        # a signature does not say to which class **options go; the source does
+        assert read.keys() == imported.keys() or (more and imported.keys() < read.keys())
+        for key in imported:
             types = [type_of(of[key]) for of in (read, imported)]
             assert types[0].names - {"None"} == types[1].names - {"None"}, (target, key)
             assert types[0].choices == types[1].choices, (target, key)

@@ -73,14 +73,17 @@ def test_groups_are_runs_that_differ_in_the_seed(sweep):
 
 
 def test_labels_are_what_was_typed(sweep):
-    """Many settings differ between two embedders; one word was typed. Where words do not tell groups apart, settings
-    do."""
+    """Many settings differ between two embedders; one word was typed that decides the outcome. Where words do not tell
+    groups apart, settings do."""
     for seed in (1, 2):
-        for max_K, word in ((10, "embedder=minilm"), (50, "embedder=rds")):
+        for max_K, word, more in (
+            (10, "embedder=minilm", ""),
+            (50, "embedder=rds", "- sweep_name=beside/a\n- hydra.sweep.dir=/b\n"),
+        ):
             run(sweep, "near", seed, 0.5, max_K=max_K)
             folder = sweep / f"near-{max_K}-{seed}" / ".hydra"
             folder.mkdir()
-            (folder / "overrides.yaml").write_text(f"- selector=near\n- seed={seed}\n- data=files\n- {word}\n")
+            (folder / "overrides.yaml").write_text(f"- selector=near\n- seed={seed}\n- data=files\n- {word}\n{more}")
     (sweep / "near-10-3").rename(sweep.parent / "elsewhere")  # it has another set of words
     assert {g.label for g in groups_of(collect(sweep)[0])} == {
         *("near embedder=minilm", "near embedder=rds", "other", "random")

@@ -2,7 +2,10 @@
 
 import ast
 import json
+import runpy
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,6 +151,32 @@ def test_options_of_peft_that_a_trainer_lacks_are_said(words, tmp_path):
     assert options["lora_modules_to_save"] == ["embed_tokens", "lm_head"]
 
 
+class Template:
+    """A chat template that refuses keys without a value, as those do that look for `tool_calls` in a message."""
+
+    def apply_chat_template(self, turns, tools=None, return_dict=True, add_generation_prompt=False):
+        assert not any(value is None for turn in turns for value in turn.values())
+        ids = [i for turn in turns for i in ((1, 9) if turn["role"] == "assistant" else (2, 8))]
+        return [*ids, 1] if add_generation_prompt else ids
+
+
+@pytest.mark.parametrize(
+    ("more", "labels"), [([], [-100, -100, -100, 9]), (["data.train_on_prompt=true"], [2, 8, 1, 9])]
+)
+def test_a_template_sees_only_keys_that_a_message_has(words, tmp_path, monkeypatch, more, labels):
+    """Of rows with and without thinking, which a table of them fills up with nulls."""
+    chats = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] for _ in range(2)]
+    chats[1][1]["reasoning"] = "hm"
+    content = Content()
+    for chat in chats:
+        content.add(chat)
+    write_rows(tmp_path / "trained.jsonl", [{"row": 0} | chat_of(chat, False, None) for chat in chats])
+    WRITERS["trl"](Recipe(public(configured("train", *words, *more)), content, "m", {"seed": 1}, 1, 1, 1), tmp_path)
+    monkeypatch.setitem(sys.modules, "trl", SimpleNamespace(SFTConfig=None, SFTTrainer=object))
+    script = runpy.run_path(str(tmp_path / "trl_train.py"))
+    assert script["rows"](Template())["labels"] == [labels] * 2
+
+
 def test_a_run_of_fewer_steps_than_planned_is_said(words):
     cfg = public(configured("train", *words))
     assert "7 of 10 steps" in "\n".join(Recipe(cfg, Content(rows=1), "m", {}, 1, 10, 7).notes())
@@ -187,7 +216,7 @@ def test_messages_in_openais_form():
     content = Content()
     for chat in (CHAT, [{"role": "assistant", "content": "a text"}]):
         content.add(chat)
-    assert content == Content(rows=2, plain=1, several=1, untrained=1, tools=1, calls=1)
+    assert content == Content(rows=2, plain=1, several=1, untrained=1, tools=1, calls=1, sparse=1)
 
 
 def test_refusals(run, words, tmp_path, cache):

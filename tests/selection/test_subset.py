@@ -82,6 +82,9 @@ def without(row: dict, names=OURS) -> dict:
     return {name: value for name, value in row.items() if name not in names}
 
 
+MATRIX = {"manifest.json", "top_indices.npy", "top_scores.npy", "pool_keys.npy", "query_keys.npy"}
+
+
 def files(folder) -> dict[str, bytes]:
     entries = folder.iterdir() if folder.exists() else ()
     return {p.name: p.read_bytes() for p in entries if p.name != LIST}
@@ -218,7 +221,7 @@ def test_a_selector_without_neighbours_embeds_nothing(config, pool, tmp_path, mo
     cfg.data.queries.path = None  # nobody needs them
     select(cfg, out)
     ids, rows = np.load(out / "subset.npy"), written(out, "jsonl")
-    assert set(files(out)) == {"subset.npy", "subset.jsonl", "manifest.json"}
+    assert set(files(out)) == {"subset.npy", "subset.jsonl", "manifest.json", "pool_keys.npy"}
     assert [without(row) for row in rows] == [ROWS[i] for i in ids]
     assert {(row["score"], row["nearest_query"]) for row in rows} == {(None, None)}
     before = files(out)
@@ -281,7 +284,7 @@ def test_a_narrow_matrix_gives_what_it_has_and_says_so(config, pool, tmp_path, c
 def test_a_folder_holds_one_selection(config, pool, tmp_path, monkeypatch):
     cfg, out = config(pool, export="jsonl"), tmp_path / "out"
     select(plain(cfg), out)
-    assert set(files(out)) == {"manifest.json", "top_indices.npy", "top_scores.npy"}
+    assert set(files(out)) == MATRIX
     monkeypatch.setattr(selection, "_search", lambda *a: pytest.fail("searched"))
     with pytest.raises(UserError, match="out holds another selection; set overwrite=true or another output_dir"):
         select(config(pool, "random"), out)
@@ -309,10 +312,10 @@ def test_a_subset_goes_with_its_matrix_and_a_matrix_with_its_folder(config, pool
     wider = plain(cfg)
     wider.max_K, wider.overwrite = 7, True
     select(wider, out)
-    assert set(files(out)) == {"manifest.json", "top_indices.npy", "top_scores.npy"}
+    assert set(files(out)) == MATRIX
     assert "subset" not in json.loads((out / "manifest.json").read_text())
     select(config(pool, "random", overwrite=True), out)
-    assert set(files(out)) == {"manifest.json", "subset.npy"}
+    assert set(files(out)) == {"manifest.json", "subset.npy", "pool_keys.npy"}
     for other, says in (
         (plain(cfg), "selection;"),
         (config(pool), r"subset \(selector._target_ was Random, now"),

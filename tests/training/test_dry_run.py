@@ -230,9 +230,12 @@ def test_the_disk_of_the_output_is_measured(tmp_path, monkeypatch):
 )
 def test_rounds_in_which_a_plan_uses_the_model(period, start, first, selections, tiny):
     words = ["plan=select_only", "trainer.update_times=5", f"plan.draw.period={period}", f"plan.draw.start={start}"]
-    cfg = configured("train", *tiny, *words)
     args = SimpleNamespace(train_batch_size=2, world_size=1, gradient_accumulation_steps=1)
+    cfg = configured("train", *tiny, *words, "selector=loss")
     assert workload_of(cfg, selection_of(cfg), args, 60, first).selections == selections
+    cfg = configured("train", *tiny, *words, "selector=near", "similarity=gradients")
+    every = workload_of(cfg, selection_of(cfg), args, 60, first).selections
+    assert every == (4 if first else 5), "a similarity is computed in every round, whatever the stages do"
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def test_a_round_is_recorded(tmp_path, caplog):
     recorded(tmp_path)
     first, second = [json.loads(line) for line in (tmp_path / "rounds" / "rounds.jsonl").read_text().splitlines()]
     assert (first["selector"], first["overlap"], first["never_seen"], first["mean_score"]) == ("warm-up", None, 1, None)
+    assert set(second.pop("sha256")) == {"001.npy", "001_order.npy", "001_scores.npy"}
     assert second == {
         "round": 1,
         "selector": "near",

@@ -442,7 +442,7 @@ def test_a_checkpoint_resumed_into_another_folder_brings_its_rounds(tiny, tmp_pa
     train(configured("train", *settings, f"resume={checkpoint}"), tmp_path / "new")
     lines = [json.loads(line) for line in (tmp_path / "new" / "rounds" / "rounds.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1, 2]
-    assert sorted(p.name for p in (tmp_path / "new" / "rounds").glob("*.npy")) == [
+    assert sorted(p.name for p in (tmp_path / "new" / "rounds").glob("[0-9]*.npy")) == [
         "000.npy",
         "000_order.npy",
         "001.npy",

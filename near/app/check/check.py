@@ -262,7 +262,7 @@ def check_sources(cfg: DictConfig) -> None:
         UserError: one, that lists required sources without a path, paths without a file, and a missing sandbox.
     """
     faults = _missing_paths(cfg) + _sandbox_faults(cfg)
-    for option, source in _sources(cfg):
+    for option, source in sources_of(cfg):
         if source is None or source.get("dataset_info") is not None:  # its paths are names of entries
             continue
         paths = source.path.values() if isinstance(source.path, DictConfig) else source.path
@@ -275,7 +275,7 @@ def check_sources(cfg: DictConfig) -> None:
         raise UserError("; ".join(dict.fromkeys(faults)))
 
 
-def _sources(cfg: DictConfig) -> Iterator[tuple[str, DictConfig | None]]:
+def sources_of(cfg: DictConfig) -> Iterator[tuple[str, DictConfig | None]]:
     """The options of data sources, those with names of the user's included, and their values."""
     for part in ("candidates", "queries", "eval"):
         yield f"data.{part}", select(cfg, f"data.{part}")

@@ -21,6 +21,8 @@ SCRIPTS = {  # the declarations of the options at the top of a script's configur
     "merge": "near.export.options.Merge",
     "eval": "near.evaluation.options.Eval",
     "report": "near.report.options.Report",
+    "verify": "near.selection.options.Verify",
+    "diff": "near.report.options.Diff",
 }
 
 BASE = "near.common.options.Base"  # of the options of every script

@@ -41,9 +41,9 @@ def arrange(file: File, name: str, params: dict) -> str:
         raise UserError(f"{file.path}: pattern={pattern} of the reorder {name}{did_you_mean(str(pattern), PATTERNS)}")
     file.put("order", pattern)
     has = set(OmegaConf.load(CONF / "order" / f"{pattern}.yaml"))
-    given = {**params, **file.mapping(f"{name}.pattern_params", params.get("pattern_params"))}
-    values = {**DEFAULTS, "layers": DEFAULTS["layers"].get(pattern), **given}  # type: ignore[attr-defined]
-    values["layers"] = next((given[key] for key in LAYERS if given.get(key) is not None), values["layers"])
+    provided = {**params, **file.mapping(f"{name}.pattern_params", params.get("pattern_params"))}
+    values = {**DEFAULTS, "layers": DEFAULTS["layers"].get(pattern), **provided}  # type: ignore[attr-defined]
+    values["layers"] = next((provided[key] for key in LAYERS if provided.get(key) is not None), values["layers"])
     options = {
         "layers": values["layers"],
         "sections": values["num_sections"],
@@ -53,16 +53,16 @@ def arrange(file: File, name: str, params: dict) -> str:
         "first_from": "high" if values["front_is_high"] else "low",
         "last_from": "high" if values["back_is_high"] else "low",
         "window": max(1, file.checked(f"{name}.window_size", values.get("window_size") or 1)),
-        "ascending": _ascending(file, name, kind, given),
+        "ascending": _ascending(file, name, kind, provided),
     }
-    options |= _score(file, name, kind, given) if "score" in has else {}
-    if kind == "dynamic" and given.get("consume_once") is not None:
-        options["consume_once"] = given["consume_once"]
+    options |= _score(file, name, kind, provided) if "score" in has else {}
+    if kind == "dynamic" and provided.get("consume_once") is not None:
+        options["consume_once"] = provided["consume_once"]
     for option, value in options.items():
         if option in has:
             file.put(f"order.{option}", value)
     table = COMPONENTS["reorders"]["any"]
-    for key, value in given.items():
+    for key, value in provided.items():
         known = table.get(key)
         if known is None and key not in LAYERS:
             file.skip(f"{name}.{key}", f"unknown param{did_you_mean(key, table)}", value)
@@ -71,17 +71,17 @@ def arrange(file: File, name: str, params: dict) -> str:
     return kind
 
 
-def _ascending(file: File, name: str, kind: str, given: dict) -> bool:
-    polarity = given.get("polarity", "higher_is_better" if kind == "static" else "lower_is_better")
+def _ascending(file: File, name: str, kind: str, provided: dict) -> bool:
+    polarity = provided.get("polarity", "higher_is_better" if kind == "static" else "lower_is_better")
     if polarity not in EARLIER:
         raise UserError(f"{file.path}: polarity={polarity} of the reorder {name}{did_you_mean(str(polarity), EARLIER)}")
-    return bool(given.get("ascending", True)) != EARLIER[polarity]
+    return bool(provided.get("ascending", True)) != EARLIER[polarity]
 
 
-def _score(file: File, name: str, kind: str, given: dict) -> dict[str, object]:
+def _score(file: File, name: str, kind: str, provided: dict) -> dict[str, object]:
     """The options of the number that ranks rows."""
-    source = given.get("score_source", "precomputed" if kind == "static" else "model_loss")
-    params = file.mapping(f"{name}.score_params", given.get("score_params"))
+    source = provided.get("score_source", "precomputed" if kind == "static" else "model_loss")
+    params = file.mapping(f"{name}.score_params", provided.get("score_params"))
     if source == "precomputed":
         if path := params.get("score_path"):
             file.skip_always(
@@ -100,4 +100,4 @@ def _score(file: File, name: str, kind: str, given: dict) -> dict[str, object]:
     if params.get("max_samples"):
         file.skip_always(f"{name}.max_samples", "all rows that a round may draw are scored")
     once = source == "cached_selection" or kind == "static"
-    return {"score": "loss", "every": None if once else given.get("reorder_every", 1)}
+    return {"score": "loss", "every": None if once else provided.get("reorder_every", 1)}

@@ -154,8 +154,8 @@ def _within(file: File, group: str, place: str, translate: Callable[[], None]) -
     """Put what `translate` sets of a group at another place."""
     before, file.words = file.words, []
     translate()
-    found, file.words = file.words, before
-    for word in found:
+    translated, file.words = file.words, before
+    for word in translated:
         if word.key == group:
             word = Word(f"{group}@{place}", word.text, added=True)
         elif word.key.startswith(f"{group}."):

@@ -122,7 +122,7 @@ class CausalEmbedder(ModelEmbedder):
     def budget(self) -> Budget:
         return self._budget(self._model)
 
-    def vectors(self, prepared: list[list[int]], progress: Callable[[int], object]) -> np.ndarray:
+    def vectors(self, prepared: list, progress: Callable[[int], object]) -> np.ndarray:
         vectors = np.zeros((len(prepared), self.full_dim), dtype=np.float32)
         lengths = np.array([len(ids) for ids in prepared], dtype=np.int64)
 
@@ -147,5 +147,5 @@ class CausalEmbedder(ModelEmbedder):
         return tokens.to(self._model.device), mask.to(self._model.device)
 
     @abstractmethod
-    def _pooled(self, rows: list[list[int]]) -> np.ndarray:
-        """The vectors of a batch's token ids, float32 (n_batch, full_dim)."""
+    def _pooled(self, rows: list) -> np.ndarray:
+        """The vectors of a batch, float32 (n_batch, full_dim). `rows`: of each text what `prepare` returned."""

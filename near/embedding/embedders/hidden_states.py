@@ -52,18 +52,18 @@ class HiddenStates(CausalEmbedder):
 
     def _attention(self) -> list:
         """The self-attention of each layer, a torch module; UserError for a model that has another number of them."""
-        found: dict = {}  # by name
+        modules: dict = {}  # by name
         for name, module in self._model.named_modules():
-            inner = any(name.startswith(f"{outer}.") for outer in found)
+            inner = any(name.startswith(f"{outer}.") for outer in modules)
             if type(module).__name__.endswith("Attention") and not inner:
-                found[name] = module
+                modules[name] = module
         count = self._model.config.num_hidden_layers
-        if len(found) != count:
+        if len(modules) != count:
             raise UserError(
-                f"embedder.states=attention: {self.model} has {len(found)} attention modules in {count} layers; use "
+                f"embedder.states=attention: {self.model} has {len(modules)} attention modules in {count} layers; use "
                 "embedder.states=layer"
             )
-        return list(found.values())
+        return list(modules.values())
 
     def _pooled(self, rows: list[list[int]]) -> np.ndarray:
         import torch

@@ -100,9 +100,13 @@ class Plan(Selector):
         return [stage.by for stage in (*self.filters, *([] if self.draw is None else [self.draw]))]
 
     def scored_rounds(self, starts: Sequence[int]) -> list[int]:
-        """Those of the rounds in which a stage that uses the model acts anew. starts: the first step of each."""
-        stages = list(self._selecting().values())
-        scored = [stage for stage in stages if stage.by.requires] or stages  # similarity=gradients: of any selector
+        """Those of the rounds in which a stage that uses the model acts anew; all if only the similarity uses it.
+
+        starts: the first step of each.
+        """
+        scored = [stage for stage in self._selecting().values() if stage.by.requires]
+        if not scored:
+            return list(starts)
         due = {step for stage in scored for step in [step for step in starts if step >= stage.start][:: stage.period]}
         return sorted(due)
 

@@ -4,16 +4,18 @@
 000_scores.npy  the selector's score of each of them, float32 (rows,), if it returns scores
 000_order.npy   ids in the order of training, int64 (draws,): the first `draws_per_step` are those of its first step
 rounds.jsonl    one line a round (near/common/records.py)
+pool_keys.npy   a hash of every row of the pool, uint64 (n_pool, 2), written when training has ended
 """
 
+import dataclasses
 import logging
 import re
 from pathlib import Path
 
 import numpy as np
 
-from near.common.files import write_npy
-from near.common.records import RoundRecord, append_round, write_rounds
+from near.common.files import file_digest, write_npy
+from near.common.records import WARMUP, RoundRecord, append_round, write_rounds
 from near.common.run_folder import LINES, round_file
 from near.data.rows import Rows
 from near.selection.round import Subset
@@ -59,7 +61,7 @@ class Record:
         sources, counts = np.unique(self.pool.sources(ids).astype(str), return_counts=True)
         line = RoundRecord(
             round=phase.index,
-            selector="warm-up" if phase.warmup else self.name,
+            selector=WARMUP if phase.warmup else self.name,
             step=phase.start,
             steps=phase.steps,
             rows=len(ids),
@@ -72,15 +74,17 @@ class Record:
             select_seconds=round(seconds, 4),
             mix=subset.mix,
             stages=subset.stages,
-            fidelity=subset.fidelity,
             **(measured or {}),
         )
-        self.rounds.append(line)
-        self._note(ids)
         if self.write:
             self._write(phase.index, ids, order)
             if scores is not None:
                 write_npy(round_file(self.folder, phase.index, "scores"), np.asarray(scores, dtype=np.float32))
+            paths = [round_file(self.folder, phase.index, part) for part in _parts(order, scores)]
+            line = dataclasses.replace(line, sha256={path.name: file_digest(path) for path in paths})
+        self.rounds.append(line)
+        self._note(ids)
+        if self.write:
             if len(self.rounds) == 1:  # in place of the lines of a run that it replaces
                 write_rounds(self.folder / LINES, self.rounds)
             else:
@@ -110,6 +114,11 @@ class Record:
         write_npy(round_file(self.folder, index), ids)
         if order is not None:
             write_npy(round_file(self.folder, index, "order"), order)
+
+
+def _parts(order: np.ndarray | None, scores: np.ndarray | None) -> list[str]:
+    """The parts of a round (near/common/run_folder.py) that have a file."""
+    return ["", *(["order"] if order is not None else []), *(["scores"] if scores is not None else [])]
 
 
 def proportions(mix: dict[str, dict[str, float]] | None) -> dict[str, float]:
