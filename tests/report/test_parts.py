@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import t
 
 from near.report import left_out, quantiles, verdict
-from near.report.quantiles import correlation_interval, rank_correlation
+from near.evaluation.intervals import correlation_interval, rank_correlation
 from near.report.runs import collect
 from tests.report.test_targets import groups, run
 
