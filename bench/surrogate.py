@@ -1,7 +1,7 @@
 """How many of LESS's rows surrogate_less finds, on the gradients that runs of LESS left in the cache (a trial).
 
 python train.py sweeps=targets selector=less seed=1
-python bench/surrogate.py CACHE RUNS/targets
+python bench/surrogate.py CACHE RUNS/targets [embedder=answer_states embedder.prompt=true model.dtype=bfloat16]
 """
 
 import json
@@ -12,16 +12,18 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of this fol
 
 import numpy as np
 from safetensors.numpy import load_file
-from sentence_transformers import SentenceTransformer
 
+from bench import common
+from near.embedding.embed import embedder_of
 from near.selection.selectors.less import Less
-from near.selection.selectors.surrogate_less import SurrogateLess
+from near.selection.selectors.surrogate_less import FEWEST, SurrogateLess
 from near.selection.similarity import VectorSimilarity
 from tests.scored import FakeScorer, Queries, round_for
 from tests.selection.test_surrogate_less import Held
 
 QUERIES, SEEDS = 16, 5
-BUDGETS = [(64, 50, None), (100, 100, None), (64, 50, 0.8)]  # sample, exact, min_overlap
+BUDGETS = [(48, 50), (48, 75), (48, 100), (48, 150), (48, 200), (12, 25), (12, 50)]  # rows chosen, gradients
+WORDS = ["embedder=answer_states", "embedder.prompt=true", "model.dtype=bfloat16"]
 
 
 def gradients(folder: Path) -> np.ndarray | None:
@@ -33,7 +35,9 @@ def main() -> None:
     cache, runs = Path(sys.argv[1]), Path(sys.argv[2])
     features = [g for folder in (cache / "scores").iterdir() if (g := gradients(folder)) is not None]
     pools, queries = [g for g in features if len(g) > 400], [g for g in features if len(g) == QUERIES]
-    model = SentenceTransformer(str(cache / "assets" / "all-MiniLM-L6-v2"))
+    embedder = embedder_of(common.composed("select", *(sys.argv[3:] or WORDS)).embedder, str(cache))
+    vectors: dict[str, np.ndarray] = {}  # by text: pools share rows
+    shares: dict[tuple[int, int], list] = {}
     for run in sorted(runs.glob("*selector-less_seed-1")):
         target = run.name.split("_")[0].removeprefix("data.target-")
         best = np.sort(np.load(run / "rounds" / "001_scores.npy"))[::-1]
@@ -43,26 +47,40 @@ def main() -> None:
             continue
         pool, target_gradients = same[0]
         files = [f for f in (cache / "assets").glob(f"crossed-{target}-*/pool.jsonl")]
-        rows = next(r for f in files if len(r := f.read_text().splitlines()) == len(pool))
-        messages = [json.loads(line)["messages"] for line in rows]
-        texts = ["\n".join(m["content"] for m in chat if m["role"] != "system") for chat in messages]
-        embeddings = model.encode(texts, normalize_embeddings=True)
+        file = next(f for f in files if len(f.read_text().splitlines()) == len(pool))
+        embeddings, of_queries = (
+            embedded(embedder, vectors, file),
+            embedded(embedder, vectors, file.with_stem("queries")),
+        )
         n = len(pool)
-        for sample, exact, bound in BUDGETS:
+        for size, count in BUDGETS:
             found = []
+            sample = max(FEWEST, count // 8)
             for seed in range(SEEDS):
-                similarity = VectorSimilarity(Held(embeddings), embeddings[:1], np.arange(n), n, None)
+                similarity = VectorSimilarity(Held(embeddings), of_queries, np.arange(n), n, None)
                 known = {"queries": Queries(["a"] * QUERIES), "eligible": np.arange(n), "similarity": similarity}
                 known |= {"trained": np.zeros(n, dtype=np.int64), "seed": seed}
                 scorers = [FakeScorer(pool=[pool], queries=[target_gradients]) for _ in range(2)]
-                chosen = SurrogateLess(sample=sample, exact=exact, min_overlap=bound).select(
-                    round_for(scorers[0], 48, **known)
-                )
-                less = Less().select(round_for(scorers[1], 48, **known))
+                selector = SurrogateLess(sample=sample, exact=count - sample, min_overlap=None)
+                chosen = selector.select(round_for(scorers[0], size, **known))
+                less = Less().select(round_for(scorers[1], size, **known))
                 said = chosen.fidelity
-                found.append((np.isin(less.ids, chosen.ids).mean(), said["overlap"], said["gradients"]))
-            true, estimated, count = np.mean(found, axis=0)
-            print(f"{target}: {count:.0f} of {n} gradients: overlap {true:.2f}, estimated {estimated:.2f}", flush=True)
+                found.append((np.isin(less.ids, chosen.ids).mean(), said["overlap"], said["rank_correlation"]))
+            shares.setdefault((size, count), []).append(np.mean(found, axis=0))
+        print(f"{target}: " + ", ".join(f"{size} of {count} {v[-1][0]:.2f}" for (size, count), v in shares.items()))
+    for (size, count), values in shares.items():
+        true, estimated, correlation = np.mean(values, axis=0)
+        print(
+            f"{len(values)} targets, {size} rows, {count} of {n} gradients: overlap {true:.2f}, estimated "
+            f"{estimated:.2f}, rank correlation {correlation:.2f}"
+        )
+
+
+def embedded(embedder, vectors: dict[str, np.ndarray], file: Path) -> np.ndarray:
+    texts = [embedder.document(json.loads(line)["messages"]) for line in file.read_text().splitlines()]
+    if new := [text for text in dict.fromkeys(texts) if text not in vectors]:
+        vectors.update(zip(new, embedder.embed(new), strict=True))
+    return np.stack([vectors[text] for text in texts])
 
 
 if __name__ == "__main__":

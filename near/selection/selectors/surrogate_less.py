@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 FEWEST = 16  # rows of a sample
 STEPS = 8  # parts in which other rows get gradients; after each, the regression is fitted again
 STRATA = 256  # clusters of embeddings that a sample is spread over
+CONSTANT = 1e-3  # of the median deviation: a dimension with less does not count
 DRAWS = 64  # of the scores that are not known
 STREAM = 1  # of their random numbers
 
@@ -40,7 +41,8 @@ class SurrogateLess(Less):
        and the choice by these scores is compared. If the mean overlap is below `min_overlap`, 2 and 3 are done again
        with as many rows more as have been added.
 
-    With embedder=answer_states the embeddings are states of the model at the answers, which tell most of the scores.
+    With embedder=answer_states embedder.prompt=true the embeddings are states of the model at a row's prompt and at its
+    answer, which tell most of its score.
 
     Args:
         sample: rows of the sample, at least 16: a number (int), or a share of the rows (float).
@@ -156,8 +158,8 @@ class SurrogateLess(Less):
     def _features(self, round: Round, ids: np.ndarray, names: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
         """What the regression learns from, and each row's mean cosine with the queries.
 
-        Embeddings minus the pool's mean, which has what all rows share, scaled to length 1 (zeros for a row without an
-        embedding), float32 (n_ids, dim). If there are scores of the round before: these with unit variance,
+        Embeddings with mean 0 and unit variance in each dimension that varies, scaled to length 1 (zeros for a row
+        without an embedding), float32 (n_ids, dim). If there are scores of the round before: these with unit variance,
         (n_ids, up to n_tasks).
         """
         with round.similarity.opened() as (vectors, queries):
@@ -165,10 +167,11 @@ class SurrogateLess(Less):
             there = np.isin(ids, round.similarity.ids)
             part = np.empty((int(there.sum()), vectors.dim), dtype=np.float32)
             vectors.read(np.searchsorted(round.similarity.ids, ids[there]), part)
-            mean = part.mean(axis=0)
-            features[there] = normalised(part - mean)
+            mean, deviation = part.mean(axis=0), part.std(axis=0)
+            deviation[deviation <= CONSTANT * np.median(deviation)] = np.inf
+            features[there] = normalised((part - mean) / deviation)
             queries = queries if round.similarity.positions is None else queries[round.similarity.positions]
-            near = features @ normalised(queries - mean).mean(axis=0)
+            near = features @ normalised((queries - mean) / deviation).mean(axis=0)
         before = [self._scores[name][ids] for name in names if name in self._scores]
         columns = [np.where(np.isnan(c), np.nanmean(c), c) for c in before if not np.isnan(c).all() and np.nanstd(c)]
         more = [np.stack([(c - c.mean()) / c.std() for c in columns], axis=1)] if columns else []
