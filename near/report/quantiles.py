@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from near.evaluation.intervals import correlation_interval, holds_zero, rank_correlation
+from near.common.correlation import correlation_interval, rank_correlation
+from near.evaluation.intervals import holds_zero
 from near.report.compare import Group, Interval, Kind, label_of, numbered
 
 SELECTOR = "Quantile"

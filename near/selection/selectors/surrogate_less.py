@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import numpy as np
 
 from near.common.bounds import between
+from near.common.correlation import correlation_interval, rank_correlation
 from near.common.processes import is_main
 from near.embedding.embedders.base import normalised
-from near.evaluation.intervals import correlation_interval, rank_correlation
 from near.selection.round import Round, Subset
 from near.selection.selectors.base import SubsetSize, number_of
 from near.selection.selectors.less import Aggregate, Less, TaskMeans
