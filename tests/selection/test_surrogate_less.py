@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from near.selection.selectors import surrogate_less as module
 from near.selection.selectors.less import Less
 from near.selection.selectors.ridge import KernelRidge, widths
 from near.selection.selectors.surrogate_less import SurrogateLess, in_words
@@ -120,6 +121,17 @@ def test_a_sample_covers_all_clusters_and_all_rows_are_as_likely():
         sizes = np.bincount(clusters, minlength=80) * 80 / ROWS
         assert (np.abs(np.bincount(clusters[sample], minlength=80) - sizes) < 2).all()
     assert counts.sum() == 8000 and counts.max() < 16 and abs(counts[:1000].sum() - 4000) < 300
+
+
+def test_a_regression_on_a_part_of_many_gradients(monkeypatch):
+    """More gradients than a regression is fitted on: it holds the sample first, and all gradients count."""
+    fitted = []
+    monkeypatch.setattr(module, "FITTED", 100)
+    monkeypatch.setattr(module, "KernelRidge", lambda x, *more: fitted.append(x[0]) or KernelRidge(x, *more))
+    share, fidelity, count = overlap(0.05, SurrogateLess(sample=60, exact=140, min_overlap=None))
+    assert [len(part) for part in fitted] == [77, 95, *[100] * 6] and count == 200
+    first = set(map(bytes, fitted[0]))
+    assert len(first & set(map(bytes, fitted[-1]))) >= 60 and share >= 0.8 and fidelity["rank_correlation"] > 0.8
 
 
 def test_small_pools_are_exact():

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 FEWEST = 16  # rows of a sample
 STEPS = 8  # parts in which other rows get gradients; after each, the regression is fitted again
+FITTED = 4096  # rows of a regression at most; a random part of more
 STRATA = 256  # clusters of embeddings that a sample is spread over
 CONSTANT = 1e-3  # of the median deviation: a dimension with less does not count
 DRAWS = 64  # of the scores that are not known
@@ -78,7 +79,10 @@ class SurrogateLess(Less):
         known[sampled] = True
         means = np.empty((len(exact.names), len(ids)), dtype=np.float32)  # exact ones, and predictions
         means[:, sampled] = exact.means
-        width = widths([part[sampled] for part in features])
+        rng = np.random.default_rng((round.seed, round.index, STREAM))
+        first = rng.permutation(len(ids))  # which rows are fitted where there are more than FITTED, the sample's first
+        first[sampled] -= len(ids)
+        width = widths([part[sampled[:FITTED]] for part in features])
         order = np.argsort(-near, kind="stable")
         more, correlated = number_of(self.exact, len(ids)), None
         while True:
@@ -89,7 +93,9 @@ class SurrogateLess(Less):
                     for task, name in enumerate(exact.names):  # one that it lacks has no direction among these rows
                         means[task, found] = of_found.means[of_found.names.index(name)] if name in of_found.names else 0
                     known[found] = True
-                ridge = KernelRidge([part[known] for part in features], means[:, known].T, width)
+                fitted = np.flatnonzero(known)
+                fitted = np.sort(fitted[np.argsort(first[fitted])[:FITTED]])
+                ridge = KernelRidge([part[fitted] for part in features], means[:, fitted].T, width)
                 if known.all():
                     break
                 means[:, ~known] = ridge.predict([part[~known] for part in features]).T
@@ -97,11 +103,12 @@ class SurrogateLess(Less):
                 ranked = self._chosen(round, ids[others], exact._replace(means=means[:, others]), len(others)).ids
                 order = np.searchsorted(ids, ranked)
                 order = np.concatenate([order, np.setdiff1d(others, order)])  # budgets may end before
-            left_out = ridge.left_out[np.isin(np.flatnonzero(known), sampled)].T  # (n_tasks, n_sampled)
+            held = np.isin(fitted, sampled)
+            left_out, exact_ones = ridge.left_out[held].T, means[:, fitted[held]]  # (n_tasks, n_held) each
             chosen = self._chosen(round, ids[known], exact._replace(means=means[:, known]))
-            errors = exact.means - left_out
-            overlaps = self._overlaps(round, ids, exact._replace(means=means), known, errors, chosen)
-            correlated = correlated or correlation(left_out, exact.means)
+            errors = exact_ones - left_out
+            overlaps = self._overlaps(rng, round, ids, exact._replace(means=means), known, errors, chosen)
+            correlated = correlated or correlation(left_out, exact_ones)
             if known.all() or self.min_overlap is None or overlaps.mean() >= self.min_overlap:
                 break
             more = np.count_nonzero(known) - len(sampled)
@@ -126,6 +133,7 @@ class SurrogateLess(Less):
 
     def _overlaps(
         self,
+        rng: np.random.Generator,
         round: Round,
         ids: np.ndarray,
         of_tasks: TaskMeans,
@@ -134,9 +142,8 @@ class SurrogateLess(Less):
         chosen: Subset,
     ) -> np.ndarray:
         """The share of exact LESS's rows that are chosen, by DRAWS draws of the scores that are not known, float64
-        (DRAWS,). errors: float (n_tasks, n_sampled), of predictions for rows that were left out."""
-        rng, others = np.random.default_rng((round.seed, round.index, STREAM)), np.flatnonzero(~known)
-        overlaps = np.empty(DRAWS)
+        (DRAWS,). errors: float (n_tasks, n_held), of predictions for rows of the sample that were left out."""
+        others, overlaps = np.flatnonzero(~known), np.empty(DRAWS)
         for draw in range(DRAWS):
             means, some = of_tasks.means.copy(), errors[:, rng.integers(errors.shape[1], size=errors.shape[1])]
             covariance = np.atleast_2d(np.cov(some))  # a normal distribution has tails that a small sample lacks
