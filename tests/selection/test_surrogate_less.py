@@ -5,11 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
+from near.common.records import SelectionManifest
+from near.common.run_folder import RunFolder
+from near.selection.select import select
 from near.selection.selectors import surrogate_less as module
 from near.selection.selectors.less import Less
 from near.selection.selectors.ridge import KernelRidge, widths
 from near.selection.selectors.surrogate_less import SurrogateLess, in_words
 from near.selection.similarity import VectorSimilarity
+from near.training.train import train
+from tests.conftest import configured
 from tests.scored import FakeScorer, Queries, round_for
 
 ROWS, DIM = 2000, 24
@@ -182,3 +187,20 @@ def test_the_line_of_the_log():
     assert in_words(said).startswith(
         "gradients of 2,000 of 20,000 rows; an estimated 84% [70%, 93%] of exact LESS's rows"
     )
+
+
+@pytest.mark.model
+def test_it_runs_in_both_scripts_and_says_how_far_it_is_less(tiny, tmp_path):
+    """Trained for two rounds with the states of a tiny model; and selected with gradients of named layers."""
+    words = [*(w for w in tiny if not w.startswith(("embedder", "max_K"))), f"cache_dir={tmp_path}/c"]
+    words += ["embedder=answer_states", "embedder.prompt=true", "selector=surrogate_less", "selector.min_overlap=null"]
+    words += ["selector.sample=16", "selector.exact=8", "seed=1"]
+    train(configured("train", *words), tmp_path / "run")
+    rounds = [line for line in RunFolder(tmp_path / "run").rounds if line.fidelity]
+    assert [(line.fidelity["gradients"], line.fidelity["rows"]) for line in rounds] == [(24, 60)] * 2
+    words = [w for w in words if not w.startswith(("trainer", "+trainer", "finetuning", "evaluation", "data.eval"))]
+    words += ["scoring.modules=[q_proj]", "scoring.adam=false", "n=6"]
+    select(configured("select", *words), tmp_path / "out")
+    subset = SelectionManifest.read(tmp_path / "out" / "manifest.json").subset
+    assert subset["fidelity"]["gradients"] == 24 and 0 <= subset["fidelity"]["overlap"] <= 1
+    assert len(np.load(tmp_path / "out" / "subset.npy")) == 6
