@@ -65,8 +65,8 @@ def test_how_far_a_selection_is_exact_less(tmp_path, capsys):
     run(tmp_path / "r", "random", 0.9)
     report(configured("report", f"runs={tmp_path}"), tmp_path)
     note = (
-        "surrogate_less: gradients of 70 of 500 rows; by its own estimate it chose 80% of exact LESS's rows (a mean over "
-        "3 rounds; intervals from 50% to 100%)."
+        "surrogate_less: gradients of 70 of 500 rows; by its own estimate it chose 80% of exact LESS's rows (a mean "
+        "over 3 rounds; intervals from 50% to 100%)."
     )
     assert note in " ".join(capsys.readouterr().out.split())
     assert "by its own estimate it chose 80%" in (tmp_path / "report.html").read_text()
