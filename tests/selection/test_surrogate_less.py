@@ -20,12 +20,12 @@ from tests.scored import FakeScorer, Queries, round_for
 ROWS, DIM = 2000, 24
 
 
-class Held:
+class Vectors:
     """Vectors in memory."""
 
     largest = 1.01
 
-    def __init__(self, values):
+    def __init__(self, values: np.ndarray):
         self.values, self.n, self.dim = values, *values.shape
 
     def read(self, rows, out):
@@ -49,7 +49,7 @@ def unit(x):
 def rounds(noise: float, size: int = 50, tasks: str = "aaaaaa", seed: int = 0, **more):
     embeddings, pool, queries = made(noise, seed)
     scorer = FakeScorer(pool=[pool], queries=[queries])
-    similarity = VectorSimilarity(Held(embeddings), embeddings[:1], np.arange(ROWS), ROWS, None)
+    similarity = VectorSimilarity(Vectors(embeddings), embeddings[:1], np.arange(ROWS), ROWS, None)
     known = {"queries": Queries(list(tasks)), "eligible": np.arange(ROWS), "similarity": similarity}
     known |= {"trained": np.zeros(ROWS, dtype=np.int64), **more}
     return round_for(scorer, size, **known), scorer
@@ -132,7 +132,12 @@ def test_a_regression_on_a_part_of_many_gradients(monkeypatch):
     """More gradients than a regression is fitted on: it holds the sample first, and all gradients count."""
     fitted = []
     monkeypatch.setattr(module, "FITTED", 100)
-    monkeypatch.setattr(module, "KernelRidge", lambda x, *more: fitted.append(x[0]) or KernelRidge(x, *more))
+
+    def ridge(parts, *more):
+        fitted.append(parts[0])
+        return KernelRidge(parts, *more)
+
+    monkeypatch.setattr(module, "KernelRidge", ridge)
     share, fidelity, count = overlap(0.05, SurrogateLess(sample=60, exact=140, min_overlap=None))
     assert [len(part) for part in fitted] == [77, 95, *[100] * 6] and count == 200
     first = set(map(bytes, fitted[0]))
