@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from bench import common
 from near.common.errors import UserError
-from near.common.run_folder import METRICS, below
+from near.common.run_folder import METRICS, RunFolder, below
 from near.embedding.embed import embedder_of
 from near.selection.selectors.less import Less
 from near.selection.selectors.surrogate_less import FEWEST, SurrogateLess
@@ -94,10 +94,10 @@ def main(*overrides: str, runs: str = "runs/targets", samples: int = 5, only: st
 
 
 def compare(root: Path) -> None:
-    """Each finished run of surrogate_less below `root` beside that of less with the same name of target and seed."""
-    finished = {one.path.name: one for one in below(root, METRICS)}
-    pairs = [(one, finished.get(name.replace("surrogate_less", "less"))) for name, one in sorted(finished.items())]
-    pairs = [(one, less) for one, less in pairs if "surrogate_less" in one.path.name and less is not None]
+    """Each finished run of surrogate_less below `root` beside that of less with the same pool, target and seed."""
+    finished = {(one.metrics.selector, *_same(one)): one for one in below(root, METRICS)}
+    pairs = [(one, finished.get(("less", *key[1:]))) for key, one in finished.items() if key[0] == "surrogate_less"]
+    pairs = [(one, less) for one, less in pairs if less is not None]
     if not pairs:
         raise UserError(f"runs={root}: no run of surrogate_less with one of less beside it; see --help")
     for one, less in pairs:
@@ -110,6 +110,11 @@ def compare(root: Path) -> None:
             f"{exact.select_seconds:.0f}; target loss {one.metrics.target_loss:.4f}, of less "
             f"{less.metrics.target_loss:.4f}"
         )
+
+
+def _same(run: RunFolder) -> tuple:
+    """What two runs must have in common to be compared."""
+    return run.metrics.eval_fingerprint, run.metrics.seed, run.training.identity.fingerprints["candidates"]
 
 
 def embedded(embedder, vectors: dict[str, np.ndarray], file: Path) -> np.ndarray:
