@@ -48,7 +48,6 @@ from near.training.weighers import Weighers
 log = logging.getLogger(__name__)
 
 PARTS = ("ids", "scores", "order")  # the arrays of a Subset
-DESCRIBED = ("mix", "stages", "fidelity")  # what it says for the record
 
 
 class _Checkpoints(Trainer):
@@ -441,7 +440,7 @@ class DynamicSelectTrainer(_Checkpoints):
         if self.args.should_save:
             arrays = {name: getattr(subset, name) for name in PARTS if getattr(subset, name) is not None}
             metadata = {"of": self._selection_key(phase), "seconds": seconds}
-            metadata |= {name: getattr(subset, name) for name in DESCRIBED}
+            metadata |= {"mix": subset.mix, "stages": subset.stages}
             write_state(self.record.folder / SELECTED, arrays | self.selector_state(), metadata)
         return subset, seconds
 
@@ -463,7 +462,7 @@ class DynamicSelectTrainer(_Checkpoints):
             return None
         log.info(f"round {phase.index} was selected before the restart and is not selected again")
         self._load_selector_state(arrays)
-        described = {name: metadata.get(name) for name in DESCRIBED}
+        described = {"mix": metadata["mix"], "stages": metadata.get("stages")}
         return Subset(**{name: arrays.get(name) for name in PARTS}, **described), metadata["seconds"]
 
     def _planned(self, phase: Phase) -> tuple[Subset, float] | None:

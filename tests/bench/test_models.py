@@ -230,25 +230,3 @@ def test_forecast(run, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "cells.json").read_text())["schema_version"] == 1
     with pytest.raises(SystemExit, match="^error: runs=.* have forecasts on fewer than two targets"):
         run("forecast", f"runs={folder}")
-
-
-def test_surrogate(run, tiny, tmp_path, cache, monkeypatch):
-    """On the gradients that a run of LESS left, half of them; and finished runs of both."""
-    from bench import surrogate
-    from near.training.train import train
-    from tests.conftest import configured
-
-    words = [*(w for w in tiny if not w.startswith(("data", "max_K"))), f"cache_dir={cache}", "seed=1"]
-    words += ["data=crossed", "data.target=sort-0", "data.rows=500", "data.query_rows=4", "data.eval_rows=4"]
-    words += ["trainer.update_times=1", "max_K=500"]
-    for name in ("less", "surrogate_less"):
-        out = tmp_path / f"data.target-sort-0_selector-{name}_seed-1"
-        train(configured("train", *words, f"selector={name}"), out)
-    monkeypatch.setattr(surrogate, "BUDGETS", [(8, 250)])
-    lines = run("surrogate", f"runs={tmp_path}", "samples=2", "embedder=hashing")
-    overlap, estimated, correlation = row(lines, "1 targets, 8 rows, 250 of 500 gradients: overlap")
-    assert 0.2 < overlap <= 1 and 0 < estimated <= 1 and -1 <= correlation <= 1
-    gradients, overlap, *_ = row(run("surrogate", f"runs={tmp_path}", "only=runs"), f"{out.name}: gradients")
-    assert 50 <= gradients <= 500 and 0 <= overlap <= 1
-    with pytest.raises(SystemExit, match="^error: runs=.*no run of surrogate_less with one of less beside it"):
-        run("surrogate", f"runs={out}", "only=runs")

@@ -74,7 +74,6 @@ class Record:
             select_seconds=round(seconds, 4),
             mix=subset.mix,
             stages=subset.stages,
-            fidelity=subset.fidelity,
             **(measured or {}),
         )
         if self.write:
