@@ -4,10 +4,11 @@
     python train.py sweeps=targets dry_run=forecast selector=near,oracle seed=1 # forecast.json in those folders
     python bench/forecast.py runs=runs/targets,runs/targets_reasoning [write=true]
 
-A cell is a selection on a target, with random rows of the same seeds beside it; it counts if its runs have a
-forecast.json and enough seeds for a verdict. The outcome is whether the report calls it better than random rows. Brier
-scores (0 is best) of: the forecast by gradients; the share of better cells among the other targets (the base rate); the
-share among the other targets' cells of the same selection. write=true: the cells become those that near forecasts by.
+A cell is a selection on a target, with random rows of the same three seeds or more beside it and a forecast.json. The
+outcome is whether its mean target loss is below random rows' by more than the smallest difference that its seeds and
+examples can show (near/evaluation/power.py). Brier scores (0 is best) of: the forecast by gradients; the share of
+better cells among the other targets (the base rate); the share among the other targets' cells of the same selection.
+write=true: the cells become those that near forecasts by.
 """
 
 import sys
@@ -25,9 +26,11 @@ from near.common.files import provenance
 from near.common.run_folder import FORECAST
 from near.evaluation.forecast import BANDS, CELLS, Cell, Cells, VerdictForecast, brier, calibration, left_out
 from near.evaluation.intervals import over_targets
-from near.report.compare import BASELINE, TOO_FEW, groups_of
+from near.report.compare import BASELINE, groups_of
 from near.report.runs import collect
 from near.report.targets import targets_of
+
+SEEDS = 3  # of a comparison that counts, at the least
 
 
 def cells_of(root: Path) -> list[Cell]:
@@ -39,10 +42,11 @@ def cells_of(root: Path) -> list[Cell]:
             group = next(one for one in targets.targets if one.label == label).groups[method.label]
             folders = [run.folder / FORECAST for run in group.runs.values()]
             gains = [VerdictForecast.read(path).gain for path in folders if path.is_file()]
-            if gains and difference.verdict != TOO_FEW and group.one.selector != BASELINE:
-                better = difference.verdict == "better"
-                known = {"gain": round(float(np.mean(gains)), 4), "difference": round(difference.mean, 4)}
-                cells.append(Cell(target=label, selection=method.label, better=better, **known))
+            known = difference.design is not None and (difference.count or 0) >= SEEDS
+            if gains and known and group.one.selector != BASELINE:
+                better = bool(difference.mean < -difference.design.smallest())
+                gain, mean = round(float(np.mean(gains)), 4), round(difference.mean, 4)
+                cells.append(Cell(target=label, selection=method.label, gain=gain, difference=mean, better=better))
     return cells
 
 
@@ -54,7 +58,8 @@ def main(runs: list[str] = ["runs/targets"], write: bool = False) -> None:  # no
     forecasts, rates = left_out(cells)
     same = np.array([_same(cell, cells, rate) for cell, rate in zip(cells, rates, strict=True)])
     targets = sorted({cell.target for cell in cells})
-    print(f"{len(cells)} cells on {len(targets)} targets; {better.sum()} better than random rows ({better.mean():.0%})")
+    share = f"{better.sum()} better than random rows by more than could be shown ({better.mean():.0%})"
+    print(f"{len(cells)} cells on {len(targets)} targets; {share}")
     for name, guesses in (("gradients", forecasts), ("base rate", rates), ("same selection elsewhere", same)):
         print(f"{name:26}Brier {brier(guesses, better):.3f}")
     errors = (rates - better) ** 2 - (forecasts - better) ** 2

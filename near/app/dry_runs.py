@@ -10,7 +10,7 @@ from near.common.run_folder import DRY_RUN
 from near.evaluation.forecast import VerdictForecast
 
 HEADS = ("job", "time", "from", "to", "")
-FORECAST_HEADS = ("job", "better than random rows", "gain", "earlier ones came true", "rows")
+FORECAST_HEADS = ("job", "beats random rows", "gain", "earlier ones came true", "rows")
 
 
 def files(folder: Path, name: str = DRY_RUN) -> list[Path]:

@@ -1,4 +1,4 @@
-"""How likely a comparison over seeds is to show that a selection beats random rows, before anything is trained.
+"""How likely a selection is to beat random rows by more than three seeds can show, before anything is trained.
 
 The forecast has one feature: by how much the selected rows' gradients agree more with the target's than random rows'
 do, in standard deviations of random rows (`gain`). A logistic regression of comparisons that were made
@@ -28,7 +28,7 @@ class Cell(JsonRecord):
         target, selection: their names.
         gain: of the selection (Forecast).
         difference: target loss minus that of random rows, a mean over seeds, in nats a token.
-        better: whether seeds and examples show that it is below zero.
+        better: whether it is below zero by more than the smallest difference that seeds and examples can show.
     """
 
     target: str
@@ -57,9 +57,8 @@ class VerdictForecast(Provenance):
         error: the standard error of `gain`, of the rows that were sampled.
         selected, random: mean agreement of the two.
         rows, random_rows, queries: how many there were gradients of.
-        probability: that three seeds show it to be better than random rows.
-        like, came_true: earlier comparisons whose forecast was in the same band of BANDS, and how many of them were
-            shown to be better.
+        probability: that it beats random rows by more than the smallest difference that three seeds can show.
+        like, came_true: earlier comparisons whose forecast was in the same band of BANDS, and how many of them did.
         overrides, number: of a sweep's job.
     """
 
@@ -80,8 +79,8 @@ class VerdictForecast(Provenance):
 
     def __str__(self) -> str:
         return (
-            f"{self.selection}: a probability of {self.probability:.0%} that three seeds show it to be better than "
-            f"random rows; of {self.like} earlier comparisons with such a forecast {self.came_true} did"
+            f"{self.selection}: a probability of {self.probability:.0%} that it beats random rows by more than three "
+            f"seeds can show; of {self.like} earlier comparisons with such a forecast {self.came_true} did"
         )
 
 

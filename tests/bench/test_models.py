@@ -222,7 +222,7 @@ def test_forecast(run, tmp_path, monkeypatch):
                     VerdictForecast(**known).write(folder / "forecast.json")
     monkeypatch.setattr(forecast, "CELLS", tmp_path / "cells.json")
     lines = run("forecast", f"runs={tmp_path}", "write=true")
-    assert lines[0].startswith("12 cells on 4 targets; 8 better than random rows (67%)")
+    assert lines[0].startswith("12 cells on 4 targets; 8 better than random rows by more than could be shown (67%)")
     assert row(lines, "gradients")[0] < row(lines, "base rate")[0]
     assert row(lines, "same selection elsewhere") == [0]
     cells = earlier(tmp_path / "cells.json")

@@ -87,6 +87,6 @@ def test_a_sweep_ends_with_a_table(tiny, tmp_path):
     words = [*tiny, "selector=near,random", "dry_run=forecast", f"output_dir={tmp_path}/s", "sweep_name=s"]
     result = run_script("train.py", "-m", *words)
     assert result.returncode == 0, result.stderr
-    assert "better than random rows" in result.stdout and "selector=near" in result.stdout
+    assert "beats random rows" in result.stdout and "selector=near" in result.stdout
     made = [VerdictForecast.read(path) for path in tmp_path.rglob("forecast.json")]
     assert sorted(one.selection for one in made) == ["near", "random"] and len({one.random for one in made}) == 1
