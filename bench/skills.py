@@ -275,17 +275,17 @@ def on_chosen(model: Causal, rows: int, queries: int, size: int) -> None:
 def on_demo(model: Causal) -> None:
     cfg = common.composed("select")
     folder, rng = Path(resolve("builtin:evals", cfg.cache_dir)), np.random.default_rng(0)
-    asked: list[Pair] = []
+    targets: list[Pair] = []
     pool: list[Pair] = []
     for task in sorted(TASKS):
         rows = read_task(folder, task)
         drawn = [rows[i]["messages"] for i in rng.permutation(len(rows))[:30]]
         pairs = [(embedded_text(turns, "prompt"), embedded_text(turns, "answer")) for turns in drawn]
-        asked, pool = asked + pairs[:10], pool + pairs[10:]
+        targets, pool = targets + pairs[:10], pool + pairs[10:]
     labels = [(task, "") for task in sorted(TASKS) for _ in range(20)]
-    starts = range(len(pool), len(pool) + len(asked), 10)
+    starts = range(len(pool), len(pool) + len(targets), 10)
     spans = [(task, "-", slice(start, start + 10)) for task, start in zip(sorted(TASKS), starts, strict=True)]
-    of = Cells(pool + asked, labels, spans)
+    of = Cells(pool + targets, labels, spans)
     vectors = {f"MiniLM, {field}": minilm(of.pairs, field) for field in FIELDS}
     with measured("answer, layer 20"):
         vectors["answer, layer 20"] = model.states(of.pairs, [20])["answer"][:, 0]

@@ -205,3 +205,21 @@ def test_rows_of_evals(tmp_path):
     with pytest.raises(UserError, match="tasks=some: use all or demo"):
         material.evals_rows(tmp_path, 1, tasks="some")
     assert common.ROOT.is_dir()
+
+
+def test_pairs(run, tmp_path):
+    """near is 0.35 and 0.4 below first on two targets; of seed 2 alone 0.3 and 0.4."""
+    from tests.report.test_targets import run as finished
+
+    for number in range(2):
+        for seed, shift in ((1, 0.0), (2, 0.1)):
+            finished(tmp_path, "random", f"t-{number}", seed, 2.0)
+            finished(tmp_path, "first", f"t-{number}", seed, 1.9)
+            finished(tmp_path, "near", f"t-{number}", seed, 1.5 if number else 1.5 + shift)
+    lines = run("pairs", f"runs={tmp_path}")
+    assert {line for line in lines[:2]} == {"-0.100 first, 2 targets", "-0.475 near, 2 targets"}
+    (pair,) = lines[2:]
+    assert pair.startswith("-0.375 [") and pair.endswith("near - first: below zero on 2 of 2")
+    assert run("pairs", f"runs={tmp_path}", "seeds=2")[2].startswith("-0.350 [")
+    with pytest.raises(SystemExit, match="^error: runs=.*fewer than two selections"):
+        run("pairs", f"runs={tmp_path}/random-t-0-1-")

@@ -249,8 +249,8 @@ def test_a_choice_downloads_no_model(pool, cache, tmp_path, capsys, monkeypatch)
 
 def test_as_much_as_there_is_time_for(folder, tmp_path, capsys, monkeypatch):
     """The rows that the matrix names come first, then others of the pool until the time is over."""
-    asked = iter(range(1000))
-    monkeypatch.setattr(TimeLimit, "left", lambda self: 1.0 if next(asked) < 25 else 0.0)
+    calls = iter(range(1000))
+    monkeypatch.setattr(TimeLimit, "left", lambda self: 1.0 if next(calls) < 25 else 0.0)
     monkeypatch.setattr("near.selection.verifying.embedder.CHUNK", 4)
     code, checks, _ = verified(capsys, folder, tmp_path / "empty")
     assert code == 3 and outcomes(checks, "not possible") == ["neighbours"] and "3 of 3 queries" in checks["scores"][1]
@@ -274,7 +274,7 @@ def test_no_limit_searches_the_whole_pool(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("option", ["data.dedup=near", "data.decontaminate={action: drop, cosine: 0.9}"])
 def test_rows_that_vectors_leave_out(pool, cache, tmp_path, capsys, option):
-    """Where the author's cache is missing they are unknown, so no other rows are held against the folder."""
+    """Where the author's cache is missing they are unknown, so other rows are no fault of the folder."""
     folder = tmp_path / "out"
     options = words(pool, cache, "max_K=12", "selector=near", "n=9")
     options = [word for word in options if not word.startswith("data.dedup")] + [option]
@@ -288,7 +288,7 @@ def test_rows_that_vectors_leave_out(pool, cache, tmp_path, capsys, option):
 
 
 def test_queries_in_another_order_or_fewer(pool, cache, tmp_path, capsys):
-    """A selector with budgets reads the queries' sources: another order is not held against the folder."""
+    """A selector with budgets reads the queries' sources: another order is no fault of the folder."""
     folder, lines = tmp_path / "out", (pool / "queries.jsonl").read_text().splitlines()
     for name, line in zip("abc", lines, strict=True):
         (tmp_path / f"{name}.jsonl").write_text(line + "\n")
@@ -314,7 +314,7 @@ def test_a_selection_without_a_matrix(pool, cache, tmp_path, capsys, name):
     assert code == 0 and list(checks) == ["files", "subset", "pool", "content", "eligible rows", "choice"]
 
 
-def test_selectors_that_look_at_a_model_are_not_asked(folder, cache, capsys):
+def test_selectors_that_look_at_a_model_are_not_run(folder, cache, capsys):
     content = json.loads((folder / "manifest.json").read_text())
     content["config"]["selector"] = {"_target_": "near.selection.selectors.loss.Loss", "subset_size": None}
     content["config"]["model"]["trust_remote_code"] = True  # has no effect
@@ -373,15 +373,15 @@ def test_a_folder_causes_no_request(folder, pool, cache, capsys, monkeypatch, tm
 
 
 def test_an_adapter_of_a_hub_is_typed_to_be_loaded(folder, cache, capsys, monkeypatch):
-    asked = []
-    monkeypatch.setattr("near.models.start._snapshot", lambda name: asked.append(name) or Path("/nowhere"))
+    looked_up = []
+    monkeypatch.setattr("near.models.start._snapshot", lambda name: looked_up.append(name) or Path("/nowhere"))
     embedder = OmegaConf.to_container(configured("select", "model=tiny", "embedder=rds").embedder, resolve=True)
     reconfigured(folder, embedder={**embedder, "adapter": "stranger/adapter"}, data__dedup="near")
     _, checks, _ = verified(capsys, folder, cache)
-    assert not asked and "embedder.adapter=stranger/adapter is the folder's" in checks["embedder"][1]
+    assert not looked_up and "embedder.adapter=stranger/adapter is the folder's" in checks["embedder"][1]
     assert {checks[name][0] for name in ("embedder", "eligible rows", "scores", "choice")} == {"not possible"}
     verified(capsys, folder, cache, "embedder.adapter=stranger/adapter")
-    assert set(asked) == {"stranger/adapter"}
+    assert set(looked_up) == {"stranger/adapter"}
 
 
 def test_options_of_the_folders_embedder(folder, cache, capsys):

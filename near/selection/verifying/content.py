@@ -55,10 +55,10 @@ def check_content(
     if (here < 0).any():
         return []  # the check of the pool names them
     checks = []
-    said = (folder.manifest.subset or {}).get("content") if folder.manifest is not None else None
-    if said is not None and content_digest(pool.content_keys(), here) != said:
-        checks.append(failed("content", f"the rows here have another digest than {said[:12]}, that of {POOL_KEYS}"))
-    elif said is not None:
+    digest = (folder.manifest.subset or {}).get("content") if folder.manifest is not None else None
+    if digest is not None and content_digest(pool.content_keys(), here) != digest:
+        checks.append(failed("content", f"the rows here have another digest than {digest[:12]}, that of {POOL_KEYS}"))
+    elif digest is not None:
         checks.append(passed("content", f"{plural(len(ids), 'row')} here with that digest"))
     if not folder.is_run and (folder.path / "subset.jsonl").is_file():
         checks.append(_exported(folder, cfg, cache_dir, pool, ids, here))

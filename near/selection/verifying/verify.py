@@ -179,8 +179,8 @@ def _choice(
     try:
         now = {**as_before(public(cfg, decisive=True)), "n": cfg.n, "seed": cfg.seed}
         now = class_names({name: now[name] for name in ("n", "seed", "selector")})
-        said = class_names({name: (folder.manifest.subset or {}).get(name) for name in now})
-        if differing := differences(said, now):
+        described = class_names({name: (folder.manifest.subset or {}).get(name) for name in now})
+        if differing := differences(described, now):
             return failed("choice", f"the manifest's subset and configuration differ: {differing[0]}")
     except FAULTS as error:
         return impossible("choice", reason(error))
