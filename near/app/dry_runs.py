@@ -1,18 +1,21 @@
-"""The dry runs of a sweep's jobs as one sum: what is done already, and what jobs share, takes nothing."""
+"""The dry runs of a sweep's jobs as one sum: what is done already, and what jobs share, takes nothing; and their
+forecasts as one table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from near.common.cost import Cost, StageCost, duration
 from near.common.run_folder import DRY_RUN
+from near.evaluation.forecast import VerdictForecast
 
 HEADS = ("job", "time", "from", "to", "")
+FORECAST_HEADS = ("job", "beats random rows", "gain", "earlier ones came true", "rows")
 
 
-def files(folder: Path) -> list[Path]:
-    """The jobs' files in a sweep's folder."""
-    return sorted(folder.glob(f"*/{DRY_RUN}"))
+def files(folder: Path, name: str = DRY_RUN) -> list[Path]:
+    """The jobs' files of that name in a sweep's folder."""
+    return sorted(folder.glob(f"*/{name}"))
 
 
 def summed(jobs: Sequence[Cost], names: Sequence[str]) -> Cost:
@@ -69,3 +72,20 @@ def show(folder: Path, jobs: Sequence[Cost], names: Sequence[str]) -> None:
         cells.append([line["job"], *("-" if value is None else duration(value) for value in times), line["note"]])
     console().print(table(HEADS, cells, breaking=(4,)))
     cost.report(folder)
+
+
+def show_forecasts(forecasts: Mapping[str, VerdictForecast]) -> None:
+    """Print forecasts by the label of their job, the most likely first."""
+    from near.common.tables import console, table
+
+    cells = [
+        [
+            label,
+            f"{forecast.probability:.0%}",
+            f"{forecast.gain:+.2f} ± {forecast.error:.2f}",
+            f"{forecast.came_true} of {forecast.like}",
+            str(forecast.rows),
+        ]
+        for label, forecast in sorted(forecasts.items(), key=lambda pair: -pair[1].gain)
+    ]
+    console().print(table(FORECAST_HEADS, cells))

@@ -26,9 +26,10 @@ from near.common.files import read_json, refuse_special, write_json
 from near.common.outputs import CHECKPOINT, check_notes, remove_folder
 from near.common.outputs import check as check_outputs
 from near.common.processes import is_main
-from near.common.run_folder import JOBS, METRICS, WARM_UPS, RunFolder
+from near.common.run_folder import FORECAST, JOBS, METRICS, WARM_UPS, RunFolder
 from near.common.secrets import scrub
 from near.common.sweep import in_sweep
+from near.evaluation.forecast import VerdictForecast
 
 HEADS = ("job", "state", "target loss", "seconds", "")
 
@@ -55,14 +56,15 @@ class Sweeps(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         Sweeps.folder = Path(config.hydra.sweep.dir).resolve()
-        written = [*_records(Sweeps.folder), *dry_runs.files(Sweeps.folder)]
+        written = [*_records(Sweeps.folder), *dry_runs.files(Sweeps.folder), *dry_runs.files(Sweeps.folder, FORECAST)]
         Sweeps.before = {path: path.stat().st_mtime_ns for path in written}
         overrides, naming = config.hydra.overrides, config.hydra.job.config.override_dirname
         swept = swept_keys(overrides.task, config.hydra.sweeper)
         typed = {o.key_or_group for o in OverridesParser.create().parse_overrides(raw_words(overrides.task))}
         # what a file of sweeps/ sweeps stays in the names, so that seed=1 and later seed=2 have folders of their own
-        shared = typed - set(swept) - set(config.hydra.sweeper.get("params") or {})
-        if swept:  # Hydra composes every job with these overrides, in whatever process it runs
+        named = config.hydra.sweeper.get("params") or {}
+        shared = typed - set(swept) - set(named)
+        if swept or named:  # Hydra composes every job with these overrides, in whatever process it runs
             keys = ",".join(f"'{key}'" for key in dict.fromkeys([*naming.exclude_keys, *sorted(shared)]))
             with read_write(config), open_dict(config):
                 overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{keys}]")
@@ -116,6 +118,7 @@ def ended() -> list[dict]:
     from near.common.tables import console, table
 
     _show_dry_runs(_new(dry_runs.files(Sweeps.folder)))
+    _show_forecasts(_new(dry_runs.files(Sweeps.folder, FORECAST)))
     paths = _new(_records(Sweeps.folder))
     records = {path.stem: read_json(path) for path in paths}
     records = dict(sorted(records.items(), key=lambda pair: pair[1].get("number", 0)))
@@ -142,6 +145,14 @@ def _show_dry_runs(paths: list[Path]) -> None:
     if costs:
         names = labels({name: cost.overrides for name, cost in costs.items()})
         dry_runs.show(Sweeps.folder, list(costs.values()), [names[name] for name in costs])
+
+
+def _show_forecasts(paths: list[Path]) -> None:
+    """Print what the jobs of a sweep with dry_run=forecast said, the best first."""
+    forecasts = {path.parent.name: VerdictForecast.read(path) for path in paths}
+    if forecasts:
+        names = labels({name: forecast.overrides for name, forecast in forecasts.items()})
+        dry_runs.show_forecasts({names[name]: forecast for name, forecast in forecasts.items()})
 
 
 def labels(overrides: dict[str, list[str]]) -> dict[str, str]:

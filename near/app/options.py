@@ -71,7 +71,7 @@ def read(path: Path, prefix: str = "") -> OptionsFile:
     head = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     start = () if not prefix or "# @package _global_" in lines[:head] else (prefix,)
     file = OptionsFile([line.lstrip("# ").rstrip() for line in lines[:head] if not line.startswith("# @")])
-    types = {} if prefix.startswith("hydra") else _declared() | dict(typed(_written(path), ".".join(start)))
+    types = {} if prefix.startswith("hydra") else _declared("" if prefix else path.stem) | dict(typed(_written(path), ".".join(start)))
     parents: list[str] = []
     comments: list[str] = []
     for line in lines[head:]:
@@ -90,9 +90,10 @@ def read(path: Path, prefix: str = "") -> OptionsFile:
 
 
 @functools.cache
-def _declared() -> dict[str, Type]:
-    """The types of the options that belong to scripts, not to a group's class."""
-    return {name: kind for target in (BASE, *SCRIPTS.values()) for name, kind in typed({}, target=target)}
+def _declared(script: str) -> dict[str, Type]:
+    """The types of the options that belong to a script, not to a group's class; of another file those of all."""
+    targets = [SCRIPTS[script]] if script in SCRIPTS else SCRIPTS.values()
+    return {name: kind for target in (BASE, *targets) for name, kind in typed({}, target=target)}
 
 
 def _written(path: Path) -> dict:

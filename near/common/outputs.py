@@ -60,7 +60,7 @@ WRITES = {  # script to patterns of the files in its output folder
     ),
     "train": (
         *("config.yaml", "metrics.json", "train_metrics.json", "loss.png", "tracker.json", "failed.json", *ANSWERS),
-        *("contaminated.jsonl", "dry_run.json", "manifest.json"),
+        *("contaminated.jsonl", "dry_run.json", "forecast.json", "manifest.json"),
         *(f"rounds/{name}" for name in ROUNDS),
         *(f"{kind}/{name}" for kind in ("adapter", "model", ".adapter.part", ".model.part") for name in MODEL),
         *(f"checkpoints/checkpoint-*/{name}" for name in CHECKPOINT),
@@ -72,6 +72,7 @@ WRITES = {  # script to patterns of the files in its output folder
 HOW_IT_WENT = (
     "manifest.json",
     "dry_run.json",
+    "forecast.json",
     "tracker.json",
     "failed.json",
     "loss.png",

@@ -10,6 +10,7 @@ checkpoints/          checkpoint-STEP folders
 adapter/, model/      the trained weights
 start/                a copy of the adapter that training went on from (near/models/start.py)
 failed.json           why training ended early
+forecast.json         what dry_run=forecast said (near/evaluation/forecast.py)
 dry_run.json          what dry_run=true estimated (near/common/cost.py); select.py has it as well
 ../.jobs/NAME.json    the state of a sweep's job
 
@@ -38,6 +39,7 @@ ROUNDS, LINES = "rounds", "rounds.jsonl"
 CHECKPOINTS, ADAPTER, MODEL, START = "checkpoints", "adapter", "model", "start"
 JOBS, WARM_UPS = ".jobs", "warm-ups"
 DRY_RUN = "dry_run.json"
+FORECAST = "forecast.json"
 
 
 @dataclass(frozen=True)

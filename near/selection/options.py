@@ -20,12 +20,12 @@ class Search(Base):
     similarity: Group
     scoring: Group
     max_K: int | None
-    dry_run: bool | Literal["count"]
 
 
 class Select(Search):
     selector: NotRequired[Group | None]
     n: int | None
+    dry_run: bool | Literal["count"]
     export: Literal["jsonl", "parquet"] | None
     run: str | None
     export_for: list[Literal["trl", "llamafactory", "axolotl"]] | None

@@ -118,9 +118,9 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
     if weights is not None:
         prints["candidates.weights"] = hashlib.sha256(weights.tobytes()).hexdigest()
     identity = RunIdentity(config=by_content(outcome(cfg), cfg), fingerprints=prints)
-    if finished(output_dir, identity, cfg.overwrite):
+    if cfg.get("dry_run") != "forecast" and finished(output_dir, identity, cfg.overwrite):
         return None
-    if not cfg.get("dry_run"):  # which downloads nothing
+    if cfg.get("dry_run") not in (True, "count"):  # which download nothing
         base_folder(cfg.model, cache_dir)
         if needs.requires:
             selector.check_model(model_config(cfg.model, cache_dir))

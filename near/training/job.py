@@ -24,6 +24,7 @@ from near.selection.round import Round, Subset
 from near.selection.scoring.scoring import Scorer, scorer_of
 from near.selection.selectors.base import Selector
 from near.training.inputs import Inputs, is_dynamic
+from near.training.rounds.schedule import Phase
 from near.training.trackers.base import TrackerRun
 from near.training.warm_up import SharedWarmUp
 from near.training.weighters.stage import Weigh
@@ -132,6 +133,7 @@ class Job:
     eval_table: object = None  # tokens of the evaluation rows, if trainer.args.eval_strategy is set
     callbacks: list[TrainerCallback] = field(default_factory=list)
     tracked: TrackerRun = field(default_factory=TrackerRun)
+    selected: Callable[[Phase, Round, np.ndarray], None] = lambda phase, round, ids: None  # before a round's rows train
     planned: dict[int, Planned] = field(default_factory=dict)  # rounds selected ahead
     weighers: Sequence[Weigh] = ()  # of a plan
     loraplus: Mapping = field(default_factory=dict)  # lr_ratio and lr_embedding, if they are set

@@ -22,6 +22,7 @@ class Train(Search):
     tracker: Group
     indices_path: str | None
     resume: str | None
+    dry_run: bool | Literal["count", "forecast"]
 
 
 class LoraPlus(TypedDict):

@@ -23,6 +23,7 @@ from near.common.records import ModelMetrics
 from near.common.run_folder import CHECKPOINTS, RunFolder
 from near.common.sweep import in_sweep, of_job
 from near.data.contamination import write_overlaps
+from near.data.loading import is_set
 from near.data.rows import Rows
 from near.data.weights import weight_column
 from near.evaluation.benchmarks import benchmarks
@@ -93,6 +94,8 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
     needs = needs_of(cfg, selector) if is_dynamic(cfg) else Needs()
     weighters = [instantiate(cfg.trainer.weighter)] if "weighter" in cfg.trainer else []
     needs = with_target(needs, [*weighters, *(one.by for one in weighers_of(selector))], args)
+    if cfg.dry_run == "forecast":
+        needs = _for_forecast(cfg, needs)
     cfg = _with_backend(_with_dtype(cfg), needs.embedder or cfg.data.dedup == "near")
     _check_together(cfg, args, selector, needs)
     search = SearchSettings.of(cfg, cache_dir)
@@ -100,13 +103,14 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
         if state.is_main_process:  # a killed sweep may have left this job running
             locks.enter_context(locked(RunFolder(output_dir).lock(cache_dir), remove=True))
         with state.main_process_first():
-            if cfg.dry_run:
+            counted = cfg.dry_run in (True, "count")
+            if counted:
                 check_here(cfg)
             model = cfg.model
-            whole = not cfg.dry_run or download_of(model.name_or_path, model.revision, cache_dir) is None
+            whole = not counted or download_of(model.name_or_path, model.revision, cache_dir) is None
             check_start(cfg, cache_dir, output_dir, whole)
             rows = load_rows(cfg, cache_dir, selector, needs, output_dir)
-        if rows is None and cfg.dry_run:
+        if rows is None and counted:
             if state.is_main_process:
                 key = RunFolder(output_dir).training.training_key
                 cost = Cost(script="train", timed=cfg.dry_run is True, done=True, training_key=key, **of_job())
@@ -114,7 +118,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             return math.nan
         if rows is None:
             return _earlier_loss(cfg, output_dir, state.is_main_process)
-        if cfg.dry_run:
+        if counted:
             from near.training.dry_run import report_training
 
             report_training(cfg, output_dir, rows, selector, selector_name(cfg, selector), args, _trainer)
@@ -131,16 +135,34 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             if needs.embedder:
                 warn_of_equal(rows.candidates, sets, cfg.embedder, cache_dir)
         job = job_of(cfg, cache_dir, output_dir, selector, inputs, args)
+        if cfg.dry_run == "forecast":
+            from near.training.forecast import forecast_training
+
+            if in_sweep() and state.num_processes == 1 and shares_warm_up(cfg):
+                job.warm_up = _shared_warm_up(cfg, inputs, job, args, "forecast")
+                locks.callback(job.warm_up.close)
+            forecast_training(cfg, output_dir, job, args, _trainer)
+            return math.nan
         if in_sweep() and state.num_processes == 1:
             job.training_key = _key(cfg, job, inputs, args)
             locks.enter_context(alone(cache_dir, job.training_key))
             if twin := twin_of(output_dir, job.training_key):
                 return _adopted(cfg, output_dir, twin, job, inputs)
             if shares_warm_up(cfg):
-                key = warm_up_key(cfg, inputs.identity, _picker(cfg, job, args), args.world_size)
-                job.warm_up = SharedWarmUp(output_dir, cache_dir, key)
+                job.warm_up = _shared_warm_up(cfg, inputs, job, args)
                 locks.callback(job.warm_up.close)
         return _fit(cfg, cache_dir, output_dir, inputs, job, args, state)
+
+
+def _for_forecast(cfg: DictConfig, needs: Needs) -> Needs:
+    """`needs` with gradients of rows and queries; UserError for a run that has no forecast."""
+    if not is_dynamic(cfg):
+        raise UserError("dry_run=forecast is for rounds of selected rows; use trainer=dynamic_select")
+    if needs.trains_on_queries:
+        raise UserError("dry_run=forecast compares gradients with the queries', which are trained here; leave it out")
+    if is_set(cfg.data, "queries") is False:
+        raise UserError("data.queries.path is missing: the target whose gradients are compared; set it to a file")
+    return dataclasses.replace(needs, queries=True, answers=True, query_tokens=True, requires="gradients")
 
 
 def _check_together(cfg: DictConfig, args, selector: Selector, needs: Needs) -> None:
@@ -198,6 +220,12 @@ def _key(cfg: DictConfig, job: "Job", inputs: "Inputs", args) -> str:
     """The training key, equal for this run's twins."""
     picker = _picker(cfg, job, args) if is_dynamic(cfg) else None
     return training_key(cfg, inputs.identity, inputs.needs, picker, inputs.neighbours, args.world_size)
+
+
+def _shared_warm_up(cfg: DictConfig, inputs: "Inputs", job: "Job", args, *more: str) -> SharedWarmUp:
+    """The warm-up that jobs of the sweep share. more: of its key; that of a forecast has no losses of its end."""
+    key = warm_up_key(cfg, inputs.identity, _picker(cfg, job, args), args.world_size)
+    return SharedWarmUp(job.output_dir, cfg.cache_dir, "-".join((key, *more)))
 
 
 def _picker(cfg: DictConfig, job: "Job", args) -> Picker:

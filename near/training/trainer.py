@@ -416,6 +416,7 @@ class DynamicSelectTrainer(_Checkpoints):
         round = self.picker.round(phase, collator=self.job.collator, **model)
         earlier = self._selected_before(phase) or self._planned(phase)
         subset, seconds = earlier or self._select(phase, round, started)
+        self.job.selected(phase, round, subset.ids)
         self._draws = self.picker.take(subset, phase)
         measured = self.measured.get(str(phase.start)) or self._measure(phase.start)
         measured = {"seconds": spent, "tokens": self.picker.tokens(self._draws), **measured}

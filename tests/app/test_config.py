@@ -327,3 +327,15 @@ def test_what_a_sweep_file_sweeps_stays_in_the_names_when_it_is_typed(typed, nam
         monkeypatch.setattr(Sweeps, attribute, getattr(Sweeps, attribute))
     Sweeps().on_multirun_start(whole)
     assert (f"'{typed.partition('=')[0]}'" not in whole.hydra.overrides.hydra[-1]) == named
+
+
+def test_one_job_of_a_sweep_file_is_named_as_among_others(monkeypatch, tmp_path):
+    """Its folder is the one that the job has where others run beside it."""
+    typed = ["sweeps=targets", "data.target=sort-0", "selector=less", "seed=1", "data.rows=600"]
+    whole = copy.deepcopy(composed("train", (*typed, f"hydra.sweep.dir={tmp_path}"))[0])
+    OmegaConf.set_readonly(whole.hydra, False)
+    for attribute in ("folder", "before"):
+        monkeypatch.setattr(Sweeps, attribute, getattr(Sweeps, attribute))
+    Sweeps().on_multirun_start(whole)
+    left_out = whole.hydra.overrides.hydra[-1].partition("[")[2].rstrip("]").replace("'", "").split(",")
+    assert folder_name(typed, left_out) == "data.target-sort-0_selector-less_seed-1"

@@ -79,3 +79,10 @@ def test_the_page_says_what_an_option_may_be():
     assert rows["trainer.args.per_device_train_batch_size"] == "whole number 1 to 1,000,000"
     assert rows["selector.judge.server.retries"] == "whole number 0 to 1,000"
     assert rows["model.name_or_path"] == rows["tracker.log_adapter"] == ""
+
+
+def test_an_option_of_two_scripts_is_described_as_each_has_it():
+    of = {script: {o.name: o.allowed for o in read(CONF / f"{script}.yaml").options} for script in SCRIPTS}
+    assert (of["select"]["dry_run"], of["train"]["dry_run"]) == ("`count`", "`count`, `forecast`")
+    assert of["merge"]["tolerance"] == "number 0 to 1e+06" and of["verify"]["tolerance"].startswith("number >0, ")
+    assert next(o for o in read(CONF / "base.yaml").options if o.name == "seed").allowed, "those of every script, too"

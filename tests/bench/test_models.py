@@ -201,3 +201,32 @@ def test_cost(small_data, tmp_path, monkeypatch, capsys):
     tokens, trained, factor = row(lines, "tokens trained")
     assert 0.5 < tokens / trained < 2 and factor == pytest.approx(max(tokens, trained) / min(tokens, trained), abs=0.01)
     assert " numbers within a factor of 1.5; beyond: " in lines[-1]
+
+
+def test_forecast(run, tmp_path, monkeypatch):
+    """Two of three selections are better on every target, and their gains say so; the cells can become near's."""
+    import json
+
+    from bench import forecast
+    from near.evaluation.forecast import VerdictForecast, earlier
+    from tests.report.test_targets import run as finished
+
+    for number in range(4):
+        for seed in (1, 2, 3):
+            finished(tmp_path, "random", f"t-{number}", seed, 2.0 + seed / 100)
+            for name, loss, gain in (("near", 1.5, 1.1), ("less", 1.4, 1.5), ("first", 2.1, 0.1)):
+                folder = finished(tmp_path, name, f"t-{number}", seed, loss + seed / 100)
+                known = dict(selection=name, gain=gain + number / 50, error=0.1, selected=0.1, random=0.0, rows=8)
+                known |= dict(random_rows=8, queries=2, probability=0.5, like=1, came_true=1)
+                if seed == 1:
+                    VerdictForecast(**known).write(folder / "forecast.json")
+    monkeypatch.setattr(forecast, "CELLS", tmp_path / "cells.json")
+    lines = run("forecast", f"runs={tmp_path}", "write=true")
+    assert lines[0].startswith("12 cells on 4 targets; 8 better than random rows by more than could be shown (67%)")
+    assert row(lines, "gradients")[0] < row(lines, "base rate")[0]
+    assert row(lines, "same selection elsewhere") == [0]
+    cells = earlier(tmp_path / "cells.json")
+    assert {(c.selection, c.better) for c in cells} == {("near", True), ("less", True), ("first", False)}
+    assert json.loads((tmp_path / "cells.json").read_text())["schema_version"] == 1
+    with pytest.raises(SystemExit, match="^error: runs=.* have forecasts on fewer than two targets"):
+        run("forecast", f"runs={folder}")

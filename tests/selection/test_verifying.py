@@ -636,7 +636,7 @@ def test_a_run_with_the_manifest_of_a_selection_is_refused(run, selected, cache,
 def test_a_result_without_a_digest_fails(folder, cache, capsys, name):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("planted")
-    for free in ("dry_run.json", "selection.html", ".hydra/config.yaml", "run.log", "checkpoints/x"):
+    for free in ("dry_run.json", "forecast.json", "selection.html", ".hydra/config.yaml", "run.log", "checkpoints/x"):
         (folder / free).parent.mkdir(exist_ok=True)
         (folder / free).write_text("free")
     code, checks, _ = verified(capsys, folder, cache)
