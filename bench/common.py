@@ -75,7 +75,7 @@ def options(main: Callable[..., object], words: Sequence[str]) -> inspect.BoundA
 
 
 def _value(word: str, value: str, kind: type) -> object:
-    if kind in (list[int], list[str]):
+    if kind in (list[int], list[str], list[float]):
         return [_value(word, part, kind.__args__[0]) for part in value.split(",")]
     if kind is bool:
         if value.lower() not in ("true", "false"):
@@ -85,6 +85,10 @@ def _value(word: str, value: str, kind: type) -> object:
         if not re.fullmatch(r"[0-9]+", value):
             raise UserError(f"{word}: expected a whole number, 0 or more")
         return int(value)
+    if kind is float:
+        if not re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?", value):
+            raise UserError(f"{word}: expected a number, 0 or more")
+        return float(value)
     if not value:
         raise UserError(f"{word}: expected a value after the =")
     return value

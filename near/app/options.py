@@ -71,7 +71,8 @@ def read(path: Path, prefix: str = "") -> OptionsFile:
     head = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     start = () if not prefix or "# @package _global_" in lines[:head] else (prefix,)
     file = OptionsFile([line.lstrip("# ").rstrip() for line in lines[:head] if not line.startswith("# @")])
-    types = {} if prefix.startswith("hydra") else _declared("" if prefix else path.stem) | dict(typed(_written(path), ".".join(start)))
+    declared = _declared("" if prefix else path.stem)
+    types = {} if prefix.startswith("hydra") else declared | dict(typed(_written(path), ".".join(start)))
     parents: list[str] = []
     comments: list[str] = []
     for line in lines[head:]:

@@ -34,6 +34,9 @@ class RoundRecord(JsonRecord):
         stages: of a plan (docs/plans.md): for each stage in turn its name, kind, by (its component's class), acted
             (whether it acted anew in this round), rows_before and rows_after (that may be, or are, drawn) and seconds;
             of a draw under a mix also unranked_draws, those of sources of which it ranks no row, if there are any.
+        fidelity: of a selector that approximates LESS by fewer gradients: rows and gradients (numbers of rows),
+            rank_correlation of its predictions with exact scores and overlap of its rows with exact LESS's (both
+            estimated on rows that the prediction left out), and rank_correlation_interval, overlap_interval: 95%.
         select_seconds: that selecting took.
         seconds: of training and selecting before it, without evaluations.
         tokens: of its draws, without padding.
@@ -58,6 +61,7 @@ class RoundRecord(JsonRecord):
     select_seconds: float = 0.0
     mix: dict[str, dict[str, float]] | None = container(dict, default=None)
     stages: list[dict[str, Any]] | None = only_if_set()
+    fidelity: dict[str, Any] | None = only_if_set()
     seconds: float | None = None
     tokens: int | None = None
     target_loss: float | None = None

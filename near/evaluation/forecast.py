@@ -1,9 +1,9 @@
 """How likely a selection is to beat random rows by more than three seeds can show, before its rows are trained.
 
 The forecast has one feature: by how much the selected rows' gradients, after the warm-up, agree more with the target's
-than random rows' do, in standard deviations of random rows (`gain`). A logistic regression of comparisons that were made
-(forecast_cells.json, written by bench/forecast.py) turns it into a probability. What such forecasts are worth is judged
-by leaving out one target at a time: each comparison has a forecast from the other targets alone.
+than random rows' do, in standard deviations of random rows (`gain`). A logistic regression of comparisons that were
+made (forecast_cells.json, written by bench/forecast.py) turns it into a probability. What such forecasts are worth is
+judged by leaving out one target at a time: each comparison has a forecast from the other targets alone.
 """
 
 from collections.abc import Sequence

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from omegaconf import DictConfig
 
+from near.common.correlation import rank_correlation
 from near.common.errors import UserError, one_line, printable, visible
 from near.common.tables import console, table
 from near.common.text import plural
@@ -14,7 +15,6 @@ from near.data.loading import load, load_pool
 from near.data.rows import Rows
 from near.report.labels import labels_of
 from near.report.picked import Picked
-from near.report.quantiles import rank_correlation
 from near.report.runs import quiet
 from near.report.shares import CHANCE, LabelShares, Picks, percent, shares_of
 from near.selection.verifying.rows import match

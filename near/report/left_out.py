@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from near.common.correlation import correlation_interval, rank_correlation
 from near.evaluation.intervals import holds_zero, over_seeds
 from near.report.compare import LEAST, TOO_FEW, Group, Interval
-from near.report.quantiles import correlation_interval, parts_of, rank_correlation
+from near.report.quantiles import parts_of
 from near.report.runs import WARMUP, Run
 
 SELECTOR = "LeftOut"

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, spearmanr
 
-from near.evaluation.intervals import LEVEL, holds_zero
+from near.common.correlation import correlation_interval, rank_correlation
+from near.evaluation.intervals import holds_zero
 from near.report.compare import Group, Interval, Kind, label_of, numbered
 
 SELECTOR = "Quantile"
@@ -44,29 +44,6 @@ class Curve:
         if self.interval is None or holds_zero(self.interval):
             return "no order shown"
         return "better ranks are better rows" if self.correlation > 0 else "better ranks are worse rows"
-
-
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation of x and y, (n,) each; 0 where all values of one are equal."""
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return 0.0
-    return float(spearmanr(x, y).statistic)
-
-
-def correlation_interval(correlation: float, count: int) -> Interval:
-    """The 95% interval of a rank correlation over `count` values; None for fewer than four.
-
-    Fisher's z with the variance (1 + r^2 / 2) / (count - 3) (Bonett and Wright 2000, Sample size requirements for
-    estimating Pearson, Kendall and Spearman correlations). At 1 and -1 that has no width, so the closest value that
-    one exchange of neighbours gives takes their place.
-    """
-    if count < 4:
-        return None
-    nearest = 1 - 12 / (count * (count**2 - 1))
-    r = float(np.clip(correlation, -nearest, nearest))
-    half = norm.ppf((1 + LEVEL) / 2) * np.sqrt((1 + r**2 / 2) / (count - 3))
-    low, high = np.tanh(np.arctanh(r) - half), np.tanh(np.arctanh(r) + half)
-    return float(min(low, correlation)), float(max(high, correlation))
 
 
 def curves_of(groups: list[Group]) -> list[Curve]:

@@ -39,6 +39,7 @@ def _selection(group: Group, groups: list[Group]) -> dict:
         "kept_round": [run.kept_round for run in group.runs.values()],  # by seed; null without validation rows
         "vs_random": _difference(beside_random(group, other)) if compared else None,
         "vs_base": _difference(beside_base(group)),
+        "fidelity": verdict.fidelities(group),
         "stages": [asdict(row) for row in stage_rows([group])],
         "contaminated_rows": sorted(without),
         "vs_random_without_them": _difference(beside_random(group, other, without)) if compared and without else None,

@@ -8,6 +8,7 @@ from near.common import tables
 from near.common.errors import visible
 from near.common.records import ModelMetrics, Score
 from near.common.tables import console
+from near.common.text import plural
 from near.evaluation.benchmarks import first
 from near.evaluation.graders.base import NO_ANSWER, no_answers
 from near.report import left_out, quantiles, targets
@@ -216,6 +217,7 @@ def notes(runs: list[Run]) -> list[str]:
     if not any(g.one.selector == BASELINE for g in groups):
         lines.append(f"No run on random rows is among these: add selector={BASELINE} to see what choosing was worth.")
     lines += powers(groups) if len(groups) <= MANY else []
+    lines += [line for group in groups if (line := _fidelity(group))]
     if prepared := _prepared(groups):
         lines.append(prepared)
     if any("picked" in _distinct(g) for g in groups):
@@ -237,6 +239,26 @@ def notes(runs: list[Run]) -> list[str]:
         if twin := run.metrics.same_rows_as:
             lines.append(f"{run.folder.name}: same rows as {twin}.")
     return lines
+
+
+def _fidelity(group: Group) -> str | None:
+    """How far a selection by a part of the gradients is exact LESS's: a mean over the rounds of all seeds."""
+    known = fidelities(group)
+    if not known:
+        return None
+    mean = {name: statistics.mean(one[name] for one in known) for name in ("gradients", "rows", "overlap")}
+    low = min(one["overlap_interval"][0] for one in known)
+    high = max(one["overlap_interval"][1] for one in known)
+    return (
+        f"{group.label}: gradients of {mean['gradients']:.0f} of {mean['rows']:.0f} rows; by its own estimate it chose "
+        f"{mean['overlap']:.0%} of exact LESS's rows (a mean over {plural(len(known), 'round')}; intervals from "
+        f"{low:.0%} to {high:.0%})."
+    )
+
+
+def fidelities(group: Group) -> list[dict]:
+    """What the rounds of all seeds say of it (RoundRecord)."""
+    return [line.fidelity for run in group.runs.values() for line in run.rounds if line.fidelity]
 
 
 def _prepared(groups: list[Group]) -> str | None:

@@ -28,6 +28,7 @@ class Subset:
             (near/training/rounds/sampler.py) passes over the ids evenly.
         mix: if rows were picked by source: numbers of the sources by their name, such as proportions; for the record.
         stages: of a plan: what each stage did (RoundRecord in near/common/records.py); for the record.
+        fidelity: of a selector that approximates another one: how well (RoundRecord); for the record.
     """
 
     ids: np.ndarray
@@ -35,6 +36,7 @@ class Subset:
     order: np.ndarray | None = None
     mix: dict[str, dict[str, float]] | None = None
     stages: list[dict[str, Any]] | None = None
+    fidelity: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,8 @@ class SubsetExport:
                 shares = ", ".join(f"{printable(source, 40)} {rows / count:.0%}" for source, rows in sources)
                 log.info(f"wrote {self.folder / names[-1]} ({plural(count, 'row')} by selector {self.name}: {shares})")
                 content = content_digest(candidates.content_keys(), subset.ids)
-                return {"subset": {**self.settings, "rows": count, "content": content}}
+                known = {} if subset.fidelity is None else {"fidelity": subset.fidelity}
+                return {"subset": {**self.settings, "rows": count, "content": content, **known}}
 
             yield move
 

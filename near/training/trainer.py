@@ -48,6 +48,7 @@ from near.training.weighers import Weighers
 log = logging.getLogger(__name__)
 
 PARTS = ("ids", "scores", "order")  # the arrays of a Subset
+DESCRIBED = ("mix", "stages", "fidelity")  # what it says for the record
 
 
 class _Checkpoints(Trainer):
@@ -441,7 +442,7 @@ class DynamicSelectTrainer(_Checkpoints):
         if self.args.should_save:
             arrays = {name: getattr(subset, name) for name in PARTS if getattr(subset, name) is not None}
             metadata = {"of": self._selection_key(phase), "seconds": seconds}
-            metadata |= {"mix": subset.mix, "stages": subset.stages}
+            metadata |= {name: getattr(subset, name) for name in DESCRIBED}
             write_state(self.record.folder / SELECTED, arrays | self.selector_state(), metadata)
         return subset, seconds
 
@@ -463,7 +464,7 @@ class DynamicSelectTrainer(_Checkpoints):
             return None
         log.info(f"round {phase.index} was selected before the restart and is not selected again")
         self._load_selector_state(arrays)
-        described = {"mix": metadata["mix"], "stages": metadata.get("stages")}
+        described = {name: metadata.get(name) for name in DESCRIBED}
         return Subset(**{name: arrays.get(name) for name in PARTS}, **described), metadata["seconds"]
 
     def _planned(self, phase: Phase) -> tuple[Subset, float] | None:

@@ -26,6 +26,10 @@ def passes_on(*overrides: str, rows: int = 5) -> None:
     """Passes unknown options on."""
 
 
+def divides(share: float = 0.5, shares: list[float] = ()) -> None:
+    """Has fractions."""
+
+
 def typed(*words: str, main=example) -> tuple[tuple, dict]:
     bound = common.options(main, words)
     return bound.args, bound.kwargs
@@ -47,6 +51,13 @@ def test_arguments_are_of_the_kind_that_main_annotates():
 def test_a_number_is_a_whole_number(word):
     with pytest.raises(UserError, match="expected a whole number"):
         typed(word)
+
+
+def test_fractions():
+    assert typed("share=0.25", "shares=.1,1,1e-3", main=divides)[0] == (0.25, [0.1, 1.0, 0.001])
+    for word in ("share=half", "share=-1", "share=", "shares=0.1,", "share=nan"):
+        with pytest.raises(UserError, match="expected a number, 0 or more"):
+            typed(word, main=divides)
 
 
 @pytest.mark.parametrize("word", ["deep=yes", "deep=1", "deep="])

@@ -1,6 +1,7 @@
 """Scripts that need a model: here one with random weights."""
 
 import pytest
+import yaml
 
 from tests.bench.conftest import numbers, row
 
@@ -230,3 +231,40 @@ def test_forecast(run, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "cells.json").read_text())["schema_version"] == 1
     with pytest.raises(SystemExit, match="^error: runs=.* have forecasts on fewer than two targets"):
         run("forecast", f"runs={folder}")
+
+
+def test_surrogate(run, tiny, tmp_path, cache, monkeypatch):
+    """On the gradients that a run of LESS left, half of them; and finished runs of both."""
+    from bench import surrogate
+    from near.training.train import train
+    from tests.conftest import configured
+
+    words = [*(w for w in tiny if not w.startswith(("data", "max_K"))), f"cache_dir={cache}", "seed=1"]
+    words += ["data=crossed", "data.target=sort-0", "data.rows=500", "data.query_rows=4", "data.eval_rows=4"]
+    words += ["trainer.update_times=1", "max_K=500"]
+    for name in ("less", "surrogate_less"):
+        out = tmp_path / f"data.target-sort-0_selector-{name}_seed-1"
+        train(configured("train", *words, f"selector={name}"), out)
+    monkeypatch.setattr(surrogate, "BUDGETS", [(8, 250)])
+    lines = run("surrogate", f"runs={tmp_path}", "samples=2", "embedder=hashing")
+    overlap, estimated, correlation = row(lines, "1 targets, 8 rows, 250 of 500 gradients: overlap")
+    assert 0.2 < overlap <= 1 and 0 < estimated <= 1 and -1 <= correlation <= 1
+    gradients, overlap, *_ = row(run("surrogate", f"runs={tmp_path}", "only=runs"), f"{out.name}: gradients")
+    assert 50 <= gradients <= 500 and 0 <= overlap <= 1
+    less = tmp_path / "data.target-sort-0_selector-less_seed-1"
+    (less / ".hydra").mkdir()
+    (less / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*words, "selector=less"]))
+    words = ["targets=sort-0,count-5", "gradients=0.5", "chosen=0.1", "embedder=hashing"]
+    lines = run("surrogate", f"runs={less}", *words)
+    near, _ = row(lines, "near with 0% of the gradients: overlap")
+    shortlist, score = row(lines, "shortlist with 50% of the gradients: overlap")
+    assert 0 <= near <= shortlist <= 1 and score <= 100, "what near has of LESS's rows is in the shortlist, and chosen"
+    overlap, score, *_ = row(lines, "surrogate_less with 50% of the gradients: overlap")
+    assert 0.4 < overlap <= 1 and 50 < score <= 100
+    assert any(line.startswith("count-5: near 0%") for line in lines)
+    monkeypatch.setenv("NEAR_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(SystemExit, match="^error: .*the gradients of the run are not in this cache; set NEAR_CACHE"):
+        run("surrogate", f"runs={less}", *words)
+    monkeypatch.setenv("NEAR_CACHE", str(cache))
+    with pytest.raises(SystemExit, match="^error: runs=.*no run of surrogate_less with one of less beside it"):
+        run("surrogate", f"runs={out}", "only=runs")

@@ -99,3 +99,19 @@ def test_the_separator_within_a_text_does_not_count(embedder):
     one = embedder()
     plain, odd = (one.document([turn("user", f"a{c}b"), turn("assistant", f"c{c}d")]) for c in ("", JOINT))
     assert odd == plain == f"ab\n{JOINT}cd"
+
+
+def test_the_prompts_states_beside_the_answers(embedder):
+    """Each of length 1, both together scaled again; without an answer all tokens count as one."""
+    one, alone = embedder("embedder.prompt=true"), embedder()
+    vectors, answers = one.embed(texts(one)), alone.embed(texts(alone))
+    assert vectors.shape == (len(ROWS), 2 * answers.shape[1]) and one.space != alone.space
+    width = answers.shape[1]
+    np.testing.assert_allclose(vectors[:3, :width], answers[:3] / 2**0.5, atol=2e-6)
+    ids = one.tokenizer(f"{ROWS[0][0]}\n")["input_ids"]
+    with torch.inference_mode():
+        states = one._model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[1][0]
+    mean = states.double().mean(dim=0).numpy()
+    np.testing.assert_allclose(vectors[0, width:], mean / np.linalg.norm(mean) / 2**0.5, atol=2e-6)
+    np.testing.assert_allclose(vectors[3, :width], answers[3], atol=2e-6)
+    assert not vectors[3, width:].any()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
+from near.common.correlation import correlation_interval, rank_correlation
 from near.report import left_out, quantiles, verdict
-from near.report.quantiles import correlation_interval, rank_correlation
 from near.report.runs import collect
 from tests.report.test_targets import groups, run
 

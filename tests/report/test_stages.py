@@ -49,3 +49,26 @@ def test_rows_by_round_and_stage_over_seeds(tmp_path):
     by_name = {one["selection"]: one["stages"] for one in selections}
     assert len(by_name["hierarchical"]) == 4 and by_name["hierarchical"][0]["after"] == 22.5
     assert by_name["random"] == []
+
+
+def test_how_far_a_selection_is_exact_less(tmp_path, capsys):
+    """A mean over two rounds of one seed and one of another, in the terminal, on the page and in report.json."""
+    said = [(50, 0.8, [0.7, 0.9]), (100, 0.9, [0.8, 1.0]), (60, 0.7, [0.5, 0.85])]
+    for seed, of in ((1, said[:2]), (2, said[2:])):
+        run(tmp_path / str(seed), "surrogate_less", 0.7, seed=seed)
+        lines = [
+            {"round": i, "selector": "surrogate_less", "step": 4 * i, "rows": 8}
+            | {"fidelity": {"rows": 500, "gradients": gradients, "overlap": overlap, "overlap_interval": interval}}
+            for i, (gradients, overlap, interval) in enumerate(of)
+        ]
+        (tmp_path / str(seed) / "rounds" / "rounds.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    run(tmp_path / "r", "random", 0.9)
+    report(configured("report", f"runs={tmp_path}"), tmp_path)
+    note = (
+        "surrogate_less: gradients of 70 of 500 rows; by its own estimate it chose 80% of exact LESS's rows (a mean "
+        "over 3 rounds; intervals from 50% to 100%)."
+    )
+    assert note in " ".join(capsys.readouterr().out.split())
+    assert "by its own estimate it chose 80%" in (tmp_path / "report.html").read_text()
+    selections = json.loads((tmp_path / "report.json").read_text())["selections"]
+    assert {one["selection"]: len(one["fidelity"]) for one in selections} == {"surrogate_less": 3, "random": 0}

@@ -27,19 +27,26 @@ class AnswerStates(CausalEmbedder):
     training. Of a row with an empty answer all tokens count.
 
     layer: its number, from 1; None: that at two thirds of the depth (20 of 30).
+    prompt: put the mean over the prompt's tokens beside it, each scaled to length 1 (zeros without a prompt): what
+        gradients see, answer and wording.
     """
 
     backend = "answer_states"
 
     def __init__(
-        self, layer: Annotated[int, between(1, 1000)] | None = None, embed: Literal["both"] = "both", **options: Any
+        self,
+        layer: Annotated[int, between(1, 1000)] | None = None,
+        prompt: bool = False,
+        embed: Literal["both"] = "both",
+        **options: Any,
     ):
         super().__init__(embed=embed, **options)
-        self.layer = layer
+        self.layer, self.prompt = layer, prompt
 
     @functools.cached_property
     def space(self) -> dict:
-        return {**super().space, "pooling": "mean over the answer", "layer": self.layer}
+        pooling = "mean over the answer" + (", mean over the prompt" if self.prompt else "")
+        return {**super().space, "pooling": pooling, "layer": self.layer}
 
     def text(self, messages: list[Message]) -> str:
         """Prompt and answer, JOINT between them alone."""
@@ -78,7 +85,7 @@ class AnswerStates(CausalEmbedder):
     @property
     def full_dim(self) -> int:
         self._module()  # a layer that the model does not have is an error before anything is embedded
-        return super().full_dim
+        return super().full_dim * (2 if self.prompt else 1)
 
     def _module(self):
         """The layer, a torch module; UserError for a number that the model does not have."""
@@ -112,5 +119,10 @@ class AnswerStates(CausalEmbedder):
             pass
         finally:
             hook.remove()
-        weights = counted / counted.sum(1, keepdim=True)  # (n_batch, n_tokens)
-        return torch.einsum("bt,btd->bd", weights, states[0].float()).cpu().numpy()
+        means = []
+        for of in (counted, mask - counted) if self.prompt else (counted,):
+            weights = of / of.sum(1, keepdim=True).clamp(min=1)  # (n_batch, n_tokens)
+            means.append(torch.einsum("bt,btd->bd", weights, states[0].float()))
+        if self.prompt:
+            means = [torch.nn.functional.normalize(mean, dim=1) for mean in means]
+        return torch.cat(means, dim=1).cpu().numpy()

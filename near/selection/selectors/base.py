@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 # the most distinct rows of a round: a number of them (int), or a share of the eligible rows (float, up to 1.0)
 SubsetSize = Annotated[int | float, between(1e-9, 1e9)]
+
+
+def number_of(size: SubsetSize, rows: int) -> int:
+    """A number of rows that is given as such, or as a share of `rows`: at least one."""
+    return max(1, int(size * rows + 0.5)) if isinstance(size, float) else size
+
+
 Required = Literal["losses", "gradients", "expert loads"]  # of rows: what the model has to compute
 
 
@@ -51,9 +58,7 @@ class Selector(Contract, ABC):
 
     def most(self, eligible: int) -> int | None:
         """`subset_size` as a number of rows, for a pool with `eligible` eligible rows."""
-        if isinstance(self.subset_size, float):
-            return max(1, int(self.subset_size * eligible + 0.5))
-        return self.subset_size
+        return None if self.subset_size is None else number_of(self.subset_size, eligible)
 
     def reach(self, sizes: list[int]) -> int:
         """How many distinct rows of the matrix rounds of at most `sizes` rows need; max_K=null makes it so wide."""

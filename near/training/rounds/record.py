@@ -74,6 +74,7 @@ class Record:
             select_seconds=round(seconds, 4),
             mix=subset.mix,
             stages=subset.stages,
+            fidelity=subset.fidelity,
             **(measured or {}),
         )
         if self.write:
