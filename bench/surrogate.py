@@ -34,7 +34,7 @@ from safetensors.numpy import load_file
 
 from bench import common
 from near.common.errors import UserError
-from near.common.files import read_yaml
+from near.common.files import read_yaml_list
 from near.common.run_folder import METRICS, RunFolder, below
 from near.data.builtin.assets import resolve
 from near.embedding.embed import embedder_of
@@ -183,7 +183,7 @@ def query_gradients(run: RunFolder, target: str, cache: Path) -> tuple[np.ndarra
     the file of the queries."""
     words = [f"data.target={target}", "data.rows=500", "data.query_rows=16"]
     file = Path(resolve(common.composed("train", "data=crossed", *words).data.queries.path, cache))
-    typed = map(str, read_yaml(run / ".hydra" / "overrides.yaml"))
+    typed = map(str, read_yaml_list(run / ".hydra" / "overrides.yaml"))
     more = ["selector=random", "dry_run=forecast", "data.decontaminate=null", f"cache_dir={cache}"]
     cfg = common.composed("train", *typed, *more)
     OmegaConf.update(cfg, "data.queries.path", str(file))

@@ -49,11 +49,12 @@ class Scored:
             while isinstance(selector, PartOf):
                 selector, option = selector.of, "selector.of.shortlist"
             shortlist = getattr(selector, "shortlist", None)
+        few = getattr(selector, "scored_rows", lambda n, size: n)
         if not isinstance(shortlist, Shortlist):
-            return cls(eligible, None, False)
+            return cls(few(eligible, 1), None, False)
         if shortlist.cheap is None:
-            return cls(eligible, option, False)
-        return cls(min(shortlist.size, eligible), option, True)
+            return cls(few(eligible, 1), option, False)
+        return cls(few(min(shortlist.size, eligible), 1), option, True)
 
 
 def scoring_stage(

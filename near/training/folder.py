@@ -28,16 +28,26 @@ def finished(output_dir: Path, identity: RunIdentity, overwrite: bool) -> bool:
         return False
     differing = differences(class_names(files.training.identity.to_json()), identity.to_json())
     if differing:
-        place = "another sweep_name" if in_sweep() else "another output_dir"
-        raise UserError(
-            f"{output_dir} holds a finished run with another configuration ({differing[0]}); "
-            f"set overwrite=true or {place}"
-        )
+        raise _another(output_dir, differing, "overwrite=true or ")
     metrics = files.metrics
     if metrics.target_loss is None:  # it diverged
         return False
     log.info(f"{output_dir} is done already: {summary(metrics)}")
     return True
+
+
+def refuse_another(output_dir: Path, identity: RunIdentity) -> None:
+    """UserError if a run of other options has finished in `output_dir`."""
+    files = RunFolder(output_dir)
+    if files.is_evaluated and files.is_trained:
+        config = class_names(files.training.identity.to_json())["config"]
+        if differing := differences(config, identity.to_json()["config"]):
+            raise _another(output_dir, differing)
+
+
+def _another(output_dir: Path, differing: list[str], fix: str = "") -> UserError:
+    place = "another sweep_name" if in_sweep() else "another output_dir"
+    return UserError(f"{output_dir} holds a finished run with another configuration ({differing[0]}); set {fix}{place}")
 
 
 def newest_checkpoint(cfg: DictConfig, output_dir: Path) -> Path | None:

@@ -121,6 +121,7 @@ def _first_round(cfg: DictConfig, job: Job, args: "TrainingArguments", model, bu
     args = copy.copy(args)
     args.save_strategy, args.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
     args.logging_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+    args.push_to_hub = args.eval_on_start = False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         args.output_dir = str(folder / CHECKPOINTS)

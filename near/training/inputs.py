@@ -28,7 +28,7 @@ from near.searching.settings import SearchSettings
 from near.selection.needs import Needs
 from near.selection.selectors.base import Selector
 from near.training.fingerprints import of_run
-from near.training.folder import finished
+from near.training.folder import finished, refuse_another
 
 
 @dataclass
@@ -118,7 +118,9 @@ def load_rows(cfg: DictConfig, cache_dir: str, selector: Selector, needs: Needs,
     if weights is not None:
         prints["candidates.weights"] = hashlib.sha256(weights.tobytes()).hexdigest()
     identity = RunIdentity(config=by_content(outcome(cfg), cfg), fingerprints=prints)
-    if cfg.get("dry_run") != "forecast" and finished(output_dir, identity, cfg.overwrite):
+    if cfg.get("dry_run") == "forecast":  # beside a finished run of the same options, whose rows were read for less
+        refuse_another(output_dir, identity)
+    elif finished(output_dir, identity, cfg.overwrite):
         return None
     if cfg.get("dry_run") not in (True, "count"):  # which download nothing
         base_folder(cfg.model, cache_dir)

@@ -162,6 +162,13 @@ def _for_forecast(cfg: DictConfig, needs: Needs) -> Needs:
         raise UserError("dry_run=forecast compares gradients with the queries', which are trained here; leave it out")
     if is_set(cfg.data, "queries") is False:
         raise UserError("data.queries.path is missing: the target whose gradients are compared; set it to a file")
+    if not cfg.trainer.update_times:
+        raise UserError("dry_run=forecast: no round follows the warm-up; set trainer.update_times to 1 or more")
+    for name in ("precondition", "checkpoints"):
+        if cfg.scoring[name] is not None:
+            raise UserError(
+                f"scoring.{name}={cfg.scoring[name]} and dry_run=forecast exclude each other; leave one out"
+            )
     return dataclasses.replace(needs, queries=True, answers=True, query_tokens=True, requires="gradients")
 
 

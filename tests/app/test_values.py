@@ -27,7 +27,8 @@ ZERO = """
 answers data.dedup_threshold embedder.server.retries evaluation.graders.judge.server.retries
 evaluation.lm_eval.num_fewshot finetuning.lora_alpha finetuning.lora_dropout mixer.alpha mixer.c mixer.eta neighbours
 queries rounding_tolerance row scoring.seed seed selector.alpha selector.judge.server.retries selector.min_overlap
-selector.mix selector.sigma tolerance tracker.table_chars tracker.table_rows trainer.args.adam_beta1 trainer.args.adam_beta2
+selector.mix selector.sigma tolerance tracker.table_chars tracker.table_rows trainer.args.adam_beta1
+trainer.args.adam_beta2
 trainer.args.adam_epsilon trainer.args.dataloader_num_workers trainer.args.eval_delay
 trainer.args.label_smoothing_factor trainer.args.learning_rate trainer.args.local_rank trainer.args.max_grad_norm
 trainer.args.max_steps trainer.args.neftune_noise_alpha trainer.args.warmup_steps trainer.args.weight_decay

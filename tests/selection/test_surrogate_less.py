@@ -4,7 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
+from near.common.errors import UserError
 from near.common.records import SelectionManifest
 from near.common.run_folder import RunFolder
 from near.selection.select import select
@@ -96,6 +98,29 @@ def test_the_overlap_that_it_says_is_right_on_average():
         assert sum(held) >= 16
 
 
+def test_a_round_has_all_the_rows_that_it_asks_for():
+    """More than a tenth of the pool: as many gradients; more than half: exact LESS."""
+    share, fidelity, count = overlap(0.5, SurrogateLess(min_overlap=None), size=600)
+    assert count == fidelity["gradients"] == 600 and 0.5 < share < 1
+    share, fidelity, count = overlap(0.5, SurrogateLess(min_overlap=None), size=1100)
+    assert (share, count, fidelity["overlap"], fidelity["gradients"]) == (1.0, ROWS, 1.0, ROWS)
+    assert SurrogateLess().scored_rows(10_000, 100) == 1000 and SurrogateLess().scored_rows(10_000, 3000) == 3000
+
+
+def test_a_preconditioner_is_refused():
+    with pytest.raises(UserError, match="scoring.precondition=fisher is of all rows' gradients"):
+        SurrogateLess().check(None, OmegaConf.create({"precondition": "fisher"}))
+
+
+def test_budgets_that_end_early_waste_no_gradients():
+    """Behind the rows that budgets take, gradients go to those with high predictions, not to low row numbers."""
+    budgets = {"a": 5, "b": 5, "c": 5}
+    round, scorer = rounds(0.05, size=40, tasks="aabbcc")
+    SurrogateLess(budgets=budgets, min_overlap=None).select(round)
+    last = np.concatenate(scorer.requested[-4:])
+    assert np.median(last) > 0.2 * ROWS
+
+
 def test_errors_of_rows_alike():
     """Rows with a low prediction have no errors, those with a high one have errors of 1 or -1."""
     predictions = np.linspace(0, 1, 400)[None]
@@ -171,7 +196,8 @@ def test_a_regression_on_a_part_of_many_gradients(monkeypatch):
 def test_small_pools_are_exact():
     round, scorer = rounds(4.0, eligible=np.arange(16), size=10)
     subset = SurrogateLess().select(round)
-    assert subset.fidelity is None and len(np.concatenate(scorer.requested)) == 16
+    assert (subset.fidelity["gradients"], subset.fidelity["overlap"]) == (16, 1.0)
+    assert len(np.concatenate(scorer.requested)) == 16
 
 
 def test_scores_of_the_round_before_help_and_survive_a_restart():

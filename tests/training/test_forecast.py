@@ -87,6 +87,7 @@ def test_gradients_are_those_of_the_run(forecast, tiny, tmp_path):
         (["trainer=static"], "dry_run=forecast is for rounds of selected rows; use trainer=dynamic_select"),
         (["data.queries.path=null", "selector=loss"], "data.queries.path is missing: the target whose gradients"),
         (["trainer.update_times=0"], "dry_run=forecast: no round follows the warm-up"),
+        (["scoring.precondition=fisher"], "scoring.precondition=fisher and dry_run=forecast exclude each other"),
     ],
 )
 def test_no_forecast(words, error, tiny, tmp_path):
@@ -104,6 +105,18 @@ def test_a_sweep_ends_with_a_table(tiny, tmp_path):
     made = [VerdictForecast.read(path) for path in tmp_path.rglob("forecast.json")]
     assert sorted(one.selection for one in made) == ["near", "random"] and len({one.random for one in made}) == 1
     assert (result.stdout + result.stderr).count("it is not trained again") == 1
+
+
+def test_beside_a_run_of_other_options_there_is_no_forecast(forecast, tiny, tmp_path):
+    train(configured("train", *tiny, f"cache_dir={tmp_path}/c", "selector=near"), tmp_path / "run")
+    with pytest.raises(UserError, match="holds a finished run with another configuration .*; set another output_dir"):
+        forecast("selector=near", "max_K=7", out="run")
+    assert not (tmp_path / "run" / "forecast.json").exists()
+    assert forecast("selector=near", out="run").rows == 8
+
+
+def test_nothing_is_evaluated_at_the_start(forecast):
+    assert forecast("selector=near", "+trainer.args.eval_on_start=true", "+trainer.args.eval_strategy=steps").rows == 8
 
 
 @pytest.mark.process

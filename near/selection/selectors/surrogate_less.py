@@ -3,12 +3,14 @@
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from omegaconf import DictConfig
 
 from near.common.bounds import between
 from near.common.correlation import correlation_interval, rank_correlation
+from near.common.errors import UserError
 from near.common.processes import is_main
 from near.embedding.embedders.base import normalised
 from near.selection.round import Round, Subset
@@ -18,6 +20,9 @@ from near.selection.selectors.model import ShortlistOptions
 from near.selection.selectors.ranking import best
 from near.selection.selectors.ridge import KernelRidge, widths
 from near.selection.selectors.tasks import Budgets
+
+if TYPE_CHECKING:
+    from near.data.rows import Rows
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +50,8 @@ class SurrogateLess(Less):
        is too favourable, as rows with gradients were chosen by their predictions. If the mean overlap is below
        `min_overlap`, 2 and 3 are done again with as many rows more as have been added.
 
+    As many rows get gradients as the round takes, at least. Where that is more than half of all, all do: exact LESS.
+
     With embedder=answer_states embedder.prompt=true the embeddings are states of the model at a row's prompt and at its
     answer, which tell most of its score.
 
@@ -70,11 +77,27 @@ class SurrogateLess(Less):
         self.sample, self.exact, self.min_overlap = sample, exact, min_overlap
         self._scores: dict[str, np.ndarray] = {}  # by task: those of the round before, float32 (n_pool,)
 
+    def check(self, queries: "Rows", scoring: DictConfig) -> None:
+        """UserError for scoring.precondition, which would be another one for each part of the rows."""
+        super().check(queries, scoring)
+        if scoring.precondition is not None:
+            raise UserError(
+                f"scoring.precondition={scoring.precondition} is of all rows' gradients, and selector=surrogate_less "
+                "takes few; use selector=less"
+            )
+
+    def scored_rows(self, n: int, size: int) -> int:
+        """How many of `n` rows get gradients for a round of `size` rows, unless `min_overlap` asks for more."""
+        wanted = max(FEWEST, number_of(self.sample, n))
+        taken = max(wanted + number_of(self.exact, n), size)
+        return n if 2 * taken > n else taken
+
     def select(self, round: Round) -> Subset:
         ids = self.rows(round)
-        wanted = max(FEWEST, number_of(self.sample, len(ids)))
-        if wanted >= len(ids):
-            return super().select(round)
+        wanted, taken = max(FEWEST, number_of(self.sample, len(ids))), self.scored_rows(len(ids), round.size)
+        if taken == len(ids):
+            whole = {"rows": len(ids), "gradients": len(ids), "overlap": 1.0, "overlap_interval": [1.0, 1.0]}
+            return dataclasses.replace(super().select(round), fidelity=whole)
         sampled = self._sampled(round, ids, wanted)
         exact = self.task_means(round, ids[sampled])  # of the tasks that have a direction
         features, near = self._features(round, ids, exact.names)
@@ -87,7 +110,7 @@ class SurrogateLess(Less):
         first[sampled] -= len(ids)
         width = widths([part[sampled[:FITTED]] for part in features])
         order = np.argsort(-near, kind="stable")
-        more, correlated = number_of(self.exact, len(ids)), None
+        more, correlated = taken - wanted, None
         while True:
             for part in np.diff(np.linspace(0, more, STEPS + 1).astype(np.int64)):
                 found = np.sort(order[~known[order]][:part])
@@ -105,7 +128,8 @@ class SurrogateLess(Less):
                 others = np.flatnonzero(~known)
                 ranked = self._chosen(round, ids[others], exact._replace(means=means[:, others]), len(others)).ids
                 order = np.searchsorted(ids, ranked)
-                order = np.concatenate([order, np.setdiff1d(others, order)])  # budgets may end before
+                rest = np.setdiff1d(others, order)  # budgets may end before
+                order = np.concatenate([order, rest[np.argsort(-means[:, rest].max(axis=0), kind="stable")]])
             held, left_out, exact_ones = np.isin(fitted, sampled), ridge.left_out.T, means[:, fitted]
             chosen = self._chosen(round, ids[known], exact._replace(means=means[:, known]))
             drawn = Errors(left_out, exact_ones - left_out, held, means[:, ~known])
