@@ -49,12 +49,11 @@ class Scored:
             while isinstance(selector, PartOf):
                 selector, option = selector.of, "selector.of.shortlist"
             shortlist = getattr(selector, "shortlist", None)
-        few = getattr(selector, "scored_rows", lambda n, size: n)
         if not isinstance(shortlist, Shortlist):
-            return cls(few(eligible, 1), None, False)
+            return cls(selector.scored_rows(eligible, 1), None, False)
         if shortlist.cheap is None:
-            return cls(few(eligible, 1), option, False)
-        return cls(few(min(shortlist.size, eligible), 1), option, True)
+            return cls(selector.scored_rows(eligible, 1), option, False)
+        return cls(selector.scored_rows(min(shortlist.size, eligible), 1), option, True)
 
 
 def scoring_stage(

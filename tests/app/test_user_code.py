@@ -62,7 +62,11 @@ ROUND = Round.alone(2, 0, np.arange(4), 4)
 CASES = [
     (lambda: Graded().grade([None], ""), "Graded.grade failed (TypeError: ", "; told is now detail; its traceback"),
     (lambda: Valued().grade([_Answer], ""), "Valued.value failed (AttributeError: ", "no_such_attribute"),
-    (lambda: Selected().select(ROUND), "Selected.select failed (TypeError: ", "there are: ids, mix, order, scores"),
+    (
+        lambda: Selected().select(ROUND),
+        "Selected.select failed (TypeError: ",
+        "there are: fidelity, ids, mix, order, scores",
+    ),
     (lambda: Helped().select(ROUND), "Helped.select failed (IndexError: list index out of range); mend it", ""),
     (lambda: Embedding().embed(["a"]), "Embedding.embed failed (ValueError: cannot reshape", "mend it"),
     (lambda: Shares().proportions(ROUND, None), "Shares.proportions failed (KeyError: 'b'); mend it", ""),

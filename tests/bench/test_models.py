@@ -217,8 +217,10 @@ def test_forecast(run, tmp_path, monkeypatch):
             finished(tmp_path, "random", f"t-{number}", seed, 2.0 + seed / 100)
             for name, loss, gain in (("near", 1.5, 1.1), ("less", 1.4, 1.5), ("first", 2.1, 0.1)):
                 folder = finished(tmp_path, name, f"t-{number}", seed, loss + seed / 100)
-                known = dict(selection=name, gain=gain + number / 50, error=0.1, selected=0.1, random=0.0, rows=8)
-                known |= dict(random_rows=8, queries=2, probability=0.5, like=1, came_true=1)
+                known = dict(
+                    selection=name, step=2, gain=gain + number / 50, error=0.1, selected=0.1, random=0.0, rows=8
+                )
+                known |= dict(rows=8, random_rows=8, queries=2, probability=0.5, like=1, came_true=1)
                 if seed == 1:
                     VerdictForecast(**known).write(folder / "forecast.json")
     monkeypatch.setattr(forecast, "CELLS", tmp_path / "cells.json")

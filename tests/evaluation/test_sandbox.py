@@ -4,6 +4,7 @@ import logging
 import os
 import stat
 import subprocess
+import time
 
 import pytest
 
@@ -170,8 +171,14 @@ def test_names_of_helpers_are_theirs_not_the_programs():
 
 
 def running(words: str) -> list[str]:
-    lines = subprocess.run(["ps", "ax", "-o", "stat,args"], capture_output=True, text=True).stdout.splitlines()
-    return [line for line in lines if words in line and not line.startswith("Z")]
+    """What still runs after 10 seconds: the kernel ends a namespace's processes a moment after its first one."""
+    end = time.monotonic() + 10
+    while True:
+        lines = subprocess.run(["ps", "ax", "-o", "stat,args"], capture_output=True, text=True).stdout.splitlines()
+        found = [line for line in lines if words in line and not line.startswith("Z")]
+        if not found or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
 
 
 @unsafe

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from near.common.errors import UserError
 from near.common.records import SelectionManifest
 from near.common.run_folder import RunFolder
+from near.selection.cost import Scored
 from near.selection.select import select
 from near.selection.selectors import surrogate_less as module
 from near.selection.selectors.less import Less
@@ -105,6 +106,13 @@ def test_a_round_has_all_the_rows_that_it_asks_for():
     share, fidelity, count = overlap(0.5, SurrogateLess(min_overlap=None), size=1100)
     assert (share, count, fidelity["overlap"], fidelity["gradients"]) == (1.0, ROWS, 1.0, ROWS)
     assert SurrogateLess().scored_rows(10_000, 100) == 1000 and SurrogateLess().scored_rows(10_000, 3000) == 3000
+
+
+def test_a_dry_run_counts_the_gradients_that_it_takes():
+    cfg = configured("train", "selector=surrogate_less")
+    assert Scored.of(cfg, SurrogateLess(), 10_000) == Scored(1000, "selector.shortlist", False)
+    assert Scored.of(cfg, SurrogateLess(shortlist={"selector": "near", "size": 500}), 10_000).rows == 51
+    assert Scored.of(cfg, Less(), 10_000).rows == 10_000
 
 
 def test_a_preconditioner_is_refused():

@@ -88,6 +88,11 @@ class Selector(Contract, ABC):
             tasks = sorted(set(queries.sources(queries.eligible())))
             check_budgets(self.budgets, tasks, sizes)
 
+    def scored_rows(self, n: int, size: int) -> int:
+        """How many of `n` rows the model scores for a round of `size` rows."""
+        del size
+        return n
+
     def check_columns(self, columns: Mapping[str, list], eligible: np.ndarray) -> None:
         """Raise UserError for columns (round.columns) that it can't use. Called before a model is loaded."""
         del columns, eligible
