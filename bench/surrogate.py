@@ -52,10 +52,25 @@ BUDGETS = [(48, 50), (48, 75), (48, 100), (48, 150), (48, 200), (12, 25), (12, 5
 WORDS = ("embedder=answer_states", "embedder.prompt=true", "model.dtype=bfloat16")
 
 
-def stored_gradients(folder: Path) -> np.ndarray | None:
-    """The gradients in a folder of the cache, float32 (n, dim); None if it has others' results."""
-    parts = [load_file(path).get("gradients") for path in sorted(folder.glob("*.safetensors"))]
-    return None if not parts or parts[0] is None else np.concatenate(parts).astype(np.float32)
+def stored_gradients(cache: Path) -> list[np.ndarray]:
+    """The gradients in the cache, float32 (n, dim) of each set of rows."""
+    sets = []
+    for folder in sorted((cache / "scores").glob("*")):
+        parts = [load_file(path).get("gradients") for path in sorted(folder.glob("*.safetensors"))]
+        if parts and parts[0] is not None:
+            sets.append(np.concatenate(parts).astype(np.float32))
+    return sets
+
+
+def matching(stored: list[np.ndarray], scores: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The gradients of the pool and the queries whose mean cosines are the best `scores` of a run; None if they are not
+    stored."""
+    best = np.sort(scores)[::-1]
+    for pool in (p for p in stored if len(p) >= len(best)):
+        for queries in (q for q in stored if len(q) < len(pool) and q.shape[1] == pool.shape[1]):
+            if np.abs(np.sort((pool @ queries.T).mean(axis=1))[::-1][: len(best)] - best).max() < 1e-3:
+                return pool, queries
+    return None
 
 
 def main(
@@ -73,19 +88,16 @@ def main(
     if targets:
         return of_targets(RunFolder(Path(runs)), targets, gradients, chosen, draws, overrides or WORDS)
     cache = Path(os.environ["NEAR_CACHE"])
-    stored = [g for folder in sorted((cache / "scores").glob("*")) if (g := stored_gradients(folder)) is not None]
+    stored = stored_gradients(cache)
     embedder = embedder_of(common.composed("select", *(overrides or WORDS)).embedder, str(cache))
     vectors: dict[str, np.ndarray] = {}  # by text: pools share rows
     shares: dict[tuple[int, int], list] = {}
     for run in sorted(Path(runs).glob("*selector-less_seed-1")):
         target = run.name.split("_")[0].removeprefix("data.target-")
-        best = np.sort(np.load(run / "rounds" / "001_scores.npy"))[::-1]
-        pairs = [(p, q) for p in stored for q in stored if len(q) < len(p) >= len(best) and p.shape[1] == q.shape[1]]
-        same = [(p, q) for p, q in pairs if np.abs(np.sort((p @ q.T).mean(1))[::-1][: len(best)] - best).max() < 1e-3]
-        if not same:
+        if (same := matching(stored, np.load(run / "rounds" / "001_scores.npy"))) is None:
             print(f"{target}: its gradients are not in the cache")
             continue
-        pool, target_gradients = same[0]
+        pool, target_gradients = same
         files = [f for f in (cache / "assets").glob(f"crossed-{target}-*/pool.jsonl")]
         file = next(f for f in files if len(f.read_text().splitlines()) == len(pool))
         embeddings, of_queries = (
@@ -94,15 +106,15 @@ def main(
         )
         n = len(pool)
         for size, count in BUDGETS:
-            found = []
+            overlaps = []
             sample = max(FEWEST, count // 8)
             for seed in range(samples):
                 given = (embeddings, of_queries, pool, target_gradients, size, seed)
                 selector = SurrogateLess(sample=sample, exact=count - sample, min_overlap=None)
-                picked, less = selector.select(held_round(*given)), Less().select(held_round(*given))
+                picked, less = selector.select(round_in_memory(*given)), Less().select(round_in_memory(*given))
                 said = picked.fidelity
-                found.append((np.isin(less.ids, picked.ids).mean(), said["overlap"], said["rank_correlation"]))
-            shares.setdefault((size, count), []).append(np.mean(found, axis=0))
+                overlaps.append((np.isin(less.ids, picked.ids).mean(), said["overlap"], said["rank_correlation"]))
+            shares.setdefault((size, count), []).append(np.mean(overlaps, axis=0))
         print(f"{target}: " + ", ".join(f"{size} of {count} {v[-1][0]:.2f}" for (size, count), v in shares.items()))
     if not shares:
         raise UserError(f"runs={runs}: no run of less with seed 1 whose gradients are in the cache; see --help")
@@ -124,12 +136,15 @@ def of_targets(
         draws: samples of surrogate_less for each.
     """
     cache = Path(os.environ["NEAR_CACHE"])
-    pool = stored_pool(cache, np.load(run / "rounds" / "001_scores.npy"))
+    same = matching(stored_gradients(cache), np.load(run / "rounds" / "001_scores.npy"))
+    if same is None:
+        raise UserError(f"{cache}: the gradients of the run are not in this cache; set NEAR_CACHE to the run's")
+    pool = same[0]
     embedder = embedder_of(common.composed("select", *words).embedder, str(cache))
     file = Path(resolve(run.config().data.candidates.path, cache))
     rows, vectors = [json.loads(line) for line in file.read_text().splitlines()], {}
     embeddings = embedded(embedder, vectors, file)
-    found: dict[tuple[str, float], list] = {}
+    by_choice: dict[tuple[str, float], list] = {}
     for target in targets:
         queries, its_file = query_gradients(run, target, cache)
         skill, _, wording = target.rpartition("-")
@@ -150,32 +165,21 @@ def of_targets(
             results.append(("shortlist", share, known(first[np.argsort(-exact[first], kind="stable")[:size]])))
             for seed in range(draws):
                 selector = SurrogateLess(sample=0.3 * share, exact=0.7 * share, min_overlap=None)
-                picked = selector.select(held_round(parts, of_queries, pool[kept], queries, size, seed))
+                picked = selector.select(round_in_memory(parts, of_queries, pool[kept], queries, size, seed))
                 low, high = picked.fidelity["overlap_interval"]
                 true, score = known(picked.ids)
                 said = (picked.fidelity["overlap"], float(low <= true <= high), float(low <= true))
                 results.append(("surrogate_less", share, (true, score, *said)))
         for name, share, values in results:
-            found.setdefault((name, share), []).append(values)
+            by_choice.setdefault((name, share), []).append(values)
             line.append(f"{name} {share:.0%} {values[0]:.2f}" + (f" (says {values[2]:.2f})" if values[2:] else ""))
         print(f"{target}: {', '.join(line)}", flush=True)
-    for (name, share), values in found.items():
+    for (name, share), values in by_choice.items():
         means = np.mean(values, axis=0)
         line = f"{name} with {share:.0%} of the gradients: overlap {means[0]:.2f}, mean score {means[1]:.1%}"
         if len(means) > 2:
             line += f"; says {means[2]:.2f}, in its interval {means[3]:.0%}, above its lower end {means[4]:.0%}"
         print(line)
-
-
-def stored_pool(cache: Path, scores: np.ndarray) -> np.ndarray:
-    """The gradients in the cache, float32 (n_pool, dim), whose mean cosines with queries in it are `scores`."""
-    best = np.sort(scores)[::-1]
-    stored = [g for folder in sorted((cache / "scores").glob("*")) if (g := stored_gradients(folder)) is not None]
-    for pool in (p for p in stored if len(p) >= len(best)):
-        for queries in (q for q in stored if len(q) < len(pool) and q.shape[1] == pool.shape[1]):
-            if np.abs(np.sort((pool @ queries.T).mean(axis=1))[::-1][: len(best)] - best).max() < 1e-3:
-                return pool
-    raise UserError(f"{cache}: the gradients of the run are not in this cache; set NEAR_CACHE to the run's")
 
 
 def query_gradients(run: RunFolder, target: str, cache: Path) -> tuple[np.ndarray, Path]:
@@ -187,18 +191,18 @@ def query_gradients(run: RunFolder, target: str, cache: Path) -> tuple[np.ndarra
     more = ["selector=random", "dry_run=forecast", "data.decontaminate=null", f"cache_dir={cache}"]
     cfg = common.composed("train", *typed, *more)
     OmegaConf.update(cfg, "data.queries.path", str(file))
-    found = []
+    gradients = []
 
     def keep(round: Round, ids: np.ndarray) -> np.ndarray:
-        found[:] = [round.scorer.query_gradients(round.model).matrix()]
+        gradients[:] = [round.scorer.query_gradients(round.model).matrix()]
         return np.arange(len(ids), dtype=np.float32)
 
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(forecast, "agreement", keep):
         train(cfg, Path(folder))
-    return found[0], file
+    return gradients[0], file
 
 
-def held_round(
+def round_in_memory(
     embeddings: np.ndarray, of_queries: np.ndarray, pool: np.ndarray, queries: np.ndarray, size: int, seed: int
 ) -> Round:
     """A round of `size` rows for a selector, from gradients and embeddings in memory."""

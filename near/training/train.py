@@ -135,22 +135,20 @@ def train(cfg: DictConfig, output_dir: Path) -> float:
             if needs.embedder:
                 warn_of_equal(rows.candidates, sets, cfg.embedder, cache_dir)
         job = job_of(cfg, cache_dir, output_dir, selector, inputs, args)
-        if cfg.dry_run == "forecast":
-            from near.training.forecast import forecast_training
-
-            if in_sweep() and state.num_processes == 1 and shares_warm_up(cfg):
-                job.warm_up = _shared_warm_up(cfg, inputs, job, args, "forecast")
-                locks.callback(job.warm_up.close)
-            forecast_training(cfg, output_dir, job, args, _trainer)
-            return math.nan
-        if in_sweep() and state.num_processes == 1:
+        forecasts, shared = cfg.dry_run == "forecast", in_sweep() and state.num_processes == 1
+        if shared and not forecasts:
             job.training_key = _key(cfg, job, inputs, args)
             locks.enter_context(alone(cache_dir, job.training_key))
             if twin := twin_of(output_dir, job.training_key):
                 return _adopted(cfg, output_dir, twin, job, inputs)
-            if shares_warm_up(cfg):
-                job.warm_up = _shared_warm_up(cfg, inputs, job, args)
-                locks.callback(job.warm_up.close)
+        if shared and shares_warm_up(cfg):
+            job.warm_up = _shared_warm_up(cfg, inputs, job, args, *(["forecast"] if forecasts else []))
+            locks.callback(job.warm_up.close)
+        if forecasts:
+            from near.training.forecast import forecast_training
+
+            forecast_training(cfg, output_dir, job, args, _trainer)
+            return math.nan
         return _fit(cfg, cache_dir, output_dir, inputs, job, args, state)
 
 

@@ -113,12 +113,12 @@ class SurrogateLess(Less):
         more, correlated = taken - wanted, None
         while True:
             for part in np.diff(np.linspace(0, more, STEPS + 1).astype(np.int64)):
-                found = np.sort(order[~known[order]][:part])
-                if len(found):
-                    of_found = self.task_means(round, ids[found])
+                added = np.sort(order[~known[order]][:part])
+                if len(added):
+                    of_added = self.task_means(round, ids[added])
                     for task, name in enumerate(exact.names):  # one that it lacks has no direction among these rows
-                        means[task, found] = of_found.means[of_found.names.index(name)] if name in of_found.names else 0
-                    known[found] = True
+                        means[task, added] = of_added.means[of_added.names.index(name)] if name in of_added.names else 0
+                    known[added] = True
                 fitted = np.flatnonzero(known)
                 fitted = np.sort(fitted[np.argsort(first[fitted])[:FITTED]])
                 ridge = KernelRidge([part[fitted] for part in features], means[:, fitted].T, width)
@@ -130,11 +130,11 @@ class SurrogateLess(Less):
                 order = np.searchsorted(ids, ranked)
                 rest = np.setdiff1d(others, order)  # budgets may end before
                 order = np.concatenate([order, rest[np.argsort(-means[:, rest].max(axis=0), kind="stable")]])
-            held, left_out, exact_ones = np.isin(fitted, sampled), ridge.left_out.T, means[:, fitted]
+            in_sample, left_out, exact_ones = np.isin(fitted, sampled), ridge.left_out.T, means[:, fitted]
             chosen = self._chosen(round, ids[known], exact._replace(means=means[:, known]))
-            drawn = Errors(left_out, exact_ones - left_out, held, means[:, ~known])
+            drawn = Errors(left_out, exact_ones - left_out, in_sample, means[:, ~known])
             overlaps = self._overlaps(rng, round, ids, exact._replace(means=means), known, drawn, chosen)
-            correlated = correlated or correlation(left_out[:, held], exact_ones[:, held])
+            correlated = correlated or correlation(left_out[:, in_sample], exact_ones[:, in_sample])
             if known.all() or self.min_overlap is None or overlaps.mean() >= self.min_overlap:
                 break
             more = np.count_nonzero(known) - len(sampled)
@@ -223,12 +223,12 @@ class Errors:
     Args:
         left_out: float (n_tasks, n_fitted), predictions for rows with gradients by a regression without them.
         errors: float (n_tasks, n_fitted), exact scores minus these.
-        held: bool (n_fitted,), rows of the sample.
+        in_sample: bool (n_fitted,), rows of the sample.
         predicted: float (n_tasks, n_others), of the rows without gradients.
     """
 
-    def __init__(self, left_out: np.ndarray, errors: np.ndarray, held: np.ndarray, predicted: np.ndarray):
-        self._held, self._others = errors[:, held], predicted.shape[1]
+    def __init__(self, left_out: np.ndarray, errors: np.ndarray, in_sample: np.ndarray, predicted: np.ndarray):
+        self._of_sample, self._others = errors[:, in_sample], predicted.shape[1]
         order = np.argsort(left_out.mean(axis=0), kind="stable")
         self._sorted, self._alike = errors[:, order], min(ALIKE, len(order))
         at = np.searchsorted(left_out.mean(axis=0)[order], predicted.mean(axis=0))
@@ -236,7 +236,8 @@ class Errors:
 
     def normal(self, rng: np.random.Generator) -> np.ndarray:
         """float64 (n_tasks, n_others): of one normal distribution, whose tails a small sample lacks."""
-        some = self._held[:, rng.integers(self._held.shape[1], size=self._held.shape[1])]
+        count = self._of_sample.shape[1]
+        some = self._of_sample[:, rng.integers(count, size=count)]
         return rng.multivariate_normal(some.mean(axis=1), np.atleast_2d(np.cov(some)), size=self._others).T
 
     def alike(self, rng: np.random.Generator) -> np.ndarray:
